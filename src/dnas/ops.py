@@ -1,0 +1,235 @@
+"""The primitives: each operation once, as a chain of layers that is both built and counted.
+
+A layer here is a description without torch, so sizes can be counted (`Conv.macs`) in milliseconds;
+`modules.py` turns the same description into `nn.Module`s. Adding an operation is one entry in `PRIMITIVES`.
+
+Sizes are square: `size` is the height (= width) of a feature map in pixels.
+Sources: Liu et al. 2019 (DARTS), appendix A.1; names and order are theirs, the published genotypes'
+additional primitives are Zoph et al. 2018 (NASNet).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ReLU:
+    def params(self) -> int:
+        return 0
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def out_size(self, size: int) -> int:
+        return size
+
+
+@dataclass(frozen=True)
+class Identity(ReLU):
+    pass
+
+
+@dataclass(frozen=True)
+class Zero:
+    """x · 0, subsampled by `stride`: the `none` of DARTS."""
+
+    stride: int
+
+    def params(self) -> int:
+        return 0
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def out_size(self, size: int) -> int:
+        return _halved(size, self.stride)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Batch normalisation; with its scale and shift counted, as in the discrete network."""
+
+    channels: int
+
+    def params(self) -> int:
+        return 2 * self.channels
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def out_size(self, size: int) -> int:
+        return size
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of kernel 3 and padding 1; the average does not count the padding."""
+
+    kind: Literal["max", "avg"]
+    stride: int
+
+    def params(self) -> int:
+        return 0
+
+    def macs(self, size: int) -> int:
+        return 0
+
+    def out_size(self, size: int) -> int:
+        return _halved(size, self.stride)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution without bias, padded so that stride 1 keeps the size (unless `padded` is False)."""
+
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: int = 1
+    groups: int = 1
+    padded: bool = True
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        if not self.padded:
+            return (0, 0)
+        return (self.dilation * (self.kernel[0] // 2), self.dilation * (self.kernel[1] // 2))
+
+    def params(self) -> int:
+        return self.outputs * (self.inputs // self.groups) * self.kernel[0] * self.kernel[1]
+
+    def out_sizes(self, height: int, width: int) -> tuple[int, int]:
+        reach = (self.dilation * (self.kernel[0] - 1), self.dilation * (self.kernel[1] - 1))
+        return (
+            (height + 2 * self.padding[0] - reach[0] - 1) // self.stride[0] + 1,
+            (width + 2 * self.padding[1] - reach[1] - 1) // self.stride[1] + 1,
+        )
+
+
+@dataclass(frozen=True)
+class FactorizedReduce:
+    """ReLU, two 1×1 convolutions of stride 2 on grids shifted by one pixel, concatenated, batch norm."""
+
+    inputs: int
+    outputs: int
+
+    def params(self) -> int:
+        return self.inputs * self.outputs + 2 * self.outputs
+
+    def macs(self, size: int) -> int:
+        return self.inputs * self.outputs * self.out_size(size) ** 2
+
+    def out_size(self, size: int) -> int:
+        return _halved(size, 2)
+
+
+Layer = ReLU | Identity | Zero | Norm | Pool | Conv | FactorizedReduce
+Chain = tuple[Layer, ...]
+
+
+def _halved(size: int, stride: int) -> int:
+    return (size + stride - 1) // stride
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters and multiply-accumulates of convolutions and linear layers, per image."""
+
+    params: int = 0
+    macs: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.macs + other.macs)
+
+
+def chain_cost(chain: Iterable[Layer], size: int) -> tuple[Cost, int]:
+    """Cost of a chain on `size`×`size` inputs, and the size of its output."""
+    params = macs = 0
+    height = width = size
+    for layer in chain:
+        params += layer.params()
+        if isinstance(layer, Conv):
+            height, width = layer.out_sizes(height, width)
+            macs += layer.params() * height * width
+        else:
+            macs += layer.macs(height)
+            height = width = layer.out_size(height)
+    return Cost(params, macs), height
+
+
+def relu_conv_norm(inputs: int, outputs: int) -> Chain:
+    """ReLU, 1×1 convolution, batch norm: how a cell brings its inputs to its own width."""
+    return (ReLU(), Conv(inputs, outputs), Norm(outputs))
+
+
+def _depthwise_separable(channels: int, kernel: int, stride: int, dilation: int) -> Chain:
+    depthwise = Conv(channels, channels, (kernel, kernel), (stride, stride), dilation, groups=channels)
+    return (ReLU(), depthwise, *relu_conv_norm(channels, channels)[1:])
+
+
+def _sep_conv(kernel: int) -> Callable[[int, int], Chain]:
+    def chain(channels: int, stride: int) -> Chain:
+        return _depthwise_separable(channels, kernel, stride, 1) + _depthwise_separable(channels, kernel, 1, 1)
+
+    return chain
+
+
+def _dil_conv(kernel: int) -> Callable[[int, int], Chain]:
+    return lambda channels, stride: _depthwise_separable(channels, kernel, stride, 2)
+
+
+def _conv_7x1_1x7(channels: int, stride: int) -> Chain:
+    return (
+        ReLU(),
+        Conv(channels, channels, (1, 7), (1, stride)),
+        Conv(channels, channels, (7, 1), (stride, 1)),
+        Norm(channels),
+    )
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One candidate operation.
+
+    Attributes:
+        name: As in the literature's genotypes, e.g. "sep_conv_3x3".
+        chain: (channels, stride) → its layers in the discrete network.
+        colour: How pictures draw it; the eight of Okabe & Ito (2008) stay apart for colour-blind readers.
+        label: A short name for pictures.
+    """
+
+    name: str
+    chain: Callable[[int, int], Chain]
+    colour: str
+    label: str
+
+    @property
+    def has_weights(self) -> bool:
+        return any(layer.params() for layer in self.chain(2, 1))
+
+
+# The first seven, in this order, are the search space of DNAS (table 3.3 A4: "Op = 7").
+PRIMITIVES: dict[str, Primitive] = {
+    primitive.name: primitive
+    for primitive in (
+        Primitive("max_pool_3x3", lambda c, s: (Pool("max", s),), "#56B4E9", "max 3×3"),
+        Primitive("avg_pool_3x3", lambda c, s: (Pool("avg", s),), "#0072B2", "avg 3×3"),
+        Primitive(
+            "skip_connect",
+            lambda c, s: (Identity(),) if s == 1 else (FactorizedReduce(c, c),),
+            "#8A8A8A",
+            "skip",
+        ),
+        Primitive("sep_conv_3x3", _sep_conv(3), "#E69F00", "sep 3×3"),
+        Primitive("sep_conv_5x5", _sep_conv(5), "#D55E00", "sep 5×5"),
+        Primitive("dil_conv_3x3", _dil_conv(3), "#009E73", "dil 3×3"),
+        Primitive("dil_conv_5x5", _dil_conv(5), "#CC79A7", "dil 5×5"),
+        Primitive("none", lambda c, s: (Zero(s),), "#D9D9D9", "none"),
+        Primitive("sep_conv_7x7", _sep_conv(7), "#882255", "sep 7×7"),
+        Primitive("conv_7x1_1x7", _conv_7x1_1x7, "#B8A500", "7×1·1×7"),
+    )
+}

@@ -1,0 +1,123 @@
+"""The search space: nodes, edges, primitives, where layers reduce; sampling, neighbours, counting.
+
+The space of DNAS is the DARTS cell with a gene of its own in every layer: 4 nodes, each with two distinct
+inputs among the earlier states, one of 7 operations on each. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnas.errors import InputError
+from dnas.ops import PRIMITIVES
+
+if TYPE_CHECKING:
+    from dnas.architecture import Architecture
+
+MIN_LAYERS = 3
+
+
+def reduction_layers(layers: int) -> tuple[int, int]:
+    """The layers that halve the resolution: layers // 3 and 2 · layers // 3 (DARTS).
+
+    Raises InputError for fewer than 3 layers: both reductions and a normal layer need one each.
+    """
+    if layers < MIN_LAYERS:
+        raise InputError(f"layers is {layers}, but at least {MIN_LAYERS} are needed: two reduce the resolution")
+    return layers // 3, 2 * layers // 3
+
+
+@dataclass(frozen=True)
+class Space:
+    """A cell space. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n.
+
+    Attributes:
+        name: As in an architecture file.
+        nodes: Intermediate nodes of a cell.
+        inputs_per_node: Incoming edges that a node keeps in an architecture.
+        primitives: The candidate operations of every edge, in canonical order.
+    """
+
+    name: str
+    nodes: int
+    inputs_per_node: int
+    primitives: tuple[str, ...]
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(node, source state) of every edge, node-major: node n has n + 2 incoming edges."""
+        return tuple((n, source) for n in range(self.nodes) for source in range(n + 2))
+
+    @cached_property
+    def node_edges(self) -> tuple[tuple[int, int], ...]:
+        """[first, last) edge of each node: (0, 2), (2, 5), (5, 9), (9, 14) for 4 nodes."""
+        ends = np.cumsum([n + 2 for n in range(self.nodes)])
+        return tuple((int(end) - n - 2, int(end)) for n, end in enumerate(ends))
+
+    def objection(self, nodes: Sequence[Sequence[tuple[str, int]]]) -> str | None:
+        """What keeps a gene out of this space, as a phrase that names node and slot; None if nothing does."""
+        if len(nodes) != self.nodes:
+            return f"the gene has {len(nodes)} nodes, but the {self.name} space has {self.nodes}"
+        for n, node in enumerate(nodes):
+            if len(node) != self.inputs_per_node:
+                return f"node {n} has {len(node)} inputs, but the {self.name} space has {self.inputs_per_node}"
+            for s, (op, source) in enumerate(node):
+                if op not in self.primitives:
+                    return f"node {n}, slot {s}: operation {op!r} is not in the {self.name} space"
+                if not 0 <= source < n + 2:
+                    return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
+                if source in [other for _, other in node[:s]]:
+                    return f"node {n}, slot {s}: input {source} is taken twice; the inputs of a node differ"
+        return None
+
+    def cells(self) -> int:
+        """How many genes a layer has: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
+        choices = len(self.primitives) ** self.inputs_per_node
+        return math.prod(math.comb(n + 2, self.inputs_per_node) * choices for n in range(self.nodes))
+
+    def count(self, layers: int) -> int:
+        """How many architectures of this depth there are when every layer is free."""
+        return self.cells() ** layers
+
+    def sample(self, rng: np.random.Generator, layers: int) -> Architecture:
+        """A uniform architecture: every layer its own uniform gene."""
+        from dnas.architecture import Architecture, Cell
+
+        genes = []
+        for _ in range(layers):
+            nodes = []
+            for n in range(self.nodes):
+                sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
+                ops = rng.integers(len(self.primitives), size=self.inputs_per_node)
+                nodes.append(tuple((self.primitives[o], s) for o, s in zip(ops, sources, strict=True)))
+            genes.append(Cell(tuple(nodes)))
+        return Architecture(tuple(genes), reduction_layers(layers), self.name, {"sampled": "uniform"})
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All architectures that differ in one operation or one input of one slot."""
+        from dnas.architecture import Architecture, Cell
+
+        found = []
+        for k, cell in enumerate(architecture.layers):
+            for n, node in enumerate(cell.nodes):
+                for s, (op, source) in enumerate(node):
+                    taken = {other for _, other in node}
+                    slots = [(other, source) for other in self.primitives if other != op]
+                    slots += [(op, other) for other in range(n + 2) if other not in taken]
+                    for slot in slots:
+                        nodes = [list(each) for each in cell.nodes]
+                        nodes[n][s] = slot
+                        gene = Cell(tuple(tuple(each) for each in nodes))
+                        layers = (*architecture.layers[:k], gene, *architecture.layers[k + 1 :])
+                        found.append(Architecture(layers, architecture.reductions, self.name))
+        return found
+
+
+DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=tuple(PRIMITIVES)[:7])
+SPACES: dict[str, Space] = {DARTS.name: DARTS}
