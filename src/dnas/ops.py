@@ -207,9 +207,10 @@ class Primitive:
     colour: str
     label: str
 
-    @property
-    def has_weights(self) -> bool:
-        return any(layer.params() for layer in self.chain(2, 1))
+    def search_chain(self, channels: int, stride: int) -> Chain:
+        """Its layers in a supernet, where a pool is followed by a batch norm (DARTS' MixedOp)."""
+        chain = self.chain(channels, stride)
+        return (*chain, Norm(channels)) if isinstance(chain[-1], Pool) else chain
 
 
 # The first seven, in this order, are the search space of DNAS (table 3.3 A4: "Op = 7").
