@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +31,13 @@ class ZeroModule(nn.Module):
 class FactorizedReduceModule(nn.Module):
     """Halves the resolution without losing pixels: two strided 1×1 convolutions on shifted grids."""
 
-    def __init__(self, inputs: int, outputs: int, affine: bool, groups: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, norms: NormStyle, groups: int = 1) -> None:
         super().__init__()
         self.groups = groups
         half = outputs // 2
         self.even = nn.Conv2d(groups * inputs, groups * half, 1, 2, groups=groups, bias=False)
         self.odd = nn.Conv2d(groups * inputs, groups * (outputs - half), 1, 2, groups=groups, bias=False)
-        self.norm = norm(groups * outputs, affine)
+        self.norm = norms.build(groups * outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
@@ -56,12 +57,24 @@ class AuxiliaryPool(nn.Module):
         return F.adaptive_avg_pool2d(x, 2)
 
 
-def norm(channels: int, affine: bool) -> nn.BatchNorm2d:
-    """Batch norm; without affine parameters it also keeps no running statistics (a supernet's, always per batch)."""
-    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
+@dataclass(frozen=True)
+class NormStyle:
+    """Whether batch norms learn scale and shift, and whether they track statistics for evaluation."""
+
+    affine: bool = True
+    tracking: bool = True
+
+    def build(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, affine=self.affine, track_running_stats=self.tracking)
 
 
-def build_layer(layer: Layer, affine: bool = True, groups: int = 1) -> nn.Module:
+DISCRETE = NormStyle()
+# Always the batch's own statistics: running ones belong to mixing weights that have moved on.
+SEARCH = NormStyle(affine=False, tracking=False)
+SEARCH_STEM = NormStyle(affine=True, tracking=False)
+
+
+def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> nn.Module:
     """One layer as a module, `groups` times side by side."""
     match layer:
         case Identity():
@@ -71,13 +84,13 @@ def build_layer(layer: Layer, affine: bool = True, groups: int = 1) -> nn.Module
         case Zero():
             return ZeroModule(layer.stride)
         case Norm():
-            return norm(groups * layer.channels, affine)
+            return norms.build(groups * layer.channels)
         case Pool("max"):
             return nn.MaxPool2d(3, layer.stride, 1)
         case Pool():
             return nn.AvgPool2d(3, layer.stride, 1, count_include_pad=False)
         case FactorizedReduce():
-            return FactorizedReduceModule(layer.inputs, layer.outputs, affine, groups)
+            return FactorizedReduceModule(layer.inputs, layer.outputs, norms, groups)
         case Conv():
             return nn.Conv2d(
                 groups * layer.inputs,
@@ -92,9 +105,9 @@ def build_layer(layer: Layer, affine: bool = True, groups: int = 1) -> nn.Module
     raise AssertionError(f"no module for {layer}")
 
 
-def build_chain(chain: Chain, affine: bool = True, groups: int = 1) -> nn.Sequential:
-    """A chain as a module. `affine`: whether batch norms learn scale and shift and track statistics."""
-    return nn.Sequential(*(build_layer(layer, affine, groups) for layer in chain))
+def build_chain(chain: Chain, norms: NormStyle = DISCRETE, groups: int = 1) -> nn.Sequential:
+    """A chain as a module."""
+    return nn.Sequential(*(build_layer(layer, norms, groups) for layer in chain))
 
 
 def construct(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:

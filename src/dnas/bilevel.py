@@ -1,0 +1,107 @@
+"""The updates: which step moves what.
+
+All functions give gradients and move nothing, so that the caller can check them before its optimisers move
+(`apply`). A loss is a function of no arguments that reads the current parameters and returns a scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[], Tensor]
+Gradients = tuple[Tensor, tuple[Tensor, ...]]
+
+# Liu et al. 2019, footnote 2: the finite difference's step is this over the norm of the direction.
+RADIUS = 1e-2
+
+
+@contextmanager
+def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """These parameters get no gradients inside, so no work is spent on them."""
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
+    """The loss (detached) and its gradients; zeros for parameters that it does not reach."""
+    value = loss()
+    grads = torch.autograd.grad(value, list(wanted), allow_unused=True)
+    filled = tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
+    return value.detach(), filled
+
+
+def first_order(validation_loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]) -> Gradients:
+    """∂/∂α of L_val(w, α) at the current weights (DARTS, eq. 6 with ξ = 0)."""
+    with frozen(weights):
+        return gradients(validation_loss, architecture)
+
+
+def unrolled(
+    train_loss: Loss,
+    validation_loss: Loss,
+    architecture: Sequence[nn.Parameter],
+    weights: Sequence[nn.Parameter],
+    *,
+    xi: float,
+    momentum: float = 0.0,
+    buffers: Sequence[Tensor | None] | None = None,
+    weight_decay: float = 0.0,
+) -> Gradients:
+    """∂/∂α of L_val(w', α) with one virtual weight step, w' = w - ξ (μ m + ∇w L_train + λ w) (DARTS, eqs. 5-8).
+
+    The second-order term is the central difference of ∂/∂α L_train at w ± R v, v = ∇w' L_val(w', α), with
+    R = 0.01 / ‖v‖. The weights are saved and put back, not stepped back, so they end as they were to the bit.
+
+    Args:
+        xi: The virtual step's size: the current learning rate of the weights.
+        momentum, buffers, weight_decay: Of the weights' SGD; missing buffers count as zero.
+    """
+    saved = [w.detach().clone() for w in weights]
+    buffers = buffers if buffers is not None else [None] * len(weights)
+    try:
+        with frozen(architecture):
+            _, train_grads = gradients(train_loss, weights)
+        with torch.no_grad():
+            for w, g, m in zip(weights, train_grads, buffers, strict=True):
+                step = g + weight_decay * w
+                if m is not None:
+                    step = step + momentum * m
+                w.sub_(xi * step)
+        value, grads = gradients(validation_loss, [*architecture, *weights])
+        direct, direction = grads[: len(architecture)], grads[len(architecture) :]
+        length = torch.nn.utils.get_total_norm(direction)
+        if length == 0:
+            return value, direct
+        radius = RADIUS / length
+        sides = []
+        for sign in (1.0, -1.0):
+            with torch.no_grad():
+                for w, original, v in zip(weights, saved, direction, strict=True):
+                    w.copy_(original + sign * radius * v)
+            with frozen(weights):
+                sides.append(gradients(train_loss, architecture)[1])
+        return value, tuple(
+            g - xi * (plus - minus) / (2 * radius) for g, plus, minus in zip(direct, *sides, strict=True)
+        )
+    finally:
+        with torch.no_grad():
+            for w, original in zip(weights, saved, strict=True):
+                w.copy_(original)
+
+
+def apply(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], grads: Sequence[Tensor]) -> None:
+    """Move the parameters by their optimiser along the given gradients."""
+    for p, g in zip(parameters, grads, strict=True):
+        p.grad = g
+    optimizer.step()
+    for p in parameters:
+        p.grad = None

@@ -1,0 +1,81 @@
+"""From mixing weights to a discrete architecture.
+
+Scores are [L, E, O] (layers, edges, operations): whatever a method ranks by, e.g. psi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnas.architecture import Architecture, Cell
+from dnas.space import Space, reduction_layers
+
+
+def top_edges(
+    scores: Tensor, operations: Sequence[str], space: Space, origin: Mapping[str, Any] | None = None
+) -> Architecture:
+    """Each node keeps its strongest edges, each edge its best operation (DARTS §2.4).
+
+    An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge.
+    """
+    genes = tuple(
+        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer))
+        for layer in _kept(scores, operations, space)
+    )
+    return Architecture(genes, reduction_layers(len(genes)), space.name, origin or {})
+
+
+def threshold(
+    scores: Tensor,
+    weights: Tensor,
+    operations: Sequence[str],
+    space: Space,
+    minimum: float,
+    origin: Mapping[str, Any] | None = None,
+) -> Architecture:
+    """As `top_edges`, then without the operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
+
+    Nodes may lose inputs, so the result can lie outside the search space; it builds all the same. A layer
+    that would lose every operation keeps its single strongest one, since a cell needs an output.
+    """
+    genes = []
+    inside = True
+    for k, layer in enumerate(_kept(scores, operations, space)):
+        heaviest = max((weights[k, e, o].item() for node in layer for _, _, e, o in node), default=0.0)
+        floor = min(minimum, heaviest)
+        nodes = tuple(
+            tuple((op, source) for op, source, e, o in node if weights[k, e, o].item() >= floor) for node in layer
+        )
+        gene = Cell(nodes)
+        inside = inside and space.objection(gene.nodes) is None
+        genes.append(gene)
+    reductions = reduction_layers(len(genes))
+    return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
+
+
+def _kept(
+    scores: Tensor, operations: Sequence[str], space: Space
+) -> list[list[list[tuple[str, int, int, int]]]]:
+    """For each layer and node the kept (operation, source, edge index, operation index)."""
+    assert scores.shape[1:] == (len(space.edges), len(operations))
+    candidates = [o for o, name in enumerate(operations) if name != "none"]
+    # On the CPU in float64: the ranking of close scores must not depend on the device.
+    strength, choice = scores.detach().to("cpu", torch.float64)[:, :, candidates].max(-1)
+    layers = []
+    for k in range(len(scores)):
+        nodes = []
+        for first, last in space.node_edges:
+            ranked = sorted(range(first, last), key=lambda e: (-strength[k, e].item(), e))
+            kept = sorted(ranked[: space.inputs_per_node])
+            nodes.append(
+                [
+                    (operations[candidates[int(choice[k, e])]], space.edges[e][1], e, candidates[int(choice[k, e])])
+                    for e in kept
+                ]
+            )
+        layers.append(nodes)
+    return layers

@@ -1,0 +1,135 @@
+"""DNAS: a decoupled global neural architecture search (Xu & He, CVPR Workshops 2022).
+
+    psi[k,i,j] = σ(alpha[i,j]) · softmax(beta[k])[i] · σ(gamma[k,j])                       (eqs. 4, 5)
+
+Partial channels as in PC-DARTS, a zero-one loss as in FairDARTS, first-order bilevel updates, and the two
+strongest edges of each node at the end. The paper leaves much open; every option below names the reading
+(A1 … A17, see docs/methods/dnas.md) that it chooses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dnas import derive
+from dnas.architecture import Architecture
+from dnas.errors import InputError
+from dnas.mapping import DECOUPLED, Decoupled, Mapping
+from dnas.methods import GradientMethod, MethodOptions, Progress
+from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid
+from dnas.space import Space
+
+
+class Options(MethodOptions):
+    partial_channels: int = Field(4, ge=1, description="A7: K of the partial channels; 4 as PC-DARTS")
+    with_none: bool = Field(False, description="A4: `none` among the candidates; the paper counts 7 without it")
+    initial_scale: float = Field(
+        1e-3, ge=0, description="A16: standard deviation of the initial alpha, beta, gamma; 0 makes every argmax a tie"
+    )
+    beta_softmax: Literal["node", "layer"] = Field(
+        "node", description="A1: beta competes among the incoming edges of a node, or among all edges of a layer"
+    )
+    bypass: Literal["edge", "one"] = Field(
+        "edge", description="A3: what weights the bypassed channels: softmax(beta), as PC-DARTS, or 1"
+    )
+    zero_one_weight: float = Field(10.0, ge=0, description="A6: weight of the zero-one loss")
+    zero_one_on: Literal["factors", "alpha", "gamma", "product", "psi"] = Field(
+        "factors",
+        description="A5: what the zero-one loss sees: σ(alpha) and σ(gamma), one of them, their product, or psi",
+    )
+    skip_dropout: float = Field(0.2, ge=0, lt=1, description="A8: dropout after the identity, while searching")
+    skip_dropout_schedule: Literal["const", "pdarts"] = Field(
+        "const", description="A8: constant, or decaying over the search as in P-DARTS"
+    )
+    alpha_groups: Literal[1, 2] = Field(
+        1, description="A12: one alpha for all layers, or one for normal layers and one for reductions"
+    )
+    derivation: Literal["top-2", "threshold"] = Field(
+        "top-2", description="A11: two edges a node, or of these only the ones with σ(alpha)·σ(gamma) ≥ threshold"
+    )
+    threshold: float | None = Field(None, gt=0, lt=1, description="A11: for derivation=threshold; 0.5 unless set")
+
+
+class DNAS(GradientMethod):
+    """Decoupled × sigmoid, edge softmax, sigmoid × first order × top two edges."""
+
+    name = "dnas"
+    title = "DNAS"
+    paper = "Xu & He, DNAS: A Decoupled Global Neural Architecture Search Method, CVPRW 2022"
+    default_mapping = DECOUPLED
+    Options = Options
+    # The paper gives 16 channels (§4.2) and for CIFAR-100 14 blocks, 16 channels, batch 96 (§4.3); the rest
+    # follows DARTS, with PC-DARTS' warm-up (A9, A14, A15).
+    paper_settings = {"": {"layers": 20}, "cifar100": {"layers": 14, "batch_size": 96}}
+    options: Options
+
+    def __init__(self, options: Options, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if mapping != DECOUPLED and options.alpha_groups != 1:
+            raise InputError(f"--option alpha_groups={options.alpha_groups} needs --mapping decoupled, not {mapping}")
+        if mapping != DECOUPLED and options.zero_one_on == "gamma":
+            raise InputError(f"--option zero_one_on=gamma needs --mapping decoupled: {mapping} has no gamma")
+        if options.derivation != "threshold" and options.threshold is not None:
+            raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        if self.mapping_name != DECOUPLED:
+            return super().mapping(layers, seed)
+        return Decoupled(
+            layers,
+            len(self.space.edges),
+            len(self.operations),
+            scale=self.options.initial_scale,
+            seed=seed,
+            alpha_groups=self.options.alpha_groups,
+        )
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        logits = mapping.edge_logits()
+        assert logits is not None
+        edges = layer_softmax(logits) if self.options.beta_softmax == "layer" else edge_softmax(logits, self.space)
+        bypass = torch.ones_like(edges) if self.options.bypass == "one" else edges
+        return expand(sigmoid(mapping.terms()), edges, mapping.layers, bypass)
+
+    def penalty(self, mapping: Mapping) -> Tensor | None:
+        """w01 · L01 with L01 = -mean (v - ½)² over the chosen values v (FairDARTS, eq. 7)."""
+        if self.options.zero_one_weight == 0:
+            return None
+        tables = [mapping.alpha, mapping.gamma] if isinstance(mapping, Decoupled) else [mapping.alpha]
+        factors = [table.sigmoid() for table in tables]
+        match self.options.zero_one_on:
+            case "factors":
+                values = torch.cat([factor.flatten() for factor in factors])
+            case "alpha":
+                values = factors[0]
+            case "gamma":
+                values = factors[1]
+            case "product":
+                values = sigmoid(mapping.terms())
+            case "psi":
+                values = self.mixing(mapping, Progress()).psi
+        return -self.options.zero_one_weight * ((values - 0.5) ** 2).mean()
+
+    def skip_dropout(self, progress: Progress) -> float:
+        rate = self.options.skip_dropout
+        if self.options.skip_dropout_schedule == "const":
+            return rate
+        # P-DARTS' code: linear while the architecture rests, then e^(-0.2 (epoch - 10)) of 15 epochs; here
+        # relative to the length of the search, so that it ends at the same rate whatever that is.
+        if progress.epoch < progress.warmup_epochs:
+            return rate * (progress.epochs - progress.epoch - 1) / progress.epochs
+        since = progress.epoch - progress.warmup_epochs
+        return rate * math.exp(-3.0 * since / (progress.epochs - progress.warmup_epochs))
+
+    def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
+        if self.options.derivation == "top-2":
+            return super().derive(mapping, progress)
+        with torch.no_grad():
+            mixing = self.mixing(mapping, progress)
+        minimum = 0.5 if self.options.threshold is None else self.options.threshold
+        return derive.threshold(mixing.psi, mixing.operations, self.operations, self.space, minimum, self.origin())

@@ -1,0 +1,53 @@
+"""PC-DARTS: partial channel connections and edge normalisation (Xu et al., ICLR 2020).
+
+    node = Σ_i softmax(beta)[i] · shuffle([ Σ_j softmax(alpha[i])[j] O_j(x[:C/K]) , x[C/K:] ])    (eqs. 1, 4)
+
+Under `--mapping shared` this is the published method; under `full` it is the row "PC-DARTS (global)" of the
+DNAS paper's tables, which defines it no further: alpha and beta of every layer are independent.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, MethodOptions, Progress
+from dnas.relaxation import MixingWeights, edge_softmax, expand, softmax
+
+
+class Options(MethodOptions):
+    partial_channels: int = Field(4, ge=1, description="K: 1/K of the channels pass through the operations")
+    with_none: bool = Field(
+        True, description="`none` is a candidate while searching, as published; false makes it the pair of dnas"
+    )
+    edge_normalisation: bool = Field(True, description="edges of a node compete through softmax(beta)")
+
+
+class PCDARTS(GradientMethod):
+    """Any mapping × softmax with edge softmax × first order × top two edges."""
+
+    name = "pc-darts"
+    title = "PC-DARTS"
+    paper = "Xu et al., PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, ICLR 2020"
+    default_mapping = SHARED
+    Options = Options
+    # Section 4.2 of the paper and its public code: batch 256, SGD 0.1 → 0, Adam 6e-4, a proxy of 8 layers.
+    paper_settings = {
+        "": {
+            "layers": 8,
+            "batch_size": 256,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "architecture_learning_rate": 6e-4,
+        }
+    }
+    options: Options
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        self.with_edges = self.options.edge_normalisation  # type: ignore[misc]
+        return super().mapping(layers, seed)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        logits = mapping.edge_logits()
+        edges = None if logits is None else edge_softmax(logits, self.space)
+        return expand(softmax(mapping.terms()), edges, mapping.layers)

@@ -1,0 +1,73 @@
+"""From architecture parameters to mixing weights.
+
+Shapes: L layers, E edges, O operations. The terms of a mapping broadcast to [L, E, O].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnas.space import Space
+
+
+@dataclass(frozen=True)
+class MixingWeights:
+    """What multiplies the operations of a supernet in one step.
+
+    Attributes:
+        operations: [L, E, O], weight of each operation on its edge.
+        edges: [L, E], weight of each edge's operations in its node.
+        bypass: [L, E], weight of the channels that partial channels leave out.
+    """
+
+    operations: Tensor
+    edges: Tensor
+    bypass: Tensor
+
+    @property
+    def psi(self) -> Tensor:
+        """[L, E, O], the architecture weight of an operation: edges · operations (DNAS, eq. 4)."""
+        return self.edges[..., None] * self.operations
+
+    def detach(self) -> MixingWeights:
+        return MixingWeights(self.operations.detach(), self.edges.detach(), self.bypass.detach())
+
+
+def softmax(terms: Sequence[Tensor]) -> Tensor:
+    """[L, E, O]: the operations of an edge compete (DARTS, eq. 2). Terms are added before normalising."""
+    return torch.softmax(_summed(terms), -1)
+
+
+def sigmoid(terms: Sequence[Tensor]) -> Tensor:
+    """[L, E, O]: operations do not compete (FairDARTS, eq. 4). The terms' sigmoids are multiplied (DNAS, eq. 4)."""
+    return math.prod((term.sigmoid() for term in terms[1:]), start=terms[0].sigmoid())
+
+
+def edge_softmax(logits: Tensor, space: Space) -> Tensor:
+    """[L, E]: the incoming edges of each node compete (PC-DARTS, eq. 4, edge normalisation)."""
+    return torch.cat([torch.softmax(logits[:, first:last], -1) for first, last in space.node_edges], -1)
+
+
+def layer_softmax(logits: Tensor) -> Tensor:
+    """[L, E]: all edges of a layer compete, the literal reading of DNAS §3.3 (A1)."""
+    return torch.softmax(logits, -1)
+
+
+def expand(operations: Tensor, edges: Tensor | None, layers: int, bypass: Tensor | None = None) -> MixingWeights:
+    """Mixing weights for all layers. Without `edges` every edge counts once; `bypass` follows `edges`."""
+    operations = operations.expand(layers, *operations.shape[1:])
+    if edges is None:
+        edges = operations.new_ones(operations.shape[:2])
+    return MixingWeights(operations, edges, edges if bypass is None else bypass)
+
+
+def _summed(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
