@@ -1,0 +1,512 @@
+"""Pictures of an architecture: an SVG of all layers as in the paper's figure 5, and text for a terminal.
+
+In both every layer has its place, from the stem down to the classifier, so a reader sees whether layers
+differ. An operation has one colour and one kind of line. Needs no torch, no font and no drawing package.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from textwrap import wrap
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape, quoteattr
+
+from dnas.architecture import Architecture, Cell
+from dnas.ops import PRIMITIVES, Conv, Identity, Pool, Zero
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+# Geometry in px. 20 DARTS layers come out near the shape of an A4 page, where 11 px print as 6 points.
+MARGIN = 20
+LAYER_COLUMN = 96  # layer number, tag, "reduction ½"
+STATE_STEP = 60  # from one state of the cell to the next
+STATE_WIDTH, STATE_HEIGHT = 26, 15
+PORT_STEP, PORT_REACH = 6, 9  # where lines leave and enter a state: how far apart, how far from its middle
+ARC_BASE, ARC_STEP, ARC_CORNER = 6.0, 4.3, 11  # lowest arc, from one to the next, width of a bend
+GAP = 22
+GENE_COLUMN, GENE_SOURCE, GENE_ROW = 106, 69, 16  # the gene in words: a column a node, a row an input
+BAND_PADDING = 4
+STAGE_ROW = 24
+LEGEND_ROW, LEGEND_LINE, LEGEND_GAP = 20, 26, 10
+GLYPH = 0.6  # width of an average character over its size, of a wide sans-serif
+
+PAPER, TINT, INK, SOFT, RULE = "#FFFFFF", "#E9EDF5", "#1B1F27", "#5A6270", "#CDD2DB"
+# Only genes that recur have a filled tag; the tones lie far from those of the operations.
+TAG_COLOURS = ("#1B1F27", "#6C4A9E", "#7A5C3E", "#3F6B6B")
+
+THIRDS = ("shallow", "middle", "deep")
+
+
+# --- what both pictures say -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arc:
+    """An edge of a cell as it is drawn: above the line of states (side -1) or below it (side 1)."""
+
+    op: str
+    source: int
+    state: int
+    side: int
+    lift: float
+    live: bool
+
+
+def gene_tags(architecture: Architecture) -> tuple[str, ...]:
+    """A letter for every layer, by first appearance: layers with equal genes, and only they, share one."""
+    tags: dict[Cell, str] = {}
+    for cell in architecture.layers:
+        tags.setdefault(cell, _letters(len(tags)))
+    return tuple(tags[cell] for cell in architecture.layers)
+
+
+def _letters(i: int) -> str:
+    """A … Z, AA, AB, …, as a spreadsheet counts columns."""
+    return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
+
+
+def _summary(architecture: Architecture) -> str:
+    """One line: how many genes differ, and in which order they follow one another."""
+    tags = gene_tags(architecture)
+    runs = [(tag, len(list(run))) for tag, run in groupby(tags)]
+    order = " ".join(tag if n == 1 else f"{tag}×{n}" for tag, n in runs)
+    layers, genes = len(tags), len(set(tags))
+    place = "" if architecture.in_space else ", outside the search space"
+    order = order if genes < layers else "every layer has its own"
+    return f"{_count(layers, 'layer')}, {_count(genes, 'distinct gene')}{place}: {order}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _operations(cells: Iterable[Cell]) -> Counter[str]:
+    return Counter(op for cell in cells for node in cell.nodes for op, _ in node)
+
+
+def _state(state: int) -> str:
+    return f"i{state}" if state < 2 else f"n{state - 2}"
+
+
+# --- SVG --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The measures that all bands of one picture share."""
+
+    states: int
+    rows: int
+    up: float
+    down: float
+
+    @property
+    def line(self) -> float:
+        """From the top of a band to its line of states."""
+        spare = self.band - self.up - self.down - STATE_HEIGHT
+        return spare / 2 + self.up + STATE_HEIGHT / 2
+
+    @property
+    def band(self) -> float:
+        drawn = self.up + self.down + STATE_HEIGHT
+        return round(max(drawn, self.rows * GENE_ROW, 2 * GENE_ROW) + 2 * BAND_PADDING)
+
+    @property
+    def genes_x(self) -> float:
+        return self.x(self.states - 1) + STATE_WIDTH / 2 + GAP
+
+    @property
+    def width(self) -> float:
+        return max(self.genes_x + GENE_COLUMN * (self.states - 2) + MARGIN, 640)
+
+    def x(self, state: int) -> float:
+        return MARGIN + LAYER_COLUMN + STATE_WIDTH / 2 + STATE_STEP * state
+
+
+def svg(architecture: Architecture, *, title: str = "", subtitle: str = "") -> str:
+    """The architecture as a standalone SVG document: a legend, then a band for every layer, stage by stage.
+
+    A band has the layer's number, its gene's letter (equal genes share one), the cell as arcs from left to
+    right, and the gene in words. The first input of a node is an arc above the line, the second one below it.
+    """
+    arcs = {cell: _arcs(cell) for cell in architecture.layers}
+    lifts = [(arc.side, arc.lift) for cell in arcs.values() for arc in cell]
+    up, down = (max((lift for at, lift in lifts if at == side), default=0.0) for side in (-1, 1))
+    rows = max(len(node) for cell in architecture.layers for node in cell.nodes)
+    frame = Frame(2 + max(len(cell.nodes) for cell in architecture.layers), rows, up, down)
+
+    heading = _plain(title) or f"Architecture of {_count(len(architecture), 'layer')}"
+    head, y = _head(architecture, heading, _plain(subtitle), frame)
+    body: list[str] = []
+    tags = gene_tags(architecture)
+    recurring = [tag for tag, n in Counter(tags).items() if n > 1]
+    starts = sorted({0, *architecture.reductions})
+    for stage, start in enumerate(starts):
+        end = [*starts, len(architecture)][stage + 1]
+        halvings = sum(k <= start for k in architecture.reductions)
+        body += _stage(stage + 1, range(start, end), halvings, frame, y)
+        y += STAGE_ROW
+        for k in range(start, end):
+            body.append(f'<g data-layer="{k}">')
+            body += _margin(k, k in architecture.reductions, tags[k], recurring, frame, y)
+            cell = architecture.layers[k]
+            body += _cell(k, cell, arcs[cell], k in architecture.reductions, frame, y)
+            body += [*_gene(cell, frame, y), "</g>"]
+            y += frame.band
+    width, height = _n(frame.width), _n(y + MARGIN)
+    counts = ", ".join(f"{PRIMITIVES[op].label} {n}" for op, n in _in_order(_operations(architecture.layers)))
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" aria-label={quoteattr(heading)} '
+        'font-family="system-ui, sans-serif" font-size="11" stroke-linecap="round">'
+    )
+    parts = [
+        opening,
+        f"<title>{escape(heading)}</title>",
+        f"<desc>{escape(_summary(architecture))}. Operations: {escape(counts)}.</desc>",
+        f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
+    ]
+    return "\n".join([*parts, *head, *body, "</svg>", ""])
+
+
+def _arcs(cell: Cell) -> list[Arc]:
+    """The edges of a cell with their places: the inputs of a node alternate between above and below.
+
+    On its side an arc runs above all that it spans, and never at the height of one that it crosses, so lines
+    meet at steep angles only and two edges between the same states lie apart.
+    """
+    live = cell.live_states
+    edges = [
+        (op, source, state, 1 if slot % 2 else -1)
+        for state, node in enumerate(cell.nodes, start=2)
+        for slot, (op, source) in enumerate(node)
+    ]
+    height: dict[int, int] = {}
+    # Shorter arcs choose first, so whatever an arc spans has already filled the heights up to its own.
+    for i in sorted(range(len(edges)), key=lambda i: edges[i][2] - edges[i][1]):
+        taken = {
+            above
+            for j, above in height.items()
+            if edges[j][3] == edges[i][3] and max(edges[i][1], edges[j][1]) < min(edges[i][2], edges[j][2])
+        }
+        height[i] = next(h for h in range(len(edges)) if h not in taken)
+    return [Arc(*edge, ARC_BASE + ARC_STEP * height[i], edge[1] in live) for i, edge in enumerate(edges)]
+
+
+def _ports(arcs: Sequence[Arc]) -> dict[tuple[int, str], float]:
+    """How far from the middle of a state each arc enters ("in") and leaves ("out") it.
+
+    Sorted so that arcs which share an end lie in one another like onion rings and do not cross.
+    """
+    ends: defaultdict[tuple[int, int], list[tuple[str, float, int]]] = defaultdict(list)
+    for i, arc in enumerate(arcs):
+        ends[arc.state, arc.side].append(("in", arc.lift, i))
+        ends[arc.source, arc.side].append(("out", -arc.lift, i))
+    ports = {}
+    for group in ends.values():
+        step = min(PORT_STEP, 2 * PORT_REACH / max(1, len(group) - 1))
+        for place, (end, _, i) in enumerate(sorted(group)):
+            ports[i, end] = step * (place - (len(group) - 1) / 2)
+    return ports
+
+
+def _line_style(op: str) -> tuple[float, str]:
+    """Width and dashes by kind, for readers who cannot rely on colour.
+
+    Convolutions are solid and wider the larger the kernel, dilated ones dashed, pools dotted, a skip thin.
+    """
+    for layer in PRIMITIVES[op].chain(2, 1):
+        if isinstance(layer, Pool):
+            return (2.2, "0.1 3.6") if layer.kind == "max" else (3.2, "0.1 5.4")
+        if isinstance(layer, Identity):
+            return 1.2, ""
+        if isinstance(layer, Zero):
+            return 1.6, "4 5"
+        if isinstance(layer, Conv):
+            return 0.7 + 0.4 * max(layer.kernel), "7 4.2" if layer.dilation > 1 else ""
+    return 2.0, ""
+
+
+def _line(path: str, op: str, under: str) -> str:
+    """A line of an operation on a casing, which parts it from the lines that it crosses.
+
+    `none` passes nothing on: it is drawn hollow, as pieces of an empty pipe.
+    """
+    width, dashes = _line_style(op)
+    dashes = f' stroke-dasharray="{dashes}"' if dashes else ""
+    hollow = op == "none"
+    casing = f'stroke="{SOFT if hollow else under}" stroke-width="{_n(width + (1.6 if hollow else 2.4))}"'
+    return (
+        f'<path d="{path}" fill="none" {casing}{dashes if hollow else ""}/>'
+        f'<path d="{path}" fill="none" stroke="{PRIMITIVES[op].colour}" stroke-width="{_n(width)}"{dashes}/>'
+    )
+
+
+def _head(architecture: Architecture, heading: str, subtitle: str, frame: Frame) -> tuple[list[str], float]:
+    """Title, subtitle, how many genes differ, the operations that occur, what shapes mean; and its end."""
+    room = frame.width - 2 * MARGIN
+    y = MARGIN + 18.0
+    parts = [_text(MARGIN, y, _clip(heading, room, 20), size=20, bold=True)]
+    if subtitle:
+        y += 19
+        parts.append(_text(MARGIN, y, _clip(subtitle, room, 12), size=12, fill=SOFT))
+    y += 19
+    parts.append(_text(MARGIN, y, _clip(_summary(architecture), room, 12), size=12))
+    y += 10
+    operations = _in_order(_operations(architecture.layers))
+    names = [f"{PRIMITIVES[op].label} · {n}" for op, n in operations]
+    item = LEGEND_LINE + 6 + max(_text_width(name, 11) for name in names) + LEGEND_GAP
+    across = int((room + LEGEND_GAP) // item)
+    for i, (op, _) in enumerate(operations):
+        x = MARGIN + item * (i % across)
+        y += LEGEND_ROW if i % across == 0 else 0
+        parts.append(_line(f"M{_n(x)} {_n(y - 4)}h{LEGEND_LINE}", op, PAPER))
+        parts.append(_text(x + LEGEND_LINE + 6, y, names[i]))
+    y += LEGEND_ROW + 2
+    x = float(MARGIN)
+    for look, label, words in _shapes(architecture):
+        item = STATE_WIDTH + 6 + _text_width(words, 11)
+        if x + item > frame.width - MARGIN:
+            x, y = float(MARGIN), y + LEGEND_ROW
+        parts.append(_shape(look, label, x + STATE_WIDTH / 2, y - 4, PAPER))
+        parts.append(_text(x + STATE_WIDTH + 6, y, words, fill=SOFT))
+        x += item + LEGEND_GAP
+    y += LEGEND_ROW - 2
+    reading = "Arcs run from left to right; a node's first input above, its second below."
+    return [*parts, _text(MARGIN, y, reading, fill=SOFT)], y + 8
+
+
+def _shapes(architecture: Architecture) -> list[tuple[str, str, str]]:
+    """The shapes that occur, with an example's label and what they mean."""
+    looks = {_look(cell, 2 + n) for cell in architecture.layers for n in range(len(cell.nodes))}
+    meanings = {
+        "output": ("n0", "node, part of the output"),
+        "inner": ("n0", "not part of the output"),
+        "dead": ("n0", "node without a signal"),
+    }
+    shapes = [("input", "i0", "output of layer k−2"), ("input", "i1", "of layer k−1")]
+    return shapes + [(look, *meaning) for look, meaning in meanings.items() if look in looks]
+
+
+def _look(cell: Cell, state: int) -> str:
+    if state < 2:
+        return "input"
+    if state not in cell.live_states:
+        return "dead"
+    return "output" if state in cell.concat else "inner"
+
+
+def _shape(look: str, label: str, x: float, y: float, under: str) -> str:
+    """A state: an input is a dark box, a node a pill, filled as part of the output, dashed if dead."""
+    fill = {"input": INK, "output": "#C5CCD9"}.get(look, under)
+    dashes = ' stroke-dasharray="3 3"' if look == "dead" else ""
+    return (
+        f'<rect x="{_n(x - STATE_WIDTH / 2)}" y="{_n(y - STATE_HEIGHT / 2)}" width="{STATE_WIDTH}" '
+        f'height="{STATE_HEIGHT}" rx="{2 if look == "input" else 7.5}" fill="{fill}" stroke="{INK}"{dashes}/>'
+    ) + _text(x, y + 3.5, label, size=10, fill=PAPER if look == "input" else INK, anchor="middle")
+
+
+def _stage(stage: int, layers: range, halvings: int, frame: Frame, y: float) -> list[str]:
+    """The row above a stage: its layers, its resolution, and the names of the nodes over their columns."""
+    extent = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
+    x = MARGIN + _text_width(f"Stage {stage}", 11) + 10
+    resolution = ("1", "½", "¼", "⅛")[halvings] if halvings < 4 else f"1/{2**halvings}"
+    size = f"{extent} · resolution {resolution} · width ×{2**halvings}"
+    parts = [
+        _text(MARGIN, y + 16, f"Stage {stage}", bold=True),
+        _text(x, y + 16, _clip(size, frame.genes_x - x, 11), fill=SOFT),
+        f'<path d="M{MARGIN} {_n(y + STAGE_ROW)}H{_n(frame.width - MARGIN)}" stroke="{SOFT}"/>',
+    ]
+    columns = range(frame.states - 2)
+    return parts + [_text(frame.genes_x + GENE_COLUMN * n, y + 16, _state(2 + n), fill=SOFT) for n in columns]
+
+
+def _margin(k: int, reduces: bool, tag: str, recurring: list[str], frame: Frame, y: float) -> list[str]:
+    """The left of a band: ground, layer number and the tag of the gene; a reduction is tinted and named."""
+    middle = y + frame.line - (7 if reduces else 0)
+    right = frame.width - MARGIN
+    parts = []
+    if reduces:
+        parts.append(
+            f'<rect data-reduction="{k}" x="{MARGIN}" y="{_n(y)}" width="{_n(right - MARGIN)}" '
+            f'height="{_n(frame.band)}" fill="{TINT}"/>'
+        )
+        # A funnel: the feature map enters wide and leaves half as wide.
+        parts.append(f'<path d="M{MARGIN + 6} {_n(middle + 12)}h12l-3 9h-6z" fill="{SOFT}"/>')
+        parts.append(_text(MARGIN + 23, middle + 20.5, "reduction ½", size=10, fill=SOFT))
+    parts.append(f'<path d="M{MARGIN} {_n(y + frame.band)}H{_n(right)}" stroke="{RULE}"/>')
+    again = tag in recurring
+    fill = TAG_COLOURS[recurring.index(tag) % len(TAG_COLOURS)] if again else PAPER
+    width = max(18, _text_width(tag, 11) + 8)
+    parts += [
+        _text(MARGIN + 30, middle + 4.5, str(k), size=13, bold=True, anchor="end"),
+        f'<rect x="{MARGIN + 42}" y="{_n(middle - 8)}" width="{_n(width)}" height="16" rx="3" fill="{fill}" '
+        f'stroke="{fill if again else SOFT}"/>',
+        _text(MARGIN + 42 + width / 2, middle + 4, tag, fill=PAPER if again else INK, anchor="middle"),
+    ]
+    return parts
+
+
+def _cell(k: int, cell: Cell, arcs: Sequence[Arc], reduces: bool, frame: Frame, y: float) -> list[str]:
+    """A layer's cell: its states on a line, an arc for every edge; what carries no signal is faint."""
+    under = TINT if reduces else PAPER
+    line = y + frame.line
+    ports = _ports(arcs)
+    parts = []
+    # The ends of high arcs rise through lower ones, so they come on top: an end stays whole.
+    for i, arc in sorted(enumerate(arcs), key=lambda pair: pair[1].lift):
+        start, end = frame.x(arc.source) + ports[i, "out"], frame.x(arc.state) + ports[i, "in"]
+        foot = line + arc.side * STATE_HEIGHT / 2
+        peak, clockwise = foot + arc.side * arc.lift, int(arc.side < 0)
+        bend = f"A{ARC_CORNER} {_n(arc.lift)} 0 0 {clockwise}"
+        path = f"M{_n(start)} {_n(foot)}{bend} {_n(start + ARC_CORNER)} {_n(peak)}"
+        path += f"H{_n(end - ARC_CORNER)}{bend} {_n(end)} {_n(foot)}"
+        name = f"input {arc.source}" if arc.source < 2 else f"node {arc.source - 2}"
+        words = f"layer {k} · node {arc.state - 2} ← {name} · {arc.op}"
+        faint = "" if arc.live else ' opacity="0.35"'
+        parts.append(
+            f'<g class="edge"{faint}><title>{words}{"" if arc.live else " · no signal"}</title>'
+            f"{_line(path, arc.op, under)}</g>"
+        )
+    for state in range(2 + len(cell.nodes)):
+        parts.append(_shape(_look(cell, state), _state(state), frame.x(state), line, under))
+    return parts
+
+
+def _gene(cell: Cell, frame: Frame, y: float) -> list[str]:
+    """The gene in words: a column for every node, a row for every input."""
+    parts = []
+    top = y + frame.line - GENE_ROW * max(2, frame.rows) / 2
+    for n, node in enumerate(cell.nodes):
+        x = frame.genes_x + GENE_COLUMN * n
+        if not node:
+            parts.append(_text(x, top + 12, "no input", fill=SOFT))
+        for slot, (op, source) in enumerate(node):
+            base = top + GENE_ROW * slot + 12
+            colour = PRIMITIVES[op].colour
+            parts += [
+                f'<rect x="{_n(x)}" y="{_n(base - 9)}" width="10" height="10" rx="2" fill="{colour}"/>',
+                _text(x + 14, base, PRIMITIVES[op].label),
+                _text(x + GENE_SOURCE, base, f"← {_state(source)}", fill=SOFT),
+            ]
+    return parts
+
+
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: int = 11,
+    fill: str = INK,
+    bold: bool = False,
+    anchor: str = "start",
+) -> str:
+    style = f' font-size="{size}"' if size != 11 else ""
+    style += ' font-weight="600"' if bold else ""
+    style += f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text x="{_n(x)}" y="{_n(y)}" fill="{fill}"{style}>{escape(text)}</text>'
+
+
+def _text_width(text: str, size: float) -> float:
+    return GLYPH * size * len(text)
+
+
+def _clip(text: str, room: float, size: float) -> str:
+    fits = int(room / (GLYPH * size))
+    return text if len(text) <= fits else f"{text[: fits - 1]}…"
+
+
+def _plain(text: str) -> str:
+    """One line without the characters that XML forbids."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _n(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _in_order(counts: Counter[str]) -> list[tuple[str, int]]:
+    return [(op, counts[op]) for op in PRIMITIVES if counts[op]]
+
+
+# --- terminal ---------------------------------------------------------------------------------------
+
+
+def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
+    """The architecture as text: a line (or a few) for every layer, then the operations by depth.
+
+    A line has the layer's number, N or R (a reduction), the letter of its gene, and for every node its
+    operations with what they read: i0 and i1 are the outputs of layers k-2 and k-1, n0, n1, … the nodes.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    tags, cells = gene_tags(architecture), architecture.layers
+    digits, letters = len(str(len(cells) - 1)), max(map(len, tags))
+    genes = [[_node_text(node) for node in cell.nodes] for cell in cells]
+    for cell, gene in zip(cells, genes, strict=True):
+        if cell.concat != Cell(cell.nodes).concat:
+            gene.append(Text("output " + " ".join(map(_state, cell.concat))))
+    names = [Text(_state(2 + n), style="bold") for n in range(max(len(cell.nodes) for cell in cells))]
+    column = max(text.cell_len for gene in genes for text in gene)
+
+    def rows(label: str, texts: list[Text], style: str = "") -> list[Text]:
+        for text in texts:
+            text.pad_right(column - text.cell_len)
+        lines = _wrapped(texts, width - len(label), gap="  ")
+        heads = [label] + [" " * len(label)] * (len(lines) - 1)
+        return [Text.assemble((head, style), line) for head, line in zip(heads, lines, strict=True)]
+
+    lines = [Text(line) for line in wrap(_summary(architecture), width)]
+    lines += rows(" " * (digits + letters + 4), names)
+    for k, gene in enumerate(genes):
+        kind = "R" if k in architecture.reductions else "N"
+        label = f"{k:>{digits}} {kind} {tags[k]:<{letters}} "
+        lines += rows(label, gene, "bold" if kind == "R" else "")
+    for line in lines:
+        line.rstrip()
+    thirds = [_operations(c for k, c in enumerate(cells) if 3 * k // len(cells) == t) for t in range(3)]
+    items = [Text(f"{'·'.join(THIRDS)}:")]
+    for op, _ in _in_order(_operations(cells)):
+        items.append(Text.assemble(_chip(op), " " + "·".join(str(third[op]) for third in thirds)))
+    key = "N normal, R reduction; equal letters, equal genes; i0 and i1: the outputs of layers k−2 and k−1"
+    return Group(*lines, *_wrapped(items, width, gap="  "), *map(Text, wrap(key, width)))
+
+
+def _wrapped(items: Sequence[Text], width: int, gap: str) -> list[Text]:
+    """The items in order on as few lines as fit; an item is broken only when it is wider than a line."""
+    from rich.text import Text
+
+    lines: list[list[Text]] = []
+    used = 0
+    for item in items:
+        used += len(gap) + item.cell_len
+        if not lines or used > width:
+            lines.append([])
+            used = item.cell_len
+        lines[-1].append(item)
+    return [Text(gap).join(line) for line in lines]
+
+
+def _node_text(node: Sequence[tuple[str, int]]) -> Text:
+    from rich.text import Text
+
+    if not node:
+        return Text("no input")
+    return Text(" ").join(Text.assemble(_chip(op), f"←{_state(source)}") for op, source in node)
+
+
+def _chip(op: str) -> Text:
+    """An operation's label on its colour, in black or white, whichever reads better on it."""
+    from rich.text import Text
+
+    colour = PRIMITIVES[op].colour
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 110
+    return Text(PRIMITIVES[op].label, style=f"{'white' if dark else 'black'} on {colour}")
