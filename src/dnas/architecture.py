@@ -220,19 +220,14 @@ class Architecture:
 
         Raises InputError when its layers differ: only a stacked architecture has a genotype.
         """
-        kinds: dict[str, Cell] = {}
-        for k, cell in enumerate(self.layers):
-            kind = "reduce" if k in self.reductions else "normal"
-            if kinds.setdefault(kind, cell) != cell:
-                raise InputError(
-                    f"layer {k} differs from an earlier {kind} layer, so this architecture has no two-cell "
-                    "genotype; save it as JSON"
-                )
+        pair = cell_pair(self)
+        if pair is None:
+            raise InputError(
+                "the layers differ (or there is no normal or no reduction layer), so this architecture has no "
+                "two-cell genotype; save it as JSON"
+            )
         genotype: dict[str, Any] = {}
-        for kind in ("normal", "reduce"):
-            if kind not in kinds:
-                raise InputError(f"the architecture has no {kind} layer, so it has no two-cell genotype")
-            cell = kinds[kind]
+        for kind, cell in zip(("normal", "reduce"), pair, strict=True):
             triples = any(len(node) != 2 for node in cell.nodes)
             genotype[kind] = [
                 [op, 2 + n, source] if triples else [op, source]
@@ -254,6 +249,31 @@ def stack(
         for cell in (normal, reduction)
     )
     return Architecture(genes, reductions, "darts" if inside else "free", origin or {})
+
+
+def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
+    """The (normal, reduction) genes of an architecture that stacks such a pair; None where layers differ."""
+    reductions = {architecture.layers[k] for k in architecture.reductions}
+    normals = {cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions}
+    if len(reductions) != 1 or len(normals) != 1:
+        return None
+    return normals.pop(), reductions.pop()
+
+
+def at_depth(architecture: Architecture, layers: int) -> Architecture:
+    """The architecture at another depth: possible where all normal layers are equal, and all reductions.
+
+    Raises InputError otherwise: a gene of its own for every layer has no other depth.
+    """
+    if layers in (0, len(architecture)):
+        return architecture
+    pair = cell_pair(architecture)
+    if pair is None:
+        raise InputError(
+            f"--layers {layers} differs from the architecture's {len(architecture)}, and its layers differ, so it "
+            "cannot be stacked anew; leave --layers out"
+        )
+    return stack(*pair, layers, origin=architecture.origin)
 
 
 def parse_genotype(text: str, layers: int = 20) -> Architecture:

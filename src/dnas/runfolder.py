@@ -66,7 +66,7 @@ class RunFolder:
 
         Raises InputError when `path` holds anything, cannot be made, or another process has just taken it.
         """
-        _refuse_used(path)
+        refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,7 +76,7 @@ class RunFolder:
         folder = cls(path)
         try:
             # Again, now that nobody else can: another run may have come and gone since the first look.
-            _refuse_used(path)
+            refuse_used(path)
         except BaseException:
             folder.close()
             raise
@@ -267,7 +267,8 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-def _refuse_used(path: Path) -> None:
+def refuse_used(path: Path) -> None:
+    """Raises InputError where `path` is taken: it exists and is not an empty folder."""
     # What a killed `create` leaves, lock files and temporary files, is not a run.
     try:
         free = not path.exists() or (path.is_dir() and all(_leftover(entry.name) for entry in path.iterdir()))

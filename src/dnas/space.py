@@ -101,22 +101,43 @@ class Space:
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
         """All architectures that differ in one operation or one input of one slot."""
-        from dnas.architecture import Architecture, Cell
+        return [
+            _with_slot(architecture, k, n, s, slot)
+            for k, cell in enumerate(architecture.layers)
+            for n, node in enumerate(cell.nodes)
+            for s in range(len(node))
+            for slot in self._other_slots(node, n, s)
+        ]
 
-        found = []
-        for k, cell in enumerate(architecture.layers):
-            for n, node in enumerate(cell.nodes):
-                for s, (op, source) in enumerate(node):
-                    taken = {other for _, other in node}
-                    slots = [(other, source) for other in self.primitives if other != op]
-                    slots += [(op, other) for other in range(n + 2) if other not in taken]
-                    for slot in slots:
-                        nodes = [list(each) for each in cell.nodes]
-                        nodes[n][s] = slot
-                        gene = Cell(tuple(tuple(each) for each in nodes))
-                        layers = (*architecture.layers[:k], gene, *architecture.layers[k + 1 :])
-                        found.append(Architecture(layers, architecture.reductions, self.name))
-        return found
+    def mutate(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
+        """A uniform layer, node and slot with another operation or, as often, another input where there is one."""
+        k = int(rng.integers(len(architecture)))
+        n = int(rng.integers(self.nodes))
+        node = architecture.layers[k].nodes[n]
+        s = int(rng.integers(len(node)))
+        slots = self._other_slots(node, n, s)
+        inputs = [slot for slot in slots if slot[0] == node[s][0]]
+        if inputs and rng.integers(2):
+            return _with_slot(architecture, k, n, s, inputs[int(rng.integers(len(inputs)))])
+        operations = [slot for slot in slots if slot[1] == node[s][1]]
+        return _with_slot(architecture, k, n, s, operations[int(rng.integers(len(operations)))])
+
+    def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int) -> list[tuple[str, int]]:
+        """What slot s of node n could hold instead."""
+        op, source = node[s]
+        taken = {other for _, other in node}
+        slots = [(other, source) for other in self.primitives if other != op]
+        return slots + [(op, other) for other in range(n + 2) if other not in taken]
+
+
+def _with_slot(architecture: Architecture, k: int, n: int, s: int, slot: tuple[str, int]) -> Architecture:
+    from dnas.architecture import Architecture, Cell
+
+    nodes = [list(node) for node in architecture.layers[k].nodes]
+    nodes[n][s] = slot
+    gene = Cell(tuple(tuple(node) for node in nodes))
+    layers = (*architecture.layers[:k], gene, *architecture.layers[k + 1 :])
+    return Architecture(layers, architecture.reductions, architecture.space)
 
 
 DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=tuple(PRIMITIVES)[:7])

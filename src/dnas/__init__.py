@@ -1,0 +1,61 @@
+"""dnas: neural architecture search of whole networks.
+
+The public names are listed here and loaded when first used, so that importing dnas stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnas.api import load as load
+    from dnas.api import run as run
+    from dnas.api import search as search
+    from dnas.api import train as train
+    from dnas.architecture import Architecture as Architecture
+    from dnas.architecture import Cell as Cell
+    from dnas.architecture import load_published as load_published
+    from dnas.architecture import parse_genotype as parse_genotype
+    from dnas.architecture import stack as stack
+    from dnas.errors import InputError as InputError
+    from dnas.errors import RunError as RunError
+    from dnas.methods import get_method as get_method
+    from dnas.methods import list_methods as list_methods
+    from dnas.network import build as build
+    from dnas.network import macs as macs
+    from dnas.network import params as params
+
+_HOME = {
+    "Architecture": "dnas.architecture",
+    "Cell": "dnas.architecture",
+    "InputError": "dnas.errors",
+    "RunError": "dnas.errors",
+    "build": "dnas.network",
+    "get_method": "dnas.methods",
+    "list_methods": "dnas.methods",
+    "load": "dnas.api",
+    "load_published": "dnas.architecture",
+    "macs": "dnas.network",
+    "params": "dnas.network",
+    "parse_genotype": "dnas.architecture",
+    "run": "dnas.api",
+    "search": "dnas.api",
+    "stack": "dnas.architecture",
+    "train": "dnas.api",
+}
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dnas")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'dnas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,60 @@
+"""The Python functions behind the commands: the same options, by keyword."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dnas.architecture import Architecture
+from dnas.errors import InputError
+from dnas.network import Network
+from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, names, nested
+from dnas.progress import Reporter
+from dnas.run import load_model, start
+
+
+def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
+    """Search, train and test; the content of result.json. Options as of `dnas run`, e.g. data="cifar10".
+
+    Raises:
+        InputError: An option that is not known or cannot work.
+        RunError: The run failed; `dnas.run.resume` goes on.
+    """
+    _known(options, DataOptions, RunOptions, SearchOptions, BothOptions)
+    return _start("run", {**options, "baseline": baseline}, reporter)
+
+
+def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
+    """Search only; the content of result.json, with the architecture as an `Architecture`."""
+    _known(options, DataOptions, RunOptions, SearchOptions)
+    result = _start("search", options, reporter)
+    return result | {"architecture": Architecture.load(Path(result["run"]) / "architecture.json")}
+
+
+def train(
+    architecture: Architecture, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
+) -> dict[str, Any]:
+    """Train and test one architecture; the content of result.json."""
+    _known(options, DataOptions, RunOptions)
+    return _start("train", {**options, "baseline": baseline}, reporter, architecture)
+
+
+def load(run: str | Path) -> Network:
+    """The trained network of a run folder, in evaluation mode, with weights from model.safetensors."""
+    return load_model(run)[0]
+
+
+def _start(
+    command: Any, options: dict[str, Any], reporter: Reporter | None, architecture: Architecture | None = None
+) -> dict[str, Any]:
+    options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+    if isinstance(options.get("option"), dict):
+        options["option"] = [f"{k}={v}" for k, v in options["option"].items()]
+    out = options.pop("out", None)
+    return start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
+
+
+def _known(options: dict[str, Any], *groups: type) -> None:
+    for name in options:
+        if name not in names(*groups):
+            raise InputError(f"unknown option {name}; choose from {', '.join(sorted(names(*groups)))}")

@@ -1,0 +1,425 @@
+"""The command line. Results go to stdout, everything else to stderr; torch is imported where a command needs it.
+
+Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 / 143 interrupted after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.exceptions import CycloptsError
+
+from dnas.errors import InputError, RunError
+from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
+
+if TYPE_CHECKING:
+    from dnas.architecture import Architecture
+    from dnas.progress import Reporter
+
+app = App(
+    name="dnas",
+    help="Neural architecture search of whole networks: every layer may differ.",
+    version_flags=["--version"],
+    default_parameter=Parameter(negative=""),
+)
+_FLAT = Parameter(name="*")
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, Parameter(name="--quiet", help="No progress.")]
+Debug = Annotated[bool, Parameter(name="--debug", help="A traceback where there is an error.")]
+
+
+@app.command(sort_key=0)
+def run(
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    both: Annotated[BothOptions, _FLAT] = BothOptions(),
+    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    no_baseline: Annotated[bool, Parameter(help="Do not train a random network of the same size.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search, derive, train, test and draw, in one run folder.
+
+    With no options: the DNAS method on scikit-learn's digits, in minutes on two cores.
+    """
+    given = _given(data, search, both, common)
+    if no_baseline:
+        given["baseline"] = False
+    _report(_start("run", given, quiet), json)
+
+
+@app.command(name="search", sort_key=1)
+def search_(
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search and derive only."""
+    _report(_start("search", _given(data, search, common), quiet), json)
+
+
+@app.command(sort_key=2)
+def derive(
+    run: Path,
+    /,
+    *,
+    option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], help="NAME=VALUE of the method.")] = None,
+    out: Annotated[str | None, Parameter(help="Write the architecture file here, and not to stdout.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Derive an architecture again from a searched RUN, with other options if you like."""
+    from dnas.run import derive_again
+
+    architecture = derive_again(run, option or [])
+    if out is not None:
+        if Path(out).exists():
+            raise InputError(f"--out {out} exists; choose another file")
+        architecture.save(out)
+    if json:
+        _print_json(architecture.to_json())
+    elif out is None:
+        _print_architecture(architecture)
+
+
+@app.command(sort_key=3)
+def train(
+    architecture: Annotated[str, Parameter(help="An architecture file, a run folder, or a published name.")],
+    /,
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    option: Annotated[
+        list[str] | None, Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable.")
+    ] = None,
+    baseline: Annotated[bool, Parameter(help="Also train a random network of the same size.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train and test one architecture."""
+    given = _given(data, common) | {"baseline": baseline, "option": option}
+    found, preset = _architecture(architecture, None)
+    if common.preset is None and common.config is None and preset is not None:
+        given["preset"] = preset
+    _report(_start("train", given | {"architecture": architecture}, quiet, found), json)
+
+
+@app.command(sort_key=4)
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test the trained network of RUN, on its own test images or on those of --data."""
+    from dnas.run import evaluate as test
+
+    result = test(run, data.data, data.data_dir, data.image_size, _resolve_device(device))
+    if json:
+        _print_json(result)
+    else:
+        low, high = result["test_interval"]
+        print(
+            f"{result['test_accuracy']:.4f} of {result['test_images']} test images of {result['data']} "
+            f"(95 % interval {low:.4f} to {high:.4f})"
+        )
+
+
+@app.command(sort_key=5)
+def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Go on from the last checkpoint of RUN; the result is the same, to the bit, as without the interruption."""
+    from dnas import run as pipeline
+    from dnas.progress import reporter
+
+    _report(_resumable(lambda: pipeline.resume(run, reporter=reporter(quiet))), json)
+
+
+@app.command(sort_key=6)
+def show(
+    architecture: Annotated[str, Parameter(help="An architecture file, a run folder, or a published name.")],
+    /,
+    *,
+    layers: Annotated[int | None, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
+    channels: Annotated[int, Parameter(help="Width of the first cells.")] = 36,
+    classes: Annotated[int, Parameter(help="Classes of the classifier.")] = 10,
+    image_size: Annotated[int, Parameter(help="Pixels of a side, for the MACs.")] = 32,
+    image_channels: Annotated[int, Parameter(help="Channels of an image.")] = 3,
+    stem: Annotated[str, Parameter(help="cifar, tiny-imagenet or imagenet.")] = "cifar",
+    svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show an architecture: its layers, parameters, multiply-accumulates and a drawing."""
+    from dnas.plan import plan, size
+
+    found, _ = _architecture(architecture, layers)
+    if image_size < 1:
+        raise InputError(f"--image-size {image_size} is not a size; give at least 1")
+    if image_channels < 1:
+        raise InputError(f"--image-channels {image_channels} is not possible; give at least 1")
+    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem)  # type: ignore[arg-type]
+    cost = size(network, image_size)
+    if svg is not None:
+        from dnas.checkpoint import write_atomically
+        from dnas.draw import svg as draw_svg
+
+        text = draw_svg(found, title=Path(architecture).name, subtitle=f"{cost.params:,} parameters at {channels} channels")
+        write_atomically(Path(svg), text.encode())
+    if json:
+        _print_json(
+            {
+                "name": architecture,
+                "layers": len(found),
+                "channels": channels,
+                "classes": classes,
+                "image_size": image_size,
+                "params": cost.params,
+                "params_with_auxiliary": cost.params_with_auxiliary,
+                "macs": cost.macs,
+                "in_space": found.in_space,
+                "architecture": found.to_json(),
+            }
+        )
+        return
+    _print_architecture(found)
+    print(
+        f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
+        f"{image_size}×{image_size} images"
+        + ("" if found.in_space else "; outside the search space")
+    )
+
+
+@app.command(sort_key=7)
+def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
+    """List the methods, or the options of one."""
+    from dnas.methods import get_method, registry
+
+    if name is None:
+        listed = [_describe(method) for method in registry().values()]
+    else:
+        listed = [_describe(get_method(name))]
+    if json:
+        _print_json(listed)
+        return
+    for method in listed:
+        print(f"{method['name']}: {method['paper']}")
+        print(f"  mappings: {', '.join(method['mappings'])} (default {method['default_mapping']})")
+        for option in method["options"]:
+            print(f"  --option {option['name']}={option['default']}: {option['description']}")
+
+
+@app.command(sort_key=8)
+def doctor(
+    *, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False
+) -> None:
+    """Tell what this machine has: torch, devices, memory, data sets; and run a short self-test."""
+    from dnas.doctor import examine
+
+    findings = examine(data.data_dir)
+    if json:
+        _print_json(findings)
+    else:
+        for key, value in findings.items():
+            if isinstance(value, dict):
+                print(f"{key}:")
+                for inner, text in value.items():
+                    print(f"  {inner}: {text}")
+            else:
+                print(f"{key}: {value}")
+    if not findings["self_test"]["passed"]:
+        raise RunError("the self-test failed; see the lines above")
+
+
+# --- the edge: exceptions to exit codes -------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit the process with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_call(arguments))
+
+
+def _call(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), 2, debug)
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    except RunError as error:
+        return _fail(str(error), 1, debug)
+    except Interrupt as error:
+        print(str(error), file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, debug)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        name = f" {error.filename}" if error.filename else ""
+        return _fail(f"cannot use{name}: {error.strerror or error}; free space or choose another place", 1, debug)
+    return 0
+
+
+class Interrupt(Exception):
+    """A run stopped at a checkpoint because of a signal."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _start(command: Any, given: dict[str, Any], quiet: bool, architecture: Architecture | None = None) -> dict[str, Any]:
+    from dnas.progress import reporter
+    from dnas.run import start
+
+    out = given.pop("out", None)
+    settings = nested(command, given)
+    return _resumable(lambda: start(settings, out=out, architecture=architecture, reporter=reporter(quiet)))
+
+
+def _resumable(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from dnas.session import Interrupted
+
+    try:
+        return action()
+    except Interrupted as stop:
+        message = f"interrupted; go on with: dnas resume {stop.run}"
+        raise Interrupt(message, 128 + stop.signum) from None
+
+
+def _given(*groups: Any) -> dict[str, Any]:
+    return {k: v for group in groups for k, v in asdict(group).items()}
+
+
+def _architecture(text: str, layers: int | None) -> tuple[Architecture, str | None]:
+    """An architecture by file, run folder or published name, and the preset of the run folder."""
+    from dnas.architecture import Architecture, at_depth, load_published, published
+
+    path = Path(text)
+    if path.is_dir():
+        if not (path / "architecture.json").is_file():
+            raise InputError(f"{text} has no architecture.json; is it a run folder whose search has ended?")
+        from dnas.runfolder import read_toml
+
+        preset = read_toml(path / "config.toml").get("preset") if (path / "config.toml").is_file() else None
+        found = Architecture.load(path / "architecture.json")
+        return (found if layers is None else at_depth(found, layers)), preset
+    if path.is_file():
+        found = Architecture.load(path)
+        return (found if layers is None else at_depth(found, layers)), None
+    if text in published():
+        return load_published(text, 20 if layers is None else layers), None
+    raise InputError(
+        f"{text} is neither a file, nor a run folder, nor a published architecture ({', '.join(published())})"
+    )
+
+
+def _resolve_device(name: str) -> str:
+    settings = nested("train", {"device": name})
+    return str(settings["device"])
+
+
+def _describe(method: Any) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": method.title,
+        "kind": method.kind,
+        "mappings": list(method.mappings),
+        "default_mapping": method.default_mapping,
+        "paper": method.paper,
+        "options": [
+            {"name": key, "default": field.default, "description": field.description}
+            for key, field in method.Options.model_fields.items()
+        ],
+    }
+
+
+# --- output -----------------------------------------------------------------------------------------------
+
+
+def _report(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(result)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if "test_accuracy" in result:
+        table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
+        for column in ("network", "test accuracy", "95 % interval", "parameters", "MACs"):
+            table.add_column(column, justify="left" if column == "network" else "right")
+        name = f"{result['method']} ({result['mapping']})" if result["method"] else "trained"
+        rows = [(name, result)]
+        if "baseline" in result:
+            rows.append(("random, same size", result["baseline"]))
+        for label, row in rows:
+            low, high = row["test_interval"]
+            table.add_row(
+                label, f"{row['test_accuracy']:.4f}", f"{low:.4f} – {high:.4f}", f"{row['params']:,}", f"{row['macs']:,}"
+            )
+        console.print(table)
+        if "baseline" in result:
+            console.print(_verdict(result), highlight=False)
+    seconds = [f"search {result['search_seconds']:.0f} s"] if result["search_seconds"] else []
+    seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
+    console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    """Whether the search paid, in a sentence that claims no more than one pair of trainings can show."""
+    ours, other = result, result["baseline"]
+    difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
+    apart = (
+        ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
+    )
+    if not apart:
+        return (
+            f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
+            "this run does not show that the search paid."
+        )
+    better = "searched" if difference > 0 else "random"
+    return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+
+
+def _print_architecture(architecture: Architecture) -> None:
+    from rich.console import Console
+
+    from dnas.draw import terminal
+
+    console = Console()
+    console.print(terminal(architecture, width=console.width))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False))

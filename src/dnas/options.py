@@ -1,0 +1,167 @@
+"""The options that several commands share, from flat names to the nested settings of `config.py`.
+
+The command line and the Python functions take the same options; this module is where they are listed.
+Needs no torch, so that `dnas --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from dnas.errors import InputError
+
+_DATA = Group("Data", sort_key=1)
+_SEARCH = Group("Search", sort_key=2)
+_TRAIN = Group("Training", sort_key=3)
+_RUN = Group("Run", sort_key=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    data: Annotated[str | None, Parameter(group=_DATA)] = None
+    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a folder: class folders of images (with train/ and test/ or without), or IDX files. [default: digits]"
+    data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
+    "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
+    image_size: Annotated[int | None, Parameter(group=_DATA)] = None
+    "Pixels of a side. [default: from the data]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    seed: Annotated[int | None, Parameter(group=_RUN)] = None
+    "Of everything that is drawn. [default: 0]"
+    preset: Annotated[str | None, Parameter(group=_RUN)] = None
+    "quick: minutes on two cores. paper: the settings of the method's paper. [default: quick]"
+    config: Annotated[str | None, Parameter(group=_RUN)] = None
+    "A TOML file of settings, as config.toml of a run; options given here go before it."
+    out: Annotated[str | None, Parameter(group=_RUN)] = None
+    "The run folder to make. [default: a new one under runs/]"
+    device: Annotated[str | None, Parameter(group=_RUN)] = None
+    "auto, cpu or cuda. [default: auto]"
+    deterministic: Annotated[bool | None, Parameter(group=_RUN, negative="")] = None
+    "Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are."
+    layers: Annotated[int | None, Parameter(group=_RUN)] = None
+    "Depth of the network, in cells."
+    channels: Annotated[int | None, Parameter(group=_RUN)] = None
+    "Width of its first cells."
+    epochs: Annotated[int | None, Parameter(group=_RUN)] = None
+    "Passes over the images."
+    batch_size: Annotated[int | None, Parameter(group=_RUN)] = None
+    "Images of a step."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    method: Annotated[str | None, Parameter(group=_SEARCH)] = None
+    "See `dnas methods`. [default: dnas]"
+    mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
+    "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
+    option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
+    "NAME=VALUE of the method's own options, or of any setting as search.NAME or train.NAME; repeatable."
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothOptions:
+    search_channels: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    "Width of the supernet only."
+    search_epochs: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    "Epochs of the search only."
+    train_channels: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    "Width of the trained network only."
+    train_epochs: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    "Epochs of the training only."
+    train_layers: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    "Depth of the trained network; with --mapping shared it may differ from the searched one."
+
+
+def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) -> dict[str, Any]:
+    """Flat options (those that are not None) over a configuration file, as nested settings.
+
+    Raises InputError for an option that the command has no use for, or that is malformed.
+    """
+    from dnas.config import read_toml
+
+    given = {k: v for k, v in given.items() if v is not None}
+    settings: dict[str, Any] = read_toml(given.pop("config")) if "config" in given else {}
+    if settings.get("command", command) != command:
+        # A file of another command still says how to search or to train.
+        settings.pop("architecture", None)
+    settings["command"] = command
+    for key, section in (("data", "source"), ("data_dir", "data_dir"), ("image_size", "image_size")):
+        if key in given:
+            settings.setdefault("data", {})[section] = given.pop(key)
+    device = given.pop("device", settings.get("device", "auto"))
+    settings["device"] = _device(device)
+    sections = {"run": ("search", "train"), "search": ("search",), "train": ("train",)}[command]
+    for key in ("layers", "channels", "epochs", "batch_size"):
+        if key in given:
+            value = given.pop(key)
+            for section in sections:
+                # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
+                if not (command == "run" and key == "layers" and section == "train"):
+                    settings.setdefault(section, {})[key] = value
+    for section in ("search", "train"):
+        for key in ("layers", "channels", "epochs"):
+            if f"{section}_{key}" in given:
+                settings.setdefault(section, {})[key] = given.pop(f"{section}_{key}")
+    add_options(settings, given.pop("option", []), sections)
+    if command == "train":
+        settings.pop("method", None)
+        settings.pop("mapping", None)
+        settings.pop("options", None)
+    for section in {"search", "train"} - set(sections):
+        settings.pop(section, None)
+    return settings | given
+
+
+def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
+    """Put NAME=VALUE texts where they belong: NAME is a method's option, or search.NAME or train.NAME.
+
+    Raises InputError for a text of another form, or for a section that is not among `sections`.
+    """
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--option {text!r} is not NAME=VALUE")
+        section, dot, key = name.partition(".")
+        if not dot:
+            settings["options"] = {**settings.get("options", {}), name: _value(value)}
+        elif section in sections:
+            settings[section] = {**settings.get(section, {}), key: _value(value)}
+        else:
+            allowed = ", ".join([*(f"{s}.NAME" for s in sections), "the NAME of a method's option"])
+            raise InputError(f"--option {name} has no use here; choose {allowed}")
+
+
+def names(*groups: type) -> set[str]:
+    """The option names of some groups."""
+    return {field.name for group in groups for field in fields(group)}
+
+
+def _value(text: str) -> Any:
+    """An option's text as TOML would read it; a bare word is a text."""
+    match text:
+        case "true" | "True":
+            return True
+        case "false" | "False":
+            return False
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {name!r} is not known; choose from auto, cpu, cuda")
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,399 @@
+"""The pipeline: search, derive, train, test, draw, in one run folder; started, or resumed to the same bits.
+
+`start` checks everything that can be wrong with the input before it makes the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dnas import draw
+from dnas.architecture import Architecture, at_depth
+from dnas.checkpoint import newest
+from dnas.config import Config, environment, parse, resolve
+from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
+from dnas.errors import InputError
+from dnas.methods import GradientMethod, Progress, create
+from dnas.options import add_options
+from dnas.network import Network, build, macs, params
+from dnas.progress import Reporter
+from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
+from dnas.search import search_architecture
+from dnas.session import Session
+from dnas.space import DARTS
+from dnas.train import Accuracy, random_of_size, test_accuracy, train_network
+
+MODEL_FORMAT = "dnas-model/1"
+PARAMETERS_FILE = "architecture_parameters.safetensors"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads. `test` is None where nothing is tested, and search is never handed it."""
+
+    train: Split
+    info: DataInfo
+    test: Split | None
+    fingerprint: str
+
+
+def load_data(config: Config) -> Data:
+    """Both splits of the configured data set. Raises InputError."""
+    source, data_dir = config.data.source, config.data.data_dir or None
+    train, info = load_train(source, data_dir=data_dir, image_size=config.data.image_size or None)
+    test = None if config.command == "search" else load_test(source, info, data_dir=data_dir)
+    prints = [fingerprint(split) for split in (train, test) if split is not None]
+    return Data(train, info, test, "-".join(p[:32] for p in prints))
+
+
+def start(
+    overrides: Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    architecture: Architecture | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Begin a run and carry it through. Returns the content of result.json.
+
+    Args:
+        overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
+        out: The run folder; by default a new one under runs/.
+        architecture: For the command "train".
+
+    Raises:
+        InputError: Before anything is written.
+        RunError: The run failed; its folder can be resumed.
+    """
+    draft = parse({**overrides, "search": None, "train": None})
+    create(draft.method, draft.mapping or None, draft.options, DARTS)
+    check_device(draft.device)
+    if out is not None:
+        refuse_used(Path(out))
+    data = load_data(draft)
+    config, method = resolve(overrides, data.info, len(data.train), data.fingerprint)
+    if architecture is not None and config.train is not None:
+        architecture = at_depth(architecture, config.train.layers)
+        build_args(architecture, config, data.info)
+    name = method.name if architecture is None else "train"
+    stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
+    path = fresh_path(Path("runs"), stem) if out is None else Path(out)
+    with RunFolder.create(path) as folder:
+        if architecture is not None:
+            folder.write_text("architecture.json", architecture.dumps())
+        # Last: a folder is a run folder from the moment that it has a config.toml.
+        folder.write_config(config.to_toml())
+        session = Session(folder, config.to_toml(), reporter)
+        session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
+        return _carry_through(config, method, data, folder, session)
+
+
+def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
+
+    Raises:
+        InputError: Not a run folder, in use, or its configuration, data or format has changed.
+    """
+    with RunFolder.reopen(Path(path)) as folder:
+        config = parse(folder.read_config())
+        if (folder.path / "result.json").exists():
+            result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
+            return result
+        check_device(config.device)
+        # The number of threads decides the order of sums, so a resumed run takes the first one's.
+        torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
+        data = load_data(config)
+        if data.fingerprint != config.data.fingerprint:
+            raise InputError(
+                f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
+                "restore them or start a new run"
+            )
+        session = Session(folder, config.to_toml(), reporter)
+        for key in ("dnas", "torch"):
+            if config.environment.get(key) != environment()[key]:
+                session.say(
+                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {environment()[key]}: "
+                    "the result may differ in its last bits"
+                )
+        session.resume()
+        method = create(config.method, config.mapping or None, config.options, DARTS) if config.method else None
+        return _carry_through(config, method, data, folder, session)
+
+
+def _carry_through(
+    config: Config, method: GradientMethod | None, data: Data, folder: RunFolder, session: Session
+) -> dict[str, Any]:
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    with session.signals():
+        if config.search is not None:
+            assert method is not None
+            architecture = _search(config, method, data, folder, session)
+        else:
+            architecture = Architecture.load(folder.path / "architecture.json")
+        result = summary(config, architecture, data.info, folder.path)
+        if config.train is not None:
+            result |= _train(config, architecture, data, folder, session)
+        result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
+        result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
+        result["peak_memory_bytes"] = peak_memory(config.device)
+        folder.write_json("result.json", result)
+    return result
+
+
+def _search(
+    config: Config, method: GradientMethod, data: Data, folder: RunFolder, session: Session
+) -> Architecture:
+    assert config.search is not None
+    if "search" in session.completed:
+        return Architecture.from_json(session.completed["search"]["architecture"])
+    architecture, parameters = search_architecture(
+        method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
+    )
+    if config.train is not None:
+        architecture = at_depth(architecture, config.train.layers)
+    folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(parameters))
+    folder.write_text("architecture.json", architecture.dumps())
+    folder.write_text("architecture.svg", picture(architecture, config))
+    session.complete({"architecture": architecture.to_json()})
+    return architecture
+
+
+def _train(
+    config: Config, architecture: Architecture, data: Data, folder: RunFolder, session: Session
+) -> dict[str, Any]:
+    assert config.train is not None and data.test is not None
+    arguments: dict[str, Any] = {"seed": config.seed, "session": session, "device": config.device}
+    if "train" not in session.completed:
+        network = train_network(architecture, config.train, data.train, data.info, **arguments)
+        folder.write_bytes("model.safetensors", model_bytes(network, architecture, config, data.info))
+        if not (folder.path / "architecture.svg").exists():
+            folder.write_text("architecture.svg", picture(architecture, config))
+        accuracy = test_accuracy(network, data.test, data.info, config.device)
+        session.complete({"correct": accuracy.correct, "params": params(network), "macs": _macs(network, data.info)})
+    done = session.completed["train"]
+    accuracy = Accuracy(done["correct"], len(data.test))
+    result: dict[str, Any] = {
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+        "params": done["params"],
+        "macs": done["macs"],
+    }
+    if config.baseline:
+        if "baseline" not in session.completed:
+            other = random_of_size(architecture, config.train, data.info, config.seed)
+            network = train_network(
+                other, config.train, data.train, data.info, stage="baseline", title="train a random one", **arguments
+            )
+            accuracy = test_accuracy(network, data.test, data.info, config.device)
+            session.complete(
+                {
+                    "correct": accuracy.correct,
+                    "params": params(network),
+                    "macs": _macs(network, data.info),
+                    "architecture": other.to_json(),
+                }
+            )
+        done = session.completed["baseline"]
+        accuracy = Accuracy(done["correct"], len(data.test))
+        result["baseline"] = {
+            "test_accuracy": accuracy.value,
+            "test_interval": list(accuracy.interval),
+            "params": done["params"],
+            "macs": done["macs"],
+            "seconds": round(session.seconds["baseline"], 3),
+            "architecture": done["architecture"],
+        }
+    return result
+
+
+def derive_again(path: str | Path, options: list[str]) -> Architecture:
+    """Derive an architecture from the architecture parameters of a search, finished or not.
+
+    Args:
+        path: The run folder.
+        options: NAME=VALUE of the method's options over those of the run.
+
+    Raises:
+        InputError: No search in this folder, or an option that does not fit.
+    """
+    path = Path(path)
+    if not (path / "config.toml").is_file():
+        raise InputError(f"{path} is not a run folder, since it has no config.toml; give the folder of a search")
+    values = read_toml(path / "config.toml")
+    config = parse(values)
+    if config.search is None:
+        raise InputError(f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search")
+    merged = dict(values)
+    add_options(merged, options, ())
+    method = create(config.method, config.mapping, merged.get("options", {}), DARTS)
+    mapping = method.mapping(config.search.layers, config.seed)
+    epochs = config.search.epochs
+    if (path / PARAMETERS_FILE).is_file():
+        tensors = read_tensors(path / PARAMETERS_FILE)
+        epoch = epochs
+    else:
+        checkpoint, _ = newest(path / "checkpoints")
+        if checkpoint is None or checkpoint.state["stage"] != "search":
+            raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
+        prefix = "mapping."
+        tensors = {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        epoch = checkpoint.state["step"] // config.search.steps_per_epoch
+    try:
+        mapping.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"the options do not fit the architecture parameters of {path}: {_first_line(error)}") from None
+    return method.derive(mapping, Progress(epoch, epochs, config.search.warmup_epochs))
+
+
+def evaluate(
+    path: str | Path,
+    source: str | None = None,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Test the trained network of a run folder on its own test split, or on that of another data set.
+
+    Raises InputError when there is no network, or when the classes or channels do not fit.
+    """
+    network, info = load_model(path)
+    if image_size is not None:
+        info = replace(info, image_size=image_size)
+    if source is not None:
+        info = replace(info, source=source)
+    elif data_dir is None and (Path(path) / "config.toml").is_file():
+        data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
+    check_device(device)
+    split = load_test(info.source, info, data_dir=data_dir)
+    accuracy = test_accuracy(network.to(device), split, info, device)
+    return {
+        "run": str(path),
+        "data": info.source,
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+    }
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------
+
+
+def summary(config: Config, architecture: Architecture, info: DataInfo, path: Path) -> dict[str, Any]:
+    """The part of result.json that is known before training."""
+    settings = config.train or config.search
+    assert settings is not None
+    return {
+        "run": str(path),
+        "command": config.command,
+        "preset": config.preset,
+        "method": config.method,
+        "mapping": config.mapping,
+        "seed": config.seed,
+        "data": info.source,
+        "classes": len(info.classes),
+        "layers": len(architecture),
+        "channels": settings.channels,
+    }
+
+
+def picture(architecture: Architecture, config: Config) -> str:
+    """The SVG of an architecture, titled by its run."""
+    if config.method:
+        title = f"{config.method} · {config.mapping} · {config.data.source}"
+    else:
+        title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
+    return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")
+
+
+def build_args(architecture: Architecture, config: Config, info: DataInfo) -> Network:
+    """The untrained network of a run. Raises InputError for a width that cannot be built."""
+    assert config.train is not None
+    return build(
+        architecture, config.train.channels, len(info.classes), inputs=info.channels, stem=config.train.stem, seed=config.seed
+    )
+
+
+def model_bytes(network: Network, architecture: Architecture, config: Config, info: DataInfo) -> bytes:
+    """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
+    assert config.train is not None
+    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")}
+    header = {
+        "format": MODEL_FORMAT,
+        "architecture": json.dumps(architecture.to_json()),
+        "network": json.dumps({"channels": config.train.channels, "stem": config.train.stem}),
+        "data": json.dumps(asdict(info)),
+    }
+    return safetensors.torch.save(weights, header)
+
+
+def load_model(run: str | Path) -> tuple[Network, DataInfo]:
+    """The trained network of a run folder, in evaluation mode, and what it expects of images.
+
+    Reads model.safetensors alone. Raises InputError when there is none or it is damaged.
+    """
+    path = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; train first with `dnas train` or `dnas run`")
+    weights = read_tensors(path)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        if header.get("format") != MODEL_FORMAT:
+            raise InputError(f"{path} is not a model of dnas (its format is {header.get('format')!r})")
+        architecture = Architecture.from_json(json.loads(header["architecture"]))
+        shape = json.loads(header["network"])
+        facts = json.loads(header["data"])
+        info = DataInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        network = build(architecture, shape["channels"], len(info.classes), inputs=info.channels, stem=shape["stem"])
+        network.load_state_dict(weights)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
+    return network.to(memory_format=torch.channels_last).eval(), info  # type: ignore[call-overload]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises InputError naming it when it is damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
+
+
+def peak_memory(device: str) -> int:
+    """The most memory that this process has held, in bytes; on a GPU, the most that torch has allocated there."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def check_device(device: str) -> None:
+    """Raises InputError where the device is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _macs(network: Network, info: DataInfo) -> int:
+    return macs(network, (info.channels, info.image_size, info.image_size))

@@ -1,0 +1,184 @@
+"""What surrounds a loop: checkpoints, signals, metrics, progress. Knows no method and no network.
+
+A run is a sequence of stages ("search", "train", "baseline"), each a loop over steps. A loop asks for the
+point to resume from, calls `step_done` after every step, and `complete` at its end.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from dnas.checkpoint import Checkpoint
+from dnas.errors import InputError
+from dnas.progress import Reporter, Silent
+from dnas.runfolder import RunFolder
+
+CHECKPOINT_SECONDS = 30.0
+Captured = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+    def __init__(self, run: Path, signum: int) -> None:
+        super().__init__(run, signum)
+        self.run = run
+        self.signum = signum
+
+
+class Session:
+    """One execution of a run, with or without a folder to keep it in.
+
+    Args:
+        folder: Where checkpoints and metrics go; None keeps nothing (as `dnas.search` from Python).
+        config: What was in force, for `result.json` and to refuse a resume under another.
+        reporter: Shows progress.
+        checkpoint_seconds: Time between checkpoints.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        config: Mapping[str, Any],
+        reporter: Reporter | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        self.folder = folder
+        self.config = dict(config)
+        self.reporter = reporter or Silent()
+        self.checkpoint_seconds = checkpoint_seconds
+        self.completed: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.signum: int | None = None
+        self._pending: Checkpoint | None = None
+        self._stage = ""
+        self._entered = self._saved = time.monotonic()
+
+    # --- resuming ---------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Load the newest whole checkpoint. Raises InputError when the configuration is no longer its own."""
+        assert self.folder is not None
+        checkpoint, warnings = self.folder.load_checkpoint()
+        for warning in warnings:
+            self.say(warning)
+        if checkpoint is None:
+            self.folder.rewind_metrics(0)
+            self.say("no checkpoint yet; starting from the beginning")
+            return
+        differences = list(_differences(checkpoint.state["config"], self.config))
+        if differences:
+            raise InputError(
+                f"{self.folder.path} cannot be resumed: {'; '.join(differences)}; restore what was in force or start a new run"
+            )
+        self.folder.rewind_metrics(checkpoint.state["metrics_bytes"])
+        self.completed = checkpoint.state["completed"]
+        self.seconds = checkpoint.state["seconds"]
+        self._pending = checkpoint
+        self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
+
+    def start(self, stage: str, title: str, steps: int) -> Checkpoint | None:
+        """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage."""
+        self._stage = stage
+        self._entered = self._saved = time.monotonic()
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.state["stage"] != stage:
+            pending = None
+        done = 0 if pending is None else int(pending.state["step"])
+        self.reporter.start(title, steps, done)
+        return pending
+
+    # --- the loop ---------------------------------------------------------------------------------------
+
+    def step_done(self, step: int, shown: Mapping[str, float], capture: Callable[[], Captured]) -> None:
+        """After step `step` (1-based): show it; checkpoint if it is time, or if a signal came, and then stop.
+
+        `capture` gives the tensors and the JSON that the loop needs to go on from here.
+        """
+        self.reporter.step(step, shown)
+        if self.folder is None:
+            return
+        if self.signum is not None:
+            self._checkpoint(step, capture())
+            raise Interrupted(self.folder.path, self.signum)
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            self._checkpoint(step, capture())
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """Leave the stage with a JSON result that later stages and a resume can read."""
+        self.reporter.finish()
+        self.completed[self._stage] = dict(result)
+        if self.folder is not None:
+            self._checkpoint(0, ({}, {}))
+        else:
+            self._count_time()
+
+    def metric(self, **values: Any) -> None:
+        """One line of metrics.jsonl. Only what a second run would repeat: no times."""
+        self.reporter.metric(values)
+        if self.folder is not None:
+            self.folder.metric(**values)
+
+    def say(self, text: str) -> None:
+        """A line for the user, and for log.txt."""
+        self.reporter.say(text)
+        if self.folder is not None:
+            self.folder.log(text)
+
+    def _checkpoint(self, step: int, captured: Captured) -> None:
+        assert self.folder is not None
+        self._count_time()
+        tensors, loop = captured
+        state = {
+            "stage": self._stage,
+            "step": step,
+            "completed": self.completed,
+            "seconds": self.seconds,
+            "config": self.config,
+            "loop": loop,
+        }
+        self.folder.save_checkpoint(tensors, state)
+        self._saved = time.monotonic()
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._entered
+        self._entered = now
+
+    # --- signals ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask the loop to stop at its next step; a second SIGINT ends the process at once."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            if self.signum is not None and signum == signal.SIGINT:
+                # Every file of a run folder is whole at any moment, so this is safe.
+                sys.stderr.write("\n")
+                raise KeyboardInterrupt
+            self.signum = signum
+
+        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} was {a!r} and is {b!r}"

@@ -1,0 +1,245 @@
+"""Trains and tests a discrete network: the same trainer for every architecture.
+
+SGD with a cosine, cutout, an auxiliary loss, a ramp of drop-path and gradient clipping (Liu et al. 2019, A.2). The
+accuracy that is reported is the last epoch's on the test split; nothing is chosen by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dnas.architecture import Architecture
+from dnas.augment import Augmentation, augment, normalise
+from dnas.checkpoint import pack_optimizer, unpack_optimizer
+from dnas.config import TrainSettings
+from dnas.data import DataInfo, Split, batches, chosen
+from dnas.errors import InputError
+from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.network import Network, build, drop_path
+from dnas.ops import PRIMITIVES
+from dnas.plan import plan, size
+from dnas.session import Captured, Session
+from dnas.space import DARTS
+from dnas.streams import numpy_stream, torch_stream
+
+TEST_BATCH = 256
+SIZE_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Right answers among test images, with a 95 % Wilson interval (E. B. Wilson 1927)."""
+
+    correct: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        from scipy.stats import binomtest
+
+        bounds = binomtest(self.correct, self.images).proportion_ci(0.95, "wilson")
+        return float(bounds.low), float(bounds.high)
+
+
+def train_network(
+    architecture: Architecture,
+    settings: TrainSettings,
+    split: Split,
+    info: DataInfo,
+    *,
+    seed: int,
+    session: Session,
+    stage: str = "train",
+    title: str = "train",
+    device: str = "cpu",
+) -> Network:
+    """Train a network of this architecture on the training split.
+
+    Args:
+        settings: Resolved, i.e. with every automatic value replaced by its number.
+
+    Raises:
+        RunError: A loss or gradient is not finite.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    pool = chosen(split, settings.images, seed).to(device)
+    network = build(
+        architecture,
+        settings.channels,
+        len(info.classes),
+        inputs=info.channels,
+        stem=settings.stem,
+        auxiliary=settings.auxiliary_weight > 0,
+        seed=seed,
+    ).to(device, memory_format=torch.channels_last)
+    network.train()
+    parameters = list(network.parameters())
+    optimizer = torch.optim.SGD(
+        parameters, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay, foreach=True
+    )
+    recipe = Augmentation(settings.pad, info.flip, settings.cutout, settings.rotation)
+    sums = {"loss": 0.0, "correct": 0.0}
+    steps = settings.steps_per_epoch
+
+    def capture() -> Captured:
+        packed, state = pack_optimizer("optimizer", optimizer)
+        return {f"network.{k}": v for k, v in network.state_dict().items()} | packed, {"optimizer": state, "sums": sums}
+
+    checkpoint = session.start(stage, title, settings.epochs * steps)
+    first = 0
+    if checkpoint is not None:
+        first = int(checkpoint.state["step"])
+        prefix = "network."
+        network.load_state_dict(
+            {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        )
+        unpack_optimizer("optimizer", optimizer, checkpoint.tensors, checkpoint.state["loop"]["optimizer"])
+        sums |= checkpoint.state["loop"]["sums"]
+
+    order: list[Tensor] = []
+    for step in range(first, settings.epochs * steps):
+        epoch, i = divmod(step, steps)
+        if not order or i == 0:
+            order = batches(len(pool), settings.batch_size, seed, epoch, "order-train")
+        indices = order[i].to(device)
+        images = augment(pool.images, indices, recipe, info, torch_stream(seed, "augment-train", step))
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = pool.labels[indices]
+        # DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have.
+        rate = settings.drop_path * epoch / settings.epochs
+        paths = None
+        if rate:
+            paths = drop_path(network, len(labels), rate, torch_stream(seed, "drop-path", step)).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits, loss = _loss(network, images, labels, paths, settings)
+
+        def where(images: Tensor = images, paths: Tensor | None = paths) -> str:
+            return first_bad_layer(network, images, lambda: network(images, paths))
+
+        value = require_finite(loss, "the loss", stage, step, where)
+        grads = torch.autograd.grad(loss, parameters)
+        norm = torch.nn.utils.get_total_norm(grads)
+        require_finite(norm, "the gradient norm", stage, step, lambda grads=grads: first_bad_gradient(network, grads))  # type: ignore[misc]
+        clip(grads, settings.clip_norm, norm)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(epoch)
+        for p, g in zip(parameters, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+        sums["loss"] += value * len(labels)
+        sums["correct"] += float((logits.detach().argmax(1) == labels).sum())
+        if i == steps - 1:
+            session.metric(
+                stage=stage,
+                epoch=epoch + 1,
+                learning_rate=settings.rate(epoch),
+                loss=sums["loss"] / len(pool),
+                accuracy=sums["correct"] / len(pool),
+            )
+            sums.update(loss=0.0, correct=0.0)
+        session.step_done(step + 1, {"loss": value}, capture)
+    optimizer.zero_grad(set_to_none=True)
+    return network
+
+
+def _loss(
+    network: Network, images: Tensor, labels: Tensor, paths: Tensor | None, settings: TrainSettings
+) -> tuple[Tensor, Tensor]:
+    out = network(images, paths)
+    logits, auxiliary = out if isinstance(out, tuple) else (out, None)
+    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    if auxiliary is not None:
+        extra = F.cross_entropy(auxiliary, labels, label_smoothing=settings.label_smoothing)
+        loss = loss + settings.auxiliary_weight * extra
+    return logits, loss
+
+
+@torch.no_grad()
+def predict(network: Network, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
+    """The predicted class [N] of every image, without augmentation."""
+    network.eval()
+    answers = []
+    for images in split.images.split(TEST_BATCH):
+        batch = normalise(images.to(device), info).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            answers.append(network(batch).argmax(1).cpu())
+    return torch.cat(answers)
+
+
+def test_accuracy(network: Network, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:
+    """How many images of a split the network gets right."""
+    right = predict(network, split, info, device) == split.labels.cpu()
+    return Accuracy(int(right.sum()), len(right))
+
+
+def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, seed: int) -> Architecture:
+    """A random architecture with as many parameters as `like`, ±5 %: the control of a search.
+
+    Uniform architectures are drawn until one fits. Where the searched one is far from the usual size, which
+    no uniform draw may ever meet, single slots of the nearest draw are redrawn as long as that does not lead
+    away from the size.
+
+    Raises:
+        InputError: No architecture of the space has that size.
+    """
+
+    def count(architecture: Architecture) -> int:
+        network = plan(
+            architecture,
+            channels=settings.channels,
+            classes=len(info.classes),
+            inputs=info.channels,
+            stem=settings.stem,
+        )
+        return size(network, info.image_size).params
+
+    wanted = count(like)
+    rng = numpy_stream(seed, "sample")
+
+    def distance(architecture: Architecture) -> float:
+        return abs(count(architecture) - wanted) / wanted
+
+    draws = [DARTS.sample(rng, len(like))]
+    while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
+        draws.append(DARTS.sample(rng, len(like)))
+    best = min(draws, key=distance)
+    for _ in range(5_000):
+        if distance(best) <= SIZE_TOLERANCE:
+            return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
+        candidate = DARTS.mutate(rng, best)
+        if distance(candidate) <= distance(best):
+            best = candidate
+    raise InputError(
+        f"no random architecture with {wanted:,} parameters ±5 % was found in the {DARTS.name} space; use --no-baseline"
+    )
+
+
+def model_metadata(
+    architecture: Architecture, settings: TrainSettings, info: DataInfo
+) -> Mapping[str, Any]:
+    """What rebuilds a trained network around its weights; kept in the head of model.safetensors."""
+    return {
+        "architecture": architecture.to_json(),
+        "channels": settings.channels,
+        "stem": settings.stem,
+        "data": {
+            "source": info.source,
+            "classes": list(info.classes),
+            "channels": info.channels,
+            "image_size": info.image_size,
+            "mean": list(info.mean),
+            "std": list(info.std),
+            "flip": info.flip,
+        },
+    }
