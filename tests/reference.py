@@ -87,7 +87,7 @@ class Edge(nn.Module):
 class Cell(nn.Module):
     def __init__(self, names, before, previous, channels, reduction, shrunk, partial) -> None:
         super().__init__()
-        relu_conv = lambda i: nn.Sequential(nn.ReLU(), nn.Conv2d(i, channels, 1, bias=False), batch_norm(channels))  # noqa: E731
+        relu_conv = lambda i: nn.Sequential(nn.ReLU(), nn.Conv2d(i, channels, 1, bias=False), batch_norm(channels))
         self.pre0 = Reduce(before, channels) if shrunk else relu_conv(before)
         self.pre1 = relu_conv(previous)
         self.edges = nn.ModuleList(
@@ -132,7 +132,7 @@ class PlainSupernet(nn.Module):
 
 
 def weight_pairs(supernet, plain: PlainSupernet):
-    """(tensor of the supernet, its slice, tensor of the plain one) for every weight: `slice` of the first is the second."""
+    """For every weight (tensor of the supernet, slice, tensor of the plain one): the slice of the first is the last."""
     pairs = []
     everything = slice(None)
     for fast, slow in ((supernet.stem, plain.stem), (supernet.classifier, plain.classifier)):

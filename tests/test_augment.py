@@ -131,9 +131,7 @@ def turned(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
 def test_rotation_is_what_turning_each_pixel_gives(height, width):
     info = DataInfo("test", ("a", "b"), 1, 8, (0.0,), (1 / 255,), True)
     images = pool(20, 1, height, width)
-    batch = augment(
-        images, torch.arange(20), Augmentation(0, False, 0, 60.0), info, torch_stream(3, "augment")
-    )
+    batch = augment(images, torch.arange(20), Augmentation(0, False, 0, 60.0), info, torch_stream(3, "augment"))
     angles = (torch.rand(6, 20, generator=torch_stream(3, "augment"))[5] * 2 - 1) * 60
     assert angles.min() < -20 and angles.max() > 20
     for before, after, angle in zip(images, batch, angles, strict=True):
@@ -143,17 +141,13 @@ def test_rotation_is_what_turning_each_pixel_gives(height, width):
 
 
 def test_a_quarter_turn_is_that_of_numpy():
-    assert np.array_equal(
-        turned(np.arange(25.0).reshape(5, 5), 90)[0], np.rot90(np.arange(25.0).reshape(5, 5))
-    )
+    assert np.array_equal(turned(np.arange(25.0).reshape(5, 5), 90)[0], np.rot90(np.arange(25.0).reshape(5, 5)))
 
 
 def test_rotation_by_nothing_changes_nothing():
     images, info = pool(6, 3, 10, 10), info_for(3)
     plain = augment(images, torch.arange(6), Augmentation(2, True, 4), info, torch_stream(0, "augment"))
-    turned_little = augment(
-        images, torch.arange(6), Augmentation(2, True, 4, 1e-6), info, torch_stream(0, "augment")
-    )
+    turned_little = augment(images, torch.arange(6), Augmentation(2, True, 4, 1e-6), info, torch_stream(0, "augment"))
     assert torch.equal(plain, turned_little)  # and the angle's draws shift none of the others
 
 
@@ -211,9 +205,7 @@ def test_a_pool_that_is_laid_out_otherwise_gives_the_same():
     images, info = pool(4, 3, 8, 8), info_for(3)
     strided = images.to(memory_format=torch.channels_last)
     recipe = Augmentation(2, True, 4)
-    one, other = (
-        augment(x, torch.arange(4), recipe, info, torch_stream(0, "augment")) for x in (images, strided)
-    )
+    one, other = (augment(x, torch.arange(4), recipe, info, torch_stream(0, "augment")) for x in (images, strided))
     assert torch.equal(one, other)
 
 

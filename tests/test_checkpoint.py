@@ -274,9 +274,7 @@ def test_f02_a_file_that_is_overwritten_is_the_old_or_the_new(tmp_path: Path) ->
 
 
 @posix
-def test_f02_the_content_reaches_the_disk_before_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_f02_the_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a power failure, which no test here can cause, depends on."""
     calls: list[str] = []
     count_system_calls(monkeypatch, calls.append)

@@ -33,9 +33,7 @@ from dnas.errors import InputError
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
-on_tmp_path = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+on_tmp_path = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)
@@ -97,9 +95,7 @@ def two_classes(root: Path, count: int = 2, parts: tuple[str, ...] = ("train", "
 
 
 def as_multiset(split: Split) -> Counter:
-    return Counter(
-        (bytes(i.numpy().tobytes()), int(y)) for i, y in zip(split.images, split.labels, strict=True)
-    )
+    return Counter((bytes(i.numpy().tobytes()), int(y)) for i, y in zip(split.images, split.labels, strict=True))
 
 
 def test_digits_are_all_there_once_and_scaled_to_a_byte():
@@ -164,9 +160,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def idx_folder(
-    folder: Path, spelling: str = "-", packed: bool = False, size: int = 9
-) -> dict[str, np.ndarray]:
+def idx_folder(folder: Path, spelling: str = "-", packed: bool = False, size: int = 9) -> dict[str, np.ndarray]:
     arrays = {
         "train-images": random_bytes(6, size, size),
         "train-labels": np.array([0, 1, 2, 2, 1, 0], np.uint8),
@@ -230,9 +224,7 @@ def test_training_reads_no_test_file_of_idx(tmp_path):
 
 
 @on_tmp_path
-@given(
-    keep=st.floats(0, 1, exclude_max=True), packed=st.booleans(), file=st.sampled_from(["images", "labels"])
-)
+@given(keep=st.floats(0, 1, exclude_max=True), packed=st.booleans(), file=st.sampled_from(["images", "labels"]))
 def test_truncated_idx_is_refused_wherever_it_ends(tmp_path, keep, packed, file):
     for old in tmp_path.iterdir():
         old.unlink()
@@ -339,9 +331,7 @@ def test_labels_beyond_the_classes_are_refused(tmp_path):
     with refused("label 3", "0 to 2"):
         load_test(str(tmp_path / "x"), info)
     idx_folder(tmp_path / "fashion")
-    write(
-        tmp_path / "fashion" / "train-labels-idx1-ubyte", idx_bytes(np.array([0, 1, 2, 3, 4, 10], np.uint8))
-    )
+    write(tmp_path / "fashion" / "train-labels-idx1-ubyte", idx_bytes(np.array([0, 1, 2, 3, 4, 10], np.uint8)))
     with refused("label 10"):
         load_train(str(tmp_path / "fashion"))
 
@@ -358,18 +348,14 @@ def test_idx_smaller_than_eight_pixels_grows_to_eight(tmp_path):
 def cifar10_files() -> dict[str, bytes]:
     names = [f"data_batch_{k}.bin" for k in range(1, 6)] + ["test_batch.bin"]
     return {
-        name: b"".join(
-            bytes([(k + r) % 10]) + random_bytes(3, 32, 32, seed=10 * k + r).tobytes() for r in range(2)
-        )
+        name: b"".join(bytes([(k + r) % 10]) + random_bytes(3, 32, 32, seed=10 * k + r).tobytes() for r in range(2))
         for k, name in enumerate(names)
     }
 
 
 def cifar100_files() -> dict[str, bytes]:
     return {
-        name: b"".join(
-            bytes([19 - r, 98 + r]) + random_bytes(3, 32, 32, seed=r + s).tobytes() for r in range(2)
-        )
+        name: b"".join(bytes([19 - r, 98 + r]) + random_bytes(3, 32, 32, seed=r + s).tobytes() for r in range(2))
         for s, name in ((0, "train.bin"), (5, "test.bin"))
     }
 
@@ -678,9 +664,7 @@ def test_hidden_and_foreign_files_are_skipped_and_subfolders_searched(tmp_path):
 # ---------------------------------------------------------------- the rules for one picture
 
 
-def loaded(
-    tmp_path: Path, image, name: str = "x.png", size: int = 8, colour: bool = True, **options
-) -> np.ndarray:
+def loaded(tmp_path: Path, image, name: str = "x.png", size: int = 8, colour: bool = True, **options) -> np.ndarray:
     """[C, H, W] of one picture, in a training set with coloured pictures, or without."""
     root = tmp_path / "rules"
     filler = Image.new("RGB" if colour else "L", (8, 8))
@@ -1129,9 +1113,7 @@ def test_halves_that_are_empty_are_refused(fraction):
         halves(1, 0)
 
 
-@given(
-    count=st.integers(1, 400), batch_size=st.integers(1, 450), seed=st.integers(0, 9), epoch=st.integers(0, 9)
-)
+@given(count=st.integers(1, 400), batch_size=st.integers(1, 450), seed=st.integers(0, 9), epoch=st.integers(0, 9))
 @settings(deadline=None, max_examples=80)
 def test_an_epoch_has_every_sample_once_in_even_batches(count, batch_size, seed, epoch):
     epoch_batches = batches(count, batch_size, seed, epoch)
@@ -1145,8 +1127,7 @@ def test_an_epoch_has_every_sample_once_in_even_batches(count, batch_size, seed,
 
 def test_order_depends_on_seed_epoch_and_stream_and_on_no_global_state():
     orders = [
-        torch.cat(batches(100, 7, *arguments)).tolist()
-        for arguments in [(0, 0), (1, 0), (0, 1), (0, 0, "other")]
+        torch.cat(batches(100, 7, *arguments)).tolist() for arguments in [(0, 0), (1, 0), (0, 1), (0, 0, "other")]
     ]
     assert len({tuple(order) for order in orders}) == 4 and list(range(100)) not in orders
     torch.manual_seed(1)

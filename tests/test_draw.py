@@ -98,11 +98,7 @@ def states(band: ET.Element) -> dict[str, ET.Element]:
     """The shape of every state by its label: the rectangle that comes right before the text."""
     found = {}
     for shape, label in itertools.pairwise(band):
-        if (
-            shape.tag == f"{SVG}rect"
-            and label.tag == f"{SVG}text"
-            and re.fullmatch(r"[in]\d+", label.text or "")
-        ):
+        if shape.tag == f"{SVG}rect" and label.tag == f"{SVG}text" and re.fullmatch(r"[in]\d+", label.text or ""):
             found[label.text or ""] = shape
     return found
 
@@ -201,9 +197,7 @@ def test_layers_run_from_top_to_bottom_and_reductions_are_marked(architecture: A
     root = document(architecture)
     heights = [float(states(band)["i0"].get("y", 0)) for band in bands(root)]
     assert heights == sorted(set(heights))
-    marked = [
-        rect.get("data-reduction") for rect in root.iter(f"{SVG}rect") if "data-reduction" in rect.attrib
-    ]
+    marked = [rect.get("data-reduction") for rect in root.iter(f"{SVG}rect") if "data-reduction" in rect.attrib]
     assert marked == [str(k) for k in architecture.reductions]
     named = [k for k, band in enumerate(bands(root)) if "reduction ½" in words_of(band)]
     assert named == list(architecture.reductions)
@@ -322,9 +316,7 @@ def test_tags_go_on_after_z() -> None:
 def test_the_header_tells_stacked_cells_from_free_layers() -> None:
     assert "8 layers, 2 distinct genes: A×2 B A×2 B A×2" in words_of(document(load_published("DARTS_V2", 8)))
     assert "8 layers, 8 distinct genes: every layer has its own" in words_of(document(sample(0, 8)))
-    assert any(
-        "outside the search space" in word for word in words_of(document(load_published("NASNet-A", 8)))
-    )
+    assert any("outside the search space" in word for word in words_of(document(load_published("NASNet-A", 8))))
 
 
 # --- terminal ---------------------------------------------------------------------------------------
@@ -368,12 +360,7 @@ def test_terminal_counts_operations_by_depth() -> None:
     text = " ".join(printed(architecture, 100))
     for op in DARTS.primitives:
         counts = [
-            sum(
-                each == op
-                for cell in architecture.layers[t : t + 2]
-                for node in cell.nodes
-                for each, _ in node
-            )
+            sum(each == op for cell in architecture.layers[t : t + 2] for node in cell.nodes for each, _ in node)
             for t in (0, 2, 4)
         ]
         line = f"{PRIMITIVES[op].label} {'·'.join(map(str, counts))}"

@@ -131,8 +131,7 @@ def test_too_few_layers_are_refused():
 def test_weights_come_from_the_seed_and_leave_the_global_state_alone():
     state = torch.get_rng_state()
     one, same, other = (
-        build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, seed=s).state_dict()
-        for s in (0, 0, 1)
+        build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, seed=s).state_dict() for s in (0, 0, 1)
     )
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(one[k], same[k]) for k in one)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnas.api import load as load
+    from dnas.api import resume as resume
     from dnas.api import run as run
     from dnas.api import search as search
     from dnas.api import train as train
@@ -39,12 +40,13 @@ _HOME = {
     "macs": "dnas.network",
     "params": "dnas.network",
     "parse_genotype": "dnas.architecture",
+    "resume": "dnas.api",
     "run": "dnas.api",
     "search": "dnas.api",
     "stack": "dnas.architecture",
     "train": "dnas.api",
 }
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dnas import pipeline
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.network import Network
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, names, nested
 from dnas.progress import Reporter
-from dnas.run import load_model, start
 
 
 def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: A
 
     Raises:
         InputError: An option that is not known or cannot work.
-        RunError: The run failed; `dnas.run.resume` goes on.
+        RunError: The run failed; `dnas.resume` goes on.
     """
     _known(options, DataOptions, RunOptions, SearchOptions, BothOptions)
     return _start("run", {**options, "baseline": baseline}, reporter)
@@ -39,9 +39,14 @@ def train(
     return _start("train", {**options, "baseline": baseline}, reporter, architecture)
 
 
+def resume(run: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Go on from the last checkpoint of a run folder; the content of result.json."""
+    return pipeline.resume(run, reporter=reporter)
+
+
 def load(run: str | Path) -> Network:
     """The trained network of a run folder, in evaluation mode, with weights from model.safetensors."""
-    return load_model(run)[0]
+    return pipeline.load_model(run)[0]
 
 
 def _start(
@@ -51,7 +56,7 @@ def _start(
     if isinstance(options.get("option"), dict):
         options["option"] = [f"{k}={v}" for k, v in options["option"].items()]
     out = options.pop("out", None)
-    return start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
+    return pipeline.start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
 
 
 def _known(options: dict[str, Any], *groups: type) -> None:

@@ -238,9 +238,7 @@ class Architecture:
         return genotype
 
 
-def stack(
-    normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None
-) -> Architecture:
+def stack(normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None) -> Architecture:
     """Copy a pair of cells to all layers: the identity architecture mapping of the paper (§3.2)."""
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
@@ -381,9 +379,7 @@ def _nodes_of_genotype(genes: Any, which: str) -> tuple[tuple[Slot, ...], ...]:
     if len(genes[0]) == 2:
         if len(genes) % 2:
             raise InputError(f"{which} has {len(genes)} pairs, but each node has two")
-        return tuple(
-            ((genes[i][0], genes[i][1]), (genes[i + 1][0], genes[i + 1][1])) for i in range(0, len(genes), 2)
-        )
+        return tuple(((genes[i][0], genes[i][1]), (genes[i + 1][0], genes[i + 1][1])) for i in range(0, len(genes), 2))
     targets = [to for _, to, _ in genes]
     if not 2 <= min(targets) <= max(targets) < 2 + MAX_NODES:
         raise InputError(f"{which}: to-states lie between 2 and {1 + MAX_NODES}")

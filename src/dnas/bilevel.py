@@ -39,7 +39,9 @@ def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
     return value.detach(), filled
 
 
-def first_order(validation_loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]) -> Gradients:
+def first_order(
+    validation_loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
+) -> Gradients:
     """∂/∂α of L_val(w, α) at the current weights (DARTS, eq. 6 with ξ = 0)."""
     with frozen(weights):
         return gradients(validation_loss, architecture)

@@ -103,9 +103,7 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink()
 
 
-def save(
-    folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2
-) -> None:
+def save(folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
     """Writes checkpoint `sequence`, then deletes all but the `keep` newest whole ones.
 
     `tensors` may be of any shape, stride, device and safetensors dtype and may share storage; their bits are
@@ -212,8 +210,7 @@ def _numbers(folder: Path, suffix: str) -> list[int]:
         return []
     except OSError as error:
         raise RunError(
-            f"cannot read the checkpoints in {folder} ({error.strerror or error}); "
-            "make the folder readable and resume"
+            f"cannot read the checkpoints in {folder} ({error.strerror or error}); make the folder readable and resume"
         ) from error
     return [int(match[1]) for match in matches if match and match[2] == suffix]
 
@@ -241,9 +238,7 @@ def _read(folder: Path, number: int) -> tuple[dict[str, Any], bytes]:
             raise _DamagedError(f"{file.name} has {size} bytes instead of {manifest['bytes']}")
         data = _read_bounded(file, size)
     except OSError as error:
-        raise _DamagedError(
-            f"{Path(error.filename or file).name} cannot be read ({error.strerror})"
-        ) from error
+        raise _DamagedError(f"{Path(error.filename or file).name} cannot be read ({error.strerror})") from error
     if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
         raise _DamagedError(f"{file.name} does not match its SHA-256")
     return manifest, data
@@ -336,9 +331,7 @@ def unpack_optimizer(
             f"the checkpoint's {prefix} is {saved[0]} with {saved[1]} parameters, this run's is {have[0]} "
             f"with {have[1]}; resume with the options the run was started with"
         )
-    entries: dict[int, dict[str, Any]] = {
-        int(index): dict(values) for index, values in state["values"].items()
-    }
+    entries: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in state["values"].items()}
     own_key = re.compile(re.escape(prefix) + r"\.([0-9]+)\.(\w+)")
     for key, tensor in tensors.items():
         if match := own_key.fullmatch(key):

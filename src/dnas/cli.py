@@ -21,7 +21,6 @@ from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, ne
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
-    from dnas.progress import Reporter
 
 app = App(
     name="dnas",
@@ -82,7 +81,7 @@ def derive(
     debug: Debug = False,
 ) -> None:
     """Derive an architecture again from a searched RUN, with other options if you like."""
-    from dnas.run import derive_again
+    from dnas.pipeline import derive_again
 
     architecture = derive_again(run, option or [])
     if out is not None:
@@ -103,7 +102,8 @@ def train(
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
     option: Annotated[
-        list[str] | None, Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable.")
+        list[str] | None,
+        Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable."),
     ] = None,
     baseline: Annotated[bool, Parameter(help="Also train a random network of the same size.")] = False,
     json: Json = False,
@@ -129,7 +129,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Test the trained network of RUN, on its own test images or on those of --data."""
-    from dnas.run import evaluate as test
+    from dnas.pipeline import evaluate as test
 
     result = test(run, data.data, data.data_dir, data.image_size, _resolve_device(device))
     if json:
@@ -145,7 +145,7 @@ def evaluate(
 @app.command(sort_key=5)
 def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """Go on from the last checkpoint of RUN; the result is the same, to the bit, as without the interruption."""
-    from dnas import run as pipeline
+    from dnas import pipeline
     from dnas.progress import reporter
 
     _report(_resumable(lambda: pipeline.resume(run, reporter=reporter(quiet))), json)
@@ -180,7 +180,11 @@ def show(
         from dnas.checkpoint import write_atomically
         from dnas.draw import svg as draw_svg
 
-        text = draw_svg(found, title=Path(architecture).name, subtitle=f"{cost.params:,} parameters at {channels} channels")
+        text = draw_svg(
+            found,
+            title=Path(architecture).name,
+            subtitle=f"{cost.params:,} parameters at {channels} channels",
+        )
         write_atomically(Path(svg), text.encode())
     if json:
         _print_json(
@@ -201,8 +205,7 @@ def show(
     _print_architecture(found)
     print(
         f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
-        f"{image_size}×{image_size} images"
-        + ("" if found.in_space else "; outside the search space")
+        f"{image_size}×{image_size} images" + ("" if found.in_space else "; outside the search space")
     )
 
 
@@ -226,9 +229,7 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
 
 
 @app.command(sort_key=8)
-def doctor(
-    *, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False
-) -> None:
+def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False) -> None:
     """Tell what this machine has: torch, devices, memory, data sets; and run a short self-test."""
     from dnas.doctor import examine
 
@@ -298,9 +299,11 @@ def _fail(message: str, code: int, debug: bool) -> int:
     return code
 
 
-def _start(command: Any, given: dict[str, Any], quiet: bool, architecture: Architecture | None = None) -> dict[str, Any]:
+def _start(
+    command: Any, given: dict[str, Any], quiet: bool, architecture: Architecture | None = None
+) -> dict[str, Any]:
+    from dnas.pipeline import start
     from dnas.progress import reporter
-    from dnas.run import start
 
     out = given.pop("out", None)
     settings = nested(command, given)
@@ -386,7 +389,11 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
         for label, row in rows:
             low, high = row["test_interval"]
             table.add_row(
-                label, f"{row['test_accuracy']:.4f}", f"{low:.4f} – {high:.4f}", f"{row['params']:,}", f"{row['macs']:,}"
+                label,
+                f"{row['test_accuracy']:.4f}",
+                f"{low:.4f} – {high:.4f}",
+                f"{row['params']:,}",
+                f"{row['macs']:,}",
             )
         console.print(table)
         if "baseline" in result:
@@ -400,9 +407,7 @@ def _verdict(result: dict[str, Any]) -> str:
     """Whether the search paid, in a sentence that claims no more than one pair of trainings can show."""
     ours, other = result, result["baseline"]
     difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
-    apart = (
-        ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
-    )
+    apart = ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
     if not apart:
         return (
             f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "

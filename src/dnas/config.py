@@ -22,7 +22,6 @@ from dnas.plan import StemName
 from dnas.space import DARTS, reduction_layers
 from dnas.supernet import check_width
 
-FORMAT = "dnas-run/1"
 PRESETS = ("quick", "paper")
 # The sets for which a paper's settings differ; all others follow CIFAR-10's.
 CIFAR10_HALF = 25_000
@@ -47,7 +46,9 @@ class SearchSettings(Settings):
     weight_decay: float = Field(3e-4, ge=0)
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     architecture_learning_rate: float = Field(
-        3e-4, ge=0, description="A15: of the architecture parameters' Adam; 0: such that they travel as far as in the paper"
+        3e-4,
+        ge=0,
+        description="A15: of the architecture parameters' Adam; 0: such that they travel as far as in the paper",
     )
     architecture_beta1: float = Field(0.5, ge=0, lt=1)
     architecture_beta2: float = Field(0.999, ge=0, lt=1)
@@ -143,7 +144,7 @@ class DataSettings(Settings):
 class Config(Settings):
     """A whole run."""
 
-    format: Literal["dnas-run/1"] = FORMAT
+    format: Literal["dnas-run/1"] = "dnas-run/1"
     command: Literal["run", "search", "train"] = "run"
     preset: Literal["quick", "paper"] = "quick"
     method: str = "dnas"
@@ -191,8 +192,8 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
 # A search sees this many images in all, and a training: minutes on two cores, whatever the data set.
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 12
-QUICK_TRAIN_IMAGES_IN_ALL = 48_000
-QUICK_TRAIN_IMAGES = 8_192
+QUICK_TRAIN_IMAGES_IN_ALL = 24_000
+QUICK_TRAIN_IMAGES = 12_000
 
 
 def paper_travel(method: type[GradientMethod]) -> float:
@@ -260,7 +261,12 @@ def resolve(
             **chosen,
             "mapping": method.mapping_name,
             "options": method.options.model_dump(exclude_none=True),
-            "data": {**chosen.get("data", {}), "image_size": info.image_size, "train_images": count, "fingerprint": fingerprint},
+            "data": {
+                **chosen.get("data", {}),
+                "image_size": info.image_size,
+                "train_images": count,
+                "fingerprint": fingerprint,
+            },
             "search": {**base["search"], **chosen.get("search", {})},
             "train": {**base["train"], **chosen.get("train", {})},
             "environment": environment(),

@@ -180,9 +180,7 @@ _CIFAR100_CLASSES = (
 # ---------------------------------------------------------------- the two splits
 
 
-def load_train(
-    source: str, *, data_dir: str | None = None, image_size: int | None = None
-) -> tuple[Split, DataInfo]:
+def load_train(source: str, *, data_dir: str | None = None, image_size: int | None = None) -> tuple[Split, DataInfo]:
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
 
     Args:
@@ -758,9 +756,7 @@ def _tiny_train(tree: _Tree) -> _Listing:
     words = dict(line.split("\t", 1) for line in _text(tree, "words.txt").splitlines() if "\t" in line)
     short = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     uses = Counter(short)
-    classes = tuple(
-        name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(short, wnids, strict=True)
-    )
+    classes = tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(short, wnids, strict=True))
     names: list[str] = []
     labels: list[int] = []
     for label, wnid in enumerate(wnids):

@@ -23,8 +23,7 @@ def top_edges(
     An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge.
     """
     genes = tuple(
-        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer))
-        for layer in _kept(scores, operations, space)
+        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer)) for layer in _kept(scores, operations, space)
     )
     return Architecture(genes, reduction_layers(len(genes)), space.name, origin or {})
 
@@ -57,9 +56,7 @@ def threshold(
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
 
 
-def _kept(
-    scores: Tensor, operations: Sequence[str], space: Space
-) -> list[list[list[tuple[str, int, int, int]]]]:
+def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
     """For each layer and node the kept (operation, source, edge index, operation index)."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
     candidates = [o for o, name in enumerate(operations) if name != "none"]
@@ -73,7 +70,12 @@ def _kept(
             kept = sorted(ranked[: space.inputs_per_node])
             nodes.append(
                 [
-                    (operations[candidates[int(choice[k, e])]], space.edges[e][1], e, candidates[int(choice[k, e])])
+                    (
+                        operations[candidates[int(choice[k, e])]],
+                        space.edges[e][1],
+                        e,
+                        candidates[int(choice[k, e])],
+                    )
                     for e in kept
                 ]
             )

@@ -11,10 +11,10 @@ import torch
 from dnas.config import SearchSettings, TrainSettings, environment
 from dnas.data import found, load_test, load_train
 from dnas.methods import create
-from dnas.search import search_architecture
+from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.space import DARTS
-from dnas.train import test_accuracy, train_network
+from dnas.trainer import test_accuracy, train_network
 
 
 def examine(data_dir: str | None = None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Mapping(nn.Module):
 
     alpha: nn.Parameter
     beta: nn.Parameter | None
+    kind: Tensor
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -63,10 +64,18 @@ class Shared(Mapping):
     """
 
     def __init__(
-        self, layers: int, edges: int, operations: int, *, with_edges: bool = True, scale: float = 1e-3, seed: int = 0
+        self,
+        layers: int,
+        edges: int,
+        operations: int,
+        *,
+        with_edges: bool = True,
+        scale: float = 1e-3,
+        seed: int = 0,
     ) -> None:
         super().__init__(layers)
-        self.alpha, self.beta = _draw(seed, scale, (2, edges, operations), (2, edges) if with_edges else None)
+        self.alpha, beta = _draw(seed, scale, (2, edges, operations), (2, edges))
+        self.beta = beta if with_edges else None
 
     def terms(self) -> tuple[Tensor, ...]:
         return (self.alpha[self.kind],)
@@ -79,11 +88,18 @@ class Full(Mapping):
     """A table for every layer: alpha [L, E, O], beta [L, E] (the paper's "global" rows)."""
 
     def __init__(
-        self, layers: int, edges: int, operations: int, *, with_edges: bool = True, scale: float = 1e-3, seed: int = 0
+        self,
+        layers: int,
+        edges: int,
+        operations: int,
+        *,
+        with_edges: bool = True,
+        scale: float = 1e-3,
+        seed: int = 0,
     ) -> None:
         super().__init__(layers)
-        shape = (layers, edges)
-        self.alpha, self.beta = _draw(seed, scale, (*shape, operations), shape if with_edges else None)
+        self.alpha, beta = _draw(seed, scale, (layers, edges, operations), (layers, edges))
+        self.beta = beta if with_edges else None
 
     def terms(self) -> tuple[Tensor, ...]:
         return (self.alpha,)
@@ -114,15 +130,10 @@ class Decoupled(Mapping):
     ) -> None:
         super().__init__(layers)
         assert alpha_groups in (1, 2)
-        self.alpha, self.beta, gamma = _draw(
-            seed,
-            scale,
-            (alpha_groups, edges, operations),
-            (layers, edges) if with_edges else None,
-            (layers, operations),
+        self.alpha, beta, self.gamma = _draw(
+            seed, scale, (alpha_groups, edges, operations), (layers, edges), (layers, operations)
         )
-        assert gamma is not None
-        self.gamma = gamma
+        self.beta = beta if with_edges else None
 
     def terms(self) -> tuple[Tensor, ...]:
         alpha = self.alpha if len(self.alpha) == 1 else self.alpha[self.kind]
@@ -146,9 +157,7 @@ def mapping_class(name: str) -> type[Shared] | type[Full] | type[Decoupled]:
     return MAPPINGS[name]
 
 
-def _draw(seed: int, scale: float, alpha: tuple[int, ...], *rest: tuple[int, ...] | None) -> list[nn.Parameter]:
+def _draw(seed: int, scale: float, *shapes: tuple[int, ...]) -> list[nn.Parameter]:
+    """Normal tables of these shapes, one after the other from one stream."""
     generator = torch_stream(seed, "architecture")
-    return [  # type: ignore[return-value]
-        None if shape is None else nn.Parameter(scale * torch.randn(shape, generator=generator))
-        for shape in (alpha, *rest)
-    ]
+    return [nn.Parameter(scale * torch.randn(shape, generator=generator)) for shape in shapes]

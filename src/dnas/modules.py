@@ -43,7 +43,10 @@ class FactorizedReduceModule(nn.Module):
         x = F.relu(x)
         # The grid of odd pixels is one short when the size is odd; a black row and column complete it.
         shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        halves = [self.even(x).unflatten(1, (self.groups, -1)), self.odd(shifted).unflatten(1, (self.groups, -1))]
+        halves = [
+            self.even(x).unflatten(1, (self.groups, -1)),
+            self.odd(shifted).unflatten(1, (self.groups, -1)),
+        ]
         out: Tensor = self.norm(torch.cat(halves, 2).flatten(1, 2))
         return out
 

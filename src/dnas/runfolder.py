@@ -50,9 +50,7 @@ class RunFolder:
         self.path = path
         self._lock = _take_lock(path)
         try:
-            self.write_json(
-                ".owner.json", {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
-            )
+            self.write_json(".owner.json", {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
             with writing(path):
                 checkpoint.remove_temporaries(path)
                 _drop_torn_line(self._metrics)
@@ -228,9 +226,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise InputError(
-            f"cannot read {path} ({error.strerror or error}); give a run folder's file"
-        ) from error
+        raise InputError(f"cannot read {path} ({error.strerror or error}); give a run folder's file") from error
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -273,9 +269,7 @@ def refuse_used(path: Path) -> None:
     try:
         free = not path.exists() or (path.is_dir() and all(_leftover(entry.name) for entry in path.iterdir()))
     except OSError as error:
-        raise InputError(
-            f"cannot read --out {path} ({error.strerror or error}); choose another folder"
-        ) from error
+        raise InputError(f"cannot read --out {path} ({error.strerror or error}); choose another folder") from error
     if not free:
         resume = f" or `dnas resume {path}`" if (path / "config.toml").exists() else ""
         raise InputError(f"--out {path} exists; choose another folder{resume}")

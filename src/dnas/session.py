@@ -78,7 +78,8 @@ class Session:
         differences = list(_differences(checkpoint.state["config"], self.config))
         if differences:
             raise InputError(
-                f"{self.folder.path} cannot be resumed: {'; '.join(differences)}; restore what was in force or start a new run"
+                f"{self.folder.path} cannot be resumed: {'; '.join(differences)}; restore what was in force or "
+                "start a new run"
             )
         self.folder.rewind_metrics(checkpoint.state["metrics_bytes"])
         self.completed = checkpoint.state["completed"]

@@ -83,7 +83,7 @@ class Space:
 
     def count(self, layers: int) -> int:
         """How many architectures of this depth there are when every layer is free."""
-        return self.cells() ** layers
+        return int(self.cells() ** layers)
 
     def sample(self, rng: np.random.Generator, layers: int) -> Architecture:
         """A uniform architecture: every layer its own uniform gene."""

@@ -159,7 +159,8 @@ class SupernetCell(nn.Module):
             return active
         joined = torch.cat([active, passed], 1)
         # One shuffle a node: it permutes channels, so it commutes with the sum over edges.
-        return joined.unflatten(1, (self.partial, -1)).transpose(1, 2).flatten(1, 2)
+        batch, _, height, width = joined.shape
+        return joined.view(batch, self.partial, -1, height, width).transpose(1, 2).flatten(1, 2)
 
 
 class Supernet(nn.Module):
@@ -203,9 +204,7 @@ class Supernet(nn.Module):
         for k in range(layers):
             reduction = k in reductions
             width *= 2 if reduction else 1
-            self.cells.append(
-                SupernetCell(space, operations, before, previous, width, partial, reduction, shrunk)
-            )
+            self.cells.append(SupernetCell(space, operations, before, previous, width, partial, reduction, shrunk))
             before, previous, shrunk = previous, space.nodes * width, reduction
         self.classifier = nn.Linear(previous, classes)
 
@@ -245,7 +244,13 @@ def build_supernet(
     """A supernet with fresh weights from the run's seed."""
     supernet = construct(
         lambda: Supernet(
-            space, operations, layers=layers, channels=channels, classes=classes, inputs=inputs, partial=partial
+            space,
+            operations,
+            layers=layers,
+            channels=channels,
+            classes=classes,
+            inputs=inputs,
+            partial=partial,
         ),
         torch_stream(seed, "init"),
     )

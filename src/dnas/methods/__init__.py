@@ -41,9 +41,7 @@ class MethodOptions(BaseModel):
         1, ge=1, description="K: 1/K of the channels pass through the operations (PC-DARTS §3.1)"
     )
     with_none: bool = Field(False, description="`none` is a candidate while searching; never exported")
-    initial_scale: float = Field(
-        1e-3, ge=0, description="standard deviation of the initial architecture parameters"
-    )
+    initial_scale: float = Field(1e-3, ge=0, description="standard deviation of the initial architecture parameters")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ class GradientMethod:
     kind: ClassVar[str] = "gradient"
     mappings: ClassVar[tuple[str, ...]] = tuple(MAPPINGS)
     default_mapping: ClassVar[str]
-    with_edges: ClassVar[bool] = True
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     # Search settings (config.SearchSettings) of the method's paper, over the common ones; per data set.
     paper_settings: ClassVar[Dict[str, Dict[str, Any]]] = {}
@@ -91,13 +88,17 @@ class GradientMethod:
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Fresh architecture parameters."""
+        return self.new_mapping(layers, seed)
+
+    def new_mapping(self, layers: int, seed: int, **details: Any) -> Mapping:
+        """The mapping of this method's name, over its operations; `details` are the mapping's own arguments."""
         return mapping_class(self.mapping_name)(
             layers,
             len(self.space.edges),
             len(self.operations),
-            with_edges=self.with_edges,
             scale=self.options.initial_scale,
             seed=seed,
+            **details,
         )
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:

@@ -10,7 +10,7 @@ strongest edges of each node at the end. The paper leaves much open; every optio
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,14 +25,19 @@ from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, 
 from dnas.space import Space
 
 
-class Options(MethodOptions):
+class DNASOptions(MethodOptions):
+    """The paper's open questions, each with our reading as the default."""
+
     partial_channels: int = Field(4, ge=1, description="A7: K of the partial channels; 4 as PC-DARTS")
     with_none: bool = Field(False, description="A4: `none` among the candidates; the paper counts 7 without it")
     initial_scale: float = Field(
-        1e-3, ge=0, description="A16: standard deviation of the initial alpha, beta, gamma; 0 makes every argmax a tie"
+        1e-3,
+        ge=0,
+        description="A16: standard deviation of the initial alpha, beta, gamma; 0 makes every argmax a tie",
     )
     beta_softmax: Literal["node", "layer"] = Field(
-        "node", description="A1: beta competes among the incoming edges of a node, or among all edges of a layer"
+        "node",
+        description="A1: beta competes among the incoming edges of a node, or among all edges of a layer",
     )
     bypass: Literal["edge", "one"] = Field(
         "edge", description="A3: what weights the bypassed channels: softmax(beta), as PC-DARTS, or 1"
@@ -50,7 +55,8 @@ class Options(MethodOptions):
         1, description="A12: one alpha for all layers, or one for normal layers and one for reductions"
     )
     derivation: Literal["top-2", "threshold"] = Field(
-        "top-2", description="A11: two edges a node, or of these only the ones with σ(alpha)·σ(gamma) ≥ threshold"
+        "top-2",
+        description="A11: two edges a node, or of these only the ones with σ(alpha)·σ(gamma) ≥ threshold",
     )
     threshold: float | None = Field(None, gt=0, lt=1, description="A11: for derivation=threshold; 0.5 unless set")
 
@@ -62,13 +68,13 @@ class DNAS(GradientMethod):
     title = "DNAS"
     paper = "Xu & He, DNAS: A Decoupled Global Neural Architecture Search Method, CVPRW 2022"
     default_mapping = DECOUPLED
-    Options = Options
+    Options = DNASOptions
     # The paper gives 16 channels (§4.2) and for CIFAR-100 14 blocks, 16 channels, batch 96 (§4.3); the rest
     # follows DARTS, with PC-DARTS' warm-up (A9, A14, A15).
-    paper_settings = {"": {"layers": 20}, "cifar100": {"layers": 14, "batch_size": 96}}
-    options: Options
+    paper_settings: ClassVar = {"": {"layers": 20}, "cifar100": {"layers": 14, "batch_size": 96}}
+    options: DNASOptions
 
-    def __init__(self, options: Options, mapping: str, space: Space) -> None:
+    def __init__(self, options: DNASOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
         if mapping != DECOUPLED and options.alpha_groups != 1:
             raise InputError(f"--option alpha_groups={options.alpha_groups} needs --mapping decoupled, not {mapping}")
@@ -78,16 +84,8 @@ class DNAS(GradientMethod):
             raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        if self.mapping_name != DECOUPLED:
-            return super().mapping(layers, seed)
-        return Decoupled(
-            layers,
-            len(self.space.edges),
-            len(self.operations),
-            scale=self.options.initial_scale,
-            seed=seed,
-            alpha_groups=self.options.alpha_groups,
-        )
+        details = {"alpha_groups": self.options.alpha_groups} if self.mapping_name == DECOUPLED else {}
+        return self.new_mapping(layers, seed, **details)
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
         logits = mapping.edge_logits()

@@ -8,6 +8,8 @@ DNAS paper's tables, which defines it no further: alpha and beta of every layer 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from dnas.mapping import SHARED, Mapping
@@ -15,10 +17,13 @@ from dnas.methods import GradientMethod, MethodOptions, Progress
 from dnas.relaxation import MixingWeights, edge_softmax, expand, softmax
 
 
-class Options(MethodOptions):
+class PCDARTSOptions(MethodOptions):
+    """Its two parts can be switched off one by one."""
+
     partial_channels: int = Field(4, ge=1, description="K: 1/K of the channels pass through the operations")
     with_none: bool = Field(
-        True, description="`none` is a candidate while searching, as published; false makes it the pair of dnas"
+        True,
+        description="`none` is a candidate while searching, as published; false makes it the pair of dnas",
     )
     edge_normalisation: bool = Field(True, description="edges of a node compete through softmax(beta)")
 
@@ -30,9 +35,9 @@ class PCDARTS(GradientMethod):
     title = "PC-DARTS"
     paper = "Xu et al., PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, ICLR 2020"
     default_mapping = SHARED
-    Options = Options
+    Options = PCDARTSOptions
     # Section 4.2 of the paper and its public code: batch 256, SGD 0.1 → 0, Adam 6e-4, a proxy of 8 layers.
-    paper_settings = {
+    paper_settings: ClassVar = {
         "": {
             "layers": 8,
             "batch_size": 256,
@@ -41,11 +46,10 @@ class PCDARTS(GradientMethod):
             "architecture_learning_rate": 6e-4,
         }
     }
-    options: Options
+    options: PCDARTSOptions
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        self.with_edges = self.options.edge_normalisation  # type: ignore[misc]
-        return super().mapping(layers, seed)
+        return self.new_mapping(layers, seed, with_edges=self.options.edge_normalisation)
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
         logits = mapping.edge_logits()

@@ -6,24 +6,22 @@ accuracy that is reported is the last epoch's on the test split; nothing is chos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dnas.architecture import Architecture
 from dnas.augment import Augmentation, augment, normalise
+from dnas.bilevel import apply
 from dnas.checkpoint import pack_optimizer, unpack_optimizer
 from dnas.config import TrainSettings
 from dnas.data import DataInfo, Split, batches, chosen
 from dnas.errors import InputError
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 from dnas.network import Network, build, drop_path
-from dnas.ops import PRIMITIVES
 from dnas.plan import plan, size
 from dnas.session import Captured, Session
 from dnas.space import DARTS
@@ -82,11 +80,16 @@ def train_network(
         stem=settings.stem,
         auxiliary=settings.auxiliary_weight > 0,
         seed=seed,
-    ).to(device, memory_format=torch.channels_last)
+    )
+    network = to_device(network, device)
     network.train()
     parameters = list(network.parameters())
     optimizer = torch.optim.SGD(
-        parameters, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay, foreach=True
+        parameters,
+        settings.learning_rate,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        foreach=True,
     )
     recipe = Augmentation(settings.pad, info.flip, settings.cutout, settings.rotation)
     sums = {"loss": 0.0, "correct": 0.0}
@@ -94,16 +97,17 @@ def train_network(
 
     def capture() -> Captured:
         packed, state = pack_optimizer("optimizer", optimizer)
-        return {f"network.{k}": v for k, v in network.state_dict().items()} | packed, {"optimizer": state, "sums": sums}
+        return {f"network.{k}": v for k, v in network.state_dict().items()} | packed, {
+            "optimizer": state,
+            "sums": sums,
+        }
 
     checkpoint = session.start(stage, title, settings.epochs * steps)
     first = 0
     if checkpoint is not None:
         first = int(checkpoint.state["step"])
         prefix = "network."
-        network.load_state_dict(
-            {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
-        )
+        network.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
         unpack_optimizer("optimizer", optimizer, checkpoint.tensors, checkpoint.state["loop"]["optimizer"])
         sums |= checkpoint.state["loop"]["sums"]
 
@@ -124,19 +128,15 @@ def train_network(
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits, loss = _loss(network, images, labels, paths, settings)
 
-        def where(images: Tensor = images, paths: Tensor | None = paths) -> str:
-            return first_bad_layer(network, images, lambda: network(images, paths))
-
+        where = partial(first_bad_layer, network, images, partial(network, images, paths))
         value = require_finite(loss, "the loss", stage, step, where)
         grads = torch.autograd.grad(loss, parameters)
         norm = torch.nn.utils.get_total_norm(grads)
-        require_finite(norm, "the gradient norm", stage, step, lambda grads=grads: first_bad_gradient(network, grads))  # type: ignore[misc]
+        require_finite(norm, "the gradient norm", stage, step, partial(first_bad_gradient, network, grads))
         clip(grads, settings.clip_norm, norm)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(epoch)
-        for p, g in zip(parameters, grads, strict=True):
-            p.grad = g
-        optimizer.step()
+        apply(optimizer, parameters, grads)
         sums["loss"] += value * len(labels)
         sums["correct"] += float((logits.detach().argmax(1) == labels).sum())
         if i == steps - 1:
@@ -149,8 +149,13 @@ def train_network(
             )
             sums.update(loss=0.0, correct=0.0)
         session.step_done(step + 1, {"loss": value}, capture)
-    optimizer.zero_grad(set_to_none=True)
     return network
+
+
+def to_device(network: Network, device: str) -> Network:
+    """On a device, with channels last: 1.4 times as fast there as with channels first, on the CPU."""
+    moved: Network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
 
 
 def _loss(
@@ -170,7 +175,7 @@ def predict(network: Network, split: Split, info: DataInfo, device: str = "cpu")
     """The predicted class [N] of every image, without augmentation."""
     network.eval()
     answers = []
-    for images in split.images.split(TEST_BATCH):
+    for images in torch.split(split.images, TEST_BATCH):
         batch = normalise(images.to(device), info).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             answers.append(network(batch).argmax(1).cpu())
@@ -223,23 +228,3 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
     raise InputError(
         f"no random architecture with {wanted:,} parameters ±5 % was found in the {DARTS.name} space; use --no-baseline"
     )
-
-
-def model_metadata(
-    architecture: Architecture, settings: TrainSettings, info: DataInfo
-) -> Mapping[str, Any]:
-    """What rebuilds a trained network around its weights; kept in the head of model.safetensors."""
-    return {
-        "architecture": architecture.to_json(),
-        "channels": settings.channels,
-        "stem": settings.stem,
-        "data": {
-            "source": info.source,
-            "classes": list(info.classes),
-            "channels": info.channels,
-            "image_size": info.image_size,
-            "mean": list(info.mean),
-            "std": list(info.std),
-            "flip": info.flip,
-        },
-    }

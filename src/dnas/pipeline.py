@@ -23,14 +23,14 @@ from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError
 from dnas.methods import GradientMethod, Progress, create
-from dnas.options import add_options
 from dnas.network import Network, build, macs, params
+from dnas.options import add_options
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
-from dnas.search import search_architecture
+from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.space import DARTS
-from dnas.train import Accuracy, random_of_size, test_accuracy, train_network
+from dnas.trainer import Accuracy, random_of_size, test_accuracy, to_device, train_network
 
 MODEL_FORMAT = "dnas-model/1"
 PARAMETERS_FILE = "architecture_parameters.safetensors"
@@ -149,9 +149,7 @@ def _carry_through(
     return result
 
 
-def _search(
-    config: Config, method: GradientMethod, data: Data, folder: RunFolder, session: Session
-) -> Architecture:
+def _search(config: Config, method: GradientMethod, data: Data, folder: RunFolder, session: Session) -> Architecture:
     assert config.search is not None
     if "search" in session.completed:
         return Architecture.from_json(session.completed["search"]["architecture"])
@@ -192,7 +190,13 @@ def _train(
         if "baseline" not in session.completed:
             other = random_of_size(architecture, config.train, data.info, config.seed)
             network = train_network(
-                other, config.train, data.train, data.info, stage="baseline", title="train a random one", **arguments
+                other,
+                config.train,
+                data.train,
+                data.info,
+                stage="baseline",
+                title="train a random one",
+                **arguments,
             )
             accuracy = test_accuracy(network, data.test, data.info, config.device)
             session.complete(
@@ -232,7 +236,9 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
     values = read_toml(path / "config.toml")
     config = parse(values)
     if config.search is None:
-        raise InputError(f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search")
+        raise InputError(
+            f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
+        )
     merged = dict(values)
     add_options(merged, options, ())
     method = create(config.method, config.mapping, merged.get("options", {}), DARTS)
@@ -251,7 +257,9 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
     try:
         mapping.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"the options do not fit the architecture parameters of {path}: {_first_line(error)}") from None
+        raise InputError(
+            f"the options do not fit the architecture parameters of {path}: {_first_line(error)}"
+        ) from None
     return method.derive(mapping, Progress(epoch, epochs, config.search.warmup_epochs))
 
 
@@ -275,7 +283,7 @@ def evaluate(
         data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
     check_device(device)
     split = load_test(info.source, info, data_dir=data_dir)
-    accuracy = test_accuracy(network.to(device), split, info, device)
+    accuracy = test_accuracy(to_device(network, device), split, info, device)
     return {
         "run": str(path),
         "data": info.source,
@@ -319,14 +327,21 @@ def build_args(architecture: Architecture, config: Config, info: DataInfo) -> Ne
     """The untrained network of a run. Raises InputError for a width that cannot be built."""
     assert config.train is not None
     return build(
-        architecture, config.train.channels, len(info.classes), inputs=info.channels, stem=config.train.stem, seed=config.seed
+        architecture,
+        config.train.channels,
+        len(info.classes),
+        inputs=info.channels,
+        stem=config.train.stem,
+        seed=config.seed,
     )
 
 
 def model_bytes(network: Network, architecture: Architecture, config: Config, info: DataInfo) -> bytes:
     """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
     assert config.train is not None
-    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")}
+    weights = {
+        k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
+    }
     header = {
         "format": MODEL_FORMAT,
         "architecture": json.dumps(architecture.to_json()),
@@ -352,15 +367,19 @@ def load_model(run: str | Path) -> tuple[Network, DataInfo]:
             raise InputError(f"{path} is not a model of dnas (its format is {header.get('format')!r})")
         architecture = Architecture.from_json(json.loads(header["architecture"]))
         shape = json.loads(header["network"])
-        facts = json.loads(header["data"])
-        info = DataInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        info = info_from_json(json.loads(header["data"]))
         network = build(architecture, shape["channels"], len(info.classes), inputs=info.channels, stem=shape["stem"])
         network.load_state_dict(weights)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
-    return network.to(memory_format=torch.channels_last).eval(), info  # type: ignore[call-overload]
+    return to_device(network, "cpu").eval(), info
+
+
+def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
+    """What `dataclasses.asdict` made of a DataInfo, after a detour through JSON."""
+    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

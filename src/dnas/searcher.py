@@ -51,7 +51,13 @@ class Search:
     """
 
     def __init__(
-        self, method: GradientMethod, settings: SearchSettings, split: Split, info: DataInfo, seed: int, device: str
+        self,
+        method: GradientMethod,
+        settings: SearchSettings,
+        split: Split,
+        info: DataInfo,
+        seed: int,
+        device: str,
     ) -> None:
         self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
         self.pool = chosen(split, settings.images, seed).to(device)
@@ -69,7 +75,11 @@ class Search:
         self.weights = list(self.supernet.parameters())
         self.architecture = list(self.mapping.parameters())
         self.weight_optimizer = torch.optim.SGD(
-            self.weights, settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay, foreach=True
+            self.weights,
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            foreach=True,
         )
         self.architecture_optimizer = torch.optim.Adam(
             self.architecture,
@@ -82,7 +92,7 @@ class Search:
         else:
             self.train_part, self.validation_part = halves(len(self.pool), seed)
         self.recipe = Augmentation(settings.pad, info.flip, cutout=0)
-        self.sums = {name: 0.0 for name in ("loss", "correct", "validation_loss", "gradient", "decay")}
+        self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
         self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
 
     # --- where a step is ----------------------------------------------------------------------------------
@@ -179,7 +189,11 @@ class Search:
         value = self._checked(batch, step, loss, "the validation loss")
         norm = torch.nn.utils.get_total_norm(grads)
         self.sums["gradient"] += require_finite(
-            norm, "the architecture's gradient norm", STAGE, step, lambda: first_bad_gradient(self.mapping, grads)
+            norm,
+            "the architecture's gradient norm",
+            STAGE,
+            step,
+            lambda: first_bad_gradient(self.mapping, grads),
         )
         decay = self.settings.architecture_weight_decay
         self.sums["decay"] += decay * float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
@@ -210,7 +224,10 @@ class Search:
         tensors = {f"supernet.{k}": v for k, v in self.supernet.state_dict().items()}
         tensors |= {f"mapping.{k}": v for k, v in self.mapping.state_dict().items()}
         state: dict[str, Any] = {"sums": self.sums}
-        for name, optimizer in (("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)):
+        for name, optimizer in (
+            ("weights", self.weight_optimizer),
+            ("architecture", self.architecture_optimizer),
+        ):
             packed, state[name] = pack_optimizer(name, optimizer)
             tensors |= packed
         return tensors, state
@@ -220,7 +237,10 @@ class Search:
         tensors, state = checkpoint.tensors, checkpoint.state["loop"]
         for prefix, module in (("supernet.", self.supernet), ("mapping.", self.mapping)):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        for name, optimizer in (("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)):
+        for name, optimizer in (
+            ("weights", self.weight_optimizer),
+            ("architecture", self.architecture_optimizer),
+        ):
             unpack_optimizer(name, optimizer, tensors, state[name])
         self.sums = dict(state["sums"])
 
