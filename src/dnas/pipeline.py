@@ -379,7 +379,8 @@ def load_model(run: str | Path) -> tuple[Network, DataInfo]:
 
 def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
     """What `dataclasses.asdict` made of a DataInfo, after a detour through JSON."""
-    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return DataInfo(**fields)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
