@@ -23,8 +23,7 @@ from dnas.space import DARTS, reduction_layers
 from dnas.supernet import check_width
 
 PRESETS = ("quick", "paper")
-# The sets for which a paper's settings differ; all others follow CIFAR-10's.
-CIFAR10_HALF = 25_000
+CIFAR10_IMAGES = 50_000
 
 
 class Settings(BaseModel):
@@ -38,21 +37,21 @@ class SearchSettings(Settings):
     channels: int = Field(16, ge=2, description="width C of its first cells")
     epochs: int = Field(50, ge=1, description="passes over the training half")
     warmup_epochs: int = Field(-1, ge=-1, description="A14: epochs in which only weights move; -1: 30 % of the epochs")
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2, description="images of a step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     learning_rate: float = Field(0.025, gt=0, description="A15: of the weights' SGD, at the start")
     learning_rate_min: float = Field(0.001, ge=0, description="A15: at the end of the cosine")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(3e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the weights' SGD")
+    weight_decay: float = Field(3e-4, ge=0, description="of all weights")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     architecture_learning_rate: float = Field(
         3e-4,
         ge=0,
         description="A15: of the architecture parameters' Adam; 0: such that they travel as far as in the paper",
     )
-    architecture_beta1: float = Field(0.5, ge=0, lt=1)
-    architecture_beta2: float = Field(0.999, ge=0, lt=1)
-    architecture_weight_decay: float = Field(1e-3, ge=0, description="A17")
+    architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: of Adam")
+    architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: of Adam")
+    architecture_weight_decay: float = Field(1e-3, ge=0, description="A17: of the architecture parameters")
     update: Literal["first-order", "second-order", "single-level"] = Field(
         "first-order", description="A13: bilevel with either gradient, or both steps on the same batch"
     )
@@ -92,23 +91,23 @@ class TrainSettings(Settings):
 
     layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
     channels: int = Field(36, ge=2, description="width C of the first cells")
-    epochs: int = Field(600, ge=1)
-    batch_size: int = Field(96, ge=2)
+    epochs: int = Field(600, ge=1, description="passes over the training images")
+    batch_size: int = Field(96, ge=2, description="images of a step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
-    learning_rate: float = Field(0.025, gt=0)
+    learning_rate: float = Field(0.025, gt=0, description="of the SGD, at the start")
     learning_rate_min: float = Field(0.0, ge=0, description="at the end of the cosine")
-    schedule: Literal["cosine", "exponential"] = "cosine"
+    schedule: Literal["cosine", "exponential"] = Field("cosine", description="of the learning rate")
     decay: float = Field(0.97, gt=0, le=1, description="factor of an epoch, with schedule=exponential")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(3e-4, ge=0)
-    clip_norm: float = Field(5.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the weights' SGD")
+    weight_decay: float = Field(3e-4, ge=0, description="of all weights")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes")
     auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head's loss; 0: no head")
     drop_path: float = Field(0.2, ge=0, lt=1, description="probability at the end of a linear ramp")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
-    stem: StemName = "cifar"
+    stem: StemName = Field("cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)")
 
     def resolved(self, count: int, image_size: int) -> TrainSettings:
         """With every automatic value replaced by its number, for `count` training images."""
@@ -134,9 +133,9 @@ class TrainSettings(Settings):
 class DataSettings(Settings):
     """Where the images come from, and what was found there."""
 
-    source: str = "digits"
-    data_dir: str = ""
-    image_size: int = Field(0, ge=0, le=4096, description="0: from the data")
+    source: str = Field("digits", description="a named data set or a folder")
+    data_dir: str = Field("", description="where named data sets lie")
+    image_size: int = Field(0, ge=0, le=4096, description="pixels of a side; 0: from the data")
     train_images: int = Field(0, ge=0)
     fingerprint: str = ""
 
@@ -173,7 +172,6 @@ def _cosine(top: float, bottom: float, epoch: int, epochs: int) -> float:
 
 # Tiny-ImageNet as NASP trains it, which is where the paper's table 3 compares (rotation and flip, no crop).
 PAPER_TRAIN: dict[str, dict[str, Any]] = {
-    "cifar100": {"channels": 50},  # A10: the width at which 14 layers come closest to the paper's 4.60 M
     "tiny-imagenet": {
         "channels": 48,
         "epochs": 250,
@@ -196,22 +194,22 @@ QUICK_TRAIN_IMAGES_IN_ALL = 24_000
 QUICK_TRAIN_IMAGES = 12_000
 
 
-def paper_travel(method: type[GradientMethod]) -> float:
+def paper_travel(method: GradientMethod) -> float:
     """How far Adam can carry an architecture parameter in the method's own search on CIFAR-10.
 
     Steps after the warm-up × their learning rate: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. A short
     search that keeps the learning rate instead would end at its initial noise.
     """
-    settings = SearchSettings(**method.paper_settings.get("", {}), images=2 * CIFAR10_HALF)
-    settings = settings.resolved(2 * CIFAR10_HALF, 0.0, 32)
+    settings = SearchSettings(**method.paper_settings("cifar10").get("search", {}))
+    settings = settings.resolved(CIFAR10_IMAGES, 0.0, 32)
     return settings.architecture_steps * settings.architecture_learning_rate
 
 
-def preset_settings(preset: str, method: type[GradientMethod], info: DataInfo, count: int) -> dict[str, Any]:
+def preset_settings(preset: str, method: GradientMethod, info: DataInfo, count: int) -> dict[str, dict[str, Any]]:
     """What a preset sets for a data set with `count` training images: {"search": …, "train": …}."""
-    paper = method.paper_settings
-    search = {**paper.get("", {}), **paper.get(info.source, {})}
-    train = dict(PAPER_TRAIN.get(info.source, {}))
+    paper = method.paper_settings(info.source)
+    search = dict(paper.get("search", {}))
+    train = paper.get("train", {}) | PAPER_TRAIN.get(info.source, {})
     if "stem" not in train and info.image_size >= 128:
         train["stem"] = "imagenet"
     if preset == "paper":
@@ -228,6 +226,7 @@ def preset_settings(preset: str, method: type[GradientMethod], info: DataInfo, c
         "architecture_learning_rate": 0.0,
     }
     train |= {
+        "layers": 0,
         "channels": 16,
         "epochs": max(2, round(QUICK_TRAIN_IMAGES_IN_ALL / images)),
         "batch_size": 96,
@@ -255,7 +254,7 @@ def resolve(
     chosen = dict(overrides)
     draft = parse({**chosen, "search": None, "train": None})
     method = create(draft.method, draft.mapping or None, draft.options, DARTS)
-    base = preset_settings(draft.preset, type(method), info, count)
+    base = preset_settings(draft.preset, method, info, count)
     config = parse(
         {
             **chosen,
@@ -279,7 +278,7 @@ def resolve(
         check_width(search.channels, method.options.partial_channels)
         if search.images == 1 or count < 4:
             raise InputError(f"{count} training images are too few to search with; at least 4 are needed")
-        updates["search"] = search.resolved(count, paper_travel(type(method)), info.image_size)
+        updates["search"] = search.resolved(count, paper_travel(method), info.image_size)
     else:
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":

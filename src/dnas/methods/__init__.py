@@ -72,8 +72,6 @@ class GradientMethod:
     mappings: ClassVar[tuple[str, ...]] = tuple(MAPPINGS)
     default_mapping: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    # Search settings (config.SearchSettings) of the method's paper, over the common ones; per data set.
-    paper_settings: ClassVar[Dict[str, Dict[str, Any]]] = {}
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -85,6 +83,10 @@ class GradientMethod:
         self.mapping_name = mapping
         self.space = space
         self.operations = ("none", *space.primitives) if options.with_none else space.primitives
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
+        return {}
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Fresh architecture parameters."""

@@ -8,12 +8,13 @@ DNAS paper's tables, which defines it no further: alpha and beta of every layer 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from dnas.mapping import SHARED, Mapping
 from dnas.methods import GradientMethod, MethodOptions, Progress
+from dnas.methods.dnas import global_settings
 from dnas.relaxation import MixingWeights, edge_softmax, expand, softmax
 
 
@@ -36,17 +37,23 @@ class PCDARTS(GradientMethod):
     paper = "Xu et al., PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, ICLR 2020"
     default_mapping = SHARED
     Options = PCDARTSOptions
-    # Section 4.2 of the paper and its public code: batch 256, SGD 0.1 → 0, Adam 6e-4, a proxy of 8 layers.
-    paper_settings: ClassVar = {
-        "": {
-            "layers": 8,
-            "batch_size": 256,
-            "learning_rate": 0.1,
-            "learning_rate_min": 0.0,
-            "architecture_learning_rate": 6e-4,
-        }
-    }
     options: PCDARTSOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        if self.mapping_name != SHARED:
+            # The paired control of the DNAS paper: all but the parameterisation as in its own search.
+            return global_settings(data)
+        # Section 4.2 of the paper and its public code: a proxy of 8 layers, trained at 20.
+        return {
+            "search": {
+                "layers": 8,
+                "batch_size": 256,
+                "learning_rate": 0.1,
+                "learning_rate_min": 0.0,
+                "architecture_learning_rate": 6e-4,
+            },
+            "train": {"layers": 20, "drop_path": 0.3},
+        }
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=self.options.edge_normalisation)

@@ -1,0 +1,5 @@
+"""`python -m dnas`."""
+
+from dnas.cli import main
+
+main()
