@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnas.kernels.depthwise import DepthwiseConv2d
 from dnas.ops import Chain, Conv, FactorizedReduce, Identity, Layer, Norm, Pool, ReLU, Zero
 
 
@@ -95,7 +96,10 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
         case FactorizedReduce():
             return FactorizedReduceModule(layer.inputs, layer.outputs, norms, groups)
         case Conv():
-            return nn.Conv2d(
+            # A square kernel with one input a group is what a depthwise kernel can do.
+            alone = layer.groups == layer.inputs == layer.outputs and layer.kernel[0] == layer.kernel[1] > 1
+            kind = DepthwiseConv2d if alone else nn.Conv2d
+            return kind(
                 groups * layer.inputs,
                 groups * layer.outputs,
                 layer.kernel,
