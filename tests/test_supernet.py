@@ -68,10 +68,10 @@ def test_one_hot_weights_make_it_the_single_operation():
     with torch.no_grad():
         for cell in supernet.cells:
             for block in cell.sources:
-                block.apart["dil_conv_5x5"][0].weight.add_(1.0)
+                block.apart["dil_conv_5x5"][1].weight.add_(1.0)
     assert torch.equal(before, supernet(images(), mixing))
     with torch.no_grad():
-        supernet.cells[0].sources[0].apart["sep_conv_3x3"][0].weight.add_(1.0)
+        supernet.cells[0].sources[0].apart["sep_conv_3x3"][1].weight.add_(1.0)
     assert not torch.equal(before, supernet(images(), mixing))
 
 
@@ -96,7 +96,7 @@ def test_skip_dropout_is_off_at_zero_and_keeps_the_mean():
     other = supernet(images(), mixing, SkipDropout(0.5, torch_stream(0, "skip-dropout", 2)))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    mask = SkipDropout(0.2, torch_stream(0, "skip-dropout", 3)).mask(torch.zeros(64, 4, 16, 16), 4)
+    mask = SkipDropout(0.2, torch_stream(0, "skip-dropout", 3)).mask(torch.zeros(64, 16, 16, 4), 4)
     assert set(mask.unique().tolist()) == {0.0, 1.25}
     assert abs(mask.mean() - 1) < 0.01
 

@@ -6,10 +6,12 @@ channels only the first C/K channels of a state pass through them and the rest g
     node n of layer k = Σ over its edges e of  shuffle([ edges[k,e] Σ_o operations[k,e,o] O_o(x[:C/K]) ,
                                                          bypass[k,e] x[C/K:] ])
 
-The mathematics is per edge (`tests/reference.py` writes it so); the work is done per *source state*. A
-cell has 14 edges but 5 sources with 4, 4, 3, 2, 1 targets: the operations that leave one source run side
-by side as grouped convolutions over targets · C/K channels, and what has no weights (pools, identity) runs
-once for all targets.
+The mathematics is per edge (`tests/reference.py` writes it so); the work is done per *source state*, with
+channels last. A cell has 14 edges but 5 sources with 4, 4, 3, 2, 1 targets: the operations that leave one source
+run side by side over targets · C/K channels, what has no weights (pools, identity) runs once for all targets,
+and the mixture of all of them is one accumulating matrix product (`SourceBlock`).
+
+Inside, tensors are [B, H, W, C].
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.errors import InputError
-from dnas.modules import SEARCH, SEARCH_STEM, build_chain, construct
-from dnas.ops import PRIMITIVES, Identity, ReLU
+from dnas.kernels import depthwise_statistics, mixed_product, weighted_sum
+from dnas.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
+from dnas.ops import PRIMITIVES, Chain, Identity, Pool, Zero
 from dnas.plan import STEMS, preprocess
 from dnas.relaxation import MixingWeights
 from dnas.space import Space, reduction_layers
@@ -37,60 +40,190 @@ class SkipDropout:
     generator: torch.Generator
 
     def mask(self, like: Tensor, targets: int) -> Tensor:
-        """Factors [B, targets, c, H, W] for an identity with output `like` [B, c, H, W]."""
-        shape = (like.shape[0], targets, *like.shape[1:])
+        """Factors [B, H, W, targets, c] for an identity with output `like` [B, H, W, c]."""
+        shape = (*like.shape[:3], targets, like.shape[3])
         keep = 1.0 - self.probability
         mask = torch.empty(shape, dtype=like.dtype).bernoulli_(keep, generator=self.generator)
         return mask.div_(keep).to(like.device)
 
 
 class SourceBlock(nn.Module):
-    """All operations on all edges that leave one state: x [B, c, H, W] → [B, targets, c, H', W']."""
+    """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', targets, c].
+
+    Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
+    convolution's output for the separable ones, of a pool, of strided pixels for a factorised reduction. With the
+    mean and the second moments of the features that batch norm is known beforehand (`fold`), so mixing weight,
+    batch norm and linear map are one matrix, and the mixture of all operations one accumulating product.
+    """
 
     def __init__(self, channels: int, targets: int, stride: int, operations: tuple[str, ...]) -> None:
         super().__init__()
+        self.channels = channels
         self.targets = targets
         self.stride = stride
-        self.alike = nn.ModuleDict()  # no weights: the same for every target
-        self.apart = nn.ModuleDict()  # weights of its own for every target
         self.columns = {name: o for o, name in enumerate(operations)}
+        self.apart = nn.ModuleDict()  # weights of its own for every target
+        self.pools = nn.ModuleDict()  # no weights: the same for every target
         self.identity: str | None = None
         for name in operations:
             chain = PRIMITIVES[name].search_chain(channels, stride)
             if chain == (Identity(),):
                 self.identity = name
-            if name == "none":
-                continue  # x · 0: it takes its share of a softmax and adds nothing here
-            if any(hasattr(layer, "inputs") for layer in chain):
-                # The leading ReLU is done once for all; a factorised reduction has its own.
-                rest = chain[1:] if chain[0] == ReLU() else chain
-                self.apart[name] = build_chain(rest, SEARCH, groups=targets)
-            else:
-                self.alike[name] = build_chain(chain, SEARCH)
+            elif isinstance(chain[0], Pool):
+                self.pools[name] = build_chain(chain[:1], SEARCH)
+            elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
+                self.apart[name] = build_chain(chain, SEARCH, groups=targets)
 
     def forward(self, x: Tensor, weights: Tensor, skip_dropout: SkipDropout | None) -> Tensor:
         """`weights` [targets, O] multiply the operations."""
+        relu = x.relu()
         # Target-major channels: copy t of the source occupies channels t·c … (t+1)·c.
-        copies = x.relu().repeat(1, self.targets, 1, 1)
-        out: Tensor | None = None
-        for name, operation in self.apart.items():
-            y = operation(copies).unflatten(1, (self.targets, -1))
-            y = y * weights[:, self.columns[name], None, None, None]
-            out = y if out is None else out + y
-        assert out is not None
-        shared = []
-        columns = []
-        for name, operation in self.alike.items():
-            y = operation(x)
-            if name == self.identity and skip_dropout is not None:
-                masked = skip_dropout.mask(y, self.targets) * y[:, None]
-                out = out + masked * weights[:, self.columns[name], None, None, None]
+        copies = relu.repeat(1, 1, 1, self.targets)
+        mixture = Mixture(self.targets, self.channels)
+        for name, chain in self.apart.items():
+            weight = weights[:, self.columns[name]]
+            if isinstance(chain[0], FactorizedReduceModule):
+                self._factorized(chain[0], relu, weight, mixture)
             else:
-                shared.append(y)
-                columns.append(self.columns[name])
-        if shared:
-            out = out + torch.einsum("tu,ubchw->btchw", weights[:, columns], torch.stack(shared))
-        return out
+                self._separable(chain, copies, weight, mixture)
+        planes = x.permute(0, 3, 1, 2)
+        for name, pool in self.pools.items():
+            mixture.add_pool(pool(planes).permute(0, 2, 3, 1), weights[:, self.columns[name]])
+        size = mixture.size
+        if self.identity is None:
+            return mixture.mix().view(*size, self.targets, self.channels)
+        weight = weights[:, self.columns[self.identity]]
+        if skip_dropout is None:
+            mixture.add_shared(x, weight[:, None].expand(-1, self.channels))
+            return mixture.mix().view(*size, self.targets, self.channels)
+        # Each target drops other elements, so the identity leaves the common product.
+        masked = skip_dropout.mask(x, self.targets) * x[:, :, :, None]
+        return torch.addcmul(mixture.mix().view(*size, self.targets, self.channels), masked, weight[:, None])
+
+    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture) -> None:
+        """Stages of ReLU, depthwise, pointwise, batch norm, for all targets side by side."""
+        stages = [layers for layers in zip(*[iter(chain.children())] * 4, strict=True)]  # noqa: C416
+        for n, (_, deep, point, _) in enumerate(stages):
+            h, mean, gram = depthwise_statistics(u, deep.weight, deep.stride[0], deep.dilation[0])
+            shape = (self.targets, self.channels)
+            blocks = gram.view(*shape, *shape).diagonal(0, 0, 2).permute(2, 0, 1)
+            matrix, bias = fold(point.weight.view(*shape, self.channels), mean.view(shape), blocks)
+            if n == len(stages) - 1:
+                mixture.add(h, matrix, bias, weight)
+            else:
+                u = torch.addmm(bias.flatten(), h.flatten(0, 2), side_by_side(matrix)).view(h.shape).relu_()
+
+    def _factorized(self, reduce: FactorizedReduceModule, relu: Tensor, weight: Tensor, mixture: Mixture) -> None:
+        """Both strided grids are features that all targets share; each target maps them with its own weights."""
+        pixels = torch.cat([relu[:, ::2, ::2], odd_grid(relu)], 3)
+        flat = pixels.flatten(0, 2)
+        matrix = two_grids(reduce, self.targets)
+        shared = (self.targets, *[-1] * 2)
+        mean, gram = flat.mean(0), flat.t() @ flat / len(flat)
+        matrix, bias = fold(matrix, mean.expand(self.targets, -1), gram.expand(shared))
+        mixture.add_common(pixels, matrix, bias, weight)
+
+
+class Mixture:
+    """Collects features with their matrices, and mixes them in one accumulating product."""
+
+    def __init__(self, targets: int, channels: int) -> None:
+        self.targets, self.channels = targets, channels
+        self.features: list[Tensor] = []
+        self.matrices: list[Tensor] = []
+        self.biases: list[Tensor] = []
+        self.size: torch.Size = torch.Size()
+
+    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, targets · c] of each target's own: `matrix` [targets, c, c], `bias` [targets, c]."""
+        self._append(h, side_by_side(weight[:, None, None] * matrix), weight[:, None] * bias)
+
+    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, n] of all targets: `matrix` [targets, c, n], `bias` [targets, c]."""
+        flat = (weight[:, None, None] * matrix).permute(2, 0, 1).reshape(h.shape[3], -1)
+        self._append(h, flat, weight[:, None] * bias)
+
+    def add_pool(self, h: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
+        variance, mean = torch.var_mean(h, (0, 1, 2), correction=0)
+        scale = (variance + EPSILON).rsqrt() * weight[:, None]
+        self.add_shared(h, scale)
+        self.biases.append(-scale * mean)
+
+    def add_shared(self, h: Tensor, scale: Tensor) -> None:
+        """Features [B, H, W, c] that every target takes by channel: `scale` [targets, c]."""
+        self._append(h, torch.diag_embed(scale).permute(1, 0, 2).reshape(self.channels, -1), None)
+
+    def _append(self, h: Tensor, matrix: Tensor, bias: Tensor | None) -> None:
+        self.size = h.shape[:3]
+        self.features.append(h.flatten(0, 2))
+        self.matrices.append(matrix)
+        if bias is not None:
+            self.biases.append(bias)
+
+    def mix(self) -> Tensor:
+        """[pixels, targets · c]."""
+        return mixed_product(self.features, self.matrices, torch.stack(self.biases).sum(0).flatten())
+
+
+EPSILON = 1e-5  # of nn.BatchNorm2d
+
+
+def fold(matrix: Tensor, mean: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch norm after a linear map, as a linear map: BN(P h) = A h + b over the pixels h of a batch.
+
+    Args:
+        matrix: P [m, outputs, inputs].
+        mean, gram: Σ h / N [m, inputs] and Σ h hᵀ / N [m, inputs, inputs] of each map's features.
+
+    Returns:
+        A [m, outputs, inputs] and b [m, outputs]. P h itself is never formed, nor kept for backward.
+    """
+    covariance = gram - mean[:, :, None] * mean[:, None, :]
+    # Rounding can leave a variance of zero slightly below it.
+    variance = ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
+    folded = matrix * (variance + EPSILON).rsqrt()[:, :, None]
+    return folded, -(folded @ mean[:, :, None])[:, :, 0]
+
+
+def side_by_side(matrices: Tensor) -> Tensor:
+    """[m, outputs, inputs] → [m · inputs, m · outputs], block-diagonal, to multiply rows from the right."""
+    m, outputs, inputs = matrices.shape
+    return torch.diag_embed(matrices.permute(2, 1, 0)).permute(3, 0, 2, 1).reshape(m * inputs, m * outputs)
+
+
+def odd_grid(x: Tensor) -> Tensor:
+    """The pixels with odd coordinates of [B, H, W, C]; a black row and column complete an odd size."""
+    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))[:, 1::2, 1::2]
+
+
+def two_grids(reduce: FactorizedReduceModule, groups: int) -> Tensor:
+    """A factorised reduction's weights as maps [groups, outputs, 2 · inputs] of both grids side by side."""
+    even = reduce.even.weight.flatten(1).unflatten(0, (groups, -1))  # type: ignore[no-untyped-call]
+    odd = reduce.odd.weight.flatten(1).unflatten(0, (groups, -1))  # type: ignore[no-untyped-call]
+    top = F.pad(even, (0, even.shape[2]))
+    bottom = F.pad(odd, (odd.shape[2], 0))
+    return torch.cat([top, bottom], 1)
+
+
+class Preprocess(nn.Module):
+    """Brings a layer's input [B, H, W, C'] to its width, and after a reduction to its resolution."""
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self.chain = build_chain(chain, SEARCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.chain[0]
+        relu = x.relu()
+        if isinstance(first, FactorizedReduceModule):
+            even = F.linear(relu[:, ::2, ::2], first.even.weight.flatten(1))
+            odd = F.linear(odd_grid(relu), first.odd.weight.flatten(1))
+            y = torch.cat([even, odd], 3)
+        else:
+            y = F.linear(relu, self.chain[1].weight.flatten(1))  # type: ignore[union-attr, arg-type]
+        normed = F.batch_norm(y.permute(0, 3, 1, 2), None, None, training=True, eps=EPSILON)
+        return normed.permute(0, 2, 3, 1)
 
 
 class SupernetCell(nn.Module):
@@ -112,9 +245,7 @@ class SupernetCell(nn.Module):
         self.partial = partial
         self.active = width // partial
         self.reduction = reduction
-        self.preprocess = nn.ModuleList(
-            build_chain(chain, SEARCH) for chain in preprocess(before, previous, width, shrunk)
-        )
+        self.preprocess = nn.ModuleList(Preprocess(chain) for chain in preprocess(before, previous, width, shrunk))
         # Edges that leave state s, in node order.
         self.leaving = [[e for e, (_, source) in enumerate(space.edges) if source == s] for s in range(space.nodes + 1)]
         self.sources = nn.ModuleList(
@@ -135,32 +266,37 @@ class SupernetCell(nn.Module):
         psi = edges[:, None] * operations
         states = [self.preprocess[0](before), self.preprocess[1](previous)]
         active: list[Tensor | None] = [None] * self.space.nodes
-        passed: list[Tensor | None] = [None] * self.space.nodes
+        passed: list[list[Tensor]] = [[] for _ in range(self.space.nodes)]
         for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
             x = states[s]
-            out = block(x[:, : self.active], psi[leaving], skip_dropout)
-            rest = x[:, self.active :]
-            if block.stride == 2 and self.partial > 1:
-                rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)
+            out = block(x[..., : self.active].contiguous(), psi[leaving], skip_dropout)
+            rest = self._bypass(x, block.stride)
             for t, e in enumerate(leaving):
                 node = self.space.edges[e][0]
-                active[node] = _plus(active[node], out[:, t])
-                if self.partial > 1:
-                    passed[node] = _plus(passed[node], bypass[e] * rest)
-            # Sources come in order, so once state s = node s - 2 + 1 has left, node s - 1 is complete.
+                so_far = active[node]
+                active[node] = out[..., t, :] if so_far is None else so_far + out[..., t, :]
+                passed[node].append(rest)
+            # Sources come in order, so node s - 1 is complete once state s has left.
             if s >= 1:
-                states.append(self._join(active[s - 1], passed[s - 1]))
-        return torch.cat(states[2:], 1)
+                first, last = self.space.node_edges[s - 1]
+                states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
+        return torch.cat(states[2:], 3)
 
-    def _join(self, active: Tensor | None, passed: Tensor | None) -> Tensor:
-        """Both kinds of channels of a node, shuffled so that the next node's operations see others (PC-DARTS)."""
+    def _bypass(self, x: Tensor, stride: int) -> Tensor:
+        """The channels that pass by the operations, at the resolution of the operations' output."""
+        rest = x[..., self.active :]
+        if stride == 2 and self.partial > 1:
+            rest = F.max_pool2d(rest.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
+        return rest.contiguous()
+
+    def _join(self, active: Tensor | None, weights: Tensor, passed: list[Tensor]) -> Tensor:
+        """Both kinds of channels of a node, shuffled so that the next node's operations see others (PC-DARTS §3.1)."""
         assert active is not None
-        if passed is None:
+        if self.partial == 1:
             return active
-        joined = torch.cat([active, passed], 1)
+        joined = torch.cat([active, weighted_sum(weights, passed)], 3)
         # One shuffle a node: it permutes channels, so it commutes with the sum over edges.
-        batch, _, height, width = joined.shape
-        return joined.view(batch, self.partial, -1, height, width).transpose(1, 2).flatten(1, 2)
+        return joined.view(*joined.shape[:3], self.partial, self.active).transpose(3, 4).flatten(3)
 
 
 class Supernet(nn.Module):
@@ -209,11 +345,11 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(previous, classes)
 
     def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: SkipDropout | None = None) -> Tensor:
-        before = previous = self.stem(images)
+        before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
         for k, cell in enumerate(self.cells):
             weights = (mixing.operations[k], mixing.edges[k], mixing.bypass[k])
             before, previous = previous, cell(before, previous, *weights, skip_dropout)
-        logits: Tensor = self.classifier(previous.mean((2, 3)))
+        logits: Tensor = self.classifier(previous.mean((1, 2)))
         return logits
 
 
@@ -257,6 +393,3 @@ def build_supernet(
     assert isinstance(supernet, Supernet)
     return supernet
 
-
-def _plus(total: Tensor | None, term: Tensor) -> Tensor:
-    return term if total is None else total + term

@@ -1,3 +1,7 @@
-"""The few functions below the networks that are worth more than a call of torch: one signature each."""
+"""The few functions below the networks that are worth more than calls of torch: one signature each."""
 
+from dnas.kernels.depthwise import DepthwiseConv2d as DepthwiseConv2d
 from dnas.kernels.depthwise import depthwise as depthwise
+from dnas.kernels.depthwise import depthwise_statistics as depthwise_statistics
+from dnas.kernels.mixture import mixed_product as mixed_product
+from dnas.kernels.mixture import weighted_sum as weighted_sum

@@ -1,4 +1,4 @@
-"""Depthwise convolution whose gradients are computed the fast way.
+"""Depthwise convolution whose gradients are computed the fast way, and the statistics of its output.
 
 The input gradient of a stride-1 depthwise convolution is a forward convolution with the flipped kernel. torch
 computes it by a general routine that is 2 to 13 times as slow on a CPU (96 images of 16 channels, 28×28 pixels,
@@ -14,38 +14,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, len(weight))
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, wants_x: bool, wants_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    flips = wants_x and stride == 1
+    flipped = _convolve(grad, weight.flip(2, 3), 1, dilation) if flips else None
+    padding = dilation * (weight.shape[2] // 2)
+    if flips and not wants_weight:
+        return flipped, None
+    general, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [dilation] * 2,
+        False,
+        [0, 0],
+        len(weight),
+        [wants_x and not flips, wants_weight, False],
+    )
+    return flipped if flips else general, grad_weight
+
+
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation
+        ctx.steps = (stride, dilation)
         return _convolve(x, weight, stride, dilation)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight = ctx.needs_input_grad[:2]
-        flips = wants_x and ctx.stride == 1
-        grad_x = _convolve(grad, weight.flip(2, 3), 1, ctx.dilation) if flips else None
-        padding = ctx.dilation * (weight.shape[2] // 2)
-        general, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            weight,
-            None,
-            [ctx.stride] * 2,
-            [padding] * 2,
-            [ctx.dilation] * 2,
-            False,
-            [0, 0],
-            len(weight),
-            [wants_x and not flips, wants_weight, False],
-        )
-        return grad_x if flips else general, grad_weight, None, None
-
-
-def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, len(weight))
+        return *_gradients(grad, x, weight, *ctx.steps, *ctx.needs_input_grad[:2]), None, None
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -62,3 +69,36 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return depthwise(input, self.weight, int(self.stride[0]), int(self.dilation[0]))
+
+
+class _Statistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
+        h = _convolve(x.permute(0, 3, 1, 2), weight, stride, dilation).permute(0, 2, 3, 1).contiguous()
+        pixels = h.view(-1, h.shape[3])
+        ctx.save_for_backward(x, weight, h)
+        ctx.steps = (stride, dilation)
+        return h, pixels.mean(0), pixels.t() @ pixels / len(pixels)
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_h: Tensor, grad_mean: Tensor, grad_gram: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, h = ctx.saved_tensors
+        pixels = h.view(-1, h.shape[3])
+        # gram = hᵀh / N, so its gradient reaches h through both factors.
+        back = torch.addmm(grad_h.reshape(pixels.shape), pixels, (grad_gram + grad_gram.t()) / len(pixels))
+        grad = back.add_(grad_mean / len(pixels)).view(h.shape).permute(0, 3, 1, 2)
+        grad_x, grad_weight = _gradients(
+            grad, x.permute(0, 3, 1, 2), weight, *ctx.steps, *ctx.needs_input_grad[:2]
+        )
+        return None if grad_x is None else grad_x.permute(0, 2, 3, 1), grad_weight, None, None
+
+
+def depthwise_statistics(x: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
+    """h = depthwise(x), its mean over pixels and its uncentred second moments, for a fold (`supernet.fold`).
+
+    x [B, H, W, C], weight [C, 1, k, k] → h [B, H', W', C], mean [C], gram [C, C].
+    """
+    out: tuple[Tensor, Tensor, Tensor] = _Statistics.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
+    return out

@@ -1,0 +1,68 @@
+"""Sums of many terms that keep no term: what mixes operations and edges.
+
+Written as whole functions because autograd would store every product and every partial sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, *pairs: Tensor) -> Tensor:
+        ctx.save_for_backward(*pairs)
+        features, matrices = pairs[::2], pairs[1::2]
+        out = torch.addmm(bias, features[0], matrices[0])
+        for feature, matrix in zip(features[1:], matrices[1:], strict=True):
+            out.addmm_(feature, matrix)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        grads: list[Tensor | None] = [grad.sum(0) if needs[0] else None]
+        for i in range(0, len(pairs), 2):
+            grads.append(grad @ pairs[i + 1].t() if needs[1 + i] else None)
+            grads.append(pairs[i].t() @ grad if needs[2 + i] else None)
+        return tuple(grads)
+
+
+def mixed_product(features: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Σ_i features[i] @ matrices[i] + bias, accumulated in place.
+
+    features [pixels, n_i], matrices [n_i, outputs], bias [outputs] → [pixels, outputs].
+    """
+    pairs = [tensor for pair in zip(features, matrices, strict=True) for tensor in pair]
+    out: Tensor = _Product.apply(bias, *pairs)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *terms: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, *terms)
+        out = terms[0] * weights[0]
+        for weight, term in zip(weights[1:], terms[1:], strict=True):
+            out.addcmul_(term, weight)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *terms = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        flat = grad.reshape(-1)
+        # A dot product, where (grad * term).sum() would write and read the product.
+        inner = torch.stack([torch.dot(flat, term.reshape(-1)) for term in terms]) if needs[0] else None
+        return inner, *(grad * w if need else None for w, need in zip(weights, needs[1:], strict=True))
+
+
+def weighted_sum(weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """Σ_i weights[i] · terms[i] for weights [n] and n contiguous tensors of one shape."""
+    out: Tensor = _WeightedSum.apply(weights, *terms)  # type: ignore[no-untyped-call]
+    return out
