@@ -329,12 +329,15 @@ def environment() -> dict[str, Any]:
     """What a result depends on besides its settings."""
     import torch
 
+    from dnas.kernels import native
+
     return {
         "dnas": version("dnas"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        "kernels": "torch" if native.library() is None else "native",
     }
 
 

@@ -22,6 +22,7 @@ from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError
+from dnas.kernels import native
 from dnas.methods import GradientMethod, Progress, create
 from dnas.network import Network, build, macs, params
 from dnas.options import add_options
@@ -93,6 +94,8 @@ def start(
         folder.write_config(config.to_toml())
         session = Session(folder, config.to_toml(), reporter)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
+        if config.device == "cpu" and (advice := native.advice()):
+            session.say(advice)
         return _carry_through(config, method, data, folder, session)
 
 
@@ -117,7 +120,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                 "restore them or start a new run"
             )
         session = Session(folder, config.to_toml(), reporter)
-        for key in ("dnas", "torch"):
+        for key in ("dnas", "torch", "kernels"):
             if config.environment.get(key) != environment()[key]:
                 session.say(
                     f"warning: begun with {key} {config.environment.get(key)}, resumed with {environment()[key]}: "

@@ -392,4 +392,3 @@ def build_supernet(
     )
     assert isinstance(supernet, Supernet)
     return supernet
-

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnas.kernels import native
+
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     return F.conv2d(x, weight, None, stride, dilation * (weight.shape[2] // 2), dilation, len(weight))
@@ -21,25 +23,20 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, wants_x: bool, wants_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    flips = wants_x and stride == 1
-    flipped = _convolve(grad, weight.flip(2, 3), 1, dilation) if flips else None
-    padding = dilation * (weight.shape[2] // 2)
-    if flips and not wants_weight:
-        return flipped, None
-    general, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        None,
-        [stride] * 2,
-        [padding] * 2,
-        [dilation] * 2,
-        False,
-        [0, 0],
-        len(weight),
-        [wants_x and not flips, wants_weight, False],
-    )
-    return flipped if flips else general, grad_weight
+    kernel = weight.shape[2]
+    grad_x = grad_weight = None
+    if wants_x and stride == 1:
+        grad_x, wants_x = _convolve(grad, weight.flip(2, 3), 1, dilation), False
+    if wants_weight and kernel in (3, 5) and native.covers(x, grad):
+        grad_weight, wants_weight = native.depthwise_weight_gradient(x, grad, kernel, stride, dilation), False
+    if wants_x or wants_weight:
+        padding = [dilation * (kernel // 2)] * 2
+        arguments = (None, [stride] * 2, padding, [dilation] * 2, False, [0, 0], len(weight))
+        wanted = [wants_x, wants_weight, False]
+        general_x, general_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, *arguments, wanted)
+        grad_x = general_x if wants_x else grad_x
+        grad_weight = general_weight if wants_weight else grad_weight
+    return grad_x, grad_weight
 
 
 class _Depthwise(torch.autograd.Function):
@@ -89,9 +86,7 @@ class _Statistics(torch.autograd.Function):
         # gram = hᵀh / N, so its gradient reaches h through both factors.
         back = torch.addmm(grad_h.reshape(pixels.shape), pixels, (grad_gram + grad_gram.t()) / len(pixels))
         grad = back.add_(grad_mean / len(pixels)).view(h.shape).permute(0, 3, 1, 2)
-        grad_x, grad_weight = _gradients(
-            grad, x.permute(0, 3, 1, 2), weight, *ctx.steps, *ctx.needs_input_grad[:2]
-        )
+        grad_x, grad_weight = _gradients(grad, x.permute(0, 3, 1, 2), weight, *ctx.steps, *ctx.needs_input_grad[:2])
         return None if grad_x is None else grad_x.permute(0, 2, 3, 1), grad_weight, None, None
 
 
