@@ -189,8 +189,8 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
 
 # A search sees this many images in all, and a training: minutes on two cores, whatever the data set.
 QUICK_SEARCH_IMAGES = 2_048
-QUICK_SEARCH_EPOCHS = 12
-QUICK_TRAIN_IMAGES_IN_ALL = 24_000
+QUICK_SEARCH_EPOCHS = 10
+QUICK_TRAIN_IMAGES_IN_ALL = 36_000
 QUICK_TRAIN_IMAGES = 12_000
 
 

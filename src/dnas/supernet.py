@@ -82,8 +82,9 @@ class SourceBlock(nn.Module):
         mixture = Mixture(self.targets, self.channels)
         for name, chain in self.apart.items():
             weight = weights[:, self.columns[name]]
-            if isinstance(chain[0], FactorizedReduceModule):
-                self._factorized(chain[0], relu, weight, mixture)
+            first = next(chain.children())
+            if isinstance(first, FactorizedReduceModule):
+                self._factorized(first, relu, weight, mixture)
             else:
                 self._separable(chain, copies, weight, mixture)
         planes = x.permute(0, 3, 1, 2)
@@ -216,12 +217,13 @@ class Preprocess(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = self.chain[0]
         relu = x.relu()
+        y: Tensor
         if isinstance(first, FactorizedReduceModule):
             even = F.linear(relu[:, ::2, ::2], first.even.weight.flatten(1))
             odd = F.linear(odd_grid(relu), first.odd.weight.flatten(1))
             y = torch.cat([even, odd], 3)
         else:
-            y = F.linear(relu, self.chain[1].weight.flatten(1))  # type: ignore[union-attr, arg-type]
+            y = F.linear(relu, self.chain[1].weight.flatten(1))  # type: ignore[operator]
         normed = F.batch_norm(y.permute(0, 3, 1, 2), None, None, training=True, eps=EPSILON)
         return normed.permute(0, 2, 3, 1)
 
@@ -270,7 +272,7 @@ class SupernetCell(nn.Module):
         for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
             x = states[s]
             out = block(x[..., : self.active].contiguous(), psi[leaving], skip_dropout)
-            rest = self._bypass(x, block.stride)
+            rest = self._bypass(x, 2 if self.reduction and s < 2 else 1)
             for t, e in enumerate(leaving):
                 node = self.space.edges[e][0]
                 so_far = active[node]

@@ -5,6 +5,7 @@ Never part of an installation. Where there is no C compiler, everything works wi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -103,10 +104,8 @@ def _folders() -> list[Path]:
     if "XDG_CACHE_HOME" in os.environ:
         folders.append(Path(os.environ["XDG_CACHE_HOME"]) / "dnas" / "kernels")
     else:
-        try:
+        with contextlib.suppress(RuntimeError):  # no HOME
             folders.append(Path.home() / ".cache" / "dnas" / "kernels")
-        except RuntimeError:  # no HOME
-            pass
     owner = os.getuid() if hasattr(os, "getuid") else 0
     return [*folders, Path(tempfile.gettempdir()) / f"dnas-kernels-{owner}"]
 
