@@ -39,21 +39,25 @@ def threshold(
     """As `top_edges`, then without the operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
 
     Nodes may lose inputs, so the result can lie outside the search space; it builds all the same. A layer
-    that would lose every operation keeps its single strongest one, since a cell needs an output.
+    that would lose its output keeps the strongest of the operations that read one of its two inputs.
     """
     genes = []
-    inside = True
     for k, layer in enumerate(_kept(scores, operations, space)):
-        heaviest = max((weights[k, e, o].item() for node in layer for _, _, e, o in node), default=0.0)
-        floor = min(minimum, heaviest)
-        nodes = tuple(
-            tuple((op, source) for op, source, e, o in node if weights[k, e, o].item() >= floor) for node in layer
-        )
-        gene = Cell(nodes)
-        inside = inside and space.objection(gene.nodes) is None
+        strength = {(e, o): weights[k, e, o].item() for node in layer for _, _, e, o in node}
+        strong = {slot for slot, weight in strength.items() if weight >= minimum}
+        gene = _gene(layer, strong)
+        if not gene.concat:
+            from_inputs = [(e, o) for node in layer for _, source, e, o in node if source < 2]
+            gene = _gene(layer, strong | {max(from_inputs, key=lambda slot: strength[slot])})
         genes.append(gene)
+    inside = all(space.objection(gene.nodes) is None for gene in genes)
     reductions = reduction_layers(len(genes))
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
+
+
+def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Cell:
+    """The gene of a layer's kept operations, those with their (edge, operation) among `slots`."""
+    return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
 
 
 def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:

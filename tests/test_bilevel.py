@@ -1,0 +1,276 @@
+"""The updates against closed forms and exact second derivatives (`methods.md` §2.1, §2.2)."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dnas.bilevel import apply, first_order, gradients, unrolled
+from dnas.streams import torch_stream
+
+
+def number(value):
+    return nn.Parameter(torch.tensor([value], dtype=torch.float64))
+
+
+class Toy:
+    """Figure 2 of DARTS: L_train = w² - 2αw + α², L_val = αw - 2α + 1, from (α, w) = (2, -2)."""
+
+    def __init__(self, alpha=2.0, w=-2.0):
+        self.alpha, self.w = number(alpha), number(w)
+
+    def train(self):
+        return (self.w**2 - 2 * self.alpha * self.w + self.alpha**2).sum()
+
+    def validation(self):
+        return (self.alpha * self.w - 2 * self.alpha + 1).sum()
+
+
+@given(
+    alpha=st.floats(-3, 3).filter(lambda a: abs(a) > 1e-3),
+    w=st.floats(-3, 3),
+    xi=st.floats(0, 1),
+    momentum=st.floats(0, 0.99),
+    buffer=st.none() | st.floats(-2, 2),
+    decay=st.floats(0, 0.1),
+)
+@settings(deadline=None, max_examples=50)
+def test_unrolled_gradient_of_the_toy_problem_is_its_closed_form(alpha, w, xi, momentum, buffer, decay):
+    """All is linear or quadratic here, so the finite difference is exact: ∂L_val(w', α)/∂α = w' - 2 + 2ξα."""
+    toy = Toy(alpha, w)
+    value, (grad,) = unrolled(
+        toy.train,
+        toy.validation,
+        [toy.alpha],
+        [toy.w],
+        xi=xi,
+        momentum=momentum,
+        buffers=[None if buffer is None else torch.tensor([buffer], dtype=torch.float64)],
+        weight_decay=decay,
+    )
+    moved = w - xi * (2 * w - 2 * alpha + momentum * (buffer or 0.0) + decay * w)
+    assert value.item() == pytest.approx(alpha * moved - 2 * alpha + 1, abs=1e-9)
+    assert grad.item() == pytest.approx(moved - 2 + 2 * xi * alpha, abs=1e-8)
+
+
+@pytest.mark.parametrize(("xi", "fixed"), [(0.0, 2.0), (0.1, 2 / 1.2), (0.5, 1.0)])
+def test_descent_on_the_toy_problem_ends_at_its_fixed_point(xi, fixed):
+    """§2.2: α = w = 2 / (1 + 2ξ); ξ = 0.5 finds the true optimum (1, 1), the first order (2, 2)."""
+    toy = Toy()
+    for _ in range(600):
+        if xi == 0:
+            _, (grad,) = first_order(toy.validation, [toy.alpha], [toy.w])
+        else:
+            _, (grad,) = unrolled(toy.train, toy.validation, [toy.alpha], [toy.w], xi=xi)
+        with torch.no_grad():
+            toy.alpha -= 0.1 * grad
+        _, (grad,) = gradients(toy.train, [toy.w])
+        with torch.no_grad():
+            toy.w -= 0.1 * grad
+    assert toy.alpha.item() == pytest.approx(fixed, abs=1e-6)
+    assert toy.w.item() == pytest.approx(fixed, abs=1e-6)
+
+
+class TwoLayers:
+    """A smooth net whose hidden units the architecture mixes, with two batches."""
+
+    def __init__(self, seed, dtype=torch.float64, act=torch.tanh):
+        generator = torch_stream(seed, "test")
+
+        def draw(*shape):
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+        self.act = act
+        self.architecture = [nn.Parameter(draw(3, 6)), nn.Parameter(draw(4))]
+        self.weights = [nn.Parameter(0.5 * draw(6, 5)), nn.Parameter(0.5 * draw(4, 6)), nn.Parameter(draw(4))]
+        self.buffers = [draw(*w.shape) for w in self.weights]
+        self.train_batch = (draw(16, 5), torch.arange(16) % 4)
+        self.validation_batch = (draw(16, 5), (torch.arange(16) + 1) % 4)
+
+    def loss(self, batch, weights=None):
+        first, second, bias = self.weights if weights is None else weights
+        alpha, tilt = self.architecture
+        hidden = self.act(batch[0] @ first.T) * torch.softmax(alpha, 0).square().sum(0)
+        logits = (hidden @ second.T + bias) * tilt.sigmoid()
+        return nn.functional.cross_entropy(logits, batch[1])
+
+    def train(self):
+        return self.loss(self.train_batch)
+
+    def validation(self):
+        return self.loss(self.validation_batch)
+
+    def exact(self, xi, momentum, decay):
+        """∂/∂α of L_val(w', α) by differentiating through the virtual step."""
+        grads = torch.autograd.grad(self.train(), self.weights, create_graph=True)
+        moved = [
+            w - xi * (momentum * m + g + decay * w)
+            for w, g, m in zip(self.weights, grads, self.buffers, strict=True)
+        ]
+        return torch.autograd.grad(self.loss(self.validation_batch, moved), self.architecture)
+
+
+def relative(got, expected):
+    got, expected = (torch.cat([t.flatten() for t in ts]) for ts in (got, expected))
+    return ((got - expected).norm() / expected.norm()).item()
+
+
+@given(seed=st.integers(0, 2**31), xi=st.sampled_from([0.025, 0.1, 1.0]))
+@settings(deadline=None, max_examples=20)
+def test_unrolled_gradient_equals_exact_double_backward(seed, xi):
+    """§2.2 asks for 1e-2; with a smooth net in float64 the finite difference is far better."""
+    net = TwoLayers(seed)
+    momentum, decay = 0.9, 0.01
+    _, got = unrolled(
+        net.train,
+        net.validation,
+        net.architecture,
+        net.weights,
+        xi=xi,
+        momentum=momentum,
+        buffers=net.buffers,
+        weight_decay=decay,
+    )
+    assert relative(got, net.exact(xi, momentum, decay)) < 1e-4
+
+
+@pytest.mark.parametrize("missing", ["second-order term", "momentum", "decay"])
+def test_the_comparison_with_double_backward_sees_every_term(missing):
+    """Each term of the virtual step weighs more than the tolerance above."""
+    net = TwoLayers(0)
+    full = net.exact(1.0, 0.9, 0.01)
+    if missing == "second-order term":
+        moved = [
+            (w - (0.9 * m + g + 0.01 * w)).detach()
+            for w, g, m in zip(
+                net.weights, torch.autograd.grad(net.train(), net.weights), net.buffers, strict=True
+            )
+        ]
+        partial = torch.autograd.grad(net.loss(net.validation_batch, moved), net.architecture)
+    else:
+        partial = net.exact(1.0, 0.0 if missing == "momentum" else 0.9, 0.0 if missing == "decay" else 0.01)
+    assert relative(partial, full) > 1e-3
+
+
+def test_unrolled_gradient_in_float32_with_kinks_is_close_enough():
+    net = TwoLayers(0, torch.float32, torch.relu)
+    _, got = unrolled(net.train, net.validation, net.architecture, net.weights, xi=0.1, weight_decay=3e-4)
+    net.buffers = [torch.zeros_like(w) for w in net.weights]
+    assert relative(got, net.exact(0.1, 0.9, 3e-4)) < 1e-2
+
+
+def test_without_a_virtual_step_the_unrolled_gradient_is_the_first_order():
+    net = TwoLayers(0)
+    value, expected = first_order(net.validation, net.architecture, net.weights)
+    unrolled_value, got = unrolled(
+        net.train, net.validation, net.architecture, net.weights, xi=0.0, momentum=0.9, buffers=net.buffers
+    )
+    assert torch.equal(value, unrolled_value)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_first_order_gradient_is_that_of_the_validation_loss():
+    net = TwoLayers(0)
+    value, got = first_order(net.validation, net.architecture, net.weights)
+    assert value.item() == net.validation().item() and not value.requires_grad
+    expected = torch.autograd.grad(net.validation(), net.architecture)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_a_validation_loss_that_ignores_the_weights_has_no_second_order_term():
+    net = TwoLayers(0)
+    loss = lambda: net.architecture[0].square().sum()
+    _, (grad, other) = unrolled(net.train, loss, net.architecture, net.weights, xi=0.1)
+    assert torch.equal(grad, 2 * net.architecture[0].detach())
+    assert (other == 0).all()
+
+
+@pytest.mark.parametrize("fails_at", [None, 1, 2, 3, 4])
+def test_weights_end_as_they_were_to_the_bit_also_when_a_loss_raises(fails_at):
+    """The four losses of the unrolled gradient, in turn; adding and subtracting would leave rounding behind."""
+    net = TwoLayers(0, torch.float32)
+    before = [w.detach().clone() for w in net.weights]
+    architecture = [a.detach().clone() for a in net.architecture]
+    calls = []
+
+    def counted(loss):
+        def run():
+            calls.append(loss)
+            if len(calls) == fails_at:
+                raise ArithmeticError
+            return loss()
+
+        return run
+
+    def call():
+        return unrolled(
+            counted(net.train),
+            counted(net.validation),
+            net.architecture,
+            net.weights,
+            xi=0.1,
+            momentum=0.9,
+            buffers=net.buffers,
+            weight_decay=0.01,
+        )
+
+    if fails_at is None:
+        call()
+        assert len(calls) == 4
+    else:
+        with pytest.raises(ArithmeticError):
+            call()
+        assert len(calls) == fails_at
+    for p, original in zip([*net.weights, *net.architecture], [*before, *architecture], strict=True):
+        assert torch.equal(p, original)
+        assert p.requires_grad and p.grad is None
+
+
+def test_first_order_spends_nothing_on_weights_and_leaves_their_flags():
+    """A weight that was frozen before stays frozen; the others get no gradient and can have one again."""
+    net = TwoLayers(0)
+    net.weights[1].requires_grad_(False)
+    seen = []
+
+    def loss():
+        seen.append([w.requires_grad for w in net.weights])
+        return net.validation()
+
+    first_order(loss, net.architecture, net.weights)
+    assert seen == [[False, False, False]]
+    assert [w.requires_grad for w in net.weights] == [True, False, True]
+    assert all(p.grad is None for p in [*net.weights, *net.architecture])
+
+
+def test_first_order_leaves_flags_when_the_loss_raises():
+    net = TwoLayers(0)
+
+    def loss():
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        first_order(loss, net.architecture, net.weights)
+    assert all(w.requires_grad for w in net.weights)
+
+
+def test_gradients_of_parameters_that_a_loss_does_not_reach_are_zeros():
+    net = TwoLayers(0)
+    stranger = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    value, grads = gradients(net.train, [*net.weights, stranger])
+    assert torch.equal(grads[-1], torch.zeros(2, 3, dtype=torch.float64))
+    assert all(torch.equal(a, b) for a, b in zip(grads, torch.autograd.grad(net.train(), net.weights), strict=False))
+    assert not value.requires_grad
+    assert all(p.grad is None for p in [*net.weights, stranger])
+
+
+def test_apply_moves_the_given_parameters_along_the_given_gradients_only():
+    net = TwoLayers(0)
+    optimizer = torch.optim.SGD(net.weights, 0.5)
+    before = [w.detach().clone() for w in net.weights]
+    grads = [torch.full_like(w, 2.0) for w in net.weights]
+    apply(optimizer, net.weights, grads)
+    for w, original in zip(net.weights, before, strict=True):
+        torch.testing.assert_close(w.detach(), original - 1.0)
+        assert w.grad is None
+    assert all((g == 2).all() for g in grads)

@@ -1,0 +1,633 @@
+"""The mathematics of the methods: closed forms of `methods.md` §2.1, §2.5, §2.6, §3.1 and M1-M9 of §3.4."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnas.config import SearchSettings
+from dnas.data import DataInfo, Split
+from dnas.derive import top_edges
+from dnas.errors import InputError
+from dnas.mapping import MAPPINGS, Full, Shared
+from dnas.methods import Progress, create, get_method, list_methods
+from dnas.searcher import Search
+from dnas.space import DARTS
+from dnas.streams import torch_stream
+from dnas.supernet import build_supernet
+
+# Written out, so that a change of the space cannot hide in here.
+NODES = ((0, 2), (2, 5), (5, 9), (9, 14))
+SOURCES = (0, 1, 0, 1, 2, 0, 1, 2, 3, 0, 1, 2, 3, 4)
+ALWAYS = Progress()
+
+
+def parameters(method, layers, seed, scale):
+    """Architecture parameters of a standard deviation far above the initial one, in float64."""
+    mapping = method.mapping(layers, seed).double()
+    generator = torch_stream(seed, "test")
+    with torch.no_grad():
+        for p in mapping.parameters():
+            p.copy_(scale * torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return mapping
+
+
+def with_gradient(method, mapping, seed=0):
+    """psi, a random G = dL/dpsi, and the gradients of L = <G, psi> by name."""
+    psi = method.mixing(mapping, ALWAYS).psi
+    g = torch.randn(psi.shape, generator=torch_stream(seed, "cotangent"), dtype=torch.float64)
+    named = dict(mapping.named_parameters())
+    grads = torch.autograd.grad((g * psi).sum(), list(named.values()))
+    return psi.detach(), g, dict(zip(named, grads, strict=True))
+
+
+def kept(architecture):
+    """For each layer {edge: operation}."""
+    edge = {(n, s): e for e, (n, s) in enumerate((n, s) for n in range(4) for s in range(n + 2))}
+    return [
+        {edge[n, source]: op for n, node in enumerate(cell.nodes) for op, source in node} for cell in architecture.layers
+    ]
+
+
+def swaps(architecture):
+    """How often two layers exchange the operations of two edges that both keep in both layers."""
+    return sum(
+        one[e] == two[f] and one[f] == two[e] and one[e] != one[f]
+        for one, two in combinations(kept(architecture), 2)
+        for e, f in combinations(sorted(one.keys() & two.keys()), 2)
+    )
+
+
+# --- M1-M5: psi as a function of alpha, beta and gamma ---------------------------------------------------
+
+
+@pytest.mark.parametrize(("softmax", "groups"), [("node", NODES), ("layer", ((0, 14),))])
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 3.0]))
+@settings(deadline=None, max_examples=10)
+def test_gradients_of_dnas_are_the_three_marginals_of_one_tensor(softmax, groups, seed, scale):
+    """M1, with the factors 1 - σ(alpha), 1 - σ(gamma) and the softmax's correction within each group of edges."""
+    method = create("dnas", None, {"beta_softmax": softmax}, DARTS)
+    mapping = parameters(method, 5, seed, scale)
+    psi, g, grads = with_gradient(method, mapping, seed)
+    m = g * psi
+    a = 1 / (1 + torch.exp(-mapping.alpha.detach()[0]))
+    c = 1 / (1 + torch.exp(-mapping.gamma.detach()))
+    torch.testing.assert_close(grads["alpha"][0], (1 - a) * m.sum(0), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(grads["gamma"], (1 - c) * m.sum(1), rtol=1e-9, atol=1e-12)
+    by_edge = m.sum(2)
+    for first, last in groups:
+        exponentials = torch.exp(mapping.beta.detach()[:, first:last])
+        b = exponentials / exponentials.sum(1, keepdim=True)
+        expected = by_edge[:, first:last] - b * by_edge[:, first:last].sum(1, keepdim=True)
+        got = grads["beta"][:, first:last]
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+        assert got.sum(1).abs().max() < 1e-12
+        # psi itself is the product of the three factors.
+        product = b[:, :, None] * a[None, first:last] * c[:, None]
+        torch.testing.assert_close(psi[:, first:last], product, rtol=1e-12, atol=0)
+    assert grads["beta"].abs().max() > 0
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_log_psi_of_dnas_has_no_interaction_of_three(groups):
+    """M2: every mixed third difference over layer, edge and operation is 0 (with two alphas: within a layer type)."""
+    method = create("dnas", None, {"alpha_groups": groups}, DARTS)
+    mapping = parameters(method, 8, 3, 1.5)
+    log = method.mixing(mapping, ALWAYS).psi.detach().log()
+    normal = log[mapping.kind == 0]
+    for tensor in [normal, log] if groups == 1 else [normal]:
+        assert tensor.diff(dim=0).diff(dim=1).diff(dim=2).abs().max() < 1e-12
+    if groups == 2:
+        assert log.diff(dim=0).diff(dim=1).diff(dim=2).abs().max() > 0.1
+
+
+def test_a_table_for_every_layer_has_interactions_of_three():
+    method = create("dnas", "full", {}, DARTS)
+    log = method.mixing(parameters(method, 8, 3, 1.0), ALWAYS).psi.detach().log()
+    assert log.diff(dim=0).diff(dim=1).diff(dim=2).abs().max() > 0.1
+
+
+def test_psi_of_dnas_is_no_low_rank_tensor():
+    """M3: a row and column scaling of one matrix a layer, and of full multilinear rank all the same."""
+    method = create("dnas", None, {}, DARTS)
+    mapping = parameters(method, 8, 0, 1.0)
+    psi = method.mixing(mapping, ALWAYS).psi.detach()
+    unfolded = [psi.movedim(dim, 0).flatten(1) for dim in range(3)]
+    assert [int(torch.linalg.matrix_rank(u)) for u in unfolded] == [8, 14, 7]
+    ratios = psi[0] / psi[1]
+    assert int(torch.linalg.matrix_rank(ratios)) == 1
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=15)
+def test_no_two_layers_of_dnas_swap_operations_between_two_edges(scale, seed):
+    """M4."""
+    method = create("dnas", None, {}, DARTS)
+    mapping = parameters(method, 12, seed, scale)
+    assert swaps(method.derive(mapping, ALWAYS)) == 0
+
+
+def test_pc_darts_with_a_table_for_every_layer_does_swap():
+    """The counter-check of M4: were `swaps` blind, this would be 0 too."""
+    method = create("pc-darts", "full", {}, DARTS)
+    assert sum(swaps(method.derive(parameters(method, 12, seed, 1.0), ALWAYS)) for seed in range(5)) > 0
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=15)
+def test_beta_ranks_edges_and_never_chooses_operations(seed):
+    """M4: the operation of an edge is argmax_j σ(alpha_ij) σ(gamma_kj)."""
+    method = create("dnas", None, {}, DARTS)
+    mapping = parameters(method, 6, seed, 1.0)
+    choice = (mapping.alpha.sigmoid() * mapping.gamma.sigmoid()[:, None, :]).argmax(2)
+    before = kept(method.derive(mapping, ALWAYS))
+    with torch.no_grad():
+        mapping.beta.copy_(3 * torch.randn(6, 14, generator=torch_stream(seed, "other"), dtype=torch.float64))
+    after = kept(method.derive(mapping, ALWAYS))
+    assert before != after
+    for genes in (before, after):
+        for k, layer in enumerate(genes):
+            assert all(op == DARTS.primitives[choice[k, e]] for e, op in layer.items())
+
+
+@pytest.mark.parametrize(("softmax", "rank"), [("node", 227), ("layer", 238)])
+def test_what_can_be_identified_from_psi(softmax, rank):
+    """M5: the rank of the Jacobian of log psi at L = 8, below the 266 parameters."""
+    method = create("dnas", None, {"beta_softmax": softmax}, DARTS)
+    mapping = parameters(method, 8, 0, 1.0)
+    log = method.mixing(mapping, ALWAYS).psi.log().flatten()
+    rows = torch.autograd.grad(
+        log, list(mapping.parameters()), torch.eye(len(log), dtype=torch.float64), is_grads_batched=True
+    )
+    jacobian = torch.cat([row.flatten(1) for row in rows], 1)
+    assert jacobian.shape == (8 * 98, 266)
+    assert int(torch.linalg.matrix_rank(jacobian)) == rank
+
+
+# --- M6, M7: counts and masses ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layers", "decoupled", "full"), [(8, 266, 784), (14, 392, 1372), (20, 518, 1960)])
+def test_dnas_has_as_many_architecture_parameters_as_the_paper_says(layers, decoupled, full):
+    """M6; the paper compares with the operations' table alone, without beta."""
+    assert create("dnas", None, {}, DARTS).mapping(layers, 0).count() == decoupled
+    mapping = create("dnas", "full", {}, DARTS).mapping(layers, 0)
+    assert mapping.alpha.numel() == full
+    assert mapping.count() == full + 14 * layers
+
+
+def test_pc_darts_has_as_many_architecture_parameters_as_its_paper_says():
+    """M6 and §3.1."""
+    assert create("pc-darts", None, {}, DARTS).mapping(8, 0).count() == 252
+    assert create("pc-darts", None, {"with_none": False}, DARTS).mapping(8, 0).count() == 224
+    assert create("pc-darts", None, {"edge_normalisation": False}, DARTS).mapping(8, 0).count() == 224
+    for layers, with_none, without in ((8, 1008, 896), (14, 1764, 1568), (20, 2520, 2240)):
+        assert create("pc-darts", "full", {}, DARTS).mapping(layers, 0).count() == with_none
+        assert create("pc-darts", "full", {"with_none": False}, DARTS).mapping(layers, 0).count() == without
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "masses"),
+    [
+        ("dnas", {}, [1.75] * 4),
+        ("dnas", {"beta_softmax": "layer"}, [0.25, 0.375, 0.5, 0.625]),
+        ("pc-darts", {}, [1.0] * 4),
+        ("pc-darts", {"edge_normalisation": False}, [2.0, 3.0, 4.0, 5.0]),
+    ],
+)
+def test_mass_of_a_node_at_equal_parameters(name, options, masses):
+    """M7: the sum of psi over a node's edges and operations."""
+    method = create(name, None, {**options, "initial_scale": 0}, DARTS)
+    psi = method.mixing(method.mapping(6, 0).double(), ALWAYS).psi
+    for (first, last), mass in zip(NODES, masses, strict=True):
+        torch.testing.assert_close(psi[:, first:last].sum((1, 2)), torch.full((6,), mass, dtype=torch.float64))
+
+
+# --- M8: limits ------------------------------------------------------------------------------------------
+
+
+def test_without_gamma_and_beta_dnas_is_fairdarts_with_one_alpha():
+    method = create("dnas", None, {}, DARTS)
+    mapping = parameters(method, 5, 0, 1.0)
+    with torch.no_grad():
+        mapping.gamma.fill_(60.0)
+    operations = method.mixing(mapping, ALWAYS).operations
+    expected = (1 / (1 + torch.exp(-mapping.alpha))).expand(5, 14, 7)
+    torch.testing.assert_close(operations, expected, rtol=1e-12, atol=0)
+    with torch.no_grad():
+        mapping.gamma.fill_(-60.0)
+    assert method.mixing(mapping, ALWAYS).operations.max() < 1e-25
+
+
+def test_with_softmax_and_without_gamma_it_is_pc_darts_with_a_beta_for_every_layer():
+    decoupled = create("pc-darts", "decoupled", {}, DARTS)
+    mapping = parameters(decoupled, 5, 0, 1.0)
+    with torch.no_grad():
+        mapping.gamma.fill_(0.7)  # any constant: a softmax does not see it
+    full = create("pc-darts", "full", {}, DARTS)
+    twin = parameters(full, 5, 1, 1.0)
+    with torch.no_grad():
+        twin.alpha.copy_(mapping.alpha.expand(5, 14, 8))
+        twin.beta.copy_(mapping.beta)
+    one, two = decoupled.mixing(mapping, ALWAYS), full.mixing(twin, ALWAYS)
+    torch.testing.assert_close(one.operations, two.operations)
+    assert torch.equal(one.edges, two.edges)
+    with torch.no_grad():
+        mapping.gamma[:, 0] += 1.0
+    assert (decoupled.mixing(mapping, ALWAYS).operations - two.operations).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=10)
+def test_equal_beta_and_gamma_in_all_layers_export_one_gene(name, seed):
+    method = create(name, "decoupled", {}, DARTS)
+    mapping = parameters(method, 6, seed, 1.0)
+    assert len(set(method.derive(mapping, ALWAYS).layers)) > 1
+    with torch.no_grad():
+        mapping.beta.copy_(mapping.beta[:1].clone().expand_as(mapping.beta))
+        mapping.gamma.copy_(mapping.gamma[:1].clone().expand_as(mapping.gamma))
+    assert len(set(method.derive(mapping, ALWAYS).layers)) == 1
+
+
+def descend(method, mapping, steps=400, rate=0.1):
+    optimizer = torch.optim.Adam(mapping.parameters(), rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method.penalty(mapping).backward()
+        optimizer.step()
+        yield
+
+
+def test_the_zero_one_loss_on_psi_drives_psi_to_zero():
+    """M8, the reason of reading A5: from the default start there is no other way away from ½."""
+    method = create("dnas", None, {"zero_one_on": "psi"}, DARTS)
+    mapping = method.mapping(4, 0).double()
+    assert 0.04 < method.mixing(mapping, ALWAYS).psi.max() < 0.13
+    for _ in descend(method, mapping, steps=300, rate=0.5):
+        pass
+    assert method.mixing(mapping, ALWAYS).psi.max() < 1e-5
+
+
+def test_the_zero_one_loss_on_factors_drives_every_sigmoid_away_from_one_half():
+    """§2.6 and M8: monotonically, each to its own side."""
+    method = create("dnas", None, {}, DARTS)
+    mapping = method.mapping(4, 0).double()
+    start = torch.cat([mapping.alpha.flatten(), mapping.gamma.flatten()]).detach().clone()
+    far = start.abs()
+    for _ in descend(method, mapping):
+        now = torch.cat([mapping.alpha.flatten(), mapping.gamma.flatten()]).detach()
+        assert (now.abs() > far).all()
+        far = now.abs()
+    assert (now.sign() == start.sign()).all()
+    assert ((now.sigmoid() - 0.5).abs() > 0.45).all()
+    assert 0.1 < (now > 0).double().mean() < 0.9
+
+
+# --- M9: ties --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+def test_zero_start_exports_one_degenerate_gene_and_noise_breaks_it_by_the_seed(name, mapping_name):
+    method = create(name, mapping_name, {"initial_scale": 0}, DARTS)
+    architecture = method.derive(method.mapping(6, 0), ALWAYS)
+    assert set(architecture.layers) == {architecture.layers[0]}
+    assert architecture.layers[0].nodes == ((("max_pool_3x3", 0), ("max_pool_3x3", 1)),) * 4
+    noisy = create(name, mapping_name, {}, DARTS)
+    one, same, other = (noisy.derive(noisy.mapping(6, seed), ALWAYS) for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    assert len(set(one.layers)) == (2 if mapping_name == "shared" else 6)
+
+
+# --- §2.1, §2.5: softmax ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_none", [True, False])
+@given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 3.0]))
+@settings(deadline=None, max_examples=10)
+def test_gradient_of_softmax_mixing_is_darts_closed_form(with_none, seed, scale):
+    """§2.1: dL/dα_eo = p_eo (G_eo - Σ_q p_eq G_eq), summing to 0 on each edge."""
+    method = create("pc-darts", "full", {"edge_normalisation": False, "with_none": with_none}, DARTS)
+    mapping = parameters(method, 4, seed, scale)
+    psi, g, grads = with_gradient(method, mapping, seed)
+    p = torch.exp(mapping.alpha.detach())
+    p = p / p.sum(2, keepdim=True)
+    torch.testing.assert_close(psi, p, rtol=1e-12, atol=0)
+    expected = p * (g - (p * g).sum(2, keepdim=True))
+    torch.testing.assert_close(grads["alpha"], expected, rtol=1e-9, atol=1e-12)
+    assert grads["alpha"].sum(2).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_gradient_of_beta_sums_to_zero_in_every_node_of_pc_darts(mapping_name):
+    """§2.5."""
+    method = create("pc-darts", mapping_name, {}, DARTS)
+    _, _, grads = with_gradient(method, parameters(method, 6, 0, 1.0))
+    for first, last in NODES:
+        assert grads["beta"][:, first:last].sum(1).abs().max() < 1e-12
+    assert grads["beta"].abs().max() > 1e-3
+
+
+def test_none_takes_its_share_and_changes_the_ranking_of_edges():
+    """§2.1, pt.darts issue 16: leaving `none` out of the softmax is not the same as not choosing it."""
+    method = create("pc-darts", "full", {"edge_normalisation": False}, DARTS)
+    mapping = parameters(method, 3, 0, 0.1)
+    with torch.no_grad():
+        mapping.alpha[:, 4, 0] = 5.0  # edge 4, from node 0 to node 1, is mostly `none`
+        mapping.alpha[:, 4, 3] = 2.0  # and else strongly one operation
+    assert all(4 not in layer for layer in kept(method.derive(mapping, ALWAYS)))
+    assert "none" not in {op for layer in kept(method.derive(mapping, ALWAYS)) for op in layer.values()}
+    without = create("pc-darts", "full", {"edge_normalisation": False, "with_none": False}, DARTS)
+    twin = parameters(without, 3, 0, 1.0)
+    with torch.no_grad():
+        twin.alpha.copy_(mapping.alpha[:, :, 1:])
+    assert all(layer[4] == "skip_connect" for layer in kept(without.derive(twin, ALWAYS)))
+
+
+# --- §2.6: the zero-one loss -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["factors", "alpha", "gamma"])
+@given(seed=st.integers(0, 2**31), weight=st.sampled_from([0.5, 10.0]))
+@settings(deadline=None, max_examples=10)
+def test_gradient_of_the_zero_one_loss(on, seed, weight):
+    """§2.6: -w01 (2/N) (σ - ½) σ (1 - σ), with N the number of values that the loss sees."""
+    method = create("dnas", None, {"zero_one_on": on, "zero_one_weight": weight}, DARTS)
+    mapping = parameters(method, 5, seed, 1.0)
+    loss = method.penalty(mapping)
+    seen = {"factors": ("alpha", "gamma"), "alpha": ("alpha",), "gamma": ("gamma",)}[on]
+    count = sum({"alpha": 98, "gamma": 35}[name] for name in seen)
+    grads = torch.autograd.grad(loss, list(mapping.parameters()), allow_unused=True)
+    total = 0.0
+    for (name, p), grad in zip(mapping.named_parameters(), grads, strict=True):
+        if name not in seen:
+            assert grad is None
+            continue
+        s = 1 / (1 + torch.exp(-p.detach()))
+        torch.testing.assert_close(grad, -weight * (2 / count) * (s - 0.5) * s * (1 - s), rtol=1e-9, atol=1e-15)
+        total += float(((s - 0.5) ** 2).sum())
+    assert loss.item() == pytest.approx(-weight * total / count, rel=1e-12)
+
+
+def test_gradient_of_the_zero_one_loss_is_exactly_zero_at_zero():
+    method = create("dnas", None, {"initial_scale": 0}, DARTS)
+    mapping = method.mapping(5, 0)
+    for grad in torch.autograd.grad(method.penalty(mapping), [mapping.alpha, mapping.gamma]):
+        assert (grad == 0).all()
+
+
+def test_the_zero_one_loss_on_a_product_sees_every_layer():
+    method = create("dnas", None, {"zero_one_on": "product"}, DARTS)
+    mapping = parameters(method, 5, 0, 1.0)
+    a, c = mapping.alpha.detach().sigmoid()[0], mapping.gamma.detach().sigmoid()
+    values = [a[i, j] * c[k, j] for k in range(5) for i in range(14) for j in range(7)]
+    expected = -10 * sum((v - 0.5) ** 2 for v in values) / len(values)
+    assert method.penalty(mapping).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_pc_darts_and_dnas_without_weight_have_no_penalty():
+    pc_darts = create("pc-darts", None, {}, DARTS)
+    assert pc_darts.penalty(pc_darts.mapping(3, 0)) is None
+    plain = create("dnas", None, {"zero_one_weight": 0}, DARTS)
+    assert plain.penalty(plain.mapping(3, 0)) is None
+
+
+# --- skip dropout ----------------------------------------------------------------------------------------
+
+
+def test_constant_skip_dropout_is_the_papers_rate_everywhere():
+    method = create("dnas", None, {}, DARTS)
+    assert {method.skip_dropout(Progress(e, 50, 15)) for e in range(50)} == {0.2}
+    pc_darts = create("pc-darts", None, {}, DARTS)
+    assert {pc_darts.skip_dropout(Progress(e, 50, 15)) for e in range(50)} == {0.0}
+
+
+def test_decaying_skip_dropout_is_that_of_p_darts_at_its_length():
+    """P-DARTS searches 25 epochs, 10 of them with the architecture at rest."""
+    method = create("dnas", None, {"skip_dropout": 0.3, "skip_dropout_schedule": "pdarts"}, DARTS)
+    for epoch in range(25):
+        expected = 0.3 * (25 - epoch - 1) / 25 if epoch < 10 else 0.3 * math.exp(-0.2 * (epoch - 10))
+        assert method.skip_dropout(Progress(epoch, 25, 10)) == pytest.approx(expected, rel=1e-12)
+
+
+@given(epochs=st.integers(1, 600), warmup=st.integers(0, 599))
+@settings(deadline=None, max_examples=50)
+def test_decaying_skip_dropout_ends_at_the_same_rate_whatever_the_length(epochs, warmup):
+    """At the end of the last epoch, which itself lies one step before it, as with the cosine of the weights."""
+    warmup = min(warmup, epochs - 1)
+    method = create("dnas", None, {"skip_dropout_schedule": "pdarts"}, DARTS)
+    assert method.skip_dropout(Progress(epochs, epochs, warmup)) == pytest.approx(0.2 * math.exp(-3), rel=1e-9)
+    assert method.skip_dropout(Progress(warmup, epochs, warmup)) == pytest.approx(0.2, rel=1e-12)
+    rates = [method.skip_dropout(Progress(e, epochs, warmup)) for e in range(warmup, epochs + 1)]
+    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+
+
+# --- §3.1: a full table that is tied equals a shared one --------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+def test_full_tables_tied_by_type_equal_shared_ones(name):
+    """§3.1: equal logits, and the shared gradient is the sum over the layers of a type."""
+    layers = 4
+    shared_method, full_method = create(name, "shared", {}, DARTS), create(name, "full", {}, DARTS)
+    shared, full = parameters(shared_method, layers, 0, 1.0), parameters(full_method, layers, 1, 1.0)
+    assert isinstance(shared, Shared) and isinstance(full, Full)
+    kind = [0, 1, 1, 0]  # reductions of 4 layers lie at 1 and 2
+    with torch.no_grad():
+        for k, t in enumerate(kind):
+            full.alpha[k] = shared.alpha[t]
+            full.beta[k] = shared.beta[t]
+    names = shared_method.operations
+    supernet = build_supernet(DARTS, names, layers=layers, channels=8, classes=3, partial=4).double()
+    images = torch.randn(3, 3, 8, 8, generator=torch_stream(0, "images"), dtype=torch.float64)
+    results = []
+    for method, mapping in ((shared_method, shared), (full_method, full)):
+        logits = supernet(images, method.mixing(mapping, ALWAYS))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2]))
+        results.append((logits.detach(), torch.autograd.grad(loss, [mapping.alpha, mapping.beta])))
+    (logits, shared_grads), (full_logits, full_grads) = results
+    assert torch.equal(logits, full_logits)
+    for mine, theirs in zip(shared_grads, full_grads, strict=True):
+        summed = torch.stack([sum(theirs[k] for k in range(layers) if kind[k] == t) for t in (0, 1)])
+        assert mine.abs().max() > 0
+        torch.testing.assert_close(mine, summed, rtol=1e-9, atol=1e-14)
+    assert shared_method.derive(shared, ALWAYS) == full_method.derive(full, ALWAYS)
+
+
+# --- every option acts or refuses -------------------------------------------------------------------------
+
+LAYERS = 4
+INFO = DataInfo("random", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), False)
+SPLIT = Split(
+    torch.randint(0, 256, (8, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8), torch.arange(8) % 3
+)
+PARTS = ("initial", "operations", "edges", "bypass", "penalty", "skip_dropout", "derived", "logits")
+
+
+def outcome(name, options, mapping_name=None):
+    """What a search with these options would see, part by part."""
+    method = create(name, mapping_name, options, DARTS)
+    shape = SearchSettings(layers=LAYERS, channels=8, epochs=4, batch_size=4).resolved(8, 1.0, 8)
+    search = Search(method, shape, SPLIT, INFO, 0, "cpu")
+    initial = torch.cat([p.detach().flatten() for p in search.mapping.parameters()])
+    mapping = parameters(method, LAYERS, 0, 1.5)
+    mixing = method.mixing(mapping, ALWAYS).detach()
+    penalty = method.penalty(mapping)
+    search.mapping.load_state_dict(mapping.state_dict())
+    with torch.no_grad():
+        logits = search.logits(search.batch(0, 0), 0, relaxed=False)
+    return {
+        "initial": initial.tolist(),
+        "operations": mixing.operations.tolist(),
+        "edges": mixing.edges.tolist(),
+        "bypass": mixing.bypass.tolist(),
+        "penalty": None if penalty is None else penalty.item(),
+        "skip_dropout": [method.skip_dropout(Progress(e, 4, 1)) for e in range(4)],
+        "derived": method.derive(mapping, ALWAYS),
+        "logits": logits.tolist(),
+    }
+
+
+# field → (options around it, another value, the parts that it must change). Written by hand: a new option
+# without a line here fails.
+ACTS = {
+    "dnas": {
+        "partial_channels": ({}, 2, {"logits"}),
+        "with_none": ({}, True, {"initial", "operations", "penalty"}),
+        "initial_scale": ({}, 0.5, {"initial"}),
+        "beta_softmax": ({}, "layer", {"edges", "bypass", "logits"}),
+        "bypass": ({}, "one", {"bypass", "logits"}),
+        "zero_one_weight": ({}, 1.0, {"penalty"}),
+        "zero_one_on": ({}, "psi", {"penalty"}),
+        "skip_dropout": ({}, 0.6, {"skip_dropout", "logits"}),
+        "skip_dropout_schedule": ({}, "pdarts", {"skip_dropout", "logits"}),
+        "alpha_groups": ({}, 2, {"initial", "operations", "logits"}),
+        "derivation": ({}, "threshold", {"derived"}),
+        "threshold": ({"derivation": "threshold"}, 0.9, {"derived"}),
+    },
+    "pc-darts": {
+        "partial_channels": ({}, 1, {"logits"}),
+        "with_none": ({}, False, {"initial", "operations", "logits"}),
+        "initial_scale": ({}, 0.5, {"initial"}),
+        "edge_normalisation": ({}, False, {"initial", "edges", "bypass", "logits"}),
+    },
+}
+
+
+def test_every_method_and_option_has_a_line_in_the_table_of_effects():
+    built_in = {name for name in list_methods() if get_method(name).__module__.startswith("dnas.methods.")}
+    assert set(ACTS) == built_in
+    for name, options in ACTS.items():
+        assert set(options) == set(get_method(name).Options.model_fields)
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name, options in ACTS.items() for option in options])
+def test_every_option_acts(name, option):
+    around, value, expected = ACTS[name][option]
+    default = get_method(name).Options.model_fields[option].default
+    assert value != default
+    before, again, after = outcome(name, around), outcome(name, around), outcome(name, {**around, option: value})
+    assert before == again
+    changed = {part for part in PARTS if before[part] != after[part]}
+    assert changed >= expected
+
+
+@pytest.mark.parametrize("value", ["factors", "alpha", "gamma", "product", "psi"])
+def test_every_target_of_the_zero_one_loss_is_its_own(value):
+    penalties = {}
+    for on in ("factors", "alpha", "gamma", "product", "psi"):
+        method = create("dnas", None, {"zero_one_on": on}, DARTS)
+        penalties[on] = method.penalty(parameters(method, 4, 0, 1.5)).item()
+    assert [on for on, penalty in penalties.items() if penalty == penalties[value]] == [value]
+
+
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+def test_every_mapping_acts(name):
+    outcomes = [outcome(name, {}, mapping_name) for mapping_name in MAPPINGS]
+    for one, two in combinations(outcomes, 2):
+        assert one["operations"] != two["operations"]
+        assert one["logits"] != two["logits"]
+        assert one["derived"] != two["derived"]
+
+
+def test_threshold_keeps_of_the_top_edges_those_that_are_strong_enough():
+    method = create("dnas", None, {"derivation": "threshold", "threshold": 0.25}, DARTS)
+    mapping = parameters(method, 6, 0, 1.0)
+    psi = method.mixing(mapping, ALWAYS).psi
+    strength = (mapping.alpha.sigmoid() * mapping.gamma.sigmoid()[:, None, :]).amax(2)
+    top = kept(top_edges(psi, method.operations, DARTS))
+    got = kept(method.derive(mapping, ALWAYS))
+    for k in range(6):
+        assert got[k] == {e: op for e, op in top[k].items() if strength[k, e] >= 0.25}
+    assert sum(map(len, got)) < sum(map(len, top))
+    assert create("dnas", None, {"derivation": "threshold"}, DARTS).derive(mapping, ALWAYS) == create(
+        "dnas", None, {"derivation": "threshold", "threshold": 0.5}, DARTS
+    ).derive(mapping, ALWAYS)
+
+
+WRONG = {
+    "partial_channels": [0, -1, 1.5],
+    "with_none": [7],
+    "initial_scale": [-1e-3, math.nan, math.inf],
+    "beta_softmax": ["depth"],
+    "bypass": ["none"],
+    "zero_one_weight": [-1, math.nan, math.inf],
+    "zero_one_on": ["beta"],
+    "skip_dropout": [-0.1, 1, math.nan],
+    "skip_dropout_schedule": ["linear"],
+    "alpha_groups": [0, 3],
+    "derivation": ["top-3"],
+    "threshold": [0, 1, math.nan],
+    "edge_normalisation": [7],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        (name, option, value)
+        for name, options in ACTS.items()
+        for option in options
+        for value in [*WRONG[option], "nonsense", None, []]
+        if not (option == "threshold" and value is None)
+    ],
+)
+def test_wrong_values_are_refused_with_the_options_name(name, option, value):
+    around = ACTS[name][option][0]
+    with pytest.raises(InputError, match=rf"--option {option}\b"):
+        create(name, None, {**around, option: value}, DARTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "mapping", "options", "named"),
+    [
+        ("dnas", None, {"tau": 1}, "tau"),
+        ("pc-darts", None, {"zero_one_weight": 1}, "zero_one_weight"),
+        ("dnas", "shared", {"alpha_groups": 2}, "alpha_groups=2"),
+        ("dnas", "full", {"alpha_groups": 2}, "alpha_groups=2"),
+        ("dnas", "full", {"zero_one_on": "gamma"}, "zero_one_on=gamma"),
+        ("dnas", None, {"threshold": 0.5}, "threshold=0.5"),
+    ],
+)
+def test_options_that_could_not_act_are_refused(name, mapping, options, named):
+    with pytest.raises(InputError, match=f"--option {named}"):
+        create(name, mapping, options, DARTS)
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"--method 'darts' is not known; choose from .*dnas.*pc-darts"):
+        create("darts", None, {}, DARTS)
+    with pytest.raises(InputError, match=r"--mapping 'tied' is not known; choose from shared, full, decoupled"):
+        create("dnas", "tied", {}, DARTS)
+
+
+def test_origin_says_how_the_architecture_was_found():
+    method = create("pc-darts", "full", {}, DARTS)
+    origin = method.derive(method.mapping(3, 0), ALWAYS).origin
+    assert origin["method"] == "pc-darts" and origin["mapping"] == "full"
