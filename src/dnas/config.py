@@ -318,6 +318,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     from dnas.runfolder import read_toml as read
 
     values = read(Path(path))
+    for section in ("data", "search", "options", "train"):
+        if not isinstance(values.get(section, {}), dict):
+            raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
     values.pop("environment", None)
     if isinstance(values.get("data"), dict):
         for found in ("fingerprint", "train_images"):

@@ -345,13 +345,15 @@ def model_bytes(network: Network, architecture: Architecture, config: Config, in
     weights = {
         k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
     }
-    header = {
+    facts = {
         "format": MODEL_FORMAT,
-        "architecture": json.dumps(architecture.to_json()),
-        "network": json.dumps({"channels": config.train.channels, "stem": config.train.stem}),
-        "data": json.dumps(asdict(info)),
+        "architecture": architecture.to_json(),
+        "channels": config.train.channels,
+        "stem": config.train.stem,
+        "data": asdict(info),
     }
-    return safetensors.torch.save(weights, header)
+    # One entry: safetensors writes several in an order that differs from run to run.
+    return safetensors.torch.save(weights, {"dnas": json.dumps(facts)})
 
 
 def load_model(run: str | Path) -> tuple[Network, DataInfo]:
@@ -365,13 +367,12 @@ def load_model(run: str | Path) -> tuple[Network, DataInfo]:
     weights = read_tensors(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-        if header.get("format") != MODEL_FORMAT:
-            raise InputError(f"{path} is not a model of dnas (its format is {header.get('format')!r})")
-        architecture = Architecture.from_json(json.loads(header["architecture"]))
-        shape = json.loads(header["network"])
-        info = info_from_json(json.loads(header["data"]))
-        network = build(architecture, shape["channels"], len(info.classes), inputs=info.channels, stem=shape["stem"])
+            facts = json.loads((file.metadata() or {}).get("dnas", "{}"))
+        if facts.get("format") != MODEL_FORMAT:
+            raise InputError(f"{path} is not a model of dnas (its format is {facts.get('format')!r})")
+        architecture = Architecture.from_json(facts["architecture"])
+        info = info_from_json(facts["data"])
+        network = build(architecture, facts["channels"], len(info.classes), inputs=info.channels, stem=facts["stem"])
         network.load_state_dict(weights)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         if isinstance(error, InputError):
