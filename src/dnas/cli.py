@@ -27,6 +27,7 @@ app = App(
     help="Neural architecture search of whole networks: every layer may differ.",
     version_flags=["--version"],
     default_parameter=Parameter(negative=""),
+    suppress_keyboard_interrupt=False,
 )
 _FLAT = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value on stdout, everything else on stderr.")]

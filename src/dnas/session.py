@@ -7,7 +7,6 @@ point to resume from, calls `step_done` after every step, and `complete` at its 
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -164,8 +163,7 @@ class Session:
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is not None and signum == signal.SIGINT:
                 # Every file of a run folder is whole at any moment, so this is safe.
-                sys.stderr.write("\n")
-                raise KeyboardInterrupt
+                raise Interrupted(Path("RUN") if self.folder is None else self.folder.path, signum)
             self.signum = signum
 
         previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}

@@ -48,9 +48,7 @@ def test_no_space_for_a_checkpoint(tmp_path, images, undisturbed, stage, step):
 
 def test_no_space_for_the_metrics(tmp_path, images, undisturbed):
     fault = partial(at_step, "train", 5, limit_to_the_metrics)
-    checkpoint = assert_failed_once_and_resumes(
-        tmp_path, images, undisturbed, fault, ("metrics.jsonl", "File too large")
-    )
+    checkpoint = assert_failed_once_and_resumes(tmp_path, images, undisturbed, fault, ("metrics.jsonl",))
     assert (checkpoint.state["stage"], checkpoint.state["step"]) == ("train", 5)
 
 
