@@ -22,13 +22,14 @@ RADIUS = 1e-2
 @contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """These parameters get no gradients inside, so no work is spent on them."""
+    wanted = [p.requires_grad for p in parameters]
     for p in parameters:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in parameters:
-            p.requires_grad_(True)
+        for p, want in zip(parameters, wanted, strict=True):
+            p.requires_grad_(want)
 
 
 def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:

@@ -14,7 +14,7 @@ from dnas.methods import create
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.space import DARTS
-from dnas.trainer import test_accuracy, train_network
+from dnas.trainer import measure_accuracy, train_network
 
 
 def examine(data_dir: str | None = None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _self_test() -> dict[str, Any]:
     network = train_network(
         architecture, settings.resolved(len(train), info.image_size), train, info, seed=0, session=session
     )
-    accuracy = test_accuracy(network, load_test("digits", info), info).value
+    accuracy = measure_accuracy(network, load_test("digits", info), info).value
     return {
         "passed": accuracy > 0.5,
         "accuracy": round(accuracy, 4),

@@ -31,7 +31,7 @@ from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.space import DARTS
-from dnas.trainer import Accuracy, random_of_size, test_accuracy, to_device, train_network
+from dnas.trainer import Accuracy, measure_accuracy, random_of_size, to_device, train_network
 
 MODEL_FORMAT = "dnas-model/1"
 PARAMETERS_FILE = "architecture_parameters.safetensors"
@@ -178,7 +178,7 @@ def _train(
         folder.write_bytes("model.safetensors", model_bytes(network, architecture, config, data.info))
         if not (folder.path / "architecture.svg").exists():
             folder.write_text("architecture.svg", picture(architecture, config))
-        accuracy = test_accuracy(network, data.test, data.info, config.device)
+        accuracy = measure_accuracy(network, data.test, data.info, config.device)
         session.complete({"correct": accuracy.correct, "params": params(network), "macs": _macs(network, data.info)})
     done = session.completed["train"]
     accuracy = Accuracy(done["correct"], len(data.test))
@@ -201,7 +201,7 @@ def _train(
                 title="train a random one",
                 **arguments,
             )
-            accuracy = test_accuracy(network, data.test, data.info, config.device)
+            accuracy = measure_accuracy(network, data.test, data.info, config.device)
             session.complete(
                 {
                     "correct": accuracy.correct,
@@ -286,7 +286,7 @@ def evaluate(
         data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
     check_device(device)
     split = load_test(info.source, info, data_dir=data_dir)
-    accuracy = test_accuracy(to_device(network, device), split, info, device)
+    accuracy = measure_accuracy(to_device(network, device), split, info, device)
     return {
         "run": str(path),
         "data": info.source,

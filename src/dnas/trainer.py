@@ -182,7 +182,7 @@ def predict(network: Network, split: Split, info: DataInfo, device: str = "cpu")
     return torch.cat(answers)
 
 
-def test_accuracy(network: Network, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:
+def measure_accuracy(network: Network, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:
     """How many images of a split the network gets right."""
     right = predict(network, split, info, device) == split.labels.cpu()
     return Accuracy(int(right.sum()), len(right))

@@ -1,0 +1,125 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from dnas.config import Config, paper_travel, parse, preset_settings, resolve
+from dnas.data import DataInfo
+from dnas.errors import InputError
+from dnas.methods import create
+from dnas.options import nested
+from dnas.space import DARTS
+
+
+def info(source="cifar10", image_size=32):
+    return DataInfo(source, tuple("abcdefghij"), 3, image_size, (0.5,) * 3, (0.2,) * 3, True)
+
+
+def resolved(source="cifar10", count=50_000, **overrides):
+    return resolve(overrides, info(source), count, "print")[0]
+
+
+def test_the_paper_preset_has_the_papers_settings():
+    dnas = resolved(preset="paper")
+    assert (dnas.search.layers, dnas.search.channels, dnas.search.batch_size) == (20, 16, 64)
+    assert (dnas.search.epochs, dnas.search.warmup_epochs, dnas.search.architecture_learning_rate) == (50, 15, 3e-4)
+    assert (dnas.train.channels, dnas.train.epochs, dnas.train.batch_size, dnas.train.cutout) == (36, 600, 96, 16)
+    assert (dnas.train.drop_path, dnas.train.auxiliary_weight, dnas.train.pad) == (0.2, 0.4, 4)
+    hundred = resolved("cifar100", preset="paper")
+    assert (hundred.search.layers, hundred.search.batch_size, hundred.train.channels) == (14, 96, 50)
+    tiny = resolved("tiny-imagenet", preset="paper").train
+    assert (tiny.stem, tiny.channels, tiny.rotation, tiny.pad, tiny.cutout) == ("tiny-imagenet", 48, 20.0, 0, 0)
+    assert (tiny.epochs, tiny.learning_rate, tiny.schedule, tiny.decay) == (250, 0.1, "exponential", 0.97)
+    assert (tiny.label_smoothing, tiny.weight_decay, tiny.drop_path, tiny.batch_size) == (0.1, 3e-5, 0.0, 96)
+
+
+def test_pc_darts_has_its_own_settings_and_those_of_dnas_as_its_paired_control():
+    shared = resolved(preset="paper", method="pc-darts")
+    assert (shared.search.layers, shared.search.batch_size, shared.search.learning_rate) == (8, 256, 0.1)
+    assert (shared.search.architecture_learning_rate, shared.search.learning_rate_min) == (6e-4, 0.0)
+    assert (shared.train.layers, shared.train.drop_path) == (20, 0.3)
+    full = resolved(preset="paper", method="pc-darts", mapping="full")
+    assert full.search == resolved(preset="paper").search
+
+
+@pytest.mark.parametrize("count", [200, 1437, 50_000])
+@pytest.mark.parametrize(("name", "expected"), [("dnas", 35 * 391 * 3e-4), ("pc-darts", 35 * 98 * 6e-4)])
+def test_a_quick_search_lets_the_architecture_travel_as_far_as_the_paper(name, expected, count):
+    method = create(name, None, {}, DARTS)
+    assert paper_travel(method) == pytest.approx(expected)
+    search = resolved(count=count, method=name).search
+    steps = (search.epochs - search.warmup_epochs) * math.ceil(round(search.images / 2) / search.batch_size)
+    assert steps * search.architecture_learning_rate == pytest.approx(expected, rel=0.01)
+    longer = resolved(count=count, method=name, search={"epochs": 40}).search
+    assert longer.architecture_steps * longer.architecture_learning_rate == pytest.approx(expected, rel=0.01)
+
+
+def test_every_difference_between_presets_is_in_the_written_configuration():
+    quick, paper = resolved().to_toml(), resolved(preset="paper").to_toml()
+    method = create("dnas", None, {}, DARTS)
+    for section in ("search", "train"):
+        base = preset_settings("quick", method, info(), 50_000)[section]
+        assert set(base) <= set(quick[section])
+        assert quick[section] != paper[section] and set(quick[section]) == set(paper[section])
+
+
+def test_no_automatic_value_is_left():
+    config = resolved()
+    for name in ("warmup_epochs", "images", "architecture_learning_rate", "pad"):
+        assert getattr(config.search, name) > 0
+    for name in ("images", "cutout", "pad"):
+        assert getattr(config.train, name) > 0
+
+
+def test_the_command_line_goes_before_the_file_and_the_file_before_the_preset(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("seed = 3\n[search]\nepochs = 7\nlayers = 5\n[options]\nskip_dropout = 0.1\n")
+    settings = nested("run", {"config": str(path), "layers": 9, "option": ["skip_dropout=0.3", "search.pad=2"]})
+    config = resolved(**settings)
+    assert (config.seed, config.search.epochs, config.search.layers, config.search.pad) == (3, 7, 9, 2)
+    assert config.options["skip_dropout"] == 0.3 and config.search.channels == 8
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "places"),
+    [
+        ("layers", 9, {("search", "layers")}),
+        ("channels", 24, {("search", "channels"), ("train", "channels")}),
+        ("epochs", 5, {("search", "epochs"), ("train", "epochs")}),
+        ("batch_size", 32, {("search", "batch_size"), ("train", "batch_size")}),
+        ("search_channels", 24, {("search", "channels")}),
+        ("train_channels", 24, {("train", "channels")}),
+        ("search_epochs", 5, {("search", "epochs")}),
+        ("train_epochs", 5, {("train", "epochs")}),
+        ("data", "cifar100", {("data", "source")}),
+        ("image_size", 16, {("data", "image_size")}),
+        ("seed", 5, {("seed",)}),
+    ],
+)
+def test_each_flag_lands_where_its_name_says(flag, value, places):
+    def flat(settings, prefix=()):
+        for key, inner in settings.items():
+            yield from flat(inner, (*prefix, key)) if isinstance(inner, dict) else [((*prefix, key), inner)]
+
+    before, after = dict(flat(nested("run", {}))), dict(flat(nested("run", {flag: value})))
+    assert {place: after[place] for place in places} == dict.fromkeys(places, value)
+    assert {k: v for k, v in after.items() if k not in places} == before
+
+
+KEYS = st.sampled_from(["seed", "preset", "method", "mapping", "search", "train", "data", "options", "format", "nope"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["layers", "epochs", "x"]), inner),
+    max_leaves=4,
+)
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_anything_is_a_configuration_or_refused_in_a_sentence(values):
+    try:
+        assert isinstance(parse(values), Config)
+    except InputError as error:
+        assert "\n" not in str(error) and len(str(error)) < 400

@@ -1,0 +1,436 @@
+"""The search loop on 32 random pictures: what moves when, and that a run is a function of its seed to the bit."""
+
+import math
+
+import pytest
+import torch
+
+from dnas import checkpoint, config
+from dnas.config import SearchSettings
+from dnas.data import DataInfo, Split
+from dnas.mapping import MAPPINGS
+from dnas.methods import Progress, create
+from dnas.searcher import Search, search_architecture
+from dnas.session import Session
+from dnas.space import DARTS
+from dnas.streams import torch_stream
+
+COUNT = 32
+CLASSES = 4
+UPDATES = ("first-order", "second-order", "single-level")
+
+
+def pictures(classes=CLASSES, count=COUNT):
+    split = Split(
+        torch.randint(0, 256, (count, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8),
+        torch.arange(count) % classes,
+    )
+    return split, DataInfo("digits", tuple(map(str, range(classes))), 1, 8, (0.5,), (0.29,), False)
+
+
+def settings(**changes):
+    values = {"layers": 3, "channels": 8, "epochs": 3, "warmup_epochs": 1, "batch_size": 8} | changes
+    return SearchSettings(**values).resolved(COUNT, 4.1, 8)
+
+
+def new_search(name="dnas", mapping=None, seed=0, options=None, classes=CLASSES, **changes):
+    split, info = pictures(classes)
+    method = create(name, mapping, {"partial_channels": 4, **(options or {})}, DARTS)
+    return Search(method, settings(**changes), split, info, seed, "cpu")
+
+
+def bits(search):
+    """Everything that a search has learnt, copied."""
+    tensors, state = search.capture()
+    return {k: v.clone() for k, v in tensors.items()}, state
+
+
+def weights_of(search):
+    return [p.detach().clone() for p in search.supernet.parameters()]
+
+
+def architecture_of(search):
+    return [p.detach().clone() for p in search.mapping.parameters()]
+
+
+def same(one, two):
+    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def all_moved(one, two):
+    return all(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+COMBINATIONS = [(name, mapping, update) for name in ("dnas", "pc-darts") for mapping in MAPPINGS for update in UPDATES]
+
+
+# --- what moves when ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "mapping", "update"), COMBINATIONS)
+def test_each_step_moves_its_own_parameters_and_no_others_to_the_bit(name, mapping, update):
+    """Warm-up first: it leaves the architecture where it began, to the bit."""
+    search = new_search(name, mapping, update=update, images=16, batch_size=4, architecture_learning_rate=0.01)
+    architecture, weights = architecture_of(search), weights_of(search)
+    search.step(0)
+    assert same(architecture, architecture_of(search))
+    assert not same(weights, weights_of(search))
+
+    step = search.settings.steps_per_epoch
+    weights = weights_of(search)
+    if update == "single-level":
+        search.joint_step(step)
+        assert all_moved(architecture, architecture_of(search))
+        assert all_moved(weights, weights_of(search))
+    else:
+        momenta = [v.clone() for k, v in search.capture()[0].items() if k.startswith("weights.")]
+        search.architecture_step(step)
+        assert all_moved(architecture, architecture_of(search))
+        assert same(weights, weights_of(search))
+        assert same(momenta, [v for k, v in search.capture()[0].items() if k.startswith("weights.")])
+        architecture = architecture_of(search)
+        search.weight_step(step)
+        assert same(architecture, architecture_of(search))
+        assert all_moved(weights, weights_of(search))
+    for p in [*search.supernet.parameters(), *search.mapping.parameters()]:
+        assert p.requires_grad and p.grad is None
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_whole_warm_up_leaves_the_architecture_where_it_began(update):
+    search = new_search(update=update, warmup_epochs=2, batch_size=16)
+    start = architecture_of(search)
+    for step in range(2 * search.settings.steps_per_epoch):
+        search.step(step)
+        assert same(start, architecture_of(search))
+    search.step(2 * search.settings.steps_per_epoch)
+    assert all_moved(start, architecture_of(search))
+
+
+def test_a_step_moves_the_architecture_before_the_weights():
+    """DARTS, algorithm 1; the other order gives other bits."""
+    whole, parts, reverse = (new_search(batch_size=16) for _ in range(3))
+    whole.step(1)
+    parts.architecture_step(1)
+    parts.weight_step(1)
+    reverse.weight_step(1)
+    reverse.architecture_step(1)
+    assert same(weights_of(whole), weights_of(parts)) and same(architecture_of(whole), architecture_of(parts))
+    assert not same(architecture_of(whole), architecture_of(reverse))
+
+
+def test_the_first_architecture_step_of_adam_is_its_learning_rate():
+    """Adam's first step has the size of the learning rate wherever the gradient is not tiny, against its sign."""
+    search = new_search(architecture_learning_rate=0.01, architecture_weight_decay=0.0, options={"zero_one_weight": 0})
+    before = architecture_of(search)
+    loss = search.architecture_loss(search.batch(2, 1), 2)
+    grads = torch.autograd.grad(loss, search.architecture)
+    search.architecture_step(2)
+    for old, new, grad in zip(before, architecture_of(search), grads, strict=True):
+        clear = grad.abs() > 1e-4
+        assert clear.any()
+        torch.testing.assert_close((new - old)[clear], -0.01 * grad.sign()[clear], rtol=1e-2, atol=0)
+
+
+def test_a_weight_step_is_sgd_with_momentum_decay_and_a_clipped_gradient():
+    search = new_search(clip_norm=0.1, learning_rate=0.5, weight_decay=0.01)
+    steps = search.settings.steps_per_epoch
+    momenta = [torch.zeros_like(w) for w in search.weights]
+    for step in (0, steps):  # two epochs, so two learning rates
+        before = weights_of(search)
+        grads = torch.autograd.grad(search.weight_loss(search.batch(step, 0), step), search.weights)
+        norm = torch.stack([g.norm() for g in grads]).norm()
+        assert norm > 0.1
+        rate = 0.001 + (0.5 - 0.001) * (1 + math.cos(math.pi * (step // steps) / 3)) / 2
+        momenta = [0.9 * m + 0.1 * g / norm + 0.01 * w for m, g, w in zip(momenta, grads, before, strict=True)]
+        search.weight_step(step)
+        for old, new, m in zip(before, weights_of(search), momenta, strict=True):
+            torch.testing.assert_close(new, old - rate * m, rtol=1e-4, atol=1e-6)
+
+
+def test_the_penalty_is_for_the_architecture_only():
+    """The weights' loss is the cross-entropy; the architecture's has the zero-one loss added to it."""
+    search, plain = new_search(), new_search(options={"zero_one_weight": 0})
+    batch = search.batch(2, 1)
+    penalty = search.method.penalty(search.mapping).item()
+    assert search.architecture_loss(batch, 2).item() == pytest.approx(
+        plain.architecture_loss(batch, 2).item() + penalty, rel=1e-5
+    )
+    assert abs(penalty) > 1e-8
+    assert search.weight_loss(batch, 2).item() == plain.weight_loss(batch, 2).item()
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+def test_weights_and_architecture_see_disjoint_halves_that_make_up_all_images():
+    """Every picture has a class of its own, so labels are indices; twice each half in an epoch would show."""
+    search = new_search(classes=COUNT)
+    steps = search.settings.steps_per_epoch
+    for epoch in range(2):
+        seen = [
+            torch.cat([search.batch(epoch * steps + i, draw).labels for i in range(steps)]).tolist() for draw in (0, 1)
+        ]
+        assert sorted(seen[0] + seen[1]) == list(range(COUNT))
+        assert set(seen[0]) == set(search.train_part.tolist())
+        assert set(seen[1]) == set(search.validation_part.tolist())
+
+
+def test_a_single_level_search_uses_all_images_for_both():
+    search = new_search(classes=COUNT, update="single-level")
+    labels = torch.cat([search.batch(i, 0).labels for i in range(search.settings.steps_per_epoch)])
+    assert sorted(labels.tolist()) == list(range(COUNT))
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    search = new_search()
+    one, other_step, again, other_draw = (search.batch(*where) for where in ((3, 0), (7, 0), (3, 0), (3, 1)))
+    assert torch.equal(one.images, again.images) and torch.equal(one.labels, again.labels)
+    assert not torch.equal(one.images, other_step.images)
+    assert not torch.equal(one.images, other_draw.images)
+    assert not torch.equal(one.images, new_search(seed=1).batch(3, 0).images)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_search_never_changes_the_images(update):
+    split, info = pictures()
+    images, labels = split.images.clone(), split.labels.clone()
+    search = Search(create("dnas", None, {}, DARTS), settings(update=update, batch_size=16), split, info, 0, "cpu")
+    for step in range(2 * search.settings.steps_per_epoch):
+        search.step(step)
+    search.epoch_metrics(1)
+    assert torch.equal(split.images, images) and torch.equal(split.labels, labels)
+    assert torch.equal(search.pool.images, images)
+
+
+# --- a function of the seed --------------------------------------------------------------------------------
+
+
+def run(seed, **changes):
+    split, info = pictures()
+    method = create("dnas", None, {}, DARTS)
+    session = Session(None, {})
+    return search_architecture(method, settings(**changes), split, info, seed=seed, session=session)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(update):
+    state = torch.get_rng_state()
+    short = {"update": update, "epochs": 2, "batch_size": 16, "architecture_learning_rate": 0.1}
+    (one, tables), (again, same_tables), (other, other_tables) = (run(seed, **short) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert one == again and one.origin == again.origin
+    assert tables.keys() == same_tables.keys() == {"alpha", "beta", "gamma"}
+    assert all(torch.equal(tables[k], same_tables[k]) for k in tables)
+    assert one != other
+    assert all(not torch.equal(tables[k], other_tables[k]) for k in tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "mapping", "update"),
+    [
+        ("dnas", "decoupled", "first-order"),
+        ("dnas", "full", "second-order"),
+        ("dnas", "shared", "single-level"),
+        ("pc-darts", "shared", "first-order"),
+    ],
+)
+def test_going_on_from_a_checkpoint_gives_the_same_bits_to_the_end(tmp_path, name, mapping, update):
+    """In the middle of an epoch, after architecture steps, through files."""
+
+    def run_on(search, first, last, metrics):
+        for step in range(first, last):
+            search.step(step)
+            if (step + 1) % search.settings.steps_per_epoch == 0:
+                metrics.append(search.epoch_metrics(step))
+
+    shape = {"update": update, "batch_size": 4, "images": 12 if update == "single-level" else 24, "epochs": 3}
+    whole, first, second = (new_search(name, mapping, **shape) for _ in range(3))
+    steps = whole.settings.steps_per_epoch
+    stop, end = steps + 1, 2 * steps + 1
+    whole_metrics, split_metrics = [], []
+    run_on(whole, 0, end, whole_metrics)
+    run_on(first, 0, stop, split_metrics)
+    assert steps == 3
+    tensors, state = first.capture()
+    checkpoint.save(tmp_path / "checkpoints", 1, tensors, {"loop": state})
+    run_on(first, stop, stop + 1, [])  # what happens later must not reach the file
+    loaded, warnings = checkpoint.newest(tmp_path / "checkpoints")
+    assert not warnings
+    second.step(0)  # restoring must overwrite whatever is there
+    second.restore(loaded)
+    run_on(second, stop, end, split_metrics)
+
+    (expected, expected_state), (got, got_state) = bits(whole), bits(second)
+    assert expected.keys() == got.keys()
+    assert [k for k in expected if not torch.equal(expected[k], got[k])] == []
+    assert expected_state == got_state
+    assert split_metrics == whole_metrics
+
+
+def test_capture_is_of_now_and_holds_both_optimisers():
+    search = new_search(batch_size=16)
+    for step in range(2):
+        search.step(step)
+    tensors, state = search.capture()
+    prefixes = {name.split(".")[0] for name in tensors}
+    assert prefixes == {"supernet", "mapping", "weights", "architecture"}
+    assert {"mapping.alpha", "mapping.beta", "mapping.gamma"} <= set(tensors)
+    assert torch.equal(tensors["mapping.alpha"], search.mapping.alpha)
+    assert state["sums"]["loss"] > 0
+
+
+# --- learning rates ----------------------------------------------------------------------------------------
+
+
+def test_the_weights_learning_rate_is_the_cosine_of_darts():
+    """§1: at epoch 49 of 50, the number in a user's log (quark0/darts issue 7)."""
+    shape = SearchSettings()
+    assert shape.rate(0) == 0.025
+    assert shape.rate(49) == pytest.approx(1.023679e-3, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "travel"), [("dnas", 35 * 391 * 3e-4), ("pc-darts", 35 * 98 * 6e-4)])
+@pytest.mark.parametrize("count", [300, 1500, 60_000])
+def test_the_quick_preset_lets_the_architecture_travel_as_far_as_in_the_paper(name, travel, count):
+    """Adam moves a parameter by at most steps × learning rate: 4.1 for DNAS and 2.06 for PC-DARTS (§1)."""
+    assert travel == pytest.approx({"dnas": 4.1, "pc-darts": 2.06}[name], rel=2e-3)
+    _, info = pictures()
+    method = create(name, None, {}, DARTS)
+    quick = config.preset_settings("quick", method, info, count)["search"]
+    resolved = SearchSettings(**quick).resolved(count, config.paper_travel(method), info.image_size)
+    assert resolved.architecture_steps * resolved.architecture_learning_rate == pytest.approx(travel, rel=0.01)
+    assert resolved.warmup_epochs == round(0.3 * resolved.epochs)
+    steps = math.ceil(round(resolved.images / 2) / resolved.batch_size)
+    assert resolved.architecture_steps == (resolved.epochs - resolved.warmup_epochs) * steps
+
+
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+def test_a_paper_run_keeps_the_papers_architecture_learning_rate(name):
+    _, info = pictures()
+    paper = config.preset_settings("paper", create(name, None, {}, DARTS), info, 50_000)["search"]
+    resolved = SearchSettings(**paper).resolved(50_000, 1.0, 32)
+    assert resolved.architecture_learning_rate == {"dnas": 3e-4, "pc-darts": 6e-4}[name]
+    assert (resolved.epochs, resolved.warmup_epochs) == (50, 15)
+
+
+def slots(architecture):
+    return [
+        (k, n, slot) for k, cell in enumerate(architecture.layers) for n, node in enumerate(cell.nodes) for slot in node
+    ]
+
+
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+def test_a_short_search_exports_what_it_found_and_not_its_initial_noise(name):
+    split, info = pictures()
+    method = create(name, "full", {}, DARTS)
+    shape = SearchSettings(
+        layers=3, channels=8, epochs=6, warmup_epochs=2, batch_size=4, architecture_learning_rate=0.0
+    ).resolved(COUNT, config.paper_travel(method), 8)
+    search = Search(method, shape, split, info, 0, "cpu")
+    start = architecture_of(search)
+    initial = method.derive(search.mapping, Progress())
+    for step in range(shape.epochs * shape.steps_per_epoch):
+        search.step(step)
+    found = method.derive(search.mapping, Progress())
+    stayed = len(set(slots(initial)) & set(slots(found)))
+    assert stayed < len(slots(found)) / 2
+    moved = torch.cat([(a - b).abs().flatten() for a, b in zip(start, architecture_of(search), strict=True)])
+    assert moved.median() >= 100 * method.options.initial_scale
+    assert moved.max() <= 1.05 * config.paper_travel(method)
+
+
+# --- metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_an_epoch_are_what_happened_in_it():
+    search = new_search(warmup_epochs=1, batch_size=8)
+    steps = search.settings.steps_per_epoch
+    for epoch in range(2):
+        losses = [search.step(epoch * steps + i) for i in range(steps)]
+        metrics = search.epoch_metrics((epoch + 1) * steps - 1)
+        assert metrics["stage"] == "search" and metrics["epoch"] == epoch + 1
+        # All batches are equally large here.
+        assert metrics["loss"] == pytest.approx(sum(losses) / steps, rel=1e-9)
+        assert 0 <= metrics["accuracy"] <= 1
+        assert metrics["accuracy"] * 16 == pytest.approx(round(metrics["accuracy"] * 16))
+        assert metrics["learning_rate"] == search.settings.rate(epoch)
+        assert metrics["travel"] == max(p.abs().max().item() for p in search.mapping.parameters())
+        genes = search.method.derive(search.mapping, Progress()).layers
+        assert metrics["skips"] == sum(slot[0] == "skip_connect" for g in genes for node in g.nodes for slot in node)
+        assert 0 < metrics["entropy"] <= 1
+        assert ("validation_loss" in metrics) == (epoch == 1)
+        assert ("gradient_over_decay" in metrics) == (epoch == 1)
+        assert all(math.isfinite(v) for v in metrics.values() if not isinstance(v, str))
+        assert set(search.sums.values()) == {0.0}
+
+
+def test_validation_loss_and_decay_ratio_of_the_metrics_are_means_over_the_steps():
+    search = new_search(warmup_epochs=0, batch_size=8)
+    expected, gradient, decay = [], 0.0, 0.0
+    for step in range(2):
+        loss = search.architecture_loss(search.batch(step, 1), step)
+        grads = torch.autograd.grad(loss, search.architecture)
+        expected.append(loss.item())
+        gradient += torch.cat([g.flatten() for g in grads]).norm().item()
+        decay += 1e-3 * torch.cat([p.detach().flatten() for p in search.architecture]).norm().item()
+        search.step(step)
+    metrics = search.epoch_metrics(1)
+    assert metrics["validation_loss"] == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert metrics["gradient_over_decay"] == pytest.approx(gradient / decay, rel=1e-4)
+
+
+def test_entropy_of_the_metrics_is_one_for_equal_and_zero_for_one_hot_weights():
+    search = new_search("pc-darts", "full", options={"initial_scale": 0.0})
+    assert search.epoch_metrics(0)["entropy"] == pytest.approx(1.0, abs=1e-6)
+    with torch.no_grad():
+        search.mapping.alpha[:, :, 3] = 100.0
+    metrics = search.epoch_metrics(0)
+    assert metrics["entropy"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["skips"] == 24 and metrics["travel"] == 100.0
+
+
+def test_a_single_level_search_reports_no_accuracy_that_it_did_not_count():
+    search = new_search(update="single-level", warmup_epochs=0, batch_size=16)
+    losses = [search.step(step) for step in range(2)]
+    metrics = search.epoch_metrics(1)
+    assert "accuracy" not in metrics
+    assert metrics["loss"] == pytest.approx(sum(losses) / 2, rel=1e-9)
+
+
+# --- the whole loop -----------------------------------------------------------------------------------------
+
+
+class Recorder(Session):
+    def __init__(self):
+        super().__init__(None, {})
+        self.metrics, self.steps = [], []
+
+    def metric(self, **values):
+        self.metrics.append(values)
+
+    def step_done(self, step, shown, capture):
+        self.steps.append((step, shown["loss"]))
+
+
+def test_search_architecture_is_the_loop_that_a_user_could_write():
+    split, info = pictures()
+    method = create("dnas", None, {}, DARTS)
+    shape = settings(batch_size=16, architecture_learning_rate=0.1)
+    session = Recorder()
+    architecture, tables = search_architecture(method, shape, split, info, seed=3, session=session)
+    mine = Search(method, shape, split, info, 3, "cpu")
+    losses = [mine.step(step) for step in range(3)]
+    assert session.steps == [(step + 1, loss) for step, loss in enumerate(losses)]
+    assert [m["epoch"] for m in session.metrics] == [1, 2, 3]
+    assert architecture == method.derive(mine.mapping, Progress(3, 3, 1))
+    assert len(architecture) == 3 and architecture.in_space
+    assert all(torch.equal(tables[k], v) for k, v in mine.mapping.state_dict().items())
+
+
+def test_a_search_uses_only_as_many_images_as_it_is_told():
+    search = new_search(images=16, classes=COUNT)
+    assert len(search.pool) == 16
+    assert sorted(search.train_part.tolist() + search.validation_part.tolist()) == list(range(16))
+    other = new_search(images=16, classes=COUNT, seed=1)
+    assert search.pool.labels.tolist() != other.pool.labels.tolist()

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+from dnas.architecture import Architecture, Cell, load_published
+from dnas.config import TrainSettings
+from dnas.data import DataInfo, Split
+from dnas.errors import InputError
+from dnas.network import build
+from dnas.plan import plan, size
+from dnas.session import Session
+from dnas.space import DARTS, reduction_layers
+from dnas.streams import numpy_stream, torch_stream
+from dnas.trainer import Accuracy, measure_accuracy, predict, random_of_size, train_network
+
+INFO = DataInfo("toy", ("dark", "bright"), 1, 8, (0.5,), (0.25,), False)
+
+
+def toy(count=64):
+    """Dark pictures and bright ones, with noise."""
+    labels = torch.arange(count) % 2
+    noise = torch.randint(0, 60, (count, 1, 8, 8), generator=torch_stream(0, "test"))
+    return Split((noise + 120 * labels[:, None, None, None]).to(torch.uint8), labels)
+
+
+def settings(**changes):
+    values = {"channels": 4, "epochs": 3, "batch_size": 16, "learning_rate": 0.1, "drop_path": 0.1, "cutout": 0}
+    return TrainSettings(**{**values, **changes}).resolved(64, 8)
+
+
+def parameters(architecture):
+    return size(plan(architecture, channels=4, classes=2, inputs=1), 8).params
+
+
+def test_a_network_learns_what_can_be_learnt():
+    network = train_network(load_published("DARTS_V2", 3), settings(), toy(), INFO, seed=0, session=Session(None, {}))
+    accuracy = measure_accuracy(network, toy(), INFO)
+    assert accuracy.value == 1.0 and accuracy.images == 64
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    def weights(seed):
+        architecture = load_published("DARTS_V1", 3)
+        network = train_network(architecture, settings(epochs=1), toy(), INFO, seed=seed, session=Session(None, {}))
+        return network.state_dict()
+
+    one, same, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_predictions_are_those_of_the_network_one_image_at_a_time():
+    network = build(load_published("DARTS_V1", 3), 4, 2, inputs=1)
+    split = toy(6)
+    alone = [network.eval()((image[None].float() / 255 - 0.5) / 0.25).argmax(1).item() for image in split.images]
+    assert predict(network, split, INFO).tolist() == alone
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (356, 360), (50, 100)])
+def test_the_interval_is_wilsons(right, images):
+    z, p = 1.959963984540054, right / images
+    middle = (p + z * z / (2 * images)) / (1 + z * z / images)
+    half = z * math.sqrt(p * (1 - p) / images + z * z / (4 * images**2)) / (1 + z * z / images)
+    low, high = Accuracy(right, images).interval
+    assert low == pytest.approx(max(0, middle - half), abs=1e-12)
+    assert high == pytest.approx(min(1, middle + half), abs=1e-12)
+
+
+def test_learning_rates_are_those_of_darts():
+    """Search, epoch 49 of 50: 1.023679e-3, as in a user's log (quark0/darts, issue 7)."""
+    from dnas.config import SearchSettings
+
+    search = SearchSettings()
+    assert search.rate(0) == 0.025
+    assert f"{search.rate(49):.6e}" == "1.023679e-03"
+    exponential = TrainSettings(schedule="exponential", learning_rate=0.1)
+    assert exponential.rate(2) == pytest.approx(0.1 * 0.97**2)
+    assert TrainSettings().rate(300) == pytest.approx(0.0125)
+
+
+def uniform(op):
+    nodes = tuple(((op, 0), (op, 1)) for _ in range(4))
+    return Architecture((Cell(nodes),) * 4, reduction_layers(4))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("like", ["sampled", "sep_conv_5x5", "sep_conv_3x3"])
+def test_the_control_has_the_same_size_and_is_another(like, seed):
+    wanted = DARTS.sample(numpy_stream(7, "sample"), 4) if like == "sampled" else uniform(like)
+    found = random_of_size(wanted, settings(), INFO, seed)
+    assert abs(parameters(found) / parameters(wanted) - 1) <= 0.05
+    assert found != wanted and found.in_space and len(found) == 4
+    assert random_of_size(wanted, settings(), INFO, seed) == found
+
+
+def test_a_size_that_no_architecture_has_is_refused():
+    huge = Architecture(
+        (Cell(tuple((("sep_conv_7x7", 0), ("conv_7x1_1x7", 1)) for _ in range(4))),) * 4, reduction_layers(4), "free"
+    )
+    with pytest.raises(InputError, match="--no-baseline"):
+        random_of_size(huge, settings(channels=16), INFO, 0)
