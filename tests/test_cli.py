@@ -49,6 +49,7 @@ def refused(tmp_path, *arguments, names):
         (["run", "--option", "search.nonsense=1"], ["nonsense"]),
         (["run", "--option", "nonsense"], ["NAME=VALUE"]),
         (["search", "--option", "train.epochs=1"], ["train.epochs"]),
+        (["train", "DARTS_V2", "--option", "zero_one_weight=1"], ["zero_one_weight", "train.NAME"]),
         (["run", "--option", "zero_one_weight=-1"], ["zero_one_weight"]),
         (["run", "--preset", "fast"], ["--preset", "fast", "quick"]),
         (["run", "--device", "tpu"], ["--device", "tpu", "cuda"]),

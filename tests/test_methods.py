@@ -1,7 +1,7 @@
 """The mathematics of the methods: closed forms of `methods.md` §2.1, §2.5, §2.6, §3.1 and M1-M9 of §3.4."""
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -48,7 +48,8 @@ def kept(architecture):
     """For each layer {edge: operation}."""
     edge = {(n, s): e for e, (n, s) in enumerate((n, s) for n in range(4) for s in range(n + 2))}
     return [
-        {edge[n, source]: op for n, node in enumerate(cell.nodes) for op, source in node} for cell in architecture.layers
+        {edge[n, source]: op for n, node in enumerate(cell.nodes) for op, source in node}
+        for cell in architecture.layers
     ]
 
 
@@ -425,7 +426,7 @@ def test_decaying_skip_dropout_ends_at_the_same_rate_whatever_the_length(epochs,
     assert method.skip_dropout(Progress(epochs, epochs, warmup)) == pytest.approx(0.2 * math.exp(-3), rel=1e-9)
     assert method.skip_dropout(Progress(warmup, epochs, warmup)) == pytest.approx(0.2, rel=1e-12)
     rates = [method.skip_dropout(Progress(e, epochs, warmup)) for e in range(warmup, epochs + 1)]
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in pairwise(rates))
 
 
 # --- §3.1: a full table that is tied equals a shared one --------------------------------------------------
@@ -566,9 +567,18 @@ def test_threshold_keeps_of_the_top_edges_those_that_are_strong_enough():
     for k in range(6):
         assert got[k] == {e: op for e, op in top[k].items() if strength[k, e] >= 0.25}
     assert sum(map(len, got)) < sum(map(len, top))
-    assert create("dnas", None, {"derivation": "threshold"}, DARTS).derive(mapping, ALWAYS) == create(
-        "dnas", None, {"derivation": "threshold", "threshold": 0.5}, DARTS
-    ).derive(mapping, ALWAYS)
+
+
+def test_threshold_is_one_half_unless_set():
+    mapping = parameters(create("dnas", None, {}, DARTS), 6, 0, 1.0)
+    with torch.no_grad():
+        mapping.alpha += 1
+        mapping.gamma += 1
+    unset, half, other = (
+        create("dnas", None, {"derivation": "threshold", **options}, DARTS).derive(mapping, ALWAYS)
+        for options in ({}, {"threshold": 0.5}, {"threshold": 0.6})
+    )
+    assert unset == half != other
 
 
 WRONG = {

@@ -108,7 +108,7 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
         for key in ("layers", "channels", "epochs"):
             if f"{section}_{key}" in given:
                 settings.setdefault(section, {})[key] = given.pop(f"{section}_{key}")
-    add_options(settings, given.pop("option", []), sections)
+    add_options(settings, given.pop("option", []), [*sections, "options"] if "search" in sections else sections)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)
@@ -119,22 +119,20 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
 
 
 def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
-    """Put NAME=VALUE texts where they belong: NAME is a method's option, or search.NAME or train.NAME.
+    """Put NAME=VALUE texts where they belong: SECTION.NAME, or the plain NAME of a method's option.
 
-    Raises InputError for a text of another form, or for a section that is not among `sections`.
+    Raises InputError for a text of another form, or for a section that is not among `sections`; plain names
+    belong to the section "options".
     """
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise InputError(f"--option {text!r} is not NAME=VALUE")
-        section, dot, key = name.partition(".")
-        if not dot:
-            settings["options"] = {**settings.get("options", {}), name: _value(value)}
-        elif section in sections:
-            settings[section] = {**settings.get(section, {}), key: _value(value)}
-        else:
-            allowed = ", ".join([*(f"{s}.NAME" for s in sections), "the NAME of a method's option"])
-            raise InputError(f"--option {name} has no use here; choose {allowed}")
+        section, key = name.split(".", 1) if "." in name else ("options", name)
+        if section not in sections or name.startswith("options."):
+            kinds = ["NAME of a method's option" if s == "options" else f"{s}.NAME" for s in sections]
+            raise InputError(f"--option {name} has no use here; what has is {' or '.join(kinds)}")
+        settings[section] = {**settings.get(section, {}), key: _value(value)}
 
 
 def names(*groups: type) -> set[str]:

@@ -243,7 +243,7 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
             f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
         )
     merged = dict(values)
-    add_options(merged, options, ())
+    add_options(merged, options, ["options"])
     method = create(config.method, config.mapping, merged.get("options", {}), DARTS)
     mapping = method.mapping(config.search.layers, config.seed)
     epochs = config.search.epochs
