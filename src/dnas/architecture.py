@@ -41,13 +41,14 @@ class Cell:
     concat: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        nodes = tuple(
-            tuple(sorted(((str(op), source) for op, source in node), key=lambda slot: (slot[1], slot[0])))
-            for node in self.nodes
-        )
+        for n, node in enumerate(self.nodes):
+            for s, slot in enumerate(node):
+                if not (len(slot) == 2 and isinstance(slot[0], str) and _is_int(slot[1])):
+                    raise InputError(f"node {n}, slot {s}: {_short(slot)} is not an (operation, input) pair")
+        nodes = tuple(tuple(sorted(map(tuple, node), key=lambda slot: (slot[1], slot[0]))) for node in self.nodes)
         object.__setattr__(self, "nodes", nodes)
         live = self.live_states[2:]
-        concat = tuple(sorted(s for s in self.concat if s in live)) if self.concat else live
+        concat = tuple(sorted({s for s in self.concat if s in live})) if self.concat else live
         object.__setattr__(self, "concat", concat)
 
     @property
@@ -85,7 +86,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "reductions", tuple(sorted(self.reductions)))
+        object.__setattr__(self, "reductions", tuple(sorted(set(self.reductions))))
         if self.space not in SPACES and self.space != "free":
             raise InputError(f"space {self.space!r} is not known; choose from {', '.join([*SPACES, 'free'])}")
         if not 1 <= len(self.layers) <= MAX_LAYERS:
@@ -182,11 +183,11 @@ class Architecture:
             if text.lstrip().startswith(b"Genotype"):
                 return parse_genotype(text.decode())
             return cls.from_json(json.loads(text))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise InputError(f"architecture file {path} is not JSON: {reason}") from None
         except InputError as error:
             raise InputError(f"architecture file {path}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            raise InputError(f"architecture file {path} is not JSON: {reason}") from None
 
     # --- the literature's two-cell genotypes ----------------------------------------------------------
 
@@ -284,16 +285,17 @@ def parse_genotype(text: str, layers: int = 20) -> Architecture:
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
             raise InputError("a genotype text reads Genotype(normal=[…], normal_concat=…, reduce=[…], …)")
         values = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the genotype text cannot be parsed: {error}") from None
+    except InputError:
+        raise
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(f"the genotype text cannot be parsed: {' '.join(str(error).split())}") from None
     missing = {"normal", "reduce"} - set(values)
     if missing or set(values) - {"normal", "normal_concat", "reduce", "reduce_concat"}:
         raise InputError("a genotype has normal, normal_concat, reduce and reduce_concat, and nothing else")
     for key in ("normal_concat", "reduce_concat"):
         if key in values:
-            values[key] = _integers(list(values[key]), key)
+            concat = values[key]
+            values[key] = _integers(list(concat) if isinstance(concat, tuple | range) else concat, key)
     return Architecture.from_darts(
         values["normal"],
         values["reduce"],

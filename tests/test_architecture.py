@@ -1,0 +1,508 @@
+"""Architectures as data: the file format of the design's §6, refusals, and the literature's genotypes."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dnas.architecture import (
+    Architecture,
+    Cell,
+    at_depth,
+    cell_pair,
+    load_published,
+    parse_genotype,
+    published,
+    stack,
+)
+from dnas.errors import InputError
+from dnas.space import DARTS, reduction_layers
+from dnas.streams import numpy_stream
+
+SEP, SKIP, MAX = "sep_conv_3x3", "skip_connect", "max_pool_3x3"
+NODES = (((SEP, 0), (SKIP, 1)), ((SEP, 0), (SEP, 2)), ((MAX, 1), (SKIP, 3)), ((SEP, 2), (SEP, 4)))
+
+
+def value(depth=3, **changes):
+    """A right JSON value, to be broken."""
+    nodes = lambda: [[list(slot) for slot in node] for node in NODES]
+    return {
+        "format": "dnas-architecture/1",
+        "space": "darts",
+        "reductions": list(reduction_layers(depth)),
+        "layers": [{"nodes": nodes()} for _ in range(depth)],
+        "origin": {"method": "test"},
+    } | changes
+
+
+@st.composite
+def architectures(draw):
+    seed, layers = draw(st.integers(0, 2**31)), draw(st.integers(3, 8))
+    return DARTS.sample(numpy_stream(seed, "test"), layers)
+
+
+# --- identity ----------------------------------------------------------------------------------------------
+
+
+@given(architecture=architectures(), seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=30)
+def test_the_order_in_which_a_nodes_inputs_are_written_does_not_matter(architecture, seed):
+    rng = numpy_stream(seed, "shuffle")
+    shuffled = Architecture(
+        tuple(
+            Cell(tuple(tuple(node[i] for i in rng.permutation(2)) for node in cell.nodes))
+            for cell in architecture.layers
+        ),
+        architecture.reductions[::-1],
+    )
+    assert shuffled == architecture and hash(shuffled) == hash(architecture)
+    assert shuffled.dumps().split('"origin"')[0] == architecture.dumps().split('"origin"')[0]
+    assert all(node[0][1] < node[1][1] for cell in shuffled.layers for node in cell.nodes)
+
+
+@given(one=architectures(), two=architectures())
+@settings(deadline=None, max_examples=30)
+def test_architectures_are_equal_exactly_when_their_genes_are(one, two):
+    assert (one == two) == (one.layers == two.layers)
+    assert one == Architecture(one.layers, one.reductions)
+
+
+def test_every_part_but_the_origin_belongs_to_the_identity():
+    base = Architecture.from_json(value())
+    assert Architecture.from_json(value(origin={"method": "other"})) == base
+    assert hash(Architecture.from_json(value(origin={}))) == hash(base)
+    assert Architecture.from_json(value(reductions=[2])) != base
+    assert Architecture.from_json(value(space="free")) != base
+    changed = value()
+    changed["layers"][2]["nodes"][3][0][0] = SKIP
+    assert Architecture.from_json(changed) != base
+    assert len({base, Architecture.from_json(value()), Architecture.from_json(changed)}) == 2
+
+
+def test_an_architecture_cannot_be_changed():
+    architecture = Architecture.from_json(value())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        architecture.layers = ()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        architecture.layers[0].nodes = ()
+    assert isinstance(architecture.layers, tuple) and isinstance(architecture.layers[0].nodes[0][0], tuple)
+
+
+def test_a_reduction_named_twice_is_refused_or_counts_once():
+    try:
+        twice = Architecture.from_json(value(reductions=[1, 2, 2]))
+    except InputError:
+        return
+    assert twice == Architecture.from_json(value(reductions=[1, 2]))
+
+
+# --- the file ----------------------------------------------------------------------------------------------
+
+
+@given(architecture=architectures())
+@settings(deadline=None, max_examples=30)
+def test_json_gives_back_the_same_architecture(architecture):
+    text = architecture.dumps()
+    again = Architecture.from_json(json.loads(text))
+    assert again == architecture
+    assert again.origin == architecture.origin
+    assert again.dumps() == text
+    assert json.loads(text) == architecture.to_json()
+
+
+def test_the_file_is_the_contract_of_the_design(tmp_path):
+    architecture = Architecture.from_json(value())
+    architecture.save(tmp_path / "architecture.json")
+    text = (tmp_path / "architecture.json").read_text()
+    assert json.loads(text) == value()
+    assert list(json.loads(text)) == ["format", "space", "reductions", "layers", "origin"]
+    assert len(text.splitlines()) == 3 + 4  # a line a layer
+    assert Architecture.load(tmp_path / "architecture.json") == architecture
+
+
+@pytest.mark.parametrize("name", published())
+def test_published_architectures_survive_the_file(tmp_path, name):
+    architecture = load_published(name, 5)
+    architecture.save(tmp_path / "a.json")
+    assert Architecture.load(tmp_path / "a.json") == architecture
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
+
+
+def broken(layer, node, slot, content):
+    wrong = value(depth=4)
+    wrong["layers"][layer]["nodes"][node][slot] = content
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (["conv_9x9", 0], "unknown operation 'conv_9x9'"),
+        (["none", 0], "operation 'none' is not in the darts space"),
+        (["sep_conv_7x7", 0], "operation 'sep_conv_7x7' is not in the darts space"),
+        ([SEP, 4], "input 4 does not exist; node 2 may read 0 to 3"),
+        ([SEP, -1], "input -1 does not exist"),
+        ([SEP, 10**30], "does not exist"),
+        ([SEP, 3], "input 3 is taken twice"),
+        ([SEP, True], "is not an [operation, input] pair"),
+        ([SEP, 1.0], "is not an [operation, input] pair"),
+        ([SEP, "1"], "is not an [operation, input] pair"),
+        ([SEP, None], "is not an [operation, input] pair"),
+        ([1, SEP], "is not an [operation, input] pair"),
+        ([SEP], "is not an [operation, input] pair"),
+        ([SEP, 1, 2], "is not an [operation, input] pair"),
+        ({SEP: 1}, "is not an [operation, input] pair"),
+        (SEP, "is not an [operation, input] pair"),
+        (None, "is not an [operation, input] pair"),
+    ],
+)
+def test_a_wrong_slot_is_refused_with_layer_node_and_slot(content, says):
+    with pytest.raises(InputError, match=re.escape(says)) as refusal:
+        Architecture.from_json(broken(3, 2, 0, content))
+    assert re.search(r"layer 3, node 2, slot [01]", str(refusal.value))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_node_with_another_number_of_inputs_is_refused(count):
+    wrong = value()
+    wrong["layers"][1]["nodes"][2] = [[SEP, i] for i in range(count)]
+    with pytest.raises(InputError, match="layer 1, node 2 has"):
+        Architecture.from_json(wrong)
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 33, 10_000])
+def test_a_cell_with_another_number_of_nodes_is_refused(count):
+    wrong = value()
+    wrong["layers"][1]["nodes"] = [[[SEP, 0], [SEP, 1]]] * count
+    with pytest.raises(InputError, match="layer 1, "):
+        Architecture.from_json(wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": "dnas-architecture/2"}, "format is 'dnas-architecture/2'"),
+        ({"format": None}, "format is None"),
+        ({"space": "nasbench"}, "space 'nasbench' is not known"),
+        ({"space": 3}, "space is not a text"),
+        ({"space": ["darts"]}, "space is not a text"),
+        ({"reductions": 1}, "reductions is not a list of whole numbers"),
+        ({"reductions": None}, "reductions is not a list of whole numbers"),
+        ({"reductions": [1, True]}, "reductions is not a list of whole numbers"),
+        ({"reductions": [1, 2.0]}, "reductions is not a list of whole numbers"),
+        ({"reductions": [1, 3]}, "reduction layer 3 does not exist"),
+        ({"reductions": [-1]}, "reduction layer -1 does not exist"),
+        ({"layers": []}, "1 to 1000 layers, not 0"),
+        ({"layers": {}}, "layers is not a list"),
+        ({"layers": None}, "layers is not a list"),
+        ({"layers": [[]]}, "layer 0 is not an object"),
+        ({"layers": [{"nodes": 4}]}, "layer 0 is not an object"),
+        ({"layers": [{"nodes": [4]}]}, "layer 0, node 0 is not a list"),
+        ({"layers": [{"nodes": [[[SEP, 0]] * 10_000]}]}, "layer 0, node 0 is not a list"),
+        ({"layers": [{"nodes": [], "ops": []}]}, "layer 0: unknown key 'ops'"),
+        ({"genes": []}, "unknown key 'genes'"),
+    ],
+)
+def test_a_wrong_value_is_refused(changes, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        Architecture.from_json(value(**changes))
+
+
+@pytest.mark.parametrize("missing", ["format", "space", "reductions", "layers"])
+def test_a_missing_key_is_refused_with_its_name(missing):
+    wrong = value()
+    del wrong[missing]
+    with pytest.raises(InputError, match=missing):
+        Architecture.from_json(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 1, "text", [], [value()], True])
+def test_what_is_not_an_object_is_refused(wrong):
+    with pytest.raises(InputError, match="JSON object"):
+        Architecture.from_json(wrong)
+
+
+@pytest.mark.parametrize("concat", [[2, 3, 4], [2, 2, 3, 4], [2, 3, 4, 5, 5], [2, 3, 4, 6], [0, 2, 3, 4], [], [True]])
+def test_the_darts_space_concatenates_every_node_once(concat):
+    wrong = value()
+    wrong["layers"][2]["concat"] = concat
+    with pytest.raises(InputError, match="layer 2, .*concat"):
+        Architecture.from_json(wrong)
+    right = value()
+    right["layers"][2]["concat"] = [2, 3, 4, 5]
+    assert Architecture.from_json(right) == Architecture.from_json(value())
+
+
+@pytest.mark.parametrize("source", [True, 1.0, "1", None])
+def test_the_constructor_refuses_inputs_that_are_not_whole_numbers(source):
+    """What it let through could be saved but not loaded."""
+    nodes = ((("sep_conv_3x3", 0), ("sep_conv_3x3", source)), *NODES[1:])
+    with pytest.raises(InputError):
+        Architecture((Cell(nodes),) * 3, (1, 2))
+
+
+def written(tmp_path, content):
+    path = tmp_path / "architecture.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x01\x02",
+        b"\xff\xfe\xfa",
+        b"not JSON",
+        b'{"format": "dnas-architecture/1"',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"format": ' + b"9" * 5000 + b"}",
+        b'{"format": "dnas-architecture/1", "layers": [' + b"[" * 900 + b"]" * 900 + b"]}",
+        b"NaN",
+        b'{"format": "dnas-architecture/1", "space": "darts", "reductions": [1e999], "layers": [{"nodes": []}]}',
+        b"Genotype",
+        b"Genotype(",
+        b"Genotype(\xff)",
+        b"Genotype(normal=" + b"[" * 100_000,
+        b"Genotype(normal=" + b"-" * 100_000 + b"1)",
+        b"Genotype(normal=[('\xf0\x9f\x98\x80', 1)], reduce=[])",
+    ],
+    ids=range(17),
+)
+def test_hostile_files_are_refused_with_their_name(tmp_path, content):
+    with pytest.raises(InputError, match=r"architecture\.json"):
+        Architecture.load(written(tmp_path, content))
+
+
+def test_a_million_layers_are_refused_without_looking_at_them(tmp_path):
+    with pytest.raises(InputError, match="not 1000000"):
+        Architecture.load(written(tmp_path, json.dumps(value() | {"layers": [0] * 1_000_000})))
+    with pytest.raises(InputError, match="1 to 1000 layers"):
+        Architecture.from_json(value(depth=1001))
+    assert len(Architecture.from_json(value(depth=1000))) == 1000
+
+
+def test_a_huge_file_is_refused_by_its_size(tmp_path):
+    with pytest.raises(InputError, match="larger than 16 MiB"):
+        Architecture.load(written(tmp_path, b" " * (16 * 2**20 + 1)))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot read architecture file"):
+        Architecture.load(tmp_path / "nowhere.json")
+    with pytest.raises(InputError, match="cannot read architecture file"):
+        Architecture.load(tmp_path)
+
+
+# --- the literature's genotypes ------------------------------------------------------------------------------
+
+
+def test_all_22_genotypes_are_there():
+    assert len(published()) == 22
+
+
+def triples(genes):
+    """Pairs or triples of a genotype as (operation, to-state, from-state)."""
+    return [tuple(gene) if len(gene) == 3 else (gene[0], 2 + i // 2, gene[1]) for i, gene in enumerate(genes)]
+
+
+@pytest.mark.parametrize("name", published())
+def test_a_published_genotype_survives_the_way_to_layers_and_back(name):
+    """Node by node as a set: the order inside a node is not part of an architecture."""
+    entry = published()[name]
+    architecture = load_published(name)
+    assert len(architecture) == 20 and architecture.reductions == (6, 13)
+    assert architecture.origin["published"] == name
+    genotype = architecture.to_darts()
+    assert Architecture.from_darts(**genotype) == Architecture(
+        architecture.layers, architecture.reductions, architecture.space
+    )
+    for kind in ("normal", "reduce"):
+        assert sorted(triples(genotype[kind])) == sorted(triples(entry[kind]))
+        live = architecture.layers[0 if kind == "normal" else 6].live_states
+        assert genotype[f"{kind}_concat"] == [state for state in entry[f"{kind}_concat"] if state in live]
+
+
+def test_the_space_marks_what_lies_outside_of_it():
+    """Five nodes, isolated nodes, `none`, or an input twice; the others are DARTS' space."""
+    inside = {name for name in published() if load_published(name).in_space}
+    assert inside >= {
+        "DARTS_V1", "DARTS_V2", "SNAS_mild", "GDAS_V1", "PC_DARTS_cifar", "PC_DARTS_image", "P-DARTS", "MdeNAS",
+    }  # fmt: skip
+    assert not inside & {"NASNet-A", "AmoebaNet-A", "ENASNet", "PNASNet-5", "BANANAS", "SNAS_aggressive"}
+    with pytest.raises(InputError, match="darts space"):
+        Architecture(load_published("BANANAS").layers, (6, 13), "darts")
+
+
+def test_a_known_genotype_layer_by_layer():
+    """DARTS_V2 as its paper draws it (figures 4 and 5)."""
+    layers = load_published("DARTS_V2", 8).layers
+    normal = (
+        ((SEP, 0), (SEP, 1)),
+        ((SEP, 0), (SEP, 1)),
+        ((SKIP, 0), (SEP, 1)),
+        ((SKIP, 0), ("dil_conv_3x3", 2)),
+    )
+    assert all((cell.nodes == normal) == (k not in (2, 5)) for k, cell in enumerate(layers))
+    assert layers[2] == layers[5]
+    assert layers[2].nodes[0] == ((MAX, 0), (MAX, 1))
+
+
+def test_an_unknown_published_name_lists_the_known():
+    with pytest.raises(InputError, match=r"no published architecture 'DARTS'; choose from .*DARTS_V2"):
+        load_published("DARTS")
+
+
+def test_a_node_without_inputs_is_dead_and_so_is_all_that_it_alone_feeds():
+    cell = Cell((((SEP, 0),), (), ((SEP, 3),), ((SEP, 1), (SKIP, 4)), ((SKIP, 2),)))
+    assert cell.live_states == (0, 1, 2, 5, 6)
+    assert cell.concat == (2, 5, 6)
+    assert Cell(cell.nodes, (2, 3, 5)).concat == (2, 5)
+
+
+def test_triples_leave_room_for_nodes_that_none_reaches():
+    genes = [[SEP, 2, 0], [SKIP, 4, 1], [MAX, 4, 3]]
+    architecture = Architecture.from_darts(genes, genes, 3)
+    assert architecture.layers[0].nodes == (((SEP, 0),), (), ((SKIP, 1), (MAX, 3)), ())
+    assert architecture.layers[0].concat == (2, 4)
+    assert not architecture.in_space
+    genotype = architecture.to_darts()
+    assert sorted(genotype["normal"]) == sorted(genes)
+    assert Architecture.from_darts(**genotype, layers=3) == architecture
+
+
+@pytest.mark.parametrize(
+    ("normal", "says"),
+    [
+        ([], "normal is not a list"),
+        ("sep_conv_3x3", "normal is not a list"),
+        (None, "normal is not a list"),
+        ([[SEP, 0]], "has 1 pairs, but each node has two"),
+        ([[SEP, 0], [SEP, 1, 2]], "is not an (operation, input) pair"),
+        ([[SEP, 0], [SEP, True]], "is not an (operation, input) pair"),
+        ([[SEP, 0], [0, 1]], "is not an (operation, input) pair"),
+        ([[SEP, 0], "s1"], "is not an (operation, input) pair"),
+        ([[SEP, 1, 0]], "to-states lie between 2 and 33"),
+        ([[SEP, 10**9, 0]], "to-states lie between 2 and 33"),
+        ([[SEP, 0], [SEP, 2]], "layer 0, node 0, slot 1: input 2 does not exist"),
+        ([["conv", 0], [SEP, 1]], "layer 0, node 0, slot 0: unknown operation 'conv'"),
+    ],
+)
+def test_wrong_genotypes_are_refused(normal, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        Architecture.from_darts(normal, [[SEP, 0], [SEP, 1]], 3)
+
+
+TEXT = (
+    "Genotype(normal=[('sep_conv_3x3', 1), ('skip_connect', 0)], normal_concat={concat}, "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1)], reduce_concat={concat})"
+)
+
+
+@pytest.mark.parametrize("concat", ["range(2, 3)", "[2]", "range(3)", "range(2, 3, 1)", "(2,)"])
+def test_genotype_texts_are_read(tmp_path, concat):
+    pair = Architecture.from_darts([[SKIP, 0], [SEP, 1]], [[MAX, 0], [MAX, 1]], 20)
+    assert parse_genotype(TEXT.format(concat=concat)) == pair
+    assert Architecture.load(written(tmp_path, "\n  " + TEXT.format(concat=concat) + "\n")) == pair
+
+
+def test_a_genotype_text_of_the_literature_is_read():
+    text = (
+        "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+        "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], "
+        "normal_concat=range(2, 6), reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), "
+        "('max_pool_3x3', 1), ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), "
+        "('max_pool_3x3', 1)], reduce_concat=range(2, 6))"
+    )
+    assert parse_genotype(text) == load_published("DARTS_V2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('echo')",
+        "Genotype(normal=__import__('os').getcwd(), reduce=[])",
+        "Genotype(normal=[].append(1), reduce=[])",
+        "Genotype(normal=open('x'), reduce=[])",
+        "Genotype(normal=PRIMITIVES, reduce=[])",
+        "Genotype(normal=[x for x in (1,)], reduce=[])",
+        "Genotype(normal=(lambda: 1)(), reduce=[])",
+        "Genotype(**{'normal': []})",
+        "Genotype([], [])",
+        "Genotype.make(normal=[], reduce=[])",
+        "Genotype(normal=[], reduce=[], other=[])",
+        "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1)])",
+        "Genotype()",
+        "Genotype",
+        "x = Genotype()",
+        "",
+        "range(2, 6)",
+        "Genotype(normal={[]: 1}, reduce=[])",
+        *[
+            TEXT.format(concat=concat)
+            for concat in (
+                "range()",
+                "range(2, 3, 1, 1)",
+                "range(2, 3, 0)",
+                "range(10**9)",
+                "range(1000000000)",
+                "range('a')",
+                "range(True)",
+                "range(x)",
+                "range(len('ab'))",
+                "5",
+                "None",
+                "'23'",
+                "[2.0]",
+                "[True]",
+            )
+        ],
+    ],
+)
+def test_texts_that_are_no_plain_genotype_are_refused_and_never_evaluated(text, monkeypatch):
+    evaluated = []
+    with monkeypatch.context() as patch:
+        for name in ("os.system", "os.getcwd", "builtins.open", "builtins.eval", "builtins.exec"):
+            patch.setattr(name, lambda *_, name=name, **__: evaluated.append(name))
+        with pytest.raises(InputError):
+            parse_genotype(text)
+    assert not evaluated
+
+
+# --- depth -----------------------------------------------------------------------------------------------------
+
+
+@given(architecture=architectures(), layers=st.integers(3, 30))
+@settings(deadline=None, max_examples=20)
+def test_stacking_copies_a_pair_by_layer_type(architecture, layers):
+    normal, reduction = architecture.layers[0], architecture.layers[1]
+    stacked = stack(normal, reduction, layers)
+    assert stacked.reductions == (layers // 3, 2 * layers // 3) and stacked.in_space
+    for k, cell in enumerate(stacked.layers):
+        assert cell == (reduction if k in stacked.reductions else normal)
+    assert cell_pair(stacked) == (normal, reduction)
+    assert at_depth(stacked, 12) == stack(normal, reduction, 12)
+    assert at_depth(stacked, 0) is stacked and at_depth(stacked, layers) is stacked
+
+
+def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth():
+    architecture = DARTS.sample(numpy_stream(0, "test"), 8)
+    assert cell_pair(architecture) is None
+    assert at_depth(architecture, 8) is architecture
+    with pytest.raises(InputError, match="--layers 9 differs from the architecture's 8"):
+        at_depth(architecture, 9)
+    with pytest.raises(InputError, match="no two-cell genotype"):
+        architecture.to_darts()
+    # Without a reduction there is no pair either.
+    assert cell_pair(Architecture(architecture.layers[:1] * 3, ())) is None
+
+
+def test_a_pair_needs_three_layers():
+    with pytest.raises(InputError, match="layers is 2"):
+        load_published("DARTS_V2", 2)

@@ -1,0 +1,178 @@
+"""The search space: its size, uniform sampling, neighbours and mutations."""
+
+import json
+from collections import Counter
+from itertools import combinations, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2
+
+from dnas.architecture import Architecture, Cell
+from dnas.errors import InputError
+from dnas.space import DARTS, MIN_LAYERS, Space, reduction_layers
+from dnas.streams import numpy_stream
+
+
+def rng(seed=0):
+    return numpy_stream(seed, "sample")
+
+
+def uniform(counts, cells):
+    """Whether counts over `cells` equally likely values pass a χ² test at 1e-6 (fixed seeds: it passes or not)."""
+    total = sum(counts.values())
+    expected = total / cells
+    assert expected > 5 and len(counts) <= cells
+    statistic = sum((counts[key] - expected) ** 2 / expected for key in counts) + (cells - len(counts)) * expected
+    return statistic < chi2.ppf(1 - 1e-6, cells - 1)
+
+
+def difference(one, two):
+    """The (layer, node) where two architectures differ, with the slots that only each of them has."""
+    return [
+        ((k, n), set(a) - set(b), set(b) - set(a))
+        for k, (x, y) in enumerate(zip(one.layers, two.layers, strict=True))
+        for n, (a, b) in enumerate(zip(x.nodes, y.nodes, strict=True))
+        if a != b
+    ]
+
+
+def test_edges_are_node_major():
+    assert DARTS.edges == tuple((n, s) for n in range(4) for s in range(n + 2))
+    assert DARTS.node_edges == ((0, 2), (2, 5), (5, 9), (9, 14))
+    assert DARTS.primitives == (
+        "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5",
+    )  # fmt: skip
+
+
+def test_a_layer_has_as_many_genes_as_the_paper_counts():
+    assert DARTS.cells() == 49 * 147 * 294 * 490 == 1_037_664_180
+    assert DARTS.count(2) == 1_037_664_180**2
+    assert [len(str(DARTS.count(layers))) - 1 for layers in (8, 14, 20)] == [72, 126, 180]
+
+
+@pytest.mark.parametrize(("nodes", "inputs", "ops"), [(1, 1, 3), (2, 2, 2), (3, 2, 1), (2, 1, 2)])
+def test_the_count_equals_an_enumeration_of_small_spaces(nodes, inputs, ops):
+    space = Space("small", nodes, inputs, DARTS.primitives[:ops])
+    slots = [
+        [
+            tuple(zip(names, sources, strict=True))
+            for sources in combinations(range(n + 2), inputs)
+            for names in product(space.primitives, repeat=inputs)
+        ]
+        for n in range(nodes)
+    ]
+    genes = set(product(*slots))
+    assert len(genes) == space.cells()
+    assert all(space.objection(gene) is None for gene in genes)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(3, (1, 2)), (4, (1, 2)), (5, (1, 3)), (8, (2, 5)), (14, (4, 9)), (20, (6, 13))]
+)
+def test_reductions_lie_at_the_thirds(layers, expected):
+    assert reduction_layers(layers) == expected
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 1, 2])
+def test_too_few_layers_are_refused(layers):
+    assert MIN_LAYERS == 3
+    with pytest.raises(InputError, match=f"layers is {layers}"):
+        reduction_layers(layers)
+
+
+@given(seed=st.integers(0, 2**31), layers=st.integers(3, 20))
+@settings(deadline=None, max_examples=30)
+def test_samples_are_valid_and_a_function_of_the_generator(seed, layers):
+    one, again = DARTS.sample(rng(seed), layers), DARTS.sample(rng(seed), layers)
+    assert one == again
+    assert one.in_space and len(one) == layers and one.reductions == reduction_layers(layers)
+    assert all(DARTS.objection(cell.nodes) is None for cell in one.layers)
+    # Plain types, so that it can be saved.
+    assert Architecture.from_json(json.loads(one.dumps())) == one
+
+
+def test_samples_are_uniform_over_operations_and_input_pairs():
+    cells = DARTS.sample(rng(), 1000).layers + DARTS.sample(rng(1), 1000).layers
+    for n in range(4):
+        pairs = Counter(tuple(source for _, source in cell.nodes[n]) for cell in cells)
+        assert set(pairs) == set(combinations(range(n + 2), 2))
+        if n:
+            assert uniform(pairs, (n + 2) * (n + 1) // 2)
+        for s in range(2):
+            assert uniform(Counter(cell.nodes[n][s][0] for cell in cells), 7)
+        assert uniform(Counter(tuple(op for op, _ in cell.nodes[n]) for cell in cells), 49)
+    assert uniform(Counter((cell.nodes[0][0][0], cell.nodes[3][1][0]) for cell in cells), 49)
+
+
+def test_the_uniformity_test_would_notice_a_bias():
+    assert not uniform(Counter({0: 330, 1: 270, 2: 200, 3: 200}), 4)
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(deadline=None, max_examples=10)
+def test_neighbours_differ_in_one_operation_or_one_input(seed):
+    """60 a layer: per slot 6 other operations, and n other inputs at node n."""
+    architecture = DARTS.sample(rng(seed), 3)
+    neighbours = DARTS.neighbours(architecture)
+    assert len(neighbours) == 3 * sum(2 * (6 + n) for n in range(4)) == 180
+    assert len(set(neighbours)) == 180 and architecture not in neighbours
+    inputs = 0
+    for other in neighbours:
+        assert other.in_space and other.reductions == architecture.reductions
+        ((_, gone, come),) = difference(architecture, other)
+        ((op, source),), ((new_op, new_source),) = gone, come
+        assert (op == new_op) != (source == new_source)
+        inputs += op == new_op
+    assert inputs == 3 * 2 * (0 + 1 + 2 + 3)
+
+
+def test_neighbourhood_is_symmetric():
+    architecture = DARTS.sample(rng(), 3)
+    for other in DARTS.neighbours(architecture)[::7]:
+        assert architecture in DARTS.neighbours(other)
+
+
+def test_mutations_are_neighbours_of_both_kinds_in_all_places():
+    architecture = DARTS.sample(rng(), 3)
+    neighbours = set(DARTS.neighbours(architecture))
+    generator = rng(1)
+    places, kinds, seen = Counter(), Counter(), set()
+    for _ in range(3000):
+        child = DARTS.mutate(generator, architecture)
+        assert child in neighbours
+        seen.add(child)
+        (((k, n), ((op, _),), ((new_op, _),)),) = difference(architecture, child)
+        places[k, n] += 1
+        kinds[n > 0, op == new_op] += 1
+    assert uniform(places, 12)
+    assert seen == neighbours
+    assert kinds[False, True] == 0  # node 0 has no other input
+    assert uniform(Counter({kind: kinds[True, kind] for kind in (False, True)}), 2)
+
+
+def test_mutation_is_a_function_of_the_generator_and_leaves_its_parent():
+    architecture = DARTS.sample(rng(), 5)
+    text = architecture.dumps()
+    assert DARTS.mutate(rng(3), architecture) == DARTS.mutate(rng(3), architecture)
+    assert architecture.dumps() == text
+
+
+GENE = [[("skip_connect", 0), ("skip_connect", 1)]] * 4
+
+
+@pytest.mark.parametrize(
+    ("gene", "says"),
+    [
+        (GENE[:3], "3 nodes"),
+        ([*GENE[:3], GENE[0][:1]], "node 3 has 1 inputs"),
+        ([*GENE[:2], [("none", 0), ("skip_connect", 1)], GENE[0]], "node 2, slot 0: operation 'none'"),
+        ([[("skip_connect", 0), ("skip_connect", 2)], *GENE[1:]], "node 0, slot 1: input 2 does not exist"),
+        ([*GENE[:3], [("skip_connect", 0), ("max_pool_3x3", 0)]], "node 3, slot 1: input 0 is taken twice"),
+    ],
+)
+def test_objections_name_the_place(gene, says):
+    assert says in DARTS.objection(gene)
+    assert DARTS.objection(GENE) is None
+    assert Cell(tuple(map(tuple, GENE))).concat == (2, 3, 4, 5)
