@@ -78,7 +78,9 @@ def contents(run: Path, names: tuple[str, ...] = SAME) -> dict[str, bytes]:
 
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dnas.cli", "dnas.pipeline", "scipy.stats", "PIL.PngImagePlugin"])
+    # What a run imports when it comes to it, so that a child need not.
+    late = ["torch._dynamo", "scipy.stats", "PIL.PngImagePlugin", "rich.table"]
+    context.set_forkserver_preload(["dnas.cli", "dnas.pipeline", *late])
     return context
 
 
@@ -125,7 +127,7 @@ def run_command(folder: Path, *arguments: Any, fault: Callable[[], None] | None 
 def _child(arguments: list[str], files: tuple[Path, Path], fault: Callable[[], None] | None) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: PTH123
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
     from dnas import cli, pipeline
     from dnas.session import Session
 

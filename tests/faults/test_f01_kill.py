@@ -10,6 +10,7 @@ from faults.harness import PATIENCE, TINY, Command, contents, dies_after, newest
 
 from dnas.checkpoint import newest
 
+
 def survives(folder: Path, images: Path, kills: list[tuple[int, float]], more: tuple[str, ...] = ()) -> list[str]:
     """Kill a run (number of the checkpoint, processor seconds after it) times, resume it to its end.
 

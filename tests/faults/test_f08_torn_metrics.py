@@ -7,7 +7,7 @@ from dnas.runfolder import read_metrics
 
 
 @pytest.mark.parametrize(
-    "tail", [b'{"stage": "train", "ep', b"\x00" * 30, b'{"stage": "train", "epoch": 1}\n{"st', b'{"stage": 7}\n' * 50]
+    "tail", [b'{"stage": "train", "ep', b'{"stage": "train", "epoch": 1}\n\x00\x00\x00', b'{"stage": 7}\n' * 50]
 )
 def test_what_follows_the_checkpoint_is_written_again(tmp_path, images, undisturbed, tail):
     run = tmp_path / "run"
