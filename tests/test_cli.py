@@ -247,3 +247,137 @@ def test_a_reader_that_leaves_early_is_no_error():
 def test_every_command_explains_itself(command):
     outcome = invoke(command, "--help")
     assert outcome.code == 0 and f"dnas {command}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["doctor"], ["methods"], ["methods", "dnas"], ["show", "DARTS_V2", "--layers", "3"]],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_json_is_one_value_and_all_of_stdout(arguments):
+    outcome = invoke(*arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json and outcome.out.count("\n") == 1
+    plain = invoke(*arguments)
+    assert plain.code == 0 and plain.out and not plain.out.lstrip().startswith("{")
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["search"], ["train", "DARTS_V2"]])
+def test_json_leaves_progress_to_stderr_and_quiet_leaves_none(tmp_path, images, arguments):
+    more = [*TINY, "--data", images, "--json"]
+    loud = invoke(*arguments, *more, "--out", tmp_path / "loud")
+    assert loud.code == 0 and loud.json["run"] == str(tmp_path / "loud") and "epoch 2" in loud.err
+    quiet = invoke(*arguments, *more, "--quiet", "--out", tmp_path / "quiet")
+    assert quiet.code == 0 and quiet.err == ""
+    drop = {"run", "search_seconds", "train_seconds", "peak_memory_bytes", "baseline"}
+    assert {k: v for k, v in quiet.json.items() if k not in drop} == {
+        k: v for k, v in loud.json.items() if k not in drop
+    }
+
+
+def test_version_is_the_packages():
+    from importlib.metadata import version
+
+    outcome = invoke("--version")
+    assert outcome.code == 0 and outcome.out.strip() == version("dnas")
+
+
+def test_cuda_where_there_is_none_is_refused(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (["run"], ["search"], ["train", "DARTS_V2"]):
+        refused(tmp_path, *command, "--device", "cuda", names=["--device cuda", "cpu"])
+
+
+def test_cuda_where_there_is_none_is_refused_by_evaluate(run, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(tmp_path, "evaluate", run[0], "--device", "cuda", names=["--device cuda"])
+    refused(tmp_path, "evaluate", run[0], "--device", "tpu", names=["--device", "tpu"])
+
+
+def test_a_run_that_is_no_search_cannot_be_derived_from_nor_an_untrained_one_tested(tmp_path, images):
+    assert invoke("train", "DARTS_V2", *TINY, "--data", images, "--out", tmp_path / "t", "--quiet").code == 0
+    refused(tmp_path, "derive", tmp_path / "t", names=["searches nothing"])
+    assert invoke("search", *TINY, "--data", images, "--out", tmp_path / "s", "--quiet").code == 0
+    refused(tmp_path, "evaluate", tmp_path / "s", names=["model.safetensors", "dnas train"])
+    for name in ("resume", "derive", "evaluate"):
+        refused(tmp_path, name, images, names=["images"])
+
+
+def test_what_exists_is_not_written_over(run, tmp_path, images):
+    for command in (["run"], ["search"], ["train", "DARTS_V2"]):
+        outcome = invoke(*command, "--data", images, "--out", run[0])
+        assert outcome.code == 2 and len(outcome.lines) == 1 and "--out" in outcome.err and "resume" in outcome.err
+    (tmp_path / "file").write_text("mine")
+    refused(tmp_path, "derive", run[0], "--out", tmp_path / "file", names=["file", "exists"])
+    outcome = invoke("run", "--data", images, "--out", tmp_path / "file" / "run")
+    assert outcome.code == 2 and len(outcome.lines) == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "{", "7", '{"format": "dnas-architecture/9"}', "[" * 100_000, "\x00\xff"]
+)
+def test_files_that_are_no_architecture_are_refused(tmp_path, text):
+    path = tmp_path / "wrong.json"
+    path.write_bytes(text.encode("latin-1"))
+    for command in ("train", "show"):
+        refused(tmp_path, command, path, names=["wrong.json"])
+
+
+def test_svg_that_cannot_be_written_is_one_line(tmp_path):
+    outcome = invoke("show", "DARTS_V2", "--svg", tmp_path / "nowhere" / "a.svg")
+    assert outcome.code in (1, 2) and len(outcome.lines) == 1 and "a.svg" in outcome.err
+    assert "checkpoint" not in outcome.err  # there is none
+
+
+@pytest.mark.parametrize("option", ["train.images=1", "train.images=3"])
+def test_too_few_images_are_refused_or_work_but_end_in_no_traceback(tmp_path, images, option):
+    arguments = [
+        "--layers",
+        3,
+        "--channels",
+        8,
+        "--epochs",
+        1,
+        "--batch-size",
+        2,
+        "-o",
+        option,
+        "-o",
+        "search.images=4",
+    ]
+    outcome = invoke("run", "--data", images, *arguments, "--quiet", "--no-baseline", "--out", tmp_path / "r")
+    assert outcome.code in (0, 2), outcome.err
+
+
+def test_colour_only_where_it_is_wanted():
+    """In a pseudo-terminal: colours, but none under NO_COLOR. In a pipe there never are any."""
+    pty = pytest.importorskip("pty")
+    import os
+
+    def shown(**environment):
+        main, other = pty.openpty()
+        env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color", **environment}
+        command = [sys.executable, "-m", "dnas", "show", "DARTS_V2", "--layers", "3"]
+        with subprocess.Popen(command, stdout=other, stderr=other, env=env) as process:
+            os.close(other)
+            text = b""
+            while True:
+                try:
+                    chunk = os.read(main, 65536)
+                except OSError:  # Linux says so when the other end is closed
+                    break
+                if not chunk:
+                    break
+                text += chunk
+        os.close(main)
+        assert process.returncode == 0, text
+        return text
+
+    assert b"\x1b[3" in shown() or b"\x1b[9" in shown()
+    plain = shown(NO_COLOR="1")
+    assert not any(code in plain for code in (b"\x1b[3", b"\x1b[9", b"\x1b[4"))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dnas import checkpoint, config
+from dnas import bilevel, checkpoint, config
 from dnas.config import SearchSettings
 from dnas.data import DataInfo, Split
 from dnas.mapping import MAPPINGS
@@ -150,14 +150,39 @@ def test_a_weight_step_is_sgd_with_momentum_decay_and_a_clipped_gradient():
 
 def test_the_penalty_is_for_the_architecture_only():
     """The weights' loss is the cross-entropy; the architecture's has the zero-one loss added to it."""
-    search, plain = new_search(), new_search(options={"zero_one_weight": 0})
+    search = new_search(options={"initial_scale": 1.0})
+    plain = new_search(options={"initial_scale": 1.0, "zero_one_weight": 0})
     batch = search.batch(2, 1)
     penalty = search.method.penalty(search.mapping).item()
+    assert penalty < -0.1
     assert search.architecture_loss(batch, 2).item() == pytest.approx(
         plain.architecture_loss(batch, 2).item() + penalty, rel=1e-5
     )
-    assert abs(penalty) > 1e-8
     assert search.weight_loss(batch, 2).item() == plain.weight_loss(batch, 2).item()
+
+
+def test_a_second_order_step_looks_ahead_by_the_weights_own_next_step(monkeypatch):
+    """With their learning rate, momentum, its buffers and decay; the loss ahead is that of the validation half."""
+    search = new_search(update="second-order", batch_size=16, learning_rate=0.3, weight_decay=0.01)
+    search.step(0)
+    seen = []
+    unrolled = bilevel.unrolled
+
+    def spy(train_loss, validation_loss, architecture, weights, **settings):
+        seen.append((train_loss().item(), validation_loss().item(), settings))
+        return unrolled(train_loss, validation_loss, architecture, weights, **settings)
+
+    monkeypatch.setattr(bilevel, "unrolled", spy)
+    momenta = [search.weight_optimizer.state[w]["momentum_buffer"].clone() for w in search.weights]
+    train = search.weight_loss(search.batch(1, 0), 1).item()
+    validation = search.architecture_loss(search.batch(1, 1), 1).item()
+    search.architecture_step(1)
+    ((seen_train, seen_validation, given),) = seen
+    assert seen_train == pytest.approx(train, rel=1e-6) and seen_validation == pytest.approx(validation, rel=1e-6)
+    assert given["xi"] == search.settings.rate(1) == pytest.approx(0.001 + 0.299 * (1 + 0.5) / 2)
+    assert given["momentum"] == 0.9 and given["weight_decay"] == 0.01
+    assert same(given["buffers"], momenta)
+    assert all(m.abs().max() > 0 for m in momenta)
 
 
 # --- images -----------------------------------------------------------------------------------------------

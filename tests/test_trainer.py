@@ -100,3 +100,70 @@ def test_a_size_that_no_architecture_has_is_refused():
     )
     with pytest.raises(InputError, match="--no-baseline"):
         random_of_size(huge, settings(channels=16), INFO, 0)
+
+
+# --- what changes from epoch to epoch
+
+
+def watched(monkeypatch, **changes):
+    """Train, and give (epoch, drop-path rate or None, learning rate) of every step."""
+    from dnas import trainer
+
+    seen, original_apply, original_paths = [], trainer.apply, trainer.drop_path
+    rates = []
+
+    def drop_path(network, batch, rate, generator):
+        rates.append(rate)
+        return original_paths(network, batch, rate, generator)
+
+    def apply(optimizer, *rest):
+        [group] = optimizer.param_groups
+        seen.append((rates.pop() if rates else None, group["lr"]))
+        original_apply(optimizer, *rest)
+
+    monkeypatch.setattr(trainer, "apply", apply)
+    monkeypatch.setattr(trainer, "drop_path", drop_path)
+    chosen = settings(**changes)
+    train_network(load_published("DARTS_V1", 3), chosen, toy(), INFO, seed=0, session=Session(None, {}))
+    assert len(seen) == chosen.epochs * chosen.steps_per_epoch
+    return [(i // chosen.steps_per_epoch, *pair) for i, pair in enumerate(seen)]
+
+
+def test_drop_path_ramps_up_from_nothing_and_the_learning_rate_down_a_cosine(monkeypatch):
+    for epoch, path, rate in watched(monkeypatch, epochs=4, batch_size=32, drop_path=0.4):
+        assert path == (None if epoch == 0 else pytest.approx(0.4 * epoch / 4))
+        assert rate == pytest.approx(0.05 * (1 + math.cos(math.pi * epoch / 4)))
+
+
+def test_without_drop_path_none_is_drawn_and_exponential_decay_is_by_epoch(monkeypatch):
+    for epoch, path, rate in watched(
+        monkeypatch, epochs=3, batch_size=32, drop_path=0.0, schedule="exponential", decay=0.5
+    ):
+        assert path is None and rate == pytest.approx(0.1 * 0.5**epoch)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_training_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, step):
+    """Stopped within an epoch, at its end, and one step after."""
+    import signal
+
+    from dnas.runfolder import RunFolder
+    from dnas.session import Interrupted
+
+    class Stops(Session):
+        def step_done(self, done, *rest):
+            self.signum = signal.SIGTERM if done == step else None
+            super().step_done(done, *rest)
+
+    def train(session):
+        return train_network(load_published("DARTS_V2", 3), settings(), toy(), INFO, seed=3, session=session)
+
+    whole = train(Session(None, {})).state_dict()
+    with RunFolder.create(tmp_path / "run") as folder:
+        with pytest.raises(Interrupted):
+            train(Stops(folder, {}))
+        second = Session(folder, {})
+        second.resume()
+        resumed = train(second).state_dict()
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -35,7 +35,7 @@ def train(
     architecture: Architecture, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train and test one architecture; the content of result.json."""
-    _known(options, DataOptions, RunOptions)
+    _known(options, DataOptions, RunOptions, more={"option"})
     return _start("train", {**options, "baseline": baseline}, reporter, architecture)
 
 
@@ -59,7 +59,8 @@ def _start(
     return pipeline.start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
 
 
-def _known(options: dict[str, Any], *groups: type) -> None:
+def _known(options: dict[str, Any], *groups: type, more: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    known = names(*groups) | more
     for name in options:
-        if name not in names(*groups):
-            raise InputError(f"unknown option {name}; choose from {', '.join(sorted(names(*groups)))}")
+        if name not in known:
+            raise InputError(f"unknown option {name}; choose from {', '.join(sorted(known))}")

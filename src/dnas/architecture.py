@@ -135,9 +135,8 @@ class Architecture:
         return f'{head},\n "layers": [\n  {genes}\n ],\n "origin": {origin}}}\n'
 
     def save(self, path: str | Path) -> None:
-        from dnas.checkpoint import write_atomically
-
-        write_atomically(Path(path), self.dumps().encode())
+        """Write an architecture file, which `load` reads."""
+        Path(path).write_text(self.dumps(), "utf-8")
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:

@@ -178,7 +178,6 @@ def show(
     network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem)  # type: ignore[arg-type]
     cost = size(network, image_size)
     if svg is not None:
-        from dnas.checkpoint import write_atomically
         from dnas.draw import svg as draw_svg
 
         text = draw_svg(
@@ -186,7 +185,7 @@ def show(
             title=Path(architecture).name,
             subtitle=f"{cost.params:,} parameters at {channels} channels",
         )
-        write_atomically(Path(svg), text.encode())
+        Path(svg).write_text(text, "utf-8")
     if json:
         _print_json(
             {

@@ -27,7 +27,7 @@ CIFAR10_IMAGES = 50_000
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class SearchSettings(Settings):
@@ -67,6 +67,7 @@ class SearchSettings(Settings):
         images = min(self.images or count, count)
         rate = self.architecture_learning_rate
         settings = self.model_copy(update={"warmup_epochs": warmup, "images": images})
+        _check_batches(images if self.update == "single-level" else images // 2, self.batch_size)
         if rate == 0:
             rate = float(f"{travel / settings.architecture_steps:.4g}")
         pad = round(image_size / 8) if self.pad < 0 else self.pad
@@ -111,9 +112,11 @@ class TrainSettings(Settings):
 
     def resolved(self, count: int, image_size: int) -> TrainSettings:
         """With every automatic value replaced by its number, for `count` training images."""
+        images = min(self.images or count, count)
+        _check_batches(images, self.batch_size)
         return self.model_copy(
             update={
-                "images": min(self.images or count, count),
+                "images": images,
                 "cutout": image_size // 2 if self.cutout < 0 else self.cutout,
                 "pad": round(image_size / 8) if self.pad < 0 else self.pad,
             }
@@ -161,6 +164,14 @@ class Config(Settings):
 
     def to_toml(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True)
+
+
+def _check_batches(images: int, batch_size: int) -> None:
+    """Raises InputError where a batch would have a single image, which has no batch statistics."""
+    if images // max(1, math.ceil(images / batch_size)) < 2:
+        raise InputError(
+            f"--batch-size {batch_size} would leave a batch of one of {images} images; choose another or more images"
+        )
 
 
 def _cosine(top: float, bottom: float, epoch: int, epochs: int) -> float:
@@ -276,8 +287,6 @@ def resolve(
     if config.command != "train":
         search = config.search
         check_width(search.channels, method.options.partial_channels)
-        if search.images == 1 or count < 4:
-            raise InputError(f"{count} training images are too few to search with; at least 4 are needed")
         updates["search"] = search.resolved(count, paper_travel(method), info.image_size)
     else:
         updates |= {"method": "", "mapping": "", "options": {}}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
-from dnas.errors import InputError
+from dnas.errors import InputError, RunError
 from dnas.kernels import native
 from dnas.methods import GradientMethod, Progress, create
 from dnas.network import Network, build, macs, params
@@ -136,7 +137,7 @@ def _carry_through(
 ) -> dict[str, Any]:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    with session.signals():
+    with session.signals(), memory_errors(config.device):
         if config.search is not None:
             assert method is not None
             architecture = _search(config, method, data, folder, session)
@@ -393,6 +394,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
+
+
+@contextmanager
+def memory_errors(device: str) -> Iterator[None]:
+    """Running out of memory as a RunError that names what to turn down."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+        if isinstance(error, RunError) or not short:
+            raise
+        raise RunError(
+            f"out of memory, after a peak of {peak_memory(device) / 2**30:.1f} GiB: start anew with a smaller "
+            "--batch-size, --channels or --layers, or free memory and resume"
+        ) from error
 
 
 def peak_memory(device: str) -> int:

@@ -36,14 +36,13 @@ def finite(tensor: Tensor) -> bool:
     return math.isfinite(float(tensor.double().abs().sum()))
 
 
-@pytest.mark.parametrize(("stage", "step"), [("search", 3), ("train", 4)])
-def test_no_space_for_a_checkpoint(tmp_path, images, undisturbed, stage, step):
+def test_no_space_for_a_checkpoint(tmp_path, images, undisturbed):
     """The system's own limit on the size of files: the writes really fail, in the middle of the file."""
-    fault = partial(at_step, stage, step, partial(limit_file_size, 20_000))
+    fault = partial(at_step, "search", 3, partial(limit_file_size, 20_000))
     checkpoint = assert_failed_once_and_resumes(
         tmp_path, images, undisturbed, fault, ("checkpoints", "File too large", "space")
     )
-    assert (checkpoint.state["stage"], checkpoint.state["step"]) == (stage, step - 1)
+    assert (checkpoint.state["stage"], checkpoint.state["step"]) == ("search", 2)
 
 
 def test_no_space_for_the_metrics(tmp_path, images, undisturbed):
@@ -52,9 +51,7 @@ def test_no_space_for_the_metrics(tmp_path, images, undisturbed):
     assert (checkpoint.state["stage"], checkpoint.state["step"]) == ("train", 5)
 
 
-@pytest.mark.parametrize(
-    "name", ["architecture.json", "architecture_parameters.safetensors", "model.safetensors", "result.json"]
-)
+@pytest.mark.parametrize("name", ["architecture.json", "model.safetensors", "result.json"])
 def test_no_space_for_a_result(tmp_path, images, undisturbed, name):
     """fsync reports what write has not: a disk that is full though it took the bytes."""
     fault = partial(no_space_for, name)

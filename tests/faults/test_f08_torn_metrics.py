@@ -6,9 +6,7 @@ from faults.harness import TINY, contents, dies_after, run_command
 from dnas.runfolder import read_metrics
 
 
-@pytest.mark.parametrize(
-    "tail", [b'{"stage": "train", "ep', b'{"stage": "train", "epoch": 1}\n\x00\x00\x00', b'{"stage": 7}\n' * 50]
-)
+@pytest.mark.parametrize("tail", [b'{"stage": "train", "epoch": 1}\n\x00\x00\x00', b'{"stage": 7}\n' * 50])
 def test_what_follows_the_checkpoint_is_written_again(tmp_path, images, undisturbed, tail):
     run = tmp_path / "run"
     # Checkpoint 8 is that of the third step of the training: the end of its first epoch.

@@ -1,7 +1,6 @@
 """F09. A NaN in an image, a layer, a loss or a gradient at step t stops the run before the step is applied: exit 1, one line
 with step, stage and place; the newest checkpoint is the one before t, valid and finite."""
 
-import pytest
 import torch
 from faults.harness import TINY, invoke
 
@@ -46,7 +45,7 @@ def poison(tensor):
 
 def poison_first(result):
     loss, grads = result
-    return loss, tuple([poison(grads[0]), *grads[1:]])
+    return loss, (poison(grads[0]), *grads[1:])
 
 
 def test_image_in_search(tmp_path, images, monkeypatch):

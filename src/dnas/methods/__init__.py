@@ -35,7 +35,7 @@ class MethodOptions(BaseModel):
     Each is set by `--option NAME=VALUE` or under `[options]` in a configuration file.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     partial_channels: int = Field(
         1, ge=1, description="K: 1/K of the channels pass through the operations (PC-DARTS §3.1)"
