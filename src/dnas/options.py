@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -94,6 +95,8 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
     for key, section in (("data", "source"), ("data_dir", "data_dir"), ("image_size", "image_size")):
         if key in given:
             settings.setdefault("data", {})[section] = given.pop(key)
+    if "data" in settings:
+        settings["data"] = {key: _absolute(value) for key, value in settings["data"].items()}
     device = given.pop("device", settings.get("device", "auto"))
     settings["device"] = _device(device)
     sections = {"run": ("search", "train"), "search": ("search",), "train": ("train",)}[command]
@@ -153,6 +156,15 @@ def _value(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _absolute(value: Any) -> Any:
+    """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
+    from dnas.data import NAMES
+
+    if isinstance(value, str) and value and value not in NAMES and Path(value).is_dir():
+        return str(Path(value).absolute())
+    return value
 
 
 def _device(name: str) -> str:
