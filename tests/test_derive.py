@@ -122,3 +122,9 @@ def test_what_a_threshold_leaves_builds(minimum):
 def test_a_threshold_that_nothing_misses_is_top_edges():
     values = scores(0, 4, DARTS.primitives) + 0.1
     assert threshold(values, values, DARTS.primitives, DARTS, 0.1) == top_edges(values, DARTS.primitives, DARTS)
+
+
+def test_a_weight_that_equals_the_threshold_is_kept():
+    weights = torch.full((3, 14, 7), 0.5)
+    whole = threshold(scores(0, 3, DARTS.primitives), weights, DARTS.primitives, DARTS, 0.5)
+    assert whole == top_edges(scores(0, 3, DARTS.primitives), DARTS.primitives, DARTS)
