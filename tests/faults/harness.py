@@ -178,7 +178,8 @@ def _die_after(checkpoint: int, seconds: float) -> None:
 
     def arm() -> None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        if not any(signal.getitimer(signal.ITIMER_PROF)):
+            signal.setitimer(signal.ITIMER_PROF, seconds)
 
     if checkpoint == 0:
         arm()
@@ -186,7 +187,8 @@ def _die_after(checkpoint: int, seconds: float) -> None:
 
     def save_checkpoint(self: RunFolder, *arguments: Any) -> None:
         original(self, *arguments)
-        if newest_number(self.path) == checkpoint:
+        # Not only that very number: a kill in the middle of writing one leaves a gap.
+        if newest_number(self.path) >= checkpoint:
             arm()
 
     RunFolder.save_checkpoint = save_checkpoint  # type: ignore[method-assign]

@@ -60,13 +60,12 @@ def test_kill_9_from_outside_at_the_start_and_in_mid_run(tmp_path, images, undis
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_sixty_kills_at_random_moments(tmp_path, images):
-    longer = ("-o", "search.epochs=12", "-o", "train.epochs=8")
+def test_fifty_kills_at_random_moments(tmp_path, images):
+    longer = ("-o", "search.epochs=40", "-o", "train.epochs=20")
     whole = tmp_path / "whole"
     assert run_command(tmp_path, "run", "--data", images, *TINY, *longer, "--out", whole).code == 0
     rng = random.Random(3)
-    # The number of the checkpoint advances by at least one a kill, since each kill waits for the next.
-    kills = [(k, rng.uniform(0, 0.05)) for k in range(0, 66)]
-    stages = survives(tmp_path, images, kills, longer)
+    # Every attempt writes at least one checkpoint of 203, so it gets on; it is killed soon after.
+    stages = survives(tmp_path, images, [(1, rng.uniform(0, 0.05)) for _ in range(204)], longer)
     assert len(stages) >= 50 and {"search", "train", "baseline"} <= set(stages)
     assert contents(tmp_path / "run") == contents(whole)
