@@ -381,3 +381,17 @@ def test_colour_only_where_it_is_wanted():
     assert b"\x1b[3" in shown() or b"\x1b[9" in shown()
     plain = shown(NO_COLOR="1")
     assert not any(code in plain for code in (b"\x1b[3", b"\x1b[9", b"\x1b[4"))
+
+
+def test_a_folder_whose_name_is_not_utf8_works_or_is_refused(tmp_path, images):
+    """config.toml is UTF-8, a name on Linux need not be."""
+    import os
+
+    strange = os.path.join(os.fsencode(tmp_path), b"caf\xe9")  # noqa: PTH118
+    try:
+        os.symlink(os.fsencode(images), strange)  # noqa: PTH211
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    outcome = invoke("search", "--data", os.fsdecode(strange), *TINY, "--quiet", "--out", tmp_path / "r")
+    assert outcome.code in (0, 2) and "Traceback" not in outcome.err
+    assert outcome.code == 0 or (len(outcome.lines) == 1 and not (tmp_path / "r").exists())

@@ -88,6 +88,7 @@ def derive(
     if out is not None:
         if Path(out).exists():
             raise InputError(f"--out {out} exists; choose another file")
+        _require_folder("--out", out)
         architecture.save(out)
     if json:
         _print_json(architecture.to_json())
@@ -179,6 +180,8 @@ def show(
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg
+
+        _require_folder("--svg", svg)
 
         text = draw_svg(
             found,
@@ -345,6 +348,11 @@ def _architecture(text: str, layers: int | None) -> tuple[Architecture, str | No
     raise InputError(
         f"{text} is neither a file, nor a run folder, nor a published architecture ({', '.join(published())})"
     )
+
+
+def _require_folder(option: str, file: str) -> None:
+    if not Path(file).parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {Path(file).parent}; make it first")
 
 
 def _resolve_device(name: str) -> str:

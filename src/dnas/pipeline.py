@@ -78,6 +78,11 @@ def start(
     draft = parse({**overrides, "search": None, "train": None})
     create(draft.method, draft.mapping or None, draft.options, DARTS)
     check_device(draft.device)
+    for text in (draft.data.source, draft.data.data_dir, str(out or "")):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
     if out is not None:
         refuse_used(Path(out))
     data = load_data(draft)
