@@ -39,6 +39,14 @@ def test_a_network_learns_what_can_be_learnt():
     assert accuracy.value == 1.0 and accuracy.images == 64
 
 
+def test_a_network_with_an_input_that_no_edge_reads_trains():
+    """As derivation=threshold can leave it: the first preprocessing has no gradient."""
+    cell = Cell(((("skip_connect", 1),), (), (), ()))
+    architecture = Architecture((cell,) * 3, reduction_layers(3), "free")
+    network = train_network(architecture, settings(), toy(), INFO, seed=0, session=Session(None, {}))
+    assert measure_accuracy(network, toy(), INFO).value > 0.5
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     def weights(seed):
         architecture = load_published("DARTS_V1", 3)

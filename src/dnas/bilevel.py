@@ -33,11 +33,15 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
-    """The loss (detached) and its gradients; zeros for parameters that it does not reach."""
+    """The loss (detached) and its gradients."""
     value = loss()
+    return value.detach(), gradients_of(value, wanted)
+
+
+def gradients_of(value: Tensor, wanted: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
+    """The gradients of a scalar; zeros for parameters that it does not reach."""
     grads = torch.autograd.grad(value, list(wanted), allow_unused=True)
-    filled = tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
-    return value.detach(), filled
+    return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
 
 
 def first_order(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dnas.architecture import Architecture
 from dnas.augment import Augmentation, augment, normalise
-from dnas.bilevel import apply
+from dnas.bilevel import apply, gradients_of
 from dnas.checkpoint import pack_optimizer, unpack_optimizer
 from dnas.config import TrainSettings
 from dnas.data import DataInfo, Split, batches, chosen
@@ -130,7 +130,7 @@ def train_network(
 
         where = partial(first_bad_layer, network, images, partial(network, images, paths))
         value = require_finite(loss, "the loss", stage, step, where)
-        grads = torch.autograd.grad(loss, parameters)
+        grads = gradients_of(loss, parameters)
         norm = torch.nn.utils.get_total_norm(grads)
         require_finite(norm, "the gradient norm", stage, step, partial(first_bad_gradient, network, grads))
         clip(grads, settings.clip_norm, norm)
