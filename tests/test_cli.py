@@ -395,3 +395,17 @@ def test_a_folder_whose_name_is_not_utf8_works_or_is_refused(tmp_path, images):
     outcome = invoke("search", "--data", os.fsdecode(strange), *TINY, "--quiet", "--out", tmp_path / "r")
     assert outcome.code in (0, 2) and "Traceback" not in outcome.err
     assert outcome.code == 0 or (len(outcome.lines) == 1 and not (tmp_path / "r").exists())
+
+
+def test_a_defect_of_ours_is_one_line_too(monkeypatch):
+    from dnas import plan
+
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(plan, "size", broken)
+    outcome = invoke("show", "DARTS_V1")
+    assert outcome.code == 1 and outcome.lines == [
+        "error: internal error, ZeroDivisionError: of ours; please report it with --debug"
+    ]
+    assert "Traceback" in invoke("show", "DARTS_V1", "--debug").err

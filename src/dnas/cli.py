@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
-from dnas.errors import InputError, RunError
+from dnas.errors import InputError, Interrupted, RunError
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Deb
     from dnas import pipeline
     from dnas.progress import reporter
 
-    _report(_resumable(lambda: pipeline.resume(run, reporter=reporter(quiet))), json)
+    _report(pipeline.resume(run, reporter=reporter(quiet)), json)
 
 
 @app.command(sort_key=6)
@@ -270,9 +270,9 @@ def _call(arguments: list[str]) -> int:
         return _fail(str(error), 2, debug)
     except RunError as error:
         return _fail(str(error), 1, debug)
-    except Interrupt as error:
-        print(str(error), file=sys.stderr)
-        return error.code
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
     except BrokenPipeError:
@@ -282,15 +282,9 @@ def _call(arguments: list[str]) -> int:
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
         return _fail(f"cannot use{name}: {error.strerror or error}; free space or choose another place", 1, debug)
+    except Exception as error:  # a defect of ours: still one line, and the traceback where it is wanted
+        return _fail(f"internal error, {type(error).__name__}: {error}; please report it with --debug", 1, debug)
     return 0
-
-
-class Interrupt(Exception):
-    """A run stopped at a checkpoint because of a signal."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
@@ -310,17 +304,7 @@ def _start(
 
     out = given.pop("out", None)
     settings = nested(command, given)
-    return _resumable(lambda: start(settings, out=out, architecture=architecture, reporter=reporter(quiet)))
-
-
-def _resumable(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    from dnas.session import Interrupted
-
-    try:
-        return action()
-    except Interrupted as stop:
-        message = f"interrupted; go on with: dnas resume {stop.run}"
-        raise Interrupt(message, 128 + stop.signum) from None
+    return start(settings, out=out, architecture=architecture, reporter=reporter(quiet))
 
 
 def _given(*groups: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""The two errors that users see, each as one line.
+"""The two errors that users see, each as one line, and the interruption of a run.
 
 Everything raised on purpose for a user is one of these; `assert` is for our own invariants.
 """
+
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -13,3 +15,12 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run could not go on although its input was right (a full disk, a loss that is not finite). Exits with 1."""
+
+
+class Interrupted(Exception):
+    """A signal stopped a run, which can be resumed. Exits with 128 + the signal's number."""
+
+    def __init__(self, run: Path, signum: int) -> None:
+        super().__init__(f"interrupted; go on with: dnas resume {run}")
+        self.run = run
+        self.signum = signum

@@ -10,14 +10,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
 from dnas.checkpoint import Checkpoint
-from dnas.errors import InputError
+from dnas.errors import InputError, Interrupted
 from dnas.progress import Reporter, Silent
 from dnas.runfolder import RunFolder
 
@@ -25,20 +24,11 @@ CHECKPOINT_SECONDS = 30.0
 Captured = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; its checkpoint is written."""
-
-    def __init__(self, run: Path, signum: int) -> None:
-        super().__init__(run, signum)
-        self.run = run
-        self.signum = signum
-
-
 class Session:
     """One execution of a run, with or without a folder to keep it in.
 
     Args:
-        folder: Where checkpoints and metrics go; None keeps nothing (as `dnas.search` from Python).
+        folder: Where checkpoints and metrics go; None keeps nothing (as the self-test of `dnas doctor`).
         config: What was in force, for `result.json` and to refuse a resume under another.
         reporter: Shows progress.
         checkpoint_seconds: Time between checkpoints.
@@ -163,12 +153,16 @@ class Session:
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is not None and signum == signal.SIGINT:
                 # Every file of a run folder is whole at any moment, so this is safe.
-                raise Interrupted(Path("RUN") if self.folder is None else self.folder.path, signum)
+                raise KeyboardInterrupt
             self.signum = signum
 
         previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except KeyboardInterrupt:
+            if self.folder is None:
+                raise
+            raise Interrupted(self.folder.path, signal.SIGINT) from None
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
