@@ -51,6 +51,11 @@ def refused(tmp_path, *arguments, names):
         (["search", "--option", "train.epochs=1"], ["train.epochs"]),
         (["train", "DARTS_V2", "--option", "zero_one_weight=1"], ["zero_one_weight", "train.NAME"]),
         (["run", "--option", "zero_one_weight=-1"], ["zero_one_weight"]),
+        (["run", "-o", "train.decay=0.9"], ["train.decay=0.9", "exponential"]),
+        (["run", "-o", "train.schedule=exponential", "-o", "train.learning_rate_min=0.1"], ["learning_rate_min=0.1"]),
+        (["run", "-o", "zero_one_weight=0", "-o", "zero_one_on=psi"], ["zero_one_on=psi", "zero_one_weight=0"]),
+        (["run", "-o", "skip_dropout=0", "-o", "skip_dropout_schedule=pdarts"], ["skip_dropout_schedule"]),
+        (["run", "-o", "partial_channels=1", "-o", "bypass=one"], ["bypass=one", "partial_channels=1"]),
         (["run", "--preset", "fast"], ["--preset", "fast", "quick"]),
         (["run", "--device", "tpu"], ["--device", "tpu", "cuda"]),
         (["run", "--channels", "6"], ["--channels 6", "partial_channels=4", "8"]),
@@ -409,3 +414,29 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch):
         "error: internal error, ZeroDivisionError: of ours; please report it with --debug"
     ]
     assert "Traceback" in invoke("show", "DARTS_V1", "--debug").err
+
+
+def test_a_backend_that_is_not_known_is_refused(monkeypatch, tmp_path):
+    from dnas.kernels import native
+
+    monkeypatch.setenv("DNAS_BACKEND", "fast")
+    native.library.cache_clear()
+    refused(tmp_path, "run", names=["DNAS_BACKEND=fast", "torch"])
+
+
+def test_a_searchs_configuration_serves_a_run_with_its_baseline(tmp_path, images):
+    searched = invoke("search", "--data", images, *TINY, "--out", tmp_path / "s", "--json")
+    assert searched.code == 0 and "baseline = false" in (tmp_path / "s" / "config.toml").read_text()
+    outcome = invoke(
+        "run",
+        "--config",
+        tmp_path / "s" / "config.toml",
+        "-o",
+        "train.epochs=1",
+        "-o",
+        "train.batch_size=16",
+        "--out",
+        tmp_path / "r",
+        "--json",
+    )
+    assert outcome.code == 0 and "baseline" in outcome.json

@@ -22,7 +22,6 @@ from dnas.plan import StemName
 from dnas.space import DARTS, reduction_layers
 from dnas.supernet import check_width
 
-PRESETS = ("quick", "paper")
 CIFAR10_IMAGES = 50_000
 
 
@@ -112,6 +111,14 @@ class TrainSettings(Settings):
 
     def resolved(self, count: int, image_size: int) -> TrainSettings:
         """With every automatic value replaced by its number, for `count` training images."""
+        defaults = TrainSettings()
+        if self.schedule == "cosine" and self.decay != defaults.decay:
+            raise InputError(f"train.decay={self.decay} has no use with train.schedule=cosine; choose exponential")
+        if self.schedule == "exponential" and self.learning_rate_min != defaults.learning_rate_min:
+            raise InputError(
+                f"train.learning_rate_min={self.learning_rate_min} has no use with train.schedule=exponential; "
+                "choose cosine"
+            )
         images = min(self.images or count, count)
         _check_batches(images, self.batch_size)
         return self.model_copy(
@@ -284,6 +291,8 @@ def resolve(
     )
     assert config.search is not None and config.train is not None
     updates: dict[str, Any] = {"search": None, "train": None}
+    if config.command == "search":
+        updates["baseline"] = False
     if config.command != "train":
         search = config.search
         check_width(search.channels, method.options.partial_channels)

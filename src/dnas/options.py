@@ -90,7 +90,8 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
     settings: dict[str, Any] = read_toml(given.pop("config")) if "config" in given else {}
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
-        settings.pop("architecture", None)
+        for key in ("architecture", "baseline"):
+            settings.pop(key, None)
     settings["command"] = command
     for key, section in (("data", "source"), ("data_dir", "data_dir"), ("image_size", "image_size")):
         if key in given:

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dnas.errors import InputError
+
 # No -ffast-math: gcc would also make the whole process flush denormal numbers.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-std=gnu11")
 # The pair that works is taken: Apple's clang has no OpenMP, and some compilers on ARM want -mcpu for -march.
@@ -28,8 +30,11 @@ VARIANTS = (("-fopenmp",), ())
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they cannot be had or DNAS_BACKEND=torch rules them out."""
-    if os.environ.get("DNAS_BACKEND", "auto") == "torch":
+    """The kernels, or None where they cannot be had or DNAS_BACKEND=torch rules them out.
+
+    Raises InputError for another value of DNAS_BACKEND than auto and torch.
+    """
+    if _backend() == "torch":
         return None
     source = resources.files("dnas.kernels").joinpath("native.c").read_bytes()
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -50,7 +55,7 @@ def library() -> ctypes.CDLL | None:
 
 def advice() -> str | None:
     """What to tell a user whose runs go slower than they could; None where there is nothing to tell."""
-    if library() is not None or os.environ.get("DNAS_BACKEND", "auto") == "torch":
+    if library() is not None or _backend() == "torch":
         return None
     return "no working C compiler was found, so training goes slower; install gcc or clang, or set CC"
 
@@ -72,6 +77,13 @@ def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel: int, stride: int,
     if lib.depthwise_weight_gradient(x.data_ptr(), grad.data_ptr(), out.data_ptr(), *sizes):
         raise MemoryError("no memory for a weight gradient")
     return out.permute(2, 0, 1)[:, None].contiguous()
+
+
+def _backend() -> str:
+    value = os.environ.get("DNAS_BACKEND", "auto")
+    if value not in ("auto", "torch"):
+        raise InputError(f"the environment has DNAS_BACKEND={value}; it is auto or torch")
+    return value
 
 
 def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:

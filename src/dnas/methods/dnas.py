@@ -88,6 +88,12 @@ class DNAS(GradientMethod):
             raise InputError(f"--option alpha_groups={options.alpha_groups} needs --mapping decoupled, not {mapping}")
         if mapping != DECOUPLED and options.zero_one_on == "gamma":
             raise InputError(f"--option zero_one_on=gamma needs --mapping decoupled: {mapping} has no gamma")
+        if options.zero_one_weight == 0 and options.zero_one_on != "factors":
+            raise InputError(f"--option zero_one_on={options.zero_one_on} has no use with zero_one_weight=0")
+        if options.skip_dropout == 0 and options.skip_dropout_schedule != "const":
+            raise InputError("--option skip_dropout_schedule=pdarts has no use with skip_dropout=0")
+        if options.partial_channels == 1 and options.bypass == "one":
+            raise InputError("--option bypass=one has no use with partial_channels=1: no channels pass by")
         if options.derivation != "threshold" and options.threshold is not None:
             raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
 
