@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
 from dnas.architecture import Architecture, Cell
-from dnas.ops import PRIMITIVES, Conv, Identity, Pool, Zero
+from dnas.ops import PRIMITIVES, AvgPool, Conv, Identity, MaxPool, Zero
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -221,8 +221,10 @@ def _line_style(op: str) -> tuple[float, str]:
     Convolutions are solid and wider the larger the kernel, dilated ones dashed, pools dotted, a skip thin.
     """
     for layer in PRIMITIVES[op].chain(2, 1):
-        if isinstance(layer, Pool):
-            return (2.2, "0.1 3.6") if layer.kind == "max" else (3.2, "0.1 5.4")
+        if isinstance(layer, MaxPool):
+            return 2.2, "0.1 3.6"
+        if isinstance(layer, AvgPool):
+            return 3.2, "0.1 5.4"
         if isinstance(layer, Identity):
             return 1.2, ""
         if isinstance(layer, Zero):

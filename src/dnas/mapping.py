@@ -13,6 +13,8 @@ gamma), so the decoupled form is "no three-way interaction" in the log domain fo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,88 +26,70 @@ SHARED, FULL, DECOUPLED = "shared", "full", "decoupled"
 
 
 class Mapping(nn.Module):
-    """The protocol: architecture parameters of `layers` layers, `edges` edges and `operations` operations.
+    """What the three have in common. A table of two rows has one for normal layers and one for reductions.
 
     Args:
         layers: Depth L, at least 3.
-        edges: Edges E of a cell (14).
-        operations: Candidates O of an edge.
         with_edges: Whether edges have weights of their own (beta).
         scale: Standard deviation of the normal law of the initial parameters.
         seed: Of the initial parameters.
+        tables: Shape of each table of parameters, by its name.
     """
 
     alpha: nn.Parameter
     beta: nn.Parameter | None
     kind: Tensor
 
-    def __init__(self, layers: int) -> None:
+    def __init__(
+        self,
+        layers: int,
+        *,
+        with_edges: bool = True,
+        scale: float = 1e-3,
+        seed: int = 0,
+        **tables: tuple[int, ...],
+    ) -> None:
         super().__init__()
         self.layers = layers
         reductions = reduction_layers(layers)
         # [L]: 0 for a normal layer, 1 for a reduction.
         self.register_buffer("kind", torch.tensor([int(k in reductions) for k in range(layers)]), False)
+        generator = torch_stream(seed, "architecture")
+        for name, shape in tables.items():
+            table = nn.Parameter(scale * torch.randn(shape, generator=generator))
+            self.register_parameter(name, table if name != "beta" or with_edges else None)
 
     def terms(self) -> tuple[Tensor, ...]:
-        raise NotImplementedError
+        """Tensors that broadcast to [L, E, O]."""
+        return (self._per_layer(self.alpha),)
 
     def edge_logits(self) -> Tensor | None:
-        raise NotImplementedError
+        """[L, E], or None without edge weights."""
+        return None if self.beta is None else self._per_layer(self.beta)
 
     def count(self) -> int:
         """How many architecture parameters there are."""
         return sum(p.numel() for p in self.parameters())
 
+    def _per_layer(self, table: Tensor) -> Tensor:
+        return table[self.kind] if len(table) == 2 else table
+
 
 class Shared(Mapping):
     """One table for all normal layers and one for all reductions (DARTS; the paper's IAM).
 
-    alpha [2, E, O], beta [2, E].
+    alpha [2, E, O], beta [2, E], for E edges of a cell and O candidates of an edge.
     """
 
-    def __init__(
-        self,
-        layers: int,
-        edges: int,
-        operations: int,
-        *,
-        with_edges: bool = True,
-        scale: float = 1e-3,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(layers)
-        self.alpha, beta = _draw(seed, scale, (2, edges, operations), (2, edges))
-        self.beta = beta if with_edges else None
-
-    def terms(self) -> tuple[Tensor, ...]:
-        return (self.alpha[self.kind],)
-
-    def edge_logits(self) -> Tensor | None:
-        return None if self.beta is None else self.beta[self.kind]
+    def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
+        super().__init__(layers, alpha=(2, edges, operations), beta=(2, edges), **common)
 
 
 class Full(Mapping):
     """A table for every layer: alpha [L, E, O], beta [L, E] (the paper's "global" rows)."""
 
-    def __init__(
-        self,
-        layers: int,
-        edges: int,
-        operations: int,
-        *,
-        with_edges: bool = True,
-        scale: float = 1e-3,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(layers)
-        self.alpha, beta = _draw(seed, scale, (layers, edges, operations), (layers, edges))
-        self.beta = beta if with_edges else None
-
-    def terms(self) -> tuple[Tensor, ...]:
-        return (self.alpha,)
-
-    def edge_logits(self) -> Tensor | None:
-        return self.beta
+    def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
+        super().__init__(layers, alpha=(layers, edges, operations), beta=(layers, edges), **common)
 
 
 class Decoupled(Mapping):
@@ -117,30 +101,20 @@ class Decoupled(Mapping):
         alpha_groups: G = 1, one alpha for all layers, or 2, reductions have their own (reading A12).
     """
 
-    def __init__(
-        self,
-        layers: int,
-        edges: int,
-        operations: int,
-        *,
-        with_edges: bool = True,
-        scale: float = 1e-3,
-        seed: int = 0,
-        alpha_groups: int = 1,
-    ) -> None:
-        super().__init__(layers)
+    gamma: nn.Parameter
+
+    def __init__(self, layers: int, edges: int, operations: int, *, alpha_groups: int = 1, **common: Any) -> None:
         assert alpha_groups in (1, 2)
-        self.alpha, beta, self.gamma = _draw(
-            seed, scale, (alpha_groups, edges, operations), (layers, edges), (layers, operations)
+        super().__init__(
+            layers,
+            alpha=(alpha_groups, edges, operations),
+            beta=(layers, edges),
+            gamma=(layers, operations),
+            **common,
         )
-        self.beta = beta if with_edges else None
 
     def terms(self) -> tuple[Tensor, ...]:
-        alpha = self.alpha if len(self.alpha) == 1 else self.alpha[self.kind]
-        return (alpha, self.gamma[:, None, :])
-
-    def edge_logits(self) -> Tensor | None:
-        return self.beta
+        return (self._per_layer(self.alpha), self.gamma[:, None, :])
 
 
 MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
@@ -155,9 +129,3 @@ def mapping_class(name: str) -> type[Shared] | type[Full] | type[Decoupled]:
     if name not in MAPPINGS:
         raise InputError(f"--mapping {name!r} is not known; choose from {', '.join(MAPPINGS)}")
     return MAPPINGS[name]
-
-
-def _draw(seed: int, scale: float, *shapes: tuple[int, ...]) -> list[nn.Parameter]:
-    """Normal tables of these shapes, one after the other from one stream."""
-    generator = torch_stream(seed, "architecture")
-    return [nn.Parameter(scale * torch.randn(shape, generator=generator)) for shape in shapes]

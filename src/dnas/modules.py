@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.kernels.depthwise import DepthwiseConv2d
-from dnas.ops import Chain, Conv, FactorizedReduce, Identity, Layer, Norm, Pool, ReLU, Zero
+from dnas.ops import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Norm, ReLU, Zero
 
 
 class ZeroModule(nn.Module):
@@ -89,9 +89,9 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
             return ZeroModule(layer.stride)
         case Norm():
             return norms.build(groups * layer.channels)
-        case Pool("max"):
+        case MaxPool():
             return nn.MaxPool2d(3, layer.stride, 1)
-        case Pool():
+        case AvgPool():
             return nn.AvgPool2d(3, layer.stride, 1, count_include_pad=False)
         case FactorizedReduce():
             return FactorizedReduceModule(layer.inputs, layer.outputs, norms, groups)

@@ -12,44 +12,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
-class ReLU:
+class Layer:
+    """One layer of a chain. Unless it says otherwise it has no parameters, costs nothing, and keeps the size."""
+
     def params(self) -> int:
         return 0
 
-    def macs(self, size: int) -> int:
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one output of `height` × `width` pixels."""
         return 0
 
-    def out_size(self, size: int) -> int:
-        return size
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
 
 
 @dataclass(frozen=True)
-class Identity(ReLU):
+class Identity(Layer):
     pass
 
 
 @dataclass(frozen=True)
-class Zero:
-    """x · 0, subsampled by `stride`: the `none` of DARTS."""
-
-    stride: int
-
-    def params(self) -> int:
-        return 0
-
-    def macs(self, size: int) -> int:
-        return 0
-
-    def out_size(self, size: int) -> int:
-        return _halved(size, self.stride)
+class ReLU(Layer):
+    pass
 
 
 @dataclass(frozen=True)
-class Norm:
+class Strided(Layer):
+    """A layer that keeps every `stride`-th pixel's place."""
+
+    stride: int
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // self.stride), -(-width // self.stride)
+
+
+@dataclass(frozen=True)
+class Zero(Strided):
+    """x · 0, subsampled: the `none` of DARTS."""
+
+
+@dataclass(frozen=True)
+class MaxPool(Strided):
+    """A maximum over 3×3 pixels with padding 1."""
+
+
+@dataclass(frozen=True)
+class AvgPool(Strided):
+    """An average over 3×3 pixels with padding 1, which does not count the padding."""
+
+
+@dataclass(frozen=True)
+class Norm(Layer):
     """Batch normalisation; with its scale and shift counted, as in the discrete network."""
 
     channels: int
@@ -57,32 +73,9 @@ class Norm:
     def params(self) -> int:
         return 2 * self.channels
 
-    def macs(self, size: int) -> int:
-        return 0
-
-    def out_size(self, size: int) -> int:
-        return size
-
 
 @dataclass(frozen=True)
-class Pool:
-    """A pool of kernel 3 and padding 1; the average does not count the padding."""
-
-    kind: Literal["max", "avg"]
-    stride: int
-
-    def params(self) -> int:
-        return 0
-
-    def macs(self, size: int) -> int:
-        return 0
-
-    def out_size(self, size: int) -> int:
-        return _halved(size, self.stride)
-
-
-@dataclass(frozen=True)
-class Conv:
+class Conv(Layer):
     """A convolution without bias, padded so that stride 1 keeps the size (unless `padded` is False)."""
 
     inputs: int
@@ -102,7 +95,10 @@ class Conv:
     def params(self) -> int:
         return self.outputs * (self.inputs // self.groups) * self.kernel[0] * self.kernel[1]
 
-    def out_sizes(self, height: int, width: int) -> tuple[int, int]:
+    def macs(self, height: int, width: int) -> int:
+        return self.params() * height * width
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
         reach = (self.dilation * (self.kernel[0] - 1), self.dilation * (self.kernel[1] - 1))
         return (
             (height + 2 * self.padding[0] - reach[0] - 1) // self.stride[0] + 1,
@@ -111,7 +107,7 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class FactorizedReduce:
+class FactorizedReduce(Layer):
     """ReLU, two 1×1 convolutions of stride 2 on grids shifted by one pixel, concatenated, batch norm."""
 
     inputs: int
@@ -120,19 +116,14 @@ class FactorizedReduce:
     def params(self) -> int:
         return self.inputs * self.outputs + 2 * self.outputs
 
-    def macs(self, size: int) -> int:
-        return self.inputs * self.outputs * self.out_size(size) ** 2
+    def macs(self, height: int, width: int) -> int:
+        return self.inputs * self.outputs * height * width
 
-    def out_size(self, size: int) -> int:
-        return _halved(size, 2)
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        return Strided(2).out_size(height, width)
 
 
-Layer = ReLU | Identity | Zero | Norm | Pool | Conv | FactorizedReduce
 Chain = tuple[Layer, ...]
-
-
-def _halved(size: int, stride: int) -> int:
-    return (size + stride - 1) // stride
 
 
 @dataclass(frozen=True)
@@ -152,12 +143,8 @@ def chain_cost(chain: Iterable[Layer], size: int) -> tuple[Cost, int]:
     height = width = size
     for layer in chain:
         params += layer.params()
-        if isinstance(layer, Conv):
-            height, width = layer.out_sizes(height, width)
-            macs += layer.params() * height * width
-        else:
-            macs += layer.macs(height)
-            height = width = layer.out_size(height)
+        height, width = layer.out_size(height, width)
+        macs += layer.macs(height, width)
     return Cost(params, macs), height
 
 
@@ -207,18 +194,13 @@ class Primitive:
     colour: str
     label: str
 
-    def search_chain(self, channels: int, stride: int) -> Chain:
-        """Its layers in a supernet, where a pool is followed by a batch norm (DARTS' MixedOp)."""
-        chain = self.chain(channels, stride)
-        return (*chain, Norm(channels)) if isinstance(chain[-1], Pool) else chain
-
 
 # The first seven, in this order, are the search space of DNAS (table 3.3 A4: "Op = 7").
 PRIMITIVES: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
-        Primitive("max_pool_3x3", lambda c, s: (Pool("max", s),), "#56B4E9", "max 3×3"),
-        Primitive("avg_pool_3x3", lambda c, s: (Pool("avg", s),), "#0072B2", "avg 3×3"),
+        Primitive("max_pool_3x3", lambda c, s: (MaxPool(s),), "#56B4E9", "max 3×3"),
+        Primitive("avg_pool_3x3", lambda c, s: (AvgPool(s),), "#0072B2", "avg 3×3"),
         Primitive(
             "skip_connect",
             lambda c, s: (Identity(),) if s == 1 else (FactorizedReduce(c, c),),

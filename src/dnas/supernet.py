@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dnas.errors import InputError
 from dnas.kernels import depthwise_statistics, mixed_product, weighted_sum
 from dnas.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
-from dnas.ops import PRIMITIVES, Chain, Identity, Pool, Zero
+from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Zero
 from dnas.plan import STEMS, preprocess
 from dnas.relaxation import MixingWeights
 from dnas.space import Space, reduction_layers
@@ -51,7 +51,8 @@ class SourceBlock(nn.Module):
     """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', targets, c].
 
     Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
-    convolution's output for the separable ones, of a pool, of strided pixels for a factorised reduction. With the
+    convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
+    pixels for a factorised reduction. With the
     mean and the second moments of the features that batch norm is known beforehand (`fold`), so mixing weight,
     batch norm and linear map are one matrix, and the mixture of all operations one accumulating product.
     """
@@ -60,17 +61,16 @@ class SourceBlock(nn.Module):
         super().__init__()
         self.channels = channels
         self.targets = targets
-        self.stride = stride
         self.columns = {name: o for o, name in enumerate(operations)}
         self.apart = nn.ModuleDict()  # weights of its own for every target
         self.pools = nn.ModuleDict()  # no weights: the same for every target
         self.identity: str | None = None
         for name in operations:
-            chain = PRIMITIVES[name].search_chain(channels, stride)
+            chain = PRIMITIVES[name].chain(channels, stride)
             if chain == (Identity(),):
                 self.identity = name
-            elif isinstance(chain[0], Pool):
-                self.pools[name] = build_chain(chain[:1], SEARCH)
+            elif isinstance(chain[0], AvgPool | MaxPool):
+                self.pools[name] = build_chain(chain)
             elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
                 self.apart[name] = build_chain(chain, SEARCH, groups=targets)
 
@@ -103,9 +103,11 @@ class SourceBlock(nn.Module):
 
     def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture) -> None:
         """Stages of ReLU, depthwise, pointwise, batch norm, for all targets side by side."""
-        stages = [layers for layers in zip(*[iter(chain.children())] * 4, strict=True)]  # noqa: C416
+        layers = iter(chain.children())
+        stages = list(zip(layers, layers, layers, layers, strict=True))
         for n, (_, deep, point, _) in enumerate(stages):
-            h, mean, gram = depthwise_statistics(u, deep.weight, deep.stride[0], deep.dilation[0])
+            assert isinstance(deep, nn.Conv2d) and isinstance(point, nn.Conv2d)
+            h, mean, gram = depthwise_statistics(u, deep.weight, int(deep.stride[0]), int(deep.dilation[0]))
             shape = (self.targets, self.channels)
             blocks = gram.view(*shape, *shape).diagonal(0, 0, 2).permute(2, 0, 1)
             matrix, bias = fold(point.weight.view(*shape, self.channels), mean.view(shape), blocks)
@@ -200,8 +202,7 @@ def odd_grid(x: Tensor) -> Tensor:
 
 def two_grids(reduce: FactorizedReduceModule, groups: int) -> Tensor:
     """A factorised reduction's weights as maps [groups, outputs, 2 · inputs] of both grids side by side."""
-    even = reduce.even.weight.flatten(1).unflatten(0, (groups, -1))  # type: ignore[no-untyped-call]
-    odd = reduce.odd.weight.flatten(1).unflatten(0, (groups, -1))  # type: ignore[no-untyped-call]
+    even, odd = (grid.weight.view(groups, -1, grid.weight.shape[1]) for grid in (reduce.even, reduce.odd))
     top = F.pad(even, (0, even.shape[2]))
     bottom = F.pad(odd, (odd.shape[2], 0))
     return torch.cat([top, bottom], 1)
@@ -334,7 +335,6 @@ class Supernet(nn.Module):
         super().__init__()
         check_width(channels, partial)
         reductions = reduction_layers(layers)
-        self.layers = layers
         self.stem = build_chain(STEMS["cifar"](inputs, channels).first, SEARCH_STEM)
         self.cells = nn.ModuleList()
         before = previous = 3 * channels
@@ -368,29 +368,8 @@ def check_width(channels: int, partial: int) -> None:
         )
 
 
-def build_supernet(
-    space: Space,
-    operations: tuple[str, ...],
-    *,
-    layers: int,
-    channels: int,
-    classes: int,
-    inputs: int = 3,
-    partial: int = 4,
-    seed: int = 0,
-) -> Supernet:
-    """A supernet with fresh weights from the run's seed."""
-    supernet = construct(
-        lambda: Supernet(
-            space,
-            operations,
-            layers=layers,
-            channels=channels,
-            classes=classes,
-            inputs=inputs,
-            partial=partial,
-        ),
-        torch_stream(seed, "init"),
-    )
+def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: int) -> Supernet:
+    """A supernet with fresh weights from the run's seed; `shape` are the arguments of `Supernet`."""
+    supernet = construct(lambda: Supernet(space, operations, **shape), torch_stream(seed, "init"))
     assert isinstance(supernet, Supernet)
     return supernet
