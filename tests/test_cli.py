@@ -440,3 +440,23 @@ def test_a_searchs_configuration_serves_a_run_with_its_baseline(tmp_path, images
         "--json",
     )
     assert outcome.code == 0 and "baseline" in outcome.json
+
+
+def test_a_run_without_a_control_of_its_size_says_so_and_ends_well(tmp_path, images, monkeypatch):
+    from dnas import pipeline
+    from dnas.errors import InputError
+
+    def none_found(*arguments):
+        raise InputError("no random architecture of that size")
+
+    monkeypatch.setattr(pipeline, "random_of_size", none_found)
+    outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "r", "--json")
+    assert outcome.code == 0 and "baseline" not in outcome.json
+    assert "no comparison: no random architecture of that size" in outcome.err
+
+
+def test_a_thresholded_architecture_is_trained(tmp_path, images):
+    arguments = ("run", "--data", images, *TINY, "-o", "derivation=threshold", "-o", "threshold=0.9", "--no-baseline")
+    outcome = invoke(*arguments, "--out", tmp_path / "r", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "r" / "architecture.json").read_text())["space"] == "free"

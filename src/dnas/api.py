@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def train(
     architecture: Architecture, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train and test one architecture; the content of result.json."""
-    _known(options, DataOptions, RunOptions, more={"option"})
+    _known(options, DataOptions, RunOptions, more=["option"])
     return _start("train", {**options, "baseline": baseline}, reporter, architecture)
 
 
@@ -59,8 +60,8 @@ def _start(
     return pipeline.start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
 
 
-def _known(options: dict[str, Any], *groups: type, more: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    known = names(*groups) | more
+def _known(options: dict[str, Any], *groups: type, more: Collection[str] = ()) -> None:
+    known = names(*groups) | set(more)
     for name in options:
         if name not in known:
             raise InputError(f"unknown option {name}; choose from {', '.join(sorted(known))}")

@@ -373,6 +373,8 @@ def _cell_from_json(value: Any, k: int) -> Cell:
 def _nodes_of_genotype(genes: Any, which: str) -> tuple[tuple[Slot, ...], ...]:
     if not isinstance(genes, Sequence) or not genes or isinstance(genes, str):
         raise InputError(f"{which} is not a list of (operation, input) pairs")
+    if len(genes) > 4 * MAX_NODES:
+        raise InputError(f"{which} has {len(genes)} pairs; a cell has at most {MAX_NODES} nodes")
     for gene in genes:
         good = isinstance(gene, Sequence) and len(gene) == len(genes[0]) and len(gene) in (2, 3)
         if not (good and isinstance(gene[0], str) and all(_is_int(i) for i in gene[1:])):

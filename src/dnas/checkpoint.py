@@ -41,6 +41,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors called NAME.SOMETHING, as SOMETHING: one module's state among others."""
+        prefix = f"{name}."
+        return {key[len(prefix) :]: tensor for key, tensor in self.tensors.items() if key.startswith(prefix)}
+
 
 class _DamagedError(Exception):
     """Says what is wrong with one checkpoint; never leaves this module."""

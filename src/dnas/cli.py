@@ -176,7 +176,7 @@ def show(
         raise InputError(f"--image-size {image_size} is not a size; give at least 1")
     if image_channels < 1:
         raise InputError(f"--image-channels {image_channels} is not possible; give at least 1")
-    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem)  # type: ignore[arg-type]
+    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem)
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg

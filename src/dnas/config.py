@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dnas.data import DataInfo
 from dnas.errors import InputError
 from dnas.methods import GradientMethod, create
-from dnas.plan import StemName
+from dnas.plan import check_channels
 from dnas.space import DARTS, reduction_layers
 from dnas.supernet import check_width
 
@@ -107,7 +107,9 @@ class TrainSettings(Settings):
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
-    stem: StemName = Field("cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)")
+    stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
+        "cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)"
+    )
 
     def resolved(self, count: int, image_size: int) -> TrainSettings:
         """With every automatic value replaced by its number, for `count` training images."""
@@ -308,8 +310,7 @@ def resolve(
                     f"{method.mapping_name} every layer has its own gene, so the depth is the searched one"
                 )
             reduction_layers(train.layers)
-        if train.channels % 2:
-            raise InputError(f"--channels {train.channels} is odd; a reduction halves it, so it must be even")
+        check_channels(train.channels)
         updates["train"] = train.resolved(count, info.image_size)
     return config.model_copy(update=updates), method
 
@@ -328,21 +329,20 @@ def parse(values: Mapping[str, Any]) -> Config:
         raise InputError(f"{_flag(key)} is {shown}: {first['msg']}") from None
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> dict[str, Any]:
     """A configuration file as nested values. What a run found (environment, fingerprint) is left out.
 
     Raises InputError naming the file.
     """
-    from dnas.runfolder import read_toml as read
+    from dnas.runfolder import read_toml
 
-    values = read(Path(path))
+    values = read_toml(Path(path))
     for section in ("data", "search", "options", "train"):
         if not isinstance(values.get(section, {}), dict):
             raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
     values.pop("environment", None)
-    if isinstance(values.get("data"), dict):
-        for found in ("fingerprint", "train_images"):
-            values["data"].pop(found, None)
+    for found in ("fingerprint", "train_images"):
+        values.get("data", {}).pop(found, None)
     return values
 
 

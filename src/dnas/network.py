@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dnas.architecture import Architecture
 from dnas.modules import AuxiliaryPool, build_chain, construct
 from dnas.ops import Identity
-from dnas.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, StemName, plan
+from dnas.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
 from dnas.streams import torch_stream
 
 
@@ -87,7 +87,7 @@ def build(
     num_classes: int = 10,
     *,
     inputs: int = 3,
-    stem: StemName = "cifar",
+    stem: str = "cifar",
     auxiliary: bool = False,
     seed: int = 0,
 ) -> Network:

@@ -84,10 +84,10 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
 
     Raises InputError for an option that the command has no use for, or that is malformed.
     """
-    from dnas.config import read_toml
+    from dnas.config import read_settings
 
     given = {k: v for k, v in given.items() if v is not None}
-    settings: dict[str, Any] = read_toml(given.pop("config")) if "config" in given else {}
+    settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
         for key in ("architecture", "baseline"):

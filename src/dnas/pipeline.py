@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.space import DARTS
-from dnas.trainer import Accuracy, measure_accuracy, random_of_size, to_device, train_network
+from dnas.trainer import Accuracy, measure_accuracy, planned, random_of_size, to_device, train_network
 
 MODEL_FORMAT = "dnas-model/1"
 PARAMETERS_FILE = "architecture_parameters.safetensors"
@@ -89,7 +89,7 @@ def start(
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint)
     if architecture is not None and config.train is not None:
         architecture = at_depth(architecture, config.train.layers)
-        build_args(architecture, config, data.info)
+        planned(architecture, config.train, data.info)
     name = method.name if architecture is None else "train"
     stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
     path = fresh_path(Path("runs"), stem) if out is None else Path(out)
@@ -126,10 +126,11 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                 "restore them or start a new run"
             )
         session = Session(folder, config.to_toml(), reporter)
+        now = environment()
         for key in ("dnas", "torch", "kernels"):
-            if config.environment.get(key) != environment()[key]:
+            if config.environment.get(key) != now[key]:
                 session.say(
-                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {environment()[key]}: "
+                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {now[key]}: "
                     "the result may differ in its last bits"
                 )
         session.resume()
@@ -177,56 +178,62 @@ def _search(config: Config, method: GradientMethod, data: Data, folder: RunFolde
 def _train(
     config: Config, architecture: Architecture, data: Data, folder: RunFolder, session: Session
 ) -> dict[str, Any]:
-    assert config.train is not None and data.test is not None
-    arguments: dict[str, Any] = {"seed": config.seed, "session": session, "device": config.device}
-    if "train" not in session.completed:
-        network = train_network(architecture, config.train, data.train, data.info, **arguments)
+    """Train and test the architecture and, as its control, a random one of the same size."""
+    assert config.train is not None
+
+    def keep(network: Network) -> None:
         folder.write_bytes("model.safetensors", model_bytes(network, architecture, config, data.info))
         if not (folder.path / "architecture.svg").exists():
             folder.write_text("architecture.svg", picture(architecture, config))
+
+    result = _tested("train", architecture, config, data, session, keep)
+    if config.baseline:
+        try:
+            other = random_of_size(architecture, config.train, data.info, config.seed)
+        except InputError as error:
+            session.say(f"no comparison: {error}")
+            return result
+        tested = _tested("baseline", other, config, data, session)
+        seconds = round(session.seconds["baseline"], 3)
+        result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
+    return result
+
+
+def _tested(
+    stage: str,
+    architecture: Architecture,
+    config: Config,
+    data: Data,
+    session: Session,
+    keep: Callable[[Network], None] = lambda network: None,
+) -> dict[str, Any]:
+    """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
+    assert config.train is not None and data.test is not None
+    if stage not in session.completed:
+        network = train_network(
+            architecture,
+            config.train,
+            data.train,
+            data.info,
+            seed=config.seed,
+            session=session,
+            stage=stage,
+            title="train" if stage == "train" else "train a random one",
+            device=config.device,
+        )
+        keep(network)
+        image = (data.info.channels, data.info.image_size, data.info.image_size)
         accuracy = measure_accuracy(network, data.test, data.info, config.device)
-        session.complete({"correct": accuracy.correct, "params": params(network), "macs": _macs(network, data.info)})
-    done = session.completed["train"]
+        session.complete({"correct": accuracy.correct, "params": params(network), "macs": macs(network, image)})
+    done = session.completed[stage]
     accuracy = Accuracy(done["correct"], len(data.test))
-    result: dict[str, Any] = {
+    return {
         "test_accuracy": accuracy.value,
         "test_images": accuracy.images,
         "test_interval": list(accuracy.interval),
         "params": done["params"],
         "macs": done["macs"],
     }
-    if config.baseline:
-        if "baseline" not in session.completed:
-            other = random_of_size(architecture, config.train, data.info, config.seed)
-            network = train_network(
-                other,
-                config.train,
-                data.train,
-                data.info,
-                stage="baseline",
-                title="train a random one",
-                **arguments,
-            )
-            accuracy = measure_accuracy(network, data.test, data.info, config.device)
-            session.complete(
-                {
-                    "correct": accuracy.correct,
-                    "params": params(network),
-                    "macs": _macs(network, data.info),
-                    "architecture": other.to_json(),
-                }
-            )
-        done = session.completed["baseline"]
-        accuracy = Accuracy(done["correct"], len(data.test))
-        result["baseline"] = {
-            "test_accuracy": accuracy.value,
-            "test_interval": list(accuracy.interval),
-            "params": done["params"],
-            "macs": done["macs"],
-            "seconds": round(session.seconds["baseline"], 3),
-            "architecture": done["architecture"],
-        }
-    return result
 
 
 def derive_again(path: str | Path, options: list[str]) -> Architecture:
@@ -260,8 +267,7 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
         checkpoint, _ = newest(path / "checkpoints")
         if checkpoint is None or checkpoint.state["stage"] != "search":
             raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
-        prefix = "mapping."
-        tensors = {k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)}
+        tensors = checkpoint.part("mapping")
         epoch = checkpoint.state["step"] // config.search.steps_per_epoch
     try:
         mapping.load_state_dict(tensors)
@@ -330,19 +336,6 @@ def picture(architecture: Architecture, config: Config) -> str:
     else:
         title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
     return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")
-
-
-def build_args(architecture: Architecture, config: Config, info: DataInfo) -> Network:
-    """The untrained network of a run. Raises InputError for a width that cannot be built."""
-    assert config.train is not None
-    return build(
-        architecture,
-        config.train.channels,
-        len(info.classes),
-        inputs=info.channels,
-        stem=config.train.stem,
-        seed=config.seed,
-    )
 
 
 def model_bytes(network: Network, architecture: Architecture, config: Config, info: DataInfo) -> bytes:
@@ -438,7 +431,3 @@ def check_device(device: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _macs(network: Network, info: DataInfo) -> int:
-    return macs(network, (info.channels, info.image_size, info.image_size))

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
 from dnas.ops import PRIMITIVES, Chain, Conv, Cost, FactorizedReduce, Norm, ReLU, chain_cost, relu_conv_norm
 
-StemName = Literal["cifar", "tiny-imagenet", "imagenet"]
 AUXILIARY_HIDDEN = 128
 AUXILIARY_FEATURES = 768
 
@@ -102,7 +100,7 @@ def plan(
     channels: int,
     classes: int,
     inputs: int = 3,
-    stem: StemName = "cifar",
+    stem: str = "cifar",
 ) -> NetworkPlan:
     """Lay out the network of an architecture.
 
@@ -115,8 +113,7 @@ def plan(
     Raises:
         InputError: A width that cannot be built.
     """
-    if channels < 2 or channels % 2:
-        raise InputError(f"channels is {channels}; it must be even and at least 2 (a reduction halves it)")
+    check_channels(channels)
     if classes < 2:
         raise InputError(f"classes is {classes}; a classifier needs at least 2")
     if stem not in STEMS:
@@ -143,6 +140,12 @@ def plan(
         ReLU(),
     )
     return NetworkPlan(head, tuple(cells), auxiliary, after, previous, classes)
+
+
+def check_channels(channels: int) -> None:
+    """Raises InputError for a width that cannot be built: a reduction halves it."""
+    if channels < 2 or channels % 2:
+        raise InputError(f"--channels {channels} must be even and at least 2: a reduction halves it")
 
 
 def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool) -> CellPlan:

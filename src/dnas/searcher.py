@@ -234,15 +234,15 @@ class Search:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be as when the checkpoint was captured."""
-        tensors, state = checkpoint.tensors, checkpoint.state["loop"]
-        for prefix, module in (("supernet.", self.supernet), ("mapping.", self.mapping)):
-            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        for name, optimizer in (
-            ("weights", self.weight_optimizer),
-            ("architecture", self.architecture_optimizer),
-        ):
-            unpack_optimizer(name, optimizer, tensors, state[name])
+        state = checkpoint.state["loop"]
+        self.supernet.load_state_dict(checkpoint.part("supernet"))
+        self.mapping.load_state_dict(checkpoint.part("mapping"))
+        for name, optimizer in self._optimizers():
+            unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
         self.sums = dict(state["sums"])
+
+    def _optimizers(self) -> tuple[tuple[str, torch.optim.Optimizer], ...]:
+        return ("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)
 
     def epoch_metrics(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew.

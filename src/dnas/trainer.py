@@ -22,7 +22,7 @@ from dnas.data import DataInfo, Split, batches, chosen
 from dnas.errors import InputError
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 from dnas.network import Network, build, drop_path
-from dnas.plan import plan, size
+from dnas.plan import NetworkPlan, plan, size
 from dnas.session import Captured, Session
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
@@ -48,6 +48,17 @@ class Accuracy:
 
         bounds = binomtest(self.correct, self.images).proportion_ci(0.95, "wilson")
         return float(bounds.low), float(bounds.high)
+
+
+def planned(architecture: Architecture, settings: TrainSettings, info: DataInfo) -> NetworkPlan:
+    """The network that these settings train on this data. Raises InputError for a width that cannot be built."""
+    return plan(
+        architecture,
+        channels=settings.channels,
+        classes=len(info.classes),
+        inputs=info.channels,
+        stem=settings.stem,
+    )
 
 
 def train_network(
@@ -97,17 +108,14 @@ def train_network(
 
     def capture() -> Captured:
         packed, state = pack_optimizer("optimizer", optimizer)
-        return {f"network.{k}": v for k, v in network.state_dict().items()} | packed, {
-            "optimizer": state,
-            "sums": sums,
-        }
+        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+        return tensors | packed, {"optimizer": state, "sums": sums}
 
     checkpoint = session.start(stage, title, settings.epochs * steps)
     first = 0
     if checkpoint is not None:
         first = int(checkpoint.state["step"])
-        prefix = "network."
-        network.load_state_dict({k[len(prefix) :]: v for k, v in checkpoint.tensors.items() if k.startswith(prefix)})
+        network.load_state_dict(checkpoint.part("network"))
         unpack_optimizer("optimizer", optimizer, checkpoint.tensors, checkpoint.state["loop"]["optimizer"])
         sums |= checkpoint.state["loop"]["sums"]
 
@@ -200,14 +208,7 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
     """
 
     def count(architecture: Architecture) -> int:
-        network = plan(
-            architecture,
-            channels=settings.channels,
-            classes=len(info.classes),
-            inputs=info.channels,
-            stem=settings.stem,
-        )
-        return size(network, info.image_size).params
+        return size(planned(architecture, settings, info), info.image_size).params
 
     wanted = count(like)
     rng = numpy_stream(seed, "sample")
@@ -226,5 +227,6 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
         if distance(candidate) <= distance(best):
             best = candidate
     raise InputError(
-        f"no random architecture with {wanted:,} parameters ±5 % was found in the {DARTS.name} space; use --no-baseline"
+        f"no random architecture with {wanted:,} parameters ±5 % was found in the {DARTS.name} space; "
+        "--no-baseline does without"
     )
