@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dnas import data
-from dnas.data import DataInfo, Split, batches, fingerprint, found, halves, load_test, load_train
+from dnas.data import DataInfo, Split, batches, fingerprint, halves, load_test, load_train
 from dnas.errors import InputError
+from dnas.sources import found
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
 

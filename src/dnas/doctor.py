@@ -9,10 +9,11 @@ import psutil
 import torch
 
 from dnas.config import SearchSettings, TrainSettings, environment
-from dnas.data import found, load_test, load_train
+from dnas.data import load_test, load_train
 from dnas.methods import create
 from dnas.searcher import search_architecture
 from dnas.session import Session
+from dnas.sources import found
 from dnas.space import DARTS
 from dnas.trainer import measure_accuracy, train_network
 

@@ -161,7 +161,7 @@ def _value(text: str) -> Any:
 
 def _absolute(value: Any) -> Any:
     """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
-    from dnas.data import NAMES
+    from dnas.sources import NAMES
 
     if isinstance(value, str) and value and value not in NAMES and Path(value).is_dir():
         return str(Path(value).absolute())

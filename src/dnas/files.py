@@ -1,0 +1,61 @@
+"""What the readers of data share: types, careful looks at the disk, the fixed test fifth, and limits of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dnas.errors import InputError
+from dnas.streams import derived_seed
+
+Bytes = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no permission, or a name too long to exist
+        return False
+
+
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Which samples form the test split where the makers gave none: a fifth of each class, at least one.
+
+    Counts are rounded along the classes, so that all together are ceil(N / 5). The choice rests on
+    SHA-256 alone: it is the same for every seed, machine and library version.
+    """
+    chosen = np.zeros(len(labels), bool)
+    before = 0
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        after = before + len(members)
+        quota = max(1, -(-after // 5) - -(-before // 5))
+        ranked = sorted(range(len(members)), key=lambda k: derived_seed(0, "test", int(label), k))
+        chosen[members[ranked[:quota]]] = True
+        before = after
+    return chosen
+
+
+def require_tensor_fits(count: int, channels: int, size: int) -> None:
+    what = f"{count} images with {channels} channels at --image-size {size}"
+    require_memory(count * channels * size * size, what, "give a smaller --image-size or fewer images")
+
+
+def require_memory(size: int, what: str, remedy: str) -> None:
+    import psutil  # type: ignore[import-untyped,unused-ignore]
+
+    limit = psutil.virtual_memory().total // 2
+    if size > limit:
+        raise InputError(
+            f"{what} would take {size} bytes, above half of this machine's memory ({limit} bytes); {remedy}"
+        )
