@@ -1,4 +1,4 @@
-"""Finds or builds the native kernels: compiled once from `native.c`, cached by content, called through ctypes.
+"""Finds or builds the native kernels: compiled once from the .c files here, cached by content, called through ctypes.
 
 Never part of an installation. Where there is no C compiler, everything works without, and slower.
 """
@@ -29,25 +29,30 @@ VARIANTS = (("-fopenmp",), ())
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they cannot be had or DNAS_BACKEND=torch rules them out.
+def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | None:
+    """`source`.c with these macros as a library, or None where there is none: no compiler, or DNAS_BACKEND=torch.
 
     Raises InputError for another value of DNAS_BACKEND than auto and torch.
     """
     if _backend() == "torch":
         return None
-    source = resources.files("dnas.kernels").joinpath("native.c").read_bytes()
+    files = {
+        file.name: file.read_bytes()
+        for file in resources.files("dnas.kernels").iterdir()
+        if file.name == f"{source}.c" or file.name.endswith(".h")
+    }
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
-    facts = f"{compiler} {FLAGS} {platform.machine()} {_processor()}".encode()
-    name = f"native-{hashlib.sha256(source + facts).hexdigest()[:20]}.so"
+    flags = (*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items())))
+    content = repr((sorted(files.items()), compiler, flags, platform.machine(), _processor()))
+    name = f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.so"
     for folder in _folders():
         path = folder / name
         try:
             if not path.exists():
-                _compile(compiler, source, path)
-            return _declared(ctypes.CDLL(str(path)))
+                _compile(compiler, flags, files, f"{source}.c", path)
+            return ctypes.CDLL(str(path))
         except (OSError, subprocess.SubprocessError):
             continue
     return None
@@ -74,7 +79,8 @@ def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel: int, stride: int,
     batch, channels, height, width = x.shape
     out = torch.empty(kernel, kernel, channels)
     sizes = (batch, height, width, channels, *grad.shape[2:], kernel, stride, dilation, torch.get_num_threads())
-    if lib.depthwise_weight_gradient(x.data_ptr(), grad.data_ptr(), out.data_ptr(), *sizes):
+    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (x, grad, out))
+    if lib.depthwise_weight_gradient(*pointers, *sizes):
         raise MemoryError("no memory for a weight gradient")
     return out.permute(2, 0, 1)[:, None].contiguous()
 
@@ -86,22 +92,16 @@ def _backend() -> str:
     return value
 
 
-def _declared(lib: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    lib.depthwise_weight_gradient.argtypes = [pointer] * 3 + [number] * 10
-    lib.depthwise_weight_gradient.restype = number
-    return lib
-
-
-def _compile(compiler: str, source: bytes, path: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
     """Built beside its place and moved there, so that two processes cannot see half a library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        file, built = Path(folder) / "native.c", Path(folder) / path.name
-        file.write_bytes(source)
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        built = Path(folder) / path.name
         for n, extra in enumerate(VARIANTS):
             try:
-                command = [compiler, *FLAGS, *extra, str(file), "-o", str(built)]
+                command = [compiler, *flags, *extra, str(Path(folder) / main), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, timeout=120)
                 break
             except subprocess.CalledProcessError:
