@@ -29,7 +29,9 @@ typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_a
 INLINE vec load(const real *p) { return *(const vec *)p; }
 INLINE void store(real *p, vec v) { *(vec *)p = v; }
 INLINE vec all(real a) { return (vec){} + a; }
-INLINE vec relu(vec v) { return v > 0 ? v : (vec){}; }
+typedef __typeof__((vec){} > (vec){}) mask;
+INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); } /* v, and zero where m is not set */
+INLINE vec relu(vec v) { return where(v > 0, v); }
 INLINE long up(long n) { return (n + V - 1) / V * V; }
 
 /* Vectors of one phase lie `stride` numbers apart; there are `count` phases. */
