@@ -75,7 +75,8 @@ def peak_memory(build: Callable[..., Step], steps: int = 3, **arguments: Any) ->
     `build` is a function at the top of a file (it is imported anew there); `arguments` are JSON values.
     """
     assert steps > 0
-    command = [sys.executable, __file__, inspect.getfile(build), build.__name__, json.dumps(arguments), str(steps)]
+    file = str(Path(inspect.getfile(build)).resolve())
+    command = [sys.executable, __file__, file, build.__name__, json.dumps(arguments), str(steps)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return int(done.stdout.splitlines()[-1])
 
@@ -217,9 +218,12 @@ def figures(seconds: Sequence[float], memory: int | None, counts: Counts | None)
 
 
 def ratios(engine: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, float]:
-    """Engine divided by plain, for what both `figures` have; below 1 is better. The time is `paired_ratio`."""
+    """Engine divided by plain, for what both `figures` have; below 1 is better. The time is `paired_ratio`.
+
+    What the plain variant has none of, as large operations at a tiny shape, has no ratio.
+    """
     out = {"time_ratio": paired_ratio(engine["samples"], plain["samples"])}
-    return out | {name: engine[key] / plain[key] for name, key in _RATIOS.items() if key in engine and key in plain}
+    return out | {name: engine[key] / plain[key] for name, key in _RATIOS.items() if key in engine and plain.get(key)}
 
 
 _RATIOS = {
@@ -245,6 +249,11 @@ def show(title: str, variants: Mapping[str, Mapping[str, Any]]) -> None:
     Console().print(table)
     if any(row.get("native_counted") is False for row in variants.values()):
         print("Native kernels have no counter: their calls are not among the operations.")
+
+
+def show_facts(facts: Mapping[str, Any]) -> None:
+    """One line: what `machine` found."""
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
 
 
 def finish(result: Mapping[str, Any], as_json: bool) -> None:

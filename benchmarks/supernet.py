@@ -1,0 +1,271 @@
+"""One search step of the engine beside the plain supernet's: time, memory, operations, bytes.
+
+    python benchmarks/supernet.py                       # the DARTS setting: 8 layers, 16 channels, batch 64, 32×32
+    python benchmarks/supernet.py --backend torch       # without native kernels
+    python benchmarks/supernet.py --sweep points.json   # the cost against layers, channels, batch size and K
+
+A step is an architecture step (weights frozen; gradients of the architecture parameters alone; Adam) and a weight
+step (architecture detached; gradients clipped to norm 5; SGD). Both variants have the same weights, images, mapping
+(decoupled), relaxation (sigmoid, edge softmax) and optimisers. Freezing the weights in the architecture step helps
+the plain supernet, too: the public codes do not.
+
+Nothing is timed before both are found equal; see `check`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import measure
+import torch
+import torch.nn.functional as F
+from cyclopts import App, Parameter
+from plain import PlainSupernet, copy_weights, weight_pairs
+from torch import Tensor, nn
+
+from dnas.mapping import Decoupled
+from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid
+from dnas.space import DARTS
+from dnas.streams import torch_stream
+from dnas.supernet import build_supernet
+
+ENGINE, PLAIN = "engine", "plain"
+CLASSES = 10
+# Largest differences that count as equal; see `differences`. In float32, noise of 1e-7 in the images alone moves the
+# gradients by about 1e-3.
+FLOAT64 = dict.fromkeys(("loss", "logits", "architecture_gradients", "weight_gradients"), 1e-9)
+FLOAT32 = {"loss": 1e-5, "logits": 1e-3, "architecture_gradients": 2e-2, "weight_gradients": 2e-2}
+
+app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a step's cost depends on.
+
+    Attributes:
+        layers: Depth of the supernet.
+        channels: Width of its first cells.
+        batch: Images of a step.
+        size: Their side in pixels.
+        partial: K; 1/K of the channels pass through the operations.
+    """
+
+    layers: int = 8
+    channels: int = 16
+    batch: int = 64
+    size: int = 32
+    partial: int = 4
+
+
+# --- the two variants -----------------------------------------------------------------------------------
+
+
+def supernet(variant: str, shape: Shape, names: tuple[str, ...] = DARTS.primitives) -> nn.Module:
+    sizes = {"layers": shape.layers, "channels": shape.channels, "partial": shape.partial, "classes": CLASSES}
+    return build_supernet(DARTS, names, **sizes) if variant == ENGINE else PlainSupernet(names, **sizes)
+
+
+def both(shape: Shape, names: tuple[str, ...] = DARTS.primitives) -> dict[str, nn.Module]:
+    """Both variants, with the same weights."""
+    networks = {variant: supernet(variant, shape, names) for variant in (ENGINE, PLAIN)}
+    copy_weights(networks[ENGINE], networks[PLAIN])
+    return networks
+
+
+def mapping(shape: Shape, names: tuple[str, ...] = DARTS.primitives, scale: float = 1e-3) -> Decoupled:
+    return Decoupled(shape.layers, len(DARTS.edges), len(names), scale=scale)
+
+
+def mixing_of(parameters: Decoupled) -> MixingWeights:
+    """DNAS: σ(alpha) · σ(gamma), and beta by softmax over the edges of a node."""
+    return expand(sigmoid(parameters.terms()), edge_softmax(parameters.edge_logits(), DARTS), parameters.layers)
+
+
+def batch(shape: Shape, draw: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch_stream(draw, "benchmark")
+    images = torch.randn(shape.batch, 3, shape.size, shape.size, generator=generator, dtype=dtype)
+    return images, torch.randint(CLASSES, (shape.batch,), generator=generator)
+
+
+def search_step(network: nn.Module, shape: Shape) -> Callable[[], None]:
+    """One search step of this network as a function; every call moves its weights and architecture parameters on."""
+    parameters = mapping(shape)
+    weights = list(network.parameters())
+    adam = torch.optim.Adam(parameters.parameters(), 3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+    sgd = torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=3e-4, foreach=True)
+    (train_images, train_labels), (images, labels) = batch(shape, 0), batch(shape, 1)
+
+    def step() -> None:
+        for weight in weights:
+            weight.requires_grad_(False)
+        F.cross_entropy(network(images, mixing_of(parameters)), labels).backward()
+        adam.step()
+        adam.zero_grad()
+        for weight in weights:
+            weight.requires_grad_(True)
+        with torch.no_grad():
+            mixing = mixing_of(parameters)
+        F.cross_entropy(network(train_images, mixing), train_labels).backward()
+        nn.utils.clip_grad_norm_(weights, 5.0)
+        sgd.step()
+        sgd.zero_grad()
+
+    return step
+
+
+def build(variant: str, threads: int, **shape: int) -> Callable[[], None]:
+    """A step of one variant alone, in a process of its own (`measure.peak_memory`)."""
+    torch.set_num_threads(threads)
+    return search_step(supernet(variant, Shape(**shape)), Shape(**shape))
+
+
+# --- equality -------------------------------------------------------------------------------------------
+
+
+def differences(
+    shape: Shape, dtype: torch.dtype, *, names: tuple[str, ...] = DARTS.primitives, own_bypass: bool = False
+) -> dict[str, float]:
+    """Engine against plain at random mixing weights, each the norm of the difference over the norm.
+
+    Of the loss, the logits, the gradients of all architecture parameters, and those of all weights.
+    """
+    networks = {variant: network.to(dtype) for variant, network in both(shape, names).items()}
+    parameters = mapping(shape, names, scale=1.0).to(dtype)
+    images, labels = batch(shape, 0, dtype)
+    found = {}
+    for variant, network in networks.items():
+        mixing = mixing_of(parameters)
+        if own_bypass:
+            mixing = replace(mixing, bypass=mixing.edges.square())
+        logits = network(images, mixing)
+        loss = F.cross_entropy(logits, labels)
+        architecture, weights = list(parameters.parameters()), list(network.parameters())
+        gradients = torch.autograd.grad(loss, architecture + weights)
+        by_weight = dict(zip(weights, gradients[len(architecture) :], strict=True))
+        flat = torch.cat([g.flatten() for g in gradients[: len(architecture)]])
+        found[variant] = (loss.detach(), logits.detach(), flat, by_weight)
+    fast, slow = (found[variant][3] for variant in (ENGINE, PLAIN))
+    pairs = [(fast[a][where], slow[b]) for a, where, b in weight_pairs(networks[ENGINE], networks[PLAIN])]
+    weight_gradients = [torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1)]
+    results = [*zip(found[ENGINE][:3], found[PLAIN][:3], strict=True), weight_gradients]
+    kinds = ("loss", "logits", "architecture_gradients", "weight_gradients")
+    return {kind: float((a - b).norm() / b.norm()) for kind, (a, b) in zip(kinds, results, strict=True)}
+
+
+def check(shape: Shape) -> dict[str, Any]:
+    """Whether both compute the same: exactly at a small shape in float64, and as measured in float32.
+
+    Native kernels are float32, so it is the second part that covers them.
+    """
+    small = Shape(layers=4, channels=max(8, 2 * shape.partial), batch=4, size=8, partial=shape.partial)
+    found = {
+        "float64": differences(small, torch.float64),
+        "float64_with_none": differences(
+            small, torch.float64, names=("none", *DARTS.primitives), own_bypass=shape.partial > 1
+        ),
+        "float32": differences(shape, torch.float32),
+    }
+    limits = {"float64": FLOAT64, "float64_with_none": FLOAT64, "float32": FLOAT32}
+    equal = all(found[part][kind] <= limit for part in found for kind, limit in limits[part].items())
+    return {"equal": equal, "differences": found}
+
+
+# --- measurement ----------------------------------------------------------------------------------------
+
+
+def compare(shape: Shape, steps: int, threads: int) -> dict[str, Any]:
+    """The `figures` of both variants and their ratios."""
+    variants = {variant: search_step(network, shape) for variant, network in both(shape).items()}
+    seconds = measure.interleaved(variants, steps)
+    counts = {variant: measure.count(step) for variant, step in variants.items()}
+    del variants
+    rows = {}
+    for variant in (ENGINE, PLAIN):
+        memory = measure.peak_memory(build, variant=variant, threads=threads, **asdict(shape))
+        rows[variant] = measure.figures(seconds[variant], memory, counts[variant])
+    return {"shape": asdict(shape), **measure.ratios(rows[ENGINE], rows[PLAIN]), **rows}
+
+
+SWEEP: dict[str, tuple[int, ...]] = {
+    "layers": (8, 11, 14, 17, 20),
+    "channels": (8, 16, 24, 32),
+    "batch": (16, 32, 64, 96),
+    "partial": (1, 2, 4, 8),
+}
+
+
+def sweep(base: Shape, steps: int, threads: int, path: Path) -> list[dict[str, Any]]:
+    """One of the shape's numbers at a time, the others as given. The file holds all points so far at any time."""
+    points: list[dict[str, Any]] = []
+    for name, values in SWEEP.items():
+        for value in values:
+            shape = replace(base, **{name: value})
+            if shape.channels % (2 * shape.partial):
+                continue  # no such network: 1/K of the channels is an even number
+            known = next((p for p in points if p["shape"] == asdict(shape)), None)
+            points.append({"varied": name, **({**known, "varied": name} if known else compare(shape, steps, threads))})
+            path.write_text(json.dumps({"machine": measure.machine(), "points": points}, indent=1))
+            point = points[-1]
+            seconds = ", ".join(f"{v} {point[v]['seconds']['median']:.3f} s" for v in (ENGINE, PLAIN))
+            print(f"{name} {value}: {seconds}; time ratio {point['time_ratio']:.3f}", flush=True)
+    return points
+
+
+# --- the command ----------------------------------------------------------------------------------------
+
+
+@app.default
+def main(
+    shape: Annotated[Shape, Parameter(name="*")] = Shape(),
+    *,
+    steps: int = 10,
+    backend: Literal["auto", "torch"] = "auto",
+    threads: int = os.cpu_count() or 1,
+    sweep_to: Annotated[Path | None, Parameter(name="--sweep")] = None,
+    json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Check that both variants are equal, then measure them.
+
+    Args:
+        steps: Steps of each variant that are timed, after one that is not.
+        backend: torch: the engine without native kernels.
+        threads: Of both variants.
+        sweep_to: Measure a series of shapes around this one instead, and write the points to this JSON file.
+        json: Print everything as one JSON object in the last line.
+    """
+    os.environ["DNAS_BACKEND"] = backend  # read when the kernels are first used, here and in child processes
+    torch.set_num_threads(threads)
+    facts = measure.machine()
+    measure.show_facts(facts)
+    result = check(shape)
+    show_check(result)
+    if not result["equal"]:
+        measure.finish(result, json)
+        sys.exit(1)
+    result["machine"] = facts
+    if sweep_to is not None:
+        result["points"] = sweep(shape, steps, threads, sweep_to)
+    else:
+        result |= compare(shape, steps, threads)
+        measure.show(f"One search step, {describe(shape)}", {name: result[name] for name in (PLAIN, ENGINE)})
+    measure.finish(result, json)
+
+
+def describe(shape: Shape) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(shape).items())
+
+
+def show_check(result: dict[str, Any]) -> None:
+    for part, kinds in result["differences"].items():
+        print(f"{part}: " + ", ".join(f"{kind.replace('_', ' ')} {value:.1e}" for kind, value in kinds.items()))
+
+
+if __name__ == "__main__":
+    app()
