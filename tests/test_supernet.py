@@ -6,7 +6,7 @@ from dnas.errors import InputError
 from dnas.mapping import MAPPINGS
 from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
 from dnas.space import DARTS
-from dnas.streams import torch_stream
+from dnas.streams import numpy_stream, torch_stream
 from dnas.supernet import SkipDropout, build_supernet
 
 WITH_NONE = ("none", *DARTS.primitives)
@@ -89,14 +89,14 @@ def test_skip_dropout_is_off_at_zero_and_keeps_the_mean():
     supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, partial=4).double()
     mixing = expand(torch.full((3, 14, 7), 0.2).double(), None, 3)
     off = supernet(images(), mixing)
-    zero = supernet(images(), mixing, SkipDropout(0.0, torch_stream(0, "skip-dropout", 0)))
+    zero = supernet(images(), mixing, SkipDropout(0.0, numpy_stream(0, "skip-dropout", 0)))
     assert relative(zero, off) < 1e-12
-    first = supernet(images(), mixing, SkipDropout(0.5, torch_stream(0, "skip-dropout", 1)))
-    again = supernet(images(), mixing, SkipDropout(0.5, torch_stream(0, "skip-dropout", 1)))
-    other = supernet(images(), mixing, SkipDropout(0.5, torch_stream(0, "skip-dropout", 2)))
+    first = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
+    again = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
+    other = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 2)))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    mask = SkipDropout(0.2, torch_stream(0, "skip-dropout", 3)).mask(torch.zeros(64, 16, 16, 4), 4)
+    mask = SkipDropout(0.2, numpy_stream(0, "skip-dropout", 3)).factors(torch.zeros(64, 16, 16, 4), 4)
     assert set(mask.unique().tolist()) == {0.0, 1.25}
     assert abs(mask.mean() - 1) < 0.01
 
@@ -107,7 +107,7 @@ def test_skip_dropout_touches_identities_only():
     operations = torch.rand(3, 14, 7).double()
     operations[:, :, 2] = 0
     mixing = expand(operations, None, 3)
-    dropped = supernet(images(), mixing, SkipDropout(0.5, torch_stream(0, "skip-dropout", 1)))
+    dropped = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
     assert relative(dropped, supernet(images(), mixing)) < 1e-12
 
 

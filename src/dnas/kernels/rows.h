@@ -29,7 +29,9 @@ typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_a
 INLINE vec load(const real *p) { return *(const vec *)p; }
 INLINE void store(real *p, vec v) { *(vec *)p = v; }
 INLINE vec all(real a) { return (vec){} + a; }
-typedef __typeof__((vec){} > (vec){}) mask;
+/* What a comparison of vectors gives: integers of the same width, -1 where it holds. */
+typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int)0, (long long)0)) integer;
+typedef integer mask __attribute__((vector_size(BYTES)));
 INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); } /* v, and zero where m is not set */
 INLINE vec relu(vec v) { return where(v > 0, v); }
 INLINE long up(long n) { return (n + V - 1) / V * V; }

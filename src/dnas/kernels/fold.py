@@ -1,0 +1,55 @@
+"""Batch norms as a part of the linear map before them, so that what they normalise is never formed."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-5  # of nn.BatchNorm2d
+
+
+def fold(matrix: Tensor, mean: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
+    """The batch norm after a linear map, as a linear map: BN(P h) = A h + b over the pixels h of a batch.
+
+    Args:
+        matrix: P [m, outputs, inputs].
+        mean, gram: Σ h / N [m, inputs] and Σ h hᵀ / N [m, inputs, inputs] of each map's features.
+
+    Returns:
+        A [m, outputs, inputs] and b [m, outputs]. P h itself is never formed, nor kept for backward.
+    """
+    covariance = gram - mean[:, :, None] * mean[:, None, :]
+    # Rounding can leave a variance of zero slightly below it.
+    variance = ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
+    folded = matrix * (variance + EPSILON).rsqrt()[:, :, None]
+    return folded, -(folded @ mean[:, :, None])[:, :, 0]
+
+
+def side_by_side(matrices: Tensor) -> Tensor:
+    """[m, outputs, inputs] → [m · inputs, m · outputs], block-diagonal, to multiply rows from the right."""
+    m, outputs, inputs = matrices.shape
+    return torch.diag_embed(matrices.permute(2, 1, 0)).permute(3, 0, 2, 1).reshape(m * inputs, m * outputs)
+
+
+def odd_grid(x: Tensor) -> Tensor:
+    """The pixels with odd coordinates of [B, H, W, C]; a black row and column complete an odd size."""
+    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))[:, 1::2, 1::2]
+
+
+def fold_reduction(relu: Tensor, even: Tensor, odd: Tensor, targets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A factorised reduction's features, which all targets share, and each target's map of them with its batch norm.
+
+    Args:
+        relu: [B, H, W, c], what both strided grids are taken from.
+        even, odd: Weights [targets · outputs / 2, c, 1, 1] of the convolutions on the grids.
+
+    Returns:
+        Pixels [B, H/2, W/2, 2c], A [targets, outputs, 2c] and b [targets, outputs].
+    """
+    pixels = torch.cat([relu[:, ::2, ::2], odd_grid(relu)], 3)
+    flat = pixels.flatten(0, 2)
+    top, bottom = (grid.view(targets, -1, grid.shape[1]) for grid in (even, odd))
+    matrix = torch.cat([F.pad(top, (0, top.shape[2])), F.pad(bottom, (bottom.shape[2], 0))], 1)
+    mean, gram = flat.mean(0), flat.t() @ flat / len(flat)
+    return pixels, *fold(matrix, mean.expand(targets, -1), gram.expand(targets, -1, -1))
