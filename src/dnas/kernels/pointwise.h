@@ -11,6 +11,13 @@
 #endif
 _Static_assert(C % V == 0 || V % C == 0, "vectors and targets must nest");
 
+/* The C channels of one target at one pixel. */
+typedef real target __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef integer target_mask __attribute__((vector_size(C * sizeof(real))));
+INLINE target get(const real *p) { return *(const target *)p; }
+INLINE void put(real *p, target v) { *(target *)p = v; }
+INLINE target where_positive(target by, target v) { return (target)((target_mask)v & (by > 0)); }
+
 /* Lane (t, j) gets lane (t, i) of the vector at `at`; where a target is wider than a vector, all lanes the same. */
 #if defined(__clang__)
 INLINE vec spread(const real *at, vec v, long f, int i) {

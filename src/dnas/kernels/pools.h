@@ -31,14 +31,18 @@ static void pool_shares(const struct pools *p, real *shares) {
         for (int j = 0; j < C; j++) shares[x * C + j] = (real)1 / inside(x, p->frame.stride, p->frame.width);
 }
 
+static void pool_clear(const struct pools *p, real *frame) {
+    const size_t size = frame_size(&p->frame);
+    for (size_t i = 0; i < size; i++) frame[i] = -INFINITY;
+}
+
+/* An image into a frame that was cleared once. */
 static void pool_fill(const struct pools *p, const real *x, long pixel, real *frame) {
     const struct frame *f = &p->frame;
-    const size_t size = frame_size(f);
-    for (size_t i = 0; i < size; i++) frame[i] = -INFINITY;
-    for (int y = 0; y < f->height; y++)
-        for (int i = 0; i < f->width; i++)
-            memcpy(frame + (y + 1) * f->step + frame_column(f, i + 1), x + ((long)y * f->width + i) * pixel,
-                   C * sizeof(real));
+    for (int y = 0; y < f->height; y++) {
+        real *row = frame + (y + 1) * f->step;
+        for (int i = 0; i < f->width; i++, x += pixel) put(row + frame_column(f, i + 1), get(x));
+    }
 }
 
 /* The largest of each window, or the average of its pixels without the border, [out_height, pitch]. */

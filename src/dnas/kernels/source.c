@@ -153,11 +153,12 @@ static void fold_mixture(struct plan *p, int transposed) {
     for (int i = 0; i < p->m + V; i++) p->bias[i] = bias[i % p->m];
 }
 
-/* Pixels of C numbers → each repeated for every target. */
-INLINE void for_all_targets(const real *from, long pixel, int width, int targets, int rectify, real *to) {
-    for (int x = 0; x < width; x++, from += pixel)
-        for (int t = 0; t < targets; t++, to += C)
-            for (int j = 0; j < C; j++) to[j] = rectify && !(from[j] > 0) ? 0 : from[j];
+/* Pixels of C numbers → each after the ReLU, repeated for every target. */
+INLINE void for_all_targets(const real *from, long pixel, int width, int targets, real *to) {
+    for (int x = 0; x < width; x++, from += pixel) {
+        const target v = get(from), rectified = where_positive(v, v);
+        for (int t = 0; t < targets; t++, to += C) put(to, rectified);
+    }
 }
 
 /* The state's channels after the ReLU, for all targets, in a frame. */
@@ -166,10 +167,10 @@ static void fill_input(const struct plan *p, int b, real *frame, real *row) {
     for (int y = 0; y < s->height; y++) {
         const real *from = s->x + ((long)b * s->height + y) * s->width * s->x_pixel;
         if (s->stride == 1)
-            for_all_targets(from, s->x_pixel, s->width, s->targets, 1,
+            for_all_targets(from, s->x_pixel, s->width, s->targets,
                             frame + (y + p->in.pad) * p->in.step + p->in.pad * p->m);
         else {
-            for_all_targets(from, s->x_pixel, s->width, s->targets, 1, row);
+            for_all_targets(from, s->x_pixel, s->width, s->targets, row);
             frame_row(frame, &p->in, y, row);
         }
     }
@@ -220,7 +221,7 @@ static real *second_h(const struct plan *p, int j, int b, const real *frame, rea
 
 /* What one thread works in. */
 struct room {
-    real *frame, *inner, *back, *h, *h2, *g, *a, *acc, *row, *pool_frame, *pool_back, *pooled;
+    real *frame, *inner, *back, *h, *h2, *g, *a, *acc, *row, *pool_frame, *pool_back, *pooled[2];
     int framed; /* the image in `frame`, or -1 */
 };
 
@@ -232,14 +233,16 @@ static int room_of(struct plan *p, struct room *r) {
     const long pool = frame_size(&p->pools.frame), pooled = p->out_height * p->pools.pitch + V;
     const long planes = 4 * pictures;
     if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(&back) + rows + 4 * pictures + planes + 2 * pool +
-                         pooled + 16 * V))
+                         2 * pooled + 16 * V))
         return 0;
     r->frame = scratch_take(frame_size(f)), r->inner = scratch_take(frame_size(i));
     r->back = scratch_take(frame_size(&back));
     r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->g = scratch_take(pictures);
     r->a = scratch_take(pictures), r->acc = scratch_take(planes), r->row = scratch_take(rows);
-    r->pool_frame = scratch_take(pool), r->pool_back = scratch_take(pool), r->pooled = scratch_take(pooled);
+    r->pool_frame = scratch_take(pool), r->pool_back = scratch_take(pool);
+    r->pooled[0] = scratch_take(pooled), r->pooled[1] = scratch_take(pooled);
     frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, &back);
+    pool_clear(&p->pools, r->pool_frame);
     r->framed = -1;
     return 1;
 }
@@ -308,22 +311,28 @@ static void add_moments(const struct plan *p, const real *h, real *sums) {
     outer(h, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
 }
 
+/* The pools that are candidates, of one image. */
+static void fill_pools(const struct plan *p, struct room *r, int b) {
+    const struct source *s = p->s;
+    if (s->pools[0] < 0 && s->pools[1] < 0) return;
+    pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
+    for (int k = 0; k < 2; k++)
+        if (s->pools[k] >= 0) pool(&p->pools, r->pool_frame, p->shares, k == 0, r->pooled[k]);
+}
+
 /* Both pools of an image with their sums and sums of squares, [2, 2, pool phases]. */
 static void add_pool_moments(const struct plan *p, struct room *r, int b, long apart, real *sums) {
     const struct source *s = p->s;
-    const struct pools *q = &p->pools;
-    if (s->pools[0] < 0 && s->pools[1] < 0) return;
-    pool_fill(q, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
+    fill_pools(p, r, b);
     const struct phases ph = phases_of(C);
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
-        pool(q, r->pool_frame, p->shares, k == 0, r->pooled);
         real *to = sums + k * 2 * apart;
         for (int n = 0; n < ph.count; n++) {
             vec sum = {}, squares = {};
             for (int y = 0; y < p->out_height; y++)
                 for (long f = n * V; f < (long)p->out_width * C; f += ph.stride) {
-                    const vec v = load(r->pooled + y * q->pitch + f);
+                    const vec v = load(r->pooled[k] + y * p->pools.pitch + f);
                     sum += v, squares += v * v;
                 }
             store(to + n * V, load(to + n * V) + sum), store(to + apart + n * V, load(to + apart + n * V) + squares);
@@ -331,21 +340,46 @@ static void add_pool_moments(const struct plan *p, struct room *r, int b, long a
     }
 }
 
-static void drop(const struct plan *p, const unsigned char *alive, real *row) {
-    const real scale = p->s->alive_scale;
-    for (long f = 0; f < p->length; f++) row[f] *= scale * alive[f];
+/* Factors of the identity for one target at one pixel: 0 where it is dropped. */
+INLINE target alive_factors(const struct plan *p, const unsigned char *alive) {
+    target factors;
+    for (int i = 0; i < C; i++) factors[i] = alive[i];
+    return factors * (real)p->s->alive_scale;
 }
 
 /* out += scale · feature for a row of features [W', C] of all targets, unless dropped. */
 static void add_shared(const struct plan *p, const real *feature, long pixel, const real *scale,
-                       const unsigned char *alive, real *row, real *out) {
-    const struct phases ph = phases_of(p->m);
-    for_all_targets(feature, pixel, p->out_width, p->s->targets, 0, row);
-    if (alive) drop(p, alive, row);
-    for (int n = 0; n < ph.count; n++) {
-        const vec w = load(scale + phase(n, p->m));
-        for (long f = n * V; f < p->length; f += ph.stride) store(out + f, load(out + f) + w * load(row + f));
+                       const unsigned char *alive, real *out) {
+    for (int x = 0; x < p->out_width; x++, feature += pixel) {
+        const target v = get(feature);
+        for (int t = 0; t < p->s->targets; t++, out += C) {
+            target w = get(scale + t * C);
+            if (alive) w *= alive_factors(p, alive), alive += C;
+            put(out, get(out) + w * v);
+        }
     }
+}
+
+/* to [M] += Σ g · feature over a row of features of all targets, unless dropped. */
+static void add_inner_product(const struct plan *p, const real *feature, long pixel, const unsigned char *alive,
+                              const real *g, real *to) {
+    for (int t = 0; t < p->s->targets; t++, to += C, g += C) {
+        target sum = get(to);
+        for (int x = 0; x < p->out_width; x++) {
+            target v = get(feature + x * pixel);
+            if (alive) v *= alive_factors(p, alive + (long)x * p->m + t * C);
+            sum += v * get(g + (long)x * p->m);
+        }
+        put(to, sum);
+    }
+}
+
+static const real *state_row(const struct plan *p, int b, int y) {
+    return p->s->x + ((long)b * p->s->height + y) * p->s->width * p->s->x_pixel;
+}
+
+static const unsigned char *alive_row(const struct plan *p, int b, int y) {
+    return p->s->alive ? p->s->alive + ((long)b * p->out_height + y) * p->length : NULL;
 }
 
 static void mix_image(const struct plan *p, struct room *r, int b) {
@@ -356,18 +390,14 @@ static void mix_image(const struct plan *p, struct room *r, int b) {
     if (!s->count)
         for (int y = 0; y < p->out_height; y++)
             for (long f = 0; f < p->length; f++) r->a[y * p->pitch + f] = p->bias[f % p->m];
-    if (s->pools[0] >= 0 || s->pools[1] >= 0)
-        pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
-    for (int k = 0; k < 2; k++) {
-        if (s->pools[k] < 0) continue;
-        pool(&p->pools, r->pool_frame, p->shares, k == 0, r->pooled);
-        for (int y = 0; y < p->out_height; y++)
-            add_shared(p, r->pooled + y * p->pools.pitch, C, p->pool_scale[k], NULL, r->row, r->a + y * p->pitch);
+    fill_pools(p, r, b);
+    for (int y = 0; y < p->out_height; y++) {
+        real *row = r->a + y * p->pitch;
+        for (int k = 0; k < 2; k++)
+            if (s->pools[k] >= 0) add_shared(p, r->pooled[k] + y * p->pools.pitch, C, p->pool_scale[k], NULL, row);
+        if (s->identity >= 0)
+            add_shared(p, state_row(p, b, y), s->x_pixel, p->identity_scale, alive_row(p, b, y), row);
     }
-    if (s->identity >= 0)
-        for (int y = 0; y < p->out_height; y++)
-            add_shared(p, s->x + ((long)b * s->height + y) * s->width * s->x_pixel, s->x_pixel, p->identity_scale,
-                       s->alive ? s->alive + b * image + y * p->length : NULL, r->row, r->a + y * p->pitch);
     for (int y = 0; y < p->out_height; y++) {
         const real *from = r->a + y * p->pitch;
         real *to = s->out + b * image + y * p->length;
@@ -433,23 +463,10 @@ static void fill_gradient(const struct plan *p, int b, real *g) {
     const struct source *s = p->s;
     const real *from = s->grad + (long)b * p->out_height * p->out_width * s->grad_pixel;
     for (int y = 0; y < p->out_height; y++, g += p->pitch) {
+        real *to = g;
         for (int x = 0; x < p->out_width; x++, from += s->grad_pixel)
-            for (int i = 0; i < p->m; i++) g[(long)x * p->m + i] = from[i];
+            for (int t = 0; t < s->targets; t++, to += C) put(to, get(from + t * C));
         for (long f = p->length; f < p->pitch; f++) g[f] = 0;
-    }
-}
-
-/* to[phases] += Σ g · feature over one row. */
-static void add_inner_product(const struct plan *p, const real *feature, long pixel, const unsigned char *alive,
-                              real *row, const real *g, real *to) {
-    const struct phases ph = phases_of(p->m);
-    for_all_targets(feature, pixel, p->out_width, p->s->targets, 0, row);
-    for (long f = p->length; f < p->pitch; f++) row[f] = 0;
-    if (alive) drop(p, alive, row);
-    for (int n = 0; n < ph.count; n++) {
-        vec sum = {};
-        for (long f = n * V; f < p->length; f += ph.stride) sum += load(g + f) * load(row + f);
-        store(to + n * V, load(to + n * V) + sum);
     }
 }
 
@@ -523,27 +540,28 @@ static void through_first_stages(const struct plan *p, struct room *r, int b, co
 
 /* Gradients of pooled pictures: scale of each target's share, and what the statistics send back. */
 struct pool_back {
-    double mean[C], slope[C], centre[C];
+    real mean[C], slope[C], centre[C];
 };
 
 static void through_pools(const struct plan *p, struct room *r, int b, const struct pool_back *back) {
     const struct source *s = p->s;
     const struct pools *q = &p->pools;
-    pool_fill(q, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
+    if (s->pools[0] < 0 && s->pools[1] < 0) return;
+    fill_pools(p, r, b);
     memset(r->pool_back, 0, frame_size(&q->frame) * sizeof(real));
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
-        pool(q, r->pool_frame, p->shares, k == 0, r->pooled);
-        for (int y = 0; y < p->out_height; y++)
-            for (int x = 0; x < p->out_width; x++) {
-                real *at = r->pooled + y * q->pitch + (long)x * C, sum[C] = {};
-                const real *g = r->g + y * p->pitch + (long)x * p->m;
-                for (int t = 0; t < s->targets; t++)
-                    for (int i = 0; i < C; i++) sum[i] += p->pool_scale[k][t * C + i] * g[t * C + i];
-                for (int i = 0; i < C; i++)
-                    at[i] = sum[i] + (real)back[k].mean[i] + (real)back[k].slope[i] * (at[i] - (real)back[k].centre[i]);
+        const target mean = get(back[k].mean), slope = get(back[k].slope), centre = get(back[k].centre);
+        for (int y = 0; y < p->out_height; y++) {
+            real *at = r->pooled[k] + y * q->pitch;
+            const real *g = r->g + y * p->pitch;
+            for (int x = 0; x < p->out_width; x++, at += C) {
+                target sum = mean + slope * (get(at) - centre);
+                for (int t = 0; t < s->targets; t++, g += C) sum += get(p->pool_scale[k] + t * C) * get(g);
+                put(at, sum);
             }
-        pool_gradient(q, r->pool_frame, p->shares, k == 0, r->pooled, r->pool_back);
+        }
+        pool_gradient(q, r->pool_frame, p->shares, k == 0, r->pooled[k], r->pool_back);
     }
 }
 
@@ -551,33 +569,35 @@ static void through_pools(const struct plan *p, struct room *r, int b, const str
 static void add_state_gradient(const struct plan *p, const struct room *r, int b) {
     const struct source *s = p->s;
     const struct frame *f = &p->pools.frame;
-    const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0;
-    for (int y = 0; y < s->height; y++)
-        for (int x = 0; x < s->width; x++) {
-            const long pixel = ((long)b * s->height + y) * s->width + x;
-            const real *in = s->x + pixel * s->x_pixel;
-            real *to = s->x_gradient + pixel * s->x_gradient_pixel, sum[C] = {};
+    const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0, odd = s->stride - 1; /* stride 1 or 2 */
+    for (int y = 0; y < s->height; y++) {
+        const real *in = state_row(p, b, y), *back = r->pool_back + (y + 1) * f->step;
+        const real *acc = r->acc + (y & odd) * s->stride * picture(p) + (y >> odd) * p->pitch;
+        real *to = s->x_gradient + ((long)b * s->height + y) * s->width * s->x_gradient_pixel;
+        for (int x = 0; x < s->width; x++, in += s->x_pixel, to += s->x_gradient_pixel) {
+            target sum = {};
             if (s->count) {
-                const int plane = y % s->stride * s->stride + x % s->stride;
-                const real *acc = r->acc + plane * picture(p) + y / s->stride * p->pitch + (long)(x / s->stride) * p->m;
-                for (int t = 0; t < s->targets; t++)
-                    for (int i = 0; i < C; i++) sum[i] += acc[t * C + i];
-                for (int i = 0; i < C; i++) sum[i] = in[i] > 0 ? sum[i] : 0;
+                const real *from = acc + (x & odd) * picture(p) + (long)(x >> odd) * p->m;
+                for (int t = 0; t < s->targets; t++) sum += get(from + t * C);
+                sum = where_positive(get(in), sum);
             }
-            if (pooled) {
-                const real *back = r->pool_back + (y + 1) * f->step + frame_column(f, x + 1);
-                for (int i = 0; i < C; i++) sum[i] += back[i];
-            }
-            if (s->identity >= 0) {
-                const real *g = r->g + y * p->pitch + (long)x * p->m;
-                const unsigned char *alive = s->alive ? s->alive + pixel * p->m : NULL;
-                for (int t = 0; t < s->targets; t++) {
-                    const real w = s->weights[t * s->operations + s->identity];
-                    for (int i = 0; i < C; i++) sum[i] += w * g[t * C + i] * (alive ? (real)s->alive_scale * alive[t * C + i] : 1);
-                }
-            }
-            for (int i = 0; i < C; i++) to[i] += sum[i];
+            if (pooled) sum += get(back + frame_column(f, x + 1));
+            put(to, get(to) + sum);
         }
+        if (s->identity < 0) continue;
+        const real *g = r->g + y * p->pitch;
+        const unsigned char *alive = alive_row(p, b, y);
+        to -= (long)s->width * s->x_gradient_pixel;
+        for (int x = 0; x < s->width; x++, to += s->x_gradient_pixel) {
+            target sum = get(to);
+            for (int t = 0; t < s->targets; t++, g += C) {
+                target w = get(p->identity_scale + t * C);
+                if (alive) w *= alive_factors(p, alive), alive += C;
+                sum += w * get(g);
+            }
+            put(to, sum);
+        }
+    }
 }
 
 /* Depthwise sums [k², phases] → the gradient [M, k²]. */
@@ -607,21 +627,15 @@ int source_backward(const struct source *s) {
         for (int j = 0; j < s->count; j++)
             outer(r.g, last_h(p, &r, j, b), p->pitch, p->out_height, p->length, m, sums + first + j * square,
                   j ? NULL : sums);
-        const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0;
-        if (pooled) pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r.pool_frame);
-        for (int k = 0; k < 2; k++) {
-            if (s->pools[k] < 0) continue;
-            pool(&p->pools, r.pool_frame, p->shares, k == 0, r.pooled);
-            for (int y = 0; y < p->out_height; y++)
-                add_inner_product(p, r.pooled + y * p->pools.pitch, C, NULL, r.row, r.g + y * p->pitch,
-                                  sums + (1 + k) * p->sum);
+        fill_pools(p, &r, b);
+        for (int y = 0; y < p->out_height; y++) {
+            const real *g = r.g + y * p->pitch;
+            for (int k = 0; k < 2; k++)
+                if (s->pools[k] >= 0)
+                    add_inner_product(p, r.pooled[k] + y * p->pools.pitch, C, NULL, g, sums + (1 + k) * p->sum);
+            if (s->identity >= 0)
+                add_inner_product(p, state_row(p, b, y), s->x_pixel, alive_row(p, b, y), g, sums + 3 * p->sum);
         }
-        const long image = (long)p->out_height * p->length;
-        if (s->identity >= 0)
-            for (int y = 0; y < p->out_height; y++)
-                add_inner_product(p, s->x + ((long)b * s->height + y) * s->width * s->x_pixel, s->x_pixel,
-                                  s->alive ? s->alive + b * image + y * p->length : NULL, r.row, r.g + y * p->pitch,
-                                  sums + 3 * p->sum);
         if (!s->count) /* the sum of g alone */
             for (int y = 0; y < p->out_height; y++)
                 for (long f = 0; f < p->length; f++) sums[f % p->sum] += r.g[y * p->pitch + f];
@@ -698,7 +712,7 @@ int source_backward(const struct source *s) {
     PASS(p, numbers, {
         fill_gradient(p, b, r.g);
         through_first_stages(p, &r, b, at, sums);
-        if (s->pools[0] >= 0 || s->pools[1] >= 0) through_pools(p, &r, b, pool_back);
+        through_pools(p, &r, b, pool_back);
         add_state_gradient(p, &r, b);
     })
     for (int j = 0; j < s->count; j++)
