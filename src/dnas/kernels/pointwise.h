@@ -41,7 +41,8 @@ INLINE void mix_block(const int n, const real *row, long f, long stride, const r
     vec v[4], sum[4];
     for (int k = 0; k < n; k++) {
         v[k] = C >= V ? (vec){} : load(row + f + k * stride);
-        sum[k] = add ? load(out + f + k * stride) : start ? load(start) : (vec){};
+        sum[k] = start ? load(start) : (vec){};
+        if (add) sum[k] += load(out + f + k * stride);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < C; i++) {

@@ -45,10 +45,10 @@ static void pool_fill(const struct pools *p, const real *x, long pixel, real *fr
     }
 }
 
-/* The largest of each window, or the average of its pixels without the border, [out_height, pitch]. */
-static void pool(const struct pools *p, const real *frame, const real *shares, int maximum, real *out) {
+/* Of each window the largest pixel and the average of its pixels without the border, both [out_height, pitch]. */
+static void pool(const struct pools *p, const real *frame, const real *shares, real *largest, real *average) {
     const long length = (long)p->out_width * C;
-    for (int y = 0; y < p->out_height; y++, out += p->pitch) {
+    for (int y = 0; y < p->out_height; y++, largest += p->pitch, average += p->pitch) {
         const real *in = frame + y * p->frame.stride * p->frame.step;
         const vec rows = all((real)1 / inside(y, p->frame.stride, p->frame.height));
         for (long f = 0; f < length; f += V) {
@@ -59,10 +59,10 @@ static void pool(const struct pools *p, const real *frame, const real *shares, i
                 best = (vec)(((mask)v & larger) | ((mask)best & ~larger));
                 sum += where(v > -INFINITY, v);
             }
-            if (!maximum) best = sum * rows * load(shares + f);
-            store(out + f, best);
+            store(largest + f, best);
+            store(average + f, sum * rows * load(shares + f));
         }
-        for (long f = length; f < p->pitch; f++) out[f] = 0;
+        for (long f = length; f < p->pitch; f++) largest[f] = average[f] = 0;
     }
 }
 

@@ -49,6 +49,8 @@ struct source {
 /* Coefficients of one separable convolution, repeated for every phase. */
 struct coefficients {
     real *deep[STAGES];                 /* [k², M + V] */
+    struct taps taps[STAGES];           /* of the depthwise convolutions */
+    struct taps back[STAGES][4];        /* of their input gradients, by the parity of the input's row and column */
     real *inner, *inner_bias, *inner_t; /* the first of two stages folded: A [C, M + V], b [M + V], Aᵀ */
     real *last, *last_t;                /* the last stage folded and weighted, and transposed */
     real *mean_part[STAGES], *curve[STAGES]; /* backward: what h receives through the moments */
@@ -58,7 +60,7 @@ struct plan {
     const struct source *s;
     int m, out_height, out_width, most_pad;
     long length, pitch, sum;      /* a row of h; its distance; the length of a row of sums */
-    struct frame in, inner;       /* padded inputs of first and second stages */
+    struct frame in, inner, back; /* padded inputs of first and second stages, and gradients of a first stage's output */
     struct pools pools;
     struct coefficients c[MOST];
     real *pool_scale[2], *identity_scale, *bias, *shares;
@@ -87,6 +89,7 @@ static int plan_of(struct plan *p, const struct source *s) {
     }
     p->in = frame_of(s->height, s->width, p->m, p->most_pad, s->stride);
     p->inner = frame_of(p->out_height, p->out_width, p->m, inner_pad, 1);
+    p->back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
     p->pools = pools_of(s->height, s->width, s->stride);
     p->memory = p->free = calloc(size, sizeof(real));
     if (!p->memory) return 0;
@@ -97,6 +100,13 @@ static int plan_of(struct plan *p, const struct source *s) {
             real *to = p->c[j].deep[n] = take(p, (long)taps * (p->m + V));
             for (int t = 0; t < taps; t++, to += p->m + V)
                 for (int i = 0; i < p->m + V; i++) to[i] = e->deep[n][(long)(i % p->m) * taps + t];
+            struct coefficients *c = p->c + j;
+            const struct frame *in = n ? &p->inner : &p->in, *back = n ? &p->inner : &p->back;
+            const int stride = n ? 1 : s->stride;
+            c->taps[n] = taps_forward(in, e->kernel, e->dilation, c->deep[n]);
+            for (int plane = 0; plane < stride * stride; plane++)
+                c->back[n][plane] =
+                    taps_backward(back, e->kernel, stride, e->dilation, c->deep[n], plane / stride, plane % stride);
         }
     }
     p->bias = take(p, p->m + V);
@@ -193,10 +203,8 @@ static real *kept(const struct plan *p, int j, int n, int b) {
 static real *first_h(const struct plan *p, int j, int b, const real *frame, real *buffer, int fresh) {
     real *stored = kept(p, j, 0, b);
     if (stored && !fresh) return stored;
-    const struct separable *e = p->s->separables + j;
     real *h = stored ? stored : buffer;
-    const struct taps taps = taps_forward(&p->in, e->kernel, e->dilation, p->c[j].deep[0]);
-    correlate(frame, p->s->stride * p->in.step, &taps, p->m, h, p->pitch, p->out_height, p->length, 0);
+    correlate(frame, p->s->stride * p->in.step, p->c[j].taps, p->m, h, p->pitch, p->out_height, p->length, 0);
     return h;
 }
 
@@ -212,36 +220,33 @@ static void fill_inner(const struct plan *p, int j, const real *h, real *frame, 
 static real *second_h(const struct plan *p, int j, int b, const real *frame, real *buffer, int fresh) {
     real *stored = kept(p, j, 1, b);
     if (stored && !fresh) return stored;
-    const struct separable *e = p->s->separables + j;
     real *h = stored ? stored : buffer;
-    const struct taps taps = taps_forward(&p->inner, e->kernel, 1, p->c[j].deep[1]);
-    correlate(frame, p->inner.step, &taps, p->m, h, p->pitch, p->out_height, p->length, 0);
+    correlate(frame, p->inner.step, p->c[j].taps + 1, p->m, h, p->pitch, p->out_height, p->length, 0);
     return h;
 }
 
 /* What one thread works in. */
 struct room {
-    real *frame, *inner, *back, *h, *h2, *g, *a, *acc, *row, *pool_frame, *pool_back, *pooled[2];
-    int framed; /* the image in `frame`, or -1 */
+    real *frame, *inner, *back, *h, *h2, *gradient, *a, *acc, *row, *pool_frame, *pool_back, *pooled[2];
+    const real *g; /* the nodes' gradient of an image */
+    int framed;    /* the image in `frame`, or -1 */
 };
 
 static int room_of(struct plan *p, struct room *r) {
     const long rows = up((long)p->s->width * p->m) + V, pictures = picture(p) + V;
-    const struct frame *f = &p->in, *i = &p->inner;
-    /* The gradient of a first stage's output, padded for the widest kernel. */
-    const struct frame back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
+    const struct frame *f = &p->in, *i = &p->inner, *back = &p->back;
     const long pool = frame_size(&p->pools.frame), pooled = p->out_height * p->pools.pitch + V;
     const long planes = 4 * pictures;
-    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(&back) + rows + 4 * pictures + planes + 2 * pool +
+    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(back) + rows + 4 * pictures + planes + 2 * pool +
                          2 * pooled + 16 * V))
         return 0;
     r->frame = scratch_take(frame_size(f)), r->inner = scratch_take(frame_size(i));
-    r->back = scratch_take(frame_size(&back));
-    r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->g = scratch_take(pictures);
+    r->back = scratch_take(frame_size(back));
+    r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->gradient = scratch_take(pictures);
     r->a = scratch_take(pictures), r->acc = scratch_take(planes), r->row = scratch_take(rows);
     r->pool_frame = scratch_take(pool), r->pool_back = scratch_take(pool);
     r->pooled[0] = scratch_take(pooled), r->pooled[1] = scratch_take(pooled);
-    frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, &back);
+    frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, back);
     pool_clear(&p->pools, r->pool_frame);
     r->framed = -1;
     return 1;
@@ -316,8 +321,7 @@ static void fill_pools(const struct plan *p, struct room *r, int b) {
     const struct source *s = p->s;
     if (s->pools[0] < 0 && s->pools[1] < 0) return;
     pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
-    for (int k = 0; k < 2; k++)
-        if (s->pools[k] >= 0) pool(&p->pools, r->pool_frame, p->shares, k == 0, r->pooled[k]);
+    pool(&p->pools, r->pool_frame, p->shares, r->pooled[0], r->pooled[1]);
 }
 
 /* Both pools of an image with their sums and sums of squares, [2, 2, pool phases]. */
@@ -384,27 +388,25 @@ static const unsigned char *alive_row(const struct plan *p, int b, int y) {
 
 static void mix_image(const struct plan *p, struct room *r, int b) {
     const struct source *s = p->s;
-    const long image = (long)p->out_height * p->length;
+    real *out = s->out + (long)b * p->out_height * p->length, *all = r->a;
+    if (p->pitch == p->length) all = out; /* it lies as a picture */
+    const int begun = s->add && all == out;
     for (int j = 0; j < s->count; j++)
-        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, r->a, p->pitch, p->out_height, p->length, p->m, j > 0);
+        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
+            j > 0 || begun);
     if (!s->count)
         for (int y = 0; y < p->out_height; y++)
-            for (long f = 0; f < p->length; f++) r->a[y * p->pitch + f] = p->bias[f % p->m];
+            for (long f = 0; f < p->length; f++)
+                all[y * p->pitch + f] = p->bias[f % p->m] + (begun ? all[y * p->pitch + f] : 0);
     fill_pools(p, r, b);
     for (int y = 0; y < p->out_height; y++) {
-        real *row = r->a + y * p->pitch;
+        real *row = all + y * p->pitch;
         for (int k = 0; k < 2; k++)
             if (s->pools[k] >= 0) add_shared(p, r->pooled[k] + y * p->pools.pitch, C, p->pool_scale[k], NULL, row);
         if (s->identity >= 0)
             add_shared(p, state_row(p, b, y), s->x_pixel, p->identity_scale, alive_row(p, b, y), row);
-    }
-    for (int y = 0; y < p->out_height; y++) {
-        const real *from = r->a + y * p->pitch;
-        real *to = s->out + b * image + y * p->length;
-        if (s->add)
-            for (long f = 0; f < p->length; f++) to[f] += from[f];
-        else
-            memcpy(to, from, p->length * sizeof(real));
+        if (all != out)
+            for (long f = 0; f < p->length; f++) out[y * p->length + f] = row[f] + (s->add ? out[y * p->length + f] : 0);
     }
 }
 
@@ -458,16 +460,18 @@ int source_forward(const struct source *s) {
 
 /* --- backward ------------------------------------------------------------------------------------------------- */
 
-/* The nodes' gradient of an image as a picture. */
-static void fill_gradient(const struct plan *p, int b, real *g) {
+/* The nodes' gradient of an image as a picture; where it lies as one already, that. */
+static const real *node_gradient(const struct plan *p, int b, real *g) {
     const struct source *s = p->s;
-    const real *from = s->grad + (long)b * p->out_height * p->out_width * s->grad_pixel;
+    const real *from = s->grad + (long)b * p->out_height * p->out_width * s->grad_pixel, *picture = g;
+    if (s->grad_pixel == p->m && p->pitch == p->length) return from;
     for (int y = 0; y < p->out_height; y++, g += p->pitch) {
         real *to = g;
         for (int x = 0; x < p->out_width; x++, from += s->grad_pixel)
             for (int t = 0; t < s->targets; t++, to += C) put(to, get(from + t * C));
         for (long f = p->length; f < p->pitch; f++) g[f] = 0;
     }
+    return picture;
 }
 
 /* What a convolution's output receives: matrix · g, and through the moments mean_part + curve · h; in a picture with
@@ -492,15 +496,12 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
     if (!h2 || e->deep_gradient[1]) fill_inner(p, j, h, r->inner, r->row);
     if (!h2) h2 = second_h(p, j, b, r->inner, r->h2, 0);
     output_gradient(p, r->g, c->last_t, h2, c->mean_part[1], c->curve[1], r->a);
-    if (e->deep_gradient[1]) {
-        const struct taps taps = taps_forward(&p->inner, e->kernel, 1, c->deep[1]);
-        correlate_gradient(r->inner, p->inner.step, &taps, p->m, r->a, p->pitch, p->out_height, p->length,
+    if (e->deep_gradient[1])
+        correlate_gradient(r->inner, p->inner.step, c->taps + 1, p->m, r->a, p->pitch, p->out_height, p->length,
                            sums + (1 + C) * p->sum);
-    }
     fill_frame(p, &p->inner, r->a, r->inner);
-    const struct taps taps = taps_backward(&p->inner, e->kernel, 1, 1, c->deep[1], 0, 0);
     real *ga = e->work + (long)b * picture(p);
-    correlate(r->inner, p->inner.step, &taps, p->m, ga, p->pitch, p->out_height, p->length, 0);
+    correlate(r->inner, p->inner.step, c->back[1], p->m, ga, p->pitch, p->out_height, p->length, 0);
     for (int y = 0; y < p->out_height; y++) { /* where the ReLU let its input pass */
         real *to = ga + y * p->pitch;
         mix(h + y * p->pitch, c->inner, c->inner_bias, r->row, p->pitch, 1, p->length, p->m, 0);
@@ -513,7 +514,6 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
 /* Input pixels fall into stride² planes [H', pitch] by the parity of row and column. */
 static void through_first_stages(const struct plan *p, struct room *r, int b, const long *where_sums, real *sums) {
     const struct source *s = p->s;
-    const struct frame back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
     for (int j = 0; j < s->count; j++) {
         const struct separable *e = s->separables + j;
         const struct coefficients *c = p->c + j;
@@ -523,18 +523,13 @@ static void through_first_stages(const struct plan *p, struct room *r, int b, co
             output_gradient(p, e->work + (long)b * picture(p), c->inner_t, h, c->mean_part[0], c->curve[0], r->a);
         else
             output_gradient(p, r->g, c->last_t, h, c->mean_part[0], c->curve[0], r->a);
-        if (e->deep_gradient[0]) {
-            const struct taps taps = taps_forward(&p->in, e->kernel, e->dilation, c->deep[0]);
-            correlate_gradient(input(p, r, b), s->stride * p->in.step, &taps, p->m, r->a, p->pitch, p->out_height,
+        if (e->deep_gradient[0])
+            correlate_gradient(input(p, r, b), s->stride * p->in.step, c->taps, p->m, r->a, p->pitch, p->out_height,
                                p->length, sums + where_sums[j]);
-        }
-        fill_frame(p, &back, r->a, r->back);
-        for (int plane = 0; plane < s->stride * s->stride; plane++) {
-            const struct taps taps =
-                taps_backward(&back, e->kernel, s->stride, e->dilation, c->deep[0], plane / s->stride, plane % s->stride);
-            correlate(r->back, back.step, &taps, p->m, r->acc + plane * picture(p), p->pitch, p->out_height, p->length,
-                      j > 0);
-        }
+        fill_frame(p, &p->back, r->a, r->back);
+        for (int plane = 0; plane < s->stride * s->stride; plane++)
+            correlate(r->back, p->back.step, c->back[0] + plane, p->m, r->acc + plane * picture(p), p->pitch,
+                      p->out_height, p->length, j > 0);
     }
 }
 
@@ -623,7 +618,7 @@ int source_backward(const struct source *s) {
     /* Pass 1: [bias, pools, identity][phases], then one [C][phases] a candidate. */
     const long first = 4 * p->sum;
     PASS(p, first + s->count * square, {
-        fill_gradient(p, b, r.g);
+        r.g = node_gradient(p, b, r.gradient);
         for (int j = 0; j < s->count; j++)
             outer(r.g, last_h(p, &r, j, b), p->pitch, p->out_height, p->length, m, sums + first + j * square,
                   j ? NULL : sums);
@@ -685,7 +680,7 @@ int source_backward(const struct source *s) {
     }
     if (numbers) {
         PASS(p, numbers, {
-            fill_gradient(p, b, r.g);
+            r.g = node_gradient(p, b, r.gradient);
             for (int j = 0; j < s->count; j++)
                 if (s->separables[j].stages == 2) through_second_stage(p, &r, j, b, sums + at[j]);
         })
@@ -710,7 +705,7 @@ int source_backward(const struct source *s) {
     numbers = 0;
     for (int j = 0; j < s->count; j++) at[j] = numbers, numbers += s->separables[j].kernel * s->separables[j].kernel * p->sum;
     PASS(p, numbers, {
-        fill_gradient(p, b, r.g);
+        r.g = node_gradient(p, b, r.gradient);
         through_first_stages(p, &r, b, at, sums);
         through_pools(p, &r, b, pool_back);
         add_state_gradient(p, &r, b);
