@@ -236,17 +236,21 @@ _RATIOS = {
 
 def show(title: str, variants: Mapping[str, Mapping[str, Any]]) -> None:
     """A table of the variants' `figures`, one a row."""
-    table = Table(title=title, title_justify="left")
-    heads = ("s min", "s median", "s max", "peak GiB", "operations", "> 1 MB", "GB moved")
-    for head in ("", *heads):
-        table.add_column(head, justify="right" if head else "left")
+    rows = []
     for name, row in variants.items():
-        cells = [f"{row['seconds'][key]:.3f}" for key in ("min", "median", "max")]
-        cells.append(f"{row['memory_bytes'] / GIB:.2f}" if "memory_bytes" in row else "")
+        cells = {"": name} | {f"s {key}": f"{row['seconds'][key]:.3f}" for key in ("min", "median", "max")}
+        if "memory_bytes" in row:
+            cells["peak GiB"] = f"{row['memory_bytes'] / GIB:.2f}"
         if "launches" in row:
-            cells += [f"{row['launches']:,}", f"{row['large_launches']:,}", f"{row['bytes'] / 1e9:.2f}"]
-        table.add_row(name, *cells)
-    Console().print(table)
+            cells |= {"operations": f"{row['launches']:,}", "> 1 MB": f"{row['large_launches']:,}"}
+            cells["GB moved"] = f"{row['bytes'] / 1e9:.2f}"
+        rows.append(cells)
+    table = Table(title=title, title_justify="left")
+    for head in rows[0]:
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells.values())
+    Console(width=100).print(table)
     if any(row.get("native_counted") is False for row in variants.values()):
         print("Native kernels have no counter: their calls are not among the operations.")
 

@@ -96,11 +96,12 @@ def batch(shape: Shape, draw: int, dtype: torch.dtype = torch.float32) -> tuple[
 
 def search_step(network: nn.Module, shape: Shape) -> Callable[[], None]:
     """One search step of this network as a function; every call moves its weights and architecture parameters on."""
-    parameters = mapping(shape)
     weights = list(network.parameters())
+    dtype = weights[0].dtype
+    parameters = mapping(shape).to(dtype)
     adam = torch.optim.Adam(parameters.parameters(), 3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
     sgd = torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=3e-4, foreach=True)
-    (train_images, train_labels), (images, labels) = batch(shape, 0), batch(shape, 1)
+    (train_images, train_labels), (images, labels) = (batch(shape, draw, dtype) for draw in (0, 1))
 
     def step() -> None:
         for weight in weights:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,16 +41,41 @@ class FactorizedReduceModule(nn.Module):
         self.odd = nn.Conv2d(groups * inputs, groups * (outputs - half), 1, 2, groups=groups, bias=False)
         self.norm = norms.build(groups * outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        # The grid of odd pixels is one short when the size is odd; a black row and column complete it.
-        shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
+    def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
+        grids = even_and_odd(input if rectified else F.relu(input))
         halves = [
-            self.even(x).unflatten(1, (self.groups, -1)),
-            self.odd(shifted).unflatten(1, (self.groups, -1)),
+            F.conv2d(grid, conv.weight, groups=self.groups).unflatten(1, (self.groups, -1))
+            for grid, conv in zip(grids, (self.even, self.odd), strict=True)
         ]
         out: Tensor = self.norm(torch.cat(halves, 2).flatten(1, 2))
         return out
+
+
+class _EvenAndOdd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.shape = x.shape
+        even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
+        odd = F.pad(odd, (0, even.shape[3] - odd.shape[3], 0, even.shape[2] - odd.shape[2]))
+        return even.contiguous(memory_format=torch.channels_last), odd.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, even: Tensor, odd: Tensor) -> Tensor:
+        height, width = ctx.shape[2:]
+        grad = torch.empty(ctx.shape, dtype=even.dtype, device=even.device, memory_format=torch.channels_last).zero_()
+        grad[:, :, ::2, ::2] = even
+        grad[:, :, 1::2, 1::2] = odd[:, :, : height // 2, : width // 2]
+        return grad
+
+
+def even_and_odd(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, C, H, W] at even and at odd pixels, both [B, C, ⌈H / 2⌉, ⌈W / 2⌉].
+
+    The grid of odd pixels is one short when the size is odd; a black row and column complete it. As one function
+    because autograd would fill a whole picture of zeros for each grid.
+    """
+    out: tuple[Tensor, Tensor] = _EvenAndOdd.apply(x)  # type: ignore[no-untyped-call]
+    return out
 
 
 class AuxiliaryPool(nn.Module):
@@ -112,9 +138,29 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
     raise AssertionError(f"no module for {layer}")
 
 
-def build_chain(chain: Chain, norms: NormStyle = DISCRETE, groups: int = 1) -> nn.Sequential:
+class LayerChain(nn.Sequential):
+    """Layers one after another.
+
+    With `rectified` the input has been through a ReLU already, and a chain that begins with one does not repeat it:
+    chains that read the same picture share it.
+    """
+
+    @property
+    def rectifies(self) -> bool:
+        return isinstance(self[0], nn.ReLU | FactorizedReduceModule)
+
+    def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
+        for i, layer in enumerate(self):
+            if i or not rectified:
+                input = layer(input)
+            elif not isinstance(layer, nn.ReLU):
+                input = layer(input, rectified=True) if isinstance(layer, FactorizedReduceModule) else layer(input)
+        return input
+
+
+def build_chain(chain: Chain, norms: NormStyle = DISCRETE, groups: int = 1) -> LayerChain:
     """A chain as a module."""
-    return nn.Sequential(*(build_layer(layer, norms, groups) for layer in chain))
+    return LayerChain(*(build_layer(layer, norms, groups) for layer in chain))
 
 
 def construct(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:

@@ -7,6 +7,7 @@ auxiliary head while training, and drop-path on every operation but the identity
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,13 +30,27 @@ class NetworkCell(nn.Module):
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
         self.concat = cell.concat
 
-    def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None) -> Tensor:
-        states: dict[int, Tensor] = {0: self.preprocess[0](before), 1: self.preprocess[1](previous)}
+    def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
+        """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""
+        states: dict[int, Tensor] = {
+            0: self.preprocess[0](before, rectified),
+            1: self.preprocess[1](previous, rectified),
+        }
+        rectified_states: dict[int, Tensor] = {}
         for e, (operation, (source, target)) in enumerate(zip(self.operations, self.ends, strict=True)):
-            y = operation(states[source])
-            if paths is not None and self.droppable[e]:
-                y = y * paths[e, :, None, None, None]
-            states[target] = states[target] + y if target in states else y
+            if operation.rectifies:
+                if source not in rectified_states:
+                    rectified_states[source] = F.relu(states[source])
+                y = operation(rectified_states[source], rectified=True)
+            else:
+                y = operation(states[source])
+            factor = paths[e, :, None, None, None] if paths is not None and self.droppable[e] else None
+            if target not in states:
+                states[target] = y if factor is None else y * factor
+            elif factor is None:
+                states[target] = states[target] + y
+            else:
+                states[target] = torch.addcmul(states[target], y, factor)
         return torch.cat([states[s] for s in self.concat], 1)
 
 
@@ -73,8 +88,11 @@ class Network(nn.Module):
         before = self.stem(images)
         previous = before if self.stem_second is None else self.stem_second(before)
         auxiliary_logits = None
+        # Both cells that read a layer, and the auxiliary head, begin with a ReLU; they share it.
+        before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
         for k, cell in enumerate(self.cells):
-            before, previous = previous, cell(before, previous, None if paths is None else paths[k])
+            out = cell(before, previous, None if paths is None else paths[k], rectified=True)
+            before, previous = previous, out if k == len(self.cells) - 1 else F.relu_(out)
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
         logits: Tensor = self.classifier(previous.mean((2, 3)))

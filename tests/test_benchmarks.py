@@ -1,0 +1,104 @@
+"""The benchmarks compare what they say they compare. No timing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnas.space import DARTS
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+if not FOLDER.is_dir():
+    pytest.skip("no benchmarks beside these tests", allow_module_level=True)
+sys.path.insert(0, str(FOLDER))
+
+import measure  # noqa: E402
+import search_end_to_end  # noqa: E402
+import supernet  # noqa: E402
+
+
+@pytest.mark.parametrize("partial", [1, 2, 4])
+def test_the_supernets_check_finds_them_equal(partial):
+    result = supernet.check(supernet.Shape(layers=3, channels=8, batch=4, size=8, partial=partial))
+    assert result["equal"], result
+
+
+def test_the_check_sees_a_weight_that_differs(monkeypatch):
+    copy = supernet.copy_weights
+
+    def almost(engine, plain):
+        copy(engine, plain)
+        with torch.no_grad():
+            plain.cells[0].edges[0].operations[plain.names.index("sep_conv_3x3")][1].weight[0, 0, 0, 0] += 1e-3
+
+    monkeypatch.setattr(supernet, "copy_weights", almost)
+    assert not supernet.check(supernet.Shape(layers=3, channels=8, batch=4, size=8))["equal"]
+
+
+def test_both_variants_take_the_same_search_step():
+    """Architecture parameters and weights move alike, so what is timed is the same work."""
+    shape = supernet.Shape(layers=3, channels=8, batch=4, size=8)
+    networks = {name: network.double() for name, network in supernet.both(shape).items()}
+    for network in networks.values():
+        step = supernet.search_step(network, shape)
+        step()
+        step()
+    for fast, where, slow in supernet.weight_pairs(*networks.values()):
+        torch.testing.assert_close(fast[where], slow, rtol=1e-7, atol=1e-9)
+
+
+def test_a_whole_search_with_either_supernet_has_the_same_first_losses():
+    setting = search_end_to_end.Setting(layers=3, channels=8, batch=8, images=32, epochs=2)
+    engine, plain = (search_end_to_end.new_search(variant, setting) for variant in ("engine", "plain"))
+    assert isinstance(plain.supernet, search_end_to_end.PlainSupernet)
+    assert plain.weight_optimizer.defaults == engine.weight_optimizer.defaults
+    for step in range(2):
+        assert engine.step(step) == pytest.approx(plain.step(step), rel=1e-4)
+
+
+def test_noise_moves_images_by_a_rounding_error():
+    setting = search_end_to_end.Setting(layers=3, channels=8, batch=8, images=32, epochs=2)
+    clean, noisy = (search_end_to_end.new_search("plain", setting, draw=draw) for draw in (0, 1))
+    a, b = clean.batch(0, 0).images, noisy.batch(0, 0).images
+    assert 0 < (a - b).abs().max() < 1e-5
+    assert torch.equal(b, noisy.batch(0, 0).images)
+
+
+def test_counting():
+    x, y = torch.ones(500_000), torch.ones(500_000)  # 2 MB each
+
+    def step():
+        z = x.view(1000, 500).t()[:10] + 1  # two views, a slice; 40 kB in, 40 kB out
+        z.mul_(2)  # reads and writes z
+        x + y  # 6 MB
+        torch.empty(10**6)  # written by nobody
+
+    counts = measure.count(step)
+    assert (counts.launches, counts.large, counts.views) == (3, 1, 3)
+    assert counts.bytes == 4 * 40_000 + 6_000_000
+
+
+def test_counting_of_native_calls(monkeypatch):
+    from dnas.kernels import native
+
+    monkeypatch.setattr(native, "calls", {"old": [3, 30]}, raising=False)
+
+    def step():
+        native.calls["new"] = [2, 5_000_000]
+
+    counts = measure.count(step)
+    assert counts.native == {"new": (2, 5_000_000)}
+    assert (counts.launches, counts.large, counts.bytes) == (2, 2, 5_000_000)
+
+
+def test_ratios_are_engine_over_plain():
+    engine = measure.figures([1.0, 2.0], 100, None)
+    plain = measure.figures([2.0, 8.0], 400, None)
+    assert measure.ratios(engine, plain) == {"time_ratio": 0.375, "memory_ratio": 0.25}
+
+
+def test_the_plain_supernet_has_all_candidates():
+    names = ("none", *DARTS.primitives)
+    plain = supernet.supernet("plain", supernet.Shape(layers=3, channels=8), names)
+    assert {len(edge.operations) for cell in plain.cells for edge in cell.edges} == {8}
