@@ -47,7 +47,7 @@ class _Source(ctypes.Structure):
         *((name, number) for name in ("identity", "x_pixel", "grad_pixel", "x_gradient_pixel")),
         *((name, pointer) for name in ("x", "weights", "alive")),
         ("alive_scale", ctypes.c_double),
-        *((name, pointer) for name in ("pool_moments", "out")),
+        *((name, pointer) for name in ("pool_moments", "pooled", "out")),
         ("add", number),
         *((name, pointer) for name in ("grad", "x_gradient", "weights_gradient")),
         ("separables", ctypes.POINTER(_Separable)),
@@ -187,7 +187,7 @@ class _Kept:
     """What one source keeps for its backward pass."""
 
     moments: Tensor  # float64: of every candidate [2, 1 + c, M], then of the pools [2, 2, c]
-    features: Tensor | None  # of every stage of every candidate [B, H', pitch]
+    features: Tensor | None  # of every stage of every candidate [B, H', pitch], then the pools [B, 3, H', pitch]
     alive: Tensor | None
     scale: float
 
@@ -391,11 +391,11 @@ def _join(layer: _Layer, node: int, bypass: Tensor) -> _Join:
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
-def _picture(layer: _Layer, source: _SourceLayout) -> int:
-    """Numbers of a convolution's output [B, H', pitch] with rows of a whole number of vectors, see rows.h."""
+def _pictures(layer: _Layer, channels: int) -> int:
+    """Numbers of a batch of pictures [B, H', pitch] with rows of a whole number of vectors, see rows.h."""
     batch, height, width = layer.out.shape[:3]
     lanes = 64 // layer.out.element_size()
-    return batch * height * -(-width * source.wide // lanes) * lanes
+    return batch * height * -(-width * channels // lanes) * lanes
 
 
 def _source(
@@ -412,7 +412,7 @@ def _source(
     if kept.alive is not None:
         source.alive, source.alive_scale = kept.alive.data_ptr(), kept.scale
     moments, wide = kept.moments.data_ptr(), (1 + layer.layout.cell.active) * layout.wide * 8
-    picture = _picture(layer, layout) * size
+    picture = _pictures(layer, layout.wide) * size
     feature = None if kept.features is None else kept.features.data_ptr()
     for separable, stages in zip(separables, layout.stages, strict=True):
         for n, (deep, point) in enumerate(stages):
@@ -422,7 +422,7 @@ def _source(
             if feature is not None:
                 separable.kept[n] = feature
                 feature += picture
-    source.pool_moments = moments
+    source.pool_moments, source.pooled = moments, feature
     source.separables = separables
     return source, separables, layout
 
@@ -438,8 +438,8 @@ def _source_forward(
     stages = sum(map(len, layout.stages))
     moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
     features = None
-    if spare is not None and stages:
-        key = (stages * _picture(layer, layout), out.dtype)
+    if spare is not None:
+        key = (stages * _pictures(layer, layout.wide) + 3 * _pictures(layer, cell.active), out.dtype)
         free = spare.setdefault(key, [])
         features = free.pop() if free else out.new_empty(key[0])
     kept = _Kept(moments, features, None, 1.0)
@@ -478,7 +478,7 @@ def _source_backward(
     source.x_gradient, source.x_gradient_pixel = back, source.x_pixel
     source.weights_gradient = grad_psi.data_ptr()
     twice = sum(len(stages) == 2 for stages in layout.stages)
-    picture = _picture(layer, layout)
+    picture = _pictures(layer, layout.wide)
     work = mixed.new_empty(twice * picture)
     address = work.data_ptr()
     for separable, stages in zip(separables, layout.stages, strict=True):

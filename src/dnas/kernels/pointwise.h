@@ -36,40 +36,45 @@ INLINE vec spread(const real *at, vec v, long f, int i) {
 }
 #endif
 
-INLINE void mix_block(const int n, const real *row, long f, long stride, const real *columns, long apart,
-                      const real *start, real *out, int add) {
-    vec v[4], sum[4];
-    for (int k = 0; k < n; k++) {
-        v[k] = C >= V ? (vec){} : load(row + f + k * stride);
-        sum[k] = start ? load(start) : (vec){};
-        if (add) sum[k] += load(out + f + k * stride);
-    }
+INLINE void mix_step(const int n, const real *row, long f, long stride, const real *columns, long apart, vec *sum) {
+    vec v[4];
+    for (int k = 0; k < n; k++) v[k] = C >= V ? (vec){} : load(row + f + k * stride);
 #pragma GCC unroll 16
     for (int i = 0; i < C; i++) {
         const vec w = load(columns + i * apart);
 #pragma GCC unroll 4
         for (int k = 0; k < n; k++) sum[k] += w * spread(row, v[k], f + k * stride, i);
     }
+}
+
+INLINE void mix_block(const int n, const real *one, const real *first, const real *two, const real *second, long f,
+                      long stride, long apart, const real *start, real *out, int add) {
+    vec sum[4];
+    for (int k = 0; k < n; k++) {
+        sum[k] = start ? load(start) : (vec){};
+        if (add) sum[k] += load(out + f + k * stride);
+    }
+    mix_step(n, one, f, stride, first, apart, sum);
+    if (two) mix_step(n, two, f, stride, second, apart, sum);
     for (int k = 0; k < n; k++) store(out + f + k * stride, sum[k]);
 }
 
-/* out (+)= matrix · in + bias for every pixel of a picture with M channels. `bias` [M + V] may be NULL; what lies
-   beyond `length` is left undefined. */
-static void mix(const real *in, const real *columns, const real *bias, real *out, long pitch, int rows, long length,
-                int channels, int add) {
+/* out (+)= first · one + second · two + bias for every pixel of pictures with M channels. `two` and `bias` [M + V] may be
+   NULL; what lies beyond `length` is left undefined. */
+static void mix(const real *one, const real *first, const real *two, const real *second, const real *bias, real *out,
+                long pitch, int rows, long length, int channels, int add) {
     const struct phases ph = phases_of(channels);
     const long apart = channels + V;
     for (int p = 0; p < ph.count; p++) {
         const int shift = phase(p, channels);
-        const real *start = bias ? bias + shift : NULL;
+        const real *start = bias ? bias + shift : NULL, *a = first + shift, *b = two ? second + shift : NULL;
         for (int y = 0; y < rows; y++) {
-            const real *row = in + y * pitch;
+            const real *u = one + y * pitch, *v = two ? two + y * pitch : NULL;
             real *to = out + y * pitch;
             long f = p * V;
             for (; f + 3 * ph.stride < length; f += 4 * ph.stride)
-                mix_block(4, row, f, ph.stride, columns + shift, apart, start, to, add);
-            for (; f < length; f += ph.stride)
-                mix_block(1, row, f, ph.stride, columns + shift, apart, start, to, add);
+                mix_block(4, u, a, v, b, f, ph.stride, apart, start, to, add);
+            for (; f < length; f += ph.stride) mix_block(1, u, a, v, b, f, ph.stride, apart, start, to, add);
         }
     }
 }

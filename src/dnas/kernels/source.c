@@ -36,6 +36,7 @@ struct source {
     const unsigned char *alive;                /* where the identity is not dropped [B, H', W', M], or NULL */
     double alive_scale;                        /* and what it is multiplied by there */
     double *pool_moments;                      /* [2, 2, C]: mean and variance of both pools */
+    real *pooled;                              /* what pools.h makes of an image [B, POOLED, H', pitch], or NULL */
     real *out;                                 /* [B, H', W', M] */
     int add;                                   /* to what `out` holds */
     const real *grad;                          /* [B, H', W', ≥ M] */
@@ -101,12 +102,12 @@ static int plan_of(struct plan *p, const struct source *s) {
             for (int t = 0; t < taps; t++, to += p->m + V)
                 for (int i = 0; i < p->m + V; i++) to[i] = e->deep[n][(long)(i % p->m) * taps + t];
             struct coefficients *c = p->c + j;
-            const struct frame *in = n ? &p->inner : &p->in, *back = n ? &p->inner : &p->back;
+            const struct frame *in = n ? &p->inner : &p->in;
             const int stride = n ? 1 : s->stride;
             c->taps[n] = taps_forward(in, e->kernel, e->dilation, c->deep[n]);
             for (int plane = 0; plane < stride * stride; plane++)
                 c->back[n][plane] =
-                    taps_backward(back, e->kernel, stride, e->dilation, c->deep[n], plane / stride, plane % stride);
+                    taps_backward(&p->back, e->kernel, stride, e->dilation, c->deep[n], plane / stride, plane % stride);
         }
     }
     p->bias = take(p, p->m + V);
@@ -211,7 +212,7 @@ static real *first_h(const struct plan *p, int j, int b, const real *frame, real
 /* u = relu(A h + b), the input of a second stage, in a cleared frame. */
 static void fill_inner(const struct plan *p, int j, const real *h, real *frame, real *row) {
     for (int y = 0; y < p->out_height; y++, h += p->pitch) {
-        mix(h, p->c[j].inner, p->c[j].inner_bias, row, p->pitch, 1, p->length, p->m, 0);
+        mix(h, p->c[j].inner, NULL, NULL, p->c[j].inner_bias, row, p->pitch, 1, p->length, p->m, 0);
         for (long f = 0; f < p->length; f += V) store(row + f, relu(load(row + f)));
         frame_row(frame, &p->inner, y, row);
     }
@@ -227,7 +228,7 @@ static real *second_h(const struct plan *p, int j, int b, const real *frame, rea
 
 /* What one thread works in. */
 struct room {
-    real *frame, *inner, *back, *h, *h2, *gradient, *a, *acc, *row, *pool_frame, *pool_back, *pooled[2];
+    real *frame, *inner, *back, *h, *h2, *gradient, *a, *acc, *row, *pool_frame, *pooled, *pool_back[POOLED], *pool_planes;
     const real *g; /* the nodes' gradient of an image */
     int framed;    /* the image in `frame`, or -1 */
 };
@@ -235,17 +236,22 @@ struct room {
 static int room_of(struct plan *p, struct room *r) {
     const long rows = up((long)p->s->width * p->m) + V, pictures = picture(p) + V;
     const struct frame *f = &p->in, *i = &p->inner, *back = &p->back;
-    const long pool = frame_size(&p->pools.frame), pooled = p->out_height * p->pools.pitch + V;
+    const long pool = frame_size(&p->pools.frame), pool_back = frame_size(&p->pools.back);
+    const long pooled = pooled_picture(&p->pools) + V;
     const long planes = 4 * pictures;
-    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(back) + rows + 4 * pictures + planes + 2 * pool +
-                         2 * pooled + 16 * V))
+    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(back) + rows + 4 * pictures + planes + pool +
+                         POOLED * (pooled + pool_back) + 4 * pooled + 16 * V))
         return 0;
     r->frame = scratch_take(frame_size(f)), r->inner = scratch_take(frame_size(i));
     r->back = scratch_take(frame_size(back));
     r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->gradient = scratch_take(pictures);
     r->a = scratch_take(pictures), r->acc = scratch_take(planes), r->row = scratch_take(rows);
-    r->pool_frame = scratch_take(pool), r->pool_back = scratch_take(pool);
-    r->pooled[0] = scratch_take(pooled), r->pooled[1] = scratch_take(pooled);
+    r->pool_frame = scratch_take(pool), r->pooled = scratch_take(POOLED * pooled);
+    r->pool_planes = scratch_take(4 * pooled);
+    for (int k = 0; k < POOLED; k++) {
+        r->pool_back[k] = scratch_take(pool_back);
+        frame_clear(r->pool_back[k], &p->pools.back);
+    }
     frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, back);
     pool_clear(&p->pools, r->pool_frame);
     r->framed = -1;
@@ -316,18 +322,23 @@ static void add_moments(const struct plan *p, const real *h, real *sums) {
     outer(h, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
 }
 
-/* The pools that are candidates, of one image. */
-static void fill_pools(const struct plan *p, struct room *r, int b) {
+/* The pools of an image, computed or from where they were kept (unless this is the pass that fills it). */
+static const real *pooled(const struct plan *p, struct room *r, int b, int fresh) {
     const struct source *s = p->s;
-    if (s->pools[0] < 0 && s->pools[1] < 0) return;
+    real *to = s->pooled ? s->pooled + (long)b * POOLED * pooled_picture(&p->pools) : r->pooled;
+    if (s->pooled && !fresh) return to;
     pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
-    pool(&p->pools, r->pool_frame, p->shares, r->pooled[0], r->pooled[1]);
+    pool(&p->pools, r->pool_frame, p->shares, to);
+    return to;
 }
+
+static int any_pool(const struct source *s) { return s->pools[LARGEST] >= 0 || s->pools[AVERAGE] >= 0; }
 
 /* Both pools of an image with their sums and sums of squares, [2, 2, pool phases]. */
 static void add_pool_moments(const struct plan *p, struct room *r, int b, long apart, real *sums) {
     const struct source *s = p->s;
-    fill_pools(p, r, b);
+    if (!any_pool(s)) return;
+    const real *pictures = pooled(p, r, b, 1);
     const struct phases ph = phases_of(C);
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
@@ -336,7 +347,7 @@ static void add_pool_moments(const struct plan *p, struct room *r, int b, long a
             vec sum = {}, squares = {};
             for (int y = 0; y < p->out_height; y++)
                 for (long f = n * V; f < (long)p->out_width * C; f += ph.stride) {
-                    const vec v = load(r->pooled[k] + y * p->pools.pitch + f);
+                    const vec v = load(pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch + f);
                     sum += v, squares += v * v;
                 }
             store(to + n * V, load(to + n * V) + sum), store(to + apart + n * V, load(to + apart + n * V) + squares);
@@ -392,17 +403,18 @@ static void mix_image(const struct plan *p, struct room *r, int b) {
     if (p->pitch == p->length) all = out; /* it lies as a picture */
     const int begun = s->add && all == out;
     for (int j = 0; j < s->count; j++)
-        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
+        mix(last_h(p, r, j, b), p->c[j].last, NULL, NULL, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
             j > 0 || begun);
     if (!s->count)
         for (int y = 0; y < p->out_height; y++)
             for (long f = 0; f < p->length; f++)
                 all[y * p->pitch + f] = p->bias[f % p->m] + (begun ? all[y * p->pitch + f] : 0);
-    fill_pools(p, r, b);
+    const real *pictures = any_pool(s) ? pooled(p, r, b, 0) : NULL;
     for (int y = 0; y < p->out_height; y++) {
         real *row = all + y * p->pitch;
         for (int k = 0; k < 2; k++)
-            if (s->pools[k] >= 0) add_shared(p, r->pooled[k] + y * p->pools.pitch, C, p->pool_scale[k], NULL, row);
+            if (s->pools[k] >= 0)
+                add_shared(p, pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch, C, p->pool_scale[k], NULL, row);
         if (s->identity >= 0)
             add_shared(p, state_row(p, b, y), s->x_pixel, p->identity_scale, alive_row(p, b, y), row);
         if (all != out)
@@ -478,8 +490,7 @@ static const real *node_gradient(const struct plan *p, int b, real *g) {
    zeros beyond its rows. */
 static void output_gradient(const struct plan *p, const real *g, const real *matrix, const real *h, const real *mean_part,
                             const real *curve, real *out) {
-    mix(g, matrix, mean_part, out, p->pitch, p->out_height, p->length, p->m, 0);
-    mix(h, curve, NULL, out, p->pitch, p->out_height, p->length, p->m, 1);
+    mix(g, matrix, h, curve, mean_part, out, p->pitch, p->out_height, p->length, p->m, 0);
     clear_beyond(p, out);
 }
 
@@ -493,19 +504,19 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
     const real *h = kept(p, j, 0, b);
     if (!h) h = first_h(p, j, b, input(p, r, b), r->h, 0);
     const real *h2 = kept(p, j, 1, b);
-    if (!h2 || e->deep_gradient[1]) fill_inner(p, j, h, r->inner, r->row);
+    fill_inner(p, j, h, r->inner, r->row);
     if (!h2) h2 = second_h(p, j, b, r->inner, r->h2, 0);
     output_gradient(p, r->g, c->last_t, h2, c->mean_part[1], c->curve[1], r->a);
     if (e->deep_gradient[1])
         correlate_gradient(r->inner, p->inner.step, c->taps + 1, p->m, r->a, p->pitch, p->out_height, p->length,
                            sums + (1 + C) * p->sum);
-    fill_frame(p, &p->inner, r->a, r->inner);
+    fill_frame(p, &p->back, r->a, r->back);
     real *ga = e->work + (long)b * picture(p);
-    correlate(r->inner, p->inner.step, c->back[1], p->m, ga, p->pitch, p->out_height, p->length, 0);
+    correlate(r->back, p->back.step, c->back[1], p->m, ga, p->pitch, p->out_height, p->length, 0);
     for (int y = 0; y < p->out_height; y++) { /* where the ReLU let its input pass */
         real *to = ga + y * p->pitch;
-        mix(h + y * p->pitch, c->inner, c->inner_bias, r->row, p->pitch, 1, p->length, p->m, 0);
-        for (long f = 0; f < p->length; f += V) store(to + f, where(load(r->row + f) > 0, load(to + f)));
+        const real *u = r->inner + (y + p->inner.pad) * p->inner.step + p->inner.pad * p->m;
+        for (long f = 0; f < p->length; f += V) store(to + f, where(load(u + f) > 0, load(to + f)));
         for (long f = p->length; f < p->pitch; f++) to[f] = 0;
     }
     outer(ga, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
@@ -541,33 +552,37 @@ struct pool_back {
 static void through_pools(const struct plan *p, struct room *r, int b, const struct pool_back *back) {
     const struct source *s = p->s;
     const struct pools *q = &p->pools;
-    if (s->pools[0] < 0 && s->pools[1] < 0) return;
-    fill_pools(p, r, b);
-    memset(r->pool_back, 0, frame_size(&q->frame) * sizeof(real));
+    if (!any_pool(s)) return;
+    const real *pictures = pooled(p, r, b, 0);
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
         const target mean = get(back[k].mean), slope = get(back[k].slope), centre = get(back[k].centre);
         for (int y = 0; y < p->out_height; y++) {
-            real *at = r->pooled[k] + y * q->pitch;
-            const real *g = r->g + y * p->pitch;
-            for (int x = 0; x < p->out_width; x++, at += C) {
+            const real *at = pictures + k * pooled_picture(q) + y * q->pitch, *g = r->g + y * p->pitch;
+            real *to = r->pool_back[k] + (y + 1) * q->back.step + C;
+            const real rows = k == AVERAGE ? (real)1 / inside(y, s->stride, s->height) : 1;
+            for (int x = 0; x < p->out_width; x++, at += C, to += C) {
                 target sum = mean + slope * (get(at) - centre);
                 for (int t = 0; t < s->targets; t++, g += C) sum += get(p->pool_scale[k] + t * C) * get(g);
-                put(at, sum);
+                put(to, k == AVERAGE ? sum * (rows * p->shares[x * C]) : sum + (real)0);
             }
         }
-        pool_gradient(q, r->pool_frame, p->shares, k == 0, r->pooled[k], r->pool_back);
     }
+    for (int y = 0; y < p->out_height; y++)
+        frame_row(r->pool_back[PLACE], &q->back, y, pictures + PLACE * pooled_picture(q) + y * q->pitch);
+    pool_gradient(q, s->pools[LARGEST] < 0 ? NULL : r->pool_back[LARGEST], r->pool_back[PLACE],
+                  s->pools[AVERAGE] < 0 ? NULL : r->pool_back[AVERAGE], r->pool_planes);
 }
 
 /* Everything that reaches the state's pixels, added to its gradient. */
 static void add_state_gradient(const struct plan *p, const struct room *r, int b) {
     const struct source *s = p->s;
-    const struct frame *f = &p->pools.frame;
-    const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0, odd = s->stride - 1; /* stride 1 or 2 */
+    const int odd = s->stride - 1; /* stride 1 or 2 */
     for (int y = 0; y < s->height; y++) {
-        const real *in = state_row(p, b, y), *back = r->pool_back + (y + 1) * f->step;
-        const real *acc = r->acc + (y & odd) * s->stride * picture(p) + (y >> odd) * p->pitch;
+        const real *in = state_row(p, b, y);
+        const long plane = (y & odd) * s->stride;
+        const real *back = r->pool_planes + plane * pooled_picture(&p->pools) + (y >> odd) * p->pools.pitch;
+        const real *acc = r->acc + plane * picture(p) + (y >> odd) * p->pitch;
         real *to = s->x_gradient + ((long)b * s->height + y) * s->width * s->x_gradient_pixel;
         for (int x = 0; x < s->width; x++, in += s->x_pixel, to += s->x_gradient_pixel) {
             target sum = {};
@@ -576,7 +591,7 @@ static void add_state_gradient(const struct plan *p, const struct room *r, int b
                 for (int t = 0; t < s->targets; t++) sum += get(from + t * C);
                 sum = where_positive(get(in), sum);
             }
-            if (pooled) sum += get(back + frame_column(f, x + 1));
+            if (any_pool(s)) sum += get(back + (x & odd) * pooled_picture(&p->pools) + (long)(x >> odd) * C);
             put(to, get(to) + sum);
         }
         if (s->identity < 0) continue;
@@ -622,12 +637,13 @@ int source_backward(const struct source *s) {
         for (int j = 0; j < s->count; j++)
             outer(r.g, last_h(p, &r, j, b), p->pitch, p->out_height, p->length, m, sums + first + j * square,
                   j ? NULL : sums);
-        fill_pools(p, &r, b);
+        const real *pictures = any_pool(s) ? pooled(p, &r, b, 0) : NULL;
         for (int y = 0; y < p->out_height; y++) {
             const real *g = r.g + y * p->pitch;
             for (int k = 0; k < 2; k++)
                 if (s->pools[k] >= 0)
-                    add_inner_product(p, r.pooled[k] + y * p->pools.pitch, C, NULL, g, sums + (1 + k) * p->sum);
+                    add_inner_product(p, pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch, C, NULL, g,
+                                      sums + (1 + k) * p->sum);
             if (s->identity >= 0)
                 add_inner_product(p, state_row(p, b, y), s->x_pixel, alive_row(p, b, y), g, sums + 3 * p->sum);
         }
