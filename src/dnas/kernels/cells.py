@@ -49,7 +49,9 @@ class _Source(ctypes.Structure):
         ("alive_scale", ctypes.c_double),
         *((name, pointer) for name in ("pool_moments", "pooled", "out")),
         ("add", number),
-        *((name, pointer) for name in ("grad", "x_gradient", "weights_gradient")),
+        *((name, pointer) for name in ("grad", "x_gradient")),
+        ("fresh", number),
+        ("weights_gradient", pointer),
         ("separables", ctypes.POINTER(_Separable)),
     )
 
@@ -57,7 +59,7 @@ class _Source(ctypes.Structure):
 class _Join(ctypes.Structure):
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "sources", "reduced", "threads")),
-        *((name, number) for name in ("state_height", "state_width", "node_pixel", "grad_pixel")),
+        *((name, number) for name in ("state_height", "state_width", "fresh", "node_pixel", "grad_pixel")),
         *((name, number * NODES) for name in ("out_pixel", "state_pixel")),
         *((name, pointer * NODES) for name in ("outs", "states")),
         *((name, pointer) for name in ("bypass", "node", "grad")),
@@ -342,7 +344,8 @@ def _cell_backward(
     """The gradients of both states that enter; those of weights and mixing weights are added in place."""
     layout, out = layer.layout, layer.out
     cell, size = layout.cell, out.element_size()
-    entering = (torch.zeros_like(layer.entering[0]), torch.zeros_like(layer.entering[1]))
+    # Of these the last node's edges are the first to write bypassed channels, and each source its own.
+    entering = (torch.empty_like(layer.entering[0]), torch.empty_like(layer.entering[1]))
     # Nodes' gradients lie in the layer's own, as the nodes lie in its output.
     back = [t.data_ptr() for t in entering]
     back += [grad.data_ptr() + n * layout.channels * size for n in range(cell.space.nodes)]
@@ -357,6 +360,7 @@ def _cell_backward(
             join.grad, join.grad_pixel = mixed.data_ptr() + node * cell.active * size, mixed.shape[3]
             for source in range(s + 1):
                 join.states_gradient[source] = back[source]
+            join.fresh = 2 if node == cell.space.nodes - 1 else 0
             join.bypass_gradient = grad_bypass.data_ptr() + layout.edges[node] * size
             _call(cell, out, "join_backward", join, (3 * s + 4) * out.numel() // cell.space.nodes)
         end, at = at, at - len(cell.leaving[s])
@@ -476,6 +480,7 @@ def _source_backward(
     first = layout.first * cell.active
     source.grad, source.grad_pixel = mixed.data_ptr() + first * mixed.element_size(), mixed.shape[3]
     source.x_gradient, source.x_gradient_pixel = back, source.x_pixel
+    source.fresh = s < 2
     source.weights_gradient = grad_psi.data_ptr()
     twice = sum(len(stages) == 2 for stages in layout.stages)
     picture = _pictures(layer, layout.wide)

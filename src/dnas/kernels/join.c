@@ -73,13 +73,14 @@ INLINE void separate(const real *from, group *to) {
 struct join {
     int batch, height, width, sources, reduced, threads; /* the first `reduced` states are at twice the size */
     int state_height, state_width;                       /* of those */
+    int fresh;                                           /* the first states' gradients hold nothing yet */
     int node_pixel, grad_pixel;                          /* numbers from pixel to pixel */
     int out_pixel[MOST], state_pixel[MOST];
     const real *outs[MOST], *states[MOST];
     const real *bypass; /* [sources] */
     real *node;         /* forward: the node; backward: its gradient */
     real *grad;         /* backward: of the mixtures, the same for all edges, [B, H, W, ≥ C] */
-    real *states_gradient[MOST], *bypass_gradient; /* added to */
+    real *states_gradient[MOST], *bypass_gradient; /* added to, but for the fresh ones */
 };
 
 /* Output pixel (b, y, x) of state s, at its own resolution or at twice that. */
@@ -151,10 +152,13 @@ int join_backward(const struct join *j) {
                     const long at = place(j, s, b, y, x);
                     const real *rest = j->states[s] + at, w = j->bypass[s];
                     real *to = j->states_gradient[s] + at;
+                    const int fresh = s < j->fresh;
                     if (s >= j->reduced) {
                         for (int g = 1; g < K; g++) {
+                            group sent = w * back[g];
                             inner[s] += back[g] * get(rest + g * C);
-                            put(to + g * C, get(to + g * C) + w * back[g]);
+                            if (!fresh) sent += get(to + g * C);
+                            put(to + g * C, sent);
                         }
                         continue;
                     }
@@ -165,7 +169,10 @@ int join_backward(const struct join *j) {
                         const group sent = w * back[g];
                         for (int q = 0; q < 4; q++) {
                             real *here = to + g * C + besides[q];
-                            put(here, get(here) + (group)((group_mask)sent & (from == (group_mask){} + q)));
+                            if (q && !besides[q]) continue;
+                            group part = (group)((group_mask)sent & (from == (group_mask){} + q));
+                            if (!fresh) part += get(here);
+                            put(here, part);
                         }
                     }
                 }

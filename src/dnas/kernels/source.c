@@ -40,7 +40,8 @@ struct source {
     real *out;                                 /* [B, H', W', M] */
     int add;                                   /* to what `out` holds */
     const real *grad;                          /* [B, H', W', ≥ M] */
-    real *x_gradient;                          /* added to */
+    real *x_gradient;                          /* added to, unless `fresh` */
+    int fresh;
     real *weights_gradient;                    /* [targets, operations], added to */
     struct separable *separables;
 };
@@ -212,7 +213,7 @@ static real *first_h(const struct plan *p, int j, int b, const real *frame, real
 /* u = relu(A h + b), the input of a second stage, in a cleared frame. */
 static void fill_inner(const struct plan *p, int j, const real *h, real *frame, real *row) {
     for (int y = 0; y < p->out_height; y++, h += p->pitch) {
-        mix(h, p->c[j].inner, NULL, NULL, p->c[j].inner_bias, row, p->pitch, 1, p->length, p->m, 0);
+        mix(h, p->c[j].inner, p->c[j].inner_bias, row, p->pitch, 1, p->length, p->m, 0);
         for (long f = 0; f < p->length; f += V) store(row + f, relu(load(row + f)));
         frame_row(frame, &p->inner, y, row);
     }
@@ -403,7 +404,7 @@ static void mix_image(const struct plan *p, struct room *r, int b) {
     if (p->pitch == p->length) all = out; /* it lies as a picture */
     const int begun = s->add && all == out;
     for (int j = 0; j < s->count; j++)
-        mix(last_h(p, r, j, b), p->c[j].last, NULL, NULL, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
+        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
             j > 0 || begun);
     if (!s->count)
         for (int y = 0; y < p->out_height; y++)
@@ -490,7 +491,7 @@ static const real *node_gradient(const struct plan *p, int b, real *g) {
    zeros beyond its rows. */
 static void output_gradient(const struct plan *p, const real *g, const real *matrix, const real *h, const real *mean_part,
                             const real *curve, real *out) {
-    mix(g, matrix, h, curve, mean_part, out, p->pitch, p->out_height, p->length, p->m, 0);
+    mix_both(g, matrix, h, curve, mean_part, out, p->pitch, p->out_height, p->length, p->m);
     clear_beyond(p, out);
 }
 
@@ -592,7 +593,8 @@ static void add_state_gradient(const struct plan *p, const struct room *r, int b
                 sum = where_positive(get(in), sum);
             }
             if (any_pool(s)) sum += get(back + (x & odd) * pooled_picture(&p->pools) + (long)(x >> odd) * C);
-            put(to, get(to) + sum);
+            if (!s->fresh) sum += get(to);
+            put(to, sum);
         }
         if (s->identity < 0) continue;
         const real *g = r->g + y * p->pitch;
