@@ -417,10 +417,8 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch):
 
 
 def test_a_backend_that_is_not_known_is_refused(monkeypatch, tmp_path):
-    from dnas.kernels import native
 
     monkeypatch.setenv("DNAS_BACKEND", "fast")
-    native.library.cache_clear()
     refused(tmp_path, "run", names=["DNAS_BACKEND=fast", "torch"])
 
 

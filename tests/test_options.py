@@ -21,7 +21,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     """No option of the command line is stored and then read by nobody."""
     given = {
         "data": "cifar10", "data_dir": "d", "image_size": 16, "seed": 3, "preset": "paper", "device": "cpu",
-        "deterministic": True, "layers": 5, "channels": 12, "epochs": 4, "batch_size": 6, "method": "pc-darts",
+        "deterministic": True, "backend": "torch", "layers": 5, "channels": 12, "epochs": 4, "batch_size": 6, "method": "pc-darts",
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
     }  # fmt: skip

@@ -1,12 +1,16 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference import PlainSupernet, copy_weights, weight_pairs
 
+import dnas.supernet as supernet_module
 from dnas.errors import InputError
+from dnas.kernels import cells, native
 from dnas.mapping import MAPPINGS
 from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
 from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.streams import torch_stream
 from dnas.supernet import SkipDropout, build_supernet
 
 WITH_NONE = ("none", *DARTS.primitives)
@@ -32,30 +36,166 @@ def test_equals_the_plain_per_edge_network_in_output_and_all_gradients(mapping, 
     relax = softmax if names is WITH_NONE else sigmoid
     x, y = images(), torch.tensor([0, 1, 2, 3])
 
-    def gradients(network):
-        mixing = expand(relax(parameters.terms()), edge_softmax(parameters.edge_logits(), DARTS), layers)
-        if isinstance(network, PlainSupernet):
-            logits = network(x, mixing.operations, mixing.edges, mixing.bypass)
-        else:
-            logits = network(x, mixing)
-        loss = torch.nn.functional.cross_entropy(logits, y)
-        architecture = list(parameters.parameters())
-        weights = list(network.parameters())
-        grads = torch.autograd.grad(loss, architecture + weights)
-        return logits, grads[: len(architecture)], dict(zip(weights, grads[len(architecture) :], strict=True))
+    def mixing():
+        return expand(relax(parameters.terms()), edge_softmax(parameters.edge_logits(), DARTS), layers)
 
-    logits, arch_grads, weight_grads = gradients(supernet)
-    plain_logits, plain_arch_grads, plain_weight_grads = gradients(plain)
-    assert relative(logits, plain_logits) < 1e-9
-    for a, b in zip(arch_grads, plain_arch_grads, strict=True):
-        assert b.abs().max() > 0
-        assert relative(a, b) < 1e-9
     pairs = weight_pairs(supernet, plain)
-    # Convolutions into a batch norm have gradients orthogonal to their weights but not zero: all are compared.
     assert sum(b.numel() for _, _, b in pairs) == sum(p.numel() for p in supernet.parameters())
-    scale = max(g.abs().max() for g in plain_weight_grads.values())
-    for fast, where, slow in pairs:
-        assert (weight_grads[fast][where] - plain_weight_grads[slow]).abs().max() < 1e-9 * scale
+    assert_equal_to_plain(supernet, plain, mixing, list(parameters.parameters()), x, y)
+
+
+def losses_and_gradients(network, mixing, x, y, wanted):
+    if isinstance(network, PlainSupernet):
+        logits = network(x, mixing.operations, mixing.edges, mixing.bypass)
+    else:
+        logits = network(x, mixing)
+    grads = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y), wanted, allow_unused=True)
+    return logits.detach(), [torch.zeros_like(w) if g is None else g for g, w in zip(grads, wanted, strict=True)]
+
+
+def assert_equal_to_plain(supernet, plain, mixing_of, parameters, x, y):
+    """Logits and the gradients of all weights and of `parameters`, to 1e-9 of the largest."""
+    weights, plain_weights = list(supernet.parameters()), list(plain.parameters())
+    logits, grads = losses_and_gradients(supernet, mixing_of(), x, y, [*parameters, *weights])
+    expected, plain_grads = losses_and_gradients(plain, mixing_of(), x, y, [*parameters, *plain_weights])
+    assert relative(logits, expected) < 1e-9
+    count = len(parameters)
+    for a, b in zip(grads[:count], plain_grads[:count], strict=True):
+        assert relative(a, b) < 1e-9
+    fast, slow = (
+        dict(zip(weights, grads[count:], strict=True)),
+        dict(zip(plain_weights, plain_grads[count:], strict=True)),
+    )
+    scale = max(g.abs().max() for g in slow.values())
+    for weight, where, plain_weight in weight_pairs(supernet, plain):
+        assert (fast[weight][where] - slow[plain_weight]).abs().max() < 1e-9 * scale
+    return fast
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@given(
+    seed=st.integers(0, 2**31),
+    layers=st.integers(3, 4),
+    channels=st.sampled_from([2, 4, 6]),
+    partial=st.sampled_from([1, 2, 3, 4]),
+    batch=st.integers(2, 3),
+    size=st.integers(2, 3),
+    names=st.lists(st.sampled_from(WITH_NONE), min_size=1, max_size=8, unique=True),
+    recompute=st.booleans(),
+)
+@settings(deadline=None, max_examples=12)
+def test_any_shape_equals_the_plain_network(backend, seed, layers, channels, partial, batch, size, names, recompute):
+    native.choose(backend)
+    try:
+        channels, size = channels * partial, 4 * size  # two reductions; odd sizes have their own test
+        shape = {
+            "layers": layers,
+            "channels": channels,
+            "classes": 3,
+            "partial": partial,
+            "recompute": recompute,
+            "seed": seed,
+        }
+        supernet = build_supernet(DARTS, tuple(names), **shape).double()
+        plain = PlainSupernet(names, layers, channels, 3, partial=partial).double()
+        copy_weights(supernet, plain)
+        generator = torch_stream(seed, "test")
+        draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        operations, edges, bypass = draw(layers, 14, len(names)), draw(layers, 14), draw(layers, 14)
+        x = draw(batch, 3, size, size).detach()
+        y = torch.arange(batch) % 3
+        mixing = MixingWeights(operations, edges, bypass)
+        # With K = 1 nothing passes by, and nothing reads the bypass weights.
+        assert_equal_to_plain(supernet, plain, lambda: mixing, [operations, edges, bypass], x, y)
+    finally:
+        native.choose("auto")
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler on this machine")
+def test_native_cells_are_in_use_where_they_cover_and_only_there():
+    x = images()
+    for names, channels, partial, dtype, covered in (
+        (DARTS.primitives, 8, 4, torch.float32, True),
+        (DARTS.primitives, 8, 4, torch.float64, True),
+        (DARTS.primitives, 16, 1, torch.float32, True),
+        (DARTS.primitives, 24, 4, torch.float32, False),  # 6 channels an edge
+        (DARTS.primitives, 8, 4, torch.float16, False),
+    ):
+        supernet = build_supernet(DARTS, names, layers=3, channels=channels, classes=3, partial=partial).to(dtype)
+        assert cells.covers(supernet, x.to(dtype)) == covered
+    native.choose("torch")
+    try:
+        supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3)
+        assert not cells.covers(supernet, x.float())
+    finally:
+        native.choose("auto")
+
+
+def test_both_backends_drop_the_same_identities():
+    supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, partial=2).double()
+    operations = torch.rand(3, 14, 7, generator=torch_stream(0, "test")).double().requires_grad_()
+    y = torch.tensor([0, 1, 2, 0])
+    found = []
+    for backend in ("auto", "torch"):
+        native.choose(backend)
+        try:
+            logits = supernet(images(), expand(operations, None, 3), SkipDropout(0.4, 3, (1, 0)))
+            loss = torch.nn.functional.cross_entropy(logits, y)
+            found.append((logits, *torch.autograd.grad(loss, [operations, *supernet.parameters()])))
+        finally:
+            native.choose("auto")
+    for a, b in zip(*found, strict=True):
+        assert (a - b).abs().max() < 1e-9 * max(1.0, b.abs().max())
+
+
+def test_sparse_weights_execute_only_what_is_active(monkeypatch):
+    """Equal to the plain network with zeros; the other operations are not run, and nothing of theirs has a gradient."""
+    layers, names = 4, list(WITH_NONE)
+    supernet = build_supernet(DARTS, WITH_NONE, layers=layers, channels=8, classes=3, partial=2).double()
+    plain = PlainSupernet(names, layers, 8, 3, partial=2).double()
+    copy_weights(supernet, plain)
+    generator = torch_stream(5, "test")
+    active = torch.rand(layers, 14, 8, generator=generator) < 0.3
+    active[0] = False  # a layer of nothing but bypassed channels
+    active[1] = torch.nn.functional.one_hot(torch.randint(8, (14,), generator=generator), 8).bool()
+    active[2, 0] = True
+    values = torch.randn(layers, 14, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    run = []
+    original = supernet_module.depthwise_statistics
+    monkeypatch.setattr(
+        supernet_module,
+        "depthwise_statistics",
+        lambda u, w, *rest: (run.append(len(w)), original(u, w, *rest))[1],
+    )
+    ones = torch.ones(layers, 14).double()
+    x, y = images(), torch.tensor([0, 1, 2, 0])
+    mixing = lambda: MixingWeights(values * active, ones, ones, active)
+    grads = assert_equal_to_plain(supernet, plain, mixing, [values], x, y)
+    widths = [cell.active for cell in supernet.cells]
+    stages = {"sep_conv_3x3": 2, "sep_conv_5x5": 2, "dil_conv_3x3": 1, "dil_conv_5x5": 1}
+    wanted = sum(
+        int(active[k, :, names.index(name)].sum()) * count * widths[k]
+        for k in range(layers)
+        for name, count in stages.items()
+    )
+    assert sum(run) == wanted
+    for k, cell in enumerate(supernet.cells):
+        for block, leaving in zip(cell.sources, cell.leaving, strict=True):
+            for name, chain in block.apart.items():
+                for t, e in enumerate(leaving):
+                    for weight in chain.parameters():
+                        part = grads[weight].view(len(leaving), -1)[t]
+                        assert active[k, e, names.index(name)] or not part.any()
+
+
+def test_inactive_weights_get_no_gradient_even_where_they_are_not_zero():
+    supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3).double()
+    operations = torch.rand(3, 14, 7).double().requires_grad_()
+    active = torch.rand(3, 14, 7, generator=torch_stream(0, "test")) < 0.5
+    loss = supernet(images(), expand(operations, None, 3, active=active)).square().sum()
+    (grad,) = torch.autograd.grad(loss, [operations])
+    assert not grad[~active].any()
+    assert (grad[active] != 0).float().mean() > 0.9
 
 
 def test_one_hot_weights_make_it_the_single_operation():
@@ -89,14 +229,14 @@ def test_skip_dropout_is_off_at_zero_and_keeps_the_mean():
     supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, partial=4).double()
     mixing = expand(torch.full((3, 14, 7), 0.2).double(), None, 3)
     off = supernet(images(), mixing)
-    zero = supernet(images(), mixing, SkipDropout(0.0, numpy_stream(0, "skip-dropout", 0)))
+    zero = supernet(images(), mixing, SkipDropout(0.0, 0, (0,)))
     assert relative(zero, off) < 1e-12
-    first = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
-    again = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
-    other = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 2)))
+    first = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
+    again = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
+    other = supernet(images(), mixing, SkipDropout(0.5, 0, (2,)))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    mask = SkipDropout(0.2, numpy_stream(0, "skip-dropout", 3)).factors(torch.zeros(64, 16, 16, 4), 4)
+    mask = SkipDropout(0.2, 0, (3,)).factors(torch.zeros(64, 16, 16, 4), 4)
     assert set(mask.unique().tolist()) == {0.0, 1.25}
     assert abs(mask.mean() - 1) < 0.01
 
@@ -107,7 +247,7 @@ def test_skip_dropout_touches_identities_only():
     operations = torch.rand(3, 14, 7).double()
     operations[:, :, 2] = 0
     mixing = expand(operations, None, 3)
-    dropped = supernet(images(), mixing, SkipDropout(0.5, numpy_stream(0, "skip-dropout", 1)))
+    dropped = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
     assert relative(dropped, supernet(images(), mixing)) < 1e-12
 
 

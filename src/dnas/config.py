@@ -55,6 +55,9 @@ class SearchSettings(Settings):
         "first-order", description="A13: bilevel with either gradient, or both steps on the same batch"
     )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    recompute: bool = Field(
+        False, description="compute a layer's operations again in the backward pass: less memory, more time"
+    )
 
     def resolved(self, count: int, travel: float, image_size: int) -> SearchSettings:
         """With every automatic value replaced by its number, for `count` training images."""
@@ -164,6 +167,7 @@ class Config(Settings):
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
     deterministic: bool = False
+    backend: Literal["auto", "native", "torch"] = "auto"
     baseline: bool = Field(True, description="also train a random architecture of the same size")
     data: DataSettings = DataSettings()
     search: SearchSettings | None = None

@@ -43,6 +43,8 @@ class RunOptions:
     "The run folder to make. [default: a new one under runs/]"
     device: Annotated[str | None, Parameter(group=_RUN)] = None
     "auto, cpu or cuda. [default: auto]"
+    backend: Annotated[str | None, Parameter(group=_RUN)] = None
+    "native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler. [default: auto]"
     deterministic: Annotated[bool | None, Parameter(group=_RUN, negative="")] = None
     "Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are."
     layers: Annotated[int | None, Parameter(group=_RUN)] = None

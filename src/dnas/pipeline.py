@@ -78,6 +78,7 @@ def start(
     draft = parse({**overrides, "search": None, "train": None})
     create(draft.method, draft.mapping or None, draft.options, DARTS)
     check_device(draft.device)
+    native.choose(draft.backend)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
         try:
             text.encode()
@@ -117,6 +118,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
         check_device(config.device)
+        native.choose(config.backend)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
         data = load_data(config)

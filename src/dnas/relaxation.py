@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,11 +23,14 @@ class MixingWeights:
         operations: [L, E, O], weight of each operation on its edge.
         edges: [L, E], weight of each edge's operations in its node.
         bypass: [L, E], weight of the channels that partial channels leave out.
+        active: [L, E, O] of bool on the CPU: the operations that are executed, for sparse relaxations. The others have
+            the weight 0, and neither they nor their weights receive gradients. None: all.
     """
 
     operations: Tensor
     edges: Tensor
     bypass: Tensor
+    active: Tensor | None = None
 
     @property
     def psi(self) -> Tensor:
@@ -35,7 +38,9 @@ class MixingWeights:
         return self.edges[..., None] * self.operations
 
     def detach(self) -> MixingWeights:
-        return MixingWeights(self.operations.detach(), self.edges.detach(), self.bypass.detach())
+        return replace(
+            self, operations=self.operations.detach(), edges=self.edges.detach(), bypass=self.bypass.detach()
+        )
 
 
 def softmax(terms: Sequence[Tensor]) -> Tensor:
@@ -58,12 +63,19 @@ def layer_softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-def expand(operations: Tensor, edges: Tensor | None, layers: int, bypass: Tensor | None = None) -> MixingWeights:
+def expand(
+    operations: Tensor,
+    edges: Tensor | None,
+    layers: int,
+    bypass: Tensor | None = None,
+    active: Tensor | None = None,
+) -> MixingWeights:
     """Mixing weights for all layers. Without `edges` every edge counts once; `bypass` follows `edges`."""
     operations = operations.expand(layers, *operations.shape[1:])
     if edges is None:
         edges = operations.new_ones(operations.shape[:2])
-    return MixingWeights(operations, edges, edges if bypass is None else bypass)
+    active = None if active is None else active.expand(operations.shape)
+    return MixingWeights(operations, edges, edges if bypass is None else bypass, active)
 
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:

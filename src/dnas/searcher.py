@@ -24,7 +24,7 @@ from dnas.data import DataInfo, Split, batches, chosen, halves
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 from dnas.methods import GradientMethod, Progress
 from dnas.session import Captured, Session
-from dnas.streams import numpy_stream, torch_stream
+from dnas.streams import torch_stream
 from dnas.supernet import SkipDropout, build_supernet
 
 STAGE = "search"
@@ -69,6 +69,7 @@ class Search:
             classes=len(info.classes),
             inputs=info.channels,
             partial=method.options.partial_channels,
+            recompute=settings.recompute,
             seed=seed,
         ).to(device)
         self.mapping = method.mapping(settings.layers, seed).to(device)
@@ -123,7 +124,7 @@ class Search:
         progress = self.progress(step)
         mixing = self.method.mixing(self.mapping, progress)
         rate = self.method.skip_dropout(progress)
-        dropout = SkipDropout(rate, numpy_stream(self.seed, "skip-dropout", step, batch.draw)) if rate else None
+        dropout = SkipDropout(rate, self.seed, (step, batch.draw)) if rate else None
         out: Tensor = self.supernet(batch.images, mixing if relaxed else mixing.detach(), dropout)
         return out
 

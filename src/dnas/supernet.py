@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dnas.errors import InputError
 from dnas.kernels import cells, depthwise_statistics, mixed_product, weighted_sum
@@ -32,15 +34,23 @@ from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Zero
 from dnas.plan import STEMS, preprocess
 from dnas.relaxation import MixingWeights
 from dnas.space import Space, reduction_layers
-from dnas.streams import torch_stream
+from dnas.streams import numpy_stream, torch_stream
 
 
 @dataclass(frozen=True)
 class SkipDropout:
-    """Drops the output of identities element-wise during search, so that they win less easily (P-DARTS, §3.2.2)."""
+    """Drops the output of identities element-wise during search, so that they win less easily (P-DARTS, §3.2.2).
+
+    What is dropped depends on the counters alone, so that it can be drawn again.
+    """
 
     probability: float
-    generator: np.random.Generator
+    seed: int
+    counters: tuple[int, ...]
+
+    def within(self, part: int) -> SkipDropout:
+        """That of a layer within a step, or of a source within a layer."""
+        return SkipDropout(self.probability, self.seed, (*self.counters, part))
 
     @property
     def scale(self) -> float:
@@ -53,7 +63,7 @@ class SkipDropout:
         Four draws a random word: a twentieth of the time of `Tensor.bernoulli_`, which took half of a native step.
         """
         count = math.prod(shape)
-        words = self.generator.bit_generator.random_raw(-(-count // 4))
+        words = numpy_stream(self.seed, "skip-dropout", *self.counters).bit_generator.random_raw(-(-count // 4))
         alive = words.view(np.uint16)[:count] >= round(self.probability * 65536)
         return torch.from_numpy(alive.view(np.uint8)).view(shape)
 
@@ -68,15 +78,16 @@ class SourceBlock(nn.Module):
 
     Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
     convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
-    pixels for a factorised reduction. With the
-    mean and the second moments of the features that batch norm is known beforehand (`fold`), so mixing weight,
-    batch norm and linear map are one matrix, and the mixture of all operations one accumulating product.
+    pixels for a factorised reduction. With the mean and the second moments of the features that batch norm is known
+    beforehand (`fold`), so mixing weight, batch norm and linear map are one matrix, and the mixture of all operations
+    one accumulating product.
     """
 
     def __init__(self, channels: int, targets: int, stride: int, operations: tuple[str, ...]) -> None:
         super().__init__()
         self.channels = channels
         self.targets = targets
+        self.stride = stride
         self.columns = {name: o for o, name in enumerate(operations)}
         self.apart = nn.ModuleDict()  # weights of its own for every target
         self.pools = nn.ModuleDict()  # no weights: the same for every target
@@ -90,52 +101,68 @@ class SourceBlock(nn.Module):
             elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
                 self.apart[name] = build_chain(chain, SEARCH, groups=targets)
 
-    def forward(self, x: Tensor, weights: Tensor, skip_dropout: SkipDropout | None) -> Tensor:
-        """`weights` [targets, O] multiply the operations."""
+    def forward(
+        self, x: Tensor, weights: Tensor, skip_dropout: SkipDropout | None, active: list[list[bool]] | None
+    ) -> Tensor:
+        """`weights` [targets, O] multiply the operations, of which only the `active` [targets, O] are executed."""
         relu = x.relu()
+        mixture = Mixture(self.targets, self.channels)
+        everywhere = list(range(self.targets))
+
+        def executed(name: str) -> list[int]:
+            return [t for t in everywhere if active is None or active[t][self.columns[name]]]
+
         # Target-major channels: copy t of the source occupies channels t·c … (t+1)·c.
         copies = relu.repeat(1, 1, 1, self.targets)
-        mixture = Mixture(self.targets, self.channels)
         for name, chain in self.apart.items():
+            if not (targets := executed(name)):
+                continue
             weight = weights[:, self.columns[name]]
             first = next(chain.children())
             if isinstance(first, FactorizedReduceModule):
-                self._factorized(first, relu, weight, mixture)
+                even, odd = (_of(grid.weight, self.targets, targets) for grid in (first.even, first.odd))
+                mixture.add_common(*fold_reduction(relu, even, odd, len(targets)), weight, targets)
             else:
-                self._separable(chain, copies, weight, mixture)
+                wide = copies if targets == everywhere else relu.repeat(1, 1, 1, len(targets))
+                self._separable(chain, wide, weight, mixture, targets)
         planes = x.permute(0, 3, 1, 2)
         for name, pool in self.pools.items():
-            mixture.add_pool(pool(planes).permute(0, 2, 3, 1), weights[:, self.columns[name]])
-        size = mixture.size
-        if self.identity is None:
-            return mixture.mix().view(*size, self.targets, self.channels)
-        weight = weights[:, self.columns[self.identity]]
-        if skip_dropout is None:
-            mixture.add_shared(x, weight[:, None].expand(-1, self.channels))
-            return mixture.mix().view(*size, self.targets, self.channels)
+            if executed(name):
+                mixture.add_pool(pool(planes).permute(0, 2, 3, 1), weights[:, self.columns[name]])
+        identity = self.identity if self.identity is not None and executed(self.identity) else None
+        if identity is not None and skip_dropout is None:
+            mixture.add_shared(x, weights[:, self.columns[identity], None].expand(-1, self.channels))
+        height, width = (-(-side // self.stride) for side in x.shape[1:3])
+        shape = (len(x), height, width, self.targets, self.channels)
+        mixed = mixture.mix().view(shape) if mixture.features else x.new_zeros(shape)
+        if identity is None or skip_dropout is None:
+            return mixed
         # Each target drops other elements, so the identity leaves the common product.
         masked = skip_dropout.factors(x, self.targets) * x[:, :, :, None]
-        return torch.addcmul(mixture.mix().view(*size, self.targets, self.channels), masked, weight[:, None])
+        return torch.addcmul(mixed, masked, weights[:, self.columns[identity], None])
 
-    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture) -> None:
-        """Stages of ReLU, depthwise, pointwise, batch norm, for all targets side by side."""
+    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, targets: list[int]) -> None:
+        """Stages of ReLU, depthwise, pointwise, batch norm, for all these targets side by side."""
         layers = iter(chain.children())
         stages = list(zip(layers, layers, layers, layers, strict=True))
+        shape = (len(targets), self.channels)
         for n, (_, deep, point, _) in enumerate(stages):
             assert isinstance(deep, nn.Conv2d) and isinstance(point, nn.Conv2d)
-            h, mean, gram = depthwise_statistics(u, deep.weight, int(deep.stride[0]), int(deep.dilation[0]))
-            shape = (self.targets, self.channels)
+            kernels, maps = (_of(conv.weight, self.targets, targets) for conv in (deep, point))
+            h, mean, gram = depthwise_statistics(u, kernels, int(deep.stride[0]), int(deep.dilation[0]))
             blocks = gram.view(*shape, *shape).diagonal(0, 0, 2).permute(2, 0, 1)
-            matrix, bias = fold(point.weight.view(*shape, self.channels), mean.view(shape), blocks)
+            matrix, bias = fold(maps.reshape(*shape, self.channels), mean.view(shape), blocks)
             if n == len(stages) - 1:
-                mixture.add(h, matrix, bias, weight)
+                mixture.add(h, matrix, bias, weight, targets)
             else:
                 u = torch.addmm(bias.flatten(), h.flatten(0, 2), side_by_side(matrix)).view(h.shape).relu_()
 
-    def _factorized(self, reduce: FactorizedReduceModule, relu: Tensor, weight: Tensor, mixture: Mixture) -> None:
-        """Both strided grids are features that all targets share; each target maps them with its own weights."""
-        pixels, matrix, bias = fold_reduction(relu, reduce.even.weight, reduce.odd.weight, self.targets)
-        mixture.add_common(pixels, matrix, bias, weight)
+
+def _of(weight: Tensor, targets: int, chosen: list[int]) -> Tensor:
+    """The chosen targets' part of a weight [targets · n, …]."""
+    if len(chosen) == targets:
+        return weight
+    return weight.view(targets, -1, *weight.shape[1:])[chosen].flatten(0, 1)
 
 
 class Mixture:
@@ -146,16 +173,20 @@ class Mixture:
         self.features: list[Tensor] = []
         self.matrices: list[Tensor] = []
         self.biases: list[Tensor] = []
-        self.size: torch.Size = torch.Size()
 
-    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
-        """Features [B, H, W, targets · c] of each target's own: `matrix` [targets, c, c], `bias` [targets, c]."""
-        self._append(h, side_by_side(weight[:, None, None] * matrix), weight[:, None] * bias)
+    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor, targets: list[int]) -> None:
+        """Features [B, H, W, n · c] of n targets' own: `matrix` [n, c, c], `bias` [n, c], `weight` [targets]."""
+        weight = weight[targets]
+        flat = side_by_side(weight[:, None, None] * matrix).view(h.shape[3], len(targets), -1)
+        self._append(h, self._placed(flat, targets, 1).flatten(1))
+        self.biases.append(self._placed(weight[:, None] * bias, targets, 0))
 
-    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
-        """Features [B, H, W, n] of all targets: `matrix` [targets, c, n], `bias` [targets, c]."""
-        flat = (weight[:, None, None] * matrix).permute(2, 0, 1).reshape(h.shape[3], -1)
-        self._append(h, flat, weight[:, None] * bias)
+    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor, targets: list[int]) -> None:
+        """Features [B, H, W, i] that n targets share: `matrix` [n, c, i], `bias` [n, c], `weight` [targets]."""
+        weight = weight[targets]
+        flat = (weight[:, None, None] * matrix).permute(2, 0, 1)
+        self._append(h, self._placed(flat, targets, 1).flatten(1))
+        self.biases.append(self._placed(weight[:, None] * bias, targets, 0))
 
     def add_pool(self, h: Tensor, weight: Tensor) -> None:
         """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
@@ -166,18 +197,25 @@ class Mixture:
 
     def add_shared(self, h: Tensor, scale: Tensor) -> None:
         """Features [B, H, W, c] that every target takes by channel: `scale` [targets, c]."""
-        self._append(h, torch.diag_embed(scale).permute(1, 0, 2).reshape(self.channels, -1), None)
+        self._append(h, torch.diag_embed(scale).permute(1, 0, 2).reshape(self.channels, -1))
 
-    def _append(self, h: Tensor, matrix: Tensor, bias: Tensor | None) -> None:
-        self.size = h.shape[:3]
+    def _append(self, h: Tensor, matrix: Tensor) -> None:
         self.features.append(h.flatten(0, 2))
         self.matrices.append(matrix)
-        if bias is not None:
-            self.biases.append(bias)
+
+    def _placed(self, part: Tensor, targets: list[int], dim: int) -> Tensor:
+        """What is known of some targets, with zeros for the others."""
+        if len(targets) == self.targets:
+            return part
+        shape = [*part.shape[:dim], self.targets, *part.shape[dim + 1 :]]
+        return part.new_zeros(shape).index_copy(dim, torch.tensor(targets, device=part.device), part)
 
     def mix(self) -> Tensor:
         """[pixels, targets · c]."""
-        return mixed_product(self.features, self.matrices, torch.stack(self.biases).sum(0).flatten())
+        bias = (
+            torch.stack(self.biases).sum(0) if self.biases else self.features[0].new_zeros(self.targets, self.channels)
+        )
+        return mixed_product(self.features, self.matrices, bias.flatten())
 
 
 class Preprocess(nn.Module):
@@ -232,19 +270,23 @@ class SupernetCell(nn.Module):
         self,
         before: Tensor,
         previous: Tensor,
-        operations: Tensor,
-        edges: Tensor,
+        psi: Tensor,
         bypass: Tensor,
-        skip_dropout: SkipDropout | None,
+        skip_dropout: SkipDropout | None = None,
+        executed: Tensor | None = None,
     ) -> Tensor:
-        """`operations` [E, O], `edges` [E] and `bypass` [E] are this layer's mixing weights."""
-        psi = edges[:, None] * operations
+        """`psi` [E, O] and `bypass` [E] are this layer's mixing weights; without `executed` [E, O] all operations run."""
+        choices = None if executed is None else executed.tolist()
+        if executed is not None:
+            psi = psi * executed.to(psi.device)
         states = [self.preprocess[0](before), self.preprocess[1](previous)]
         active: list[Tensor | None] = [None] * self.space.nodes
         passed: list[list[Tensor]] = [[] for _ in range(self.space.nodes)]
         for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
             x = states[s]
-            out = block(x[..., : self.active].contiguous(), psi[leaving], skip_dropout)
+            dropout = None if skip_dropout is None else skip_dropout.within(s)
+            chosen = None if choices is None else [choices[e] for e in leaving]
+            out = block(x[..., : self.active].contiguous(), psi[leaving], dropout, chosen)
             rest = self._bypass(x, 2 if self.reduction and s < 2 else 1)
             for t, e in enumerate(leaving):
                 node = self.space.edges[e][0]
@@ -288,6 +330,7 @@ class Supernet(nn.Module):
         classes: Size of the output.
         inputs: Channels of an image.
         partial: K; 1/K of the channels pass through the operations. K divides C, and C/K is even.
+        recompute: Compute a layer's operations again in the backward pass: less memory, more time.
 
     Raises:
         InputError: Depth, width or K that do not fit.
@@ -303,9 +346,10 @@ class Supernet(nn.Module):
         classes: int,
         inputs: int = 3,
         partial: int = 4,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.keep = True
+        self.recompute = recompute
         check_width(channels, partial)
         reductions = reduction_layers(layers)
         self.stem = build_chain(STEMS["cifar"](inputs, channels).first, SEARCH_STEM)
@@ -322,13 +366,18 @@ class Supernet(nn.Module):
     def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: SkipDropout | None = None) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
-        if cells.covers(self, previous):
-            last = cells.run(self, previous, mixing.psi, mixing.bypass, skip_dropout, self.keep)
-            return self.classifier(last.mean((1, 2)))
-        for k, cell in enumerate(self.cells):
-            weights = (mixing.operations[k], mixing.edges[k], mixing.bypass[k])
-            before, previous = previous, cell(before, previous, *weights, skip_dropout)
-        logits: Tensor = self.classifier(previous.mean((1, 2)))
+        psi = mixing.psi
+        if mixing.active is None and cells.covers(self, previous):
+            last = cells.run(self, previous, psi, mixing.bypass, skip_dropout)
+        else:
+            for k, cell in enumerate(self.cells):
+                dropout = None if skip_dropout is None else skip_dropout.within(k)
+                active = None if mixing.active is None else mixing.active[k]
+                arguments = (before, previous, psi[k], mixing.bypass[k], dropout, active)
+                out = checkpoint(cell, *arguments, use_reentrant=False) if self.recompute else cell(*arguments)
+                before, previous = previous, out
+            last = previous
+        logits: Tensor = self.classifier(last.mean((1, 2)))
         return logits
 
 
@@ -345,7 +394,7 @@ def check_width(channels: int, partial: int) -> None:
         )
 
 
-def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: int) -> Supernet:
+def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: Any) -> Supernet:
     """A supernet with fresh weights from the run's seed; `shape` are the arguments of `Supernet`."""
     supernet = construct(lambda: Supernet(space, operations, **shape), torch_stream(seed, "init"))
     assert isinstance(supernet, Supernet)

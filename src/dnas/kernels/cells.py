@@ -11,10 +11,11 @@ import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.kernels import native
@@ -22,7 +23,7 @@ from dnas.kernels.fold import fold_reduction
 from dnas.modules import FactorizedReduceModule
 
 if TYPE_CHECKING:
-    from dnas.supernet import SkipDropout, SourceBlock, Supernet, SupernetCell
+    from dnas.supernet import Preprocess, SkipDropout, SourceBlock, Supernet, SupernetCell
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 MOST = 8  # separable candidates of an edge: the enum of source.c
@@ -101,10 +102,9 @@ def covers(supernet: Supernet, stem: Tensor) -> bool:
     """Whether these kernels can stand in for the supernet's cells: dtype, device, widths and operations."""
     if stem.dtype not in REALS or stem.device.type != "cpu" or not len(stem) or not native.wanted():
         return False
-    layouts = [_layout(cell) for cell in supernet.cells]
-    if None in layouts:
+    if (layouts := _layouts(supernet)) is None:
         return False
-    widths = {(cell.active, cell.partial) for cell in supernet.cells}
+    widths = {(layout.cell.active, layout.cell.partial) for layout in layouts}
     return all(_functions(REALS[stem.dtype], *width) is not None for width in widths)
 
 
@@ -130,34 +130,36 @@ class _Layout:
     channels: int
     edges: list[int]  # of each node the first
     sources: list[_SourceLayout]
+    weights: list[nn.Parameter]
 
 
-_layouts: WeakKeyDictionary[SupernetCell, _Layout | None] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Supernet, list[_Layout] | None] = WeakKeyDictionary()
+
+
+def _layouts(supernet: Supernet) -> list[_Layout] | None:
+    """Those of all cells; None where the kernels do not cover one."""
+    if supernet not in _known:
+        found = [_layout(cast("SupernetCell", cell)) for cell in supernet.cells]
+        layouts = [layout for layout in found if layout is not None]
+        _known[supernet] = layouts if len(layouts) == len(found) else None
+    return _known[supernet]
 
 
 def _layout(cell: SupernetCell) -> _Layout | None:
-    """None where the kernels do not cover the cell."""
-    if cell not in _layouts:
-        sources = [_source_layout(cell, s) for s in range(len(cell.leaving))]
-        covered = cell.active & (cell.active - 1) == 0 and cell.active <= 64 and len(sources) < NODES
-        _layouts[cell] = (
-            _Layout(
-                cell,
-                cell.active * cell.partial,
-                [first for first, _ in cell.space.node_edges],
-                [source for source in sources if source is not None],
-            )
-            if covered and None not in sources
-            else None
-        )
-    return _layouts[cell]
+    sources = [_source_layout(cell, s) for s in range(len(cell.leaving))]
+    covered = [source for source in sources if source is not None]
+    if len(covered) < len(sources) or len(sources) >= NODES or cell.active & (cell.active - 1) or cell.active > 64:
+        return None
+    edges = [first for first, _ in cell.space.node_edges]
+    return _Layout(cell, cell.active * cell.partial, edges, covered, list(cell.parameters()))
 
 
 def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
-    block: SourceBlock = cell.sources[s]  # type: ignore[assignment]
-    reduction, columns, stages = None, [], []
+    block = cast("SourceBlock", cell.sources[s])
+    reduction, columns = None, []
+    stages: list[list[tuple[nn.Conv2d, nn.Conv2d]]] = []
     for name, chain in block.apart.items():
-        layers = list(chain.children())
+        layers: list[Any] = list(chain.children())
         if isinstance(layers[0], FactorizedReduceModule):
             reduction = (block.columns[name], layers[0])
             continue
@@ -209,27 +211,34 @@ class _Layer:
         """The tensor that holds a state, the address of its first channel, and the numbers from pixel to pixel."""
         if s < 2:
             return self.entering[s], self.entering[s].data_ptr(), self.layout.channels
-        return self.out, self.out.data_ptr() + (s - 2) * self.layout.channels * self.out.element_size(), self.out.shape[3]
+        return (
+            self.out,
+            self.out.data_ptr() + (s - 2) * self.layout.channels * self.out.element_size(),
+            self.out.shape[3],
+        )
 
 
 # Buffers of kept features, by size, to be used again by the next step: fresh pages cost a twentieth of it.
-_spare: WeakKeyDictionary[Supernet, dict[tuple[int, torch.dtype], list[Tensor]]] = WeakKeyDictionary()
+_Spare: TypeAlias = dict[tuple[int, torch.dtype], list[Tensor]]
+_spare: WeakKeyDictionary[Supernet, _Spare] = WeakKeyDictionary()
 
 
-def run(
-    supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_dropout: SkipDropout | None, keep: bool
-) -> Tensor:
+def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_dropout: SkipDropout | None) -> Tensor:
     """The last cell's output [B, H, W, C] of a supernet that `covers`, from its stem's [B, H, W, C].
 
     Args:
         psi: [layers, edges, operations].
         bypass: [layers, edges].
-        keep: Keep the depthwise convolutions' outputs for backward, or compute them again.
     """
+    layouts = _layouts(supernet)
+    assert layouts is not None
     # Edges by the state that they leave.
-    order = [e for leaving in supernet.cells[0].leaving for e in leaving]
-    weights = [parameter for cell in supernet.cells for parameter in cell.parameters()]
-    out: Tensor = _Cells.apply(supernet, skip_dropout, keep, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
+    order = [e for leaving in layouts[0].cell.leaving for e in leaving]
+    weights = [parameter for layout in layouts for parameter in layout.weights]
+    # Without a pass back nothing need be kept.
+    keep = torch.is_grad_enabled() and not supernet.recompute
+    spare = _spare.setdefault(supernet, {})
+    out: Tensor = _Cells.apply(layouts, spare, keep, skip_dropout, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -237,9 +246,10 @@ class _Cells(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        supernet: Supernet,
-        skip_dropout: SkipDropout | None,
+        layouts: list[_Layout],
+        spare: _Spare,
         keep: bool,
+        skip_dropout: SkipDropout | None,
         stem: Tensor,
         psi: Tensor,
         bypass: Tensor,
@@ -247,13 +257,12 @@ class _Cells(torch.autograd.Function):
     ) -> Tensor:
         psi, bypass = psi.contiguous(), bypass.contiguous()
         ctx.save_for_backward(psi, bypass, *weights)
-        ctx.spare = spare = _spare.setdefault(supernet, {})
+        ctx.spare = spare
         ctx.layers = []
         before = previous = stem.contiguous()
-        for k, cell in enumerate(supernet.cells):
-            layout = _layout(cell)
-            assert layout is not None
-            layer = _cell_forward(layout, before, previous, psi[k], bypass[k], skip_dropout, spare if keep else None)
+        for k, layout in enumerate(layouts):
+            dropout = None if skip_dropout is None else skip_dropout.within(k)
+            layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, spare if keep else None)
             ctx.layers.append(layer)
             before, previous = previous, layer.out
         # A view: the saved layers must not hold the output, whose graph holds them.
@@ -262,7 +271,7 @@ class _Cells(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         psi, bypass, *weights = ctx.saved_tensors
-        _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
+        _, _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
         wanted = [w for w, need in zip(weights, needs, strict=True) if need]
         sizes = [w.numel() for w in wanted]
         parts = psi.new_zeros(sum(sizes)).split(sizes)
@@ -270,6 +279,8 @@ class _Cells(torch.autograd.Function):
         grad_psi, grad_bypass = torch.zeros_like(psi), torch.zeros_like(bypass)
 
         layers: list[_Layer] = ctx.layers
+        if not layers:
+            raise RuntimeError("the cells' gradients can be taken once only; retain_graph has no effect on them")
         # One gradient for every layer's output, -1 being the stem's; what is not there was not written to yet.
         buffers = {len(layers) - 1: grad.clone(memory_format=torch.contiguous_format)}
         for k in range(len(layers) - 1, -1, -1):
@@ -288,6 +299,7 @@ class _Cells(torch.autograd.Function):
             None,
             None,
             None,
+            None,
             buffers.get(-1),
             grad_psi if needs_psi else None,
             grad_bypass if needs_bypass else None,
@@ -302,7 +314,7 @@ def _cell_forward(
     psi: Tensor,
     bypass: Tensor,
     skip_dropout: SkipDropout | None,
-    spare: dict[tuple[int, torch.dtype], list[Tensor]] | None,
+    spare: _Spare | None,
 ) -> _Layer:
     cell = layout.cell
     (first, first_inverse), (second, second_inverse) = (
@@ -339,7 +351,7 @@ def _cell_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
     grad_bypass: Tensor,
-    spare: dict[tuple[int, torch.dtype], list[Tensor]],
+    spare: _Spare,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of both states that enter; those of weights and mixing weights are added in place."""
     layout, out = layer.layout, layer.out
@@ -402,9 +414,7 @@ def _pictures(layer: _Layer, channels: int) -> int:
     return batch * height * -(-width * channels // lanes) * lanes
 
 
-def _source(
-    layer: _Layer, s: int, psi: Tensor, kept: _Kept
-) -> tuple[_Source, ctypes.Array[_Separable], _SourceLayout]:
+def _source(layer: _Layer, s: int, psi: Tensor, kept: _Kept) -> tuple[_Source, ctypes.Array[_Separable], _SourceLayout]:
     """What forward and backward of a source share. The array must live as long as the structure."""
     layout, size = layer.layout.sources[s], layer.out.element_size()
     source = _Source.from_buffer_copy(layout.source)
@@ -436,7 +446,7 @@ def _source_forward(
     s: int,
     psi: Tensor,
     skip_dropout: SkipDropout | None,
-    spare: dict[tuple[int, torch.dtype], list[Tensor]] | None,
+    spare: _Spare | None,
 ) -> tuple[Tensor, _Kept]:
     layout, cell, out = layer.layout.sources[s], layer.layout.cell, layer.out
     stages = sum(map(len, layout.stages))
@@ -449,7 +459,7 @@ def _source_forward(
     kept = _Kept(moments, features, None, 1.0)
     shape = (*out.shape[:3], layout.wide)
     if skip_dropout is not None and layout.source.identity >= 0:
-        kept.alive, kept.scale = skip_dropout.alive(shape), skip_dropout.scale
+        kept.alive, kept.scale = skip_dropout.within(s).alive(shape), skip_dropout.scale
     source, separables, _ = _source(layer, s, psi, kept)
     if layout.reduction is None:
         mixed = out.new_empty(shape)
@@ -473,7 +483,7 @@ def _source_backward(
     back: int,
     grads: dict[int, Tensor],
     grad_psi: Tensor,
-    spare: dict[tuple[int, torch.dtype], list[Tensor]],
+    spare: _Spare,
 ) -> None:
     kept, cell = layer.sources.pop(), layer.layout.cell
     source, separables, layout = _source(layer, s, psi, kept)
@@ -495,21 +505,27 @@ def _source_backward(
         if len(stages) == 2:
             separable.work = address
             address += picture * work.element_size()
-    _call(cell, mixed, "source_backward", source, picture * (3 + (source.count + twice if kept.features is not None else 0)))
+    _call(
+        cell,
+        mixed,
+        "source_backward",
+        source,
+        picture * (3 + (source.count + twice if kept.features is not None else 0)),
+    )
     if kept.features is not None:
         spare[len(kept.features), kept.features.dtype].append(kept.features)
     if layout.reduction is None:
         return
     # The factorised reduction is small and rare: torch's own operations do, run again with a graph.
     column, reduce = layout.reduction
-    leaves = (layer.entering[s][..., : cell.active], psi[:, column], reduce.even.weight, reduce.odd.weight)
+    used = (layer.entering[s][..., : cell.active], reduce.even.weight, reduce.odd.weight, psi[:, column])
     with torch.enable_grad():
-        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
-        out = _reduced(leaves[0], leaves[2], leaves[3], leaves[1])
+        leaves = [leaf.detach().requires_grad_() for leaf in used]
+        out = _reduced(*leaves)
     wanted = torch.autograd.grad(out, leaves, mixed[..., first : first + layout.wide].reshape(out.shape))
     entering[s][..., : cell.active] += wanted[0]
-    grad_psi[:, column] += wanted[1]
-    for grid, gradient in zip((reduce.even, reduce.odd), wanted[2:], strict=True):
+    grad_psi[:, column] += wanted[3]
+    for grid, gradient in zip((reduce.even, reduce.odd), wanted[1:3], strict=True):
         if id(grid.weight) in grads:
             grads[id(grid.weight)] += gradient
 
@@ -524,19 +540,20 @@ def _reduced(x: Tensor, even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:
 # --- the preprocessing --------------------------------------------------------------------------------------------
 
 
-def _reduce_of(cell: SupernetCell, n: int) -> FactorizedReduceModule | None:
-    first = cell.preprocess[n].chain[0]  # type: ignore[index]
-    return first if isinstance(first, FactorizedReduceModule) else None
+def _chain(cell: SupernetCell, n: int) -> tuple[FactorizedReduceModule | None, Tensor]:
+    """The reduction of a preprocessing where it is one, and the (first) weight."""
+    first, *rest = cast("Preprocess", cell.preprocess[n]).chain
+    if isinstance(first, FactorizedReduceModule):
+        return first, first.even.weight
+    return None, cast(nn.Conv2d, rest[0]).weight
 
 
 def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[_Preprocess, Tensor]:
     """What forward and backward share, and the weight [outputs, grids · inputs], which must live as long."""
-    reduce = _reduce_of(cell, n)
-    if reduce is None:
-        weight: Tensor = cell.preprocess[n].chain[1].weight.detach()  # type: ignore[index]
-    else:
-        even, odd = reduce.even.weight.detach().flatten(1), reduce.odd.weight.detach().flatten(1)
-        weight = torch.block_diag(even, odd)
+    reduce, weight = _chain(cell, n)
+    if reduce is not None:
+        even, odd = (grid.weight.detach().flatten(1) for grid in (reduce.even, reduce.odd))
+        weight = torch.cat([F.pad(even, (0, even.shape[1])), F.pad(odd, (odd.shape[1], 0))])
     grids = 1 if reduce is None else 2
     structure = _Preprocess(*y.shape[:3], grids, x.shape[3], y.shape[3], torch.get_num_threads(), *x.shape[1:3])
     structure.x, structure.weight, structure.y = x.data_ptr(), weight.data_ptr(), y.data_ptr()
@@ -546,7 +563,7 @@ def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tenso
 
 def _preprocess_forward(cell: SupernetCell, n: int, x: Tensor) -> tuple[Tensor, Tensor]:
     batch, height, width, _ = x.shape
-    if _reduce_of(cell, n) is not None:
+    if _chain(cell, n)[0] is not None:
         height, width = -(-height // 2), -(-width // 2)
     y = x.new_empty(batch, height, width, cell.active * cell.partial)
     inverse = torch.empty(y.shape[3], dtype=torch.float64)
@@ -561,13 +578,12 @@ def _preprocess_backward(
 ) -> None:
     cell, x, y = layer.layout.cell, layer.inputs[n], layer.entering[n]
     structure, weight = _preprocess(cell, n, x, y, layer.inverses[n])
-    reduce = _reduce_of(cell, n)
+    reduce, original = _chain(cell, n)
     if to is not None and reduce is not None and not add:
         to.zero_()  # two grids do not meet every pixel
         add = True
     structure.grad, structure.add = grad.data_ptr(), add
     structure.x_gradient = None if to is None else to.data_ptr()
-    original = cell.preprocess[n].chain[1].weight if reduce is None else reduce.even.weight  # type: ignore[index]
     gradient = None
     if id(original) in grads:
         gradient = grads[id(original)] if reduce is None else torch.zeros_like(weight)

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -26,23 +27,51 @@ from dnas.errors import InputError
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-std=gnu11")
 # The pair that works is taken: Apple's clang has no OpenMP, and some compilers on ARM want -mcpu for -march.
 VARIANTS = (("-fopenmp",), ())
+NO_COMPILER = "no working C compiler was found; install gcc or clang, or set CC"
+
+
+_chosen = "auto"
+
+
+def choose(backend: str) -> None:
+    """Set what computes from here on: native kernels or torch; auto: native where they can be had.
+
+    Raises InputError where native ones are asked for and cannot be had.
+    """
+    global _chosen
+    _chosen = backend
+    if backend == "native" and library() is None:
+        raise InputError(f"--backend native: {NO_COMPILER}, or choose --backend auto")
+
+
+def wanted() -> bool:
+    """Whether native kernels may run: by `choose`, else by DNAS_BACKEND.
+
+    Raises InputError for another value of DNAS_BACKEND than auto, native and torch.
+    """
+    value = os.environ.get("DNAS_BACKEND", "auto")
+    if value not in ("auto", "native", "torch"):
+        raise InputError(f"the environment has DNAS_BACKEND={value}; it is auto, native or torch")
+    return (value if _chosen == "auto" else _chosen) != "torch"
+
+
+def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | None:
+    """`source`.c with these macros as a library, or None where there is none: no compiler, or torch is wanted."""
+    return _built(source, **defines) if wanted() else None
 
 
 @cache
-def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | None:
-    """`source`.c with these macros as a library, or None where there is none: no compiler, or DNAS_BACKEND=torch.
-
-    Raises InputError for another value of DNAS_BACKEND than auto and torch.
-    """
-    if _backend() == "torch":
-        return None
+def _built(source: str, **defines: str | int) -> ctypes.CDLL | None:
     files = {
         file.name: file.read_bytes()
         for file in resources.files("dnas.kernels").iterdir()
         if file.name == f"{source}.c" or file.name.endswith(".h")
     }
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    compiler = (
+        shlex.split(os.environ.get("CC", ""))
+        or [path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)) is not None][:1]
+    )
+    if not compiler:
         return None
     flags = (*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items())))
     content = repr((sorted(files.items()), compiler, flags, platform.machine(), _processor()))
@@ -58,11 +87,6 @@ def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | No
     return None
 
 
-def wanted() -> bool:
-    """Whether DNAS_BACKEND lets native kernels run."""
-    return _backend() == "auto"
-
-
 # Calls past torch since the start, {name: [count, bytes in and out]}: what a dispatch mode cannot see.
 calls: dict[str, list[int]] = {}
 
@@ -76,9 +100,9 @@ def count(name: str, moved: int) -> None:
 
 def advice() -> str | None:
     """What to tell a user whose runs go slower than they could; None where there is nothing to tell."""
-    if library() is not None or _backend() == "torch":
+    if not wanted() or library() is not None:
         return None
-    return "no working C compiler was found, so training goes slower; install gcc or clang, or set CC"
+    return f"{NO_COMPILER}; without, everything goes several times slower"
 
 
 def covers(*tensors: Tensor) -> bool:
@@ -101,14 +125,7 @@ def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel: int, stride: int,
     return out.permute(2, 0, 1)[:, None].contiguous()
 
 
-def _backend() -> str:
-    value = os.environ.get("DNAS_BACKEND", "auto")
-    if value not in ("auto", "torch"):
-        raise InputError(f"the environment has DNAS_BACKEND={value}; it is auto or torch")
-    return value
-
-
-def _compile(compiler: str, flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
+def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
     """Built beside its place and moved there, so that two processes cannot see half a library."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -117,7 +134,7 @@ def _compile(compiler: str, flags: tuple[str, ...], files: dict[str, bytes], mai
         built = Path(folder) / path.name
         for n, extra in enumerate(VARIANTS):
             try:
-                command = [compiler, *flags, *extra, str(Path(folder) / main), "-o", str(built), "-lm"]
+                command = [*compiler, *flags, *extra, str(Path(folder) / main), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, timeout=120)
                 break
             except subprocess.CalledProcessError:
