@@ -320,6 +320,7 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(previous, classes)
 
     def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: SkipDropout | None = None) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
         before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
         if cells.covers(self, previous):
             last = cells.run(self, previous, mixing.psi, mixing.bypass, skip_dropout, self.keep)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,11 @@ class _Source(ctypes.Structure):
         *((name, number) for name in ("identity", "x_pixel", "grad_pixel", "x_gradient_pixel")),
         *((name, pointer) for name in ("x", "weights", "alive")),
         ("alive_scale", ctypes.c_double),
-        *((name, pointer) for name in ("pool_moments", "out")),
+        *((name, pointer) for name in ("pool_moments", "pooled", "out")),
         ("add", number),
-        *((name, pointer) for name in ("grad", "x_gradient", "weights_gradient")),
+        *((name, pointer) for name in ("grad", "x_gradient")),
+        ("fresh", number),
+        ("weights_gradient", pointer),
         ("separables", ctypes.POINTER(_Separable)),
     )
 
@@ -56,7 +59,7 @@ class _Source(ctypes.Structure):
 class _Join(ctypes.Structure):
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "sources", "reduced", "threads")),
-        *((name, number) for name in ("state_height", "state_width", "node_pixel", "grad_pixel")),
+        *((name, number) for name in ("state_height", "state_width", "fresh", "node_pixel", "grad_pixel")),
         *((name, number * NODES) for name in ("out_pixel", "state_pixel")),
         *((name, pointer * NODES) for name in ("outs", "states")),
         *((name, pointer) for name in ("bypass", "node", "grad")),
@@ -78,53 +81,139 @@ class _Preprocess(ctypes.Structure):
 @cache
 def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
     """The C functions for cells with this many channels an edge, or None where they cannot be had."""
-    with ThreadPoolExecutor(3) as pool:  # three compilers at once: the first use waits for the slowest
-        libraries = list(
-            pool.map(
-                lambda source, macros: native.library(source, REAL=real, **macros),
-                ("source", "join", "preprocess"),
-                ({"C": channels}, {"C": channels, "K": partial}, {}),
-            )
-        )
-    if None in libraries:
-        return None
-    source, join, preprocess = libraries
-    return {
-        name: getattr(library, name)
-        for library, names in (
-            (source, ("source_forward", "source_backward")),
-            (join, ("join_forward", "join_backward")),
-            (preprocess, ("preprocess_forward", "preprocess_backward")),
-        )
-        for name in names
-    }
+    wanted: list[tuple[str, dict[str, int]]] = [
+        ("source", {"C": channels}),
+        ("join", {"C": channels, "K": partial}),
+        ("preprocess", {}),
+    ]
+    with ThreadPoolExecutor(len(wanted)) as pool:  # compilers side by side: the first use waits for the slowest
+        libraries = list(pool.map(lambda want: native.library(want[0], REAL=real, **want[1]), wanted))
+    functions = {}
+    for (name, _), library in zip(wanted, libraries, strict=True):
+        if library is None:
+            return None
+        for direction in ("forward", "backward"):
+            functions[f"{name}_{direction}"] = getattr(library, f"{name}_{direction}")
+    return functions
 
 
 def covers(supernet: Supernet, stem: Tensor) -> bool:
     """Whether these kernels can stand in for the supernet's cells: dtype, device, widths and operations."""
-    if stem.dtype not in REALS or stem.device.type != "cpu" or len(stem) == 0:
+    if stem.dtype not in REALS or stem.device.type != "cpu" or not len(stem) or not native.wanted():
+        return False
+    layouts = [_layout(cell) for cell in supernet.cells]
+    if None in layouts:
         return False
     widths = {(cell.active, cell.partial) for cell in supernet.cells}
-    if any(c & (c - 1) or c > 64 for c, _ in widths) or any(len(cell.leaving) > NODES for cell in supernet.cells):
-        return False
-    if not all(_covered(block) for cell in supernet.cells for block in cell.sources):
-        return False
     return all(_functions(REALS[stem.dtype], *width) is not None for width in widths)
 
 
-def _covered(block: SourceBlock) -> bool:
-    stages = [_stages(chain) for chain in block.apart.values()]
-    return len(stages) <= MOST and all(
-        stage is None or (len(stage) <= 2 and all(deep.kernel_size[0] <= 7 for deep, _ in stage)) for stage in stages
-    )
+# --- what of a cell does not change --------------------------------------------------------------------------------
 
 
-def _stages(chain: nn.Module) -> list[tuple[nn.Conv2d, nn.Conv2d]] | None:
-    """The depthwise and pointwise convolutions of a separable candidate; None for a factorised reduction."""
-    layers = list(chain.children())
-    if isinstance(layers[0], FactorizedReduceModule):
+@dataclass(frozen=True)
+class _SourceLayout:
+    """One source: its candidates, and its structures but for the addresses of a call."""
+
+    wide: int  # targets · c
+    first: int  # the first of its targets; the others follow
+    stride: int
+    stages: list[list[tuple[nn.Conv2d, nn.Conv2d]]]  # depthwise and pointwise, of every separable candidate
+    reduction: tuple[int, FactorizedReduceModule] | None  # and its column
+    source: _Source
+    separables: ctypes.Array[_Separable]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    cell: SupernetCell
+    channels: int
+    edges: list[int]  # of each node the first
+    sources: list[_SourceLayout]
+
+
+_layouts: WeakKeyDictionary[SupernetCell, _Layout | None] = WeakKeyDictionary()
+
+
+def _layout(cell: SupernetCell) -> _Layout | None:
+    """None where the kernels do not cover the cell."""
+    if cell not in _layouts:
+        sources = [_source_layout(cell, s) for s in range(len(cell.leaving))]
+        covered = cell.active & (cell.active - 1) == 0 and cell.active <= 64 and len(sources) < NODES
+        _layouts[cell] = (
+            _Layout(
+                cell,
+                cell.active * cell.partial,
+                [first for first, _ in cell.space.node_edges],
+                [source for source in sources if source is not None],
+            )
+            if covered and None not in sources
+            else None
+        )
+    return _layouts[cell]
+
+
+def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
+    block: SourceBlock = cell.sources[s]  # type: ignore[assignment]
+    reduction, columns, stages = None, [], []
+    for name, chain in block.apart.items():
+        layers = list(chain.children())
+        if isinstance(layers[0], FactorizedReduceModule):
+            reduction = (block.columns[name], layers[0])
+            continue
+        columns.append(block.columns[name])
+        stages.append(list(zip(layers[1::4], layers[2::4], strict=True)))
+    if len(stages) > MOST or any(len(stage) > 2 or stage[0][0].kernel_size[0] > 7 for stage in stages):
         return None
-    return list(zip(layers[1::4], layers[2::4], strict=True))  # type: ignore[arg-type]
+    targets = [cell.space.edges[e][0] for e in cell.leaving[s]]
+    assert targets == list(range(targets[0], targets[0] + len(targets)))
+    stride = 2 if cell.reduction and s < 2 else 1
+    source = _Source(targets=len(targets), stride=stride, count=len(stages), operations=len(block.columns))
+    for k, name in enumerate(("max_pool_3x3", "avg_pool_3x3")):
+        source.pools[k] = block.columns.get(name, -1)
+    source.identity = -1 if block.identity is None else block.columns[block.identity]
+    separables = (_Separable * len(stages))(
+        *(
+            _Separable(stage[0][0].kernel_size[0], int(stage[0][0].dilation[0]), len(stage), column)
+            for stage, column in zip(stages, columns, strict=True)
+        )
+    )
+    return _SourceLayout(len(targets) * cell.active, targets[0], stride, stages, reduction, source, separables)
+
+
+# --- what a layer computed -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Kept:
+    """What one source keeps for its backward pass."""
+
+    moments: Tensor  # float64: of every candidate [2, 1 + c, M], then of the pools [2, 2, c]
+    features: Tensor | None  # of every stage of every candidate [B, H', pitch], then the pools [B, 3, H', pitch]
+    alive: Tensor | None
+    scale: float
+
+
+@dataclass
+class _Layer:
+    """What one cell computed, for its backward pass."""
+
+    layout: _Layout
+    inputs: tuple[Tensor, Tensor]
+    entering: tuple[Tensor, Tensor]  # its first two states
+    inverses: tuple[Tensor, Tensor]
+    out: Tensor
+    sources: list[_Kept]
+
+    def state(self, s: int) -> tuple[Tensor, int, int]:
+        """The tensor that holds a state, the address of its first channel, and the numbers from pixel to pixel."""
+        if s < 2:
+            return self.entering[s], self.entering[s].data_ptr(), self.layout.channels
+        return self.out, self.out.data_ptr() + (s - 2) * self.layout.channels * self.out.element_size(), self.out.shape[3]
+
+
+# Buffers of kept features, by size, to be used again by the next step: fresh pages cost a twentieth of it.
+_spare: WeakKeyDictionary[Supernet, dict[tuple[int, torch.dtype], list[Tensor]]] = WeakKeyDictionary()
 
 
 def run(
@@ -137,33 +226,11 @@ def run(
         bypass: [layers, edges].
         keep: Keep the depthwise convolutions' outputs for backward, or compute them again.
     """
+    # Edges by the state that they leave.
     order = [e for leaving in supernet.cells[0].leaving for e in leaving]
     weights = [parameter for cell in supernet.cells for parameter in cell.parameters()]
     out: Tensor = _Cells.apply(supernet, skip_dropout, keep, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
-
-
-@dataclass
-class _Layer:
-    """What one cell computed, for its backward pass."""
-
-    cell: SupernetCell
-    inputs: tuple[Tensor, Tensor]
-    states: tuple[Tensor, Tensor]
-    inverses: tuple[Tensor, Tensor]
-    out: Tensor
-    sources: list[_Kept]
-
-
-@dataclass
-class _Kept:
-    """What one source kept."""
-
-    moments: Tensor  # [candidates, 2, 1 + c, M], float64
-    pool_moments: Tensor  # [2, 2, c], float64
-    features: list[list[Tensor | None]]  # of each candidate, of each stage
-    alive: Tensor | None
-    scale: float = 1.0
 
 
 class _Cells(torch.autograd.Function):
@@ -178,88 +245,89 @@ class _Cells(torch.autograd.Function):
         bypass: Tensor,
         *weights: Tensor,
     ) -> Tensor:
+        psi, bypass = psi.contiguous(), bypass.contiguous()
         ctx.save_for_backward(psi, bypass, *weights)
-        stem, psi, bypass = stem.contiguous(), psi.contiguous(), bypass.contiguous()
-        layers: list[_Layer] = []
-        before = previous = stem
+        ctx.spare = spare = _spare.setdefault(supernet, {})
+        ctx.layers = []
+        before = previous = stem.contiguous()
         for k, cell in enumerate(supernet.cells):
-            layer = _cell_forward(cell, before, previous, psi[k], bypass[k], skip_dropout, keep)
-            layers.append(layer)
+            layout = _layout(cell)
+            assert layout is not None
+            layer = _cell_forward(layout, before, previous, psi[k], bypass[k], skip_dropout, spare if keep else None)
+            ctx.layers.append(layer)
             before, previous = previous, layer.out
-        ctx.layers = layers
-        # A copy of the reference, not of the numbers: the saved layers must not hold the output's own graph.
+        # A view: the saved layers must not hold the output, whose graph holds them.
         return previous.view_as(previous)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         psi, bypass, *weights = ctx.saved_tensors
-        psi, bypass = psi.contiguous(), bypass.contiguous()
-        wanted = dict(zip(map(id, weights), ctx.needs_input_grad[6:], strict=True))
-        flat = weights[0].new_zeros(sum(w.numel() for w in weights if wanted[id(w)]))
-        views = iter(flat.split([w.numel() for w in weights if wanted[id(w)]]))
-        grads = {id(w): next(views).view(w.shape) for w in weights if wanted[id(w)]}
+        _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
+        wanted = [w for w, need in zip(weights, needs, strict=True) if need]
+        sizes = [w.numel() for w in wanted]
+        parts = psi.new_zeros(sum(sizes)).split(sizes)
+        grads = {id(w): part.view(w.shape) for w, part in zip(wanted, parts, strict=True)}
         grad_psi, grad_bypass = torch.zeros_like(psi), torch.zeros_like(bypass)
 
         layers: list[_Layer] = ctx.layers
-        # One gradient buffer for every layer's output; -1 is the stem's. What is not there yet was not written to.
-        buffers: dict[int, Tensor] = {len(layers) - 1: grad.clone(memory_format=torch.contiguous_format)}
+        # One gradient for every layer's output, -1 being the stem's; what is not there was not written to yet.
+        buffers = {len(layers) - 1: grad.clone(memory_format=torch.contiguous_format)}
         for k in range(len(layers) - 1, -1, -1):
             layer = layers.pop()
-            states = _cell_backward(layer, psi[k], bypass[k], buffers.pop(k), grads, grad_psi[k], grad_bypass[k])
-            for n, at in ((0, max(k - 2, -1)), (1, k - 1)):
-                if at == -1 and not ctx.needs_input_grad[3]:
-                    _preprocess_backward(layer, n, states[n], None, False, grads)
+            own = buffers.pop(k)
+            entering = _cell_backward(layer, psi[k], bypass[k], own, grads, grad_psi[k], grad_bypass[k], ctx.spare)
+            for n, at in enumerate((max(k - 2, -1), k - 1)):
+                if at == -1 and not needs_stem:
+                    _preprocess_backward(layer, n, entering[n], None, False, grads)
                     continue
                 present = at in buffers
-                spread = isinstance(layer.cell.preprocess[n].chain[0], FactorizedReduceModule)
                 if not present:
-                    new = torch.zeros_like if spread else torch.empty_like
-                    buffers[at] = new(layer.inputs[n])
-                _preprocess_backward(layer, n, states[n], buffers[at], present or spread, grads)
+                    buffers[at] = torch.empty_like(layer.inputs[n])
+                _preprocess_backward(layer, n, entering[n], buffers[at], present, grads)
         return (
             None,
             None,
             None,
             buffers.get(-1),
-            grad_psi if ctx.needs_input_grad[4] else None,
-            grad_bypass if ctx.needs_input_grad[5] else None,
+            grad_psi if needs_psi else None,
+            grad_bypass if needs_bypass else None,
             *(grads.get(id(w)) for w in weights),
         )
 
 
 def _cell_forward(
-    cell: SupernetCell,
+    layout: _Layout,
     before: Tensor,
     previous: Tensor,
     psi: Tensor,
     bypass: Tensor,
     skip_dropout: SkipDropout | None,
-    keep: bool,
+    spare: dict[tuple[int, torch.dtype], list[Tensor]] | None,
 ) -> _Layer:
+    cell = layout.cell
     (first, first_inverse), (second, second_inverse) = (
         _preprocess_forward(cell, n, x) for n, x in enumerate((before, previous))
     )
     batch, height, width, channels = first.shape
     if cell.reduction:
         height, width = -(-height // 2), -(-width // 2)
-    nodes = cell.space.nodes
-    out = first.new_empty(batch, height, width, nodes * channels)
-    layer = _Layer(cell, (before, previous), (first, second), (first_inverse, second_inverse), out, [])
-    states = _states(layer)
+    out = first.new_empty(batch, height, width, cell.space.nodes * channels)
+    layer = _Layer(layout, (before, previous), (first, second), (first_inverse, second_inverse), out, [])
     outs: list[Tensor] = []
     at = 0
     for s, leaving in enumerate(cell.leaving):
-        mixed, kept = _source_forward(cell, s, states[s], psi[at : at + len(leaving)], skip_dropout, keep)
+        mixed, kept = _source_forward(layer, s, psi[at : at + len(leaving)], skip_dropout, spare)
         outs.append(mixed)
         layer.sources.append(kept)
         at += len(leaving)
+        # Sources come in order, so node s - 1 is complete once state s has left.
         if s >= 1:
             join = _join(layer, s - 1, bypass)
             for source, mixture in enumerate(outs):
-                place = _targets(cell, source).index(s - 1)
-                join.outs[source] = mixture.data_ptr() + place * cell.active * out.element_size()
+                place = (s - 1 - layout.sources[source].first) * cell.active
+                join.outs[source] = mixture.data_ptr() + place * out.element_size()
                 join.out_pixel[source] = mixture.shape[3]
-            _call(cell, out, "join_forward", join)
+            _call(cell, out, "join_forward", join, (s + 2) * out.numel() // cell.space.nodes)
     return layer
 
 
@@ -271,13 +339,16 @@ def _cell_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
     grad_bypass: Tensor,
+    spare: dict[tuple[int, torch.dtype], list[Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of both states that enter; those of weights and mixing weights are added in place."""
-    cell, out = layer.cell, layer.out
-    channels, size = layer.states[0].shape[3], out.element_size()
-    states = _states(layer)
-    nodes = [grad[..., n * channels : (n + 1) * channels] for n in range(cell.space.nodes)]
-    back = [torch.zeros_like(layer.states[0]), torch.zeros_like(layer.states[1]), *nodes]
+    layout, out = layer.layout, layer.out
+    cell, size = layout.cell, out.element_size()
+    # Of these the last node's edges are the first to write bypassed channels, and each source its own.
+    entering = (torch.empty_like(layer.entering[0]), torch.empty_like(layer.entering[1]))
+    # Nodes' gradients lie in the layer's own, as the nodes lie in its output.
+    back = [t.data_ptr() for t in entering]
+    back += [grad.data_ptr() + n * layout.channels * size for n in range(cell.space.nodes)]
     # All edges into a node receive the same gradient.
     mixed = out.new_empty(*out.shape[:3], cell.space.nodes * cell.active)
     at = len(psi)
@@ -285,32 +356,23 @@ def _cell_backward(
         if s >= 1:
             node = s - 1
             join = _join(layer, node, bypass)
-            join.node = back[s + 1].data_ptr()
-            join.grad = mixed.data_ptr() + node * cell.active * size
-            join.grad_pixel = mixed.shape[3]
+            join.node = back[s + 1]
+            join.grad, join.grad_pixel = mixed.data_ptr() + node * cell.active * size, mixed.shape[3]
             for source in range(s + 1):
-                join.states_gradient[source] = back[source].data_ptr()
-            join.bypass_gradient = grad_bypass.data_ptr() + cell.space.node_edges[node][0] * size
-            _call(cell, out, "join_backward", join)
-        at -= len(cell.leaving[s])
-        here = slice(at, at + len(cell.leaving[s]))
-        _source_backward(layer, s, states[s], psi[here], mixed, back[s], grads, grad_psi[here])
-    return back[0], back[1]
+                join.states_gradient[source] = back[source]
+            join.fresh = 2 if node == cell.space.nodes - 1 else 0
+            join.bypass_gradient = grad_bypass.data_ptr() + layout.edges[node] * size
+            _call(cell, out, "join_backward", join, (3 * s + 4) * out.numel() // cell.space.nodes)
+        end, at = at, at - len(cell.leaving[s])
+        _source_backward(layer, s, psi[at:end], mixed, entering, back[s], grads, grad_psi[at:end], spare)
+    return entering
 
 
-def _states(layer: _Layer) -> list[Tensor]:
-    channels = layer.states[0].shape[3]
-    nodes = (layer.out[..., n * channels : (n + 1) * channels] for n in range(layer.cell.space.nodes))
-    return [*layer.states, *nodes]
-
-
-def _targets(cell: SupernetCell, source: int) -> list[int]:
-    return [cell.space.edges[e][0] for e in cell.leaving[source]]
-
-
-def _call(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structure) -> None:
+def _call(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
+    """`numbers` are what goes in and out, for who counts them."""
     functions = _functions(REALS[like.dtype], cell.active, cell.partial)
     assert functions is not None
+    native.count(name, numbers * like.element_size())
     if functions[name](ctypes.byref(structure)):
         raise MemoryError(f"no memory for {name}")
 
@@ -320,156 +382,141 @@ def _call(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structu
 
 def _join(layer: _Layer, node: int, bypass: Tensor) -> _Join:
     """What forward and backward of a node share. Its edges come from the states 0 … node + 1."""
-    cell, out = layer.cell, layer.out
-    states = _states(layer)
-    join = _Join(*out.shape[:3], node + 2, 2 if cell.reduction else 0, torch.get_num_threads())
-    join.state_height, join.state_width = layer.states[0].shape[1:3]
-    join.node, join.node_pixel = states[node + 2].data_ptr(), out.shape[3]
-    join.bypass = bypass.data_ptr() + cell.space.node_edges[node][0] * bypass.element_size()
+    layout, out = layer.layout, layer.out
+    reduced = 2 if layout.cell.reduction else 0
+    join = _Join(*out.shape[:3], node + 2, reduced, torch.get_num_threads(), *layer.entering[0].shape[1:3])
+    _, join.node, join.node_pixel = layer.state(node + 2)
+    join.bypass = bypass.data_ptr() + layout.edges[node] * bypass.element_size()
     for s in range(node + 2):
-        join.states[s], join.state_pixel[s] = states[s].data_ptr(), states[s].stride(2)
+        _, join.states[s], join.state_pixel[s] = layer.state(s)
     return join
 
 
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
-def _candidates(block: SourceBlock) -> list[tuple[int, list[tuple[nn.Conv2d, nn.Conv2d]]]]:
-    """(column in the mixing weights, stages) of every separable candidate."""
-    stages = ((block.columns[name], _stages(chain)) for name, chain in block.apart.items())
-    return [(column, stage) for column, stage in stages if stage is not None]
+def _pictures(layer: _Layer, channels: int) -> int:
+    """Numbers of a batch of pictures [B, H', pitch] with rows of a whole number of vectors, see rows.h."""
+    batch, height, width = layer.out.shape[:3]
+    lanes = 64 // layer.out.element_size()
+    return batch * height * -(-width * channels // lanes) * lanes
 
 
-def _source(cell: SupernetCell, s: int, x: Tensor, psi: Tensor, kept: _Kept) -> _Source:
-    """What forward and backward of a source share."""
-    block: SourceBlock = cell.sources[s]  # type: ignore[assignment]
-    batch, height, width, _ = x.shape
-    stride = 2 if cell.reduction and s < 2 else 1
-    source = _Source(batch, height, width, block.targets, stride, torch.get_num_threads())
-    source.operations = psi.shape[1]
-    source.pools[0] = block.columns.get("max_pool_3x3", -1)
-    source.pools[1] = block.columns.get("avg_pool_3x3", -1)
-    source.identity = -1 if block.identity is None else block.columns[block.identity]
-    source.x, source.x_pixel = x.data_ptr(), x.stride(2)
+def _source(
+    layer: _Layer, s: int, psi: Tensor, kept: _Kept
+) -> tuple[_Source, ctypes.Array[_Separable], _SourceLayout]:
+    """What forward and backward of a source share. The array must live as long as the structure."""
+    layout, size = layer.layout.sources[s], layer.out.element_size()
+    source = _Source.from_buffer_copy(layout.source)
+    separables = type(layout.separables).from_buffer_copy(layout.separables)
+    tensor, source.x, source.x_pixel = layer.state(s)
+    source.batch, source.height, source.width = tensor.shape[:3]
+    source.threads = torch.get_num_threads()
     source.weights = psi.data_ptr()
-    source.pool_moments = kept.pool_moments.data_ptr()
     if kept.alive is not None:
         source.alive, source.alive_scale = kept.alive.data_ptr(), kept.scale
-    candidates = _candidates(block)
-    source.count = len(candidates)
-    separables = (_Separable * len(candidates))()
-    for separable, (column, stages), features, moments in zip(
-        separables, candidates, kept.features, kept.moments, strict=True
-    ):
-        deep = stages[0][0]
-        separable.kernel, separable.dilation = deep.kernel_size[0], int(deep.dilation[0])
-        separable.stages, separable.column = len(stages), column
+    moments, wide = kept.moments.data_ptr(), (1 + layer.layout.cell.active) * layout.wide * 8
+    picture = _pictures(layer, layout.wide) * size
+    feature = None if kept.features is None else kept.features.data_ptr()
+    for separable, stages in zip(separables, layout.stages, strict=True):
         for n, (deep, point) in enumerate(stages):
             separable.deep[n], separable.point[n] = deep.weight.data_ptr(), point.weight.data_ptr()
-            separable.moments[n] = moments[n].data_ptr()
-            feature = features[n]
-            separable.kept[n] = None if feature is None else feature.data_ptr()
+            separable.moments[n] = moments
+            moments += wide
+            if feature is not None:
+                separable.kept[n] = feature
+                feature += picture
+    source.pool_moments, source.pooled = moments, feature
     source.separables = separables
-    return source
-
-
-def _pictures(cell: SupernetCell, s: int, x: Tensor) -> tuple[int, ...]:
-    """The shape of a convolution's output: rows of a whole number of vectors, see rows.h."""
-    batch, height, width, _ = x.shape
-    if cell.reduction and s < 2:
-        height, width = -(-height // 2), -(-width // 2)
-    lanes = 64 // x.element_size()
-    row = width * len(cell.leaving[s]) * cell.active
-    return batch, height, -(-row // lanes) * lanes
+    return source, separables, layout
 
 
 def _source_forward(
-    cell: SupernetCell, s: int, x: Tensor, psi: Tensor, skip_dropout: SkipDropout | None, keep: bool
+    layer: _Layer,
+    s: int,
+    psi: Tensor,
+    skip_dropout: SkipDropout | None,
+    spare: dict[tuple[int, torch.dtype], list[Tensor]] | None,
 ) -> tuple[Tensor, _Kept]:
-    block: SourceBlock = cell.sources[s]  # type: ignore[assignment]
-    wide, pictures = block.targets * block.channels, _pictures(cell, s, x)
-    candidates = _candidates(block)
-    exact = {"dtype": torch.float64}
-    kept = _Kept(
-        x.new_empty(len(candidates), 2, 1 + block.channels, wide, **exact),
-        x.new_empty(2, 2, block.channels, **exact),
-        [[x.new_empty(pictures) if keep else None for _ in stages] for _, stages in candidates],
-        None,
-    )
-    if block.identity is not None and skip_dropout is not None:
-        kept.alive, kept.scale = skip_dropout.alive((*x.shape[:3], wide)), skip_dropout.scale
-    source = _source(cell, s, x, psi, kept)
-    out = x.new_empty(pictures[0], pictures[1], -(-x.shape[2] // source.stride), wide)
-    source.out = out.data_ptr()
-    reduction = _reduction(block)
-    if reduction is not None:
-        column, reduce = reduction
-        state = x[..., : block.channels]
-        out = _reduced(block, state, reduce.even.weight, reduce.odd.weight, psi[:, column]).view(out.shape)
-        source.out, source.add = out.data_ptr(), 1
-    _call(cell, x, "source_forward", source)
-    return out, kept
+    layout, cell, out = layer.layout.sources[s], layer.layout.cell, layer.out
+    stages = sum(map(len, layout.stages))
+    moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
+    features = None
+    if spare is not None:
+        key = (stages * _pictures(layer, layout.wide) + 3 * _pictures(layer, cell.active), out.dtype)
+        free = spare.setdefault(key, [])
+        features = free.pop() if free else out.new_empty(key[0])
+    kept = _Kept(moments, features, None, 1.0)
+    shape = (*out.shape[:3], layout.wide)
+    if skip_dropout is not None and layout.source.identity >= 0:
+        kept.alive, kept.scale = skip_dropout.alive(shape), skip_dropout.scale
+    source, separables, _ = _source(layer, s, psi, kept)
+    if layout.reduction is None:
+        mixed = out.new_empty(shape)
+    else:
+        column, reduce = layout.reduction
+        x = layer.entering[s][..., : cell.active]
+        mixed = _reduced(x, reduce.even.weight, reduce.odd.weight, psi[:, column]).view(shape)
+        source.add = 1
+    source.out = mixed.data_ptr()
+    _call(cell, out, "source_forward", source, mixed.numel() * (2 + (stages if features is not None else 0)))
+    del separables
+    return mixed, kept
 
 
 def _source_backward(
     layer: _Layer,
     s: int,
-    x: Tensor,
     psi: Tensor,
     mixed: Tensor,
-    back: Tensor,
+    entering: tuple[Tensor, Tensor],
+    back: int,
     grads: dict[int, Tensor],
     grad_psi: Tensor,
+    spare: dict[tuple[int, torch.dtype], list[Tensor]],
 ) -> None:
-    cell, kept = layer.cell, layer.sources.pop()
-    block: SourceBlock = cell.sources[s]  # type: ignore[assignment]
-    source = _source(cell, s, x, psi, kept)
-    first = _targets(cell, s)[0] * cell.active
-    source.grad, source.grad_pixel = mixed.data_ptr() + first * x.element_size(), mixed.shape[3]
-    source.x_gradient, source.x_gradient_pixel = back.data_ptr(), back.stride(2)
+    kept, cell = layer.sources.pop(), layer.layout.cell
+    source, separables, layout = _source(layer, s, psi, kept)
+    first = layout.first * cell.active
+    source.grad, source.grad_pixel = mixed.data_ptr() + first * mixed.element_size(), mixed.shape[3]
+    source.x_gradient, source.x_gradient_pixel = back, source.x_pixel
+    source.fresh = s < 2
     source.weights_gradient = grad_psi.data_ptr()
-    work = []
-    for separable, (_, stages) in zip(source.separables[: source.count], _candidates(block), strict=True):
+    twice = sum(len(stages) == 2 for stages in layout.stages)
+    picture = _pictures(layer, layout.wide)
+    work = mixed.new_empty(twice * picture)
+    address = work.data_ptr()
+    for separable, stages in zip(separables, layout.stages, strict=True):
         for n, (deep, point) in enumerate(stages):
-            for name, weight in (("deep_gradient", deep.weight), ("point_gradient", point.weight)):
-                gradient = grads.get(id(weight))
-                getattr(separable, name)[n] = None if gradient is None else gradient.data_ptr()
+            if id(deep.weight) in grads:
+                separable.deep_gradient[n] = grads[id(deep.weight)].data_ptr()
+            if id(point.weight) in grads:
+                separable.point_gradient[n] = grads[id(point.weight)].data_ptr()
         if len(stages) == 2:
-            work.append(x.new_empty(_pictures(cell, s, x)))
-            separable.work = work[-1].data_ptr()
-    _call(cell, x, "source_backward", source)
-    reduction = _reduction(block)
-    if reduction is None:
+            separable.work = address
+            address += picture * work.element_size()
+    _call(cell, mixed, "source_backward", source, picture * (3 + (source.count + twice if kept.features is not None else 0)))
+    if kept.features is not None:
+        spare[len(kept.features), kept.features.dtype].append(kept.features)
+    if layout.reduction is None:
         return
     # The factorised reduction is small and rare: torch's own operations do, run again with a graph.
-    column, reduce = reduction
-    weight = psi[:, column].detach().requires_grad_()
-    even, odd = (grid.weight.detach().requires_grad_() for grid in (reduce.even, reduce.odd))
-    state = x[..., : block.channels].detach().requires_grad_()
+    column, reduce = layout.reduction
+    leaves = (layer.entering[s][..., : cell.active], psi[:, column], reduce.even.weight, reduce.odd.weight)
     with torch.enable_grad():
-        out = _reduced(block, state, even, odd, weight)
-    width = block.targets * block.channels
-    wanted = torch.autograd.grad(
-        out, (state, weight, even, odd), mixed[..., first : first + width].reshape(out.shape)
-    )
-    back[..., : block.channels] += wanted[0]
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+        out = _reduced(leaves[0], leaves[2], leaves[3], leaves[1])
+    wanted = torch.autograd.grad(out, leaves, mixed[..., first : first + layout.wide].reshape(out.shape))
+    entering[s][..., : cell.active] += wanted[0]
     grad_psi[:, column] += wanted[1]
     for grid, gradient in zip((reduce.even, reduce.odd), wanted[2:], strict=True):
         if id(grid.weight) in grads:
             grads[id(grid.weight)] += gradient
 
 
-def _reduction(block: SourceBlock) -> tuple[int, FactorizedReduceModule] | None:
-    for name, chain in block.apart.items():
-        first = next(chain.children())
-        if isinstance(first, FactorizedReduceModule):
-            return block.columns[name], first
-    return None
-
-
-def _reduced(block: SourceBlock, x: Tensor, even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:
-    """A weighted factorised reduction of every target, [pixels, targets · c]."""
-    pixels, matrix, bias = fold_reduction(x.relu(), even, odd, block.targets)
+def _reduced(x: Tensor, even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:
+    """A weighted factorised reduction for every target, [pixels, targets · c]."""
+    pixels, matrix, bias = fold_reduction(x.relu(), even, odd, len(weight))
     common = (weight[:, None, None] * matrix).permute(2, 0, 1).reshape(pixels.shape[3], -1)
     return torch.addmm((weight[:, None] * bias).flatten(), pixels.flatten(0, 2), common)
 
@@ -477,53 +524,57 @@ def _reduced(block: SourceBlock, x: Tensor, even: Tensor, odd: Tensor, weight: T
 # --- the preprocessing --------------------------------------------------------------------------------------------
 
 
-def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[_Preprocess, list[Tensor]]:
-    """What forward and backward share, and tensors that must live as long."""
-    first, second = cell.preprocess[n].chain[0], cell.preprocess[n].chain[1:]  # type: ignore[index]
-    if isinstance(first, FactorizedReduceModule):
-        even, odd = first.even.weight.flatten(1), first.odd.weight.flatten(1)
-        weight = torch.zeros(len(even) + len(odd), 2 * even.shape[1], dtype=x.dtype)
-        weight[: len(even), : even.shape[1]], weight[len(even) :, even.shape[1] :] = even, odd
-        grids = 2
+def _reduce_of(cell: SupernetCell, n: int) -> FactorizedReduceModule | None:
+    first = cell.preprocess[n].chain[0]  # type: ignore[index]
+    return first if isinstance(first, FactorizedReduceModule) else None
+
+
+def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[_Preprocess, Tensor]:
+    """What forward and backward share, and the weight [outputs, grids · inputs], which must live as long."""
+    reduce = _reduce_of(cell, n)
+    if reduce is None:
+        weight: Tensor = cell.preprocess[n].chain[1].weight.detach()  # type: ignore[index]
     else:
-        weight, grids = second[0].weight.flatten(1), 1
-    batch, height, width, outputs = y.shape
-    structure = _Preprocess(batch, height, width, grids, x.shape[3], outputs, torch.get_num_threads(), *x.shape[1:3])
+        even, odd = reduce.even.weight.detach().flatten(1), reduce.odd.weight.detach().flatten(1)
+        weight = torch.block_diag(even, odd)
+    grids = 1 if reduce is None else 2
+    structure = _Preprocess(*y.shape[:3], grids, x.shape[3], y.shape[3], torch.get_num_threads(), *x.shape[1:3])
     structure.x, structure.weight, structure.y = x.data_ptr(), weight.data_ptr(), y.data_ptr()
     structure.inverse = inverse.data_ptr()
-    return structure, [weight]
+    return structure, weight
 
 
 def _preprocess_forward(cell: SupernetCell, n: int, x: Tensor) -> tuple[Tensor, Tensor]:
     batch, height, width, _ = x.shape
-    if isinstance(cell.preprocess[n].chain[0], FactorizedReduceModule):  # type: ignore[index]
+    if _reduce_of(cell, n) is not None:
         height, width = -(-height // 2), -(-width // 2)
     y = x.new_empty(batch, height, width, cell.active * cell.partial)
-    inverse = x.new_empty(y.shape[3], dtype=torch.float64)
-    structure, alive = _preprocess(cell, n, x, y, inverse)
-    _call(cell, x, "preprocess_forward", structure)
-    del alive
+    inverse = torch.empty(y.shape[3], dtype=torch.float64)
+    structure, weight = _preprocess(cell, n, x, y, inverse)
+    _call(cell, x, "preprocess_forward", structure, x.numel() + y.numel())
+    del weight
     return y, inverse
 
 
 def _preprocess_backward(
     layer: _Layer, n: int, grad: Tensor, to: Tensor | None, add: bool, grads: dict[int, Tensor]
 ) -> None:
-    x, y = layer.inputs[n], layer.states[n]
-    structure, alive = _preprocess(layer.cell, n, x, y, layer.inverses[n])
-    structure.grad = grad.data_ptr()
-    structure.x_gradient, structure.add = None if to is None else to.data_ptr(), add
-    first, second = layer.cell.preprocess[n].chain[0], layer.cell.preprocess[n].chain[1:]  # type: ignore[index]
-    if not isinstance(first, FactorizedReduceModule):
-        gradient = grads.get(id(second[0].weight))
-        structure.weight_gradient = None if gradient is None else gradient.data_ptr()
-        _call(layer.cell, x, "preprocess_backward", structure)
-        return
-    both = torch.zeros_like(alive[0])
-    if id(first.even.weight) in grads:
-        structure.weight_gradient = both.data_ptr()
-    _call(layer.cell, x, "preprocess_backward", structure)
-    half, inputs = first.even.weight.shape[:2]
-    if id(first.even.weight) in grads:
-        grads[id(first.even.weight)] += both[:half, :inputs, None, None]
-        grads[id(first.odd.weight)] += both[half:, inputs:, None, None]
+    cell, x, y = layer.layout.cell, layer.inputs[n], layer.entering[n]
+    structure, weight = _preprocess(cell, n, x, y, layer.inverses[n])
+    reduce = _reduce_of(cell, n)
+    if to is not None and reduce is not None and not add:
+        to.zero_()  # two grids do not meet every pixel
+        add = True
+    structure.grad, structure.add = grad.data_ptr(), add
+    structure.x_gradient = None if to is None else to.data_ptr()
+    original = cell.preprocess[n].chain[1].weight if reduce is None else reduce.even.weight  # type: ignore[index]
+    gradient = None
+    if id(original) in grads:
+        gradient = grads[id(original)] if reduce is None else torch.zeros_like(weight)
+        structure.weight_gradient = gradient.data_ptr()
+    numbers = 2 * y.numel() + x.numel() * (1 if to is None else 2 + add)
+    _call(cell, x, "preprocess_backward", structure, numbers)
+    if reduce is not None and gradient is not None:
+        half, inputs = reduce.even.weight.shape[:2]
+        grads[id(reduce.even.weight)] += gradient[:half, :inputs, None, None]
+        grads[id(reduce.odd.weight)] += gradient[half:, inputs:, None, None]

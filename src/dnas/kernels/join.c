@@ -15,51 +15,120 @@
 #endif
 enum { REST = C * (K - 1), MOST = 16 };
 
+/* Group g of channels at one pixel: the mixtures for g = 0, else channels that passed by. */
+typedef real group __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef integer group_mask __attribute__((vector_size(C * sizeof(real))));
+INLINE group get(const real *p) { return *(const group *)p; }
+INLINE void put(real *p, group v) { *(group *)p = v; }
+
+/* Where the compiler has shuffles of vectors, a power of two of groups is interleaved by halves: a perfect shuffle of
+   the groups' list, log2 K times. Otherwise number by number. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define SHUFFLES 1
+INLINE group pick(group a, group b, int first, int step) { /* every step-th lane of both, or lanes of each in turn */
+    group_mask at;
+    for (int l = 0; l < C; l++) at[l] = step == 2 ? first + 2 * l : l / 2 + first + l % 2 * C;
+    return __builtin_shuffle(a, b, at);
+}
+#else
+#define SHUFFLES 0
+#endif
+
+INLINE void interleave(const group *from, real *to) {
+#if SHUFFLES
+    if ((K & (K - 1)) == 0) {
+        group v[K], w[K];
+        memcpy(v, from, sizeof v);
+        for (int n = K; n > 1; n /= 2) {
+            for (int i = 0; i < K / 2; i++)
+                w[2 * i] = pick(v[i], v[i + K / 2], 0, 1), w[2 * i + 1] = pick(v[i], v[i + K / 2], C / 2, 1);
+            memcpy(v, w, sizeof v);
+        }
+        for (int g = 0; g < K; g++) put(to + g * C, v[g]);
+        return;
+    }
+#endif
+    for (int i = 0; i < C; i++)
+        for (int g = 0; g < K; g++) to[i * K + g] = from[g][i];
+}
+
+INLINE void separate(const real *from, group *to) {
+#if SHUFFLES
+    if ((K & (K - 1)) == 0) {
+        group v[K], w[K];
+        for (int g = 0; g < K; g++) v[g] = get(from + g * C);
+        for (int n = K; n > 1; n /= 2) {
+            for (int i = 0; i < K / 2; i++)
+                w[i] = pick(v[2 * i], v[2 * i + 1], 0, 2), w[i + K / 2] = pick(v[2 * i], v[2 * i + 1], 1, 2);
+            memcpy(v, w, sizeof v);
+        }
+        memcpy(to, v, sizeof v);
+        return;
+    }
+#endif
+    for (int i = 0; i < C; i++)
+        for (int g = 0; g < K; g++) to[g][i] = from[i * K + g];
+}
+
 struct join {
     int batch, height, width, sources, reduced, threads; /* the first `reduced` states are at twice the size */
     int state_height, state_width;                       /* of those */
+    int fresh;                                           /* the first states' gradients hold nothing yet */
     int node_pixel, grad_pixel;                          /* numbers from pixel to pixel */
     int out_pixel[MOST], state_pixel[MOST];
     const real *outs[MOST], *states[MOST];
     const real *bypass; /* [sources] */
     real *node;         /* forward: the node; backward: its gradient */
     real *grad;         /* backward: of the mixtures, the same for all edges, [B, H, W, ≥ C] */
-    real *states_gradient[MOST], *bypass_gradient; /* added to */
+    real *states_gradient[MOST], *bypass_gradient; /* added to, but for the fresh ones */
 };
 
-/* The bypassed channels of a state at output pixel (b, y, x), and for a reduction where the largest came from. */
-INLINE const real *passed(const struct join *j, int s, int b, int y, int x, real *largest, int *from) {
-    if (s >= j->reduced) return j->states[s] + (((long)b * j->height + y) * j->width + x) * j->state_pixel[s] + C;
-    for (int t = 0; t < 4; t++) {
-        const int r = 2 * y + t / 2, c = 2 * x + t % 2;
-        if (r >= j->state_height || c >= j->state_width) continue;
-        const real *v = j->states[s] + (((long)b * j->state_height + r) * j->state_width + c) * j->state_pixel[s] + C;
-        for (int i = 0; i < REST; i++) {
-            from[i] = t == 0 || v[i] > largest[i] ? t : from[i];
-            largest[i] = t == 0 || v[i] > largest[i] ? v[i] : largest[i];
-        }
+/* Output pixel (b, y, x) of state s, at its own resolution or at twice that. */
+INLINE long place(const struct join *j, int s, int b, int y, int x) {
+    if (s >= j->reduced) return (((long)b * j->height + y) * j->width + x) * j->state_pixel[s];
+    return (((long)b * j->state_height + 2 * y) * j->state_width + 2 * x) * j->state_pixel[s];
+}
+
+/* Pixel t of the 2×2 whose first is at (y, x); 0 beyond the picture, where the first stands in. */
+INLINE long beside(const struct join *j, int s, int y, int x, int t) {
+    if (2 * y + t / 2 >= j->state_height || 2 * x + t % 2 >= j->state_width) return 0;
+    return ((long)(t / 2) * j->state_width + t % 2) * j->state_pixel[s];
+}
+
+/* The largest of 2×2 pixels, and which of them it is: the first of equal ones. */
+INLINE group largest(const real *at, const long *besides, group_mask *from) {
+    group best = get(at);
+    *from = (group_mask){};
+    for (int t = 1; t < 4; t++) {
+        const group v = get(at + besides[t]);
+        const group_mask larger = v > best, here = (group_mask){} + t;
+        best = (group)(((group_mask)v & larger) | ((group_mask)best & ~larger));
+        *from = (here & larger) | (*from & ~larger);
     }
-    return largest;
+    return best;
 }
 
 int join_forward(const struct join *j) {
 #pragma omp parallel for num_threads(j->threads) schedule(static)
-    for (int row = 0; row < j->batch * j->height; row++)
+    for (int row = 0; row < j->batch * j->height; row++) {
+        const int b = row / j->height, y = row % j->height;
         for (int x = 0; x < j->width; x++) {
             const long pixel = (long)row * j->width + x;
-            real sum[C * K] = {}, largest[REST + 1];
-            int from[REST + 1];
+            group sum[K] = {};
             for (int s = 0; s < j->sources; s++) {
-                const real *out = j->outs[s] + pixel * j->out_pixel[s], w = j->bypass[s];
-                for (int i = 0; i < C; i++) sum[i] += out[i];
-                if (K == 1) continue;
-                const real *rest = passed(j, s, row / j->height, row % j->height, x, largest, from);
-                for (int i = 0; i < REST; i++) sum[C + i] += w * rest[i];
+                sum[0] += get(j->outs[s] + pixel * j->out_pixel[s]);
+                const real *rest = j->states[s] + place(j, s, b, y, x), w = j->bypass[s];
+                if (s >= j->reduced) {
+                    for (int g = 1; g < K; g++) sum[g] += w * get(rest + g * C);
+                    continue;
+                }
+                const long besides[4] = {0, beside(j, s, y, x, 1), beside(j, s, y, x, 2), beside(j, s, y, x, 3)};
+                group_mask from;
+                for (int g = 1; g < K; g++) sum[g] += w * largest(rest + g * C, besides, &from);
             }
-            real *node = j->node + pixel * j->node_pixel;
-            for (int i = 0; i < C; i++)
-                for (int g = 0; g < K; g++) node[i * K + g] = sum[g * C + i];
+            interleave(sum, j->node + pixel * j->node_pixel);
         }
+    }
     return 0;
 }
 
@@ -72,35 +141,44 @@ int join_backward(const struct join *j) {
     for (int t = 0; t < threads; t++) {
         const int rows = j->batch * j->height;
         for (int row = (int)((long)rows * t / threads); row < (int)((long)rows * (t + 1) / threads); row++) {
-            real inner[MOST][REST + 1] = {};
+            const int b = row / j->height, y = row % j->height;
+            group inner[MOST] = {};
             for (int x = 0; x < j->width; x++) {
                 const long pixel = (long)row * j->width + x;
-                const int b = row / j->height, y = row % j->height;
-                const real *node = j->node + pixel * j->node_pixel;
-                real back[C * K], largest[REST + 1];
-                int from[REST + 1];
-                for (int i = 0; i < C; i++)
-                    for (int g = 0; g < K; g++) back[g * C + i] = node[i * K + g];
-                memcpy(j->grad + pixel * j->grad_pixel, back, C * sizeof(real));
+                group back[K];
+                separate(j->node + pixel * j->node_pixel, back);
+                put(j->grad + pixel * j->grad_pixel, back[0]);
                 for (int s = 0; K > 1 && s < j->sources; s++) {
-                    const real w = j->bypass[s], *rest = passed(j, s, b, y, x, largest, from);
-                    for (int i = 0; i < REST; i++) inner[s][i] += back[C + i] * rest[i];
+                    const long at = place(j, s, b, y, x);
+                    const real *rest = j->states[s] + at, w = j->bypass[s];
+                    real *to = j->states_gradient[s] + at;
+                    const int fresh = s < j->fresh;
                     if (s >= j->reduced) {
-                        real *to = j->states_gradient[s] + pixel * j->state_pixel[s] + C;
-                        for (int i = 0; i < REST; i++) to[i] += w * back[C + i];
+                        for (int g = 1; g < K; g++) {
+                            group sent = w * back[g];
+                            inner[s] += back[g] * get(rest + g * C);
+                            if (!fresh) sent += get(to + g * C);
+                            put(to + g * C, sent);
+                        }
                         continue;
                     }
-                    for (int q = 0; q < 4; q++) {
-                        const int r = 2 * y + q / 2, c = 2 * x + q % 2;
-                        if (r >= j->state_height || c >= j->state_width) continue;
-                        const long at = ((long)b * j->state_height + r) * j->state_width + c;
-                        real *to = j->states_gradient[s] + at * j->state_pixel[s] + C;
-                        for (int i = 0; i < REST; i++) to[i] += from[i] == q ? w * back[C + i] : 0;
+                    const long besides[4] = {0, beside(j, s, y, x, 1), beside(j, s, y, x, 2), beside(j, s, y, x, 3)};
+                    for (int g = 1; g < K; g++) {
+                        group_mask from;
+                        inner[s] += back[g] * largest(rest + g * C, besides, &from);
+                        const group sent = w * back[g];
+                        for (int q = 0; q < 4; q++) {
+                            real *here = to + g * C + besides[q];
+                            if (q && !besides[q]) continue;
+                            group part = (group)((group_mask)sent & (from == (group_mask){} + q));
+                            if (!fresh) part += get(here);
+                            put(here, part);
+                        }
                     }
                 }
             }
             for (int s = 0; s < j->sources; s++)
-                for (int i = 0; i < REST; i++) totals[t * MOST + s] += inner[s][i];
+                for (int i = 0; i < C; i++) totals[t * MOST + s] += inner[s][i];
         }
     }
     for (int t = 0; t < threads; t++)

@@ -58,6 +58,22 @@ def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | No
     return None
 
 
+def wanted() -> bool:
+    """Whether DNAS_BACKEND lets native kernels run."""
+    return _backend() == "auto"
+
+
+# Calls past torch since the start, {name: [count, bytes in and out]}: what a dispatch mode cannot see.
+calls: dict[str, list[int]] = {}
+
+
+def count(name: str, moved: int) -> None:
+    """Note a call that moves so many bytes."""
+    entry = calls.setdefault(name, [0, 0])
+    entry[0] += 1
+    entry[1] += moved
+
+
 def advice() -> str | None:
     """What to tell a user whose runs go slower than they could; None where there is nothing to tell."""
     if library() is not None or _backend() == "torch":

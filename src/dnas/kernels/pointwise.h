@@ -11,6 +11,13 @@
 #endif
 _Static_assert(C % V == 0 || V % C == 0, "vectors and targets must nest");
 
+/* The C channels of one target at one pixel. */
+typedef real target __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
+typedef integer target_mask __attribute__((vector_size(C * sizeof(real))));
+INLINE target get(const real *p) { return *(const target *)p; }
+INLINE void put(real *p, target v) { *(target *)p = v; }
+INLINE target where_positive(target by, target v) { return (target)((target_mask)v & (by > 0)); }
+
 /* Lane (t, j) gets lane (t, i) of the vector at `at`; where a target is wider than a vector, all lanes the same. */
 #if defined(__clang__)
 INLINE vec spread(const real *at, vec v, long f, int i) {
@@ -29,41 +36,62 @@ INLINE vec spread(const real *at, vec v, long f, int i) {
 }
 #endif
 
-INLINE void mix_block(const int n, const real *row, long f, long stride, const real *columns, long apart,
-                      const real *start, real *out, int add) {
-    vec v[4], sum[4];
-    for (int k = 0; k < n; k++) {
-        v[k] = C >= V ? (vec){} : load(row + f + k * stride);
-        sum[k] = add ? load(out + f + k * stride) : start ? load(start) : (vec){};
-    }
+enum { BLOCK = C <= 8 ? 4 : 8 }; /* sums that stay in registers */
+
+INLINE void mix_step(const int n, const real *row, long f, long stride, const vec *held, const real *columns, long apart,
+                     vec *sum) {
+    vec v[BLOCK];
+    for (int k = 0; k < n; k++) v[k] = C >= V ? (vec){} : load(row + f + k * stride);
 #pragma GCC unroll 16
     for (int i = 0; i < C; i++) {
-        const vec w = load(columns + i * apart);
-#pragma GCC unroll 4
+        const vec w = C <= 8 ? held[i] : load(columns + i * apart);
+#pragma GCC unroll 8
         for (int k = 0; k < n; k++) sum[k] += w * spread(row, v[k], f + k * stride, i);
     }
-    for (int k = 0; k < n; k++) store(out + f + k * stride, sum[k]);
 }
 
-/* out (+)= matrix · in + bias for every pixel of a picture with M channels. `bias` [M + V] may be NULL; what lies
-   beyond `length` is left undefined. */
-static void mix(const real *in, const real *columns, const real *bias, real *out, long pitch, int rows, long length,
-                int channels, int add) {
+/* out (+)= first · one + second · two + bias for every pixel of pictures with M channels. `two` and `bias` [M + V] may be
+   NULL; what lies beyond `length` is left undefined. */
+INLINE void mix_pictures(const real *one, const real *first, const int both, const real *two, const real *second,
+                         const real *bias, real *out, long pitch, int rows, long length, int channels, int add) {
     const struct phases ph = phases_of(channels);
     const long apart = channels + V;
     for (int p = 0; p < ph.count; p++) {
         const int shift = phase(p, channels);
-        const real *start = bias ? bias + shift : NULL;
+        const vec start = bias ? load(bias + shift) : (vec){};
+        const real *a = first + shift, *b = both ? second + shift : NULL;
+        vec held[C <= 8 ? C : 1], held_too[C <= 8 ? C : 1]; /* where registers hold whole matrices */
+        for (int i = 0; C <= 8 && i < C; i++) {
+            held[i] = load(a + i * apart);
+            if (both) held_too[i] = load(b + i * apart);
+        }
         for (int y = 0; y < rows; y++) {
-            const real *row = in + y * pitch;
+            const real *u = one + y * pitch, *v = both ? two + y * pitch : NULL;
             real *to = out + y * pitch;
             long f = p * V;
-            for (; f + 3 * ph.stride < length; f += 4 * ph.stride)
-                mix_block(4, row, f, ph.stride, columns + shift, apart, start, to, add);
-            for (; f < length; f += ph.stride)
-                mix_block(1, row, f, ph.stride, columns + shift, apart, start, to, add);
+#define STEPS(n)                                                                            \
+    for (; f + (n - 1) * ph.stride < length; f += n * ph.stride) {                          \
+        vec sum[n];                                                                         \
+        for (int k = 0; k < n; k++) {                                                       \
+            sum[k] = start;                                                                 \
+            if (add) sum[k] += load(to + f + k * ph.stride);                                \
+        }                                                                                   \
+        mix_step(n, u, f, ph.stride, held, a, apart, sum);                                  \
+        if (both) mix_step(n, v, f, ph.stride, held_too, b, apart, sum);                    \
+        for (int k = 0; k < n; k++) store(to + f + k * ph.stride, sum[k]);                  \
+    }
+            STEPS(BLOCK) STEPS(1)
+#undef STEPS
         }
     }
+}
+static void mix(const real *in, const real *columns, const real *bias, real *out, long pitch, int rows, long length,
+                int channels, int add) {
+    mix_pictures(in, columns, 0, NULL, NULL, bias, out, pitch, rows, length, channels, add);
+}
+static void mix_both(const real *one, const real *first, const real *two, const real *second, const real *bias, real *out,
+                     long pitch, int rows, long length, int channels) {
+    mix_pictures(one, first, 1, two, second, bias, out, pitch, rows, length, channels, 0);
 }
 
 /* Rows of `b` are taken up to 16 at a time, as many sums as registers hold; where there are few, two vectors of

@@ -33,7 +33,14 @@ static void fill(const struct preprocess *p, long first, int count, long wide, r
         for (int g = 0; g < p->grids; g++) {
             const long at = place(p, first + n, g);
             real *to = tile + g * p->inputs;
-            for (int i = 0; i < p->inputs; i++) to[i] = at >= 0 && p->x[at + i] > 0 ? p->x[at + i] : 0;
+            if (at < 0) {
+                memset(to, 0, p->inputs * sizeof(real));
+                continue;
+            }
+            const real *from = p->x + at;
+            int i = 0;
+            for (; i + V <= p->inputs; i += V) store(to + i, relu(load(from + i)));
+            for (; i < p->inputs; i++) to[i] = from[i] > 0 ? from[i] : 0;
         }
         for (long i = (long)p->grids * p->inputs; i < wide; i++) tile[i] = 0;
     }
@@ -212,10 +219,13 @@ int preprocess_backward(const struct preprocess *p) {
                         if (at < 0) continue;
                         const real *from = back + i * wide + g * p->inputs, *on = tile + i * wide + g * p->inputs;
                         real *to = p->x_gradient + at;
-                        if (p->add)
-                            for (int k = 0; k < p->inputs; k++) to[k] += on[k] > 0 ? from[k] : 0;
-                        else
-                            for (int k = 0; k < p->inputs; k++) to[k] = on[k] > 0 ? from[k] : 0;
+                        int k = 0;
+                        for (; k + V <= p->inputs; k += V) {
+                            vec v = where(load(on + k) > 0, load(from + k));
+                            if (p->add) v += load(to + k);
+                            store(to + k, v);
+                        }
+                        for (; k < p->inputs; k++) to[k] = (p->add ? to[k] : 0) + (on[k] > 0 ? from[k] : 0);
                     }
             }
         }

@@ -113,9 +113,10 @@ INLINE void frame_row(real *data, const struct frame *f, int y, const real *row)
 
 /* --- depthwise correlation ------------------------------------------------------------------------------ */
 
-/* Taps: where each reads relative to its output, and its coefficients by channel (repeated to channels + V). */
+/* Taps: where each reads relative to its output, its coefficients by channel (repeated to channels + V), and its number
+   within the kernel. */
 struct taps {
-    int count;
+    int count, number[49];
     long at[49];
     const real *weight[49];
 };
@@ -127,6 +128,7 @@ static struct taps taps_forward(const struct frame *f, int kernel, int dilation,
     for (int i = 0; i < kernel; i++)
         for (int j = 0; j < kernel; j++) {
             taps.at[taps.count] = (offset + i * dilation) * f->step + frame_column(f, offset + j * dilation);
+            taps.number[taps.count] = i * kernel + j;
             taps.weight[taps.count++] = weight + (long)(i * kernel + j) * (f->channels + V);
         }
     return taps;
@@ -143,6 +145,7 @@ static struct taps taps_backward(const struct frame *f, int kernel, int stride, 
             const int x = column_parity + dilation * (kernel / 2) - j * dilation;
             if (y % stride || x % stride) continue;
             taps.at[taps.count] = (f->pad + y / stride) * f->step + (f->pad + x / stride) * f->channels;
+            taps.number[taps.count] = i * kernel + j;
             taps.weight[taps.count++] = weight + (long)(i * kernel + j) * (f->channels + V);
         }
     return taps;

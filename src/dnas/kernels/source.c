@@ -36,10 +36,12 @@ struct source {
     const unsigned char *alive;                /* where the identity is not dropped [B, H', W', M], or NULL */
     double alive_scale;                        /* and what it is multiplied by there */
     double *pool_moments;                      /* [2, 2, C]: mean and variance of both pools */
+    real *pooled;                              /* what pools.h makes of an image [B, POOLED, H', pitch], or NULL */
     real *out;                                 /* [B, H', W', M] */
     int add;                                   /* to what `out` holds */
     const real *grad;                          /* [B, H', W', ≥ M] */
-    real *x_gradient;                          /* added to */
+    real *x_gradient;                          /* added to, unless `fresh` */
+    int fresh;
     real *weights_gradient;                    /* [targets, operations], added to */
     struct separable *separables;
 };
@@ -49,6 +51,8 @@ struct source {
 /* Coefficients of one separable convolution, repeated for every phase. */
 struct coefficients {
     real *deep[STAGES];                 /* [k², M + V] */
+    struct taps taps[STAGES];           /* of the depthwise convolutions */
+    struct taps back[STAGES][4];        /* of their input gradients, by the parity of the input's row and column */
     real *inner, *inner_bias, *inner_t; /* the first of two stages folded: A [C, M + V], b [M + V], Aᵀ */
     real *last, *last_t;                /* the last stage folded and weighted, and transposed */
     real *mean_part[STAGES], *curve[STAGES]; /* backward: what h receives through the moments */
@@ -58,7 +62,7 @@ struct plan {
     const struct source *s;
     int m, out_height, out_width, most_pad;
     long length, pitch, sum;      /* a row of h; its distance; the length of a row of sums */
-    struct frame in, inner;       /* padded inputs of first and second stages */
+    struct frame in, inner, back; /* padded inputs of first and second stages, and gradients of a first stage's output */
     struct pools pools;
     struct coefficients c[MOST];
     real *pool_scale[2], *identity_scale, *bias, *shares;
@@ -87,6 +91,7 @@ static int plan_of(struct plan *p, const struct source *s) {
     }
     p->in = frame_of(s->height, s->width, p->m, p->most_pad, s->stride);
     p->inner = frame_of(p->out_height, p->out_width, p->m, inner_pad, 1);
+    p->back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
     p->pools = pools_of(s->height, s->width, s->stride);
     p->memory = p->free = calloc(size, sizeof(real));
     if (!p->memory) return 0;
@@ -97,6 +102,13 @@ static int plan_of(struct plan *p, const struct source *s) {
             real *to = p->c[j].deep[n] = take(p, (long)taps * (p->m + V));
             for (int t = 0; t < taps; t++, to += p->m + V)
                 for (int i = 0; i < p->m + V; i++) to[i] = e->deep[n][(long)(i % p->m) * taps + t];
+            struct coefficients *c = p->c + j;
+            const struct frame *in = n ? &p->inner : &p->in;
+            const int stride = n ? 1 : s->stride;
+            c->taps[n] = taps_forward(in, e->kernel, e->dilation, c->deep[n]);
+            for (int plane = 0; plane < stride * stride; plane++)
+                c->back[n][plane] =
+                    taps_backward(&p->back, e->kernel, stride, e->dilation, c->deep[n], plane / stride, plane % stride);
         }
     }
     p->bias = take(p, p->m + V);
@@ -153,11 +165,12 @@ static void fold_mixture(struct plan *p, int transposed) {
     for (int i = 0; i < p->m + V; i++) p->bias[i] = bias[i % p->m];
 }
 
-/* Pixels of C numbers → each repeated for every target. */
-INLINE void for_all_targets(const real *from, long pixel, int width, int targets, int rectify, real *to) {
-    for (int x = 0; x < width; x++, from += pixel)
-        for (int t = 0; t < targets; t++, to += C)
-            for (int j = 0; j < C; j++) to[j] = rectify && !(from[j] > 0) ? 0 : from[j];
+/* Pixels of C numbers → each after the ReLU, repeated for every target. */
+INLINE void for_all_targets(const real *from, long pixel, int width, int targets, real *to) {
+    for (int x = 0; x < width; x++, from += pixel) {
+        const target v = get(from), rectified = where_positive(v, v);
+        for (int t = 0; t < targets; t++, to += C) put(to, rectified);
+    }
 }
 
 /* The state's channels after the ReLU, for all targets, in a frame. */
@@ -166,10 +179,10 @@ static void fill_input(const struct plan *p, int b, real *frame, real *row) {
     for (int y = 0; y < s->height; y++) {
         const real *from = s->x + ((long)b * s->height + y) * s->width * s->x_pixel;
         if (s->stride == 1)
-            for_all_targets(from, s->x_pixel, s->width, s->targets, 1,
+            for_all_targets(from, s->x_pixel, s->width, s->targets,
                             frame + (y + p->in.pad) * p->in.step + p->in.pad * p->m);
         else {
-            for_all_targets(from, s->x_pixel, s->width, s->targets, 1, row);
+            for_all_targets(from, s->x_pixel, s->width, s->targets, row);
             frame_row(frame, &p->in, y, row);
         }
     }
@@ -192,10 +205,8 @@ static real *kept(const struct plan *p, int j, int n, int b) {
 static real *first_h(const struct plan *p, int j, int b, const real *frame, real *buffer, int fresh) {
     real *stored = kept(p, j, 0, b);
     if (stored && !fresh) return stored;
-    const struct separable *e = p->s->separables + j;
     real *h = stored ? stored : buffer;
-    const struct taps taps = taps_forward(&p->in, e->kernel, e->dilation, p->c[j].deep[0]);
-    correlate(frame, p->s->stride * p->in.step, &taps, p->m, h, p->pitch, p->out_height, p->length, 0);
+    correlate(frame, p->s->stride * p->in.step, p->c[j].taps, p->m, h, p->pitch, p->out_height, p->length, 0);
     return h;
 }
 
@@ -211,35 +222,39 @@ static void fill_inner(const struct plan *p, int j, const real *h, real *frame, 
 static real *second_h(const struct plan *p, int j, int b, const real *frame, real *buffer, int fresh) {
     real *stored = kept(p, j, 1, b);
     if (stored && !fresh) return stored;
-    const struct separable *e = p->s->separables + j;
     real *h = stored ? stored : buffer;
-    const struct taps taps = taps_forward(&p->inner, e->kernel, 1, p->c[j].deep[1]);
-    correlate(frame, p->inner.step, &taps, p->m, h, p->pitch, p->out_height, p->length, 0);
+    correlate(frame, p->inner.step, p->c[j].taps + 1, p->m, h, p->pitch, p->out_height, p->length, 0);
     return h;
 }
 
 /* What one thread works in. */
 struct room {
-    real *frame, *inner, *back, *h, *h2, *g, *a, *acc, *row, *pool_frame, *pool_back, *pooled;
-    int framed; /* the image in `frame`, or -1 */
+    real *frame, *inner, *back, *h, *h2, *gradient, *a, *acc, *row, *pool_frame, *pooled, *pool_back[POOLED], *pool_planes;
+    const real *g; /* the nodes' gradient of an image */
+    int framed;    /* the image in `frame`, or -1 */
 };
 
 static int room_of(struct plan *p, struct room *r) {
     const long rows = up((long)p->s->width * p->m) + V, pictures = picture(p) + V;
-    const struct frame *f = &p->in, *i = &p->inner;
-    /* The gradient of a first stage's output, padded for the widest kernel. */
-    const struct frame back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
-    const long pool = frame_size(&p->pools.frame), pooled = p->out_height * p->pools.pitch + V;
+    const struct frame *f = &p->in, *i = &p->inner, *back = &p->back;
+    const long pool = frame_size(&p->pools.frame), pool_back = frame_size(&p->pools.back);
+    const long pooled = pooled_picture(&p->pools) + V;
     const long planes = 4 * pictures;
-    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(&back) + rows + 4 * pictures + planes + 2 * pool +
-                         pooled + 16 * V))
+    if (!scratch_reserve(frame_size(f) + frame_size(i) + frame_size(back) + rows + 4 * pictures + planes + pool +
+                         POOLED * (pooled + pool_back) + 4 * pooled + 16 * V))
         return 0;
     r->frame = scratch_take(frame_size(f)), r->inner = scratch_take(frame_size(i));
-    r->back = scratch_take(frame_size(&back));
-    r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->g = scratch_take(pictures);
+    r->back = scratch_take(frame_size(back));
+    r->h = scratch_take(pictures), r->h2 = scratch_take(pictures), r->gradient = scratch_take(pictures);
     r->a = scratch_take(pictures), r->acc = scratch_take(planes), r->row = scratch_take(rows);
-    r->pool_frame = scratch_take(pool), r->pool_back = scratch_take(pool), r->pooled = scratch_take(pooled);
-    frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, &back);
+    r->pool_frame = scratch_take(pool), r->pooled = scratch_take(POOLED * pooled);
+    r->pool_planes = scratch_take(4 * pooled);
+    for (int k = 0; k < POOLED; k++) {
+        r->pool_back[k] = scratch_take(pool_back);
+        frame_clear(r->pool_back[k], &p->pools.back);
+    }
+    frame_clear(r->frame, f), frame_clear(r->inner, i), frame_clear(r->back, back);
+    pool_clear(&p->pools, r->pool_frame);
     r->framed = -1;
     return 1;
 }
@@ -308,22 +323,32 @@ static void add_moments(const struct plan *p, const real *h, real *sums) {
     outer(h, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
 }
 
+/* The pools of an image, computed or from where they were kept (unless this is the pass that fills it). */
+static const real *pooled(const struct plan *p, struct room *r, int b, int fresh) {
+    const struct source *s = p->s;
+    real *to = s->pooled ? s->pooled + (long)b * POOLED * pooled_picture(&p->pools) : r->pooled;
+    if (s->pooled && !fresh) return to;
+    pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
+    pool(&p->pools, r->pool_frame, p->shares, to);
+    return to;
+}
+
+static int any_pool(const struct source *s) { return s->pools[LARGEST] >= 0 || s->pools[AVERAGE] >= 0; }
+
 /* Both pools of an image with their sums and sums of squares, [2, 2, pool phases]. */
 static void add_pool_moments(const struct plan *p, struct room *r, int b, long apart, real *sums) {
     const struct source *s = p->s;
-    const struct pools *q = &p->pools;
-    if (s->pools[0] < 0 && s->pools[1] < 0) return;
-    pool_fill(q, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
+    if (!any_pool(s)) return;
+    const real *pictures = pooled(p, r, b, 1);
     const struct phases ph = phases_of(C);
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
-        pool(q, r->pool_frame, p->shares, k == 0, r->pooled);
         real *to = sums + k * 2 * apart;
         for (int n = 0; n < ph.count; n++) {
             vec sum = {}, squares = {};
             for (int y = 0; y < p->out_height; y++)
                 for (long f = n * V; f < (long)p->out_width * C; f += ph.stride) {
-                    const vec v = load(r->pooled + y * q->pitch + f);
+                    const vec v = load(pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch + f);
                     sum += v, squares += v * v;
                 }
             store(to + n * V, load(to + n * V) + sum), store(to + apart + n * V, load(to + apart + n * V) + squares);
@@ -331,50 +356,70 @@ static void add_pool_moments(const struct plan *p, struct room *r, int b, long a
     }
 }
 
-static void drop(const struct plan *p, const unsigned char *alive, real *row) {
-    const real scale = p->s->alive_scale;
-    for (long f = 0; f < p->length; f++) row[f] *= scale * alive[f];
+/* Factors of the identity for one target at one pixel: 0 where it is dropped. */
+INLINE target alive_factors(const struct plan *p, const unsigned char *alive) {
+    target factors;
+    for (int i = 0; i < C; i++) factors[i] = alive[i];
+    return factors * (real)p->s->alive_scale;
 }
 
 /* out += scale · feature for a row of features [W', C] of all targets, unless dropped. */
 static void add_shared(const struct plan *p, const real *feature, long pixel, const real *scale,
-                       const unsigned char *alive, real *row, real *out) {
-    const struct phases ph = phases_of(p->m);
-    for_all_targets(feature, pixel, p->out_width, p->s->targets, 0, row);
-    if (alive) drop(p, alive, row);
-    for (int n = 0; n < ph.count; n++) {
-        const vec w = load(scale + phase(n, p->m));
-        for (long f = n * V; f < p->length; f += ph.stride) store(out + f, load(out + f) + w * load(row + f));
+                       const unsigned char *alive, real *out) {
+    for (int x = 0; x < p->out_width; x++, feature += pixel) {
+        const target v = get(feature);
+        for (int t = 0; t < p->s->targets; t++, out += C) {
+            target w = get(scale + t * C);
+            if (alive) w *= alive_factors(p, alive), alive += C;
+            put(out, get(out) + w * v);
+        }
     }
+}
+
+/* to [M] += Σ g · feature over a row of features of all targets, unless dropped. */
+static void add_inner_product(const struct plan *p, const real *feature, long pixel, const unsigned char *alive,
+                              const real *g, real *to) {
+    for (int t = 0; t < p->s->targets; t++, to += C, g += C) {
+        target sum = get(to);
+        for (int x = 0; x < p->out_width; x++) {
+            target v = get(feature + x * pixel);
+            if (alive) v *= alive_factors(p, alive + (long)x * p->m + t * C);
+            sum += v * get(g + (long)x * p->m);
+        }
+        put(to, sum);
+    }
+}
+
+static const real *state_row(const struct plan *p, int b, int y) {
+    return p->s->x + ((long)b * p->s->height + y) * p->s->width * p->s->x_pixel;
+}
+
+static const unsigned char *alive_row(const struct plan *p, int b, int y) {
+    return p->s->alive ? p->s->alive + ((long)b * p->out_height + y) * p->length : NULL;
 }
 
 static void mix_image(const struct plan *p, struct room *r, int b) {
     const struct source *s = p->s;
-    const long image = (long)p->out_height * p->length;
+    real *out = s->out + (long)b * p->out_height * p->length, *all = r->a;
+    if (p->pitch == p->length) all = out; /* it lies as a picture */
+    const int begun = s->add && all == out;
     for (int j = 0; j < s->count; j++)
-        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, r->a, p->pitch, p->out_height, p->length, p->m, j > 0);
+        mix(last_h(p, r, j, b), p->c[j].last, j ? NULL : p->bias, all, p->pitch, p->out_height, p->length, p->m,
+            j > 0 || begun);
     if (!s->count)
         for (int y = 0; y < p->out_height; y++)
-            for (long f = 0; f < p->length; f++) r->a[y * p->pitch + f] = p->bias[f % p->m];
-    if (s->pools[0] >= 0 || s->pools[1] >= 0)
-        pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
-    for (int k = 0; k < 2; k++) {
-        if (s->pools[k] < 0) continue;
-        pool(&p->pools, r->pool_frame, p->shares, k == 0, r->pooled);
-        for (int y = 0; y < p->out_height; y++)
-            add_shared(p, r->pooled + y * p->pools.pitch, C, p->pool_scale[k], NULL, r->row, r->a + y * p->pitch);
-    }
-    if (s->identity >= 0)
-        for (int y = 0; y < p->out_height; y++)
-            add_shared(p, s->x + ((long)b * s->height + y) * s->width * s->x_pixel, s->x_pixel, p->identity_scale,
-                       s->alive ? s->alive + b * image + y * p->length : NULL, r->row, r->a + y * p->pitch);
+            for (long f = 0; f < p->length; f++)
+                all[y * p->pitch + f] = p->bias[f % p->m] + (begun ? all[y * p->pitch + f] : 0);
+    const real *pictures = any_pool(s) ? pooled(p, r, b, 0) : NULL;
     for (int y = 0; y < p->out_height; y++) {
-        const real *from = r->a + y * p->pitch;
-        real *to = s->out + b * image + y * p->length;
-        if (s->add)
-            for (long f = 0; f < p->length; f++) to[f] += from[f];
-        else
-            memcpy(to, from, p->length * sizeof(real));
+        real *row = all + y * p->pitch;
+        for (int k = 0; k < 2; k++)
+            if (s->pools[k] >= 0)
+                add_shared(p, pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch, C, p->pool_scale[k], NULL, row);
+        if (s->identity >= 0)
+            add_shared(p, state_row(p, b, y), s->x_pixel, p->identity_scale, alive_row(p, b, y), row);
+        if (all != out)
+            for (long f = 0; f < p->length; f++) out[y * p->length + f] = row[f] + (s->add ? out[y * p->length + f] : 0);
     }
 }
 
@@ -428,37 +473,25 @@ int source_forward(const struct source *s) {
 
 /* --- backward ------------------------------------------------------------------------------------------------- */
 
-/* The nodes' gradient of an image as a picture. */
-static void fill_gradient(const struct plan *p, int b, real *g) {
+/* The nodes' gradient of an image as a picture; where it lies as one already, that. */
+static const real *node_gradient(const struct plan *p, int b, real *g) {
     const struct source *s = p->s;
-    const real *from = s->grad + (long)b * p->out_height * p->out_width * s->grad_pixel;
+    const real *from = s->grad + (long)b * p->out_height * p->out_width * s->grad_pixel, *picture = g;
+    if (s->grad_pixel == p->m && p->pitch == p->length) return from;
     for (int y = 0; y < p->out_height; y++, g += p->pitch) {
+        real *to = g;
         for (int x = 0; x < p->out_width; x++, from += s->grad_pixel)
-            for (int i = 0; i < p->m; i++) g[(long)x * p->m + i] = from[i];
+            for (int t = 0; t < s->targets; t++, to += C) put(to, get(from + t * C));
         for (long f = p->length; f < p->pitch; f++) g[f] = 0;
     }
-}
-
-/* to[phases] += Σ g · feature over one row. */
-static void add_inner_product(const struct plan *p, const real *feature, long pixel, const unsigned char *alive,
-                              real *row, const real *g, real *to) {
-    const struct phases ph = phases_of(p->m);
-    for_all_targets(feature, pixel, p->out_width, p->s->targets, 0, row);
-    for (long f = p->length; f < p->pitch; f++) row[f] = 0;
-    if (alive) drop(p, alive, row);
-    for (int n = 0; n < ph.count; n++) {
-        vec sum = {};
-        for (long f = n * V; f < p->length; f += ph.stride) sum += load(g + f) * load(row + f);
-        store(to + n * V, load(to + n * V) + sum);
-    }
+    return picture;
 }
 
 /* What a convolution's output receives: matrix · g, and through the moments mean_part + curve · h; in a picture with
    zeros beyond its rows. */
 static void output_gradient(const struct plan *p, const real *g, const real *matrix, const real *h, const real *mean_part,
                             const real *curve, real *out) {
-    mix(g, matrix, mean_part, out, p->pitch, p->out_height, p->length, p->m, 0);
-    mix(h, curve, NULL, out, p->pitch, p->out_height, p->length, p->m, 1);
+    mix_both(g, matrix, h, curve, mean_part, out, p->pitch, p->out_height, p->length, p->m);
     clear_beyond(p, out);
 }
 
@@ -472,22 +505,19 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
     const real *h = kept(p, j, 0, b);
     if (!h) h = first_h(p, j, b, input(p, r, b), r->h, 0);
     const real *h2 = kept(p, j, 1, b);
-    if (!h2 || e->deep_gradient[1]) fill_inner(p, j, h, r->inner, r->row);
+    fill_inner(p, j, h, r->inner, r->row);
     if (!h2) h2 = second_h(p, j, b, r->inner, r->h2, 0);
     output_gradient(p, r->g, c->last_t, h2, c->mean_part[1], c->curve[1], r->a);
-    if (e->deep_gradient[1]) {
-        const struct taps taps = taps_forward(&p->inner, e->kernel, 1, c->deep[1]);
-        correlate_gradient(r->inner, p->inner.step, &taps, p->m, r->a, p->pitch, p->out_height, p->length,
+    if (e->deep_gradient[1])
+        correlate_gradient(r->inner, p->inner.step, c->taps + 1, p->m, r->a, p->pitch, p->out_height, p->length,
                            sums + (1 + C) * p->sum);
-    }
-    fill_frame(p, &p->inner, r->a, r->inner);
-    const struct taps taps = taps_backward(&p->inner, e->kernel, 1, 1, c->deep[1], 0, 0);
+    fill_frame(p, &p->back, r->a, r->back);
     real *ga = e->work + (long)b * picture(p);
-    correlate(r->inner, p->inner.step, &taps, p->m, ga, p->pitch, p->out_height, p->length, 0);
+    correlate(r->back, p->back.step, c->back[1], p->m, ga, p->pitch, p->out_height, p->length, 0);
     for (int y = 0; y < p->out_height; y++) { /* where the ReLU let its input pass */
         real *to = ga + y * p->pitch;
-        mix(h + y * p->pitch, c->inner, c->inner_bias, r->row, p->pitch, 1, p->length, p->m, 0);
-        for (long f = 0; f < p->length; f += V) store(to + f, where(load(r->row + f) > 0, load(to + f)));
+        const real *u = r->inner + (y + p->inner.pad) * p->inner.step + p->inner.pad * p->m;
+        for (long f = 0; f < p->length; f += V) store(to + f, where(load(u + f) > 0, load(to + f)));
         for (long f = p->length; f < p->pitch; f++) to[f] = 0;
     }
     outer(ga, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
@@ -496,7 +526,6 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
 /* Input pixels fall into stride² planes [H', pitch] by the parity of row and column. */
 static void through_first_stages(const struct plan *p, struct room *r, int b, const long *where_sums, real *sums) {
     const struct source *s = p->s;
-    const struct frame back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
     for (int j = 0; j < s->count; j++) {
         const struct separable *e = s->separables + j;
         const struct coefficients *c = p->c + j;
@@ -506,78 +535,81 @@ static void through_first_stages(const struct plan *p, struct room *r, int b, co
             output_gradient(p, e->work + (long)b * picture(p), c->inner_t, h, c->mean_part[0], c->curve[0], r->a);
         else
             output_gradient(p, r->g, c->last_t, h, c->mean_part[0], c->curve[0], r->a);
-        if (e->deep_gradient[0]) {
-            const struct taps taps = taps_forward(&p->in, e->kernel, e->dilation, c->deep[0]);
-            correlate_gradient(input(p, r, b), s->stride * p->in.step, &taps, p->m, r->a, p->pitch, p->out_height,
+        if (e->deep_gradient[0])
+            correlate_gradient(input(p, r, b), s->stride * p->in.step, c->taps, p->m, r->a, p->pitch, p->out_height,
                                p->length, sums + where_sums[j]);
-        }
-        fill_frame(p, &back, r->a, r->back);
-        for (int plane = 0; plane < s->stride * s->stride; plane++) {
-            const struct taps taps =
-                taps_backward(&back, e->kernel, s->stride, e->dilation, c->deep[0], plane / s->stride, plane % s->stride);
-            correlate(r->back, back.step, &taps, p->m, r->acc + plane * picture(p), p->pitch, p->out_height, p->length,
-                      j > 0);
-        }
+        fill_frame(p, &p->back, r->a, r->back);
+        for (int plane = 0; plane < s->stride * s->stride; plane++)
+            correlate(r->back, p->back.step, c->back[0] + plane, p->m, r->acc + plane * picture(p), p->pitch,
+                      p->out_height, p->length, j > 0);
     }
 }
 
 /* Gradients of pooled pictures: scale of each target's share, and what the statistics send back. */
 struct pool_back {
-    double mean[C], slope[C], centre[C];
+    real mean[C], slope[C], centre[C];
 };
 
 static void through_pools(const struct plan *p, struct room *r, int b, const struct pool_back *back) {
     const struct source *s = p->s;
     const struct pools *q = &p->pools;
-    pool_fill(q, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r->pool_frame);
-    memset(r->pool_back, 0, frame_size(&q->frame) * sizeof(real));
+    if (!any_pool(s)) return;
+    const real *pictures = pooled(p, r, b, 0);
     for (int k = 0; k < 2; k++) {
         if (s->pools[k] < 0) continue;
-        pool(q, r->pool_frame, p->shares, k == 0, r->pooled);
-        for (int y = 0; y < p->out_height; y++)
-            for (int x = 0; x < p->out_width; x++) {
-                real *at = r->pooled + y * q->pitch + (long)x * C, sum[C] = {};
-                const real *g = r->g + y * p->pitch + (long)x * p->m;
-                for (int t = 0; t < s->targets; t++)
-                    for (int i = 0; i < C; i++) sum[i] += p->pool_scale[k][t * C + i] * g[t * C + i];
-                for (int i = 0; i < C; i++)
-                    at[i] = sum[i] + (real)back[k].mean[i] + (real)back[k].slope[i] * (at[i] - (real)back[k].centre[i]);
+        const target mean = get(back[k].mean), slope = get(back[k].slope), centre = get(back[k].centre);
+        for (int y = 0; y < p->out_height; y++) {
+            const real *at = pictures + k * pooled_picture(q) + y * q->pitch, *g = r->g + y * p->pitch;
+            real *to = r->pool_back[k] + (y + 1) * q->back.step + C;
+            const real rows = k == AVERAGE ? (real)1 / inside(y, s->stride, s->height) : 1;
+            for (int x = 0; x < p->out_width; x++, at += C, to += C) {
+                target sum = mean + slope * (get(at) - centre);
+                for (int t = 0; t < s->targets; t++, g += C) sum += get(p->pool_scale[k] + t * C) * get(g);
+                put(to, k == AVERAGE ? sum * (rows * p->shares[x * C]) : sum + (real)0);
             }
-        pool_gradient(q, r->pool_frame, p->shares, k == 0, r->pooled, r->pool_back);
+        }
     }
+    for (int y = 0; y < p->out_height; y++)
+        frame_row(r->pool_back[PLACE], &q->back, y, pictures + PLACE * pooled_picture(q) + y * q->pitch);
+    pool_gradient(q, s->pools[LARGEST] < 0 ? NULL : r->pool_back[LARGEST], r->pool_back[PLACE],
+                  s->pools[AVERAGE] < 0 ? NULL : r->pool_back[AVERAGE], r->pool_planes);
 }
 
 /* Everything that reaches the state's pixels, added to its gradient. */
 static void add_state_gradient(const struct plan *p, const struct room *r, int b) {
     const struct source *s = p->s;
-    const struct frame *f = &p->pools.frame;
-    const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0;
-    for (int y = 0; y < s->height; y++)
-        for (int x = 0; x < s->width; x++) {
-            const long pixel = ((long)b * s->height + y) * s->width + x;
-            const real *in = s->x + pixel * s->x_pixel;
-            real *to = s->x_gradient + pixel * s->x_gradient_pixel, sum[C] = {};
+    const int odd = s->stride - 1; /* stride 1 or 2 */
+    for (int y = 0; y < s->height; y++) {
+        const real *in = state_row(p, b, y);
+        const long plane = (y & odd) * s->stride;
+        const real *back = r->pool_planes + plane * pooled_picture(&p->pools) + (y >> odd) * p->pools.pitch;
+        const real *acc = r->acc + plane * picture(p) + (y >> odd) * p->pitch;
+        real *to = s->x_gradient + ((long)b * s->height + y) * s->width * s->x_gradient_pixel;
+        for (int x = 0; x < s->width; x++, in += s->x_pixel, to += s->x_gradient_pixel) {
+            target sum = {};
             if (s->count) {
-                const int plane = y % s->stride * s->stride + x % s->stride;
-                const real *acc = r->acc + plane * picture(p) + y / s->stride * p->pitch + (long)(x / s->stride) * p->m;
-                for (int t = 0; t < s->targets; t++)
-                    for (int i = 0; i < C; i++) sum[i] += acc[t * C + i];
-                for (int i = 0; i < C; i++) sum[i] = in[i] > 0 ? sum[i] : 0;
+                const real *from = acc + (x & odd) * picture(p) + (long)(x >> odd) * p->m;
+                for (int t = 0; t < s->targets; t++) sum += get(from + t * C);
+                sum = where_positive(get(in), sum);
             }
-            if (pooled) {
-                const real *back = r->pool_back + (y + 1) * f->step + frame_column(f, x + 1);
-                for (int i = 0; i < C; i++) sum[i] += back[i];
-            }
-            if (s->identity >= 0) {
-                const real *g = r->g + y * p->pitch + (long)x * p->m;
-                const unsigned char *alive = s->alive ? s->alive + pixel * p->m : NULL;
-                for (int t = 0; t < s->targets; t++) {
-                    const real w = s->weights[t * s->operations + s->identity];
-                    for (int i = 0; i < C; i++) sum[i] += w * g[t * C + i] * (alive ? (real)s->alive_scale * alive[t * C + i] : 1);
-                }
-            }
-            for (int i = 0; i < C; i++) to[i] += sum[i];
+            if (any_pool(s)) sum += get(back + (x & odd) * pooled_picture(&p->pools) + (long)(x >> odd) * C);
+            if (!s->fresh) sum += get(to);
+            put(to, sum);
         }
+        if (s->identity < 0) continue;
+        const real *g = r->g + y * p->pitch;
+        const unsigned char *alive = alive_row(p, b, y);
+        to -= (long)s->width * s->x_gradient_pixel;
+        for (int x = 0; x < s->width; x++, to += s->x_gradient_pixel) {
+            target sum = get(to);
+            for (int t = 0; t < s->targets; t++, g += C) {
+                target w = get(p->identity_scale + t * C);
+                if (alive) w *= alive_factors(p, alive), alive += C;
+                sum += w * get(g);
+            }
+            put(to, sum);
+        }
+    }
 }
 
 /* Depthwise sums [k², phases] → the gradient [M, k²]. */
@@ -603,25 +635,20 @@ int source_backward(const struct source *s) {
     /* Pass 1: [bias, pools, identity][phases], then one [C][phases] a candidate. */
     const long first = 4 * p->sum;
     PASS(p, first + s->count * square, {
-        fill_gradient(p, b, r.g);
+        r.g = node_gradient(p, b, r.gradient);
         for (int j = 0; j < s->count; j++)
             outer(r.g, last_h(p, &r, j, b), p->pitch, p->out_height, p->length, m, sums + first + j * square,
                   j ? NULL : sums);
-        const int pooled = s->pools[0] >= 0 || s->pools[1] >= 0;
-        if (pooled) pool_fill(&p->pools, s->x + (long)b * s->height * s->width * s->x_pixel, s->x_pixel, r.pool_frame);
-        for (int k = 0; k < 2; k++) {
-            if (s->pools[k] < 0) continue;
-            pool(&p->pools, r.pool_frame, p->shares, k == 0, r.pooled);
-            for (int y = 0; y < p->out_height; y++)
-                add_inner_product(p, r.pooled + y * p->pools.pitch, C, NULL, r.row, r.g + y * p->pitch,
-                                  sums + (1 + k) * p->sum);
+        const real *pictures = any_pool(s) ? pooled(p, &r, b, 0) : NULL;
+        for (int y = 0; y < p->out_height; y++) {
+            const real *g = r.g + y * p->pitch;
+            for (int k = 0; k < 2; k++)
+                if (s->pools[k] >= 0)
+                    add_inner_product(p, pictures + k * pooled_picture(&p->pools) + y * p->pools.pitch, C, NULL, g,
+                                      sums + (1 + k) * p->sum);
+            if (s->identity >= 0)
+                add_inner_product(p, state_row(p, b, y), s->x_pixel, alive_row(p, b, y), g, sums + 3 * p->sum);
         }
-        const long image = (long)p->out_height * p->length;
-        if (s->identity >= 0)
-            for (int y = 0; y < p->out_height; y++)
-                add_inner_product(p, s->x + ((long)b * s->height + y) * s->width * s->x_pixel, s->x_pixel,
-                                  s->alive ? s->alive + b * image + y * p->length : NULL, r.row, r.g + y * p->pitch,
-                                  sums + 3 * p->sum);
         if (!s->count) /* the sum of g alone */
             for (int y = 0; y < p->out_height; y++)
                 for (long f = 0; f < p->length; f++) sums[f % p->sum] += r.g[y * p->pitch + f];
@@ -671,7 +698,7 @@ int source_backward(const struct source *s) {
     }
     if (numbers) {
         PASS(p, numbers, {
-            fill_gradient(p, b, r.g);
+            r.g = node_gradient(p, b, r.gradient);
             for (int j = 0; j < s->count; j++)
                 if (s->separables[j].stages == 2) through_second_stage(p, &r, j, b, sums + at[j]);
         })
@@ -696,9 +723,9 @@ int source_backward(const struct source *s) {
     numbers = 0;
     for (int j = 0; j < s->count; j++) at[j] = numbers, numbers += s->separables[j].kernel * s->separables[j].kernel * p->sum;
     PASS(p, numbers, {
-        fill_gradient(p, b, r.g);
+        r.g = node_gradient(p, b, r.gradient);
         through_first_stages(p, &r, b, at, sums);
-        if (s->pools[0] >= 0 || s->pools[1] >= 0) through_pools(p, &r, b, pool_back);
+        through_pools(p, &r, b, pool_back);
         add_state_gradient(p, &r, b);
     })
     for (int j = 0; j < s->count; j++)
