@@ -31,22 +31,19 @@ class ZeroModule(nn.Module):
 
 
 class FactorizedReduceModule(nn.Module):
-    """Halves the resolution without losing pixels: two strided 1×1 convolutions on shifted grids."""
+    """Halves the resolution without losing pixels: two 1×1 convolutions, at even and at odd pixels."""
 
     def __init__(self, inputs: int, outputs: int, norms: NormStyle, groups: int = 1) -> None:
         super().__init__()
         self.groups = groups
         half = outputs // 2
-        self.even = nn.Conv2d(groups * inputs, groups * half, 1, 2, groups=groups, bias=False)
-        self.odd = nn.Conv2d(groups * inputs, groups * (outputs - half), 1, 2, groups=groups, bias=False)
+        self.even = nn.Conv2d(groups * inputs, groups * half, 1, groups=groups, bias=False)
+        self.odd = nn.Conv2d(groups * inputs, groups * (outputs - half), 1, groups=groups, bias=False)
         self.norm = norms.build(groups * outputs)
 
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
-        grids = even_and_odd(input if rectified else F.relu(input))
-        halves = [
-            F.conv2d(grid, conv.weight, groups=self.groups).unflatten(1, (self.groups, -1))
-            for grid, conv in zip(grids, (self.even, self.odd), strict=True)
-        ]
+        even, odd = even_and_odd(input if rectified else F.relu(input))
+        halves = [self.even(even).unflatten(1, (self.groups, -1)), self.odd(odd).unflatten(1, (self.groups, -1))]
         out: Tensor = self.norm(torch.cat(halves, 2).flatten(1, 2))
         return out
 

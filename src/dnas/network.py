@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dnas.architecture import Architecture
+from dnas.kernels import discrete
 from dnas.modules import AuxiliaryPool, build_chain, construct
 from dnas.ops import Identity
 from dnas.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
@@ -29,9 +30,14 @@ class NetworkCell(nn.Module):
         # DARTS drops the path of every operation but the identity, so that a node never loses all.
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
         self.concat = cell.concat
+        self.program = discrete.program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
 
     def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
         """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""
+        if self.training and self.program is not None and discrete.available(before) and not self._watched():
+            out = discrete.run(self.program, before, previous, paths)
+            if out is not None:
+                return out
         states: dict[int, Tensor] = {
             0: self.preprocess[0](before, rectified),
             1: self.preprocess[1](previous, rectified),
@@ -52,6 +58,10 @@ class NetworkCell(nn.Module):
             else:
                 states[target] = torch.addcmul(states[target], y, factor)
         return torch.cat([states[s] for s in self.concat], 1)
+
+    def _watched(self) -> bool:
+        """Whether anyone wants to see what modules inside give, as `guard.first_bad_layer` does."""
+        return any(part._forward_hooks for part in self.modules() if part is not self)
 
 
 class AuxiliaryHead(nn.Module):
@@ -88,11 +98,14 @@ class Network(nn.Module):
         before = self.stem(images)
         previous = before if self.stem_second is None else self.stem_second(before)
         auxiliary_logits = None
-        # Both cells that read a layer, and the auxiliary head, begin with a ReLU; they share it.
-        before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
+        # Both cells that read a layer, and the auxiliary head, begin with a ReLU; they share it, unless native kernels
+        # do it on their way.
+        shared = not (self.training and discrete.available(before))
+        if shared:
+            before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
         for k, cell in enumerate(self.cells):
-            out = cell(before, previous, None if paths is None else paths[k], rectified=True)
-            before, previous = previous, out if k == len(self.cells) - 1 else F.relu_(out)
+            out = cell(before, previous, None if paths is None else paths[k], rectified=shared)
+            before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
         logits: Tensor = self.classifier(previous.mean((2, 3)))

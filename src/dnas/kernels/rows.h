@@ -33,7 +33,7 @@ INLINE vec all(real a) { return (vec){} + a; }
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int)0, (long long)0)) integer;
 typedef integer mask __attribute__((vector_size(BYTES)));
 INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); } /* v, and zero where m is not set */
-INLINE vec relu(vec v) { return where(v > 0, v); }
+INLINE vec relu(vec v) { return where(~(v < 0), v); } /* what is not a number stays so, and is seen */
 INLINE long up(long n) { return (n + V - 1) / V * V; }
 
 /* Vectors of one phase lie `stride` numbers apart; there are `count` phases. */

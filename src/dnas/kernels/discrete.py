@@ -1,0 +1,486 @@
+"""A cell of the discrete network while it trains, as one function on native kernels (`discrete.c`).
+
+A `Program` lists a cell's parts as the kernels know them: *pictures* (0 and 1 are the cell's inputs, 2 and 3 its
+states 0 and 1, then what convolutions give, and nodes), *convolutions* [ReLU, depthwise, 1×1, batch norm], and the
+*terms* that a node adds up. It is made once a cell from its modules, which stay the owners of all weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.kernels import native
+from dnas.kernels.depthwise import DepthwiseConv2d
+from dnas.modules import FactorizedReduceModule, ZeroModule
+
+REALS = {torch.float32: "float", torch.float64: "double"}
+INPUTS = 2
+IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING = range(5)
+MOST_PADDING = 6  # PAD in discrete.c
+
+Shape = tuple[int, int, int]  # height, width, channels
+
+
+# --- what a cell consists of --------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Convolution:
+    """[ReLU, depthwise, 1×1, batch norm]; without the depthwise part, or with two 1×1 parts on two grids of pixels.
+
+    `target` is the picture that has the output's gradient, and `edge` the one whose drop-path scales it.
+    """
+
+    input: int
+    output: int
+    target: int
+    deep: nn.Conv2d | None
+    points: tuple[nn.Conv2d, ...]
+    norm: nn.BatchNorm2d
+    edge: int | None = None
+
+    @property
+    def stride(self) -> int:
+        return len(self.points) if self.deep is None else int(self.deep.stride[0])
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        deep = [] if self.deep is None else [self.deep.weight]
+        return [*deep, *(point.weight for point in self.points), self.norm.weight, self.norm.bias]
+
+
+@dataclass(eq=False)
+class Term:
+    kind: int
+    node: int
+    source: int
+    stride: int
+    edge: int | None
+
+
+@dataclass(eq=False)
+class Program:
+    """See the module. `nodes` are pictures, `concat` those of them that the output consists of, in order."""
+
+    convolutions: list[Convolution] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)
+    concat: list[int] = field(default_factory=list)
+    pictures: int = INPUTS
+    layouts: dict[tuple[Shape, Shape], Layout | None] = field(default_factory=dict)
+    spare: Spare = field(default_factory=lambda: Spare())
+
+    def picture(self) -> int:
+        self.pictures += 1
+        return self.pictures - 1
+
+
+def program(
+    preprocess: Iterable[nn.Module],
+    operations: Iterable[nn.Module],
+    ends: Sequence[tuple[int, int]],
+    droppable: Sequence[bool],
+    concat: Sequence[int],
+) -> Program | None:
+    """The program of a cell, or None where the kernels lack an operation. `ends` are (source, target) of edges."""
+    out = Program()
+    states: dict[int, int] = {}
+    chains = [_layers(operation) for operation in operations]
+    for state, chain in enumerate(preprocess):
+        found = _add_chain(out, _layers(chain), state, None)
+        if found is None or out.convolutions[-1].output != found.source:
+            return None
+        states[state] = found.source
+    for node in sorted({target for _, target in ends}):
+        terms = []
+        for edge, (source, target) in enumerate(ends):
+            if target == node:
+                term = _add_chain(out, chains[edge], states[source], edge if droppable[edge] else None)
+                if term is None:
+                    return None
+                terms.append(term)
+        states[node] = out.picture()
+        for term in terms:
+            term.node = states[node]
+            if term.kind == CONVOLUTION:
+                last = next(c for c in out.convolutions if c.output == term.source)
+                last.target, last.edge = states[node], term.edge
+        out.terms += terms
+    out.concat = [states[state] for state in concat]
+    return out if min(concat) >= INPUTS else None
+
+
+def _layers(chain: nn.Module) -> list[nn.Module]:
+    return list(chain.children())
+
+
+def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | None) -> Term | None:
+    """A chain's convolutions into the program, and what is left of it: the term of a node still to come."""
+    match layers:
+        case [nn.Identity()]:
+            return Term(IDENTITY, -1, source, 1, edge)
+        case [nn.MaxPool2d(stride=int(stride))]:
+            return Term(MAXIMUM, -1, source, stride, edge)
+        case [nn.AvgPool2d(stride=int(stride))]:
+            return Term(AVERAGE, -1, source, stride, edge)
+        case [ZeroModule() as zero]:
+            return Term(NOTHING, -1, source, zero.stride, edge)
+    while layers:
+        match layers:
+            case [FactorizedReduceModule() as reduce, *layers]:
+                made = Convolution(source, -1, -1, None, (reduce.even, reduce.odd), reduce.norm)
+            case [nn.ReLU(), DepthwiseConv2d() as deep, nn.Conv2d() as point, nn.BatchNorm2d() as norm, *layers]:
+                made = Convolution(source, -1, -1, deep, (point,), norm)
+            case [nn.ReLU(), nn.Conv2d() as point, nn.BatchNorm2d() as norm, *layers]:
+                made = Convolution(source, -1, -1, None, (point,), norm)
+            case _:
+                return None
+        if not _covered(made):
+            return None
+        made.output = made.target = source = out.picture()
+        out.convolutions.append(made)
+    return Term(CONVOLUTION, -1, source, 1, edge)
+
+
+def _covered(convolution: Convolution) -> bool:
+    deep, norm = convolution.deep, convolution.norm
+    plain = all(p.kernel_size == p.stride == p.dilation == (1, 1) and p.groups == 1 for p in convolution.points)
+    narrow = deep is None or (max(int(p) for p in deep.padding) <= MOST_PADDING and int(deep.stride[0]) <= 2)
+    return plain and narrow and norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Layout:
+    """Sizes and places for inputs of one shape, without the batch.
+
+    Attributes:
+        shapes: Of each picture.
+        kept: Where each stored picture begins in the kept numbers of an image; and their count.
+        back: The same for gradients in the backward pass.
+        reached: Pictures that have a gradient.
+        norms: Where each convolution's coefficients begin.
+    """
+
+    shapes: list[Shape]
+    kept: dict[int, int]
+    kept_size: int
+    back: dict[int, int]
+    back_size: int
+    reached: set[int]
+    norms: list[int]
+    norms_size: int
+    columns: dict[int, int]  # of concatenated pictures in the output's channels
+    channels: int
+
+
+def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
+    """None where sizes do not fit."""
+    shapes: dict[int, Shape] = {0: before, 1: previous}
+    produced = {c.output: c for c in program.convolutions}
+    for n in range(INPUTS, program.pictures):
+        if n in produced:
+            c = produced[n]
+            height, width, channels = shapes[c.input]
+            if any(point.in_channels != channels for point in c.points):
+                return None
+            outputs = sum(point.out_channels for point in c.points)
+            shapes[n] = (-(-height // c.stride), -(-width // c.stride), outputs)
+            continue
+        sizes = set()
+        for t in program.terms:
+            if t.node == n:
+                height, width, channels = shapes[t.source]
+                sizes.add((-(-height // t.stride), -(-width // t.stride), channels))
+        if len(sizes) != 1:
+            return None
+        shapes[n] = sizes.pop()
+    if len({shapes[n][:2] for n in program.concat}) != 1:
+        return None
+    read = {t.source for t in program.terms if t.kind in (IDENTITY, MAXIMUM, AVERAGE)}
+    read |= {c.input for c in program.convolutions}
+    reached = set(program.concat)
+    for n in reversed(range(program.pictures)):
+        if any(c.input == n and c.target in reached for c in program.convolutions):
+            reached.add(n)
+        if any(t.source == n and t.node in reached and t.kind != NOTHING for t in program.terms):
+            reached.add(n)
+    inner = {c.output for c in program.convolutions if c.target == c.output}
+    kept = [n for n in range(INPUTS, program.pictures) if n not in program.concat]
+    summed = {n for n in read if n not in produced and n >= INPUTS}  # nodes that others read
+    back = sorted(reached & (inner | summed))
+
+    def places(pictures: Sequence[int]) -> tuple[dict[int, int], int]:
+        at, size = {}, 0
+        for n in pictures:
+            at[n] = size
+            size += shapes[n][0] * shapes[n][1] * shapes[n][2]
+        return at, size
+
+    norms, total = [], 0
+    for c in program.convolutions:
+        norms.append(total)
+        total += 4 * shapes[c.output][2]
+    columns, channels = {}, 0
+    for n in program.concat:
+        columns[n] = channels
+        channels += shapes[n][2]
+    ordered = [shapes[n] for n in range(program.pictures)]
+    return Layout(ordered, *places(kept), *places(back), reached, norms, total, columns, channels)
+
+
+# --- calls ----------------------------------------------------------------------------------------------------
+
+_int, _long, _pointer, _double = ctypes.c_int, ctypes.c_long, ctypes.c_void_p, ctypes.c_double
+
+
+class _Picture(ctypes.Structure):
+    _fields_ = [
+        *((name, _int) for name in ("height", "width", "channels", "norm")),
+        *(("data", _pointer), ("pixel", _long), ("gradient", _pointer), ("gradient_pixel", _long)),
+        *(("start", _pointer), ("start_pixel", _long)),
+    ]
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = [
+        *((name, _int) for name in ("input", "output", "target", "kernel", "dilation", "stride", "parts")),
+        ("outputs", _int * 2),
+        *(("deep", _pointer), ("point", _pointer * 2), ("gamma", _pointer), ("beta", _pointer)),
+        *((name, _pointer) for name in ("running_mean", "running_variance", "batches")),
+        *(("momentum", _double), ("epsilon", _double)),
+        *((name, _pointer) for name in ("factor", "z", "norm", "deep_gradient")),
+        *(("point_gradient", _pointer * 2), ("gamma_gradient", _pointer), ("beta_gradient", _pointer)),
+    ]
+
+
+class _Term(ctypes.Structure):
+    _fields_ = [*((name, _int) for name in ("kind", "node", "source", "stride")), ("factor", _pointer)]
+
+
+class _Cell(ctypes.Structure):
+    _fields_ = [
+        *((name, _int) for name in ("batch", "threads", "pictures", "convolutions", "terms", "unused")),
+        *((name, _pointer) for name in ("picture", "convolution", "term")),
+    ]
+
+
+@dataclass(eq=False)
+class Block:
+    """Memory that goes from step to step, and the call that wrote it last."""
+
+    numbers: Tensor
+    owner: object = None
+
+
+class Spare(list[Block]):
+    """Blocks that no call needs: 0.1 s of a step of 0.4 s went into fresh pages. A copy of a network has its own."""
+
+    def take(self, numbers: int, dtype: torch.dtype, owner: object) -> Block:
+        fitting = [b for b in self if b.numbers.dtype == dtype and b.numbers.numel() >= numbers]
+        self[:] = fitting[1:]
+        block = fitting[0] if fitting else Block(torch.empty(numbers, dtype=dtype))
+        block.owner = owner
+        return block
+
+    def __deepcopy__(self, memo: Any) -> Spare:
+        return Spare()
+
+
+_local = threading.local()
+
+
+def _scratch(numbers: int, dtype: torch.dtype) -> Tensor:
+    """Memory for one call: the same block every time, since fresh pages would cost as much as the work."""
+    blocks: dict[torch.dtype, Tensor] = _local.__dict__.setdefault("blocks", {})
+    if dtype not in blocks or blocks[dtype].numel() < numbers:
+        blocks.pop(dtype, None)
+        blocks[dtype] = torch.empty(numbers, dtype=dtype)
+    return blocks[dtype]
+
+
+class _Call:
+    """A cell's structures for one forward pass and its backward pass."""
+
+    def __init__(
+        self, program: Program, layout: Layout, before: Tensor, previous: Tensor, paths: Tensor | None, out: Tensor
+    ) -> None:
+        self.program, self.layout = program, layout
+        self.batch, self.dtype = len(before), before.dtype
+        size = before.element_size()
+        self.block = program.spare.take(self.batch * layout.kept_size, self.dtype, self)
+        self.norms = torch.empty(layout.norms_size, dtype=torch.float64)
+        self.paths = paths
+        base, rows = self.block.numbers.data_ptr(), layout.shapes
+        normed = {c.output: i for i, c in enumerate(program.convolutions)}
+        self.pictures = (_Picture * program.pictures)()
+        for n, (height, width, channels) in enumerate(rows):
+            if n < INPUTS:
+                data, pixel = (before, previous)[n].data_ptr(), channels
+            elif n in layout.columns:
+                data, pixel = out.data_ptr() + size * layout.columns[n], layout.channels
+            else:
+                data, pixel = base + size * self.batch * layout.kept[n], channels
+            self.pictures[n] = _Picture(height, width, channels, normed.get(n, -1), data, pixel)
+        self.convolutions = (_Convolution * len(program.convolutions))()
+        for i, c in enumerate(program.convolutions):
+            points = [point.weight.data_ptr() for point in c.points]
+            self.convolutions[i] = _Convolution(
+                c.input,
+                c.output,
+                c.target,
+                0 if c.deep is None else int(c.deep.kernel_size[0]),
+                1 if c.deep is None else int(c.deep.dilation[0]),
+                c.stride,
+                len(points),
+                tuple(point.out_channels for point in c.points),
+                None if c.deep is None else c.deep.weight.data_ptr(),
+                tuple(points),
+                c.norm.weight.data_ptr(),
+                c.norm.bias.data_ptr(),
+                _data(c.norm.running_mean),
+                _data(c.norm.running_var),
+                _data(c.norm.num_batches_tracked),
+                c.norm.momentum,
+                c.norm.eps,
+                self._factor(c.edge),
+                self.pictures[c.output].data,
+                self.norms.data_ptr() + 8 * layout.norms[i],
+            )
+        terms = [t for t in program.terms if t.kind != NOTHING]
+        self.terms = (_Term * max(len(terms), 1))(
+            *(_Term(t.kind, t.node, t.source, t.stride, self._factor(t.edge)) for t in terms)
+        )
+        counts = (self.batch, torch.get_num_threads(), program.pictures, len(program.convolutions), len(terms), 0)
+        places = (ctypes.addressof(part) for part in (self.pictures, self.convolutions, self.terms))
+        self.cell = _Cell(*counts, *places)
+
+    def _factor(self, edge: int | None) -> int | None:
+        if self.paths is None or edge is None:
+            return None
+        return self.paths.data_ptr() + self.paths.element_size() * edge * self.batch
+
+    def forward(self) -> None:
+        self._run("cell_forward")
+
+    def backward(self, grad: Tensor, before: Tensor | None, previous: Tensor | None) -> list[Tensor]:
+        """Fills the gradients of both inputs and gives those of all parameters."""
+        if self.block.owner is not self:
+            raise RuntimeError("a cell's backward pass came a second time, after another forward pass")
+        program, layout = self.program, self.layout
+        back = _scratch(self.batch * layout.back_size, self.dtype)
+        size = back.element_size()
+        for n, picture in enumerate(self.pictures):
+            if n < INPUTS:
+                into = (before, previous)[n]
+                if into is not None:
+                    picture.gradient, picture.gradient_pixel = into.data_ptr(), picture.channels
+                continue
+            place = grad.data_ptr() + size * layout.columns[n] if n in layout.columns else None
+            if n in layout.back:
+                picture.gradient = back.data_ptr() + size * self.batch * layout.back[n]
+                picture.gradient_pixel = picture.channels
+                picture.start, picture.start_pixel = place, layout.channels
+            elif place is not None:
+                picture.gradient, picture.gradient_pixel = place, layout.channels
+        parameters = [p for c in program.convolutions for p in c.parameters]
+        sizes = [p.numel() for p in parameters]
+        parts = torch.split(torch.zeros(sum(sizes), dtype=self.dtype), sizes)
+        grads = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
+        at = iter(g.data_ptr() for g in grads)
+        for made, c in zip(self.convolutions, program.convolutions, strict=True):
+            made.deep_gradient = None if c.deep is None else next(at)
+            for part in range(len(c.points)):
+                made.point_gradient[part] = next(at)
+            made.gamma_gradient, made.beta_gradient = next(at), next(at)
+        self._run("cell_backward")
+        if self.block not in program.spare:
+            program.spare.append(self.block)
+        return grads
+
+    def _run(self, function: str) -> None:
+        lib = _library(self.dtype)
+        assert lib is not None
+        if getattr(lib, function)(ctypes.byref(self.cell)):
+            raise MemoryError("no memory for a cell")
+
+
+def _data(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        program: Program,
+        layout: Layout,
+        before: Tensor,
+        previous: Tensor,
+        paths: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        before = before.contiguous(memory_format=torch.channels_last)
+        previous = previous.contiguous(memory_format=torch.channels_last)
+        paths = None if paths is None else paths.to(before.dtype).contiguous()
+        height, width, _ = layout.shapes[program.concat[0]]
+        out = before.new_empty((len(before), height, width, layout.channels)).permute(0, 3, 1, 2)
+        call = _Call(program, layout, before, previous, paths, out)
+        call.forward()
+        ctx.call = call
+        ctx.save_for_backward(before, previous, out, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        before, previous, *_ = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        wanted = [ctx.needs_input_grad[2 + n] and n in ctx.call.layout.reached for n in range(INPUTS)]
+        into = [torch.empty_like(x) if want else None for x, want in zip((before, previous), wanted, strict=True)]
+        grads = ctx.call.backward(grad, *into)
+        return None, None, *into, None, *grads
+
+
+def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    return native.library("discrete", REAL=REALS[dtype]) if dtype in REALS else None
+
+
+def available(x: Tensor) -> bool:
+    """Whether a training cell that reads x may run on these kernels; they are there for gradients only."""
+    return (
+        x.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and _library(x.dtype) is not None
+    )
+
+
+def run(program: Program, before: Tensor, previous: Tensor, paths: Tensor | None) -> Tensor | None:
+    """The cell's output [B, C, H, W] with batch statistics, which its batch norms track; None where it is not covered.
+
+    before, previous: its inputs, before their ReLU. paths [edges, B]: factors of drop-path.
+    """
+    shapes = _shape(before), _shape(previous)
+    if shapes not in program.layouts:
+        program.layouts[shapes] = _layout(program, *shapes)
+    layout = program.layouts[shapes]
+    norms = [c.norm for c in program.convolutions]
+    parameters = [p for c in program.convolutions for p in c.parameters]
+    if layout is None or before.dtype != previous.dtype or any(p.dtype != before.dtype for p in parameters):
+        return None
+    if not all(norm.training for norm in norms) or len(before) * min(h * w for h, w, _ in layout.shapes) < 2:
+        return None
+    out: Tensor = _Function.apply(program, layout, before, previous, paths, *parameters)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _shape(x: Tensor) -> Shape:
+    return x.shape[2], x.shape[3], x.shape[1]
