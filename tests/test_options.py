@@ -32,6 +32,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "source": "cifar10", "data_dir": "d", "image_size": 16,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
+    assert config.backend == "torch"
     assert (config.method, config.mapping, config.options) == ("pc-darts", "full", {"partial_channels": 2})
     search, train = config.search, config.train
     assert (search.layers, search.channels, search.epochs, search.batch_size, search.pad) == (5, 16, 7, 6, 1)

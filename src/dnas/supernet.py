@@ -275,7 +275,7 @@ class SupernetCell(nn.Module):
         skip_dropout: SkipDropout | None = None,
         executed: Tensor | None = None,
     ) -> Tensor:
-        """`psi` [E, O] and `bypass` [E] are this layer's mixing weights; without `executed` [E, O] all operations run."""
+        """`psi` [E, O], `bypass` [E]: this layer's mixing weights; without `executed` [E, O] all operations run."""
         choices = None if executed is None else executed.tolist()
         if executed is not None:
             psi = psi * executed.to(psi.device)

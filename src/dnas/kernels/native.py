@@ -67,10 +67,8 @@ def _built(source: str, **defines: str | int) -> ctypes.CDLL | None:
         for file in resources.files("dnas.kernels").iterdir()
         if file.name == f"{source}.c" or file.name.endswith(".h")
     }
-    compiler = (
-        shlex.split(os.environ.get("CC", ""))
-        or [path for name in ("cc", "gcc", "clang") if (path := shutil.which(name)) is not None][:1]
-    )
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
+    compiler = shlex.split(os.environ.get("CC") or found)
     if not compiler:
         return None
     flags = (*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items())))
