@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from dnas.architecture import Cell, load_published
 from dnas.bilevel import gradients_of
 from dnas.kernels import discrete, native
+from dnas.kernels.memory import lease
 from dnas.modules import construct
 from dnas.network import NetworkCell, build, drop_path
 from dnas.plan import cell_plan
@@ -170,18 +171,27 @@ def test_kernels_step_back_where_they_do_not_belong(monkeypatch):
     assert seen
 
 
-def test_a_second_backward_pass_is_right_or_refused():
-    """The numbers that a backward pass needs are those of the last forward pass."""
+def test_passes_do_not_disturb_each_other():
+    """What a backward pass needs is its own forward pass's, however many came since, and is given up afterwards."""
     cell = cell_of(load_published("DARTS_V2").layers[0], 4, 4, 4)
     inputs = inputs_of(4, 4, 6, 6, False)
     wanted = list(cell.parameters())
-    out = cell(*inputs, None).square().sum()
-    first, second = (torch.autograd.grad(out, wanted, retain_graph=True) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    earlier, later = (cell(*inputs, None).square().sum() for _ in range(2))  # two passes that do not meet
-    both = [torch.autograd.grad(loss, wanted, retain_graph=True) for loss in (later, earlier)]
-    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
-    cell(*inputs, None)
+    earlier, later = (cell(*inputs, None).square().sum() for _ in range(2))
+    again = torch.autograd.grad(earlier, wanted, retain_graph=True)
+    for loss in (later, earlier):
+        grads = torch.autograd.grad(loss, wanted)
+        assert all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(earlier, wanted)
-        torch.autograd.grad(later, wanted)
+
+
+def test_leased_memory_goes_back_when_nothing_lies_on_it():
+    shape = (3, 40_000)
+    first = lease(shape, torch.float32)
+    view, place = first[1], first.data_ptr()
+    first.zero_()
+    del first
+    other = lease(shape, torch.float32)  # the view still lives
+    assert other.data_ptr() != place and other.fill_(1).sum() == 120_000 and (view == 0).all()
+    del view
+    assert lease((2,), torch.float64).data_ptr() == place or lease(shape, torch.float32).data_ptr() == place

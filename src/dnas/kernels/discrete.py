@@ -8,7 +8,6 @@ states 0 and 1, then what convolutions give, and nodes), *convolutions* [ReLU, d
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from dnas.kernels import native
 from dnas.kernels.depthwise import DepthwiseConv2d
+from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule, ZeroModule
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -74,7 +74,6 @@ class Program:
     concat: list[int] = field(default_factory=list)
     pictures: int = INPUTS
     layouts: dict[tuple[Shape, Shape], Layout | None] = field(default_factory=dict)
-    spare: Spare = field(default_factory=lambda: Spare())
 
     def picture(self) -> int:
         self.pictures += 1
@@ -273,66 +272,17 @@ class _Cell(ctypes.Structure):
     ]
 
 
-@dataclass(eq=False)
-class Block:
-    """Memory that goes from step to step, and the call that wrote it last."""
-
-    numbers: Tensor
-    owner: object = None
-
-
-class Spare(list[Block]):
-    """Blocks that no call needs: 0.1 s of a step of 0.4 s went into fresh pages. A copy of a network has its own."""
-
-    def take(self, numbers: int, dtype: torch.dtype, owner: object) -> Block:
-        fitting = [b for b in self if b.numbers.dtype == dtype and b.numbers.numel() >= numbers]
-        self[:] = fitting[1:]
-        block = fitting[0] if fitting else Block(torch.empty(numbers, dtype=dtype))
-        block.owner = owner
-        return block
-
-    def __deepcopy__(self, memo: Any) -> Spare:
-        return Spare()
-
-
-_local = threading.local()
-
-
-def _scratch(numbers: int, dtype: torch.dtype) -> Tensor:
-    """Memory for one call: the same block every time, since fresh pages would cost as much as the work."""
-    blocks: dict[torch.dtype, Tensor] = _local.__dict__.setdefault("blocks", {})
-    if dtype not in blocks or blocks[dtype].numel() < numbers:
-        blocks.pop(dtype, None)
-        blocks[dtype] = torch.empty(numbers, dtype=dtype)
-    return blocks[dtype]
-
-
 class _Call:
     """A cell's structures for one forward pass and its backward pass."""
 
-    def __init__(
-        self, program: Program, layout: Layout, before: Tensor, previous: Tensor, paths: Tensor | None, out: Tensor
-    ) -> None:
-        self.program, self.layout = program, layout
-        self.batch, self.dtype = len(before), before.dtype
-        size = before.element_size()
-        self.block = program.spare.take(self.batch * layout.kept_size, self.dtype, self)
+    def __init__(self, program: Program, layout: Layout, batch: int, dtype: torch.dtype, paths: Tensor | None) -> None:
+        self.program, self.layout, self.batch, self.dtype, self.paths = program, layout, batch, dtype, paths
         self.norms = torch.empty(layout.norms_size, dtype=torch.float64)
-        self.paths = paths
-        base, rows = self.block.numbers.data_ptr(), layout.shapes
         normed = {c.output: i for i, c in enumerate(program.convolutions)}
-        self.pictures = (_Picture * program.pictures)()
-        for n, (height, width, channels) in enumerate(rows):
-            if n < INPUTS:
-                data, pixel = (before, previous)[n].data_ptr(), channels
-            elif n in layout.columns:
-                data, pixel = out.data_ptr() + size * layout.columns[n], layout.channels
-            else:
-                data, pixel = base + size * self.batch * layout.kept[n], channels
-            self.pictures[n] = _Picture(height, width, channels, normed.get(n, -1), data, pixel)
+        pictures = (_Picture(*shape, normed.get(n, -1)) for n, shape in enumerate(layout.shapes))
+        self.pictures = (_Picture * program.pictures)(*pictures)
         self.convolutions = (_Convolution * len(program.convolutions))()
         for i, c in enumerate(program.convolutions):
-            points = [point.weight.data_ptr() for point in c.points]
             self.convolutions[i] = _Convolution(
                 c.input,
                 c.output,
@@ -340,10 +290,10 @@ class _Call:
                 0 if c.deep is None else int(c.deep.kernel_size[0]),
                 1 if c.deep is None else int(c.deep.dilation[0]),
                 c.stride,
-                len(points),
+                len(c.points),
                 tuple(point.out_channels for point in c.points),
                 None if c.deep is None else c.deep.weight.data_ptr(),
-                tuple(points),
+                tuple(point.weight.data_ptr() for point in c.points),
                 c.norm.weight.data_ptr(),
                 c.norm.bias.data_ptr(),
                 _data(c.norm.running_mean),
@@ -352,14 +302,14 @@ class _Call:
                 c.norm.momentum,
                 c.norm.eps,
                 self._factor(c.edge),
-                self.pictures[c.output].data,
+                None,
                 self.norms.data_ptr() + 8 * layout.norms[i],
             )
         terms = [t for t in program.terms if t.kind != NOTHING]
         self.terms = (_Term * max(len(terms), 1))(
             *(_Term(t.kind, t.node, t.source, t.stride, self._factor(t.edge)) for t in terms)
         )
-        counts = (self.batch, torch.get_num_threads(), program.pictures, len(program.convolutions), len(terms), 0)
+        counts = (batch, torch.get_num_threads(), program.pictures, len(program.convolutions), len(terms), 0)
         places = (ctypes.addressof(part) for part in (self.pictures, self.convolutions, self.terms))
         self.cell = _Cell(*counts, *places)
 
@@ -368,15 +318,30 @@ class _Call:
             return None
         return self.paths.data_ptr() + self.paths.element_size() * edge * self.batch
 
-    def forward(self) -> None:
+    def forward(self, before: Tensor, previous: Tensor, kept: Tensor, out: Tensor) -> None:
+        self._place(before, previous, kept, out)
         self._run("cell_forward")
 
-    def backward(self, grad: Tensor, before: Tensor | None, previous: Tensor | None) -> list[Tensor]:
-        """Fills the gradients of both inputs and gives those of all parameters."""
-        if self.block.owner is not self:
-            raise RuntimeError("a cell's backward pass came a second time, after another forward pass")
+    def _place(self, before: Tensor, previous: Tensor, kept: Tensor, out: Tensor) -> None:
+        size, layout = out.element_size(), self.layout
+        for n, picture in enumerate(self.pictures):
+            picture.pixel = picture.channels
+            if n < INPUTS:
+                picture.data = (before, previous)[n].data_ptr()
+            elif n in layout.columns:
+                picture.data, picture.pixel = out.data_ptr() + size * layout.columns[n], layout.channels
+            else:
+                picture.data = kept.data_ptr() + size * self.batch * layout.kept[n]
+        for convolution in self.convolutions:
+            convolution.z = self.pictures[convolution.output].data
+
+    def backward(
+        self, saved: Sequence[Tensor], grad: Tensor, before: Tensor | None, previous: Tensor | None
+    ) -> list[Tensor]:
+        """Fills the gradients of both inputs and gives those of all parameters; `saved` is what `forward` had."""
         program, layout = self.program, self.layout
-        back = _scratch(self.batch * layout.back_size, self.dtype)
+        self._place(*saved)
+        back = lease((self.batch * layout.back_size,), self.dtype)
         size = back.element_size()
         for n, picture in enumerate(self.pictures):
             if n < INPUTS:
@@ -402,8 +367,6 @@ class _Call:
                 made.point_gradient[part] = next(at)
             made.gamma_gradient, made.beta_gradient = next(at), next(at)
         self._run("cell_backward")
-        if self.block not in program.spare:
-            program.spare.append(self.block)
         return grads
 
     def _run(self, function: str) -> None:
@@ -415,6 +378,11 @@ class _Call:
 
 def _data(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _picture(batch: int, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """[B, C, H, W], channels last."""
+    return lease((batch, *shape), dtype).permute(0, 3, 1, 2)
 
 
 class _Function(torch.autograd.Function):
@@ -431,21 +399,24 @@ class _Function(torch.autograd.Function):
         before = before.contiguous(memory_format=torch.channels_last)
         previous = previous.contiguous(memory_format=torch.channels_last)
         paths = None if paths is None else paths.to(before.dtype).contiguous()
+        batch, dtype = len(before), before.dtype
         height, width, _ = layout.shapes[program.concat[0]]
-        out = before.new_empty((len(before), height, width, layout.channels)).permute(0, 3, 1, 2)
-        call = _Call(program, layout, before, previous, paths, out)
-        call.forward()
-        ctx.call = call
-        ctx.save_for_backward(before, previous, out, *parameters)
+        out = _picture(batch, (height, width, layout.channels), dtype)
+        kept = lease((batch * layout.kept_size,), dtype)
+        ctx.call = _Call(program, layout, batch, dtype, paths)
+        ctx.call.forward(before, previous, kept, out)
+        ctx.save_for_backward(before, previous, kept, out, *parameters)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        before, previous, *_ = ctx.saved_tensors
+        before, previous, kept, out, *_ = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        wanted = [ctx.needs_input_grad[2 + n] and n in ctx.call.layout.reached for n in range(INPUTS)]
-        into = [torch.empty_like(x) if want else None for x, want in zip((before, previous), wanted, strict=True)]
-        grads = ctx.call.backward(grad, *into)
+        call = ctx.call
+        wanted = [ctx.needs_input_grad[2 + n] and n in call.layout.reached for n in range(INPUTS)]
+        inputs = zip(call.layout.shapes[:INPUTS], wanted, strict=True)
+        into = [_picture(call.batch, shape, call.dtype) if want else None for shape, want in inputs]
+        grads = call.backward((before, previous, kept, out), grad, *into)
         return None, None, *into, None, *grads
 
 
