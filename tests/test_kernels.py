@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnas.kernels import depthwise, depthwise_statistics, mixed_product, native, weighted_sum
+from dnas.kernels import channel_moments, depthwise, depthwise_statistics, mixed_product, native, weighted_sum
 from dnas.streams import torch_stream
 
 KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2), (7, 1)]
@@ -54,6 +54,14 @@ def test_mixed_product_and_weighted_sum_pass_gradcheck():
     terms = [normal(2, 5, stream=f"term{i}").requires_grad_() for i in range(3)]
     assert torch.allclose(weighted_sum(weights, terms), sum(w * t for w, t in zip(weights, terms, strict=True)))
     assert torch.autograd.gradcheck(lambda w, *t: weighted_sum(w, t), (weights, *terms))
+
+
+def test_channel_moments_pass_gradcheck():
+    x = normal(2, 3, 4, 5).requires_grad_()
+    variance, mean = channel_moments(x)
+    flat = x.reshape(-1, 5)
+    assert torch.allclose(mean, flat.mean(0)) and torch.allclose(variance, flat.var(0, correction=0))
+    assert torch.autograd.gradcheck(channel_moments, (x,))
 
 
 @pytest.mark.skipif(native.library() is None, reason="no C compiler on this machine")

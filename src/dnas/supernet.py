@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dnas.errors import InputError
-from dnas.kernels import cells, depthwise_statistics, mixed_product, weighted_sum
+from dnas.kernels import cells, channel_moments, depthwise_statistics, mixed_product, weighted_sum
 from dnas.kernels.fold import EPSILON, fold, fold_reduction, odd_grid, side_by_side
 from dnas.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
 from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Zero
@@ -190,7 +190,7 @@ class Mixture:
 
     def add_pool(self, h: Tensor, weight: Tensor) -> None:
         """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
-        variance, mean = torch.var_mean(h, (0, 1, 2), correction=0)
+        variance, mean = channel_moments(h)
         scale = (variance + EPSILON).rsqrt() * weight[:, None]
         self.add_shared(h, scale)
         self.biases.append(-scale * mean)
@@ -286,12 +286,14 @@ class SupernetCell(nn.Module):
             x = states[s]
             dropout = None if skip_dropout is None else skip_dropout.within(s)
             chosen = None if choices is None else [choices[e] for e in leaving]
-            out = block(x[..., : self.active].contiguous(), psi[leaving], dropout, chosen)
-            rest = self._bypass(x, 2 if self.reduction and s < 2 else 1)
-            for t, e in enumerate(leaving):
+            # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
+            first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
+            out = block(first_channels.contiguous(), psi[leaving], dropout, chosen)
+            rest = self._bypass(rest, 2 if self.reduction and s < 2 else 1)
+            for e, mixed in zip(leaving, out.unbind(3), strict=True):
                 node = self.space.edges[e][0]
                 so_far = active[node]
-                active[node] = out[..., t, :] if so_far is None else so_far + out[..., t, :]
+                active[node] = mixed if so_far is None else so_far + mixed
                 passed[node].append(rest)
             # Sources come in order, so node s - 1 is complete once state s has left.
             if s >= 1:
@@ -299,9 +301,8 @@ class SupernetCell(nn.Module):
                 states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
         return torch.cat(states[2:], 3)
 
-    def _bypass(self, x: Tensor, stride: int) -> Tensor:
+    def _bypass(self, rest: Tensor, stride: int) -> Tensor:
         """The channels that pass by the operations, at the resolution of the operations' output."""
-        rest = x[..., self.active :]
         if stride == 2 and self.partial > 1:
             rest = F.max_pool2d(rest.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
         return rest.contiguous()
@@ -311,9 +312,10 @@ class SupernetCell(nn.Module):
         assert active is not None
         if self.partial == 1:
             return active
-        joined = torch.cat([active, weighted_sum(weights, passed)], 3)
+        rest = weighted_sum(weights, passed)
+        by_group = rest.view(*rest.shape[:3], self.partial - 1, self.active)
         # One shuffle a node: it permutes channels, so it commutes with the sum over edges.
-        return joined.view(*joined.shape[:3], self.partial, self.active).transpose(3, 4).flatten(3)
+        return torch.cat([active[..., None], by_group.transpose(3, 4)], 4).flatten(3)
 
 
 class Supernet(nn.Module):

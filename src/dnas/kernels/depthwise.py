@@ -58,7 +58,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilat
     below, right = -grad.shape[2] % dilation, -grad.shape[3] % dilation
     pad = dilation * (kernel // 2)
     x = _grids(F.pad(x, (pad, pad + right, pad, pad + below)), dilation)
-    grad = _grids(F.pad(grad, (0, right, 0, below)), dilation)
+    grad = _grids(F.pad(grad, (0, right, 0, below)) if right or below else grad, dilation)
     parts = []
     for first in range(0, kernel, STRIP):
         part = weight[..., first : first + STRIP]

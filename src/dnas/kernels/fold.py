@@ -34,7 +34,9 @@ def side_by_side(matrices: Tensor) -> Tensor:
 
 def odd_grid(x: Tensor) -> Tensor:
     """The pixels with odd coordinates of [B, H, W, C]; a black row and column complete an odd size."""
-    return F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))[:, 1::2, 1::2]
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+    return x[:, 1::2, 1::2]
 
 
 def fold_reduction(relu: Tensor, even: Tensor, odd: Tensor, targets: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,10 +59,33 @@ class _WeightedSum(torch.autograd.Function):
         flat = grad.reshape(-1)
         # A dot product, where (grad * term).sum() would write and read the product.
         inner = torch.stack([torch.dot(flat, term.reshape(-1)) for term in terms]) if needs[0] else None
-        return inner, *(grad * w if need else None for w, need in zip(weights, needs[1:], strict=True))
+        wanted = [i for i, need in enumerate(needs[1:]) if need]
+        scaled = iter(torch._foreach_mul([grad] * len(wanted), [weights[i] for i in wanted]) if wanted else ())
+        return inner, *(next(scaled) if need else None for need in needs[1:])
 
 
 def weighted_sum(weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
     """Σ_i weights[i] · terms[i] for weights [n] and n contiguous tensors of one shape."""
     out: Tensor = _WeightedSum.apply(weights, *terms)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ChannelMoments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(x, (0, 1, 2), correction=0)
+        ctx.save_for_backward(x, mean)
+        return variance, mean
+
+    @staticmethod
+    def backward(ctx: Any, grad_variance: Tensor, grad_mean: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[3]
+        slope = grad_variance * (2 / count)
+        return torch.addcmul(grad_mean / count - slope * mean, x, slope)  # autograd's own formula takes five passes
+
+
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean [C] of x [B, H, W, C]."""
+    out: tuple[Tensor, Tensor] = _ChannelMoments.apply(x)  # type: ignore[no-untyped-call]
     return out
