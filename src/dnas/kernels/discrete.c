@@ -102,49 +102,85 @@ static real *take(struct run *r, long n) {
 /* --- rows ---------------------------------------------------------------------------------------------------- */
 
 /* Rows in memory are one piece where the pixels lie together, else a piece a pixel. */
-#define PIECES(picture_pixel, p)                                                           \
+#define PIECES(picture_pixel, p)                                                               \
     const int together = (picture_pixel) == (p)->channels, pieces = together ? 1 : (p)->width; \
     const long length = together ? row_length(p) : (p)->channels;
+
+/* Vectors first, then the numbers that are left. */
+#define EACH(i, length, by_vector, by_number)                        \
+    {                                                                \
+        long i = 0;                                                  \
+        for (; i + V <= (length); i += V) by_vector;                 \
+        for (; i < (length); i++) by_number;                         \
+    }
 
 /* A row of a picture's value [width · channels], or of its ReLU. A value that is not a number stays one. */
 INLINE void take_row(const struct run *r, const struct picture *p, int b, int y, const int rectify, real *out) {
     const real *from = p->data + ((long)b * p->height + y) * p->width * p->pixel;
     PIECES(p->pixel, p)
+    if (p->norm >= 0) { /* then its pixels lie together */
+        const real *scale = r->c[p->norm].scale, *shift = r->c[p->norm].shift;
+        EACH(i, length,
+             {
+                 const vec v = load(from + i) * load(scale + i) + load(shift + i);
+                 store(out + i, rectify ? relu(v) : v);
+             },
+             {
+                 const real v = from[i] * scale[i] + shift[i];
+                 out[i] = rectify && v < 0 ? 0 : v;
+             })
+        return;
+    }
     for (int n = 0; n < pieces; n++, from += p->pixel, out += length)
-        if (p->norm >= 0) {
-            const real *scale = r->c[p->norm].scale, *shift = r->c[p->norm].shift;
-            for (long i = 0; i < length; i++) {
-                const real v = from[i] * scale[i] + shift[i];
-                out[i] = rectify && v < 0 ? 0 : v;
-            }
-        } else
-            for (long i = 0; i < length; i++) out[i] = rectify && from[i] < 0 ? 0 : from[i];
+        EACH(i, length, store(out + i, rectify ? relu(load(from + i)) : load(from + i)),
+             out[i] = rectify && from[i] < 0 ? 0 : from[i])
+}
+
+INLINE void give(const struct picture *p, int b, int y, const real *row, const real *on, const int masked,
+                 const int first) {
+    real *to = p->gradient + ((long)b * p->height + y) * p->width * p->gradient_pixel;
+    PIECES(p->gradient_pixel, p)
+    for (int n = 0; n < pieces; n++, to += p->gradient_pixel, row += length, on += masked ? length : 0)
+        EACH(i, length,
+             {
+                 vec v = load(row + i);
+                 if (masked) v = where(~(load(on + i) <= 0), v);
+                 if (!first) v += load(to + i);
+                 store(to + i, v);
+             },
+             to[i] = (first ? 0 : to[i]) + (masked && on[i] <= 0 ? 0 : row[i]))
 }
 
 /* gradient (+)= row, where `on` (if given) is not ≤ 0. */
-INLINE void give_row(const struct picture *p, int b, int y, const real *row, const real *on, int first) {
-    real *to = p->gradient + ((long)b * p->height + y) * p->width * p->gradient_pixel;
-    PIECES(p->gradient_pixel, p)
-    for (int n = 0; n < pieces; n++, to += p->gradient_pixel, row += length, on += on ? length : 0)
-        for (long i = 0; i < length; i++) {
-            const real v = on && on[i] <= 0 ? 0 : row[i];
-            to[i] = first ? v : to[i] + v;
-        }
+static void give_row(const struct picture *p, int b, int y, const real *row, const real *on, int first) {
+    if (on)
+        first ? give(p, b, y, row, on, 1, 1) : give(p, b, y, row, on, 1, 0);
+    else
+        first ? give(p, b, y, row, on, 0, 1) : give(p, b, y, row, on, 0, 0);
 }
 
 static real factor_of(const real *factor, int b) { return factor ? factor[b] : 1; }
 
+/* The border of a frame whose pixels are filled next. */
+INLINE void clear_border(real *frame, const struct frame *f, const real border) {
+    const long size = frame_size(f), inside = f->pad * f->step, step = f->step, width = (long)f->width * f->channels;
+    const long left = f->stride == 1 ? f->pad * f->channels : 0, right = f->stride == 1 ? left + width : 0;
+    for (long i = 0; i < inside; i++) frame[i] = border;
+    for (int y = 0; y < f->height; y++) {
+        real *row = frame + inside + y * step;
+        for (long i = 0; i < left; i++) row[i] = border;
+        for (long i = right; i < step; i++) row[i] = border;
+    }
+    for (long i = inside + f->height * step; i < size; i++) frame[i] = border;
+}
+
 /* An image's value in a frame, bordered by `border`. */
-static void fill_frame(const struct run *r, const struct picture *p, const struct frame *f, int b, int rectify,
-                       real border, real *frame, real *row) {
-    if (f->stride != 1 || border != 0) {
-        const size_t size = frame_size(f);
-        for (size_t i = 0; i < size; i++) frame[i] = border;
-    } else
-        frame_clear(frame, f);
+INLINE void fill_frame(const struct run *r, const struct picture *p, const struct frame *f, int b, const int rectify,
+                       const real border, real *frame, real *row) {
+    clear_border(frame, f, border);
     for (int y = 0; y < p->height; y++) {
         real *to = f->stride == 1 ? frame + (y + f->pad) * f->step + f->pad * f->channels : row;
-        rectify ? take_row(r, p, b, y, 1, to) : take_row(r, p, b, y, 0, to);
+        take_row(r, p, b, y, rectify, to);
         if (f->stride != 1) frame_row(frame, f, y, row);
     }
 }
@@ -322,7 +358,7 @@ static void convolve_image(const struct run *r, const struct task *t, struct roo
     for (long i = 0; i < 2 * wide; i++) totals[i] += moments[i];
 }
 
-/* Coefficients for every pixel of a row. */
+/* Coefficients for every pixel of a row, which may be loaded a vector at a time. */
 static void spread(const struct picture *p, real *to) {
     for (long i = p->channels; i < row_length(p); i++) to[i] = to[i - p->channels];
 }
@@ -429,8 +465,7 @@ static void unpool_row(const real *frame, real *back, const long *at, int kind, 
 static void add_term(const struct run *r, const struct term *e, int b, int y, struct room *room, int first, real *row) {
     const struct picture *in = r->cell->picture + e->source, *out = r->cell->picture + e->node;
     const long length = row_length(out);
-    const real factor = factor_of(e->factor, b);
-    const real *value = room->row;
+    const real factor = factor_of(e->factor, b), *value = room->row;
     if (e->kind == MAXIMUM || e->kind == AVERAGE) {
         const struct frame f = pool_frame(in, e->stride);
         long at[9];
@@ -439,7 +474,10 @@ static void add_term(const struct run *r, const struct term *e, int b, int y, st
         pool_row(room->frame + y * e->stride * f.step, at, e->kind, length, room->other, room->row);
     } else
         take_row(r, in, b, y, 0, room->row);
-    for (long i = 0; i < length; i++) row[i] = (first ? 0 : row[i]) + factor * value[i];
+    if (first)
+        EACH(i, length, store(row + i, factor * load(value + i)), row[i] = factor * value[i])
+    else
+        EACH(i, length, store(row + i, load(row + i) + factor * load(value + i)), row[i] += factor * value[i])
 }
 
 static void node_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
@@ -472,7 +510,19 @@ INLINE void take_gradient(const struct picture *p, int b, int y, real factor, re
     const real *from = p->gradient + ((long)b * p->height + y) * p->width * p->gradient_pixel;
     PIECES(p->gradient_pixel, p)
     for (int n = 0; n < pieces; n++, from += p->gradient_pixel, out += length)
-        for (long i = 0; i < length; i++) out[i] = factor * from[i];
+        EACH(i, length, store(out + i, factor * load(from + i)), out[i] = factor * from[i])
+}
+
+/* The same on its way through a batch norm, whose input is z. */
+INLINE void take_through_norm(const struct picture *p, int b, int y, real factor, const struct coefficients *c,
+                              const real *z, real *out) {
+    const real *from = p->gradient + ((long)b * p->height + y) * p->width * p->gradient_pixel;
+    const real *slope = c->by_gradient, *by_z = c->by_z, *constant = c->constant;
+    PIECES(p->gradient_pixel, p)
+    for (int n = 0; n < pieces; n++, from += p->gradient_pixel, z += length, out += length)
+        EACH(i, length,
+             store(out + i, factor * load(from + i) * load(slope + i) + (load(z + i) * load(by_z + i) + load(constant + i))),
+             out[i] = factor * from[i] * slope[i] + (z[i] * by_z[i] + constant[i]))
 }
 
 /* The gradient of a node that others read, begins with that of the cell's output. */
@@ -485,26 +535,39 @@ static void start_image(const struct run *r, const struct task *t, struct room *
         memcpy(p->gradient + i * p->gradient_pixel, p->start + i * p->start_pixel, p->channels * sizeof(real));
 }
 
+/* plain[i] += g[i] and product[i] += g[i] z[i] for a row of numbers, or of vectors of one phase. */
+INLINE void add_norm_sums(const real *g, const real *z, long length, real *plain, real *product) {
+    EACH(i, length,
+         {
+             const vec v = load(g + i);
+             store(plain + i, load(plain + i) + v);
+             store(product + i, load(product + i) + v * load(z + i));
+         },
+         (plain[i] += g[i], product[i] += g[i] * z[i]))
+}
+
 /* Σ g and Σ g z of every channel. */
 static void norm_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
                        double *totals) {
     const struct convolution *v = r->cell->convolution + t->item;
     const struct picture *out = r->cell->picture + v->output, *target = r->cell->picture + v->target;
     const long length = row_length(out);
-    const real factor = factor_of(v->factor, b);
-    real *plain = room->line[0], *product = room->line[1], *g = room->row;
+    const double factor = factor_of(v->factor, b);
+    real *plain = room->line[0], *product = room->line[1];
     (void)sums;
     if (factor == 0) return;
     memset(plain, 0, length * sizeof(real)), memset(product, 0, length * sizeof(real));
-    for (int y = 0; y < out->height; y++) {
-        const real *z = v->z + ((long)b * out->height + y) * length;
-        take_gradient(target, b, y, factor, g);
-        for (long i = 0; i < length; i++) plain[i] += g[i], product[i] += g[i] * z[i];
+    const real *g = target->gradient + (long)b * out->height * out->width * target->gradient_pixel;
+    const real *z = v->z + (long)b * out->height * length;
+    for (int y = 0; y < out->height; y++, z += length, g += out->width * target->gradient_pixel) {
+        const real *row = g;
+        if (target->gradient_pixel != out->channels) take_gradient(target, b, y, 1, room->row), row = room->row;
+        add_norm_sums(row, z, length, plain, product);
     }
     for (int x = 0; x < out->width; x++)
         for (int i = 0; i < out->channels; i++) {
-            totals[i] += plain[x * out->channels + i];
-            totals[out->channels + i] += product[x * out->channels + i];
+            totals[i] += factor * plain[x * out->channels + i];
+            totals[out->channels + i] += factor * product[x * out->channels + i];
         }
 }
 
@@ -562,8 +625,7 @@ static void give_deep(const struct run *r, const struct task *t, const struct fr
                            in->channels * sizeof(real));
                 on = room->row;
             }
-            t->first ? give_row(in, b, y + i, room->h + i * pitch, on, 1)
-                     : give_row(in, b, y + i, room->h + i * pitch, on, 0);
+            give_row(in, b, y + i, room->h + i * pitch, on, t->first);
         }
     }
 }
@@ -608,12 +670,9 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
     }
     for (int y = 0; y < out->height; y += chunk) {
         const int rows = out->height - y < chunk ? out->height - y : chunk;
-        for (int i = 0; i < rows; i++) {
-            real *g = room->g + i * length;
-            const real *z = v->z + ((long)b * out->height + y + i) * length;
-            take_gradient(target, b, y + i, factor, g);
-            for (long n = 0; n < length; n++) g[n] = c->by_gradient[n] * g[n] + c->by_z[n] * z[n] + c->constant[n];
-        }
+        for (int i = 0; i < rows; i++)
+            take_through_norm(target, b, y + i, factor, c, v->z + ((long)b * out->height + y + i) * length,
+                              room->g + i * length);
         real *to = sums + deep_sums(v, in);
         for (int part = 0, o = 0; part < v->parts; o += v->outputs[part++]) {
             const int outputs = v->outputs[part];
@@ -632,10 +691,8 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
                         in->channels, pitch, 1, out->width, NULL, 0);
                 if (v->parts == 2)
                     give_grid(r, t, b, y + i, part, room->other, room->h + i * pitch);
-                else if (t->first)
-                    give_row(in, b, y + i, room->other, room->h + i * pitch, 1);
                 else
-                    give_row(in, b, y + i, room->other, room->h + i * pitch, 0);
+                    give_row(in, b, y + i, room->other, room->h + i * pitch, t->first);
             }
         }
     }
@@ -728,7 +785,7 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
     for (const struct convolution *v = cell->convolution; v < cell->convolution + cell->convolutions; v++) {
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
         const size_t square = up((long)(in->channels + V) * (out->channels + V));
-        size += 5 * up(row_length(out)) + up((long)v->kernel * v->kernel * (in->channels + V)) + 4 * square;
+        size += 5 * (up(row_length(out)) + V) + up((long)v->kernel * v->kernel * (in->channels + V)) + 4 * square;
         const size_t deep = (size_t)(out->height + 2 * PAD) * up((out->width + 2 * PAD + 2) * (long)in->channels);
         room = deep > room ? deep : room;
     }
@@ -741,10 +798,10 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
         const struct convolution *v = cell->convolution + n;
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
         struct coefficients *c = r->c + n;
-        c->scale = take(r, row_length(out)), c->shift = take(r, row_length(out));
+        const long row = row_length(out) + V;
+        c->scale = take(r, row), c->shift = take(r, row);
         if (backward) {
-            c->by_gradient = take(r, row_length(out)), c->by_z = take(r, row_length(out));
-            c->constant = take(r, row_length(out));
+            c->by_gradient = take(r, row), c->by_z = take(r, row), c->constant = take(r, row);
             spread_norm(r, n);
         }
         const int taps = v->kernel * v->kernel, inputs = in->channels;
