@@ -11,7 +11,7 @@ import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dnas.kernels import native
 from dnas.kernels.fold import fold_reduction
+from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule
 
 if TYPE_CHECKING:
@@ -218,11 +219,6 @@ class _Layer:
         )
 
 
-# Buffers of kept features, by size, to be used again by the next step: fresh pages cost a twentieth of it.
-_Spare: TypeAlias = dict[tuple[int, torch.dtype], list[Tensor]]
-_spare: WeakKeyDictionary[Supernet, _Spare] = WeakKeyDictionary()
-
-
 def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_dropout: SkipDropout | None) -> Tensor:
     """The last cell's output [B, H, W, C] of a supernet that `covers`, from its stem's [B, H, W, C].
 
@@ -237,8 +233,7 @@ def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_drop
     weights = [parameter for layout in layouts for parameter in layout.weights]
     # Without a pass back nothing need be kept.
     keep = torch.is_grad_enabled() and not supernet.recompute
-    spare = _spare.setdefault(supernet, {})
-    out: Tensor = _Cells.apply(layouts, spare, keep, skip_dropout, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
+    out: Tensor = _Cells.apply(layouts, keep, skip_dropout, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -247,7 +242,6 @@ class _Cells(torch.autograd.Function):
     def forward(
         ctx: Any,
         layouts: list[_Layout],
-        spare: _Spare,
         keep: bool,
         skip_dropout: SkipDropout | None,
         stem: Tensor,
@@ -257,12 +251,11 @@ class _Cells(torch.autograd.Function):
     ) -> Tensor:
         psi, bypass = psi.contiguous(), bypass.contiguous()
         ctx.save_for_backward(psi, bypass, *weights)
-        ctx.spare = spare
         ctx.layers = []
         before = previous = stem.contiguous()
         for k, layout in enumerate(layouts):
             dropout = None if skip_dropout is None else skip_dropout.within(k)
-            layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, spare if keep else None)
+            layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, keep)
             ctx.layers.append(layer)
             before, previous = previous, layer.out
         # A view: the saved layers must not hold the output, whose graph holds them.
@@ -271,7 +264,7 @@ class _Cells(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         psi, bypass, *weights = ctx.saved_tensors
-        _, _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
+        _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
         wanted = [w for w, need in zip(weights, needs, strict=True) if need]
         sizes = [w.numel() for w in wanted]
         parts = psi.new_zeros(sum(sizes)).split(sizes)
@@ -286,17 +279,16 @@ class _Cells(torch.autograd.Function):
         for k in range(len(layers) - 1, -1, -1):
             layer = layers.pop()
             own = buffers.pop(k)
-            entering = _cell_backward(layer, psi[k], bypass[k], own, grads, grad_psi[k], grad_bypass[k], ctx.spare)
+            entering = _cell_backward(layer, psi[k], bypass[k], own, grads, grad_psi[k], grad_bypass[k])
             for n, at in enumerate((max(k - 2, -1), k - 1)):
                 if at == -1 and not needs_stem:
                     _preprocess_backward(layer, n, entering[n], None, False, grads)
                     continue
                 present = at in buffers
                 if not present:
-                    buffers[at] = torch.empty_like(layer.inputs[n])
+                    buffers[at] = lease(layer.inputs[n].shape, grad.dtype)
                 _preprocess_backward(layer, n, entering[n], buffers[at], present, grads)
         return (
-            None,
             None,
             None,
             None,
@@ -314,7 +306,7 @@ def _cell_forward(
     psi: Tensor,
     bypass: Tensor,
     skip_dropout: SkipDropout | None,
-    spare: _Spare | None,
+    keep: bool,
 ) -> _Layer:
     cell = layout.cell
     (first, first_inverse), (second, second_inverse) = (
@@ -323,12 +315,12 @@ def _cell_forward(
     batch, height, width, channels = first.shape
     if cell.reduction:
         height, width = -(-height // 2), -(-width // 2)
-    out = first.new_empty(batch, height, width, cell.space.nodes * channels)
+    out = lease((batch, height, width, cell.space.nodes * channels), first.dtype)
     layer = _Layer(layout, (before, previous), (first, second), (first_inverse, second_inverse), out, [])
     outs: list[Tensor] = []
     at = 0
     for s, leaving in enumerate(cell.leaving):
-        mixed, kept = _source_forward(layer, s, psi[at : at + len(leaving)], skip_dropout, spare)
+        mixed, kept = _source_forward(layer, s, psi[at : at + len(leaving)], skip_dropout, keep)
         outs.append(mixed)
         layer.sources.append(kept)
         at += len(leaving)
@@ -351,18 +343,17 @@ def _cell_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
     grad_bypass: Tensor,
-    spare: _Spare,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of both states that enter; those of weights and mixing weights are added in place."""
     layout, out = layer.layout, layer.out
     cell, size = layout.cell, out.element_size()
     # Of these the last node's edges are the first to write bypassed channels, and each source its own.
-    entering = (torch.empty_like(layer.entering[0]), torch.empty_like(layer.entering[1]))
+    entering = (lease(layer.entering[0].shape, out.dtype), lease(layer.entering[1].shape, out.dtype))
     # Nodes' gradients lie in the layer's own, as the nodes lie in its output.
     back = [t.data_ptr() for t in entering]
     back += [grad.data_ptr() + n * layout.channels * size for n in range(cell.space.nodes)]
     # All edges into a node receive the same gradient.
-    mixed = out.new_empty(*out.shape[:3], cell.space.nodes * cell.active)
+    mixed = lease((*out.shape[:3], cell.space.nodes * cell.active), out.dtype)
     at = len(psi)
     for s in range(len(cell.leaving) - 1, -1, -1):
         if s >= 1:
@@ -376,7 +367,7 @@ def _cell_backward(
             join.bypass_gradient = grad_bypass.data_ptr() + layout.edges[node] * size
             _call(cell, out, "join_backward", join, (3 * s + 4) * out.numel() // cell.space.nodes)
         end, at = at, at - len(cell.leaving[s])
-        _source_backward(layer, s, psi[at:end], mixed, entering, back[s], grads, grad_psi[at:end], spare)
+        _source_backward(layer, s, psi[at:end], mixed, entering, back[s], grads, grad_psi[at:end])
     return entering
 
 
@@ -446,23 +437,22 @@ def _source_forward(
     s: int,
     psi: Tensor,
     skip_dropout: SkipDropout | None,
-    spare: _Spare | None,
+    keep: bool,
 ) -> tuple[Tensor, _Kept]:
     layout, cell, out = layer.layout.sources[s], layer.layout.cell, layer.out
     stages = sum(map(len, layout.stages))
     moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
     features = None
-    if spare is not None:
-        key = (stages * _pictures(layer, layout.wide) + 3 * _pictures(layer, cell.active), out.dtype)
-        free = spare.setdefault(key, [])
-        features = free.pop() if free else out.new_empty(key[0])
+    if keep:
+        numbers = stages * _pictures(layer, layout.wide) + 3 * _pictures(layer, cell.active)
+        features = lease((numbers,), out.dtype)
     kept = _Kept(moments, features, None, 1.0)
     shape = (*out.shape[:3], layout.wide)
     if skip_dropout is not None and layout.source.identity >= 0:
         kept.alive, kept.scale = skip_dropout.within(s).alive(shape), skip_dropout.scale
     source, separables, _ = _source(layer, s, psi, kept)
     if layout.reduction is None:
-        mixed = out.new_empty(shape)
+        mixed = lease(shape, out.dtype)
     else:
         column, reduce = layout.reduction
         x = layer.entering[s][..., : cell.active]
@@ -483,7 +473,6 @@ def _source_backward(
     back: int,
     grads: dict[int, Tensor],
     grad_psi: Tensor,
-    spare: _Spare,
 ) -> None:
     kept, cell = layer.sources.pop(), layer.layout.cell
     source, separables, layout = _source(layer, s, psi, kept)
@@ -494,7 +483,7 @@ def _source_backward(
     source.weights_gradient = grad_psi.data_ptr()
     twice = sum(len(stages) == 2 for stages in layout.stages)
     picture = _pictures(layer, layout.wide)
-    work = mixed.new_empty(twice * picture)
+    work = lease((twice * picture,), mixed.dtype)
     address = work.data_ptr()
     for separable, stages in zip(separables, layout.stages, strict=True):
         for n, (deep, point) in enumerate(stages):
@@ -512,8 +501,6 @@ def _source_backward(
         source,
         picture * (3 + (source.count + twice if kept.features is not None else 0)),
     )
-    if kept.features is not None:
-        spare[len(kept.features), kept.features.dtype].append(kept.features)
     if layout.reduction is None:
         return
     # The factorised reduction is small and rare: torch's own operations do, run again with a graph.
@@ -565,7 +552,7 @@ def _preprocess_forward(cell: SupernetCell, n: int, x: Tensor) -> tuple[Tensor, 
     batch, height, width, _ = x.shape
     if _chain(cell, n)[0] is not None:
         height, width = -(-height // 2), -(-width // 2)
-    y = x.new_empty(batch, height, width, cell.active * cell.partial)
+    y = lease((batch, height, width, cell.active * cell.partial), x.dtype)
     inverse = torch.empty(y.shape[3], dtype=torch.float64)
     structure, weight = _preprocess(cell, n, x, y, inverse)
     _call(cell, x, "preprocess_forward", structure, x.numel() + y.numel())
