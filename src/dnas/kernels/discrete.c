@@ -250,6 +250,9 @@ static void product(const real *in, long pitch, long in_wide, int inner, const r
         for (; p + PIXELS <= pixels; p += PIXELS)
             product_pixels(PIXELS, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
                            moments_apart);
+        for (; p + 4 <= pixels; p += 4)
+            product_pixels(4, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
+                           moments_apart);
         for (; p < pixels; p++)
             product_pixels(1, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
                            moments_apart);
@@ -686,14 +689,13 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
                 continue;
             }
             if (!in->gradient) continue;
-            for (int i = 0; i < rows; i++) {
-                product(room->g + i * length + o, length, wide, outputs, c->back[part], in->channels, room->other,
-                        in->channels, pitch, 1, out->width, NULL, 0);
+            product(room->g + o, length, wide, outputs, c->back[part], in->channels, room->other, in->channels, pitch,
+                    rows, out->width, NULL, 0);
+            for (int i = 0; i < rows; i++)
                 if (v->parts == 2)
-                    give_grid(r, t, b, y + i, part, room->other, room->h + i * pitch);
+                    give_grid(r, t, b, y + i, part, room->other + i * pitch, room->h + i * pitch);
                 else
-                    give_row(in, b, y + i, room->other, room->h + i * pitch, t->first);
-            }
+                    give_row(in, b, y + i, room->other + i * pitch, room->h + i * pitch, t->first);
         }
     }
     if (!v->kernel) return;
