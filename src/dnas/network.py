@@ -30,6 +30,7 @@ class NetworkCell(nn.Module):
         # DARTS drops the path of every operation but the identity, so that a node never loses all.
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
         self.concat = cell.concat
+        self.parts = [part for part in self.modules() if part is not self]
         self.program = discrete.program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
 
     def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
@@ -61,7 +62,7 @@ class NetworkCell(nn.Module):
 
     def _watched(self) -> bool:
         """Whether anyone wants to see what modules inside give, as `guard.first_bad_layer` does."""
-        return any(part._forward_hooks for part in self.modules() if part is not self)
+        return any(part._forward_hooks for part in self.parts)
 
 
 class AuxiliaryHead(nn.Module):

@@ -10,7 +10,7 @@
    depthwise convolutions, which cost less to compute again than to store and load. Any number of channels. */
 #include "rows.h"
 
-enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION }; /* kinds of terms */
+enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING }; /* kinds of terms */
 enum { PIXELS = 8, OUTER = 16 };                  /* sums that stay in registers */
 enum { CHUNK = 8192 };                            /* numbers of a chunk of rows, which stay in the first caches */
 enum { PAD = 6 };                                 /* the widest padding */
@@ -48,7 +48,7 @@ struct term {
 };
 
 struct cell {
-    int batch, threads, pictures, convolutions, terms, input_gradients;
+    int batch, threads, pictures, convolutions, terms, unused;
     struct picture *picture;
     struct convolution *convolution;
     struct term *term; /* in the order of their nodes */
@@ -491,7 +491,7 @@ static void node_image(const struct run *r, const struct task *t, struct room *r
     (void)sums, (void)totals;
     real *whole = room->g; /* the image, row by row */
     for (const struct term *e = c->term; e < c->term + c->terms; e++) {
-        if (e->node != t->item) continue;
+        if (e->node != t->item || e->kind == NOTHING) continue;
         if (e->kind == MAXIMUM || e->kind == AVERAGE) {
             const struct frame f = pool_frame(c->picture + e->source, e->stride);
             fill_frame(r, c->picture + e->source, &f, b, 0, -INFINITY, room->frame, room->row);
@@ -930,7 +930,7 @@ int cell_backward(const struct cell *c) {
     for (int n = c->pictures - 1; n >= 0; n--) {
         if (!c->picture[n].gradient) continue;
         for (int e = c->terms - 1; e >= 0; e--)
-            if (c->term[e].node == n && c->term[e].kind != CONVOLUTION && c->picture[c->term[e].source].gradient) {
+            if (c->term[e].node == n && c->term[e].kind < CONVOLUTION && c->picture[c->term[e].source].gradient) {
                 r->task[r->tasks++] = (struct task){term_image, NULL, whole[n], e};
                 whole[c->term[e].source] = later(whole[c->term[e].source], whole[n]);
             }

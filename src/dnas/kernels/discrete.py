@@ -50,7 +50,6 @@ class Convolution:
     def stride(self) -> int:
         return len(self.points) if self.deep is None else int(self.deep.stride[0])
 
-    @property
     def parameters(self) -> list[Tensor]:
         deep = [] if self.deep is None else [self.deep.weight]
         return [*deep, *(point.weight for point in self.points), self.norm.weight, self.norm.bias]
@@ -166,7 +165,9 @@ class Layout:
         kept: Where each stored picture begins in the kept numbers of an image; and their count.
         back: The same for gradients in the backward pass.
         reached: Pictures that have a gradient.
-        norms: Where each convolution's coefficients begin.
+        columns: Where each concatenated picture begins among the output's channels; and their count.
+        norms: Where each convolution's coefficients begin; and their count.
+        structures: What `discrete.c` is told of the pictures, convolutions and terms, but for addresses.
     """
 
     shapes: list[Shape]
@@ -175,10 +176,11 @@ class Layout:
     back: dict[int, int]
     back_size: int
     reached: set[int]
+    columns: dict[int, int]
+    channels: int
     norms: list[int]
     norms_size: int
-    columns: dict[int, int]  # of concatenated pictures in the output's channels
-    channels: int
+    structures: tuple[bytes, bytes, bytes]
 
 
 def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
@@ -233,7 +235,8 @@ def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
         columns[n] = channels
         channels += shapes[n][2]
     ordered = [shapes[n] for n in range(program.pictures)]
-    return Layout(ordered, *places(kept), *places(back), reached, norms, total, columns, channels)
+    made = _structures(program, ordered)
+    return Layout(ordered, *places(kept), *places(back), reached, columns, channels, norms, total, made)
 
 
 # --- calls ----------------------------------------------------------------------------------------------------
@@ -272,46 +275,62 @@ class _Cell(ctypes.Structure):
     ]
 
 
+def _structures(program: Program, shapes: Sequence[Shape]) -> tuple[bytes, bytes, bytes]:
+    normed = {c.output: i for i, c in enumerate(program.convolutions)}
+    pictures = [_Picture(*shape, normed.get(n, -1), None, shape[2]) for n, shape in enumerate(shapes)]
+    convolutions = [
+        _Convolution(
+            c.input,
+            c.output,
+            c.target,
+            0 if c.deep is None else int(c.deep.kernel_size[0]),
+            1 if c.deep is None else int(c.deep.dilation[0]),
+            c.stride,
+            len(c.points),
+            tuple(point.out_channels for point in c.points),
+        )
+        for c in program.convolutions
+    ]
+    terms = [_Term(t.kind, t.node, t.source, t.stride) for t in program.terms]
+    return bytes().join(map(bytes, pictures)), bytes().join(map(bytes, convolutions)), bytes().join(map(bytes, terms))
+
+
 class _Call:
     """A cell's structures for one forward pass and its backward pass."""
 
-    def __init__(self, program: Program, layout: Layout, batch: int, dtype: torch.dtype, paths: Tensor | None) -> None:
-        self.program, self.layout, self.batch, self.dtype, self.paths = program, layout, batch, dtype, paths
+    def __init__(
+        self,
+        program: Program,
+        layout: Layout,
+        batch: int,
+        parameters: Sequence[Tensor],
+        paths: Tensor | None,
+    ) -> None:
+        self.program, self.layout, self.batch, self.paths = program, layout, batch, paths
+        self.dtype = parameters[0].dtype
+        self.shapes = [p.shape for p in parameters]
         self.norms = torch.empty(layout.norms_size, dtype=torch.float64)
-        normed = {c.output: i for i, c in enumerate(program.convolutions)}
-        pictures = (_Picture(*shape, normed.get(n, -1)) for n, shape in enumerate(layout.shapes))
-        self.pictures = (_Picture * program.pictures)(*pictures)
-        self.convolutions = (_Convolution * len(program.convolutions))()
-        for i, c in enumerate(program.convolutions):
-            self.convolutions[i] = _Convolution(
-                c.input,
-                c.output,
-                c.target,
-                0 if c.deep is None else int(c.deep.kernel_size[0]),
-                1 if c.deep is None else int(c.deep.dilation[0]),
-                c.stride,
-                len(c.points),
-                tuple(point.out_channels for point in c.points),
-                None if c.deep is None else c.deep.weight.data_ptr(),
-                tuple(point.weight.data_ptr() for point in c.points),
-                c.norm.weight.data_ptr(),
-                c.norm.bias.data_ptr(),
-                _data(c.norm.running_mean),
-                _data(c.norm.running_var),
-                _data(c.norm.num_batches_tracked),
-                c.norm.momentum,
-                c.norm.eps,
-                self._factor(c.edge),
-                None,
-                self.norms.data_ptr() + 8 * layout.norms[i],
-            )
-        terms = [t for t in program.terms if t.kind != NOTHING]
-        self.terms = (_Term * max(len(terms), 1))(
-            *(_Term(t.kind, t.node, t.source, t.stride, self._factor(t.edge)) for t in terms)
+        counts = (program.pictures, len(program.convolutions), len(program.terms))
+        self.pictures, self.convolutions, self.terms = (
+            (kind * count).from_buffer_copy(data)
+            for kind, count, data in zip((_Picture, _Convolution, _Term), counts, layout.structures, strict=True)
         )
-        counts = (batch, torch.get_num_threads(), program.pictures, len(program.convolutions), len(terms), 0)
         places = (ctypes.addressof(part) for part in (self.pictures, self.convolutions, self.terms))
-        self.cell = _Cell(*counts, *places)
+        self.cell = _Cell(batch, torch.get_num_threads(), *counts, 0, *places)
+        at = iter([p.data_ptr() for p in parameters])
+        for made, c, place in zip(self.convolutions, program.convolutions, layout.norms, strict=True):
+            norm = c.norm
+            if c.deep is not None:
+                made.deep = next(at)
+            for part in range(len(c.points)):
+                made.point[part] = next(at)
+            made.gamma, made.beta = next(at), next(at)
+            made.momentum, made.epsilon = norm.momentum, norm.eps
+            made.running_mean, made.running_variance = _data(norm.running_mean), _data(norm.running_var)
+            made.batches, made.factor = _data(norm.num_batches_tracked), self._factor(c.edge)
+            made.norm = self.norms.data_ptr() + 8 * place
+        for term, t in zip(self.terms, program.terms, strict=True):
+            term.factor = self._factor(t.edge)
 
     def _factor(self, edge: int | None) -> int | None:
         if self.paths is None or edge is None:
@@ -325,7 +344,6 @@ class _Call:
     def _place(self, before: Tensor, previous: Tensor, kept: Tensor, out: Tensor) -> None:
         size, layout = out.element_size(), self.layout
         for n, picture in enumerate(self.pictures):
-            picture.pixel = picture.channels
             if n < INPUTS:
                 picture.data = (before, previous)[n].data_ptr()
             elif n in layout.columns:
@@ -356,13 +374,13 @@ class _Call:
                 picture.start, picture.start_pixel = place, layout.channels
             elif place is not None:
                 picture.gradient, picture.gradient_pixel = place, layout.channels
-        parameters = [p for c in program.convolutions for p in c.parameters]
-        sizes = [p.numel() for p in parameters]
+        sizes = [shape.numel() for shape in self.shapes]
         parts = torch.split(torch.zeros(sum(sizes), dtype=self.dtype), sizes)
-        grads = [part.view(p.shape) for part, p in zip(parts, parameters, strict=True)]
-        at = iter(g.data_ptr() for g in grads)
+        grads = [part.view(shape) if len(shape) > 1 else part for part, shape in zip(parts, self.shapes, strict=True)]
+        at = iter([g.data_ptr() for g in grads])
         for made, c in zip(self.convolutions, program.convolutions, strict=True):
-            made.deep_gradient = None if c.deep is None else next(at)
+            if c.deep is not None:
+                made.deep_gradient = next(at)
             for part in range(len(c.points)):
                 made.point_gradient[part] = next(at)
             made.gamma_gradient, made.beta_gradient = next(at), next(at)
@@ -403,7 +421,7 @@ class _Function(torch.autograd.Function):
         height, width, _ = layout.shapes[program.concat[0]]
         out = _picture(batch, (height, width, layout.channels), dtype)
         kept = lease((batch * layout.kept_size,), dtype)
-        ctx.call = _Call(program, layout, batch, dtype, paths)
+        ctx.call = _Call(program, layout, batch, parameters, paths)
         ctx.call.forward(before, previous, kept, out)
         ctx.save_for_backward(before, previous, kept, out, *parameters)
         return out
@@ -443,12 +461,13 @@ def run(program: Program, before: Tensor, previous: Tensor, paths: Tensor | None
     if shapes not in program.layouts:
         program.layouts[shapes] = _layout(program, *shapes)
     layout = program.layouts[shapes]
-    norms = [c.norm for c in program.convolutions]
-    parameters = [p for c in program.convolutions for p in c.parameters]
+    parameters = [p for c in program.convolutions for p in c.parameters()]
     if layout is None or before.dtype != previous.dtype or any(p.dtype != before.dtype for p in parameters):
         return None
-    if not all(norm.training for norm in norms) or len(before) * min(h * w for h, w, _ in layout.shapes) < 2:
+    if not all(c.norm.training for c in program.convolutions):
         return None
+    if len(before) * min(height * width for height, width, _ in layout.shapes) < 2:
+        return None  # for torch to refuse
     out: Tensor = _Function.apply(program, layout, before, previous, paths, *parameters)  # type: ignore[no-untyped-call]
     return out
 
