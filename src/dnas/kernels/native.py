@@ -77,8 +77,9 @@ def _built(source: str, **defines: str | int) -> ctypes.CDLL | None:
     for folder in _folders():
         path = folder / name
         try:
-            if not path.exists():
-                _compile(compiler, flags, files, f"{source}.c", path)
+            with contextlib.suppress(OSError):  # not there, or not whole
+                return ctypes.CDLL(str(path))
+            _compile(compiler, flags, files, f"{source}.c", path)
             return ctypes.CDLL(str(path))
         except (OSError, subprocess.SubprocessError):
             continue
@@ -143,8 +144,9 @@ def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes
             try:
                 command = [*compiler, *flags, *extra, str(Path(folder) / main), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, timeout=120)
+                ctypes.CDLL(str(built))  # some compilers take -fopenmp and have no OpenMP to load
                 break
-            except subprocess.CalledProcessError:
+            except (OSError, subprocess.CalledProcessError):
                 if n == len(VARIANTS) - 1:
                     raise
         built.replace(path)
