@@ -8,6 +8,7 @@ output has one gradient buffer, which the two layers that read it and its own no
 from __future__ import annotations
 
 import ctypes
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -386,8 +387,8 @@ def _call(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structu
 def _join(layer: _Layer, node: int, bypass: Tensor) -> _Join:
     """What forward and backward of a node share. Its edges come from the states 0 … node + 1."""
     layout, out = layer.layout, layer.out
-    reduced = 2 if layout.cell.reduction else 0
-    join = _Join(*out.shape[:3], node + 2, reduced, torch.get_num_threads(), *layer.entering[0].shape[1:3])
+    reduced, threads = 2 if layout.cell.reduction else 0, native.threads(out.numel())
+    join = _Join(*out.shape[:3], node + 2, reduced, threads, *layer.entering[0].shape[1:3])
     _, join.node, join.node_pixel = layer.state(node + 2)
     join.bypass = bypass.data_ptr() + layout.edges[node] * bypass.element_size()
     for s in range(node + 2):
@@ -412,7 +413,7 @@ def _source(layer: _Layer, s: int, psi: Tensor, kept: _Kept) -> tuple[_Source, c
     separables = type(layout.separables).from_buffer_copy(layout.separables)
     tensor, source.x, source.x_pixel = layer.state(s)
     source.batch, source.height, source.width = tensor.shape[:3]
-    source.threads = torch.get_num_threads()
+    source.threads = native.threads(math.prod(layer.out.shape[:3]) * layout.wide)
     source.weights = psi.data_ptr()
     if kept.alive is not None:
         source.alive, source.alive_scale = kept.alive.data_ptr(), kept.scale
@@ -542,7 +543,7 @@ def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tenso
         even, odd = (grid.weight.detach().flatten(1) for grid in (reduce.even, reduce.odd))
         weight = torch.cat([F.pad(even, (0, even.shape[1])), F.pad(odd, (odd.shape[1], 0))])
     grids = 1 if reduce is None else 2
-    structure = _Preprocess(*y.shape[:3], grids, x.shape[3], y.shape[3], torch.get_num_threads(), *x.shape[1:3])
+    structure = _Preprocess(*y.shape[:3], grids, x.shape[3], y.shape[3], native.threads(x.numel()), *x.shape[1:3])
     structure.x, structure.weight, structure.y = x.data_ptr(), weight.data_ptr(), y.data_ptr()
     structure.inverse = inverse.data_ptr()
     return structure, weight
