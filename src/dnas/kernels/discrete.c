@@ -61,8 +61,10 @@ struct room;
 struct task {
     void (*image)(const struct run *, const struct task *, struct room *, int b, real *sums, double *totals);
     void (*finish)(struct run *, const struct task *, const real *sums, const double *totals);
-    int wave, item, first; /* `first`: writes its gradient where others add */
-    long sums, totals;     /* how many numbers it sums up */
+    int wave, item;
+    long sums, totals; /* how many numbers it sums up */
+    int first;         /* whether it writes its gradient where others add */
+    int order;         /* within its wave */
 };
 
 /* Coefficients of a convolution, each as often as a row of its picture needs it. */
@@ -76,6 +78,7 @@ struct run {
     const struct cell *cell;
     struct coefficients *c;
     struct task *task;
+    int *pad; /* of each picture: the widest that a convolution of it needs */
     int tasks, short_of_memory;
     size_t room;
     real *memory, *free;
@@ -84,8 +87,10 @@ struct run {
 /* What one thread works in. */
 struct room {
     real *frame, *back, *h, *g, *row, *other, *line[2];
+    int framed, image; /* the picture and the image in `frame`, or -1 */
 };
 
+static int later(int a, int b) { return a > b ? a : b; }
 static long row_length(const struct picture *p) { return (long)p->width * p->channels; }
 static int channels_of(const struct convolution *v) { return v->outputs[0] + v->outputs[1]; }
 static int chunk_rows(long a, long b) {
@@ -292,9 +297,16 @@ static void outer(const real *in, long pitch, int inner, const real *g, long wid
 
 /* --- what a convolution's 1×1 part reads --------------------------------------------------------------------- */
 
-static struct frame frame_of_input(const struct run *r, const struct convolution *v) {
+INLINE int padding(const struct convolution *v) { return v->dilation * (v->kernel / 2); }
+
+/* The input's ReLU in a frame, for all convolutions that read it one after the other. */
+static struct frame frame_of_input(const struct run *r, const struct convolution *v, struct room *room, int b) {
     const struct picture *in = r->cell->picture + v->input;
-    return frame_of(in->height, in->width, in->channels, v->dilation * (v->kernel / 2), v->stride);
+    const struct frame f = frame_of(in->height, in->width, in->channels, r->pad[v->input], v->stride);
+    const int key = 2 * v->input + v->stride - 1;
+    if (room->framed != key || room->image != b) fill_frame(r, in, &f, b, 1, 0, room->frame, room->row);
+    room->framed = key, room->image = b;
+    return f;
 }
 
 static long pitch_of(const struct run *r, const struct convolution *v) {
@@ -343,9 +355,8 @@ static void convolve_image(const struct run *r, const struct task *t, struct roo
     struct taps taps;
     (void)sums;
     if (v->kernel) {
-        f = frame_of_input(r, v);
+        f = frame_of_input(r, v, room, b);
         taps = taps_forward(&f, v->kernel, v->dilation, c->deep);
-        fill_frame(r, in, &f, b, 1, 0, room->frame, room->row);
     }
     real *moments = room->line[0];
     memset(moments, 0, 2 * wide * sizeof(real));
@@ -464,46 +475,53 @@ static void unpool_row(const real *frame, real *back, const long *at, int kind, 
 
 /* --- nodes ----------------------------------------------------------------------------------------------------- */
 
-/* row (+)= factor · a row of a term. Pools find their image's frame in `room`. */
-static void add_term(const struct run *r, const struct term *e, int b, int y, struct room *room, int first, real *row) {
-    const struct picture *in = r->cell->picture + e->source, *out = r->cell->picture + e->node;
-    const long length = row_length(out);
-    const real factor = factor_of(e->factor, b), *value = room->row;
-    if (e->kind == MAXIMUM || e->kind == AVERAGE) {
-        const struct frame f = pool_frame(in, e->stride);
-        long at[9];
-        pool_taps(&f, at);
-        if (e->kind == AVERAGE) pool_shares(&f, out, y, room->other);
-        pool_row(room->frame + y * e->stride * f.step, at, e->kind, length, room->other, room->row);
-    } else
-        take_row(r, in, b, y, 0, room->row);
+/* row (+)= factor · value */
+INLINE void add_row(const real *value, long length, real factor, int first, real *row) {
     if (first)
         EACH(i, length, store(row + i, factor * load(value + i)), row[i] = factor * value[i])
     else
         EACH(i, length, store(row + i, load(row + i) + factor * load(value + i)), row[i] += factor * value[i])
 }
 
+/* image (+)= factor · a pool of the term's source. */
+static void add_pool(const struct run *r, const struct term *e, int b, struct room *room, int first, real *image) {
+    const struct picture *in = r->cell->picture + e->source, *out = r->cell->picture + e->node;
+    const struct frame f = pool_frame(in, e->stride);
+    long at[9];
+    pool_taps(&f, at);
+    room->framed = -1;
+    fill_frame(r, in, &f, b, 0, -INFINITY, room->frame, room->row);
+    for (int y = 0; y < out->height; y++, image += row_length(out)) {
+        if (e->kind == AVERAGE) pool_shares(&f, out, y, room->other);
+        pool_row(room->frame + y * e->stride * f.step, at, e->kind, row_length(out), room->other, room->row);
+        add_row(room->row, row_length(out), factor_of(e->factor, b), first, image);
+    }
+}
+
 static void node_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
                        double *totals) {
     const struct cell *c = r->cell;
     const struct picture *out = c->picture + t->item;
-    int first = 1;
-    (void)sums, (void)totals;
-    real *whole = room->g; /* the image, row by row */
-    for (const struct term *e = c->term; e < c->term + c->terms; e++) {
-        if (e->node != t->item || e->kind == NOTHING) continue;
-        if (e->kind == MAXIMUM || e->kind == AVERAGE) {
-            const struct frame f = pool_frame(c->picture + e->source, e->stride);
-            fill_frame(r, c->picture + e->source, &f, b, 0, -INFINITY, room->frame, room->row);
-        }
-        for (int y = 0; y < out->height; y++)
-            add_term(r, e, b, y, room, first, whole + y * row_length(out));
-        first = 0;
-    }
-    if (first) memset(whole, 0, out->height * row_length(out) * sizeof(real));
+    const long length = row_length(out);
     real *to = (real *)out->data + (long)b * out->height * out->width * out->pixel;
-    for (long p = 0; p < (long)out->height * out->width; p++)
-        memcpy(to + p * out->pixel, whole + p * out->channels, out->channels * sizeof(real));
+    int pools = 0;
+    (void)sums, (void)totals;
+    for (const struct term *e = c->term; e < c->term + c->terms; e++)
+        if (e->node == t->item && (e->kind == MAXIMUM || e->kind == AVERAGE))
+            add_pool(r, e, b, room, pools++ == 0, room->g);
+    for (int y = 0; y < out->height; y++) {
+        real *row = pools ? room->g + y * length : room->g;
+        int first = !pools;
+        for (const struct term *e = c->term; e < c->term + c->terms; e++) {
+            if (e->node != t->item || (e->kind != IDENTITY && e->kind != CONVOLUTION)) continue;
+            take_row(r, c->picture + e->source, b, y, 0, room->row);
+            add_row(room->row, length, factor_of(e->factor, b), first, row);
+            first = 0;
+        }
+        if (first) memset(row, 0, length * sizeof(real));
+        for (int x = 0; x < out->width; x++, to += out->pixel, row += out->channels)
+            EACH(i, out->channels, store(to + i, load(row + i)), to[i] = row[i])
+    }
 }
 
 /* --- backward ---------------------------------------------------------------------------------------------------- */
@@ -665,11 +683,10 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
     struct taps taps;
     (void)totals;
     if (v->kernel) {
-        f = frame_of_input(r, v);
+        f = frame_of_input(r, v, room, b);
         taps = taps_forward(&f, v->kernel, v->dilation, c->deep);
-        fill_frame(r, in, &f, b, 1, 0, room->frame, room->row);
-        back = frame_of(out->height, out->width, in->channels, f.pad, 1);
-        frame_clear(room->back, &back);
+        back = frame_of(out->height, out->width, in->channels, padding(v), 1);
+        clear_border(room->back, &back, 0);
     }
     for (int y = 0; y < out->height; y += chunk) {
         const int rows = out->height - y < chunk ? out->height - y : chunk;
@@ -744,6 +761,7 @@ static void term_image(const struct run *r, const struct task *t, struct room *r
     const struct frame f = pool_frame(in, e->stride);
     long at[9];
     pool_taps(&f, at);
+    room->framed = -1;
     fill_frame(r, in, &f, b, 0, -INFINITY, room->frame, room->row);
     frame_clear(room->back, &f);
     for (int y = 0; y < out->height; y++) {
@@ -773,6 +791,7 @@ static int room_of(const struct run *r, struct room *m) {
     const size_t each = r->room / 8 / V * V;
     real **parts[] = {&m->frame, &m->back, &m->h, &m->g, &m->row, &m->other, &m->line[0], &m->line[1]};
     for (int i = 0; i < 8; i++) *parts[i] = scratch_take(each);
+    m->framed = -1;
     return 1;
 }
 
@@ -793,13 +812,15 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
     }
     r->room = 8 * up(room + CHUNK + 8 * V);
     r->memory = r->free = calloc(size + V, sizeof(real));
+    r->pad = calloc(cell->pictures, sizeof *r->pad);
     r->c = calloc(cell->convolutions, sizeof *r->c);
     r->task = calloc(cell->pictures + cell->terms + 2 * cell->convolutions, sizeof *r->task);
-    if (!r->memory || !r->c || !r->task) return 0;
+    if (!r->memory || !r->pad || !r->c || !r->task) return 0;
     for (int n = 0; n < cell->convolutions; n++) {
         const struct convolution *v = cell->convolution + n;
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
         struct coefficients *c = r->c + n;
+        r->pad[v->input] = later(r->pad[v->input], padding(v));
         const long row = row_length(out) + V;
         c->scale = take(r, row), c->shift = take(r, row);
         if (backward) {
@@ -828,7 +849,7 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
 }
 
 static int release(struct run *r) {
-    free(r->memory), free(r->c), free(r->task);
+    free(r->memory), free(r->pad), free(r->c), free(r->task);
     return r->short_of_memory;
 }
 
@@ -878,6 +899,20 @@ static void run_wave(struct run *r, int wave) {
     free(sums), free(totals);
 }
 
+/* By wave, and within a wave by `order`. */
+static void sort_tasks(struct run *r) {
+    for (int n = 1; n < r->tasks; n++) {
+        const struct task task = r->task[n];
+        int at = n;
+        for (; at > 0; at--) {
+            const struct task *before = r->task + at - 1;
+            if (before->wave < task.wave || (before->wave == task.wave && before->order <= task.order)) break;
+            r->task[at] = *before;
+        }
+        r->task[at] = task;
+    }
+}
+
 static int run_all(struct run *r) {
     int last = -1;
     for (int n = 0; n < r->tasks; n++)
@@ -885,8 +920,6 @@ static int run_all(struct run *r) {
     for (int wave = 0; wave <= last && !r->short_of_memory; wave++) run_wave(r, wave);
     return release(r);
 }
-
-static int later(int a, int b) { return a > b ? a : b; }
 
 /* Returns 0, or 1 when memory is short. */
 int cell_forward(const struct cell *c) {
@@ -904,16 +937,18 @@ int cell_forward(const struct cell *c) {
                 const struct convolution *conv = c->convolution + v;
                 wave = later(known[conv->input], normed[conv->input]);
                 normed[n] = wave + 1;
-                task = (struct task){convolve_image, convolve_finish, wave, v, 0, 0, 2 * channels_of(conv)};
+                task = (struct task){convolve_image, convolve_finish, wave, v, 0, 2 * channels_of(conv)};
+                task.order = 2 * conv->input + 1; /* after its input, beside all that read it */
             }
         if (!task.image && n >= 2) { /* a node; 0 and 1 are the cell's inputs */
             for (e = 0; e < c->terms; e++)
                 if (c->term[e].node == n) wave = later(wave, later(known[c->term[e].source], normed[c->term[e].source]));
-            task.image = node_image, task.wave = wave;
+            task.image = node_image, task.wave = wave, task.order = 2 * n;
         }
         known[n] = wave;
         if (task.image) r->task[r->tasks++] = task;
     }
+    sort_tasks(r);
     return run_all(r);
 }
 
@@ -926,12 +961,12 @@ int cell_backward(const struct cell *c) {
     if (r->short_of_memory) return release(r);
     memset(whole, 0, sizeof whole), memset(written, 0, sizeof written);
     for (int n = 0; n < c->pictures; n++)
-        if (c->picture[n].start) r->task[r->tasks++] = (struct task){start_image, NULL, 0, n}, written[n] = 1;
+        if (c->picture[n].start) r->task[r->tasks++] = (struct task){.image = start_image, .item = n, .order = -c->pictures}, written[n] = 1;
     for (int n = c->pictures - 1; n >= 0; n--) {
         if (!c->picture[n].gradient) continue;
         for (int e = c->terms - 1; e >= 0; e--)
             if (c->term[e].node == n && c->term[e].kind < CONVOLUTION && c->picture[c->term[e].source].gradient) {
-                r->task[r->tasks++] = (struct task){term_image, NULL, whole[n], e};
+                r->task[r->tasks++] = (struct task){.image = term_image, .wave = whole[n], .item = e};
                 whole[c->term[e].source] = later(whole[c->term[e].source], whole[n]);
             }
         for (int v = c->convolutions - 1; v >= 0; v--) {
@@ -940,22 +975,19 @@ int cell_backward(const struct cell *c) {
             const struct picture *in = c->picture + conv->input;
             long sums = deep_sums(conv, in);
             for (int part = 0; part < conv->parts; part++) sums += in->channels * up(conv->outputs[part]);
+            r->task[r->tasks++] = (struct task){norm_image, norm_finish, whole[n], v, 0, 2 * channels_of(conv)};
+            /* These need earlier waves only, so they may come first, those of the same input side by side. */
             r->task[r->tasks++] =
-                (struct task){norm_image, norm_finish, whole[n], v, 0, 0, 2 * channels_of(conv)};
-            r->task[r->tasks++] = (struct task){backward_image, backward_finish, whole[n] + 1, v, 0, sums, 0};
+                (struct task){backward_image, backward_finish, whole[n] + 1, v, sums, 0, 0, -conv->input - 1};
             whole[conv->input] = later(whole[conv->input], whole[n] + 1);
         }
     }
-    for (int wave = 0, left = r->tasks; left; wave++)
-        for (struct task *t = r->task; t < r->task + r->tasks; t++) {
-            if (t->wave != wave) continue;
-            left--;
-            const int source = t->image == term_image       ? c->term[t->item].source
-                               : t->image == backward_image ? c->convolution[t->item].input
-                                                            : -1;
-            if (source < 0) continue;
-            t->first = !written[source];
-            written[source] = 1;
-        }
+    sort_tasks(r);
+    for (struct task *t = r->task; t < r->task + r->tasks; t++) {
+        const int source = t->image == term_image       ? c->term[t->item].source
+                           : t->image == backward_image ? c->convolution[t->item].input
+                                                        : -1;
+        if (source >= 0) t->first = !written[source], written[source] = 1;
+    }
     return run_all(r);
 }

@@ -292,7 +292,7 @@ def _structures(program: Program, shapes: Sequence[Shape]) -> tuple[bytes, bytes
         for c in program.convolutions
     ]
     terms = [_Term(t.kind, t.node, t.source, t.stride) for t in program.terms]
-    return bytes().join(map(bytes, pictures)), bytes().join(map(bytes, convolutions)), bytes().join(map(bytes, terms))
+    return b"".join(map(bytes, pictures)), b"".join(map(bytes, convolutions)), b"".join(map(bytes, terms))
 
 
 class _Call:
