@@ -251,6 +251,8 @@ def show(title: str, variants: Mapping[str, Mapping[str, Any]]) -> None:
     for cells in rows:
         table.add_row(*cells.values())
     Console(width=100).print(table)
+    if any(row["seconds"]["max"] > 1.5 * row["seconds"]["median"] for row in variants.values()):
+        print("Something else kept this machine busy: compare the least times, or measure again.")
     if any(row.get("native_counted") is False for row in variants.values()):
         print("Native kernels have no counter: their calls are not among the operations.")
 

@@ -254,6 +254,7 @@ def main(
     if sweep_to is not None:
         result["points"] = sweep(shape, steps, threads, sweep_to)
     else:
+        print(f"equal; now {steps} timed steps of each, the counting, and the memory", flush=True)
         result |= compare(shape, steps, threads)
         measure.show(f"One search step, {describe(shape)}", {name: result[name] for name in (PLAIN, ENGINE)})
     measure.finish(result, json)
