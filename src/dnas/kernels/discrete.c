@@ -14,6 +14,7 @@ enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING }; /* kinds of terms */
 enum { PIXELS = 8, OUTER = 16 };                  /* sums that stay in registers */
 enum { CHUNK = 8192 };                            /* numbers of a chunk of rows, which stay in the first caches */
 enum { PAD = 6 };                                 /* the widest padding */
+enum { STREAMS = 6, LINE = 64 };
 
 /* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that convolution's
    batch norm of `data`. */
@@ -84,8 +85,22 @@ struct run {
     real *memory, *free;
 };
 
+/* What the next task will read or write: `count` pieces of memory. */
+struct stream {
+    const char *at;
+    long size, step; /* of a piece, and from piece to piece, in bytes */
+    int count;
+};
+/* Asked for while there is something to compute, a few lines of the cache at a time. */
+struct ahead {
+    struct stream stream[STREAMS];
+    int streams, now, piece, lines;
+    long byte;
+};
+
 /* What one thread works in. */
 struct room {
+    struct ahead ahead;
     real *frame, *back, *h, *g, *row, *other, *line[2];
     int framed, image; /* the picture and the image in `frame`, or -1 */
 };
@@ -96,6 +111,34 @@ static int channels_of(const struct convolution *v) { return v->outputs[0] + v->
 static int chunk_rows(long a, long b) {
     const long rows = CHUNK / (a > b ? a : b);
     return rows < 1 ? 1 : (int)rows;
+}
+
+INLINE void look_ahead(struct ahead *a) {
+    for (int left = a->lines; left > 0 && a->now < a->streams;) {
+        const struct stream *s = a->stream + a->now;
+        const char *at = s->at + a->piece * s->step + a->byte;
+        const long lines = (s->size - a->byte + LINE - 1) / LINE;
+        const int n = lines < left ? (int)lines : left;
+        for (int i = 0; i < n; i++) __builtin_prefetch(at + i * LINE, 0, 2);
+        left -= n;
+        a->byte += (long)n * LINE;
+        if (a->byte < s->size) continue;
+        a->byte = 0;
+        if (++a->piece == s->count) a->piece = 0, a->now++;
+    }
+}
+
+/* An image of a picture, or of its gradient. */
+static void add_stream(struct ahead *a, const struct picture *p, const real *data, long pixel, int b) {
+    const int together = pixel == p->channels;
+    const long pixels = (long)p->height * p->width;
+    if (a->streams == STREAMS) return;
+    a->stream[a->streams++] = (struct stream){
+        .at = (const char *)(data + b * pixels * pixel),
+        .size = (together ? pixels : 1) * p->channels * sizeof(real),
+        .step = pixel * sizeof(real),
+        .count = together ? 1 : (int)pixels,
+    };
 }
 
 static real *take(struct run *r, long n) {
@@ -245,16 +288,19 @@ INLINE void product_pixels(const int n, const real *in, long in_wide, int inner,
 /* out[p][o] = Σ_k in[p][k] · weights[k][o] for rows of pixels, which are `in_wide` and `wide` apart; nothing beyond the
    outputs is touched. `moments` [2][moments_apart] receives Σ_p out and Σ_p out². */
 static void product(const real *in, long pitch, long in_wide, int inner, const real *weights, int outputs, real *out,
-                    long wide, long out_pitch, int rows, int width, real *moments, long moments_apart) {
+                    long wide, long out_pitch, int rows, int width, real *moments, long moments_apart,
+                    struct ahead *ahead) {
     long pixels = width;
     if (pitch == width * in_wide && out_pitch == wide * width) pixels *= rows, rows = 1;
     for (int y = 0; y < rows; y++) {
         const real *from = in + y * pitch;
         real *to = out + y * out_pitch;
         long p = 0;
-        for (; p + PIXELS <= pixels; p += PIXELS)
+        for (; p + PIXELS <= pixels; p += PIXELS) {
+            look_ahead(ahead);
             product_pixels(PIXELS, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
                            moments_apart);
+        }
         for (; p + 4 <= pixels; p += 4)
             product_pixels(4, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
                            moments_apart);
@@ -366,7 +412,7 @@ static void convolve_image(const struct run *r, const struct task *t, struct roo
         for (int part = 0, o = 0; part < v->parts; o += v->outputs[part++]) {
             features(r, v, &f, &taps, b, y, rows, part, room, pitch);
             product(room->h, pitch, in->channels, in->channels, c->point[part], v->outputs[part], z + o, wide,
-                    wide * out->width, rows, out->width, moments + o, wide);
+                    wide * out->width, rows, out->width, moments + o, wide, &room->ahead);
         }
     }
     for (long i = 0; i < 2 * wide; i++) totals[i] += moments[i];
@@ -702,12 +748,12 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
             if (v->kernel) {
                 product(room->g, length, wide, outputs, c->back[part], in->channels,
                         room->back + (y + back.pad) * back.step + back.pad * in->channels, in->channels, back.step,
-                        rows, out->width, NULL, 0);
+                        rows, out->width, NULL, 0, &room->ahead);
                 continue;
             }
             if (!in->gradient) continue;
             product(room->g + o, length, wide, outputs, c->back[part], in->channels, room->other, in->channels, pitch,
-                    rows, out->width, NULL, 0);
+                    rows, out->width, NULL, 0, &room->ahead);
             for (int i = 0; i < rows; i++)
                 if (v->parts == 2)
                     give_grid(r, t, b, y + i, part, room->other + i * pitch, room->h + i * pitch);
@@ -853,11 +899,58 @@ static int release(struct run *r) {
     return r->short_of_memory;
 }
 
+/* The memory of a task; `last` is the task before it. */
+static void plan_ahead(const struct run *r, const struct task *last, const struct task *t, int b, struct ahead *a) {
+    const struct cell *cell = r->cell;
+    *a = (struct ahead){0};
+    if (t->image == convolve_image || t->image == backward_image || t->image == norm_image) {
+        const struct convolution *v = cell->convolution + t->item;
+        const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
+        const struct picture *target = cell->picture + v->target;
+        if (t->image != convolve_image) add_stream(a, target, target->gradient, target->gradient_pixel, b);
+        add_stream(a, out, v->z, out->channels, b);
+        if (t->image == norm_image) return;
+        if (last->image != t->image || cell->convolution[last->item].input != v->input)
+            add_stream(a, in, in->data, in->pixel, b);
+        if (t->image == backward_image && in->gradient) add_stream(a, in, in->gradient, in->gradient_pixel, b);
+    } else if (t->image == node_image) {
+        for (const struct term *e = cell->term; e < cell->term + cell->terms; e++)
+            if (e->node == t->item) {
+                const struct picture *in = cell->picture + e->source;
+                add_stream(a, in, in->data, in->pixel, b);
+            }
+        const struct picture *out = cell->picture + t->item;
+        add_stream(a, out, out->data, out->pixel, b);
+    } else if (t->image == term_image) {
+        const struct term *e = cell->term + t->item;
+        const struct picture *in = cell->picture + e->source, *out = cell->picture + e->node;
+        add_stream(a, out, out->gradient, out->gradient_pixel, b);
+        if (e->kind != IDENTITY) add_stream(a, in, in->data, in->pixel, b);
+        add_stream(a, in, in->gradient, in->gradient_pixel, b);
+    }
+}
+
+/* Spreads what lies ahead over the blocks that a task computes. */
+static void pace(const struct run *r, const struct task *t, struct ahead *a) {
+    if (t->image != convolve_image && t->image != backward_image) {
+        a->streams = 0;
+        return;
+    }
+    const struct convolution *v = r->cell->convolution + t->item;
+    const struct picture *out = r->cell->picture + v->output;
+    const long blocks = (long)out->height * out->width * v->parts / PIXELS;
+    long lines = 0;
+    for (int n = 0; n < a->streams; n++) lines += a->stream[n].count * ((a->stream[n].size + LINE - 1) / LINE);
+    a->lines = blocks ? lines / blocks + 1 : 0;
+}
+
 static void run_wave(struct run *r, int wave) {
     const int batch = r->cell->batch, threads = r->cell->threads < batch ? r->cell->threads : batch;
     long n_sums = 0, n_totals = 0;
-    for (const struct task *t = r->task; t < r->task + r->tasks; t++)
-        if (t->wave == wave) n_sums += up(t->sums), n_totals += up(t->totals);
+    const struct task *begin = r->task, *end;
+    while (begin->wave != wave) begin++;
+    for (end = begin; end < r->task + r->tasks && end->wave == wave; end++)
+        n_sums += up(end->sums), n_totals += up(end->totals);
     n_sums += V, n_totals += V;
     real *sums = calloc(threads * n_sums, sizeof(real));
     double *totals = calloc(threads * n_totals, sizeof(double));
@@ -874,8 +967,11 @@ static void run_wave(struct run *r, int wave) {
             for (int b = from; b < to; b++) {
                 real *s = sums + n * n_sums;
                 double *d = totals + n * n_totals;
-                for (const struct task *t = r->task; t < r->task + r->tasks; t++) {
-                    if (t->wave != wave) continue;
+                for (const struct task *t = begin; t < end; t++) {
+                    const struct task *next = t + 1 < end ? t + 1 : begin;
+                    room.ahead.streams = 0;
+                    if (t + 1 < end || b + 1 < to) plan_ahead(r, t, next, next == begin ? b + 1 : b, &room.ahead);
+                    pace(r, t, &room.ahead);
                     t->image(r, t, &room, b, s, d);
                     s += up(t->sums), d += up(t->totals);
                 }
@@ -889,8 +985,7 @@ static void run_wave(struct run *r, int wave) {
         }
         const real *s = sums;
         const double *d = totals;
-        for (const struct task *t = r->task; t < r->task + r->tasks; t++) {
-            if (t->wave != wave) continue;
+        for (const struct task *t = begin; t < end; t++) {
             if (t->finish) t->finish(r, t, s, d);
             s += up(t->sums), d += up(t->totals);
         }
@@ -914,10 +1009,9 @@ static void sort_tasks(struct run *r) {
 }
 
 static int run_all(struct run *r) {
-    int last = -1;
-    for (int n = 0; n < r->tasks; n++)
-        if (r->task[n].wave > last) last = r->task[n].wave;
-    for (int wave = 0; wave <= last && !r->short_of_memory; wave++) run_wave(r, wave);
+    sort_tasks(r);
+    for (int n = 0; n < r->tasks && !r->short_of_memory; n++)
+        if (!n || r->task[n].wave != r->task[n - 1].wave) run_wave(r, r->task[n].wave);
     return release(r);
 }
 
@@ -948,7 +1042,6 @@ int cell_forward(const struct cell *c) {
         known[n] = wave;
         if (task.image) r->task[r->tasks++] = task;
     }
-    sort_tasks(r);
     return run_all(r);
 }
 
