@@ -14,7 +14,7 @@ enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING }; /* kinds of terms */
 enum { PIXELS = 8, OUTER = 16 };                  /* sums that stay in registers */
 enum { CHUNK = 8192 };                            /* numbers of a chunk of rows, which stay in the first caches */
 enum { PAD = 6 };                                 /* the widest padding */
-enum { STREAMS = 6, LINE = 64 };
+enum { STREAMS = 24, LINE = 64 };
 
 /* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that convolution's
    batch norm of `data`. */
@@ -899,11 +899,12 @@ static int release(struct run *r) {
     return r->short_of_memory;
 }
 
-/* The memory of a task; `last` is the task before it. */
-static void plan_ahead(const struct run *r, const struct task *last, const struct task *t, int b, struct ahead *a) {
+static int computes(const struct task *t) { return t->image == convolve_image || t->image == backward_image; }
+
+/* The memory of a task; `last` is the one before it. */
+static void add_streams(const struct run *r, const struct task *last, const struct task *t, int b, struct ahead *a) {
     const struct cell *cell = r->cell;
-    *a = (struct ahead){0};
-    if (t->image == convolve_image || t->image == backward_image || t->image == norm_image) {
+    if (computes(t) || t->image == norm_image) {
         const struct convolution *v = cell->convolution + t->item;
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
         const struct picture *target = cell->picture + v->target;
@@ -930,18 +931,26 @@ static void plan_ahead(const struct run *r, const struct task *last, const struc
     }
 }
 
-/* Spreads what lies ahead over the blocks that a task computes. */
-static void pace(const struct run *r, const struct task *t, struct ahead *a) {
-    if (t->image != convolve_image && t->image != backward_image) {
-        a->streams = 0;
-        return;
+/* While a task computes, the memory of the next ones comes, up to one that computes again: its blocks share the work.
+   begin … end are the tasks of an image. */
+static void plan_ahead(const struct run *r, const struct task *t, const struct task *begin, const struct task *end, int b,
+                       int more, struct ahead *a) {
+    *a = (struct ahead){0};
+    if (!computes(t)) return;
+    for (const struct task *last = t, *next = t + 1;; last = next++) {
+        if (next == end) {
+            if (!more) break;
+            next = begin, more = 0, b++;
+        }
+        add_streams(r, last, next, b, a);
+        if (computes(next)) break;
     }
     const struct convolution *v = r->cell->convolution + t->item;
     const struct picture *out = r->cell->picture + v->output;
     const long blocks = (long)out->height * out->width * v->parts / PIXELS;
     long lines = 0;
     for (int n = 0; n < a->streams; n++) lines += a->stream[n].count * ((a->stream[n].size + LINE - 1) / LINE);
-    a->lines = blocks ? lines / blocks + 1 : 0;
+    a->lines = blocks ? (int)(lines / blocks) + 1 : 0;
 }
 
 static void run_wave(struct run *r, int wave) {
@@ -968,10 +977,7 @@ static void run_wave(struct run *r, int wave) {
                 real *s = sums + n * n_sums;
                 double *d = totals + n * n_totals;
                 for (const struct task *t = begin; t < end; t++) {
-                    const struct task *next = t + 1 < end ? t + 1 : begin;
-                    room.ahead.streams = 0;
-                    if (t + 1 < end || b + 1 < to) plan_ahead(r, t, next, next == begin ? b + 1 : b, &room.ahead);
-                    pace(r, t, &room.ahead);
+                    plan_ahead(r, t, begin, end, b, b + 1 < to, &room.ahead);
                     t->image(r, t, &room, b, s, d);
                     s += up(t->sums), d += up(t->totals);
                 }
