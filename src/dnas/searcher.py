@@ -22,6 +22,7 @@ from dnas.checkpoint import Checkpoint, pack_optimizer, unpack_optimizer
 from dnas.config import SearchSettings
 from dnas.data import DataInfo, Split, batches, chosen, halves
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.kernels.memory import give_back
 from dnas.methods import GradientMethod, Progress
 from dnas.session import Captured, Session
 from dnas.streams import torch_stream
@@ -306,6 +307,7 @@ def search_architecture(
         if (step + 1) % settings.steps_per_epoch == 0:
             session.metric(**search.epoch_metrics(step))
         session.step_done(step + 1, {"loss": loss}, search.capture)
+    give_back()
     architecture = method.derive(search.mapping, Progress(settings.epochs, settings.epochs, settings.warmup_epochs))
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
     return architecture, parameters

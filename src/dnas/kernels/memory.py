@@ -23,13 +23,13 @@ PAGE = 2**16
 
 
 def lease(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor on the CPU, not initialised, on the smallest free block that holds it."""
+    """A contiguous tensor on the CPU, not initialised, on the smallest free block that holds it (and is not too large)."""
     numbers = math.prod(shape)
     if not numbers:
         return torch.empty(*shape, dtype=dtype)
     size = max(PAGE, -(-numbers * dtype.itemsize // PAGE) * PAGE)
     with _lock:
-        block = min((b for b in _free if len(b) >= size), key=len, default=None)
+        block = min((b for b in _free if size <= len(b) <= 2 * size), key=len, default=None)
         if block is not None:
             _free.remove(block)
     if block is None:
@@ -40,3 +40,9 @@ def lease(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     view = memoryview(block)
     weakref.finalize(view, _free.append, block).atexit = False
     return torch.frombuffer(view, dtype=dtype, count=numbers).view(*shape)
+
+
+def give_back() -> None:
+    """Return what is free to the system: the next stage of a run wants other sizes."""
+    with _lock:
+        _free.clear()
