@@ -8,7 +8,8 @@
 - `count`: a dispatch mode sees every operation of torch, in the forward and the backward pass. An operation that
   only views its input (a reshape, a slice) is no launch and moves nothing. All others move their tensor inputs,
   their new outputs, and once more what they overwrite. A convolution is one operation, whatever it does inside.
-  Kernels that are called past torch are taken from `dnas.kernels.native.calls`, {name: [count, bytes]}.
+  Kernels that are called past torch are taken from `dnas.kernels.native.calls`, {name: [count, bytes]}; they, too,
+  count as one operation with its inputs and outputs, and are large when their calls of one name are on average.
 """
 
 from __future__ import annotations

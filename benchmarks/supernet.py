@@ -40,6 +40,7 @@ CLASSES = 10
 # Largest differences that count as equal; see `differences`. In float32, noise of 1e-7 in the images alone moves the
 # gradients by about 1e-3.
 FLOAT64 = dict.fromkeys(("loss", "logits", "architecture_gradients", "weight_gradients"), 1e-9)
+FLOAT32_SMALL = dict.fromkeys(FLOAT64, 1e-3) | {"loss": 1e-5}
 FLOAT32 = {"loss": 1e-5, "logits": 1e-3, "architecture_gradients": 2e-2, "weight_gradients": 2e-2}
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
@@ -133,7 +134,7 @@ def build(variant: str, threads: int, **shape: int) -> Callable[[], None]:
 def differences(
     shape: Shape, dtype: torch.dtype, *, names: tuple[str, ...] = DARTS.primitives, own_bypass: bool = False
 ) -> dict[str, float]:
-    """Engine against plain at random mixing weights, each the norm of the difference over the norm.
+    """Engine against plain at random mixing weights, each the norm of the difference over the plain one's.
 
     Of the loss, the logits, the gradients of all architecture parameters, and those of all weights.
     """
@@ -161,19 +162,21 @@ def differences(
 
 
 def check(shape: Shape) -> dict[str, Any]:
-    """Whether both compute the same: exactly at a small shape in float64, and as measured in float32.
+    """Whether both compute the same: as measured, and at a small shape, there with `none` and own bypass weights, too.
 
-    Native kernels are float32, so it is the second part that covers them.
+    Native kernels are float32, so it is the parts in float32 that cover them.
     """
     small = Shape(layers=4, channels=max(8, 2 * shape.partial), batch=4, size=8, partial=shape.partial)
+    unusual: dict[str, Any] = {"names": ("none", *DARTS.primitives), "own_bypass": shape.partial > 1}
     found = {
         "float64": differences(small, torch.float64),
-        "float64_with_none": differences(
-            small, torch.float64, names=("none", *DARTS.primitives), own_bypass=shape.partial > 1
-        ),
+        "float64_with_none": differences(small, torch.float64, **unusual),
+        "float32_small": differences(small, torch.float32),
+        "float32_with_none": differences(small, torch.float32, **unusual),
         "float32": differences(shape, torch.float32),
     }
     limits = {"float64": FLOAT64, "float64_with_none": FLOAT64, "float32": FLOAT32}
+    limits |= {"float32_small": FLOAT32_SMALL, "float32_with_none": FLOAT32_SMALL}
     equal = all(found[part][kind] <= limit for part in found for kind, limit in limits[part].items())
     return {"equal": equal, "differences": found}
 
