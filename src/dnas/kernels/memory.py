@@ -23,7 +23,7 @@ PAGE = 2**16
 
 
 def lease(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor on the CPU, not initialised, on the smallest free block that holds it (and is not too large)."""
+    """A contiguous CPU tensor, not initialised, on the smallest free block that holds it and is not too large."""
     numbers = math.prod(shape)
     if not numbers:
         return torch.empty(*shape, dtype=dtype)
