@@ -153,13 +153,13 @@ def loss_of(network: nn.Module, images: Tensor, labels: Tensor, paths: Tensor) -
     return F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
 
 
-def sgd(network: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(network.parameters(), 0.025, 0.9, weight_decay=3e-4, foreach=True)
+def sgd(network: nn.Module, fused: bool) -> torch.optim.SGD:
+    return torch.optim.SGD(network.parameters(), 0.025, 0.9, weight_decay=3e-4, fused=fused)
 
 
 def our_step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], object]:
     """As `dnas.trainer` takes it."""
-    optimizer, parameters = sgd(network), list(network.parameters())
+    optimizer, parameters = sgd(network, True), list(network.parameters())
     generator = torch_stream(0, "drop-path")
 
     def step() -> float:
@@ -175,7 +175,7 @@ def our_step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], o
 
 def plain_step(network: Plain, images: Tensor, labels: Tensor) -> Callable[[], object]:
     """As the public code's loop takes it."""
-    optimizer = sgd(network)
+    optimizer = sgd(network, False)
     edges = max(len(cell.operations) for cell in network.cells)  # type: ignore[arg-type]
     keep = 1 - DROP_PATH
 
