@@ -1,22 +1,26 @@
-"""Training steps of the discrete network, next to the public DARTS code's way of computing the same.
+"""One training step of the discrete network beside the public DARTS code's way of computing the same.
 
-    OMP_NUM_THREADS=2 python benchmarks/train.py --json
-    OMP_NUM_THREADS=2 DNAS_BACKEND=torch python benchmarks/train.py --json
+    python benchmarks/train.py                    # 8 layers, 16 channels, batch 96, 32×32, two architectures
+    python benchmarks/train.py --backend torch    # without native kernels
 
-`Plain` is that way: a module an edge, NCHW, one drop-path an operation, nothing fused. Both take the same steps
-(auxiliary head, drop-path, clipping, SGD) on the same pictures; augmentation is timed apart. `--check` compares
-outputs and gradients instead.
+`Plain` is that way: a module an edge, NCHW, one drop-path an operation, nothing fused. Both take the same steps on the
+same pictures (auxiliary head, drop-path, clipping, SGD), from the same weights; augmentation is timed apart. Nothing is
+timed before both are found equal in float64.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Annotated, Any, Literal
 
+import measure
 import torch
 import torch.nn.functional as F
-from measure import figures, finish, interleaved, machine, ratios, show
+from cyclopts import App, Parameter
 from torch import Tensor, nn
 
 from dnas.architecture import Architecture, load_published
@@ -31,6 +35,7 @@ from dnas.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
 from dnas.streams import torch_stream
 from dnas.trainer import to_device
 
+ENGINE, PLAIN = "engine", "plain"
 CONVOLUTIONS = [
     ("sep_conv_3x3", 0), ("sep_conv_5x5", 1), ("sep_conv_5x5", 0), ("dil_conv_5x5", 2),
     ("dil_conv_3x3", 1), ("sep_conv_3x3", 2), ("sep_conv_5x5", 3), ("dil_conv_5x5", 4),
@@ -39,7 +44,24 @@ ARCHITECTURES: dict[str, Callable[[int], Architecture]] = {
     "DARTS_V2": partial(load_published, "DARTS_V2"),
     "convolutions": partial(Architecture.from_darts, CONVOLUTIONS, CONVOLUTIONS),
 }
+CLASSES = 10
 CLIP, AUXILIARY_WEIGHT, DROP_PATH = 5.0, 0.4, 0.2
+# Largest relative differences that count as equal. In single precision only the loss says something: the gradients'
+# own error is up to some percent.
+LIMITS = {
+    torch.float64: {"loss": 1e-9, "gradients": 1e-9, "statistics": 1e-9},
+    torch.float32: {"loss": 1e-5},
+}
+
+app = App(help=__doc__)
+
+
+@dataclass(frozen=True)
+class Shape:
+    layers: int = 8
+    channels: int = 16
+    batch: int = 96
+    size: int = 32
 
 
 # --- the public code's network: weights have the names of `dnas.network.Network` ---------------------------
@@ -137,12 +159,18 @@ class Plain(nn.Module):
         return self.classifier(F.adaptive_avg_pool2d(previous, 1).flatten(1)), auxiliary
 
 
-def pair(architecture: Architecture, channels: int, classes: int = 10) -> tuple[Network, Plain]:
-    """The network and the plain one, with the same weights, both training."""
-    network = build(architecture, channels, classes, auxiliary=True)
-    plain = Plain(plan(architecture, channels=channels, classes=classes))
+def both(name: str, shape: Shape) -> tuple[Network, Plain]:
+    """The network of an architecture and the plain one, with the same weights, both training."""
+    architecture = ARCHITECTURES[name](shape.layers)
+    network = build(architecture, shape.channels, CLASSES, auxiliary=True)
+    plain = Plain(plan(architecture, channels=shape.channels, classes=CLASSES))
     plain.load_state_dict(network.state_dict())
     return to_device(network, "cpu").train(), plain.train()
+
+
+def images_and_labels(shape: Shape) -> tuple[Tensor, Tensor]:
+    images = torch.randn(shape.batch, 3, shape.size, shape.size, generator=torch_stream(0, "images"))
+    return images, torch.randint(CLASSES, (shape.batch,), generator=torch_stream(0, "labels"))
 
 
 # --- one step ---------------------------------------------------------------------------------------------
@@ -153,17 +181,15 @@ def loss_of(network: nn.Module, images: Tensor, labels: Tensor, paths: Tensor) -
     return F.cross_entropy(logits, labels) + AUXILIARY_WEIGHT * F.cross_entropy(auxiliary, labels)
 
 
-def sgd(network: nn.Module) -> torch.optim.SGD:
-    return torch.optim.SGD(network.parameters(), 0.025, 0.9, weight_decay=3e-4, foreach=True)
-
-
-def our_step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], object]:
+def engine_step(network: Network, shape: Shape) -> Callable[[], object]:
     """As `dnas.trainer` takes it."""
-    optimizer, parameters = sgd(network), list(network.parameters())
-    generator = torch_stream(0, "drop-path")
+    images, labels = images_and_labels(shape)
+    images = images.contiguous(memory_format=torch.channels_last)
+    parameters, generator = list(network.parameters()), torch_stream(0, "drop-path")
+    optimizer = torch.optim.SGD(parameters, 0.025, 0.9, weight_decay=3e-4, fused=True)
 
     def step() -> float:
-        paths = drop_path(network, len(images), DROP_PATH, generator)
+        paths = drop_path(network, shape.batch, DROP_PATH, generator)
         loss = loss_of(network, images, labels, paths)
         grads = gradients_of(loss, parameters)
         clip(grads, CLIP, torch.nn.utils.get_total_norm(grads))
@@ -173,17 +199,18 @@ def our_step(network: Network, images: Tensor, labels: Tensor) -> Callable[[], o
     return step
 
 
-def plain_step(network: Plain, images: Tensor, labels: Tensor) -> Callable[[], object]:
+def plain_step(network: Plain, shape: Shape) -> Callable[[], object]:
     """As the public code's loop takes it."""
-    optimizer = sgd(network)
-    edges = max(len(cell.operations) for cell in network.cells)  # type: ignore[arg-type]
+    images, labels = images_and_labels(shape)
+    optimizer = torch.optim.SGD(network.parameters(), 0.025, 0.9, weight_decay=3e-4)
+    edges = max(len(list(cell.operations)) for cell in network.cells)
     keep = 1 - DROP_PATH
 
     def step() -> float:
-        paths = torch.empty(len(network.cells), edges, len(images)).bernoulli_(keep).div_(keep)
+        paths = torch.empty(len(network.cells), edges, shape.batch).bernoulli_(keep).div_(keep)
         optimizer.zero_grad()
         loss = loss_of(network, images, labels, paths)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
         return loss.item()
@@ -191,78 +218,104 @@ def plain_step(network: Plain, images: Tensor, labels: Tensor) -> Callable[[], o
     return step
 
 
-def toy(batch: int, size: int) -> tuple[Tensor, Tensor]:
-    images = torch.randn(batch, 3, size, size, generator=torch_stream(0, "images"))
-    return images, torch.randint(10, (batch,), generator=torch_stream(0, "labels"))
+def build_step(variant: str, name: str, threads: int, **shape: int) -> Callable[[], object]:
+    """A step of one variant alone, in a process of its own (`measure.peak_memory`)."""
+    torch.set_num_threads(threads)
+    network, plain = both(name, Shape(**shape))
+    return engine_step(network, Shape(**shape)) if variant == ENGINE else plain_step(plain, Shape(**shape))
 
 
-def differences(architecture: Architecture, channels: int, batch: int, size: int, dtype: torch.dtype) -> list[float]:
-    """Largest relative differences of loss, gradients and running statistics from the plain network's."""
-    images, labels = toy(batch, size)
+# --- equality and time --------------------------------------------------------------------------------------
+
+
+def differences(name: str, shape: Shape, dtype: torch.dtype) -> dict[str, float]:
+    """Largest relative differences of the engine's loss, gradients and running statistics from the plain ones."""
+    images, labels = images_and_labels(shape)
     results = []
-    for network in pair(architecture, channels):
+    for network in both(name, shape):
         network.to(dtype)
-        paths = torch.empty(len(network.cells), 8, batch, dtype=dtype)  # type: ignore[arg-type]
+        paths = torch.empty(shape.layers, 8, shape.batch, dtype=dtype)
         paths.bernoulli_(1 - DROP_PATH, generator=torch_stream(0, "drop-path")).div_(1 - DROP_PATH)
         loss = loss_of(network, images.to(dtype), labels, paths)
         grads = gradients_of(loss, list(network.parameters()))
         results.append(([loss.detach()], grads, [b.to(dtype) for b in network.buffers()]))
-    return [
+    found = (
         max(float((a - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(*parts, strict=True))
         for parts in zip(*results, strict=True)
-    ]
+    )
+    return dict(zip(("loss", "gradients", "statistics"), found, strict=True))
 
 
-def augmentation_seconds(batch: int, size: int, rounds: int) -> list[float]:
-    info = DataInfo("toy", tuple("0123456789"), 3, size, (0.5,) * 3, (0.25,) * 3, True)
-    pool = torch.randint(256, (2_000, 3, size, size), dtype=torch.uint8)
-    recipe, generator = Augmentation(size // 8, True, size // 2), torch_stream(0, "augment")
-    indices = torch.randint(len(pool), (batch,))
-
-    def make() -> Tensor:
-        images = augment(pool, indices, recipe, info, generator)
-        return images.contiguous(memory_format=torch.channels_last)
-
-    return interleaved({"augmentation": make}, 4 * rounds)["augmentation"]
+def check(name: str, shape: Shape) -> bool:
+    """Whether both variants compute the same. Prints the differences."""
+    equal = True
+    for dtype, limits in LIMITS.items():
+        found = differences(name, shape, dtype)
+        print(f"{name}, {dtype}: " + ", ".join(f"{what} {value:.1e}" for what, value in found.items()), flush=True)
+        equal &= all(found[what] <= limit for what, limit in limits.items())
+    return equal
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 8), ("channels", 16), ("batch", 96), ("size", 32), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--architecture", action="append", choices=list(ARCHITECTURES))
-    parser.add_argument("--check", action="store_true", help="compare results in float64 and float32 instead")
-    parser.add_argument("--json", action="store_true")
-    chosen = parser.parse_args(arguments)
-    images, labels = toy(chosen.batch, chosen.size)
-    for name in chosen.architecture or ARCHITECTURES:
-        architecture = ARCHITECTURES[name](chosen.layers)
-        result: dict[str, object] = {"architecture": name, **machine()}
-        if chosen.check:
-            sizes = (chosen.channels, chosen.batch, chosen.size)
-            equal = True
-            # In single precision only the loss says something: the gradients' own error is 1 %.
-            for dtype, limits in ((torch.float64, (1e-9, 1e-9, 1e-9)), (torch.float32, (1e-5,))):
-                found = dict(zip(("loss", "grads", "buffers"), differences(architecture, *sizes, dtype), strict=True))
-                print(name, dtype, *(f"{what} {d:.1e}" for what, d in found.items()))
-                equal &= all(d <= limit for d, limit in zip(found.values(), limits, strict=False))
-            result["equal"] = equal
-        else:
-            network, plain = pair(architecture, chosen.channels)
-            ours = images.contiguous(memory_format=torch.channels_last)
-            steps = {"dnas": our_step(network, ours, labels), "plain": plain_step(plain, images, labels)}
-            seconds = interleaved(steps, chosen.rounds)
-            rows = {name: figures(samples, None, None) for name, samples in seconds.items()}
-            show(f"A training step of {name}: {chosen.batch} images, {torch.get_num_threads()} threads", rows)
-            result |= {"variants": rows, **ratios(rows["dnas"], rows["plain"])}
-            result["speedup"] = 1 / ratios(rows["dnas"], rows["plain"])["time_ratio"]
-            share = min(augmentation_seconds(chosen.batch, chosen.size, chosen.rounds)) / min(seconds["dnas"])
-            result["augmentation_share"] = share
-            rate = {name: chosen.batch / row["seconds"]["median"] for name, row in rows.items()}
-            print(", ".join(f"{n} {r:.0f} images/s" for n, r in rate.items()), end="; ")
-            print(f"{result['speedup']:.2f} times as fast; augmentation is {share:.1%} of a step")
-        finish(result, chosen.json)
+def augmentation(shape: Shape) -> Callable[[], Tensor]:
+    """A batch as the trainer makes it."""
+    info = DataInfo("toy", tuple("0123456789"), 3, shape.size, (0.5,) * 3, (0.25,) * 3, True)
+    pool = torch.randint(256, (2_000, 3, shape.size, shape.size), dtype=torch.uint8)
+    recipe, generator = Augmentation(shape.size // 8, True, shape.size // 2), torch_stream(0, "augment")
+    indices = torch.randint(len(pool), (shape.batch,))
+    return lambda: augment(pool, indices, recipe, info, generator).contiguous(memory_format=torch.channels_last)
+
+
+def compare(name: str, shape: Shape, steps: int, threads: int) -> dict[str, Any]:
+    """The `figures` of both variants and their ratios; `augmentation` is its share of a step of the engine."""
+    network, plain = both(name, shape)
+    variants = {ENGINE: engine_step(network, shape), PLAIN: plain_step(plain, shape)}
+    seconds = measure.interleaved(variants, steps)
+    counts = {variant: measure.count(step) for variant, step in variants.items()}
+    del variants, network, plain
+    rows = {}
+    for variant in (ENGINE, PLAIN):
+        memory = measure.peak_memory(build_step, variant=variant, name=name, threads=threads, **asdict(shape))
+        rows[variant] = measure.figures(seconds[variant], memory, counts[variant])
+    making = min(measure.interleaved({"augmentation": augmentation(shape)}, 20)["augmentation"])
+    share = making / min(seconds[ENGINE])
+    return {"augmentation": share, **measure.ratios(rows[ENGINE], rows[PLAIN]), **rows}
+
+
+@app.default
+def main(
+    shape: Annotated[Shape, Parameter(name="*")] = Shape(),
+    *,
+    architecture: Annotated[list[str] | None, Parameter(help="one of DARTS_V2, convolutions; all")] = None,
+    steps: int = 8,
+    backend: Literal["auto", "torch"] = "auto",
+    threads: int = os.cpu_count() or 1,
+    json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Check that both variants are equal, then measure them.
+
+    Args:
+        steps: Steps of each variant that are timed, after one that is not.
+        backend: torch: the engine without native kernels.
+        threads: Of both variants.
+        json: Print everything as one JSON object in the last line.
+    """
+    os.environ["DNAS_BACKEND"] = backend  # read when the kernels are first used, here and in child processes
+    torch.set_num_threads(threads)
+    facts = measure.machine()
+    measure.show_facts(facts)
+    result: dict[str, Any] = {"machine": facts, "shape": asdict(shape), "equal": True}
+    for name in architecture or ARCHITECTURES:
+        result["equal"] &= check(name, Shape(shape.layers, shape.channels, min(shape.batch, 16), shape.size))
+        if not result["equal"]:
+            measure.finish(result, json)
+            sys.exit(1)
+        found = result[name] = compare(name, shape, steps, threads)
+        measure.show(f"One training step of {name}", {variant: found[variant] for variant in (PLAIN, ENGINE)})
+        rates = {variant: shape.batch / found[variant]["seconds"]["median"] for variant in (PLAIN, ENGINE)}
+        print(", ".join(f"{variant} {rate:.0f} images/s" for variant, rate in rates.items()), end="; ")
+        print(f"{1 / found['time_ratio']:.2f} times as fast; augmentation is {found['augmentation']:.1%} of a step")
+    measure.finish(result, json)
 
 
 if __name__ == "__main__":
-    main()
+    app()

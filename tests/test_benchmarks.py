@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))
 import measure  # noqa: E402
 import search_end_to_end  # noqa: E402
 import supernet  # noqa: E402
+import train  # noqa: E402
 
 
 @pytest.mark.parametrize("partial", [1, 2, 4])
@@ -102,3 +103,28 @@ def test_the_plain_supernet_has_all_candidates():
     names = ("none", *DARTS.primitives)
     plain = supernet.supernet("plain", supernet.Shape(layers=3, channels=8), names)
     assert {len(edge.operations) for cell in plain.cells for edge in cell.edges} == {8}
+
+
+TINY_TRAINING = train.Shape(layers=3, channels=4, batch=4, size=8)
+
+
+@pytest.mark.parametrize("name", train.ARCHITECTURES)
+def test_the_trainings_check_finds_them_equal(name):
+    assert train.check(name, TINY_TRAINING)
+
+
+def test_the_trainings_check_sees_a_path_that_is_not_dropped(monkeypatch):
+    monkeypatch.setattr(train, "plain_drop_path", lambda x, factor: x)
+    assert not train.check("DARTS_V2", TINY_TRAINING)
+
+
+def test_both_variants_take_the_same_training_step(monkeypatch):
+    monkeypatch.setattr(train, "DROP_PATH", 0.0)
+    network, plain = (each.double() for each in train.both("DARTS_V2", TINY_TRAINING))
+    images, labels = train.images_and_labels(TINY_TRAINING)
+    monkeypatch.setattr(train, "images_and_labels", lambda shape: (images.double(), labels))
+    for step in (train.engine_step(network, TINY_TRAINING), train.plain_step(plain, TINY_TRAINING)):
+        step()
+        step()
+    for fast, slow in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-7, atol=1e-9)

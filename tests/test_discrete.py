@@ -89,8 +89,9 @@ def drop_path_factors(edges, batch=3):
 
 
 @pytest.mark.parametrize("channels", [36, 50])
-def test_other_widths_and_threads(channels):
+def test_other_widths_and_threads(monkeypatch, channels):
     """More threads than images, and sums that do not depend on which thread is first."""
+    monkeypatch.setattr(native, "threads", lambda numbers: torch.get_num_threads())  # however small the work
     cell = cell_of(load_published("DARTS_V2").layers[0], 2 * channels, channels, channels)
     inputs = inputs_of(2 * channels, channels, 4, 3, False)
     threads = torch.get_num_threads()

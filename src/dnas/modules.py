@@ -42,9 +42,13 @@ class FactorizedReduceModule(nn.Module):
         self.norm = norms.build(groups * outputs)
 
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
-        even, odd = even_and_odd(input if rectified else F.relu(input))
-        halves = [self.even(even).unflatten(1, (self.groups, -1)), self.odd(odd).unflatten(1, (self.groups, -1))]
-        out: Tensor = self.norm(torch.cat(halves, 2).flatten(1, 2))
+        grids = even_and_odd(input if rectified else F.relu(input))
+        halves = [self.even(grids[0]), self.odd(grids[1])]
+        if self.groups == 1:
+            joined = torch.cat(halves, 1)
+        else:  # through five dimensions, in which channels last get lost
+            joined = torch.cat([half.unflatten(1, (self.groups, -1)) for half in halves], 2).flatten(1, 2)
+        out: Tensor = self.norm(joined)
         return out
 
 
@@ -152,7 +156,7 @@ class LayerChain(nn.Sequential):
     """Layers one after another.
 
     With `rectified` the input has been through a ReLU already, and a chain that begins with one does not repeat it:
-    chains that read the same picture share it.
+    chains that read the same picture share it. Later ReLUs work in place: what comes before needs its output no more.
     """
 
     @property
@@ -161,7 +165,9 @@ class LayerChain(nn.Sequential):
 
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
         for i, layer in enumerate(self):
-            if i or not rectified:
+            if i and isinstance(layer, nn.ReLU):
+                input = F.relu_(input)
+            elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):
                 input = layer(input, rectified=True) if isinstance(layer, FactorizedReduceModule) else layer(input)

@@ -44,6 +44,7 @@ class NetworkCell(nn.Module):
             1: self.preprocess[1](previous, rectified),
         }
         rectified_states: dict[int, Tensor] = {}
+        owned: set[int] = set()  # states whose tensor nobody else has
         for e, (operation, (source, target)) in enumerate(zip(self.operations, self.ends, strict=True)):
             if operation.rectifies:
                 if source not in rectified_states:
@@ -52,12 +53,16 @@ class NetworkCell(nn.Module):
             else:
                 y = operation(states[source])
             factor = paths[e, :, None, None, None] if paths is not None and self.droppable[e] else None
-            if target not in states:
-                states[target] = y if factor is None else y * factor
-            elif factor is None:
-                states[target] = states[target] + y
+            # In place, where only this sum has the tensor: no backward pass of a norm or pool needs its output.
+            if factor is not None:
+                y = y.mul_(factor)
+            if target in states:
+                states[target] = states[target].add_(y) if target in owned else states[target] + y
+                owned.add(target)
             else:
-                states[target] = torch.addcmul(states[target], y, factor)
+                states[target] = y
+                if self.droppable[e]:
+                    owned.add(target)
         return torch.cat([states[s] for s in self.concat], 1)
 
     def _watched(self) -> bool:
@@ -109,7 +114,8 @@ class Network(nn.Module):
             before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
-        logits: Tensor = self.classifier(previous.mean((2, 3)))
+        # The mean over pixels; written so, its gradient has channels last, like everything else.
+        logits: Tensor = self.classifier(previous.permute(0, 2, 3, 1).flatten(1, 2).mean(1))
         return logits if auxiliary_logits is None else (logits, auxiliary_logits)
 
 

@@ -316,7 +316,7 @@ class _Call:
             for kind, count, data in zip((_Picture, _Convolution, _Term), counts, layout.structures, strict=True)
         )
         places = (ctypes.addressof(part) for part in (self.pictures, self.convolutions, self.terms))
-        self.cell = _Cell(batch, torch.get_num_threads(), *counts, 0, *places)
+        self.cell = _Cell(batch, native.threads(batch * layout.kept_size), *counts, 0, *places)
         at = iter([p.data_ptr() for p in parameters])
         for made, c, place in zip(self.convolutions, program.convolutions, layout.norms, strict=True):
             norm = c.norm
@@ -339,7 +339,7 @@ class _Call:
 
     def forward(self, before: Tensor, previous: Tensor, kept: Tensor, out: Tensor) -> None:
         self._place(before, previous, kept, out)
-        self._run("cell_forward")
+        self._run("cell_forward", before.numel() + previous.numel() + kept.numel() + out.numel())
 
     def _place(self, before: Tensor, previous: Tensor, kept: Tensor, out: Tensor) -> None:
         size, layout = out.element_size(), self.layout
@@ -384,12 +384,15 @@ class _Call:
             for part in range(len(c.points)):
                 made.point_gradient[part] = next(at)
             made.gamma_gradient, made.beta_gradient = next(at), next(at)
-        self._run("cell_backward")
+        filled = [x for x in (before, previous) if x is not None]
+        self._run("cell_backward", sum(x.numel() for x in (*saved, grad, back, *filled)))
         return grads
 
-    def _run(self, function: str) -> None:
+    def _run(self, function: str, numbers: int) -> None:
+        """`numbers` go in and out."""
         lib = _library(self.dtype)
         assert lib is not None
+        native.count(function, numbers * self.dtype.itemsize)
         if getattr(lib, function)(ctypes.byref(self.cell)):
             raise MemoryError("no memory for a cell")
 
