@@ -11,10 +11,10 @@
 #include "rows.h"
 
 enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING }; /* kinds of terms */
-enum { PIXELS = 8, OUTER = 16 };                  /* sums that stay in registers */
-enum { CHUNK = 8192 };                            /* numbers of a chunk of rows, which stay in the first caches */
-enum { PAD = 6 };                                 /* the widest padding */
-enum { STREAMS = 24, LINE = 64 };
+enum { PIXELS = 8, OUTER = 16 };    /* sums that stay in registers */
+enum { CHUNK = 8192 };              /* numbers of a chunk of rows, which stay in the first caches */
+enum { PAD = 6 };                   /* the widest padding */
+enum { STREAMS = 24, LINE = 64 };   /* of a look ahead; bytes that come at once */
 
 /* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that convolution's
    batch norm of `data`. */
@@ -70,9 +70,11 @@ struct task {
 
 /* Coefficients of a convolution, each as often as a row of its picture needs it. */
 struct coefficients {
-    real *scale, *shift;          /* of its batch norm */
-    real *by_gradient, *by_z, *constant; /* of the batch norm's gradient */
-    real *deep, *point[2], *back[2];     /* [k², inputs + V], [inputs, ≥ outputs], [outputs, ≥ inputs] */
+    real *scale, *shift;                 /* of its batch norm */
+    real *pivot;                         /* forward: near the mean of each output */
+    real *by_gradient, *by_z, *constant; /* backward: of the batch norm's gradient */
+    real *deep, *point[2];               /* [k², inputs + V]; forward: [inputs, ≥ outputs] */
+    const real *back[2];                 /* backward: [outputs, ≥ inputs] */
 };
 
 struct run {
@@ -82,7 +84,7 @@ struct run {
     int *pad; /* of each picture: the widest that a convolution of it needs */
     int tasks, short_of_memory;
     size_t room;
-    real *memory, *free;
+    real *free; /* of the coefficients' block */
 };
 
 /* What the next task will read or write: `count` pieces of memory. */
@@ -140,6 +142,21 @@ static void add_stream(struct ahead *a, const struct picture *p, const real *dat
         .count = together ? 1 : (int)pixels,
     };
 }
+
+/* Memory that a thread uses from call to call; NULL when it is short. */
+struct block {
+    void *data;
+    size_t size;
+};
+static void *grown(struct block *b, size_t size) {
+    if (b->size < size) {
+        free(b->data);
+        b->data = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
+        b->size = b->data ? size : 0;
+    }
+    return b->data;
+}
+static __thread struct block coefficients_, sums_;
 
 static real *take(struct run *r, long n) {
     real *at = r->free;
@@ -235,8 +252,16 @@ INLINE void fill_frame(const struct run *r, const struct picture *p, const struc
 
 /* --- products of matrices -------------------------------------------------------------------------------------- */
 
+/* Sums over pixels of what a product gives, of its distance d from a pivot that lies near: Σ d and, `apart` numbers
+   behind, Σ d². Without a pivot the variance of a channel with a large mean would be lost in rounding. */
+struct moments {
+    real *sums;
+    const real *pivot;
+    long apart;
+};
+
 INLINE void product_block(const int n, const int vectors, const real *in, long in_wide, int inner, const real *weights,
-                          long apart, real *out, long wide, real *moments, long moments_apart, mask fresh) {
+                          long apart, real *out, long wide, const struct moments *m, long o, mask fresh) {
     vec sum[PIXELS][2] = {};
     for (int k = 0; k < inner; k++, weights += apart) {
         vec w[2];
@@ -247,32 +272,35 @@ INLINE void product_block(const int n, const int vectors, const real *in, long i
     }
     for (int i = 0; i < n; i++)
         for (int v = 0; v < vectors; v++) store(out + i * wide + v * V, sum[i][v]);
-    if (!moments) return;
+    if (!m) return;
     for (int v = 0; v < vectors; v++) {
+        const vec pivot = load(m->pivot + o + v * V);
         vec plain = {}, squares = {};
-        for (int i = 0; i < n; i++) plain += sum[i][v], squares += sum[i][v] * sum[i][v];
-        real *to = moments + v * V;
+        for (int i = 0; i < n; i++) {
+            const vec d = sum[i][v] - pivot;
+            plain += d, squares += d * d;
+        }
+        real *to = m->sums + o + v * V;
         store(to, load(to) + where(fresh, plain));
-        store(to + moments_apart, load(to + moments_apart) + where(fresh, squares));
+        store(to + m->apart, load(to + m->apart) + where(fresh, squares));
     }
 }
 
 INLINE void product_pixels(const int n, const real *in, long in_wide, int inner, const real *weights, int outputs,
-                           real *out, long wide, real *moments, long moments_apart) {
+                           real *out, long wide, const struct moments *m) {
     const mask whole = (mask){} == 0;
     const long apart = outputs < V ? V : outputs;
     if (outputs < V) {
         real part[PIXELS * V];
         mask some;
         for (int l = 0; l < V; l++) some[l] = l < outputs ? -1 : 0;
-        product_block(n, 1, in, in_wide, inner, weights, apart, part, V, moments, moments_apart, some);
+        product_block(n, 1, in, in_wide, inner, weights, apart, part, V, m, 0, some);
         for (int i = 0; i < n; i++) memcpy(out + i * wide, part + i * V, outputs * sizeof(real));
         return;
     }
     int o = 0;
     for (; o + 2 * V <= outputs; o += 2 * V)
-        product_block(n, 2, in, in_wide, inner, weights + o, apart, out + o, wide, moments ? moments + o : NULL, moments_apart,
-                      whole);
+        product_block(n, 2, in, in_wide, inner, weights + o, apart, out + o, wide, m, o, whole);
     for (; o < outputs; o += V) {
         /* The last vector may overlap the one before; what both have counts once. */
         const int over = o + V > outputs ? o + V - outputs : 0;
@@ -280,33 +308,28 @@ INLINE void product_pixels(const int n, const real *in, long in_wide, int inner,
         if (over)
             for (int l = 0; l < V; l++) fresh[l] = l < over ? 0 : -1;
         o -= over;
-        product_block(n, 1, in, in_wide, inner, weights + o, apart, out + o, wide, moments ? moments + o : NULL, moments_apart,
-                      fresh);
+        product_block(n, 1, in, in_wide, inner, weights + o, apart, out + o, wide, m, o, fresh);
     }
 }
 
 /* out[p][o] = Σ_k in[p][k] · weights[k][o] for rows of pixels, which are `in_wide` and `wide` apart; nothing beyond the
-   outputs is touched. `moments` [2][moments_apart] receives Σ_p out and Σ_p out². */
+   outputs is touched. Adds to the moments, if given. */
 static void product(const real *in, long pitch, long in_wide, int inner, const real *weights, int outputs, real *out,
-                    long wide, long out_pitch, int rows, int width, real *moments, long moments_apart,
-                    struct ahead *ahead) {
+                    long wide, long out_pitch, int rows, int width, const struct moments *m, struct ahead *ahead) {
     long pixels = width;
     if (pitch == width * in_wide && out_pitch == wide * width) pixels *= rows, rows = 1;
     for (int y = 0; y < rows; y++) {
         const real *from = in + y * pitch;
         real *to = out + y * out_pitch;
         long p = 0;
-        for (; p + PIXELS <= pixels; p += PIXELS) {
+        for (; p + PIXELS <= pixels; p += PIXELS, from += PIXELS * in_wide, to += PIXELS * wide) {
             look_ahead(ahead);
-            product_pixels(PIXELS, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
-                           moments_apart);
+            product_pixels(PIXELS, from, in_wide, inner, weights, outputs, to, wide, m);
         }
-        for (; p + 4 <= pixels; p += 4)
-            product_pixels(4, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
-                           moments_apart);
-        for (; p < pixels; p++)
-            product_pixels(1, from + p * in_wide, in_wide, inner, weights, outputs, to + p * wide, wide, moments,
-                           moments_apart);
+        for (; p + 4 <= pixels; p += 4, from += 4 * in_wide, to += 4 * wide)
+            product_pixels(4, from, in_wide, inner, weights, outputs, to, wide, m);
+        for (; p < pixels; p++, from += in_wide, to += wide)
+            product_pixels(1, from, in_wide, inner, weights, outputs, to, wide, m);
     }
 }
 
@@ -404,18 +427,24 @@ static void convolve_image(const struct run *r, const struct task *t, struct roo
         f = frame_of_input(r, v, room, b);
         taps = taps_forward(&f, v->kernel, v->dilation, c->deep);
     }
-    real *moments = room->line[0];
-    memset(moments, 0, 2 * wide * sizeof(real));
+    real *all = room->line[0];
+    memset(all, 0, 2 * wide * sizeof(real));
     for (int y = 0; y < out->height; y += chunk) {
         const int rows = out->height - y < chunk ? out->height - y : chunk;
         real *z = v->z + ((long)b * out->height + y) * out->width * wide;
         for (int part = 0, o = 0; part < v->parts; o += v->outputs[part++]) {
+            const struct moments moments = {all + o, c->pivot + o, wide};
             features(r, v, &f, &taps, b, y, rows, part, room, pitch);
             product(room->h, pitch, in->channels, in->channels, c->point[part], v->outputs[part], z + o, wide,
-                    wide * out->width, rows, out->width, moments + o, wide, &room->ahead);
+                    wide * out->width, rows, out->width, &moments, &room->ahead);
         }
     }
-    for (long i = 0; i < 2 * wide; i++) totals[i] += moments[i];
+    const double pixels = (double)out->height * out->width;
+    for (long i = 0; i < wide; i++) {
+        const double pivot = c->pivot[i], sum = all[i];
+        totals[i] += sum + pixels * pivot;
+        totals[wide + i] += all[wide + i] + pivot * (2 * sum + pixels * pivot);
+    }
 }
 
 /* Coefficients for every pixel of a row, which may be loaded a vector at a time. */
@@ -748,12 +777,12 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
             if (v->kernel) {
                 product(room->g, length, wide, outputs, c->back[part], in->channels,
                         room->back + (y + back.pad) * back.step + back.pad * in->channels, in->channels, back.step,
-                        rows, out->width, NULL, 0, &room->ahead);
+                        rows, out->width, NULL, &room->ahead);
                 continue;
             }
             if (!in->gradient) continue;
             product(room->g + o, length, wide, outputs, c->back[part], in->channels, room->other, in->channels, pitch,
-                    rows, out->width, NULL, 0, &room->ahead);
+                    rows, out->width, NULL, &room->ahead);
             for (int i = 0; i < rows; i++)
                 if (v->parts == 2)
                     give_grid(r, t, b, y + i, part, room->other + i * pitch, room->h + i * pitch);
@@ -851,51 +880,60 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
     }
     for (const struct convolution *v = cell->convolution; v < cell->convolution + cell->convolutions; v++) {
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
-        const size_t square = up((long)(in->channels + V) * (out->channels + V));
-        size += 5 * (up(row_length(out)) + V) + up((long)v->kernel * v->kernel * (in->channels + V)) + 4 * square;
+        size += 5 * (up(row_length(out)) + V) + up((long)v->kernel * v->kernel * (in->channels + V));
+        size += 2 * up((long)(in->channels + V) * (out->channels + V));
         const size_t deep = (size_t)(out->height + 2 * PAD) * up((out->width + 2 * PAD + 2) * (long)in->channels);
         room = deep > room ? deep : room;
     }
     r->room = 8 * up(room + CHUNK + 8 * V);
-    r->memory = r->free = calloc(size + V, sizeof(real));
+    r->free = grown(&coefficients_, (size + V) * sizeof(real));
     r->pad = calloc(cell->pictures, sizeof *r->pad);
     r->c = calloc(cell->convolutions, sizeof *r->c);
     r->task = calloc(cell->pictures + cell->terms + 2 * cell->convolutions, sizeof *r->task);
-    if (!r->memory || !r->pad || !r->c || !r->task) return 0;
+    if (!r->free || !r->pad || !r->c || !r->task) return 0;
     for (int n = 0; n < cell->convolutions; n++) {
         const struct convolution *v = cell->convolution + n;
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
         struct coefficients *c = r->c + n;
         r->pad[v->input] = later(r->pad[v->input], padding(v));
-        const long row = row_length(out) + V;
-        c->scale = take(r, row), c->shift = take(r, row);
+        c->scale = take(r, row_length(out)), c->shift = take(r, row_length(out));
         if (backward) {
-            c->by_gradient = take(r, row), c->by_z = take(r, row), c->constant = take(r, row);
+            c->by_gradient = take(r, row_length(out)), c->by_z = take(r, row_length(out));
+            c->constant = take(r, row_length(out));
             spread_norm(r, n);
+        } else {
+            c->pivot = take(r, out->channels + V);
+            for (int i = 0; i < out->channels; i++) {
+                const real mean = v->running_mean[i];
+                c->pivot[i] = mean - mean == 0 ? mean : 0;
+            }
         }
         const int taps = v->kernel * v->kernel, inputs = in->channels;
         c->deep = take(r, (long)taps * (inputs + V));
         for (int k = 0; k < taps; k++)
             for (int i = 0; i < inputs + V; i++)
                 c->deep[(long)k * (inputs + V) + i] = v->deep[(long)(i % inputs) * taps + k];
-        for (int part = 0, from = 0; part < v->parts; from += v->outputs[part++]) {
+        for (int part = 0; part < v->parts; part++) {
             const int outputs = v->outputs[part], apart = outputs < V ? V : outputs;
-            c->point[part] = take(r, (long)inputs * apart);
-            for (int i = 0; i < inputs; i++)
-                for (int o = 0; o < outputs; o++)
-                    c->point[part][(long)i * apart + o] = v->point[part][(long)o * inputs + i];
-            if (!backward) continue;
-            const int back = inputs < V ? V : inputs;
-            c->back[part] = take(r, (long)out->channels * back);
-            for (int o = 0; o < outputs; o++)
-                memcpy(c->back[part] + (long)o * back, v->point[part] + (long)o * inputs, inputs * sizeof(real));
+            if (!backward) {
+                real *to = c->point[part] = take(r, (long)inputs * apart);
+                for (int i = 0; i < inputs; i++, to += apart)
+                    for (int o = 0; o < outputs; o++) to[o] = v->point[part][(long)o * inputs + i];
+            } else if (inputs >= V)
+                c->back[part] = v->point[part];
+            else {
+                real *to = take(r, (long)outputs * V);
+                c->back[part] = to;
+                for (int o = 0; o < outputs; o++, to += V)
+                    memcpy(to, v->point[part] + (long)o * inputs, inputs * sizeof(real));
+            }
         }
     }
     return 1;
 }
 
 static int release(struct run *r) {
-    free(r->memory), free(r->pad), free(r->c), free(r->task);
+    free(r->pad), free(r->c), free(r->task);
     return r->short_of_memory;
 }
 
@@ -961,10 +999,12 @@ static void run_wave(struct run *r, int wave) {
     for (end = begin; end < r->task + r->tasks && end->wave == wave; end++)
         n_sums += up(end->sums), n_totals += up(end->totals);
     n_sums += V, n_totals += V;
-    real *sums = calloc(threads * n_sums, sizeof(real));
-    double *totals = calloc(threads * n_totals, sizeof(double));
-    int short_of_memory = !sums || !totals;
+    const size_t size = threads * (n_totals * sizeof(double) + n_sums * sizeof(real));
+    double *totals = grown(&sums_, size);
+    real *sums = (real *)(totals + threads * n_totals);
+    int short_of_memory = !totals;
     if (!short_of_memory) {
+        memset(totals, 0, size);
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(| : short_of_memory)
         for (int n = 0; n < threads; n++) {
             struct room room;
@@ -997,7 +1037,6 @@ static void run_wave(struct run *r, int wave) {
         }
     }
     r->short_of_memory |= short_of_memory;
-    free(sums), free(totals);
 }
 
 /* By wave, and within a wave by `order`. */
@@ -1028,7 +1067,6 @@ int cell_forward(const struct cell *c) {
     if (!prepare(r, c, 0)) r->short_of_memory = 1;
     if (r->short_of_memory) return release(r);
     memset(known, 0, sizeof known), memset(normed, 0, sizeof normed);
-    int e = 0;
     for (int n = 0; n < c->pictures; n++) {
         int wave = 0;
         struct task task = {.item = n};
@@ -1041,7 +1079,7 @@ int cell_forward(const struct cell *c) {
                 task.order = 2 * conv->input + 1; /* after its input, beside all that read it */
             }
         if (!task.image && n >= 2) { /* a node; 0 and 1 are the cell's inputs */
-            for (e = 0; e < c->terms; e++)
+            for (int e = 0; e < c->terms; e++)
                 if (c->term[e].node == n) wave = later(wave, later(known[c->term[e].source], normed[c->term[e].source]));
             task.image = node_image, task.wave = wave, task.order = 2 * n;
         }
@@ -1060,7 +1098,10 @@ int cell_backward(const struct cell *c) {
     if (r->short_of_memory) return release(r);
     memset(whole, 0, sizeof whole), memset(written, 0, sizeof written);
     for (int n = 0; n < c->pictures; n++)
-        if (c->picture[n].start) r->task[r->tasks++] = (struct task){.image = start_image, .item = n, .order = -c->pictures}, written[n] = 1;
+        if (c->picture[n].start) {
+            r->task[r->tasks++] = (struct task){.image = start_image, .item = n, .order = -c->pictures};
+            written[n] = 1;
+        }
     for (int n = c->pictures - 1; n >= 0; n--) {
         if (!c->picture[n].gradient) continue;
         for (int e = c->terms - 1; e >= 0; e--)
