@@ -222,6 +222,32 @@ def sweep(base: Shape, steps: int, threads: int, path: Path) -> list[dict[str, A
     return points
 
 
+def draw_sweep(points: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and memory of both variants against what was varied. Needs the `bench` extra."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    varied = list(dict.fromkeys(point["varied"] for point in points))
+    figure, axes = pyplot.subplots(2, len(varied), figsize=(3 * len(varied), 5), squeeze=False, layout="constrained")
+    for column, name in enumerate(varied):
+        mine = [point for point in points if point["varied"] == name]
+        at = [point["shape"][name] for point in mine]
+        for variant, colour in ((ENGINE, "#D55E00"), (PLAIN, "#000000")):
+            seconds = [point[variant]["seconds"]["min"] for point in mine]
+            memory = [point[variant]["memory_bytes"] / 2**30 for point in mine]
+            axes[0, column].plot(at, seconds, "o-", color=colour, label=variant)
+            axes[1, column].plot(at, memory, "o-", color=colour)
+        axes[1, column].set_xlabel({"partial": "K", "batch": "images of a step"}.get(name, name))
+        for row in (0, 1):
+            axes[row, column].set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("seconds a step")
+    axes[1, 0].set_ylabel("peak memory, GiB")
+    axes[0, 0].legend()
+    figure.savefig(path)
+
+
 # --- the command ----------------------------------------------------------------------------------------
 
 
@@ -241,7 +267,7 @@ def main(
         steps: Steps of each variant that are timed, after one that is not.
         backend: torch: the engine without native kernels.
         threads: Of both variants.
-        sweep_to: Measure a series of shapes around this one instead, and write the points to this JSON file.
+        sweep_to: Measure a series of shapes around this one instead, write the points to this JSON file, and draw them.
         json: Print everything as one JSON object in the last line.
     """
     os.environ["DNAS_BACKEND"] = backend  # read when the kernels are first used, here and in child processes
@@ -256,6 +282,10 @@ def main(
     result["machine"] = facts
     if sweep_to is not None:
         result["points"] = sweep(shape, steps, threads, sweep_to)
+        try:
+            draw_sweep(result["points"], sweep_to.with_suffix(".svg"))
+        except ImportError:
+            print("no picture: pip install 'dnas[bench]' for matplotlib")
     else:
         print(f"equal; now {steps} timed steps of each, the counting, and the memory", flush=True)
         result |= compare(shape, steps, threads)
