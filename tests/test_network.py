@@ -7,6 +7,7 @@ import torch
 
 from dnas.architecture import Architecture, load_published, published
 from dnas.errors import InputError
+from dnas.modules import WholeConv2d, even_and_odd
 from dnas.network import build, drop_path, macs, params
 from dnas.plan import STEMS
 from dnas.space import DARTS
@@ -222,3 +223,52 @@ def test_none_adds_nothing_in_a_published_network():
     for name in ("SNAS_aggressive", "BANANAS"):
         assert "none" in str(published()[name])
         assert build(load_published(name, 3), 4, 3).eval()(images()).isfinite().all()
+
+
+# --- layers that are written anew -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 2)])
+def test_even_and_odd_pixels_with_their_gradients(size):
+    x = torch.randn(2, 3, *size, generator=torch_stream(0, "test"), dtype=torch.float64).requires_grad_()
+    even, odd = even_and_odd(x)
+    padded = torch.nn.functional.pad(x, (0, size[1] % 2, 0, size[0] % 2))
+    assert torch.equal(even, x[:, :, ::2, ::2]) and torch.equal(odd, padded[:, :, 1::2, 1::2])
+    assert torch.autograd.gradcheck(even_and_odd, (x,))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 2)])
+def test_a_convolution_over_the_whole_picture_is_one(size):
+    layer = WholeConv2d(3, 5, 2, bias=False).double()
+    x = torch.randn(4, 3, *size, generator=torch_stream(0, "test"), dtype=torch.float64).requires_grad_()
+    expected = torch.nn.functional.conv2d(x, layer.weight)
+    weights = torch.randn(expected.shape, generator=torch_stream(0, "grad"), dtype=torch.float64)
+    torch.testing.assert_close(layer(x), expected)
+    for a, b in zip(*(torch.autograd.grad(y, (x, layer.weight), weights) for y in (layer(x), expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_everything_in_the_network_has_channels_last():
+    """Or half of it would run at half the speed; in the backward pass, too."""
+    network = build(load_published("DARTS_V2", 6), 4, 3, auxiliary=True).to(memory_format=torch.channels_last).train()
+    for cell in network.cells:
+        cell.program = None  # modules, not kernels
+    strays = []
+
+    def look(name, t):
+        if t.shape[2] > 1 and t.stride(1) != 1:
+            strays.append(name)
+
+    def watch(name):
+        def hook(module, inputs, output):
+            look(name, output)
+            output.register_hook(lambda grad: look(f"gradient of {name}", grad))
+
+        return hook
+
+    for name, part in network.named_modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(watch(name))
+    logits, auxiliary = network(images(4, 16).contiguous(memory_format=torch.channels_last))
+    (logits.square().sum() + auxiliary.square().sum()).backward()
+    assert strays == []
