@@ -269,15 +269,15 @@ def compare(name: str, shape: Shape, steps: int, threads: int) -> dict[str, Any]
     """The `figures` of both variants and their ratios; `augmentation` is its share of a step of the engine."""
     network, plain = both(name, shape)
     variants = {ENGINE: engine_step(network, shape), PLAIN: plain_step(plain, shape)}
-    seconds = measure.interleaved(variants, steps)
+    # In turns with the steps, so that a busy moment meets both.
+    seconds = measure.interleaved({**variants, "augmentation": augmentation(shape)}, steps)
     counts = {variant: measure.count(step) for variant, step in variants.items()}
     del variants, network, plain
     rows = {}
     for variant in (ENGINE, PLAIN):
         memory = measure.peak_memory(build_step, variant=variant, name=name, threads=threads, **asdict(shape))
         rows[variant] = measure.figures(seconds[variant], memory, counts[variant])
-    making = min(measure.interleaved({"augmentation": augmentation(shape)}, 20)["augmentation"])
-    share = making / min(seconds[ENGINE])
+    share = measure.paired_ratio(seconds["augmentation"], seconds[ENGINE])
     return {"augmentation": share, **measure.ratios(rows[ENGINE], rows[PLAIN]), **rows}
 
 
