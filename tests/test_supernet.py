@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -127,6 +129,24 @@ def test_native_cells_are_in_use_where_they_cover_and_only_there():
     try:
         supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3)
         assert not cells.covers(supernet, x.float())
+    finally:
+        native.choose("auto")
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("names", [("sep_conv_3x3",), ("dil_conv_5x5",), ("max_pool_3x3",), ("avg_pool_3x3",)])
+def test_what_is_not_a_number_is_not_hidden(backend, names):
+    """With K = 1 and one operation everything passes through it; what it swallowed, no guard would see."""
+    supernet = build_supernet(DARTS, names, layers=3, channels=4, classes=3, partial=1).double()
+    native.choose(backend)
+    try:
+        for where in ("preprocess.1.chain.1.weight", f"sources.1.apart.{names[0]}.1.weight"):
+            bad = copy.deepcopy(supernet)
+            if where not in (parts := dict(bad.cells[0].named_parameters())):
+                continue
+            with torch.no_grad():
+                parts[where].view(-1)[0] = torch.nan
+            assert not bad(images(), expand(torch.ones(3, 14, 1).double(), None, 3)).isfinite().all()
     finally:
         native.choose("auto")
 

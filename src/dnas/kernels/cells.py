@@ -47,7 +47,7 @@ class _Source(ctypes.Structure):
         *((name, number) for name in ("batch", "height", "width", "targets", "stride", "threads", "count")),
         ("operations", number),
         ("pools", number * 2),
-        *((name, number) for name in ("identity", "x_pixel", "grad_pixel", "x_gradient_pixel")),
+        *((name, number) for name in ("identity", "x_pixel", "grad_pixel")),
         *((name, pointer) for name in ("x", "weights", "alive")),
         ("alive_scale", ctypes.c_double),
         *((name, pointer) for name in ("pool_moments", "pooled", "out")),
@@ -81,18 +81,17 @@ class _Preprocess(ctypes.Structure):
     )
 
 
+def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
+    """The C files for cells with this many channels an edge, and their macros."""
+    return {"source": (("C", channels),), "join": (("C", channels), ("K", partial)), "preprocess": ()}
+
+
 @cache
 def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
-    """The C functions for cells with this many channels an edge, or None where they cannot be had."""
-    wanted: list[tuple[str, dict[str, int]]] = [
-        ("source", {"C": channels}),
-        ("join", {"C": channels, "K": partial}),
-        ("preprocess", {}),
-    ]
-    with ThreadPoolExecutor(len(wanted)) as pool:  # compilers side by side: the first use waits for the slowest
-        libraries = list(pool.map(lambda want: native.library(want[0], REAL=real, **want[1]), wanted))
+    """The C functions of these files, or None where they cannot be had."""
     functions = {}
-    for (name, _), library in zip(wanted, libraries, strict=True):
+    for name, macros in _sources(channels, partial).items():
+        library = native.library(name, REAL=real, **dict(macros))
         if library is None:
             return None
         for direction in ("forward", "backward"):
@@ -106,8 +105,16 @@ def covers(supernet: Supernet, stem: Tensor) -> bool:
         return False
     if (layouts := _layouts(supernet)) is None:
         return False
-    widths = {(layout.cell.active, layout.cell.partial) for layout in layouts}
-    return all(_functions(REALS[stem.dtype], *width) is not None for width in widths)
+    return _available(REALS[stem.dtype], frozenset((layout.cell.active, layout.cell.partial) for layout in layouts))
+
+
+@cache
+def _available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
+    """Whether the functions of all these widths can be had."""
+    files = {file for width in widths for file in _sources(*width).items()}
+    with ThreadPoolExecutor() as pool:  # compilers side by side: the first use of a width takes seconds
+        list(pool.map(lambda file: native.library(file[0], REAL=real, **dict(file[1])), sorted(files, reverse=True)))
+    return all(_functions(real, *width) is not None for width in widths)
 
 
 # --- what of a cell does not change --------------------------------------------------------------------------------
@@ -119,7 +126,6 @@ class _SourceLayout:
 
     wide: int  # targets · c
     first: int  # the first of its targets; the others follow
-    stride: int
     stages: list[list[tuple[nn.Conv2d, nn.Conv2d]]]  # depthwise and pointwise, of every separable candidate
     reduction: tuple[int, FactorizedReduceModule] | None  # and its column
     source: _Source
@@ -171,8 +177,7 @@ def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
         return None
     targets = [cell.space.edges[e][0] for e in cell.leaving[s]]
     assert targets == list(range(targets[0], targets[0] + len(targets)))
-    stride = 2 if cell.reduction and s < 2 else 1
-    source = _Source(targets=len(targets), stride=stride, count=len(stages), operations=len(block.columns))
+    source = _Source(targets=len(targets), stride=block.stride, count=len(stages), operations=len(block.columns))
     for k, name in enumerate(("max_pool_3x3", "avg_pool_3x3")):
         source.pools[k] = block.columns.get(name, -1)
     source.identity = -1 if block.identity is None else block.columns[block.identity]
@@ -182,7 +187,7 @@ def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
             for stage, column in zip(stages, columns, strict=True)
         )
     )
-    return _SourceLayout(len(targets) * cell.active, targets[0], stride, stages, reduction, source, separables)
+    return _SourceLayout(len(targets) * cell.active, targets[0], stages, reduction, source, separables)
 
 
 # --- what a layer computed -----------------------------------------------------------------------------------------
@@ -406,7 +411,7 @@ def _pictures(layer: _Layer, channels: int) -> int:
     return batch * height * -(-width * channels // lanes) * lanes
 
 
-def _source(layer: _Layer, s: int, psi: Tensor, kept: _Kept) -> tuple[_Source, ctypes.Array[_Separable], _SourceLayout]:
+def _source(layer: _Layer, s: int, psi: Tensor, kept: _Kept) -> tuple[_Source, ctypes.Array[_Separable]]:
     """What forward and backward of a source share. The array must live as long as the structure."""
     layout, size = layer.layout.sources[s], layer.out.element_size()
     source = _Source.from_buffer_copy(layout.source)
@@ -430,7 +435,7 @@ def _source(layer: _Layer, s: int, psi: Tensor, kept: _Kept) -> tuple[_Source, c
                 feature += picture
     source.pool_moments, source.pooled = moments, feature
     source.separables = separables
-    return source, separables, layout
+    return source, separables
 
 
 def _source_forward(
@@ -451,7 +456,7 @@ def _source_forward(
     shape = (*out.shape[:3], layout.wide)
     if skip_dropout is not None and layout.source.identity >= 0:
         kept.alive, kept.scale = skip_dropout.within(s).alive(shape), skip_dropout.scale
-    source, separables, _ = _source(layer, s, psi, kept)
+    source, separables = _source(layer, s, psi, kept)
     if layout.reduction is None:
         mixed = lease(shape, out.dtype)
     else:
@@ -475,11 +480,11 @@ def _source_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
 ) -> None:
-    kept, cell = layer.sources.pop(), layer.layout.cell
-    source, separables, layout = _source(layer, s, psi, kept)
+    layout, cell, kept = layer.layout.sources[s], layer.layout.cell, layer.sources.pop()
+    source, separables = _source(layer, s, psi, kept)
     first = layout.first * cell.active
     source.grad, source.grad_pixel = mixed.data_ptr() + first * mixed.element_size(), mixed.shape[3]
-    source.x_gradient, source.x_gradient_pixel = back, source.x_pixel
+    source.x_gradient = back
     source.fresh = s < 2
     source.weights_gradient = grad_psi.data_ptr()
     twice = sum(len(stages) == 2 for stages in layout.stages)

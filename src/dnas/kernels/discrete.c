@@ -49,7 +49,7 @@ struct term {
 };
 
 struct cell {
-    int batch, threads, pictures, convolutions, terms, unused;
+    int batch, threads, pictures, convolutions, terms;
     struct picture *picture;
     struct convolution *convolution;
     struct term *term; /* in the order of their nodes */

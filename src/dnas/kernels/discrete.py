@@ -270,7 +270,7 @@ class _Term(ctypes.Structure):
 
 class _Cell(ctypes.Structure):
     _fields_ = [
-        *((name, _int) for name in ("batch", "threads", "pictures", "convolutions", "terms", "unused")),
+        *((name, _int) for name in ("batch", "threads", "pictures", "convolutions", "terms")),
         *((name, _pointer) for name in ("picture", "convolution", "term")),
     ]
 
@@ -316,7 +316,7 @@ class _Call:
             for kind, count, data in zip((_Picture, _Convolution, _Term), counts, layout.structures, strict=True)
         )
         places = (ctypes.addressof(part) for part in (self.pictures, self.convolutions, self.terms))
-        self.cell = _Cell(batch, native.threads(batch * layout.kept_size), *counts, 0, *places)
+        self.cell = _Cell(batch, native.threads(batch * layout.kept_size), *counts, *places)
         at = iter([p.data_ptr() for p in parameters])
         for made, c, place in zip(self.convolutions, program.convolutions, layout.norms, strict=True):
             norm = c.norm

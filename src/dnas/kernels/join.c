@@ -101,7 +101,7 @@ INLINE group largest(const real *at, const long *besides, group_mask *from) {
     *from = (group_mask){};
     for (int t = 1; t < 4; t++) {
         const group v = get(at + besides[t]);
-        const group_mask larger = v > best, here = (group_mask){} + t;
+        const group_mask larger = (v > best) | (v != v), here = (group_mask){} + t;
         best = (group)(((group_mask)v & larger) | ((group_mask)best & ~larger));
         *from = (here & larger) | (*from & ~larger);
     }

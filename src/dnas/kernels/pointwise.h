@@ -16,7 +16,8 @@ typedef real target __attribute__((vector_size(C * sizeof(real)), aligned(sizeof
 typedef integer target_mask __attribute__((vector_size(C * sizeof(real))));
 INLINE target get(const real *p) { return *(const target *)p; }
 INLINE void put(real *p, target v) { *(target *)p = v; }
-INLINE target where_positive(target by, target v) { return (target)((target_mask)v & (by > 0)); }
+/* v where the ReLU lets `by` pass, and where that is not a number: so torch has it. */
+INLINE target where_passed(target by, target v) { return (target)((target_mask)v & ~(by <= 0)); }
 
 /* Lane (t, j) gets lane (t, i) of the vector at `at`; where a target is wider than a vector, all lanes the same. */
 #if defined(__clang__)
@@ -134,6 +135,9 @@ static void outer(const real *a, const real *b, long pitch, int rows, long lengt
 
 #define EPSILON 1e-5
 
+/* A variance that rounding has left slightly below zero; what is not a number stays. */
+INLINE double at_least_zero(double variance) { return variance < 0 ? 0 : variance; }
+
 /* BN(P h) = A h + b with A = P / √(P cov(h) Pᵀ + ε), from the moments [1 + C][M] of h: its mean, and Σ h_i h_j / N.
    Times `scale` of each target (a mixing weight), or 1 where that is NULL. `columns` and `transposed` [C][M + V] are
    A and Aᵀ; b is added to `bias` [M]. Any of the three may be NULL. */
@@ -151,7 +155,7 @@ static void fold(const real *point, const double *moments, const real *scale, in
                 variance += u * p[o * C + i];
                 along += p[o * C + i] * mean[i];
             }
-            const double inverse = (scale ? scale[t * scale_apart] : 1) / sqrt(fmax(variance, 0) + EPSILON);
+            const double inverse = (scale ? scale[t * scale_apart] : 1) / sqrt(at_least_zero(variance) + EPSILON);
             for (int i = 0; i < C; i++) {
                 if (columns) columns[(long)i * apart + t * C + o] = p[o * C + i] * inverse;
                 if (transposed) transposed[(long)o * apart + t * C + i] = p[o * C + i] * inverse;
@@ -184,7 +188,7 @@ static void fold_gradient(const real *point, const double *moments, const real *
                 for (int k = 0; k < C; k++) u[i] += (gram[(long)i * m + k] - mean[i] * mean[k]) * p[o * C + k];
                 variance += u[i] * p[o * C + i];
             }
-            const double inverse = 1 / sqrt(fmax(variance, 0) + EPSILON), back = grad_bias[t * C + o];
+            const double inverse = 1 / sqrt(at_least_zero(variance) + EPSILON), back = grad_bias[t * C + o];
             double direct[C];
             for (int i = 0; i < C; i++) {
                 direct[i] = grad_matrix[(long)i * m + t * C + o] - back * mean[i];
@@ -192,7 +196,7 @@ static void fold_gradient(const real *point, const double *moments, const real *
                 grad_mean[i] -= p[o * C + i] * inverse * w * back;
             }
             grad_w += grad_inverse * inverse;
-            const double grad_variance = variance > 0 ? -0.5 * grad_inverse * w * inverse * inverse * inverse : 0;
+            const double grad_variance = variance < 0 ? 0 : -0.5 * grad_inverse * w * inverse * inverse * inverse;
             for (int i = 0; i < C; i++) {
                 if (grad_point) grad_point[((long)t * C + o) * C + i] += direct[i] * inverse * w + 2 * grad_variance * u[i];
                 for (int k = 0; k < C; k++) grad_covariance[i][k] += grad_variance * p[o * C + i] * p[o * C + k];

@@ -49,7 +49,7 @@ static void pool_fill(const struct pools *p, const real *x, long pixel, real *fr
     }
 }
 
-/* Of each window the largest pixel, its place (of equal ones the first in reading order, as in torch), and the average of
+/* Of each window the largest pixel, its place (of equal ones the first in reading order; what is not a number counts as the largest: as in torch), and the average of
    its pixels without the border: POOLED pictures [out_height, pitch]. */
 static void pool(const struct pools *p, const real *frame, const real *shares, real *pictures) {
     const long length = (long)p->out_width * C;
@@ -63,10 +63,10 @@ static void pool(const struct pools *p, const real *frame, const real *shares, r
             mask place = {};
             for (int t = 0; t < 9; t++) {
                 const vec v = load(in + p->taps.at[t] + f);
-                const mask larger = v > best, here = (mask){} + t;
+                const mask larger = (v > best) | (v != v), here = (mask){} + t;
                 best = (vec)(((mask)v & larger) | ((mask)best & ~larger));
                 place = (here & larger) | (place & ~larger);
-                sum += where(v > -INFINITY, v);
+                sum += where(v != -INFINITY, v);
             }
             store(row[LARGEST] + f, best), store(row[PLACE] + f, (vec)place);
             store(row[AVERAGE] + f, sum * rows * load(shares + f));

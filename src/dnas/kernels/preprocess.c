@@ -40,7 +40,7 @@ static void fill(const struct preprocess *p, long first, int count, long wide, r
             const real *from = p->x + at;
             int i = 0;
             for (; i + V <= p->inputs; i += V) store(to + i, relu(load(from + i)));
-            for (; i < p->inputs; i++) to[i] = from[i] > 0 ? from[i] : 0;
+            for (; i < p->inputs; i++) to[i] = from[i] < 0 ? 0 : from[i];
         }
         for (long i = (long)p->grids * p->inputs; i < wide; i++) tile[i] = 0;
     }
@@ -139,7 +139,8 @@ int preprocess_forward(const struct preprocess *p) {
         add_up(sums, threads, 2 * outputs);
         real mean[outputs], inverse[outputs];
         for (int o = 0; o < outputs; o++) {
-            const double m = sums[o] / pixels, variance = fmax(sums[outputs + o] / pixels - m * m, 0);
+            const double m = sums[o] / pixels, rest = sums[outputs + o] / pixels - m * m;
+            const double variance = rest < 0 ? 0 : rest; /* rounding; what is not a number stays */
             mean[o] = m, inverse[o] = p->inverse[o] = 1 / sqrt(variance + EPSILON);
         }
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
@@ -221,11 +222,11 @@ int preprocess_backward(const struct preprocess *p) {
                         real *to = p->x_gradient + at;
                         int k = 0;
                         for (; k + V <= p->inputs; k += V) {
-                            vec v = where(load(on + k) > 0, load(from + k));
+                            vec v = where(~(load(on + k) <= 0), load(from + k));
                             if (p->add) v += load(to + k);
                             store(to + k, v);
                         }
-                        for (; k < p->inputs; k++) to[k] = (p->add ? to[k] : 0) + (on[k] > 0 ? from[k] : 0);
+                        for (; k < p->inputs; k++) to[k] = (p->add ? to[k] : 0) + (on[k] <= 0 ? 0 : from[k]);
                     }
             }
         }

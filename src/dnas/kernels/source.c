@@ -30,7 +30,7 @@ struct separable {
 struct source {
     int batch, height, width, targets, stride, threads, count, operations;
     int pools[2], identity; /* columns of maximum, average and identity, or -1 */
-    int x_pixel, grad_pixel, x_gradient_pixel; /* numbers from pixel to pixel */
+    int x_pixel, grad_pixel;                   /* numbers from pixel to pixel, in a gradient as in what it is of */
     const real *x;                             /* [B, H, W, ≥ C] */
     const real *weights;                       /* [targets, operations] */
     const unsigned char *alive;                /* where the identity is not dropped [B, H', W', M], or NULL */
@@ -168,7 +168,7 @@ static void fold_mixture(struct plan *p, int transposed) {
 /* Pixels of C numbers → each after the ReLU, repeated for every target. */
 INLINE void for_all_targets(const real *from, long pixel, int width, int targets, real *to) {
     for (int x = 0; x < width; x++, from += pixel) {
-        const target v = get(from), rectified = where_positive(v, v);
+        const target v = get(from), rectified = where_passed(v, v);
         for (int t = 0; t < targets; t++, to += C) put(to, rectified);
     }
 }
@@ -442,7 +442,7 @@ int source_forward(const struct source *s) {
         for (int i = 0; i < C; i++) {
             const double mean = pools[2 * k * C + i] / pixels, square = pools[(2 * k + 1) * C + i] / pixels;
             s->pool_moments[2 * k * C + i] = mean;
-            s->pool_moments[(2 * k + 1) * C + i] = fmax(square - mean * mean, 0);
+            s->pool_moments[(2 * k + 1) * C + i] = at_least_zero(square - mean * mean);
         }
     free(totals);
 
@@ -517,7 +517,7 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
     for (int y = 0; y < p->out_height; y++) { /* where the ReLU let its input pass */
         real *to = ga + y * p->pitch;
         const real *u = r->inner + (y + p->inner.pad) * p->inner.step + p->inner.pad * p->m;
-        for (long f = 0; f < p->length; f += V) store(to + f, where(load(u + f) > 0, load(to + f)));
+        for (long f = 0; f < p->length; f += V) store(to + f, where(~(load(u + f) <= 0), load(to + f)));
         for (long f = p->length; f < p->pitch; f++) to[f] = 0;
     }
     outer(ga, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
@@ -561,11 +561,12 @@ static void through_pools(const struct plan *p, struct room *r, int b, const str
         for (int y = 0; y < p->out_height; y++) {
             const real *at = pictures + k * pooled_picture(q) + y * q->pitch, *g = r->g + y * p->pitch;
             real *to = r->pool_back[k] + (y + 1) * q->back.step + C;
-            const real rows = k == AVERAGE ? (real)1 / inside(y, s->stride, s->height) : 1;
+            const real rows = (real)1 / inside(y, s->stride, s->height);
             for (int x = 0; x < p->out_width; x++, at += C, to += C) {
                 target sum = mean + slope * (get(at) - centre);
                 for (int t = 0; t < s->targets; t++, g += C) sum += get(p->pool_scale[k] + t * C) * get(g);
-                put(to, k == AVERAGE ? sum * (rows * p->shares[x * C]) : sum + (real)0);
+                if (k == AVERAGE) sum *= rows * p->shares[x * C];
+                put(to, sum);
             }
         }
     }
@@ -584,13 +585,13 @@ static void add_state_gradient(const struct plan *p, const struct room *r, int b
         const long plane = (y & odd) * s->stride;
         const real *back = r->pool_planes + plane * pooled_picture(&p->pools) + (y >> odd) * p->pools.pitch;
         const real *acc = r->acc + plane * picture(p) + (y >> odd) * p->pitch;
-        real *to = s->x_gradient + ((long)b * s->height + y) * s->width * s->x_gradient_pixel;
-        for (int x = 0; x < s->width; x++, in += s->x_pixel, to += s->x_gradient_pixel) {
+        real *to = s->x_gradient + ((long)b * s->height + y) * s->width * s->x_pixel;
+        for (int x = 0; x < s->width; x++, in += s->x_pixel, to += s->x_pixel) {
             target sum = {};
             if (s->count) {
                 const real *from = acc + (x & odd) * picture(p) + (long)(x >> odd) * p->m;
                 for (int t = 0; t < s->targets; t++) sum += get(from + t * C);
-                sum = where_positive(get(in), sum);
+                sum = where_passed(get(in), sum);
             }
             if (any_pool(s)) sum += get(back + (x & odd) * pooled_picture(&p->pools) + (long)(x >> odd) * C);
             if (!s->fresh) sum += get(to);
@@ -599,8 +600,8 @@ static void add_state_gradient(const struct plan *p, const struct room *r, int b
         if (s->identity < 0) continue;
         const real *g = r->g + y * p->pitch;
         const unsigned char *alive = alive_row(p, b, y);
-        to -= (long)s->width * s->x_gradient_pixel;
-        for (int x = 0; x < s->width; x++, to += s->x_gradient_pixel) {
+        to -= (long)s->width * s->x_pixel;
+        for (int x = 0; x < s->width; x++, to += s->x_pixel) {
             target sum = get(to);
             for (int t = 0; t < s->targets; t++, g += C) {
                 target w = get(p->identity_scale + t * C);
