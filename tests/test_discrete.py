@@ -15,7 +15,7 @@ from dnas.network import NetworkCell, build, drop_path
 from dnas.plan import cell_plan
 from dnas.streams import numpy_stream, torch_stream
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
 
 OPERATIONS = [
     "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",

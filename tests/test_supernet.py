@@ -113,7 +113,7 @@ def test_any_shape_equals_the_plain_network(backend, seed, layers, channels, par
         native.choose("auto")
 
 
-@pytest.mark.skipif(native.library() is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
 def test_native_cells_are_in_use_where_they_cover_and_only_there():
     x = images()
     for names, channels, partial, dtype, covered in (

@@ -362,7 +362,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "kernels": "torch" if native.library() is None else "native",
+        "kernels": "native" if native.available() else "torch",
     }
 
 

@@ -27,7 +27,6 @@ from dnas.modules import FactorizedReduceModule
 if TYPE_CHECKING:
     from dnas.supernet import Preprocess, SkipDropout, SourceBlock, Supernet, SupernetCell
 
-REALS = {torch.float32: "float", torch.float64: "double"}
 MOST = 8  # separable candidates of an edge: the enum of source.c
 NODES = 16  # states of a cell: the enum of join.c
 
@@ -101,11 +100,13 @@ def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
 
 def covers(supernet: Supernet, stem: Tensor) -> bool:
     """Whether these kernels can stand in for the supernet's cells: dtype, device, widths and operations."""
-    if stem.dtype not in REALS or stem.device.type != "cpu" or not len(stem) or not native.wanted():
+    if stem.dtype not in native.REALS or stem.device.type != "cpu" or not len(stem) or not native.wanted():
         return False
     if (layouts := _layouts(supernet)) is None:
         return False
-    return _available(REALS[stem.dtype], frozenset((layout.cell.active, layout.cell.partial) for layout in layouts))
+    return _available(
+        native.REALS[stem.dtype], frozenset((layout.cell.active, layout.cell.partial) for layout in layouts)
+    )
 
 
 @cache
@@ -379,7 +380,7 @@ def _cell_backward(
 
 def _call(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
     """`numbers` are what goes in and out, for who counts them."""
-    functions = _functions(REALS[like.dtype], cell.active, cell.partial)
+    functions = _functions(native.REALS[like.dtype], cell.active, cell.partial)
     assert functions is not None
     native.count(name, numbers * like.element_size())
     if functions[name](ctypes.byref(structure)):

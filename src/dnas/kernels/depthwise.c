@@ -1,85 +1,42 @@
-/* Kernels for float32 tensors with channels last, [batch, height, width, channels] and contiguous.
+/* The weight gradient of a depthwise convolution, for where cells run as modules. */
+#include "rows.h"
 
-   Plain C on pointers: compiled at first use in about a second (see native.py), called through ctypes.
-   Sums over threads are added in the order of the threads, so a result depends on their number and not on
-   which of them is first. */
-#include <stdlib.h>
-#include <string.h>
-
-/* Vectors of n floats by the extension of gcc and clang; the compiler maps them to what the processor has. */
-#define VECTOR(n) typedef float vec##n __attribute__((vector_size(4 * n), aligned(4)));
-VECTOR(16) VECTOR(8) VECTOR(4)
-typedef float vec1;
-
-/* One row of output pixels against one row of kernel taps, for n channels from *x and *g on: the k sums stay in
-   registers, and one load of g serves k taps. `first` … `last` are the pixels whose taps all lie inside. */
-#define ROW(n, k)                                                                                             \
-    static inline void row_##n##_##k(const float *x, const float *g, float *sums, int channels, int stride,   \
-                                     int dilation, int padding, int width, int out_width, int first,          \
-                                     int last) {                                                              \
-        vec##n s[k];                                                                                          \
-        for (int j = 0; j < k; j++) s[j] = *(vec##n *)(sums + j * channels);                                  \
-        for (int o = 0; o < out_width; o++) {                                                                 \
-            const vec##n d = *(const vec##n *)(g + o * channels);                                             \
-            const int at = o * stride - padding;                                                              \
-            if (o >= first && o < last) {                                                                     \
-                for (int j = 0; j < k; j++) s[j] += d * *(const vec##n *)(x + (at + j * dilation) * channels); \
-            } else {                                                                                          \
-                for (int j = 0; j < k; j++) {                                                                 \
-                    const int i = at + j * dilation;                                                          \
-                    if (i >= 0 && i < width) s[j] += d * *(const vec##n *)(x + i * channels);                 \
-                }                                                                                             \
-            }                                                                                                 \
-        }                                                                                                     \
-        for (int j = 0; j < k; j++) *(vec##n *)(sums + j * channels) = s[j];                                  \
-    }
-ROW(16, 3) ROW(8, 3) ROW(4, 3) ROW(1, 3)
-ROW(16, 5) ROW(8, 5) ROW(4, 5) ROW(1, 5)
-
-#define STEP(n)                                                                                               \
-    for (; c + n <= channels; c += n)                                                                         \
-        (kernel == 3 ? row_##n##_3 : row_##n##_5)(x + c, g + c, sums + c, channels, stride, dilation, padding, \
-                                                  width, out_width, first, last);
-
-static void row(const float *x, const float *g, float *sums, int channels, int kernel, int stride, int dilation,
-                int padding, int width, int out_width) {
-    int first = (padding + stride - 1) / stride;
-    int last = (width - 1 + padding - dilation * (kernel - 1)) / stride + 1;
-    if (width - 1 + padding < dilation * (kernel - 1)) last = 0;
-    if (last > out_width) last = out_width;
-    int c = 0;
-    STEP(16) STEP(8) STEP(4) STEP(1)
-}
-
-/* out [k, k, channels] = the gradient of a depthwise kernel (3 or 5 wide) from its input x and its output's
-   gradient g. Returns 0, or 1 when memory is short. */
-int depthwise_weight_gradient(const float *x, const float *g, float *out, int batch, int height, int width,
-                              int channels, int out_height, int out_width, int kernel, int stride, int dilation,
-                              int threads) {
-    const int padding = dilation * (kernel / 2);
-    const size_t size = (size_t)kernel * kernel * channels;
+/* out [channels, k, k] from the input x [batch, height, width, channels] and the output's gradient, both contiguous and
+   padded so that stride 1 keeps the size. Returns 0, or 1 when memory is short. */
+int depthwise_weight_gradient(const real *x, const real *grad, real *out, int batch, int height, int width, int channels,
+                              int out_height, int out_width, int kernel, int stride, int dilation, int threads) {
+    const struct frame frame = frame_of(height, width, channels, dilation * (kernel / 2), stride);
+    const struct taps taps = taps_forward(&frame, kernel, dilation, NULL);
+    const long length = (long)out_width * channels, pitch = up(length), sum = phases_of(channels).stride;
+    const long numbers = taps.count * sum;
     if (threads > batch) threads = batch;
-    float *sums = calloc((size_t)threads * size, sizeof(float));
-    if (!sums) return 1;
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int t = 0; t < threads; t++) {
-        float *mine = sums + (size_t)t * size;
-        const int from = (int)((long)batch * t / threads), to = (int)((long)batch * (t + 1) / threads);
-        for (int b = from; b < to; b++)
-            for (int o = 0; o < out_height; o++) {
-                const float *grad = g + ((size_t)b * out_height + o) * out_width * channels;
-                for (int i = 0; i < kernel; i++) {
-                    const int r = o * stride - padding + i * dilation;
-                    if (r < 0 || r >= height) continue;
-                    row(x + ((size_t)b * height + r) * width * channels, grad,
-                        mine + (size_t)i * kernel * channels, channels, kernel, stride, dilation, padding, width,
-                        out_width);
-                }
+    real *sums = calloc((size_t)threads * numbers, sizeof(real));
+    double *totals = calloc((size_t)taps.count * channels, sizeof(double));
+    int short_of_memory = !sums || !totals;
+    if (!short_of_memory) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(| : short_of_memory)
+        for (int t = 0; t < threads; t++) {
+            if (!scratch_reserve(frame_size(&frame) + (size_t)out_height * pitch)) {
+                short_of_memory = 1;
+                continue;
             }
+            real *in = scratch_take(frame_size(&frame)), *rows = scratch_take((size_t)out_height * pitch);
+            frame_clear(in, &frame);
+            memset(rows, 0, (size_t)out_height * pitch * sizeof(real));
+            for (int b = (int)((long)batch * t / threads); b < (int)((long)batch * (t + 1) / threads); b++) {
+                for (int y = 0; y < height; y++)
+                    frame_row(in, &frame, y, x + ((long)b * height + y) * width * channels);
+                for (int y = 0; y < out_height; y++)
+                    memcpy(rows + y * pitch, grad + ((long)b * out_height + y) * length, length * sizeof(real));
+                correlate_gradient(in, stride * frame.step, &taps, channels, rows, pitch, out_height, length,
+                                   sums + t * numbers);
+            }
+        }
+        /* In the order of the threads, whichever was first. */
+        for (int t = 0; t < threads; t++) fold_sums(sums + t * numbers, taps.count, channels, totals);
+        for (int c = 0; c < channels; c++)
+            for (int t = 0; t < taps.count; t++) out[(long)c * taps.count + t] = totals[(long)t * channels + c];
     }
-    memcpy(out, sums, size * sizeof(float));
-    for (int t = 1; t < threads; t++)
-        for (size_t n = 0; n < size; n++) out[n] += sums[(size_t)t * size + n];
-    free(sums);
-    return 0;
+    free(sums), free(totals);
+    return short_of_memory;
 }

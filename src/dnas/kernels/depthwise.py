@@ -11,6 +11,7 @@ last, one core):
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def _gradients(
     grad_x = grad_weight = None
     if wants_x and stride == 1:
         grad_x, wants_x = _convolve(grad, weight.flip(2, 3), 1, dilation), False
-    if wants_weight and kernel in (3, 5) and native.covers(x, grad):
-        grad_weight, wants_weight = native.depthwise_weight_gradient(x, grad, kernel, stride, dilation), False
+    if wants_weight and (library := _library(x, grad, kernel, stride)) is not None:
+        grad_weight, wants_weight = _native_weight_gradient(library, grad, x, kernel, stride, dilation), False
     elif wants_weight and x.device.type == "cpu" and 1 in (stride, dilation) and (dilation > 1 or kernel > STRIP):
         grad_weight, wants_weight = _weight_gradient(grad, x, weight, stride, dilation), False
     if wants_x or wants_weight:
@@ -42,6 +43,27 @@ def _gradients(
         grad_x = found[0] if wants_x else grad_x
         grad_weight = found[1] if wants_weight else grad_weight
     return grad_x, grad_weight
+
+
+def _library(x: Tensor, grad: Tensor, kernel: int, stride: int) -> ctypes.CDLL | None:
+    """The native kernel, where it covers these: 3 to 9 times as fast for dilated ones, 1.3 to 2 times for 5×5."""
+    covered = x.device.type == "cpu" and x.dtype == grad.dtype and x.dtype in native.REALS
+    if not covered or kernel > 7 or stride > 2 or not x.numel():
+        return None
+    return native.library("depthwise", REAL=native.REALS[x.dtype])
+
+
+def _native_weight_gradient(
+    library: ctypes.CDLL, grad: Tensor, x: Tensor, kernel: int, stride: int, dilation: int
+) -> Tensor:
+    x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+    batch, channels, height, width = x.shape
+    out = x.new_empty(channels, 1, kernel, kernel)
+    sizes = (batch, height, width, channels, *grad.shape[2:], kernel, stride, dilation, native.threads(x.numel()))
+    native.count("depthwise_weight_gradient", (x.numel() + grad.numel()) * x.element_size())
+    if library.depthwise_weight_gradient(*(ctypes.c_void_p(t.data_ptr()) for t in (x, grad, out)), *sizes):
+        raise MemoryError("no memory for a weight gradient")
+    return out
 
 
 def _general(

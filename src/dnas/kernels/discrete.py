@@ -20,7 +20,6 @@ from dnas.kernels.depthwise import DepthwiseConv2d
 from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule, ZeroModule
 
-REALS = {torch.float32: "float", torch.float64: "double"}
 INPUTS = 2
 IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING = range(5)
 MOST_PADDING = 6  # PAD in discrete.c
@@ -442,7 +441,7 @@ class _Function(torch.autograd.Function):
 
 
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    return native.library("discrete", REAL=REALS[dtype]) if dtype in REALS else None
+    return native.library("discrete", REAL=native.REALS[dtype]) if dtype in native.REALS else None
 
 
 def available(x: Tensor) -> bool:

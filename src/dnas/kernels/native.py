@@ -19,7 +19,6 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dnas.errors import InputError
 
@@ -40,7 +39,7 @@ def choose(backend: str) -> None:
     """
     global _chosen
     _chosen = backend
-    if backend == "native" and library() is None:
+    if backend == "native" and not available():
         raise InputError(f"--backend native: {NO_COMPILER}, or choose --backend auto")
 
 
@@ -55,7 +54,10 @@ def wanted() -> bool:
     return (value if _chosen == "auto" else _chosen) != "torch"
 
 
-def library(source: str = "depthwise", **defines: str | int) -> ctypes.CDLL | None:
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+
+def library(source: str, **defines: str | int) -> ctypes.CDLL | None:
     """`source`.c with these macros as a library, or None where there is none: no compiler, or torch is wanted."""
     return _built(source, **defines) if wanted() else None
 
@@ -106,31 +108,16 @@ def threads(numbers: int) -> int:
     return min(torch.get_num_threads(), 1 + numbers // 2**16)
 
 
+def available() -> bool:
+    """Whether native kernels may run and can be had."""
+    return library("depthwise", REAL="float") is not None
+
+
 def advice() -> str | None:
     """What to tell a user whose runs go slower than they could; None where there is nothing to tell."""
-    if not wanted() or library() is not None:
+    if not wanted() or available():
         return None
     return f"{NO_COMPILER}; without, everything goes several times slower"
-
-
-def covers(*tensors: Tensor) -> bool:
-    """Whether these tensors are what the kernels take: float32 on the CPU."""
-    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors) and library() is not None
-
-
-def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
-    """The gradient [C, 1, k, k] of a depthwise kernel, for k 3 or 5; x and grad [B, C, H, W], channels last."""
-    lib = library()
-    assert lib is not None and kernel in (3, 5)
-    x = x.contiguous(memory_format=torch.channels_last)
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    batch, channels, height, width = x.shape
-    out = torch.empty(kernel, kernel, channels)
-    sizes = (batch, height, width, channels, *grad.shape[2:], kernel, stride, dilation, torch.get_num_threads())
-    pointers = (ctypes.c_void_p(t.data_ptr()) for t in (x, grad, out))
-    if lib.depthwise_weight_gradient(*pointers, *sizes):
-        raise MemoryError("no memory for a weight gradient")
-    return out.permute(2, 0, 1)[:, None].contiguous()
 
 
 def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
