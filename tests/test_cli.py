@@ -416,10 +416,15 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch):
     assert "Traceback" in invoke("show", "DARTS_V1", "--debug").err
 
 
-def test_a_backend_that_is_not_known_is_refused(monkeypatch, tmp_path):
-
+def test_a_backend_that_is_not_known_or_not_to_be_had_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("DNAS_BACKEND", "fast")
     refused(tmp_path, "run", names=["DNAS_BACKEND=fast", "torch"])
+    monkeypatch.delenv("DNAS_BACKEND")
+    refused(tmp_path, "run", "--backend", "fast", names=["backend", "fast", "native"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    refused(tmp_path, "run", "--backend", "native", "--device", "cuda", names=["--backend native", "--device cuda"])
+    monkeypatch.setattr("dnas.kernels.native.library", lambda *source, **defines: None)
+    refused(tmp_path, "run", "--backend", "native", "--device", "cpu", names=["--backend native", "compiler"])
 
 
 def test_a_searchs_configuration_serves_a_run_with_its_baseline(tmp_path, images):

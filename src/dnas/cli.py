@@ -392,6 +392,7 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
             console.print(_verdict(result), highlight=False)
     seconds = [f"search {result['search_seconds']:.0f} s"] if result["search_seconds"] else []
     seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
+    seconds += [f"the random network's {result['baseline']['seconds']:.0f} s"] if "baseline" in result else []
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
 
 

@@ -78,7 +78,7 @@ def start(
     draft = parse({**overrides, "search": None, "train": None})
     create(draft.method, draft.mapping or None, draft.options, DARTS)
     check_device(draft.device)
-    native.choose(draft.backend)
+    choose_backend(draft)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
         try:
             text.encode()
@@ -118,7 +118,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
         check_device(config.device)
-        native.choose(config.backend)
+        choose_backend(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
         data = load_data(config)
@@ -429,6 +429,13 @@ def check_device(device: str) -> None:
     """Raises InputError where the device is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+
+
+def choose_backend(config: Config) -> None:
+    """Raises InputError where native kernels are asked for and cannot run."""
+    if config.backend == "native" and config.device != "cpu":
+        raise InputError(f"--backend native is for the CPU, not --device {config.device}; use --backend auto or torch")
+    native.choose(config.backend)
 
 
 def _first_line(error: Exception) -> str:

@@ -104,9 +104,8 @@ def covers(supernet: Supernet, stem: Tensor) -> bool:
         return False
     if (layouts := _layouts(supernet)) is None:
         return False
-    return _available(
-        native.REALS[stem.dtype], frozenset((layout.cell.active, layout.cell.partial) for layout in layouts)
-    )
+    widths = frozenset((layout.cell.active, layout.cell.partial) for layout in layouts)
+    return _available(native.REALS[stem.dtype], widths)
 
 
 @cache

@@ -38,8 +38,9 @@ def choose(backend: str) -> None:
     Raises InputError where native ones are asked for and cannot be had.
     """
     global _chosen
-    _chosen = backend
+    before, _chosen = _chosen, backend
     if backend == "native" and not available():
+        _chosen = before
         raise InputError(f"--backend native: {NO_COMPILER}, or choose --backend auto")
 
 
