@@ -3,6 +3,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+# The plain networks of the benchmarks are the tests' oracles, too.
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 # The tensors of tests are small; a second thread would only wait for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may try to download anything.

@@ -1,22 +1,13 @@
 """The benchmarks compare what they say they compare. No timing."""
 
-import sys
-from pathlib import Path
-
+import measure
 import pytest
+import search_end_to_end
+import supernet
 import torch
+import train
 
 from dnas.space import DARTS
-
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip("no benchmarks beside these tests", allow_module_level=True)
-sys.path.insert(0, str(FOLDER))
-
-import measure  # noqa: E402
-import search_end_to_end  # noqa: E402
-import supernet  # noqa: E402
-import train  # noqa: E402
 
 
 @pytest.mark.parametrize("partial", [1, 2, 4])

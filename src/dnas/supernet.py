@@ -6,7 +6,7 @@ channels only the first C/K channels of a state pass through them and the rest g
     node n of layer k = Σ over its edges e of  shuffle([ edges[k,e] Σ_o operations[k,e,o] O_o(x[:C/K]) ,
                                                          bypass[k,e] x[C/K:] ])
 
-The mathematics is per edge (`tests/reference.py` writes it so); the work is done per *source state*, with
+The mathematics is per edge (`benchmarks/plain.py` writes it so); the work is done per *source state*, with
 channels last. A cell has 14 edges but 5 sources with 4, 4, 3, 2, 1 targets: the operations that leave one source
 run side by side over targets · C/K channels, what has no weights (pools, identity) runs once for all targets,
 and the mixture of all of them is one accumulating matrix product (`SourceBlock`).
