@@ -163,6 +163,24 @@ def test_both_backends_drop_the_same_identities():
         assert (a - b).abs().max() < 1e-9 * max(1.0, b.abs().max())
 
 
+@pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
+def test_threads_change_no_result_and_their_order_no_bit(monkeypatch):
+    supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, partial=4).double()
+    operations = torch.rand(3, 14, 7, generator=torch_stream(0, "test")).double().requires_grad_()
+    x, y = images(count=7), torch.arange(7) % 3
+    found = {}
+    for threads in (1, 3, 16):
+        monkeypatch.setattr(native, "threads", lambda numbers: threads)
+        for run in range(3):
+            wanted = [operations, *supernet.parameters()]
+            found[threads, run] = losses_and_gradients(supernet, expand(operations, None, 3), x, y, wanted)[1]
+    for threads in (1, 3, 16):
+        for run in (1, 2):
+            assert all(torch.equal(a, b) for a, b in zip(found[threads, 0], found[threads, run], strict=True))
+        for a, b in zip(found[threads, 0], found[1, 0], strict=True):
+            assert (a - b).abs().max() <= 1e-9 * max(1.0, b.abs().max())
+
+
 def test_sparse_weights_execute_only_what_is_active(monkeypatch):
     """Equal to the plain network with zeros; the other operations are not run, and nothing of theirs has a gradient."""
     layers, names = 4, list(WITH_NONE)
