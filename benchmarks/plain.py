@@ -32,8 +32,6 @@ from torch import Tensor, nn
 from dnas.relaxation import MixingWeights
 from dnas.supernet import Supernet
 
-NODES = 4
-
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=False, track_running_stats=False)
@@ -135,13 +133,15 @@ class Cell(nn.Module):
         reduction: bool,
         shrunk: bool,
         partial: int,
+        nodes: int,
     ) -> None:
         super().__init__()
+        self.nodes = nodes
         self.preprocess0 = FactorizedReduce(before, channels) if shrunk else relu_conv_norm(before, channels)
         self.preprocess1 = relu_conv_norm(previous, channels)
         self.edges = nn.ModuleList(
             MixedOperation(names, channels, 2 if reduction and source < 2 else 1, partial)
-            for node in range(NODES)
+            for node in range(nodes)
             for source in range(2 + node)
         )
 
@@ -150,7 +150,7 @@ class Cell(nn.Module):
     ) -> Tensor:
         states = [self.preprocess0(before), self.preprocess1(previous)]
         first = 0
-        for _ in range(NODES):
+        for _ in range(self.nodes):
             node = sum(
                 self.edges[e](x, operations[e], edges[e], None if bypass is None else bypass[e])
                 for e, x in enumerate(states, first)
@@ -172,6 +172,7 @@ class PlainSupernet(nn.Module):
         classes: int,
         inputs: int = 3,
         partial: int = 4,
+        nodes: int = 4,
     ) -> None:
         super().__init__()
         self.names = names
@@ -184,8 +185,8 @@ class PlainSupernet(nn.Module):
         for k in range(layers):
             reduction = k in (layers // 3, 2 * layers // 3)
             channels *= 2 if reduction else 1
-            self.cells.append(Cell(names, before, previous, channels, reduction, shrunk, partial))
-            before, previous, shrunk = previous, NODES * channels, reduction
+            self.cells.append(Cell(names, before, previous, channels, reduction, shrunk, partial, nodes))
+            before, previous, shrunk = previous, nodes * channels, reduction
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(previous, classes)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/supernet.py                       # the DARTS setting: 8 layers, 16 channels, batch 64, 32×32
     python benchmarks/supernet.py --backend torch       # without native kernels
-    python benchmarks/supernet.py --sweep points.json   # the cost against layers, channels, batch size and K
+    python benchmarks/supernet.py --sweep points.json   # the cost against layers, channels, batch size, K, nodes
 
 A step is an architecture step (weights frozen; gradients of the architecture parameters alone; Adam) and a weight
 step (architecture detached; gradients clipped to norm 5; SGD). Both variants have the same weights, images, mapping
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from dnas.mapping import Decoupled
 from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid
-from dnas.space import DARTS
+from dnas.space import DARTS, Space
 from dnas.streams import torch_stream
 from dnas.supernet import build_supernet
 
@@ -56,6 +56,7 @@ class Shape:
         batch: Images of a step.
         size: Their side in pixels.
         partial: K; 1/K of the channels pass through the operations.
+        nodes: Of a cell.
     """
 
     layers: int = 8
@@ -63,6 +64,11 @@ class Shape:
     batch: int = 64
     size: int = 32
     partial: int = 4
+    nodes: int = 4
+
+    @property
+    def space(self) -> Space:
+        return replace(DARTS, nodes=self.nodes)
 
 
 # --- the two variants -----------------------------------------------------------------------------------
@@ -70,7 +76,9 @@ class Shape:
 
 def supernet(variant: str, shape: Shape, names: tuple[str, ...] = DARTS.primitives) -> nn.Module:
     sizes = {"layers": shape.layers, "channels": shape.channels, "partial": shape.partial, "classes": CLASSES}
-    return build_supernet(DARTS, names, **sizes) if variant == ENGINE else PlainSupernet(names, **sizes)
+    if variant == ENGINE:
+        return build_supernet(shape.space, names, **sizes)
+    return PlainSupernet(names, nodes=shape.nodes, **sizes)
 
 
 def both(shape: Shape, names: tuple[str, ...] = DARTS.primitives) -> dict[str, nn.Module]:
@@ -81,12 +89,12 @@ def both(shape: Shape, names: tuple[str, ...] = DARTS.primitives) -> dict[str, n
 
 
 def mapping(shape: Shape, names: tuple[str, ...] = DARTS.primitives, scale: float = 1e-3) -> Decoupled:
-    return Decoupled(shape.layers, len(DARTS.edges), len(names), scale=scale)
+    return Decoupled(shape.layers, len(shape.space.edges), len(names), scale=scale)
 
 
-def mixing_of(parameters: Decoupled) -> MixingWeights:
+def mixing_of(parameters: Decoupled, shape: Shape) -> MixingWeights:
     """DNAS: σ(alpha) · σ(gamma), and beta by softmax over the edges of a node."""
-    return expand(sigmoid(parameters.terms()), edge_softmax(parameters.edge_logits(), DARTS), parameters.layers)
+    return expand(sigmoid(parameters.terms()), edge_softmax(parameters.edge_logits(), shape.space), parameters.layers)
 
 
 def batch(shape: Shape, draw: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -107,13 +115,13 @@ def search_step(network: nn.Module, shape: Shape) -> Callable[[], None]:
     def step() -> None:
         for weight in weights:
             weight.requires_grad_(False)
-        F.cross_entropy(network(images, mixing_of(parameters)), labels).backward()
+        F.cross_entropy(network(images, mixing_of(parameters, shape)), labels).backward()
         adam.step()
         adam.zero_grad()
         for weight in weights:
             weight.requires_grad_(True)
         with torch.no_grad():
-            mixing = mixing_of(parameters)
+            mixing = mixing_of(parameters, shape)
         F.cross_entropy(network(train_images, mixing), train_labels).backward()
         nn.utils.clip_grad_norm_(weights, 5.0)
         sgd.step()
@@ -143,7 +151,7 @@ def differences(
     images, labels = batch(shape, 0, dtype)
     found = {}
     for variant, network in networks.items():
-        mixing = mixing_of(parameters)
+        mixing = mixing_of(parameters, shape)
         if own_bypass:
             mixing = replace(mixing, bypass=mixing.edges.square())
         logits = network(images, mixing)
@@ -166,7 +174,9 @@ def check(shape: Shape) -> dict[str, Any]:
 
     Native kernels are float32, so it is the parts in float32 that cover them.
     """
-    small = Shape(layers=4, channels=max(8, 2 * shape.partial), batch=4, size=8, partial=shape.partial)
+    small = Shape(
+        layers=4, channels=max(8, 2 * shape.partial), batch=4, size=8, partial=shape.partial, nodes=shape.nodes
+    )
     unusual: dict[str, Any] = {"names": ("none", *DARTS.primitives), "own_bypass": shape.partial > 1}
     found = {
         "float64": differences(small, torch.float64),
@@ -202,6 +212,7 @@ SWEEP: dict[str, tuple[int, ...]] = {
     "channels": (8, 16, 24, 32),
     "batch": (16, 32, 64, 96),
     "partial": (1, 2, 4, 8),
+    "nodes": (2, 3, 4, 5),
 }
 
 

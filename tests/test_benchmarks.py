@@ -10,9 +10,9 @@ import train
 from dnas.space import DARTS
 
 
-@pytest.mark.parametrize("partial", [1, 2, 4])
-def test_the_supernets_check_finds_them_equal(partial):
-    result = supernet.check(supernet.Shape(layers=3, channels=8, batch=4, size=8, partial=partial))
+@pytest.mark.parametrize(("partial", "nodes"), [(1, 4), (2, 3), (4, 5)])
+def test_the_supernets_check_finds_them_equal(partial, nodes):
+    result = supernet.check(supernet.Shape(layers=3, channels=8, batch=4, size=8, partial=partial, nodes=nodes))
     assert result["equal"], result
 
 
