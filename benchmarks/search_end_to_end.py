@@ -1,4 +1,4 @@
-"""A whole search on digits by `dnas.searcher.Search`, with the engine and with the plain supernet inside.
+"""A whole search on digits by `dnas.supernet_search.Search`, with the engine and with the plain supernet inside.
 
     python benchmarks/search_end_to_end.py                      # time and memory of a short search
     python benchmarks/search_end_to_end.py --curve curve.json   # does float32 drift further than by rounding?
@@ -30,12 +30,13 @@ from plain import PlainSupernet, copy_weights
 from rich.console import Console
 from rich.table import Table
 
-from dnas.config import SearchSettings, paper_travel
+from dnas.config import paper_travel
 from dnas.data import load_train
 from dnas.methods import Progress, create
-from dnas.searcher import Batch, Search
+from dnas.settings import GradientSettings
 from dnas.space import DARTS
 from dnas.streams import torch_stream
+from dnas.supernet_search import Batch, Search
 
 ENGINE, PLAIN = "engine", "plain"
 NOISE = 1e-7  # relative, about the rounding of float32
@@ -103,7 +104,7 @@ def new_search(variant: str, setting: Setting, *, warmup: int = 1, draw: int = 0
     """At the start, with the learning rates of the quick preset."""
     split, info = load_train("digits")
     method = create("dnas", None, {"partial_channels": setting.partial, "skip_dropout": 0.0}, DARTS)
-    settings = SearchSettings(
+    settings = GradientSettings(
         layers=setting.layers,
         channels=setting.channels,
         batch_size=setting.batch,

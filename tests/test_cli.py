@@ -218,7 +218,9 @@ def test_methods_are_described():
     listed = {method["name"]: method for method in invoke("methods", "--json").json}
     assert {"dnas", "pc-darts"} <= set(listed)
     for method in listed.values():
-        assert method["kind"] == "gradient" and method["paper"] and "shared" in method["mappings"]
+        assert (
+            method["kind"] in ("gradient", "sampling", "trials") and method["paper"] and "shared" in method["mappings"]
+        )
         assert all(option["description"] for option in method["options"])
 
 

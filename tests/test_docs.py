@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dnas import methods
-from dnas.config import SearchSettings, TrainSettings
 from dnas.data import DataInfo, Split, load_train
+from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,7 +25,7 @@ def test_links_lead_to_files(page):
 
 def test_every_setting_and_option_is_documented():
     settings = (ROOT / "docs" / "settings.md").read_text("utf-8")
-    for cls in (SearchSettings, TrainSettings):
+    for cls in (GradientSettings, TrialSettings, TrainSettings):
         for name, field in cls.model_fields.items():
             assert f"| `{name}` | {field.default} |" in settings
             assert field.description

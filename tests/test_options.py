@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.config import Config, SearchSettings, TrainSettings, parse
+from dnas.config import Config, parse
 from dnas.errors import InputError
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, add_options, names, nested
+from dnas.settings import GradientSettings, TrainSettings
 
 FLAGS = ("layers", "channels", "epochs", "batch_size")
 
@@ -47,7 +48,7 @@ def test_one_stage_takes_the_plain_options(command, section):
 
 @pytest.mark.parametrize("section", ["search", "train"])
 def test_every_setting_is_within_reach_of_option(section):
-    model = {"search": SearchSettings, "train": TrainSettings}[section]
+    model = {"search": GradientSettings, "train": TrainSettings}[section]
     for name, field in model.model_fields.items():
         found = nested("run", {"option": [f"{section}.{name}={field.default}"]})
         config = parse({**found, "options": {}})
@@ -149,7 +150,7 @@ VALUES = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.integers(), max_size=2)
 )
 NAMES = sorted(names(DataOptions, RunOptions, SearchOptions, BothOptions) - {"out", "config", "option"})
-SETTINGS = [f"{s}.{n}" for s, m in (("search", SearchSettings), ("train", TrainSettings)) for n in m.model_fields]
+SETTINGS = [f"{s}.{n}" for s, m in (("search", GradientSettings), ("train", TrainSettings)) for n in m.model_fields]
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,7 +11,7 @@ import torch
 from faults.harness import SAME, STEPS, TINY, contents, invoke, make_images
 
 import dnas
-from dnas import data, pipeline, searcher, trainer
+from dnas import data, pipeline, supernet_search, trainer
 from dnas.architecture import Architecture, load_published
 
 KEYS = {
@@ -270,12 +270,12 @@ def test_search_alone_finds_what_a_run_finds(whole, images, folder):
 def test_the_searcher_is_handed_the_training_split_alone(images, tmp_path, monkeypatch):
     seen = []
 
-    class Watched(searcher.Search):
+    class Watched(supernet_search.Search):
         def __init__(self, method, settings, split, info, seed, device):
             seen.append((split, info))
             super().__init__(method, settings, split, info, seed, device)
 
-    monkeypatch.setattr(searcher, "Search", Watched)
+    monkeypatch.setattr(supernet_search, "Search", Watched)
     assert invoke("run", "--data", images, *TINY, "--no-baseline", "--out", tmp_path / "run").code == 0
     train, info = data.load_train(str(images))
     test = data.load_test(str(images), info)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from dnas.architecture import Architecture, Cell, load_published
-from dnas.config import TrainSettings
 from dnas.data import DataInfo, Split
 from dnas.errors import InputError
 from dnas.network import build
 from dnas.plan import plan, size
 from dnas.session import Session
+from dnas.settings import TrainSettings
 from dnas.space import DARTS, reduction_layers
 from dnas.streams import numpy_stream, torch_stream
 from dnas.trainer import Accuracy, measure_accuracy, predict, random_of_size, train_network
@@ -77,9 +77,9 @@ def test_the_interval_is_wilsons(right, images):
 
 def test_learning_rates_are_those_of_darts():
     """Search, epoch 49 of 50: 1.023679e-3, as in a user's log (quark0/darts, issue 7)."""
-    from dnas.config import SearchSettings
+    from dnas.settings import GradientSettings
 
-    search = SearchSettings()
+    search = GradientSettings()
     assert search.rate(0) == 0.025
     assert f"{search.rate(49):.6e}" == "1.023679e-03"
     exponential = TrainSettings(schedule="exponential", learning_rate=0.1)

@@ -109,6 +109,10 @@ class Architecture:
     def __len__(self) -> int:
         return len(self.layers)
 
+    def count(self, operation: str) -> int:
+        """How many edges of all layers hold this operation."""
+        return sum(op == operation for cell in self.layers for node in cell.nodes for op, _ in node)
+
     # --- JSON ---------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 import psutil
 import torch
 
-from dnas.config import SearchSettings, TrainSettings, environment
+from dnas.config import environment
 from dnas.data import load_test, load_train
 from dnas.methods import create
 from dnas.searcher import search_architecture
 from dnas.session import Session
+from dnas.settings import GradientSettings, TrainSettings
 from dnas.sources import found
 from dnas.space import DARTS
 from dnas.trainer import measure_accuracy, train_network
@@ -40,13 +41,13 @@ def _self_test() -> dict[str, Any]:
     train, info = load_train("digits")
     session = Session(None, {})
     method = create("dnas", None, {}, DARTS)
-    search = SearchSettings(layers=3, channels=8, epochs=2, warmup_epochs=1, images=128)
-    architecture, _ = search_architecture(
+    search = GradientSettings(layers=3, channels=8, epochs=2, warmup_epochs=1, images=128)
+    found = search_architecture(
         method, search.resolved(len(train), 1.0, info.image_size), train, info, seed=0, session=session
     )
     settings = TrainSettings(channels=8, epochs=3, learning_rate=0.1, drop_path=0.0, cutout=0)
     network = train_network(
-        architecture, settings.resolved(len(train), info.image_size), train, info, seed=0, session=session
+        found.architecture, settings.resolved(len(train), info.image_size), train, info, seed=0, session=session
     )
     accuracy = measure_accuracy(network, load_test("digits", info), info).value
     return {

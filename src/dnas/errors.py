@@ -17,6 +17,10 @@ class RunError(RuntimeError):
     """A run could not go on although its input was right (a full disk, a loss that is not finite). Exits with 1."""
 
 
+class Diverged(RunError):
+    """A loss or gradient is not finite."""
+
+
 class Interrupted(Exception):
     """A signal stopped a run, which can be resumed. Exits with 128 + the signal's number."""
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.errors import RunError
+from dnas.errors import Diverged
 
 
 def require_finite(value: Tensor, what: str, stage: str, step: int, where: Callable[[], str]) -> float:
-    """The value as a number. Raises RunError unless it is finite, naming step, stage and place."""
+    """The value as a number. Raises Diverged unless it is finite, naming step, stage and place."""
     number = float(value.detach())
     if number - number != 0.0:
-        raise RunError(
+        raise Diverged(
             f"{what} is {number} in {stage}, step {step + 1}, first in {where()}; the step was not taken: "
             "lower the learning rate and start anew, or look at the images"
         )

@@ -13,6 +13,7 @@ gamma), so the decoupled form is "no three-way interaction" in the log domain fo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,12 +34,14 @@ class Mapping(nn.Module):
         with_edges: Whether edges have weights of their own (beta).
         scale: Standard deviation of the normal law of the initial parameters.
         seed: Of the initial parameters.
+        allowed: [E, O] of bool, the candidates that each edge has; None: all have all.
         tables: Shape of each table of parameters, by its name.
     """
 
     alpha: nn.Parameter
     beta: nn.Parameter | None
     kind: Tensor
+    barrier: Tensor | None
 
     def __init__(
         self,
@@ -47,10 +50,14 @@ class Mapping(nn.Module):
         with_edges: bool = True,
         scale: float = 1e-3,
         seed: int = 0,
+        allowed: Tensor | None = None,
         **tables: tuple[int, ...],
     ) -> None:
         super().__init__()
         self.layers = layers
+        # [E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
+        barrier = None if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)
+        self.register_buffer("barrier", barrier, False)
         reductions = reduction_layers(layers)
         # [L]: 0 for a normal layer, 1 for a reduction.
         self.register_buffer("kind", torch.tensor([int(k in reductions) for k in range(layers)]), False)
@@ -61,7 +68,7 @@ class Mapping(nn.Module):
 
     def terms(self) -> tuple[Tensor, ...]:
         """Tensors that broadcast to [L, E, O]."""
-        return (self._per_layer(self.alpha),)
+        return (self._open(self._per_layer(self.alpha)),)
 
     def edge_logits(self) -> Tensor | None:
         """[L, E], or None without edge weights."""
@@ -71,8 +78,20 @@ class Mapping(nn.Module):
         """How many architecture parameters there are."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def rows(self) -> int:
+        """How many layers can differ in their mixing weights: two where cells are shared, L otherwise."""
+        return self.layers
+
+    def over_layers(self, rows: Tensor) -> Tensor:
+        """[rows, …] → [L, …]: e.g. one random draw a cell type where cells are shared, one a layer otherwise."""
+        return rows
+
     def _per_layer(self, table: Tensor) -> Tensor:
         return table[self.kind] if len(table) == 2 else table
+
+    def _open(self, term: Tensor) -> Tensor:
+        return term if self.barrier is None else term + self.barrier
 
 
 class Shared(Mapping):
@@ -83,6 +102,13 @@ class Shared(Mapping):
 
     def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
         super().__init__(layers, alpha=(2, edges, operations), beta=(2, edges), **common)
+
+    @property
+    def rows(self) -> int:
+        return 2
+
+    def over_layers(self, rows: Tensor) -> Tensor:
+        return rows[self.kind]
 
 
 class Full(Mapping):
@@ -114,7 +140,7 @@ class Decoupled(Mapping):
         )
 
     def terms(self) -> tuple[Tensor, ...]:
-        return (self._per_layer(self.alpha), self.gamma[:, None, :])
+        return (self._open(self._per_layer(self.alpha)), self.gamma[:, None, :])
 
 
 MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {

@@ -24,13 +24,14 @@ from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError, RunError
 from dnas.kernels import native
-from dnas.methods import GradientMethod, Progress, create
+from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.network import Network, build, macs, params
 from dnas.options import add_options
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.searcher import search_architecture
 from dnas.session import Session
+from dnas.settings import GradientSettings
 from dnas.space import DARTS
 from dnas.trainer import Accuracy, measure_accuracy, planned, random_of_size, to_device, train_network
 
@@ -141,7 +142,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
 
 
 def _carry_through(
-    config: Config, method: GradientMethod | None, data: Data, folder: RunFolder, session: Session
+    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session
 ) -> dict[str, Any]:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -154,26 +155,31 @@ def _carry_through(
         result = summary(config, architecture, data.info, folder.path)
         if config.train is not None:
             result |= _train(config, architecture, data, folder, session)
-        result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
+        if config.search is not None:
+            result |= session.completed["search"]["cost"]
+        trials = sum(spent for stage, spent in session.seconds.items() if stage.startswith("trial "))
+        result["search_seconds"] = round(session.seconds.get("search", 0.0) + trials, 3)
         result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
         folder.write_json("result.json", result)
     return result
 
 
-def _search(config: Config, method: GradientMethod, data: Data, folder: RunFolder, session: Session) -> Architecture:
+def _search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
     assert config.search is not None
     if "search" in session.completed:
         return Architecture.from_json(session.completed["search"]["architecture"])
-    architecture, parameters = search_architecture(
+    found = search_architecture(
         method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
     )
+    architecture = found.architecture
     if config.train is not None:
         architecture = at_depth(architecture, config.train.layers)
-    folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(parameters))
+    if found.parameters:
+        folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text("architecture.json", architecture.dumps())
     folder.write_text("architecture.svg", picture(architecture, config))
-    session.complete({"architecture": architecture.to_json()})
+    session.complete({"architecture": architecture.to_json(), "cost": found.cost})
     return architecture
 
 
@@ -260,6 +266,8 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
     merged = dict(values)
     add_options(merged, options, ["options"])
     method = create(config.method, config.mapping, merged.get("options", {}), DARTS)
+    if not isinstance(method, SupernetMethod):
+        raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
     mapping = method.mapping(config.search.layers, config.seed)
     epochs = config.search.epochs
     if (path / PARAMETERS_FILE).is_file():
@@ -270,14 +278,18 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
         if checkpoint is None or checkpoint.state["stage"] != "search":
             raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
         tensors = checkpoint.part("mapping")
-        epoch = checkpoint.state["step"] // config.search.steps_per_epoch
+        epoch = max(1, checkpoint.state["step"] // config.search.steps_per_epoch)
     try:
         mapping.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(
             f"the options do not fit the architecture parameters of {path}: {_first_line(error)}"
         ) from None
-    return method.derive(mapping, Progress(epoch, epochs, config.search.warmup_epochs))
+    warmup = config.search.warmup_epochs if isinstance(config.search, GradientSettings) else 0
+    architecture = method.derive(mapping, Progress(min(epoch, epochs) - 1, epochs, warmup))
+    if architecture is None:
+        raise InputError(f"{path}: {method.name} chose among candidates, so nothing can be derived again")
+    return architecture
 
 
 def evaluate(

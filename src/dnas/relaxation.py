@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dnas.architecture import Architecture
+from dnas.mapping import Mapping
 from dnas.space import Space
 
 
@@ -40,6 +42,12 @@ class MixingWeights:
     def detach(self) -> MixingWeights:
         return replace(
             self, operations=self.operations.detach(), edges=self.edges.detach(), bypass=self.bypass.detach()
+        )
+
+    def to(self, like: Tensor) -> MixingWeights:
+        """On the device and in the type of a tensor."""
+        return replace(
+            self, operations=self.operations.to(like), edges=self.edges.to(like), bypass=self.bypass.to(like)
         )
 
 
@@ -76,6 +84,25 @@ def expand(
         edges = operations.new_ones(operations.shape[:2])
     active = None if active is None else active.expand(operations.shape)
     return MixingWeights(operations, edges, edges if bypass is None else bypass, active)
+
+
+def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """[L, *shape] of standard Gumbel noise, -log(-log U); layers that share a cell share their draw."""
+    # An exponential variate is -log U, without the infinities of a uniform one at 0 and 1.
+    noise = -torch.empty(mapping.rows, *shape, dtype=torch.float64).exponential_(generator=generator).log()
+    like = mapping.alpha
+    return mapping.over_layers(noise.to(like.device, like.dtype))
+
+
+def path(architecture: Architecture, operations: Sequence[str], space: Space) -> MixingWeights:
+    """The mixing weights of one architecture within a supernet: 1 for what it has, and nothing else is executed."""
+    active = torch.zeros(len(architecture), len(space.edges), len(operations), dtype=torch.bool)
+    for k, cell in enumerate(architecture.layers):
+        for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
+            for operation, source in node:
+                active[k, first + source, operations.index(operation)] = True
+    edges = active.any(-1).float()
+    return MixingWeights(active.float(), edges, edges, active)
 
 
 def _summed(terms: Sequence[Tensor]) -> Tensor:

@@ -77,9 +77,12 @@ class Session:
         self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
 
     def start(self, stage: str, title: str, steps: int) -> Checkpoint | None:
-        """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage."""
+        """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage.
+
+        What came since the last stage, or the session's beginning, counts as this stage's time.
+        """
         self._stage = stage
-        self._entered = self._saved = time.monotonic()
+        self._saved = time.monotonic()
         pending, self._pending = self._pending, None
         if pending is not None and pending.state["stage"] != stage:
             pending = None
@@ -138,6 +141,10 @@ class Session:
         }
         self.folder.save_checkpoint(tensors, state)
         self._saved = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of this stage so far, over all executions."""
+        return self.seconds.get(self._stage, 0.0) + time.monotonic() - self._entered
 
     def _count_time(self) -> None:
         now = time.monotonic()

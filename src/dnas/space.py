@@ -85,42 +85,54 @@ class Space:
         """How many architectures of this depth there are when every layer is free."""
         return int(self.cells() ** layers)
 
-    def sample(self, rng: np.random.Generator, layers: int) -> Architecture:
-        """A uniform architecture: every layer its own uniform gene."""
+    def sample(self, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
+        """A uniform architecture: every layer its own uniform gene, or one for all normal layers and one for all
+        reductions where cells are `shared`."""
         from dnas.architecture import Architecture, Cell
 
+        reductions = reduction_layers(layers)
         genes = []
-        for _ in range(layers):
+        for _ in range(2 if shared else layers):
             nodes = []
             for n in range(self.nodes):
                 sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
                 ops = rng.integers(len(self.primitives), size=self.inputs_per_node)
                 nodes.append(tuple((self.primitives[o], s) for o, s in zip(ops, sources, strict=True)))
             genes.append(Cell(tuple(nodes)))
-        return Architecture(tuple(genes), reduction_layers(layers), self.name, {"sampled": "uniform"})
+        if shared:
+            genes = [genes[k in reductions] for k in range(layers)]
+        return Architecture(tuple(genes), reductions, self.name, {"sampled": "uniform"})
 
     def neighbours(self, architecture: Architecture) -> list[Architecture]:
         """All architectures that differ in one operation or one input of one slot."""
         return [
-            _with_slot(architecture, k, n, s, slot)
+            _with_slot(architecture, (k,), n, s, slot)
             for k, cell in enumerate(architecture.layers)
             for n, node in enumerate(cell.nodes)
             for s in range(len(node))
             for slot in self._other_slots(node, n, s)
         ]
 
-    def mutate(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
-        """A uniform layer, node and slot with another operation or, as often, another input where there is one."""
-        k = int(rng.integers(len(architecture)))
+    def mutate(self, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False) -> Architecture:
+        """A uniform layer, node and slot with another operation or, as often, another input where there is one.
+
+        Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
+        """
+        kinds = [
+            tuple(k for k in range(len(architecture)) if k not in architecture.reductions),
+            architecture.reductions,
+        ]
+        same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
+        k = same[0]
         n = int(rng.integers(self.nodes))
         node = architecture.layers[k].nodes[n]
         s = int(rng.integers(len(node)))
         slots = self._other_slots(node, n, s)
         inputs = [slot for slot in slots if slot[0] == node[s][0]]
         if inputs and rng.integers(2):
-            return _with_slot(architecture, k, n, s, inputs[int(rng.integers(len(inputs)))])
+            return _with_slot(architecture, same, n, s, inputs[int(rng.integers(len(inputs)))])
         operations = [slot for slot in slots if slot[1] == node[s][1]]
-        return _with_slot(architecture, k, n, s, operations[int(rng.integers(len(operations)))])
+        return _with_slot(architecture, same, n, s, operations[int(rng.integers(len(operations)))])
 
     def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int) -> list[tuple[str, int]]:
         """What slot s of node n could hold instead."""
@@ -130,13 +142,14 @@ class Space:
         return slots + [(op, other) for other in range(n + 2) if other not in taken]
 
 
-def _with_slot(architecture: Architecture, k: int, n: int, s: int, slot: tuple[str, int]) -> Architecture:
+def _with_slot(architecture: Architecture, same: Sequence[int], n: int, s: int, slot: tuple[str, int]) -> Architecture:
+    """With another slot in these layers, which have one gene."""
     from dnas.architecture import Architecture, Cell
 
-    nodes = [list(node) for node in architecture.layers[k].nodes]
+    nodes = [list(node) for node in architecture.layers[same[0]].nodes]
     nodes[n][s] = slot
     gene = Cell(tuple(tuple(node) for node in nodes))
-    layers = (*architecture.layers[:k], gene, *architecture.layers[k + 1 :])
+    layers = tuple(gene if k in same else cell for k, cell in enumerate(architecture.layers))
     return Architecture(layers, architecture.reductions, architecture.space)
 
 

@@ -17,7 +17,6 @@ from dnas.architecture import Architecture
 from dnas.augment import Augmentation, augment, normalise
 from dnas.bilevel import apply, gradients_of
 from dnas.checkpoint import pack_optimizer, unpack_optimizer
-from dnas.config import TrainSettings
 from dnas.data import DataInfo, Split, batches, chosen
 from dnas.errors import InputError
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
@@ -25,6 +24,7 @@ from dnas.kernels.memory import give_back
 from dnas.network import Network, build, drop_path
 from dnas.plan import NetworkPlan, plan, size
 from dnas.session import Captured, Session
+from dnas.settings import TrainSettings
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
 

@@ -4,7 +4,7 @@ with step, stage and place; the newest checkpoint is the one before t, valid and
 import torch
 from faults.harness import TINY, invoke
 
-from dnas import bilevel, pipeline, searcher, session, trainer
+from dnas import bilevel, pipeline, session, supernet_search, trainer
 from dnas.checkpoint import newest
 
 SEARCH_STEP, TRAIN_STEP = 3, 4  # 1-based; in the search, the first step after the warm-up
@@ -50,7 +50,7 @@ def poison_first(result):
 
 def test_image_in_search(tmp_path, images, monkeypatch):
     # Before step 3, two steps of the warm-up: call 3 is the validation half of step 3.
-    broken_at(monkeypatch, searcher, "augment", SEARCH_STEP, poison)
+    broken_at(monkeypatch, supernet_search, "augment", SEARCH_STEP, poison)
     fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "the validation loss", "the input images")
 
 
@@ -60,12 +60,12 @@ def test_image_in_training(tmp_path, images, monkeypatch):
 
 
 def test_loss_of_the_weights_in_search(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, searcher.Search, "weight_loss", SEARCH_STEP, poison)
+    broken_at(monkeypatch, supernet_search.Search, "weight_loss", SEARCH_STEP, poison)
     fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "the training loss", "first in the loss")
 
 
 def test_loss_of_the_architecture_in_search(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, searcher.Search, "architecture_loss", 2, poison)
+    broken_at(monkeypatch, supernet_search.Search, "architecture_loss", 2, poison)
     fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP + 1, "the validation loss", "first in the loss")
 
 

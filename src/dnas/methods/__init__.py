@@ -1,77 +1,146 @@
-"""The registry of methods, and the protocol that a differentiable method meets.
+"""The registry of methods, and the protocols of which each method meets one.
 
 A method is one file in this folder (or in another package, by an entry point of the group `dnas.methods`)
-with a subclass of `GradientMethod`; nothing else in dnas names it.
+with a subclass of one of three classes; nothing else in dnas names it:
+
+- `GradientMethod`: relaxes the architecture and follows gradients of its parameters on a supernet;
+- `SupernetMethod`: samples architectures from a supernet, by whatever rule;
+- `TrialMethod`: proposes architectures that are trained one by one.
 """
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
 
 from dnas import derive
 from dnas.architecture import Architecture
-from dnas.errors import InputError
-from dnas.mapping import MAPPINGS, Mapping, mapping_class
+from dnas.errors import InputError, RunError
+from dnas.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
 from dnas.relaxation import MixingWeights
+from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import Space
+from dnas.streams import torch_stream
 
-BUILT_IN = {
-    "dnas": "dnas.methods.dnas:DNAS",
-    "pc-darts": "dnas.methods.pc_darts:PCDARTS",
-}
+if TYPE_CHECKING:
+    from dnas.supernet_search import Search
+
+
+# --- options ------------------------------------------------------------------------------------------------
 
 
 class MethodOptions(BaseModel):
-    """Options that every differentiable method has; a method's own class adds its own.
-
-    Each is set by `--option NAME=VALUE` or under `[options]` in a configuration file.
-    """
+    """A method's own options, set by `--option NAME=VALUE` or under `[options]` in a configuration file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class SupernetOptions(MethodOptions):
+    """Options of every method with a supernet."""
 
     partial_channels: int = Field(
         1, ge=1, description="K: 1/K of the channels pass through the operations (PC-DARTS §3.1)"
     )
+
+
+class GradientOptions(SupernetOptions):
+    """Options of every method that relaxes the architecture."""
+
     with_none: bool = Field(False, description="`none` is a candidate while searching; never exported")
     initial_scale: float = Field(1e-3, ge=0, description="standard deviation of the initial architecture parameters")
 
 
+# --- what methods are told ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands, for what a method schedules.
+    """Where a search stands, for what a method schedules and draws.
 
     Attributes:
         epoch, epochs: This epoch, from 0, and how many there are, warm-up included.
         warmup_epochs: The first epochs, in which only weights move.
+        step: This step, from 0, over all epochs.
+        draw: 0 for the weights' batch of a step, 1 for the architecture's.
+        seed: The run's.
     """
 
     epoch: int = 0
     epochs: int = 1
     warmup_epochs: int = 0
+    step: int = 0
+    draw: int = 0
+    seed: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of a schedule has passed: 0 in the warm-up and the first epoch after it, 1 in the last epoch.
+
+        A schedule that is a function of this reaches its end value whatever the number of epochs.
+        """
+        steps = self.epochs - self.warmup_epochs - 1
+        return 1.0 if steps <= 0 else min(1.0, max(0.0, (self.epoch - self.warmup_epochs) / steps))
+
+    def generator(self, *counters: int) -> torch.Generator:
+        """For what a relaxation draws in this step; equal for equal arguments."""
+        return torch_stream(self.seed, "relaxation", self.step, self.draw, *counters)
 
 
-class GradientMethod:
-    """A method that relaxes the architecture and follows gradients.
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture to be judged, on a share of the validation images."""
 
-    The search calls `mapping` once, `mixing` and `penalty` in each step, and `derive` at the end (and after
-    each epoch, to watch). Subclasses set the class attributes and `mixing`, and override the rest at need.
+    architecture: Architecture
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was judged.
+
+    Attributes:
+        score: Validation accuracy, 0 to 1; None where it could not be had (its training failed).
+        share: Of the validation images.
+    """
+
+    architecture: Architecture
+    score: float | None
+    share: float = 1.0
+
+
+# --- the protocols --------------------------------------------------------------------------------------------
+
+
+class Method:
+    """What all methods have.
+
+    Attributes:
+        name, title, paper: For people.
+        kind: "gradient", "sampling" or "trials".
+        mappings: The names of the mappings that it works under.
+        Options: Its own options.
+        Settings: What its search reads.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
-    kind: ClassVar[str] = "gradient"
-    mappings: ClassVar[tuple[str, ...]] = tuple(MAPPINGS)
+    kind: ClassVar[str]
+    mappings: ClassVar[tuple[str, ...]]
     default_mapping: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    Settings: ClassVar[type[SearchSettings]] = SearchSettings
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -82,11 +151,102 @@ class GradientMethod:
         self.options = options
         self.mapping_name = mapping
         self.space = space
-        self.operations = ("none", *space.primitives) if options.with_none else space.primitives
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
         return {}
+
+    def origin(self) -> dict[str, Any]:
+        """What an architecture file says of where it came from."""
+        return {"method": self.name, "mapping": self.mapping_name}
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """What is to be judged next, all of it before the next call; nothing ends the choosing.
+
+        A pure function of its arguments, so that a search can be resumed from its history. `choose` is called where
+        there is a history at the end.
+        """
+        return []
+
+    def choose(self, history: Sequence[Trial]) -> Architecture:
+        """The best of those judged on the largest share, the first of equals. Raises RunError if none was."""
+        return best(history, self.name).architecture
+
+
+def best(history: Sequence[Trial], name: str) -> Trial:
+    """The trial with the best score among those on the largest share of images, the first of equals.
+
+    Raises RunError when every trial failed.
+    """
+    scored = [trial for trial in history if trial.score is not None]
+    if not scored:
+        raise RunError(f"{name}: none of {len(history)} candidates could be judged; see log.txt")
+    largest = max(trial.share for trial in scored)
+    return max((trial for trial in scored if trial.share == largest), key=lambda trial: trial.score or 0.0)
+
+
+class SupernetMethod(Method):
+    """A method whose candidates share the weights of one supernet.
+
+    In each step the search asks for `mixing` and moves the weights. After each epoch it calls `after_epoch`. At the
+    end it judges what `propose` gives on the supernet and takes what they `choose`, or else what `derive` gives.
+    """
+
+    kind = "sampling"
+    mappings: ClassVar[tuple[str, ...]] = (SHARED, FULL)
+    Options: ClassVar[type[MethodOptions]] = SupernetOptions
+    Settings: ClassVar[type[SearchSettings]] = SupernetSettings
+    options: SupernetOptions
+
+    def __init__(self, options: SupernetOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        self.operations: tuple[str, ...] = space.primitives
+
+    def mapping(self, layers: int, seed: int) -> Any:
+        """What the method learns, besides the supernet's weights; a `Mapping` for gradient methods."""
+        return nn.Module()
+
+    def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
+        """The mixing weights of this step; draws come from `progress.generator`."""
+        raise NotImplementedError
+
+    def optimizer(self, mapping: Any, settings: Any) -> torch.optim.Optimizer | None:
+        """What moves the method's parameters; None if nothing does."""
+        return None
+
+    def skip_dropout(self, progress: Progress) -> float:
+        """The probability with which the identity's output is dropped in this step."""
+        return 0.0
+
+    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+        """Called after each epoch. An architecture ends the search with it.
+
+        `search.accuracy(architecture)` judges on the supernet, `search.follow(loss)` moves the method's parameters
+        down a loss, `search.memory` is a dict that is kept in checkpoints as JSON.
+        """
+        return None
+
+    def derive(self, mapping: Any, progress: Progress) -> Architecture | None:
+        """The architecture that the parameters stand for; None where they stand for none."""
+        return None
+
+
+class GradientMethod(SupernetMethod):
+    """A method that relaxes the architecture and follows gradients.
+
+    Subclasses set the class attributes and `mixing`, differentiable in the architecture parameters, and override the
+    rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
+    """
+
+    kind = "gradient"
+    mappings = tuple(MAPPINGS)
+    Options: ClassVar[type[MethodOptions]] = GradientOptions
+    Settings: ClassVar[type[SearchSettings]] = GradientSettings
+    options: GradientOptions
+
+    def __init__(self, options: GradientOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        self.operations = ("none", *space.primitives) if options.with_none else space.primitives
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Fresh architecture parameters."""
@@ -98,40 +258,74 @@ class GradientMethod:
             layers,
             len(self.space.edges),
             len(self.operations),
-            scale=self.options.initial_scale,
-            seed=seed,
-            **details,
+            **{"scale": self.options.initial_scale, "seed": seed, **details},
         )
 
-    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
-        """The mixing weights of this step, differentiable in the architecture parameters."""
-        raise NotImplementedError
+    def optimizer(self, mapping: Mapping, settings: GradientSettings) -> torch.optim.Optimizer:
+        """Adam with its L2 decay, as DARTS (A.1)."""
+        return torch.optim.Adam(
+            mapping.parameters(),
+            settings.architecture_learning_rate,
+            (settings.architecture_beta1, settings.architecture_beta2),
+            weight_decay=settings.architecture_weight_decay,
+        )
 
-    def penalty(self, mapping: Mapping) -> torch.Tensor | None:
+    def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
         """What the architecture step adds to the cross-entropy."""
         return None
 
-    def skip_dropout(self, progress: Progress) -> float:
-        """The probability with which the identity's output is dropped in this step."""
-        return 0.0
+    def project(self, mapping: Mapping) -> None:
+        """Bring the parameters back to where they must lie, after each of their steps; without gradient."""
+
+    def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
+        """[L, E, O], free of draws: what operations and edges are ranked by; psi unless overridden."""
+        return self.mixing(mapping, progress).psi
 
     def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
-        """The architecture that the parameters stand for: by default the top edges by psi."""
+        """By default the top edges by `scores`."""
         with torch.no_grad():
-            psi = self.mixing(mapping, progress).psi
-        return derive.top_edges(psi, self.operations, self.space, self.origin())
+            scores = self.scores(mapping, progress)
+        return derive.top_edges(scores, self.operations, self.space, self.origin())
 
-    def origin(self) -> dict[str, Any]:
-        return {"method": self.name, "mapping": self.mapping_name}
+
+class TrialMethod(Method):
+    """A method that proposes architectures, each of which is trained from scratch, shortly."""
+
+    kind = "trials"
+    mappings = (SHARED, FULL)
+    default_mapping = SHARED
+    Settings: ClassVar[type[SearchSettings]] = TrialSettings
+
+
+def whole_network(data: str) -> dict[str, dict[str, Any]]:
+    """Settings of a search over the whole network, for `paper_settings`: as deep as the network that is trained.
+
+    Those of Xu & He 2022: 16 channels (§4.2), and for CIFAR-100 14 blocks and batch 96 (§4.3); the rest follows DARTS,
+    with PC-DARTS' warm-up (A9, A14, A15). 50 channels bring 14 layers nearest to their 4.60 M parameters (A10).
+    """
+    if data == "cifar100":
+        return {"search": {"layers": 14, "batch_size": 96}, "train": {"channels": 50}}
+    return {"search": {"layers": 20}}
+
+
+# --- the registry ---------------------------------------------------------------------------------------------
+
+
+def _built_in() -> dict[str, type[Method]]:
+    """The methods of this folder: in each file, the classes that it defines and that have a name."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        path = f"{__name__}.{module.name}"
+        for _, value in inspect.getmembers(import_module(path), inspect.isclass):
+            if value.__module__ == path and issubclass(value, Method) and "name" in vars(value):
+                found[value.name] = value
+    return found
 
 
 @cache
-def registry() -> Dict[str, type[GradientMethod]]:
+def registry() -> Dict[str, type[Method]]:
     """Every method by name: those of dnas, then those of installed packages."""
-    methods: dict[str, type[GradientMethod]] = {}
-    for name, where in BUILT_IN.items():
-        module, _, attribute = where.partition(":")
-        methods[name] = getattr(import_module(module), attribute)
+    methods = _built_in()
     for entry in entry_points(group="dnas.methods"):
         if entry.name in methods:
             raise InputError(f"method {entry.name!r} of {entry.value} has the name of another; rename its entry point")
@@ -144,14 +338,14 @@ def list_methods() -> list[str]:
     return list(registry())
 
 
-def get_method(name: str) -> type[GradientMethod]:
+def get_method(name: str) -> type[Method]:
     """The class of a method. Raises InputError listing the names."""
     if name not in registry():
         raise InputError(f"--method {name!r} is not known; choose from {', '.join(registry())}")
     return registry()[name]
 
 
-def create(name: str, mapping: str | None, options: Dict[str, Any], space: Space) -> GradientMethod:
+def create(name: str, mapping: str | None, options: Dict[str, Any], space: Space) -> Method:
     """A method with checked options. Raises InputError naming the method, the option and its choices."""
     method = get_method(name)
     try:

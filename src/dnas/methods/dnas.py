@@ -20,23 +20,12 @@ from dnas import derive
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.mapping import DECOUPLED, Decoupled, Mapping
-from dnas.methods import GradientMethod, MethodOptions, Progress
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
 from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid
 from dnas.space import Space
 
 
-def global_settings(data: str) -> dict[str, dict[str, Any]]:
-    """The paper's settings of a search over the whole network.
-
-    It gives 16 channels (§4.2), and for CIFAR-100 14 blocks and batch 96 (§4.3); the rest follows DARTS, with
-    PC-DARTS' warm-up (A9, A14, A15). 50 channels bring 14 layers nearest to its 4.60 M parameters (A10).
-    """
-    if data == "cifar100":
-        return {"search": {"layers": 14, "batch_size": 96}, "train": {"channels": 50}}
-    return {"search": {"layers": 20}}
-
-
-class DNASOptions(MethodOptions):
+class DNASOptions(GradientOptions):
     """The paper's open questions, each with our reading as the default."""
 
     partial_channels: int = Field(4, ge=1, description="A7: K of the partial channels; 4 as PC-DARTS")
@@ -98,7 +87,7 @@ class DNAS(GradientMethod):
             raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        return global_settings(data)
+        return whole_network(data)
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         details = {"alpha_groups": self.options.alpha_groups} if self.mapping_name == DECOUPLED else {}
@@ -111,7 +100,7 @@ class DNAS(GradientMethod):
         bypass = torch.ones_like(edges) if self.options.bypass == "one" else edges
         return expand(sigmoid(mapping.terms()), edges, mapping.layers, bypass)
 
-    def penalty(self, mapping: Mapping) -> Tensor | None:
+    def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
         """w01 · L01 with L01 = -mean (v - ½)² over the chosen values v (FairDARTS, eq. 7)."""
         if self.options.zero_one_weight == 0:
             return None
@@ -127,7 +116,7 @@ class DNAS(GradientMethod):
             case "product":
                 values = sigmoid(mapping.terms())
             case "psi":
-                values = self.mixing(mapping, Progress()).psi
+                values = self.mixing(mapping, progress).psi
         return -self.options.zero_one_weight * ((values - 0.5) ** 2).mean()
 
     def skip_dropout(self, progress: Progress) -> float:

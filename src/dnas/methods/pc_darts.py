@@ -13,12 +13,11 @@ from typing import Any
 from pydantic import Field
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, MethodOptions, Progress
-from dnas.methods.dnas import global_settings
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
 from dnas.relaxation import MixingWeights, edge_softmax, expand, softmax
 
 
-class PCDARTSOptions(MethodOptions):
+class PCDARTSOptions(GradientOptions):
     """Its two parts can be switched off one by one."""
 
     partial_channels: int = Field(4, ge=1, description="K: 1/K of the channels pass through the operations")
@@ -42,7 +41,7 @@ class PCDARTS(GradientMethod):
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         if self.mapping_name != SHARED:
             # The paired control of the DNAS paper: all but the parameterisation as in its own search.
-            return global_settings(data)
+            return whole_network(data)
         # Section 4.2 of the paper and its public code: a proxy of 8 layers, trained at 20.
         return {
             "search": {

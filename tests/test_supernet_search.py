@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from dnas import bilevel, checkpoint, config
-from dnas.config import SearchSettings
 from dnas.data import DataInfo, Split
 from dnas.mapping import MAPPINGS
 from dnas.methods import Progress, create
-from dnas.searcher import Search, search_architecture
+from dnas.searcher import search_architecture
 from dnas.session import Session
+from dnas.settings import GradientSettings
 from dnas.space import DARTS
 from dnas.streams import torch_stream
+from dnas.supernet_search import Search
 
 COUNT = 32
 CLASSES = 4
@@ -30,7 +31,7 @@ def pictures(classes=CLASSES, count=COUNT):
 
 def settings(**changes):
     values = {"layers": 3, "channels": 8, "epochs": 3, "warmup_epochs": 1, "batch_size": 8} | changes
-    return SearchSettings(**values).resolved(COUNT, 4.1, 8)
+    return GradientSettings(**values).resolved(COUNT, 4.1, 8)
 
 
 def new_search(name="dnas", mapping=None, seed=0, options=None, classes=CLASSES, **changes):
@@ -153,7 +154,7 @@ def test_the_penalty_is_for_the_architecture_only():
     search = new_search(options={"initial_scale": 1.0})
     plain = new_search(options={"initial_scale": 1.0, "zero_one_weight": 0})
     batch = search.batch(2, 1)
-    penalty = search.method.penalty(search.mapping).item()
+    penalty = search.method.penalty(search.mapping, search.progress(2, 1)).item()
     assert penalty < -0.1
     assert search.architecture_loss(batch, 2).item() == pytest.approx(
         plain.architecture_loss(batch, 2).item() + penalty, rel=1e-5
@@ -235,7 +236,8 @@ def run(seed, **changes):
     split, info = pictures()
     method = create("dnas", None, {}, DARTS)
     session = Session(None, {})
-    return search_architecture(method, settings(**changes), split, info, seed=seed, session=session)
+    found = search_architecture(method, settings(**changes), split, info, seed=seed, session=session)
+    return found.architecture, found.parameters
 
 
 @pytest.mark.parametrize("update", UPDATES)
@@ -310,7 +312,7 @@ def test_capture_is_of_now_and_holds_both_optimisers():
 
 def test_the_weights_learning_rate_is_the_cosine_of_darts():
     """§1: at epoch 49 of 50, the number in a user's log (quark0/darts issue 7)."""
-    shape = SearchSettings()
+    shape = GradientSettings()
     assert shape.rate(0) == 0.025
     assert shape.rate(49) == pytest.approx(1.023679e-3, rel=1e-6)
 
@@ -323,7 +325,7 @@ def test_the_quick_preset_lets_the_architecture_travel_as_far_as_in_the_paper(na
     _, info = pictures()
     method = create(name, None, {}, DARTS)
     quick = config.preset_settings("quick", method, info, count)["search"]
-    resolved = SearchSettings(**quick).resolved(count, config.paper_travel(method), info.image_size)
+    resolved = GradientSettings(**quick).resolved(count, config.paper_travel(method), info.image_size)
     assert resolved.architecture_steps * resolved.architecture_learning_rate == pytest.approx(travel, rel=0.01)
     assert resolved.warmup_epochs == round(0.3 * resolved.epochs)
     steps = math.ceil(round(resolved.images / 2) / resolved.batch_size)
@@ -334,7 +336,7 @@ def test_the_quick_preset_lets_the_architecture_travel_as_far_as_in_the_paper(na
 def test_a_paper_run_keeps_the_papers_architecture_learning_rate(name):
     _, info = pictures()
     paper = config.preset_settings("paper", create(name, None, {}, DARTS), info, 50_000)["search"]
-    resolved = SearchSettings(**paper).resolved(50_000, 1.0, 32)
+    resolved = GradientSettings(**paper).resolved(50_000, 1.0, 32)
     assert resolved.architecture_learning_rate == {"dnas": 3e-4, "pc-darts": 6e-4}[name]
     assert (resolved.epochs, resolved.warmup_epochs) == (50, 15)
 
@@ -349,7 +351,7 @@ def slots(architecture):
 def test_a_short_search_exports_what_it_found_and_not_its_initial_noise(name):
     split, info = pictures()
     method = create(name, "full", {}, DARTS)
-    shape = SearchSettings(
+    shape = GradientSettings(
         layers=3, channels=8, epochs=6, warmup_epochs=2, batch_size=4, architecture_learning_rate=0.0
     ).resolved(COUNT, config.paper_travel(method), 8)
     search = Search(method, shape, split, info, 0, "cpu")
@@ -443,7 +445,8 @@ def test_search_architecture_is_the_loop_that_a_user_could_write():
     method = create("dnas", None, {}, DARTS)
     shape = settings(batch_size=16, architecture_learning_rate=0.1)
     session = Recorder()
-    architecture, tables = search_architecture(method, shape, split, info, seed=3, session=session)
+    found = search_architecture(method, shape, split, info, seed=3, session=session)
+    architecture, tables = found.architecture, found.parameters
     mine = Search(method, shape, split, info, 3, "cpu")
     losses = [mine.step(step) for step in range(3)]
     assert session.steps == [(step + 1, loss) for step, loss in enumerate(losses)]

@@ -1,0 +1,43 @@
+"""DARTS, first order: softmax mixing, a validation gradient at the current weights (Liu et al., ICLR 2019).
+
+y_e = Σ_o softmax(alpha_e)[o] O_o(x)                                                          (eq. 2)
+∂/∂alpha of L_val(w, alpha)                                                          (eq. 6 with ξ = 0)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand, softmax
+
+
+class DARTSOptions(GradientOptions):
+    """`none` competes in the softmax, as published."""
+
+    with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
+
+
+class DARTS(GradientMethod):
+    """Any mapping × softmax × first order × top two edges."""
+
+    name = "darts"
+    title = "DARTS (first order)"
+    paper = "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019"
+    default_mapping = SHARED
+    Options = DARTSOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20."""
+        if self.mapping_name != SHARED:
+            return whole_network(data)
+        return {"search": {"warmup_epochs": 0}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        return expand(softmax(mapping.terms()), None, mapping.layers)

@@ -1,0 +1,25 @@
+"""Random search: uniform architectures are trained one by one, and the best is kept.
+
+The floor of every comparison (Li & Talwalkar, UAI 2019), and the paper's own question to every search: is it better
+than as many random draws at the same cost?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, Trial, TrialMethod
+from dnas.streams import numpy_stream
+
+
+class Random(TrialMethod):
+    """Uniform draws × trials × the best one."""
+
+    name = "random"
+    title = "Random search"
+    paper = "Li & Talwalkar, Random Search and Reproducibility for Neural Architecture Search, UAI 2019"
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        rng = numpy_stream(seed, "candidate", len(history))
+        return [Candidate(self.space.sample(rng, layers, shared=self.mapping_name == SHARED))]

@@ -1,0 +1,458 @@
+"""Runs a method with a supernet on the training split: images in, an architecture out.
+
+It is handed the training split and nothing else, so no method can see test images. A gradient method moves its
+architecture parameters on one part of the images (after the warm-up) and the weights on the other part (DARTS,
+algorithm 1); a sampling method moves the weights of what it samples, and judges architectures on the other part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dnas import bilevel
+from dnas.architecture import Architecture
+from dnas.augment import Augmentation, augment, normalise
+from dnas.checkpoint import Checkpoint, pack_optimizer, unpack_optimizer
+from dnas.data import DataInfo, Split, batches, chosen, halves
+from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.kernels.memory import give_back
+from dnas.methods import Candidate, GradientMethod, Method, Progress, SupernetMethod, Trial
+from dnas.relaxation import MixingWeights, path
+from dnas.session import Captured, Session
+from dnas.settings import GradientSettings, SupernetSettings
+from dnas.streams import torch_stream
+from dnas.supernet import SkipDropout, build_supernet
+
+STAGE = "search"
+JUDGED_AT_ONCE = 256
+# A backward pass takes twice a forward pass: one set of products for the inputs' gradients, one for the weights'.
+FORWARD = 1 / 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        architecture: The result.
+        parameters: The architecture parameters behind it; empty where there are none.
+        cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
+            counts a third); `architectures_evaluated`: how many were judged one by one.
+    """
+
+    architecture: Architecture
+    parameters: dict[str, Tensor]
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Augmented images [B, C, H, W] with labels [B], and the number of this draw within its step."""
+
+    images: Tensor
+    labels: Tensor
+    draw: int
+
+
+class Search:
+    """The state of a search, and its two steps. `search_supernet` loops over it; so can you.
+
+    Args:
+        method: With its options and mapping.
+        settings: Resolved, i.e. with every automatic value replaced by its number.
+        split, info: Training images and what is known of them.
+        seed: Of everything drawn.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        method: SupernetMethod,
+        settings: SupernetSettings,
+        split: Split,
+        info: DataInfo,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
+        self.pool = chosen(split, settings.images, seed).to(device)
+        self.supernet = build_supernet(
+            method.space,
+            method.operations,
+            layers=settings.layers,
+            channels=settings.channels,
+            classes=len(info.classes),
+            inputs=info.channels,
+            partial=method.options.partial_channels,
+            recompute=settings.recompute,
+            seed=seed,
+        ).to(device)
+        self.mapping = method.mapping(settings.layers, seed).to(device)
+        self.weights = list(self.supernet.parameters())
+        self.architecture = list(self.mapping.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights,
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+            foreach=True,
+        )
+        self.architecture_optimizer = method.optimizer(self.mapping, settings)
+        if settings.weight_images == len(self.pool):
+            self.train_part = self.validation_part = torch.arange(len(self.pool))
+        else:
+            self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
+        self.recipe = Augmentation(settings.pad, info.flip, cutout=0)
+        self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
+        # What the search cost so far: see `Cost`.
+        self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
+        self.memory: dict[str, Any] = {}
+        self.scores: list[float] = []
+        self.stopped: Architecture | None = None
+        self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
+
+    # --- where a step is ----------------------------------------------------------------------------------
+
+    def progress(self, step: int, draw: int = 0) -> Progress:
+        settings = self.settings
+        warmup = settings.warmup_epochs if isinstance(settings, GradientSettings) else 0
+        return Progress(step // settings.steps_per_epoch, settings.epochs, warmup, step, draw, self.seed)
+
+    def batch(self, step: int, draw: int) -> Batch:
+        """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+        epoch, i = divmod(step, self.settings.steps_per_epoch)
+        if self._orders[0] != epoch:
+            size = self.settings.batch_size
+            self._orders = (
+                epoch,
+                batches(len(self.train_part), size, self.seed, epoch, "order"),
+                batches(len(self.validation_part), size, self.seed, epoch, "order-validation"),
+            )
+        part, order = ((self.train_part, self._orders[1]), (self.validation_part, self._orders[2]))[draw]
+        indices = part[order[i % len(order)]].to(self.device)
+        generator = torch_stream(self.seed, "augment", step, draw)
+        images = augment(self.pool.images, indices, self.recipe, self.info, generator)
+        return Batch(images, self.pool.labels[indices], draw)
+
+    # --- losses -------------------------------------------------------------------------------------------
+
+    def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
+        """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
+        progress = self.progress(step, batch.draw)
+        mixing = self.method.mixing(self.mapping, progress)
+        rate = self.method.skip_dropout(progress)
+        dropout = SkipDropout(rate, self.seed, (step, batch.draw)) if rate else None
+        return self._forward(batch.images, mixing if relaxed else mixing.detach(), dropout)
+
+    def _forward(self, images: Tensor, mixing: MixingWeights, dropout: SkipDropout | None = None) -> Tensor:
+        passes = 1.0 if torch.is_grad_enabled() else FORWARD
+        self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
+        logits: Tensor = self.supernet(images, mixing, dropout)
+        return logits
+
+    def architecture_loss(self, batch: Batch, step: int) -> Tensor:
+        loss = F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
+        assert isinstance(self.method, GradientMethod)
+        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
+        return loss if penalty is None else loss + penalty
+
+    def weight_loss(self, batch: Batch, step: int) -> Tensor:
+        logits = self.logits(batch, step, relaxed=False)
+        self.sums["correct"] += float((logits.detach().argmax(1) == batch.labels).sum())
+        return F.cross_entropy(logits, batch.labels)
+
+    @torch.no_grad()
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None) -> float:
+        """The supernet's accuracy on its first `images` validation images, not augmented: of one architecture, of which
+        nothing else is executed, or of mixing weights.
+
+        Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
+        own statistics, as after a recalibration (Guo et al. 2020, §3.2).
+        """
+        if isinstance(what, Architecture):
+            what = path(what, self.method.operations, self.method.space).to(self.weights[0])
+        part = self.validation_part[:images]
+        correct = 0
+        for indices in part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE)):
+            logits = self._forward(normalise(self.pool.images[indices], self.info), what)
+            correct += int((logits.argmax(1) == self.pool.labels[indices]).sum())
+        return correct / len(part)
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def architecture_step(self, step: int) -> None:
+        """Move the architecture parameters; the weights stay as they are, to the bit."""
+        assert isinstance(self.settings, GradientSettings)
+        batch = self.batch(step, 1)
+        if self.settings.update == "second-order":
+            train = self.batch(step, 0)
+            loss, grads = bilevel.unrolled(
+                lambda: F.cross_entropy(self.logits(train, step, relaxed=True), train.labels),
+                lambda: self.architecture_loss(batch, step),
+                self.architecture,
+                self.weights,
+                xi=self.settings.rate(self.progress(step).epoch),
+                momentum=self.settings.momentum,
+                buffers=[self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
+                weight_decay=self.settings.weight_decay,
+            )
+        else:
+            loss, grads = bilevel.first_order(
+                lambda: self.architecture_loss(batch, step), self.architecture, self.weights
+            )
+        self._move_architecture(batch, step, loss, grads)
+
+    def weight_step(self, step: int) -> float:
+        """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
+        batch = self.batch(step, 0)
+        loss, grads = bilevel.gradients(lambda: self.weight_loss(batch, step), self.weights)
+        return self._move_weights(batch, step, loss, grads)
+
+    def joint_step(self, step: int) -> float:
+        """Move both along the gradients of one batch (single level). Returns the loss."""
+        batch = self.batch(step, 0)
+        loss, grads = bilevel.gradients(
+            lambda: self.architecture_loss(batch, step), [*self.weights, *self.architecture]
+        )
+        count = len(self.weights)
+        self._move_architecture(batch, step, loss, grads[count:])
+        return self._move_weights(batch, step, loss, grads[:count])
+
+    def step(self, step: int) -> float:
+        """All of one step, 0-based. Returns the training loss."""
+        settings = self.settings
+        if not settings.moves_architecture(self.progress(step).epoch):
+            return self.weight_step(step)
+        assert isinstance(settings, GradientSettings)
+        if settings.update == "single-level":
+            return self.joint_step(step)
+        if settings.order == "weights-first":
+            loss = self.weight_step(step)
+            self.architecture_step(step)
+            return loss
+        self.architecture_step(step)
+        return self.weight_step(step)
+
+    def follow(self, loss: Tensor) -> None:
+        """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
+        assert self.architecture_optimizer is not None
+        bilevel.apply(self.architecture_optimizer, self.architecture, bilevel.gradients_of(loss, self.architecture))
+
+    def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
+        assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)
+        assert self.architecture_optimizer is not None
+        value = self._checked(batch, step, loss, "the validation loss")
+        norm = torch.nn.utils.get_total_norm(grads)
+        self.sums["gradient"] += require_finite(
+            norm,
+            "the architecture's gradient norm",
+            STAGE,
+            step,
+            lambda: first_bad_gradient(self.mapping, grads),
+        )
+        decay = self.settings.architecture_weight_decay
+        self.sums["decay"] += decay * float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
+        self.sums["validation_loss"] += value
+        bilevel.apply(self.architecture_optimizer, self.architecture, grads)
+        with torch.no_grad():
+            self.method.project(self.mapping)
+
+    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> float:
+        value = self._checked(batch, step, loss, "the training loss")
+        norm = torch.nn.utils.get_total_norm(grads)
+        require_finite(norm, "the gradient norm", STAGE, step, lambda: first_bad_gradient(self.supernet, grads))
+        clip(grads, self.settings.clip_norm, norm)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.progress(step).epoch)
+        bilevel.apply(self.weight_optimizer, self.weights, grads)
+        self.sums["loss"] += value * len(batch.labels)
+        return value
+
+    def _checked(self, batch: Batch, step: int, loss: Tensor, what: str) -> float:
+        def where() -> str:
+            return first_bad_layer(self.supernet, batch.images, lambda: self.logits(batch, step, relaxed=False))
+
+        return require_finite(loss, what, STAGE, step, where)
+
+    # --- what is kept -------------------------------------------------------------------------------------
+
+    def capture(self) -> Captured:
+        """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
+        tensors = {f"supernet.{k}": v for k, v in self.supernet.state_dict().items()}
+        tensors |= {f"mapping.{k}": v for k, v in self.mapping.state_dict().items()}
+        state: dict[str, Any] = {
+            "sums": self.sums,
+            "cost": self.cost,
+            "memory": self.memory,
+            "scores": self.scores,
+            "stopped": None if self.stopped is None else self.stopped.to_json(),
+        }
+        for name, optimizer in self._optimizers():
+            packed, state[name] = pack_optimizer(name, optimizer)
+            tensors |= packed
+        return tensors, state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be as when the checkpoint was captured."""
+        state = checkpoint.state["loop"]
+        self.supernet.load_state_dict(checkpoint.part("supernet"))
+        self.mapping.load_state_dict(checkpoint.part("mapping"))
+        for name, optimizer in self._optimizers():
+            unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
+        self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
+        self.scores = list(state["scores"])
+        self.stopped = None if state["stopped"] is None else Architecture.from_json(state["stopped"])
+
+    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        pairs = [("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)]
+        return [(name, optimizer) for name, optimizer in pairs if optimizer is not None]
+
+    def epoch_metrics(self, step: int) -> dict[str, Any]:
+        """What an epoch that ends with `step` was like; starts the sums anew.
+
+        `entropy` is that of the scores within an edge, as a share of the uniform law's; `skips` counts skip_connect
+        among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing weights and of
+        the derived architecture with the supernet's weights, on the same validation images: their gap is what is lost
+        where operations are taken away; `travel` is the largest architecture parameter; `gradient_over_decay` compares
+        what Adam adds up: the gradient and the weight decay (A17).
+        """
+        settings, method = self.settings, self.method
+        progress = self.progress(step, draw=1)
+        metrics: dict[str, Any] = {
+            "stage": STAGE,
+            "epoch": progress.epoch + 1,
+            "learning_rate": settings.rate(progress.epoch),
+            "loss": self.sums["loss"] / len(self.train_part),
+        }
+        moved = settings.steps_per_epoch if settings.moves_architecture(progress.epoch) else 0
+        joint = moved and isinstance(settings, GradientSettings) and settings.update == "single-level"
+        if not joint:
+            metrics["accuracy"] = self.sums["correct"] / len(self.train_part)
+        if moved:
+            metrics["validation_loss"] = self.sums["validation_loss"] / moved
+            if self.sums["decay"]:
+                metrics["gradient_over_decay"] = self.sums["gradient"] / self.sums["decay"]
+        if isinstance(method, GradientMethod):
+            with torch.no_grad():
+                metrics["entropy"] = entropy(method.scores(self.mapping, progress))
+        if self.architecture:
+            metrics["travel"] = max(float(p.detach().abs().max()) for p in self.architecture)
+        derived = method.derive(self.mapping, progress)
+        if derived is not None:
+            metrics["skips"] = derived.count("skip_connect")
+        if settings.watch_images:
+            before = self.cost["step_equivalents"]
+            if isinstance(method, GradientMethod):
+                with torch.no_grad():
+                    mixing = method.mixing(self.mapping, progress)
+                metrics["supernet_accuracy"] = self.accuracy(mixing, settings.watch_images)
+            if derived is not None and derived.in_space:
+                metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)
+            # Watching chooses nothing, so it is no cost of the search.
+            self.cost["step_equivalents"] = before
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        return metrics
+
+
+def entropy(scores: Tensor) -> float:
+    """The mean entropy over edges of non-negative scores [L, E, O], as a share of the uniform law's: 0 to 1."""
+    share = scores / scores.sum(-1, keepdim=True).clamp_min(1e-30)
+    return float(-(share * share.clamp_min(1e-30).log()).sum(-1).mean() / math.log(share.shape[-1]))
+
+
+def judged(
+    method: Method,
+    layers: int,
+    seed: int,
+    known: Sequence[float | None],
+    judge: Callable[[int, Candidate], float | None],
+    enough: Callable[[], bool],
+    limit: int | None = None,
+) -> list[Trial]:
+    """Judge what a method proposes until it proposes nothing, or it is enough.
+
+    Args:
+        known: The scores of the first candidates, from an earlier execution: those are proposed again, and not judged.
+        judge: Number and candidate → score.
+        enough: Whether to end before the next candidate; one is judged in any case.
+        limit: Candidates at most.
+    """
+    history: list[Trial] = []
+    while candidates := method.propose(history, layers, seed):
+        proposed: list[Trial] = []
+        for candidate in candidates:
+            number = len(history) + len(proposed)
+            over = number >= len(known) and number > 0 and enough()
+            if over or number == limit:
+                return history + proposed
+            score = known[number] if number < len(known) else judge(number, candidate)
+            proposed.append(Trial(candidate.architecture, score, candidate.share))
+        history += proposed
+    return history
+
+
+def search_supernet(
+    method: SupernetMethod,
+    settings: SupernetSettings,
+    split: Split,
+    info: DataInfo,
+    *,
+    seed: int,
+    session: Session,
+    device: str = "cpu",
+) -> Found:
+    """Search on the training split.
+
+    Raises:
+        RunError: A loss or gradient is not finite.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    search = Search(method, settings, split, info, seed, device)
+    steps = settings.epochs * settings.steps_per_epoch
+    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", steps)
+    if checkpoint is not None:
+        search.restore(checkpoint)
+
+    def time_is_up() -> bool:
+        return bool(settings.seconds) and session.elapsed() >= settings.seconds
+
+    step = 0 if checkpoint is None else min(int(checkpoint.state["step"]), steps)
+    while step < steps and search.stopped is None and not (step and time_is_up()):
+        loss = search.step(step)
+        if (step + 1) % settings.steps_per_epoch == 0:
+            session.metric(**search.epoch_metrics(step))
+            search.stopped = method.after_epoch(search, search.progress(step, draw=1))
+        step += 1
+        session.step_done(step, {"loss": loss}, search.capture)
+
+    def judge(number: int, candidate: Candidate) -> float:
+        score = search.accuracy(candidate.architecture, math.ceil(candidate.share * len(search.validation_part)))
+        search.cost["architectures_evaluated"] += 1
+        search.scores.append(score)
+        session.step_done(step + number + 1, {"accuracy": score}, search.capture)
+        return score
+
+    history = (
+        []
+        if search.stopped is not None
+        else judged(method, settings.layers, seed, search.scores, judge, lambda: time_is_up())
+    )
+    give_back()
+    if search.stopped is not None:
+        architecture = search.stopped
+    elif history:
+        architecture = method.choose(history)
+    else:
+        derived = method.derive(search.mapping, search.progress(max(step - 1, 0), draw=1))
+        assert derived is not None, f"{method.name} neither derives nor proposes"
+        architecture = derived
+    parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
+    return Found(architecture, parameters, search.cost)
