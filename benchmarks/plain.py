@@ -190,8 +190,8 @@ class PlainSupernet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(previous, classes)
 
-    def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: None = None) -> Tensor:
-        assert skip_dropout is None, "the plain supernet has no dropout after its identities"
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: None = None) -> Tensor:
+        assert draws is None, "the plain supernet has no dropout after its identities"
         before = previous = self.stem(images)
         same = mixing.bypass.data_ptr() == mixing.edges.data_ptr()
         for k, cell in enumerate(self.cells):

@@ -16,6 +16,7 @@ def depthwise(c, k):
 # Parameters at C channels and stride 1, and at stride 2 where that differs.
 PARAMETERS = {
     "none": lambda c: 0,
+    "noise": lambda c: 0,
     "max_pool_3x3": lambda c: 0,
     "avg_pool_3x3": lambda c: 0,
     "skip_connect": lambda c: 0,
@@ -29,7 +30,7 @@ PARAMETERS = {
 STRIDED = {"skip_connect": lambda c: c * c + 2 * c}
 # Half the width of the square of pixels that an output pixel depends on.
 REACH = {
-    "none": 0, "max_pool_3x3": 1, "avg_pool_3x3": 1, "skip_connect": 0, "sep_conv_3x3": 2, "sep_conv_5x5": 4,
+    "none": 0, "noise": 0, "max_pool_3x3": 1, "avg_pool_3x3": 1, "skip_connect": 0, "sep_conv_3x3": 2, "sep_conv_5x5": 4,
     "sep_conv_7x7": 6, "dil_conv_3x3": 2, "dil_conv_5x5": 4, "conv_7x1_1x7": 3,
 }  # fmt: skip
 
@@ -76,7 +77,7 @@ def test_counted_and_built_operations_agree_with_the_table(name, stride, size):
     assert output.shape == (2, c, out, out) and out == -(-size // stride)
 
 
-@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("name", [name for name in PRIMITIVES if name != "noise"])
 def test_the_receptive_field_is_as_wide_as_the_name_says(name):
     generator = torch_stream(0, "test")
     module = construct(lambda: build_chain(PRIMITIVES[name].chain(8, 1)), generator).double().eval()
@@ -110,6 +111,22 @@ def test_the_average_does_not_count_the_padding():
 def test_none_gives_zeros():
     for stride in (1, 2):
         assert (build_chain(PRIMITIVES["none"].chain(3, stride))(torch.ones(1, 3, 5, 5)) == 0).all()
+
+
+def test_noise_is_normal_and_another_one_in_every_training_step():
+    """It does not see its input; its draws are part of its state, and evaluation repeats one."""
+    noise = build_chain(PRIMITIVES["noise"].chain(16, 2))
+    x = torch.full((8, 16, 24, 24), 7.0, requires_grad=True)
+    first, second = noise(x), noise(x)
+    assert first.shape == (8, 16, 12, 12) and not first.requires_grad
+    assert abs(float(first.mean())) < 0.03 and abs(float(first.std()) - 1) < 0.03
+    assert not torch.equal(first, second)
+    state = {name: value.clone() for name, value in noise.state_dict().items()}
+    third = noise(x)
+    noise.load_state_dict(state)
+    assert torch.equal(noise(x), third)
+    noise.eval()
+    assert torch.equal(noise(x), noise(x))
 
 
 def test_a_strided_skip_sees_every_pixel():

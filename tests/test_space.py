@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
-from dnas.space import DARTS, MIN_LAYERS, Space, reduction_layers
+from dnas.space import DARTS, MIN_LAYERS, SPACES, Space, get_space, layer_kinds, reduction_layers
 from dnas.streams import numpy_stream
 
 
@@ -48,7 +48,7 @@ def test_edges_are_node_major():
 
 def test_a_layer_has_as_many_genes_as_the_paper_counts():
     assert DARTS.cells() == 49 * 147 * 294 * 490 == 1_037_664_180
-    assert DARTS.count(2) == 1_037_664_180**2
+    assert DARTS.count(3) == 1_037_664_180**3
     assert [len(str(DARTS.count(layers))) - 1 for layers in (8, 14, 20)] == [72, 126, 180]
 
 
@@ -176,3 +176,56 @@ def test_objections_name_the_place(gene, says):
     assert says in DARTS.objection(gene)
     assert DARTS.objection(GENE) is None
     assert Cell(tuple(map(tuple, GENE))).concat == (2, 3, 4, 5)
+
+
+# --- spaces with edges of their own ---------------------------------------------------------------------------
+
+
+def test_the_spaces_of_robustdarts_have_its_candidates():
+    """Zela et al. 2020, §3; S1 was written down from the authors' lists, so here are its sizes and some of its pairs."""
+    s1 = SPACES["s1"]
+    assert s1.cells() == s1.cells(True) == 4 * 3 * 4 * 6 * 4 * 10 * 4 == 4**4 * 1 * 3 * 6 * 10
+    assert s1.choices(False, 0) == ("skip_connect", "dil_conv_3x3")
+    assert s1.choices(False, 5) == ("max_pool_3x3", "skip_connect")
+    assert s1.choices(False, 13) == ("dil_conv_3x3", "dil_conv_5x5")
+    assert s1.choices(True, 0) == ("max_pool_3x3", "avg_pool_3x3")
+    assert s1.choices(True, 6) == ("max_pool_3x3", "sep_conv_3x3")
+    assert [len(edges) for edges in s1.per_edge] == [14, 14]
+    assert {len(choices) for edges in s1.per_edge for choices in edges} == {2}
+    assert SPACES["s2"].primitives == SPACES["s3"].primitives == ("skip_connect", "sep_conv_3x3")
+    assert (SPACES["s2"].none, SPACES["s3"].none) == (False, True)
+    assert SPACES["s4"].primitives == ("noise", "sep_conv_3x3")
+    with pytest.raises(InputError, match=r"--space 's5' is not known; choose from darts, s1"):
+        get_space("s5")
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_samples_and_mutants_lie_in_their_space(name, shared):
+    space = SPACES[name]
+    for seed in range(40):
+        one = space.sample(rng(seed), 5, shared=shared)
+        other = space.mutate(rng(seed), one, shared=shared)
+        assert one.space == other.space == name and one != other
+        kinds = layer_kinds(5)
+        for architecture in (one, other):
+            for kind, cell in zip(kinds, architecture.layers, strict=True):
+                for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
+                    assert all(op in space.choices(bool(kind), first + source) for op, source in node)
+            if shared:
+                assert len(set(zip(kinds, architecture.layers, strict=True))) == 2
+        changed = difference(one, other)
+        places = {(k, n) for (k, n), _, _ in changed}
+        if shared:
+            assert len({n for _, n in places}) == 1 and len({kinds[k] for k, _ in places}) == 1
+        else:
+            assert len(places) == 1
+        assert all(len(gone) == len(new) == 1 for _, gone, new in changed)
+
+
+def test_an_operation_that_an_edge_has_not_is_named():
+    s1 = SPACES["s1"]
+    genes = list(s1.sample(rng(), 3).layers)
+    genes[0] = Cell(((("sep_conv_3x3", 0), ("skip_connect", 1)), *genes[0].nodes[1:]))
+    with pytest.raises(InputError, match="layer 0, node 0, slot 0: on input 0 a reduction has|a normal layer has"):
+        Architecture(tuple(genes), reduction_layers(3), "s1")

@@ -13,7 +13,7 @@ from dnas.mapping import MAPPINGS
 from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
 from dnas.space import DARTS
 from dnas.streams import torch_stream
-from dnas.supernet import SkipDropout, build_supernet
+from dnas.supernet import Draws, build_supernet
 
 WITH_NONE = ("none", *DARTS.primitives)
 
@@ -154,7 +154,7 @@ def test_both_backends_drop_the_same_identities():
     for backend in ("auto", "torch"):
         native.choose(backend)
         try:
-            logits = supernet(images(), expand(operations, None, 3), SkipDropout(0.4, 3, (1, 0)))
+            logits = supernet(images(), expand(operations, None, 3), Draws(0.4, 3, (1, 0)))
             loss = torch.nn.functional.cross_entropy(logits, y)
             found.append((logits, *torch.autograd.grad(loss, [operations, *supernet.parameters()])))
         finally:
@@ -262,14 +262,14 @@ def test_skip_dropout_is_off_at_zero_and_keeps_the_mean():
     supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3, partial=4).double()
     mixing = expand(torch.full((3, 14, 7), 0.2).double(), None, 3)
     off = supernet(images(), mixing)
-    zero = supernet(images(), mixing, SkipDropout(0.0, 0, (0,)))
+    zero = supernet(images(), mixing, Draws(0.0, 0, (0,)))
     assert relative(zero, off) < 1e-12
-    first = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
-    again = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
-    other = supernet(images(), mixing, SkipDropout(0.5, 0, (2,)))
+    first = supernet(images(), mixing, Draws(0.5, 0, (1,)))
+    again = supernet(images(), mixing, Draws(0.5, 0, (1,)))
+    other = supernet(images(), mixing, Draws(0.5, 0, (2,)))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    mask = SkipDropout(0.2, 0, (3,)).factors(torch.zeros(64, 16, 16, 4), 4)
+    mask = Draws(0.2, 0, (3,)).factors(torch.zeros(64, 16, 16, 4), 4)
     assert set(mask.unique().tolist()) == {0.0, 1.25}
     assert abs(mask.mean() - 1) < 0.01
 
@@ -280,7 +280,7 @@ def test_skip_dropout_touches_identities_only():
     operations = torch.rand(3, 14, 7).double()
     operations[:, :, 2] = 0
     mixing = expand(operations, None, 3)
-    dropped = supernet(images(), mixing, SkipDropout(0.5, 0, (1,)))
+    dropped = supernet(images(), mixing, Draws(0.5, 0, (1,)))
     assert relative(dropped, supernet(images(), mixing)) < 1e-12
 
 

@@ -7,12 +7,13 @@ import torch
 
 from dnas import bilevel, checkpoint, config
 from dnas.data import DataInfo, Split
+from dnas.errors import InputError
 from dnas.mapping import MAPPINGS
 from dnas.methods import Progress, create
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings
-from dnas.space import DARTS
+from dnas.space import DARTS, SPACES
 from dnas.streams import torch_stream
 from dnas.supernet_search import Search
 
@@ -462,3 +463,39 @@ def test_a_search_uses_only_as_many_images_as_it_is_told():
     assert sorted(search.train_part.tolist() + search.validation_part.tolist()) == list(range(16))
     other = new_search(images=16, classes=COUNT, seed=1)
     assert search.pool.labels.tolist() != other.pool.labels.tolist()
+
+
+# --- spaces with candidates of their own ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", ["dnas", "pc-darts"])
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_a_search_stays_in_its_space(name, mapping, space):
+    split, info = pictures()
+    method = create(name, mapping, {"partial_channels": 4}, SPACES[space])
+    assert ("none" in method.operations) == {"darts": name == "pc-darts", "s3": True}.get(space, False)
+    short = settings(epochs=2, batch_size=16, architecture_learning_rate=0.1)
+    found = search_architecture(method, short, split, info, seed=0, session=Session(None, {}))
+    assert found.architecture.space == space
+    again = search_architecture(method, short, split, info, seed=0, session=Session(None, {}))
+    assert found.architecture == again.architecture and found.cost == again.cost
+
+
+def test_what_an_edge_has_not_gets_no_weight_and_is_not_executed():
+    split, info = pictures()
+    for name in ("dnas", "pc-darts"):
+        method = create(name, "decoupled", {}, SPACES["s1"])
+        search = Search(method, settings(), split, info, 0, "cpu")
+        psi = method.mixing(search.mapping, search.progress(0)).psi
+        assert search.active.sum(-1).eq(2).all()
+        assert (psi[~search.active] == 0).all() and (psi[search.active] > 0).all()
+        loss = search.architecture_loss(search.batch(0, 1), 0)
+        for grad in torch.autograd.grad(loss, search.architecture):
+            assert torch.isfinite(grad).all()
+
+
+def test_with_none_is_the_spaces_where_it_has_a_say():
+    with pytest.raises(InputError, match="with_none=True does not go with --space s2"):
+        create("pc-darts", None, {"with_none": True}, SPACES["s2"])
+    assert create("pc-darts", None, {}, SPACES["s2"]).options.with_none is False

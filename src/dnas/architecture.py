@@ -95,7 +95,9 @@ class Architecture:
             if not 0 <= k < len(self.layers):
                 raise InputError(f"reduction layer {k} does not exist: there are {len(self.layers)} layers")
         for k, cell in enumerate(self.layers):
-            problem = _buildable(cell) or (self.space != "free" and SPACES[self.space].objection(cell.nodes))
+            problem = _buildable(cell)
+            if not problem and self.space != "free":
+                problem = SPACES[self.space].objection(cell.nodes, k in self.reductions)
             if not problem and self.space != "free" and len(cell.concat) != len(cell.nodes):
                 problem = f"concat {list(cell.concat)} leaves out a node, which the {self.space} space does not"
             if problem:
@@ -242,15 +244,17 @@ class Architecture:
         return genotype
 
 
-def stack(normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None) -> Architecture:
+def stack(
+    normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None, space: str = "darts"
+) -> Architecture:
     """Copy a pair of cells to all layers: the identity architecture mapping of the paper (§3.2)."""
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
-    inside = all(
-        SPACES["darts"].objection(cell.nodes) is None and len(cell.concat) == len(cell.nodes)
-        for cell in (normal, reduction)
+    inside = space in SPACES and all(
+        SPACES[space].objection(cell.nodes, bool(kind)) is None and len(cell.concat) == len(cell.nodes)
+        for kind, cell in enumerate((normal, reduction))
     )
-    return Architecture(genes, reductions, "darts" if inside else "free", origin or {})
+    return Architecture(genes, reductions, space if inside else "free", origin or {})
 
 
 def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
@@ -275,7 +279,7 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
             f"--layers {layers} differs from the architecture's {len(architecture)}, and its layers differ, so it "
             "cannot be stacked anew; leave --layers out"
         )
-    return stack(*pair, layers, origin=architecture.origin)
+    return stack(*pair, layers, origin=architecture.origin, space=architecture.space)
 
 
 def parse_genotype(text: str, layers: int = 20) -> Architecture:

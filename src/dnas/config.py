@@ -19,7 +19,7 @@ from dnas.errors import InputError
 from dnas.methods import Method, SupernetMethod, create, get_method
 from dnas.plan import check_channels
 from dnas.settings import GradientSettings, SearchSettings, Settings, TrainSettings, TrialSettings
-from dnas.space import DARTS, reduction_layers
+from dnas.space import get_space, reduction_layers
 from dnas.supernet import check_width
 
 CIFAR10_IMAGES = 50_000
@@ -43,6 +43,7 @@ class Config(Settings):
     preset: Literal["quick", "paper"] = "quick"
     method: str = "dnas"
     mapping: str = ""
+    space: str = "darts"
     architecture: str = Field("", description="what `train` was given")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -149,7 +150,7 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
     """
     chosen = dict(overrides)
     draft = parse({**chosen, "search": None, "train": None})
-    method = create(draft.method, draft.mapping or None, draft.options, DARTS)
+    method = create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
     base = preset_settings(draft.preset, method, info, count)
     config = parse(
         {

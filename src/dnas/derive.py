@@ -5,6 +5,7 @@ Scores are [L, E, O] (layers, edges, operations): whatever a method ranks by, e.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ def threshold(
             from_inputs = [(e, o) for node in layer for _, source, e, o in node if source < 2]
             gene = _gene(layer, strong | {max(from_inputs, key=lambda slot: strength[slot])})
         genes.append(gene)
-    inside = all(space.objection(gene.nodes) is None for gene in genes)
     reductions = reduction_layers(len(genes))
+    inside = all(space.objection(gene.nodes, k in reductions) is None for k, gene in enumerate(genes))
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
 
 
@@ -63,9 +64,17 @@ def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, in
 def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
     """For each layer and node the kept (operation, source, edge index, operation index)."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
-    candidates = [o for o, name in enumerate(operations) if name != "none"]
+    reductions = reduction_layers(len(scores))
     # On the CPU in float64: the ranking of close scores must not depend on the device.
-    strength, choice = scores.detach().to("cpu", torch.float64)[:, :, candidates].max(-1)
+    ranked_by = scores.detach().to("cpu", torch.float64)
+    # What an edge has not, and `none`, cannot be chosen, whatever its score.
+    closed = torch.tensor(
+        [
+            [[name not in space.choices(k in reductions, e) for name in operations] for e in range(len(space.edges))]
+            for k in range(len(scores))
+        ]
+    )
+    strength, choice = ranked_by.masked_fill(closed, -math.inf).max(-1)
     layers = []
     for k in range(len(scores)):
         nodes = []
@@ -75,10 +84,10 @@ def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[
             nodes.append(
                 [
                     (
-                        operations[candidates[int(choice[k, e])]],
+                        operations[int(choice[k, e])],
                         space.edges[e][1],
                         e,
-                        candidates[int(choice[k, e])],
+                        int(choice[k, e]),
                     )
                     for e in kept
                 ]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dnas.errors import InputError
-from dnas.space import reduction_layers
+from dnas.space import layer_kinds
 from dnas.streams import torch_stream
 
 SHARED, FULL, DECOUPLED = "shared", "full", "decoupled"
@@ -34,7 +34,7 @@ class Mapping(nn.Module):
         with_edges: Whether edges have weights of their own (beta).
         scale: Standard deviation of the normal law of the initial parameters.
         seed: Of the initial parameters.
-        allowed: [E, O] of bool, the candidates that each edge has; None: all have all.
+        allowed: [2, E, O] of bool, the candidates of each edge in normal layers and reductions; None: all of all.
         tables: Shape of each table of parameters, by its name.
     """
 
@@ -55,12 +55,11 @@ class Mapping(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers
-        # [E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
-        barrier = None if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)
-        self.register_buffer("barrier", barrier, False)
-        reductions = reduction_layers(layers)
         # [L]: 0 for a normal layer, 1 for a reduction.
-        self.register_buffer("kind", torch.tensor([int(k in reductions) for k in range(layers)]), False)
+        self.register_buffer("kind", torch.tensor(layer_kinds(layers)), False)
+        # [L, E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
+        barrier = None if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)[self.kind]
+        self.register_buffer("barrier", barrier, False)
         generator = torch_stream(seed, "architecture")
         for name, shape in tables.items():
             table = nn.Parameter(scale * torch.randn(shape, generator=generator))

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.kernels.depthwise import DepthwiseConv2d
-from dnas.ops import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Norm, ReLU, Zero
+from dnas.ops import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Noise, Norm, ReLU, Zero
+from dnas.streams import torch_stream
 
 
 class ZeroModule(nn.Module):
@@ -28,6 +29,27 @@ class ZeroModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, :: self.stride, :: self.stride] * 0.0
+
+
+class NoiseModule(nn.Module):
+    """Standard normal noise of the input's (subsampled) shape: another draw in every training step, one in evaluation.
+
+    The number of the draw is part of the module's state, so a resumed training draws what an undisturbed one would.
+    """
+
+    drawn: Tensor
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        noise = torch.randn(x.shape, generator=torch_stream(0, "noise", int(self.drawn), x.shape[1]))
+        if self.training:
+            self.drawn += 1
+        return noise.to(x)
 
 
 class FactorizedReduceModule(nn.Module):
@@ -127,6 +149,8 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
             return nn.ReLU()
         case Zero():
             return ZeroModule(layer.stride)
+        case Noise():
+            return NoiseModule(layer.stride)
         case Norm():
             return norms.build(groups * layer.channels)
         case MaxPool():

@@ -65,6 +65,11 @@ class AvgPool(Strided):
 
 
 @dataclass(frozen=True)
+class Noise(Strided):
+    """Standard normal noise in the place of the input (Zela et al. 2020, §3, space S4)."""
+
+
+@dataclass(frozen=True)
 class Norm(Layer):
     """Batch normalisation; with its scale and shift counted, as in the discrete network."""
 
@@ -214,5 +219,6 @@ PRIMITIVES: dict[str, Primitive] = {
         Primitive("none", lambda c, s: (Zero(s),), "#D9D9D9", "none"),
         Primitive("sep_conv_7x7", _sep_conv(7), "#882255", "sep 7×7"),
         Primitive("conv_7x1_1x7", _conv_7x1_1x7, "#B8A500", "7×1·1×7"),
+        Primitive("noise", lambda c, s: (Noise(s),), "#B3B3B3", "noise"),
     )
 }

@@ -63,6 +63,10 @@ class SearchOptions:
     "See `dnas methods`. [default: dnas]"
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
+    space: Annotated[str | None, Parameter(group=_SEARCH)] = None
+    "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
+    search_seconds: Annotated[float | None, Parameter(group=_SEARCH)] = None
+    "Stop searching after this time. [default: no limit]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, or of any setting as search.NAME or train.NAME; repeatable."
 
@@ -114,10 +118,13 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
         for key in ("layers", "channels", "epochs"):
             if f"{section}_{key}" in given:
                 settings.setdefault(section, {})[key] = given.pop(f"{section}_{key}")
+    if "search_seconds" in given:
+        settings.setdefault("search", {})["seconds"] = given.pop("search_seconds")
     add_options(settings, given.pop("option", []), [*sections, "options"] if "search" in sections else sections)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)
+        settings.pop("space", None)
         settings.pop("options", None)
     for section in {"search", "train"} - set(sections):
         settings.pop(section, None)

@@ -32,7 +32,7 @@ from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings
-from dnas.space import DARTS
+from dnas.space import get_space
 from dnas.trainer import Accuracy, measure_accuracy, planned, random_of_size, to_device, train_network
 
 MODEL_FORMAT = "dnas-model/1"
@@ -77,7 +77,7 @@ def start(
         RunError: The run failed; its folder can be resumed.
     """
     draft = parse({**overrides, "search": None, "train": None})
-    create(draft.method, draft.mapping or None, draft.options, DARTS)
+    create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
     check_device(draft.device)
     choose_backend(draft)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
@@ -137,7 +137,9 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                     "the result may differ in its last bits"
                 )
         session.resume()
-        method = create(config.method, config.mapping or None, config.options, DARTS) if config.method else None
+        method = None
+        if config.method:
+            method = create(config.method, config.mapping or None, config.options, get_space(config.space))
         return _carry_through(config, method, data, folder, session)
 
 
@@ -265,7 +267,7 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
         )
     merged = dict(values)
     add_options(merged, options, ["options"])
-    method = create(config.method, config.mapping, merged.get("options", {}), DARTS)
+    method = create(config.method, config.mapping, merged.get("options", {}), get_space(config.space))
     if not isinstance(method, SupernetMethod):
         raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
     mapping = method.mapping(config.search.layers, config.seed)

@@ -30,7 +30,7 @@ from dnas.errors import InputError
 from dnas.kernels import cells, channel_moments, depthwise_statistics, mixed_product, weighted_sum
 from dnas.kernels.fold import EPSILON, fold, fold_reduction, odd_grid, side_by_side
 from dnas.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
-from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Zero
+from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Noise, Zero
 from dnas.plan import STEMS, preprocess
 from dnas.relaxation import MixingWeights
 from dnas.space import Space, reduction_layers
@@ -38,19 +38,20 @@ from dnas.streams import numpy_stream, torch_stream
 
 
 @dataclass(frozen=True)
-class SkipDropout:
-    """Drops the output of identities element-wise during search, so that they win less easily (P-DARTS, §3.2.2).
+class Draws:
+    """What a supernet draws in one pass, a function of seed and counters, so that it can be drawn again.
 
-    What is dropped depends on the counters alone, so that it can be drawn again.
+    With a `probability` it drops the output of identities element-wise, so that they win less easily (P-DARTS, §3.2.2);
+    the operation `noise` draws its output.
     """
 
     probability: float
     seed: int
     counters: tuple[int, ...]
 
-    def within(self, part: int) -> SkipDropout:
+    def within(self, part: int) -> Draws:
         """That of a layer within a step, or of a source within a layer."""
-        return SkipDropout(self.probability, self.seed, (*self.counters, part))
+        return Draws(self.probability, self.seed, (*self.counters, part))
 
     @property
     def scale(self) -> float:
@@ -72,6 +73,10 @@ class SkipDropout:
         shape = (*like.shape[:3], targets, like.shape[3])
         return self.alive(shape).to(like.device, like.dtype).mul_(self.scale)
 
+    def noise(self, like: Tensor) -> Tensor:
+        """Standard normal noise of a shape."""
+        return torch.randn(like.shape, generator=torch_stream(self.seed, "noise", *self.counters)).to(like)
+
 
 class SourceBlock(nn.Module):
     """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', targets, c].
@@ -92,18 +97,19 @@ class SourceBlock(nn.Module):
         self.apart = nn.ModuleDict()  # weights of its own for every target
         self.pools = nn.ModuleDict()  # no weights: the same for every target
         self.identity: str | None = None
+        self.noise: str | None = None
         for name in operations:
             chain = PRIMITIVES[name].chain(channels, stride)
             if chain == (Identity(),):
                 self.identity = name
+            elif isinstance(chain[0], Noise):
+                self.noise = name
             elif isinstance(chain[0], AvgPool | MaxPool):
                 self.pools[name] = build_chain(chain)
             elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
                 self.apart[name] = build_chain(chain, SEARCH, groups=targets)
 
-    def forward(
-        self, x: Tensor, weights: Tensor, skip_dropout: SkipDropout | None, active: list[list[bool]] | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None) -> Tensor:
         """`weights` [targets, O] multiply the operations, of which only the `active` [targets, O] are executed."""
         relu = x.relu()
         mixture = Mixture(self.targets, self.channels)
@@ -130,15 +136,19 @@ class SourceBlock(nn.Module):
             if executed(name):
                 mixture.add_pool(pool(planes).permute(0, 2, 3, 1), weights[:, self.columns[name]])
         identity = self.identity if self.identity is not None and executed(self.identity) else None
-        if identity is not None and skip_dropout is None:
+        dropped = draws is not None and draws.probability > 0
+        if identity is not None and not dropped:
             mixture.add_shared(x, weights[:, self.columns[identity], None].expand(-1, self.channels))
         height, width = (-(-side // self.stride) for side in x.shape[1:3])
         shape = (len(x), height, width, self.targets, self.channels)
         mixed = mixture.mix().view(shape) if mixture.features else x.new_zeros(shape)
-        if identity is None or skip_dropout is None:
+        if self.noise is not None and executed(self.noise):
+            noise = (draws or Draws(0.0, 0, ())).noise(mixed)
+            mixed = torch.addcmul(mixed, noise, weights[:, self.columns[self.noise], None])
+        if identity is None or draws is None or not dropped:
             return mixed
         # Each target drops other elements, so the identity leaves the common product.
-        masked = skip_dropout.factors(x, self.targets) * x[:, :, :, None]
+        masked = draws.factors(x, self.targets) * x[:, :, :, None]
         return torch.addcmul(mixed, masked, weights[:, self.columns[identity], None])
 
     def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, targets: list[int]) -> None:
@@ -272,7 +282,7 @@ class SupernetCell(nn.Module):
         previous: Tensor,
         psi: Tensor,
         bypass: Tensor,
-        skip_dropout: SkipDropout | None = None,
+        draws: Draws | None = None,
         executed: Tensor | None = None,
     ) -> Tensor:
         """`psi` [E, O], `bypass` [E]: this layer's mixing weights; without `executed` [E, O] all operations run."""
@@ -284,7 +294,7 @@ class SupernetCell(nn.Module):
         passed: list[list[Tensor]] = [[] for _ in range(self.space.nodes)]
         for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
             x = states[s]
-            dropout = None if skip_dropout is None else skip_dropout.within(s)
+            dropout = None if draws is None else draws.within(s)
             chosen = None if choices is None else [choices[e] for e in leaving]
             # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
             first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
@@ -365,15 +375,15 @@ class Supernet(nn.Module):
             before, previous, shrunk = previous, space.nodes * width, reduction
         self.classifier = nn.Linear(previous, classes)
 
-    def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: SkipDropout | None = None) -> Tensor:
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
         psi = mixing.psi
         if mixing.active is None and cells.covers(self, previous):
-            last = cells.run(self, previous, psi, mixing.bypass, skip_dropout)
+            last = cells.run(self, previous, psi, mixing.bypass, draws)
         else:
             for k, cell in enumerate(self.cells):
-                dropout = None if skip_dropout is None else skip_dropout.within(k)
+                dropout = None if draws is None else draws.within(k)
                 active = None if mixing.active is None else mixing.active[k]
                 arguments = (before, previous, psi[k], mixing.bypass[k], dropout, active)
                 out = checkpoint(cell, *arguments, use_reentrant=False) if self.recompute else cell(*arguments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,8 +27,9 @@ from dnas.methods import Candidate, GradientMethod, Method, Progress, SupernetMe
 from dnas.relaxation import MixingWeights, path
 from dnas.session import Captured, Session
 from dnas.settings import GradientSettings, SupernetSettings
+from dnas.space import layer_kinds
 from dnas.streams import torch_stream
-from dnas.supernet import SkipDropout, build_supernet
+from dnas.supernet import Draws, build_supernet
 
 STAGE = "search"
 JUDGED_AT_ONCE = 256
@@ -106,6 +107,8 @@ class Search:
             foreach=True,
         )
         self.architecture_optimizer = method.optimizer(self.mapping, settings)
+        # [L, E, O]: where edges have primitives of their own, the others are not executed.
+        self.active = None if method.allowed is None else method.allowed[torch.tensor(layer_kinds(settings.layers))]
         if settings.weight_images == len(self.pool):
             self.train_part = self.validation_part = torch.arange(len(self.pool))
         else:
@@ -149,13 +152,15 @@ class Search:
         progress = self.progress(step, batch.draw)
         mixing = self.method.mixing(self.mapping, progress)
         rate = self.method.skip_dropout(progress)
-        dropout = SkipDropout(rate, self.seed, (step, batch.draw)) if rate else None
-        return self._forward(batch.images, mixing if relaxed else mixing.detach(), dropout)
+        draws = Draws(rate, self.seed, (step, batch.draw)) if rate or "noise" in self.method.operations else None
+        return self._forward(batch.images, mixing if relaxed else mixing.detach(), draws)
 
-    def _forward(self, images: Tensor, mixing: MixingWeights, dropout: SkipDropout | None = None) -> Tensor:
+    def _forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+        if mixing.active is None and self.active is not None:
+            mixing = replace(mixing, active=self.active)
         passes = 1.0 if torch.is_grad_enabled() else FORWARD
         self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
-        logits: Tensor = self.supernet(images, mixing, dropout)
+        logits: Tensor = self.supernet(images, mixing, draws)
         return logits
 
     def architecture_loss(self, batch: Batch, step: int) -> Tensor:

@@ -25,7 +25,7 @@ from dnas.network import Network, build, drop_path
 from dnas.plan import NetworkPlan, plan, size
 from dnas.session import Captured, Session
 from dnas.settings import TrainSettings
-from dnas.space import DARTS
+from dnas.space import DARTS, SPACES
 from dnas.streams import numpy_stream, torch_stream
 
 TEST_BATCH = 256
@@ -214,21 +214,22 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
 
     wanted = count(like)
     rng = numpy_stream(seed, "sample")
+    space = SPACES.get(like.space, DARTS)
 
     def distance(architecture: Architecture) -> float:
         return abs(count(architecture) - wanted) / wanted
 
-    draws = [DARTS.sample(rng, len(like))]
+    draws = [space.sample(rng, len(like))]
     while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
-        draws.append(DARTS.sample(rng, len(like)))
+        draws.append(space.sample(rng, len(like)))
     best = min(draws, key=distance)
     for _ in range(5_000):
         if distance(best) <= SIZE_TOLERANCE:
             return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
-        candidate = DARTS.mutate(rng, best)
+        candidate = space.mutate(rng, best)
         if distance(candidate) <= distance(best):
             best = candidate
     raise InputError(
-        f"no random architecture with {wanted:,} parameters ±5 % was found in the {DARTS.name} space; "
+        f"no random architecture with {wanted:,} parameters ±5 % was found in the {space.name} space; "
         "--no-baseline does without"
     )

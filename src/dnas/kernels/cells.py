@@ -25,7 +25,7 @@ from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule
 
 if TYPE_CHECKING:
-    from dnas.supernet import Preprocess, SkipDropout, SourceBlock, Supernet, SupernetCell
+    from dnas.supernet import Draws, Preprocess, SourceBlock, Supernet, SupernetCell
 
 MOST = 8  # separable candidates of an edge: the enum of source.c
 NODES = 16  # states of a cell: the enum of join.c
@@ -225,7 +225,7 @@ class _Layer:
         )
 
 
-def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_dropout: SkipDropout | None) -> Tensor:
+def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, draws: Draws | None) -> Tensor:
     """The last cell's output [B, H, W, C] of a supernet that `covers`, from its stem's [B, H, W, C].
 
     Args:
@@ -239,7 +239,7 @@ def run(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor, skip_drop
     weights = [parameter for layout in layouts for parameter in layout.weights]
     # Without a pass back nothing need be kept.
     keep = torch.is_grad_enabled() and not supernet.recompute
-    out: Tensor = _Cells.apply(layouts, keep, skip_dropout, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
+    out: Tensor = _Cells.apply(layouts, keep, draws, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -249,7 +249,7 @@ class _Cells(torch.autograd.Function):
         ctx: Any,
         layouts: list[_Layout],
         keep: bool,
-        skip_dropout: SkipDropout | None,
+        draws: Draws | None,
         stem: Tensor,
         psi: Tensor,
         bypass: Tensor,
@@ -260,7 +260,7 @@ class _Cells(torch.autograd.Function):
         ctx.layers = []
         before = previous = stem.contiguous()
         for k, layout in enumerate(layouts):
-            dropout = None if skip_dropout is None else skip_dropout.within(k)
+            dropout = None if draws is None else draws.within(k)
             layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, keep)
             ctx.layers.append(layer)
             before, previous = previous, layer.out
@@ -311,7 +311,7 @@ def _cell_forward(
     previous: Tensor,
     psi: Tensor,
     bypass: Tensor,
-    skip_dropout: SkipDropout | None,
+    draws: Draws | None,
     keep: bool,
 ) -> _Layer:
     cell = layout.cell
@@ -326,7 +326,7 @@ def _cell_forward(
     outs: list[Tensor] = []
     at = 0
     for s, leaving in enumerate(cell.leaving):
-        mixed, kept = _source_forward(layer, s, psi[at : at + len(leaving)], skip_dropout, keep)
+        mixed, kept = _source_forward(layer, s, psi[at : at + len(leaving)], draws, keep)
         outs.append(mixed)
         layer.sources.append(kept)
         at += len(leaving)
@@ -442,7 +442,7 @@ def _source_forward(
     layer: _Layer,
     s: int,
     psi: Tensor,
-    skip_dropout: SkipDropout | None,
+    draws: Draws | None,
     keep: bool,
 ) -> tuple[Tensor, _Kept]:
     layout, cell, out = layer.layout.sources[s], layer.layout.cell, layer.out
@@ -454,8 +454,8 @@ def _source_forward(
         features = lease((numbers,), out.dtype)
     kept = _Kept(moments, features, None, 1.0)
     shape = (*out.shape[:3], layout.wide)
-    if skip_dropout is not None and layout.source.identity >= 0:
-        kept.alive, kept.scale = skip_dropout.within(s).alive(shape), skip_dropout.scale
+    if draws is not None and layout.source.identity >= 0:
+        kept.alive, kept.scale = draws.within(s).alive(shape), draws.scale
     source, separables = _source(layer, s, psi, kept)
     if layout.reduction is None:
         mixed = lease(shape, out.dtype)

@@ -202,6 +202,15 @@ class SupernetMethod(Method):
         super().__init__(options, mapping, space)
         self.operations: tuple[str, ...] = space.primitives
 
+    @property
+    def allowed(self) -> Tensor | None:
+        """[2, E, O] of bool: the candidates of each edge in normal layers and reductions; None where all have all."""
+        if not self.space.per_edge:
+            return None
+        edges = range(len(self.space.edges))
+        choices = [[self.space.choices(kind, e) for e in edges] for kind in (False, True)]
+        return torch.tensor([[[name in edge for name in self.operations] for edge in kind] for kind in choices])
+
     def mapping(self, layers: int, seed: int) -> Any:
         """What the method learns, besides the supernet's weights; a `Mapping` for gradient methods."""
         return nn.Module()
@@ -245,6 +254,10 @@ class GradientMethod(SupernetMethod):
     options: GradientOptions
 
     def __init__(self, options: GradientOptions, mapping: str, space: Space) -> None:
+        if space.none is not None:
+            if "with_none" in options.model_fields_set and options.with_none != space.none:
+                raise InputError(f"--option with_none={options.with_none} does not go with --space {space.name}")
+            options = options.model_copy(update={"with_none": space.none})
         super().__init__(options, mapping, space)
         self.operations = ("none", *space.primitives) if options.with_none else space.primitives
 
@@ -258,7 +271,7 @@ class GradientMethod(SupernetMethod):
             layers,
             len(self.space.edges),
             len(self.operations),
-            **{"scale": self.options.initial_scale, "seed": seed, **details},
+            **{"scale": self.options.initial_scale, "seed": seed, "allowed": self.allowed, **details},
         )
 
     def optimizer(self, mapping: Mapping, settings: GradientSettings) -> torch.optim.Optimizer:
