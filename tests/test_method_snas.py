@@ -317,5 +317,7 @@ def test_a_search_goes_on_to_the_same_bits():
 
 def test_every_option_acts():
     assert set(ACTS) == set(get_method("snas").Options.model_fields)
+    default = found("snas")[1]
     for option, (around, value) in ACTS.items():
-        assert found("snas", options=around)[1] != found("snas", options={**around, option: value})[1], option
+        before = found("snas", options=around)[1] if around else default
+        assert found("snas", options={**around, option: value})[1] != before, option
