@@ -62,7 +62,7 @@ def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
 def straight_through(soft: Tensor) -> Tensor:
     """One-hot at the largest of the last dimension; its gradient is that of `soft` (Jang et al. 2017)."""
     hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-    # In this order what is added is 0 to the bit, so that nothing but ones and zeros comes out.
+    # The bracket is 0 to the bit: only its gradient counts.
     return hard + (soft - soft.detach())
 
 
