@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid, softmax
+from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid, softmax, straight_through
 from dnas.space import DARTS
 from dnas.streams import torch_stream
 
@@ -29,6 +29,25 @@ def test_softmax_normalises_the_sum_of_the_terms(seed, count):
         product = product * torch.exp(term)
     torch.testing.assert_close(got, product / product.sum(-1, keepdim=True), rtol=1e-10, atol=0)
     torch.testing.assert_close(got.sum(-1), torch.ones(got.shape[:2], dtype=torch.float64))
+
+
+@given(seed=seeds, temperature=st.sampled_from([0.1, 0.5, 10.0]))
+@settings(deadline=None, max_examples=20)
+def test_a_temperature_divides_the_sum_of_the_terms(seed, temperature):
+    terms = [draw(seed, 1, 14, 7), draw(seed + 1, 3, 1, 7)]
+    expected = torch.exp((terms[0] + terms[1]) / temperature)
+    got = softmax(terms, temperature)
+    torch.testing.assert_close(got, expected / expected.sum(-1, keepdim=True), rtol=1e-9, atol=1e-300)
+
+
+@given(seed=seeds)
+@settings(deadline=None, max_examples=20)
+def test_straight_through_is_one_hot_with_the_gradient_of_the_soft_weights(seed):
+    soft = softmax([draw(seed, 3, 14, 7)]).requires_grad_()
+    hard = straight_through(soft)
+    assert torch.equal(hard.detach(), torch.nn.functional.one_hot(soft.argmax(-1), 7).double())
+    g = draw(seed + 1, 3, 14, 7)
+    assert torch.equal(torch.autograd.grad((g * hard).sum(), soft)[0], g)
 
 
 @given(seed=seeds)

@@ -51,9 +51,19 @@ class MixingWeights:
         )
 
 
-def softmax(terms: Sequence[Tensor]) -> Tensor:
-    """[L, E, O]: the operations of an edge compete (DARTS, eq. 2). Terms are added before normalising."""
-    return torch.softmax(_summed(terms), -1)
+def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+    """[L, E, O]: the operations of an edge compete (DARTS, eq. 2). Terms are added before normalising.
+
+    With `gumbel` noise among the terms it is a draw of the concrete distribution (Maddison et al. 2017).
+    """
+    return torch.softmax(_summed(terms) / temperature, -1)
+
+
+def straight_through(soft: Tensor) -> Tensor:
+    """One-hot at the largest of the last dimension; its gradient is that of `soft` (Jang et al. 2017)."""
+    hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
+    # The bracket is 0 to the bit: only its gradient counts.
+    return hard + (soft - soft.detach())
 
 
 def sigmoid(terms: Sequence[Tensor]) -> Tensor:

@@ -127,7 +127,16 @@ class Search:
     def progress(self, step: int, draw: int = 0) -> Progress:
         settings = self.settings
         warmup = settings.warmup_epochs if isinstance(settings, GradientSettings) else 0
-        return Progress(step // settings.steps_per_epoch, settings.epochs, warmup, step, draw, self.seed)
+        return Progress(
+            step // settings.steps_per_epoch,
+            settings.epochs,
+            warmup,
+            step,
+            draw,
+            self.seed,
+            settings.channels,
+            self.info.image_size,
+        )
 
     def batch(self, step: int, draw: int) -> Batch:
         """The images of a step: draw 0 from the training half, draw 1 from the validation half."""

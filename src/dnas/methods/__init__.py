@@ -66,7 +66,7 @@ class GradientOptions(SupernetOptions):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands, for what a method schedules and draws.
+    """Where a search stands, for what a method schedules, draws and counts.
 
     Attributes:
         epoch, epochs: This epoch, from 0, and how many there are, warm-up included.
@@ -74,6 +74,7 @@ class Progress:
         step: This step, from 0, over all epochs.
         draw: 0 for the weights' batch of a step, 1 for the architecture's.
         seed: The run's.
+        channels, image_size: Width of the first cells and pixels of a side, where the cost of operations matters.
     """
 
     epoch: int = 0
@@ -82,6 +83,8 @@ class Progress:
     step: int = 0
     draw: int = 0
     seed: int = 0
+    channels: int = 16
+    image_size: int = 32
 
     @property
     def share(self) -> float:
@@ -91,6 +94,10 @@ class Progress:
         """
         steps = self.epochs - self.warmup_epochs - 1
         return 1.0 if steps <= 0 else min(1.0, max(0.0, (self.epoch - self.warmup_epochs) / steps))
+
+    def between(self, start: float, end: float) -> float:
+        """A linear schedule: `start` until the first epoch after the warm-up, `end` in the last."""
+        return (1 - self.share) * start + self.share * end
 
     def generator(self, *counters: int) -> torch.Generator:
         """For what a relaxation draws in this step; equal for equal arguments."""

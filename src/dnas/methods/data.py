@@ -1,0 +1,90 @@
+"""DATA: several sampled operations an edge, a binary code (Chang et al., NeurIPS 2019).
+
+M Gumbel-softmax draws of an edge, each one-hot forward and soft backward, are joined by their elementwise maximum:
+
+    p^m = softmax((log p + G^m) / τ),  h^m = onehot(argmax p^m) forward, p^m backward           m = 1 … M
+    code = max_m h^m                        1 for every operation that some draw chose
+    y_e = Σ_o code_o O_o(x) / Σ_o code_o    over these operations; nothing else is executed
+
+A reconstruction from the abstract and the authors' public code: the paper's text has not been read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
+
+
+class DATAOptions(GradientOptions):
+    """The choices that the public code leaves or makes."""
+
+    with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
+    draws: int = Field(4, ge=1, le=64, description="M; the published cells are of M = 4 and M = 7")
+    temperature: float = Field(5.0, gt=0, description="τ in the first epoch")
+    temperature_end: float = Field(1.0, gt=0, description="τ in the last epoch; linear in between")
+    probability: Literal["softmax", "relu"] = Field(
+        "softmax", description="p: the softmax of alpha, or 1 + alpha without what is below 0, divided by its sum"
+    )
+    average: bool = Field(True, description="the operations of a code are averaged; false: added")
+    approximation_weight: float = Field(
+        0.1, ge=0, description="weight of mean |p - code| in the architecture's loss, the code held fixed"
+    )
+
+
+class DATA(GradientMethod):
+    """Any mapping × ensemble Gumbel-softmax × first order × top two edges."""
+
+    name = "data"
+    title = "DATA"
+    paper = "Chang et al., DATA: Differentiable ArchiTecture Approximation, NeurIPS 2019"
+    default_mapping = SHARED
+    Options = DATAOptions
+    options: DATAOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Those of the authors' code: 8 layers, trained at 20."""
+        search = {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0}
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": whole["search"] | search}
+        return {"search": search, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        shape = (self.options.draws, len(self.space.edges), len(self.operations))
+        noise = gumbel(mapping, shape, progress.generator())
+        logits = self.scores(mapping, progress).clamp_min(1e-10).log()
+        temperature = progress.between(self.options.temperature, self.options.temperature_end)
+        draws = straight_through(softmax([logits[:, None], noise], temperature))
+        # Draws that agree on an operation share its gradient evenly.
+        code = draws.amax(1)
+        active = (code.detach() != 0).cpu()
+        if self.options.average:
+            code = code / code.sum(-1, keepdim=True)
+        return expand(code, None, mapping.layers, active=active)
+
+    def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
+        """p [L, E, O]."""
+        terms = mapping.terms()
+        if self.options.probability == "softmax":
+            return softmax(terms)
+        positive = (1 + sum(terms[1:], terms[0])).relu()
+        return positive / positive.sum(-1, keepdim=True).clamp_min(1e-7)
+
+    def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
+        """w · Σ over normal and reduction cells of mean |p - code|, which draws p towards what was drawn."""
+        if self.options.approximation_weight == 0:
+            return None
+        code = self.mixing(mapping, progress).operations.detach()
+        distance = (self.scores(mapping, progress) - code).abs().mean((1, 2))
+        by_kind = torch.stack([distance[mapping.kind == kind].mean() for kind in (0, 1)])
+        return self.options.approximation_weight * by_kind.sum()

@@ -1,0 +1,66 @@
+"""GDAS: one sampled operation an edge, with the gradient of its softmax (Dong & Yang, CVPR 2019).
+
+    p = softmax((A + G) / τ),  G standard Gumbel,  i = argmax p
+    h = onehot(i) forward, p backward
+    y_e = h_i O_i(x): nothing else is executed
+
+so ∂L/∂A_o = <∂L/∂y_e, O_i(x)> · p_i (δ_io - p_o) / τ. The temperature τ falls linearly over the search; it shapes
+gradients alone, since the law of i is softmax(A) at every temperature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
+
+
+class GDASOptions(GradientOptions):
+    """Temperatures and candidates of the public code."""
+
+    with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
+    temperature: float = Field(10.0, gt=0, description="τ in the first epoch")
+    temperature_end: float = Field(0.1, gt=0, description="τ in the last epoch; linear in between")
+
+
+class GDAS(GradientMethod):
+    """Any mapping × hard Gumbel-softmax × first order, weights first × top two edges."""
+
+    name = "gdas"
+    title = "GDAS"
+    paper = "Dong & Yang, Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019"
+    default_mapping = SHARED
+    Options = GDASOptions
+    options: GDASOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Those of the authors' search in the DARTS space: 8 layers, trained at 20."""
+        search = {
+            "epochs": 250,
+            "warmup_epochs": 0,
+            "batch_size": 256,
+            "weight_decay": 5e-4,
+            "nesterov": True,
+            "order": "weights-first",
+        }
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": whole["search"] | search}
+        return {"search": search, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        noise = gumbel(mapping, (len(self.space.edges), len(self.operations)), progress.generator())
+        temperature = progress.between(self.options.temperature, self.options.temperature_end)
+        operations = straight_through(softmax([*mapping.terms(), noise], temperature))
+        return expand(operations, None, mapping.layers, active=(operations.detach() != 0).cpu())
+
+    def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
+        return softmax(mapping.terms())
