@@ -144,7 +144,9 @@ def test_the_limits_of_the_loss():
         with torch.no_grad():
             mapping.alpha.copy_(torch.where(torch.arange(7) == 3, 60.0, -60.0).expand(2, 14, 7))
         assert method.penalty(mapping, ALWAYS).item() == pytest.approx(-end, rel=1e-12)
-        assert method.mixing(mapping, ALWAYS).psi.sum().item() == pytest.approx(4 * 14, rel=1e-12)  # one operation an edge
+        assert method.mixing(mapping, ALWAYS).psi.sum().item() == pytest.approx(
+            4 * 14, rel=1e-12
+        )  # one operation an edge
     none = create("fair-darts", None, {"zero_one_weight": 0}, DARTS)
     assert none.penalty(none.mapping(3, 0), ALWAYS) is None
 
