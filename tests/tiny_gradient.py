@@ -71,10 +71,3 @@ def assert_goes_on_to_the_same_bits(name, mapping=None, options=None, stop=None,
     assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
     assert expected_state == got_state
     return whole
-
-
-def assert_every_option_acts(name, acts):
-    """Each option around which another value is given changes what a search gives."""
-    assert set(acts) == set(create(name, None, {}, DARTS).Options.model_fields)
-    for option, (around, value) in acts.items():
-        assert found(name, None, around) != found(name, None, {**around, option: value}), option

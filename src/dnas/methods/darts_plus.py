@@ -82,11 +82,9 @@ class DARTSPlus(GradientMethod):
             return None  # the architecture rests, so its ranking would seem stable
         memory = search.memory
         now, ranking = self.derive(search.mapping, progress), self.ranked(search.mapping, progress)
-        before = Architecture.from_json(memory["before"]) if "before" in memory else None
+        before = Architecture.from_json(memory["before"]) if memory else now
         calm = memory["calm"] + 1 if ranking == memory.get("ranking") else 0
         memory.update(before=now.to_json(), ranking=ranking, calm=calm)
-        if before is None:
-            return None
         # Met is what is crossed: a search that began with too many has nothing before to go back to.
         limit = self.options.skips
         if self.options.stop != "ranking" and normal_skips(before) < limit <= normal_skips(now):
