@@ -94,9 +94,9 @@ def paper_travel(method: Method) -> float:
     Steps after the warm-up × their learning rate: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. A short
     search that keeps the learning rate instead would end at its initial noise.
     """
-    if method.Settings is not GradientSettings:
+    if not issubclass(method.Settings, GradientSettings):
         return 0.0
-    settings = GradientSettings(**method.paper_settings("cifar10").get("search", {}))
+    settings = method.Settings(**method.paper_settings("cifar10").get("search", {}))
     settings = settings.resolved(CIFAR10_IMAGES, 0.0, 32)
     return settings.architecture_steps * settings.architecture_learning_rate
 

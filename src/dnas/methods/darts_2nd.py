@@ -1,0 +1,48 @@
+"""DARTS, second order: the validation gradient looks one step of the weights ahead (Liu et al., ICLR 2019).
+
+y_e = Σ_o softmax(alpha_e)[o] O_o(x)                                                                  (eq. 2)
+∂/∂alpha of L_val(w - ξ ∇w L_train(w, alpha), alpha)                                               (eqs. 6-8)
+
+The look-ahead is the setting `search.update=second-order` (`dnas.bilevel.unrolled`), so any gradient method can have
+it; this one has it unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand, softmax
+
+
+class DARTS2ndOptions(GradientOptions):
+    """`none` competes in the softmax, as published."""
+
+    with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
+
+
+class DARTS2nd(GradientMethod):
+    """Any mapping × softmax × second order × top two edges."""
+
+    name = "darts-2nd"
+    title = "DARTS (second order)"
+    paper = "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019"
+    default_mapping = SHARED
+    Options = DARTS2ndOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20; the second order in any case."""
+        update = {"update": "second-order"}
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": whole["search"] | update}
+        return {"search": {"warmup_epochs": 0, **update}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        return expand(softmax(mapping.terms()), None, mapping.layers)

@@ -1,0 +1,116 @@
+"""DARTS+: DARTS that stops before skip connections take over (Liang et al., 2019).
+
+    criterion 1     stop when the derived normal cell has two or more skip connections
+    criterion 1*    stop when the order of the learnable operations' alpha has not changed for ten epochs
+
+All else is DARTS, first order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+
+from dnas.architecture import Architecture
+from dnas.errors import InputError
+from dnas.mapping import SHARED, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.ops import PRIMITIVES
+from dnas.relaxation import MixingWeights, expand, softmax
+from dnas.space import Space
+
+if TYPE_CHECKING:
+    from dnas.supernet_search import Search
+
+
+class DARTSPlusOptions(GradientOptions):
+    """`none` competes in the softmax, as in DARTS."""
+
+    with_none: bool = Field(True, description="`none` is a candidate while searching, as in DARTS")
+    stop: Literal["skips", "ranking", "both"] = Field(
+        "skips", description="what ends the search: skip connections (criterion 1), a stable ranking (1*), or either"
+    )
+    skips: float = Field(
+        2.0,
+        gt=0,
+        description="criterion 1: so many skip connections a normal cell are too many, in the mean of all",
+    )
+    ranking: Literal["order", "best"] = Field(
+        "order", description="criterion 1*: of each edge's learnable operations the whole order, or only the first"
+    )
+    patience: int = Field(
+        0, ge=0, description="criterion 1*: epochs without a change; 0: a sixth of the search's, so 10 of 60"
+    )
+
+
+class DARTSPlus(GradientMethod):
+    """Any mapping × softmax × first order, stopped early × top two edges."""
+
+    name = "darts-plus"
+    title = "DARTS+"
+    paper = "Liang et al., DARTS+: Improved Differentiable Architecture Search with Early Stopping, arXiv 1909.06035"
+    default_mapping = SHARED
+    Options = DARTSPlusOptions
+    options: DARTSPlusOptions
+
+    def __init__(self, options: DARTSPlusOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        for option, idle in (("skips", "ranking"), ("ranking", "skips"), ("patience", "skips")):
+            value = getattr(options, option)
+            if options.stop == idle and value != DARTSPlusOptions.model_fields[option].default:
+                raise InputError(f"--option {option}={value} has no use with stop={idle}")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """DARTS' proxy of 8 layers without warm-up, for at most 60 epochs, trained at 20 layers."""
+        if self.mapping_name != SHARED:
+            return whole_network(data)
+        return {"search": {"warmup_epochs": 0, "epochs": 60}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        return expand(softmax(mapping.terms()), None, mapping.layers)
+
+    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+        """Ends the search where a criterion is met: by the first with the architecture of the epoch before, which is
+        what it protects, by the second with this epoch's."""
+        if progress.epoch < progress.warmup_epochs:
+            return None  # the architecture rests, so its ranking would seem stable
+        memory = search.memory
+        now, ranking = self.derive(search.mapping, progress), self.ranked(search.mapping, progress)
+        before = Architecture.from_json(memory["before"]) if memory else now
+        calm = memory["calm"] + 1 if ranking == memory.get("ranking") else 0
+        memory.update(before=now.to_json(), ranking=ranking, calm=calm)
+        # Met is what is crossed: a search that began with too many has nothing before to go back to.
+        limit = self.options.skips
+        if self.options.stop != "ranking" and normal_skips(before) < limit <= normal_skips(now):
+            return self._stopped("skips", progress.epoch + 1, before, now)
+        patience = self.options.patience or max(1, round(progress.epochs / 6))
+        if self.options.stop != "skips" and calm >= patience:
+            return self._stopped("ranking", progress.epoch + 1, now, before)
+        return None
+
+    def ranked(self, mapping: Mapping, progress: Progress) -> list[Any]:
+        """[L, E, n]: the learnable operations of each edge, the strongest first; as JSON has it."""
+        learnable = [
+            o for o, name in enumerate(self.operations) if any(layer.params() for layer in PRIMITIVES[name].chain(2, 1))
+        ]
+        with torch.no_grad():
+            scores = self.scores(mapping, progress)[..., learnable].to("cpu", torch.float64)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        ranking: list[Any] = order[..., : 1 if self.options.ranking == "best" else None].tolist()
+        return ranking
+
+    def _stopped(self, rule: str, epoch: int, taken: Architecture, other: Architecture) -> Architecture:
+        stop = {"rule": rule, "epoch": epoch, "other": other.to_json()["layers"]}
+        return replace(taken, origin={**self.origin(), "stop": stop})
+
+
+def normal_skips(architecture: Architecture) -> float:
+    """Skip connections of a normal cell, in the mean of the normal layers; under `shared` these have one cell."""
+    normal = [cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions]
+    return sum(op == "skip_connect" for cell in normal for node in cell.nodes for op, _ in node) / len(normal)

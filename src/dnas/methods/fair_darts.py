@@ -1,0 +1,94 @@
+"""FairDARTS: operations that cooperate, and a loss that makes up their minds (Chu et al., ECCV 2020).
+
+y_e = Σ_o σ(alpha_e)[o] O_o(x)                                                                          (eq. 4)
+L_val + w01 · L01 ,   L01 = -mean (σ(alpha) - ½)²   or   -mean |σ(alpha) - ½|                           (eq. 7)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dnas import derive
+from dnas.architecture import Architecture
+from dnas.errors import InputError
+from dnas.mapping import SHARED, Decoupled, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand, sigmoid
+from dnas.space import Space
+
+PAPER_THRESHOLD = 0.85
+
+
+class FairDARTSOptions(GradientOptions):
+    """Those of the public code. `none` is no option: where operations do not compete, it would do nothing."""
+
+    with_none: ClassVar[bool] = False  # type: ignore[misc]
+    initial_scale: float = Field(
+        0.0, ge=0, description="standard deviation of the initial alpha; 0 as in the public code: all σ(alpha) are ½"
+    )
+    zero_one_weight: float = Field(10.0, ge=0, description="w01: weight of the zero-one loss")
+    zero_one_loss: Literal["l2", "l1"] = Field("l2", description="its distance from ½: squared, or absolute")
+    derivation: Literal["top-2", "threshold"] = Field(
+        "top-2", description="two edges a node, or of these only the ones with σ(alpha) ≥ threshold, as published"
+    )
+    threshold: float | None = Field(
+        None, gt=0, lt=1, description=f"for derivation=threshold; {PAPER_THRESHOLD} unless set"
+    )
+
+
+class FairDARTS(GradientMethod):
+    """Any mapping × sigmoid × first order × top two edges or a threshold."""
+
+    name = "fair-darts"
+    title = "FairDARTS"
+    paper = "Chu et al., Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV 2020"
+    default_mapping = SHARED
+    Options = FairDARTSOptions
+    options: FairDARTSOptions
+
+    def __init__(self, options: FairDARTSOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if options.zero_one_weight == 0 and options.zero_one_loss != "l2":
+            raise InputError(f"--option zero_one_loss={options.zero_one_loss} has no use with zero_one_weight=0")
+        if options.derivation != "threshold" and options.threshold is not None:
+            raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """The public code's: batch 128, SGD 0.005 → 0.001, Adam 3e-3 with (0.9, 0.999); no warm-up of its proxy."""
+        optimisers = {
+            "batch_size": 128,
+            "learning_rate": 0.005,
+            "architecture_learning_rate": 3e-3,
+            "architecture_beta1": 0.9,
+        }
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": optimisers | whole["search"]}
+        return {"search": {**optimisers, "warmup_epochs": 0}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        return self.new_mapping(layers, seed, with_edges=False)
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        return expand(sigmoid(mapping.terms()), None, mapping.layers)
+
+    def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
+        """w01 · L01 over all parameters, which under `decoupled` are those of both factors."""
+        if self.options.zero_one_weight == 0:
+            return None
+        tables = [mapping.alpha, mapping.gamma] if isinstance(mapping, Decoupled) else [mapping.alpha]
+        away = torch.cat([table.sigmoid().flatten() for table in tables]) - 0.5
+        distance = away.square() if self.options.zero_one_loss == "l2" else away.abs()
+        return -self.options.zero_one_weight * distance.mean()
+
+    def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
+        if self.options.derivation == "top-2":
+            return super().derive(mapping, progress)
+        with torch.no_grad():
+            weights = self.mixing(mapping, progress).operations
+        minimum = PAPER_THRESHOLD if self.options.threshold is None else self.options.threshold
+        return derive.threshold(weights, weights, self.operations, self.space, minimum, self.origin())
