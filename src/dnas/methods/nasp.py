@@ -74,7 +74,8 @@ class NASP(GradientMethod):
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
         """[L, E, O]: A itself; under `decoupled` the product of both factors, which lies in the box as they do."""
-        terms = mapping.terms()
+        # What an edge has not stands at -∞; the box ends at 0.
+        terms = [term.clamp_min(0.0) for term in mapping.terms()]
         return math.prod(terms[1:], start=terms[0]).expand(mapping.layers, -1, -1)
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
