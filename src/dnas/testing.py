@@ -682,9 +682,9 @@ def check_resumes(name: str, mapping: str | None = None, options: Options | None
             differing = whole.differences(again(start=checkpoint))
             where = f"{checkpoint.state['stage']}, step {checkpoint.state['step']}"
             assert not differing, (
-                f"resumed from its checkpoint of {where}, {name} comes to another end: {differing}; keep what is "
-                "learnt in the parameters and buffers of `mapping` or in `search.memory`, nothing in the method itself, "
-                "and let `propose` be a function of its arguments"
+                f"resumed from its checkpoint of {where}, {name} comes to another end: {differing}; what is learnt "
+                "belongs into the parameters and buffers of `mapping` or into `search.memory`, not into the method, and "
+                "`propose` must be a function of its arguments"
             )
 
 
