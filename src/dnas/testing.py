@@ -683,8 +683,8 @@ def check_resumes(name: str, mapping: str | None = None, options: Options | None
             where = f"{checkpoint.state['stage']}, step {checkpoint.state['step']}"
             assert not differing, (
                 f"resumed from its checkpoint of {where}, {name} comes to another end: {differing}; what is learnt "
-                "belongs into the parameters and buffers of `mapping` or into `search.memory`, not into the method, and "
-                "`propose` must be a function of its arguments"
+                "belongs into the parameters and buffers of `mapping` or into `search.memory`, not into the method, "
+                "and `propose` must be a function of its arguments"
             )
 
 
