@@ -572,6 +572,12 @@ def anything(self, mapping, progress):
     return self.space.sample(rng, mapping.layers, shared=self.mapping_name == "shared")
 
 
+def weakest_edges(self, mapping, progress):
+    """The right operations, and the wrong way round what edges are kept."""
+    psi = Plain.mixing(self, mapping, progress).psi
+    return psi / psi.amax(-1, keepdim=True) ** 2
+
+
 def the_worst(self, mapping, progress):
     return 1 - Plain.mixing(self, mapping, progress).psi
 
@@ -585,12 +591,13 @@ def the_worst(self, mapping, progress):
         {"mixing": ignoring, "derive": anything},
         {"mixing": uphill},
         {"scores": the_worst},
+        {"scores": weakest_edges},
     ],
-    ids=["no gradient", "random result", "both", "wrong sign", "wrong ranking"],
+    ids=["no gradient", "random result", "both", "wrong sign", "wrong ranking", "wrong edges"],
 )
 def test_gradient_methods_that_do_not_follow_their_feedback_find_nothing(changes, mapping, tried):
     tried(broken(Plain, **changes))
-    with pytest.raises(AssertionError, match="tried finds .* chance alone finds 9 %"):
+    with pytest.raises(AssertionError, match="tried finds .* chance alone finds (9|64) %"):
         testing.check_finds_planted("tried", mapping)
 
 
@@ -609,14 +616,17 @@ def test_methods_that_choose_whatever_the_scores_find_nothing(base, mapping, tri
             testing.check_finds_planted("tried", mapping)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-def test_what_chance_finds_is_what_was_calculated(mapping):
+@pytest.mark.parametrize("inputs_only", [False, True])
+@pytest.mark.parametrize("mapping", ["shared", "full"])
+def test_what_chance_finds_is_what_was_calculated(mapping, inputs_only):
     """Mean and standard deviation against 1000 pairs, within 4 standard errors; the architecture may be any."""
-    mean, deviation = testing.agreement_by_chance(mapping)
+    mean, deviation = testing.agreement_by_chance(mapping, inputs_only=inputs_only)
     rng = numpy_stream(0, "architectures")
     fixed = DARTS.sample(rng, LAYERS, shared=True)
     for other in (lambda: fixed, lambda: DARTS.sample(rng, LAYERS, shared=mapping == "shared")):
-        shares = np.array([testing.agreement(other(), testing.plant(mapping, seed)) for seed in range(1000)])
+        shares = np.array(
+            [testing.agreement(other(), testing.plant(mapping, seed), inputs_only=inputs_only) for seed in range(1000)]
+        )
         assert abs(shares.mean() - mean) < 4 * deviation / math.sqrt(1000)
         assert abs(shares.std() - deviation) < 6 * deviation / math.sqrt(2 * 1000)
 
