@@ -2,8 +2,12 @@
 
 import torch
 
-from dnas.methods import Progress
+from dnas.data import DataInfo, Split
+from dnas.methods import Progress, create
+from dnas.settings import GradientSettings
+from dnas.space import DARTS
 from dnas.streams import torch_stream
+from dnas.supernet_search import Search
 
 # Edges of each node, written out, so that a change of the space cannot hide in here.
 NODES = ((0, 2), (2, 5), (5, 9), (9, 14))
@@ -36,3 +40,43 @@ def kept(architecture):
         {edge[n, source]: op for n, node in enumerate(cell.nodes) for op, source in node}
         for cell in architecture.layers
     ]
+
+
+# --- which part of a search an option changes ---------------------------------------------------------------
+
+LAYERS = 4
+INFO = DataInfo("random", ("a", "b", "c"), 1, 8, (0.5,), (0.25,), False)
+SPLIT = Split(
+    torch.randint(0, 256, (8, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8), torch.arange(8) % 3
+)
+
+
+def outcome(name, options, mapping_name=None):
+    """What a search with these options would see, part by part."""
+    method = create(name, mapping_name, options, DARTS)
+    shape = GradientSettings(layers=LAYERS, channels=8, epochs=4, batch_size=4).resolved(8, 1.0, 8)
+    search = Search(method, shape, SPLIT, INFO, 0, "cpu")
+    initial = torch.cat([p.detach().flatten() for p in search.mapping.parameters()])
+    mapping = parameters(method, LAYERS, 0, 1.5)
+    mixing = method.mixing(mapping, ALWAYS).detach()
+    penalty = method.penalty(mapping, ALWAYS)
+    search.mapping.load_state_dict(mapping.state_dict())
+    with torch.no_grad():
+        logits = search.logits(search.batch(0, 0), 0, relaxed=False)
+    return {
+        "initial": initial.tolist(),
+        "operations": mixing.operations.tolist(),
+        "edges": mixing.edges.tolist(),
+        "bypass": mixing.bypass.tolist(),
+        "penalty": None if penalty is None else penalty.item(),
+        "skip_dropout": [method.skip_dropout(Progress(e, 4, 1)) for e in range(4)],
+        "derived": method.derive(mapping, ALWAYS),
+        "logits": logits.tolist(),
+    }
+
+
+def changed_parts(name, around, option, value):
+    """The parts of `outcome` that differ once an option has another value; the same options give the same outcome."""
+    before, again, after = outcome(name, around), outcome(name, around), outcome(name, {**around, option: value})
+    assert before == again
+    return {part for part in before if before[part] != after[part]}

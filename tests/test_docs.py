@@ -1,11 +1,14 @@
 """What the texts show works: their Python is run, their settings exist, their links lead somewhere."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from faults.harness import invoke
 
-from dnas import methods
+from dnas import methods, testing
+from dnas.architecture import Architecture
 from dnas.data import DataInfo, Split, load_train
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 
@@ -35,37 +38,97 @@ def test_every_setting_and_option_is_documented():
             assert f"`{option}" in page, (name, option)
 
 
+# --- docs/add-a-method.md ----------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "add-a-method.md"
+COOLING, BEST_PATH, CLIMB, LOOP, CHECK = range(5)
+EXAMPLES = {"cooling": (COOLING, "Cooling"), "best-path": (BEST_PATH, "BestPath"), "climb": (CLIMB, "Climb")}
+
+
 @pytest.fixture
-def cooling():
-    """The example of docs/add-a-method.md, as a class."""
+def forget_methods():
+    """What a test registers is gone after it."""
+    before = set(sys.modules)
+    methods.registry.cache_clear()
+    yield
+    methods.registry.cache_clear()
+    for module in set(sys.modules) - before:
+        if module == "my_package" or module.startswith("dnas.methods."):
+            del sys.modules[module]
+            vars(methods).pop(module.rpartition(".")[2], None)
+
+
+@pytest.fixture
+def my_package(tmp_path, monkeypatch, forget_methods):
+    """Installs the examples as the package that the page tells to write: one module, three entry points."""
+    code = "\n\n".join(python_blocks(PAGE)[number] for number, _ in EXAMPLES.values())
+    (tmp_path / "my_package.py").write_text(code, "utf-8")
+    (toml,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    assert toml == '[project.entry-points."dnas.methods"]\ncooling = "my_package:Cooling"\n'
+    facts = tmp_path / "my_package-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n", "utf-8")
+    lines = [f"{name} = my_package:{cls}" for name, (_, cls) in EXAMPLES.items()]
+    (facts / "entry_points.txt").write_text("\n".join(["[dnas.methods]", *lines, ""]), "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_the_examples_are_short():
+    for number, _ in EXAMPLES.values():
+        assert len(python_blocks(PAGE)[number].splitlines()) <= 40
+
+
+def test_a_package_adds_methods_by_entry_points(my_package, tmp_path):
+    """`--method NAME` and the method's option work, by nothing but the package's own two files."""
+    assert set(EXAMPLES) <= set(methods.list_methods())
+    small = ("--layers", 3, "--channels", 8, "--epochs", 1, "-o", "search.images=32")
+    runs = {
+        "cooling": ("-o", "hottest=3", "-o", "search.warmup_epochs=0"),
+        "best-path": ("-o", "paths=2"),
+        "climb": ("-o", "first=1", "-o", "search.trials=2"),
+    }
+    for name, own in runs.items():
+        outcome = invoke("search", "--method", name, *small, *own, "--out", tmp_path / name, "--json")
+        assert outcome.code == 0, outcome.err
+        assert Architecture.load(tmp_path / name / "architecture.json").in_space
+        refused = invoke("search", "--method", name, "-o", "nonsense=1", "--out", tmp_path / "never")
+        assert refused.code == 2 and own[1].partition("=")[0] in refused.err
+
+
+def test_inside_dnas_a_method_is_one_file(tmp_path, monkeypatch, forget_methods):
+    """In the folder of methods, without a line elsewhere."""
+    (tmp_path / "cooling.py").write_text(python_blocks(PAGE)[COOLING], "utf-8")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert methods.get_method("cooling").__module__ == "dnas.methods.cooling"
+    assert "cooling" in invoke("methods").out
+    outcome = invoke("search", "--method", "cooling", "--layers", 3, "--channels", 8, "--epochs", 2, "-o", "hottest=3",
+                     "-o", "search.images=32", "--out", tmp_path / "run", "--json")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["method"] == "cooling"
+
+
+def test_the_check_that_the_page_shows_passes(my_package):
+    """As a third party's pytest would run it."""
     namespace: dict = {}
-    exec(compile(python_blocks(ROOT / "docs" / "add-a-method.md")[0], "add-a-method.md", "exec"), namespace)
-    return namespace["Cooling"]
+    exec(compile(python_blocks(PAGE)[CHECK], PAGE.name, "exec"), namespace)
+    namespace["test_cooling_keeps_the_contract"]()
 
 
-def test_the_example_method_is_short_and_searches(cooling, monkeypatch, tmp_path):
-    code = python_blocks(ROOT / "docs" / "add-a-method.md")[0]
-    assert len(code.splitlines()) <= 40
-    registered = {**methods.registry(), "cooling": cooling}
-    monkeypatch.setattr(methods, "registry", lambda: registered)
-    from dnas import api
+def test_the_other_examples_keep_the_contract(my_package):
+    (call,) = re.findall(r"`(testing\.check_method\(\"best-path\".*?\))`", PAGE.read_text("utf-8"))
+    eval(call, {"testing": testing})
+    testing.check_method("climb", "shared", options={"first": 4}, acts={"first": ({}, 2)})
 
-    for mapping in ("shared", "full", "decoupled"):
-        result = api.search(
-            method="cooling",
-            mapping=mapping,
-            option={"hottest": 3, "search.images": 32},
-            layers=3,
-            channels=8,
-            epochs=2,
-            out=tmp_path / mapping,
-        )
-        assert result["architecture"].in_space
+
+def test_the_page_lists_every_check():
+    listed = re.findall(r"^\| `(check_\w+)` \|", PAGE.read_text("utf-8"), re.M)
+    every = (*testing.CHECKS_OF_A_METHOD, testing.check_options, *testing.CHECKS_OF_A_SEARCH)
+    assert listed == [check.__name__ for check in (*every, *testing.CHECKS_OF_A_MAPPING)]
 
 
 def test_the_loop_of_ones_own_runs():
     namespace: dict = {}
-    exec(compile(python_blocks(ROOT / "docs" / "add-a-method.md")[1], "add-a-method.md", "exec"), namespace)
+    exec(compile(python_blocks(PAGE)[LOOP], PAGE.name, "exec"), namespace)
     assert namespace["architecture"].in_space and len(namespace["architecture"]) == 3
 
 

@@ -10,6 +10,13 @@ from dnas.mapping import MAPPINGS
 from dnas.methods import create
 from dnas.space import DARTS
 
+# For every option: options around it, and a value with which a search is another one.
+ACTS = {
+    "partial_channels": ({}, 4),
+    "with_none": ({}, False),
+    "initial_scale": ({}, 0.5),
+}
+
 
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 3.0]))

@@ -408,6 +408,20 @@ def test_validation_loss_and_decay_ratio_of_the_metrics_are_means_over_the_steps
     assert metrics["gradient_over_decay"] == pytest.approx(gradient / decay, rel=1e-4)
 
 
+def test_watching_costs_nothing_and_judging_does():
+    search = new_search(batch_size=8, watch_images=16)
+    for step in range(2):
+        search.step(step)
+    before = dict(search.cost)
+    metrics = search.epoch_metrics(1)
+    assert {"supernet_accuracy", "derived_accuracy"} <= set(metrics)
+    assert search.cost == before and before["architectures_evaluated"] == 0
+    search.accuracy(search.method.derive(search.mapping, Progress()))
+    assert search.cost["architectures_evaluated"] == 1
+    # 16 images forward, a third of two batches of 8.
+    assert search.cost["step_equivalents"] - before["step_equivalents"] == pytest.approx(2 / 3)
+
+
 def test_entropy_of_the_metrics_is_one_for_equal_and_zero_for_one_hot_weights():
     search = new_search("pc-darts", "full", options={"initial_scale": 0.0})
     assert search.epoch_metrics(0)["entropy"] == pytest.approx(1.0, abs=1e-6)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dnas import bilevel
 from dnas.architecture import Architecture
@@ -71,6 +71,8 @@ class Search:
         split, info: Training images and what is known of them.
         seed: Of everything drawn.
         device: "cpu" or "cuda".
+        supernet: What stands for the supernet: called as one, (images, mixing weights, skip dropout) → logits. Without
+            it, one is built.
     """
 
     def __init__(
@@ -81,20 +83,23 @@ class Search:
         info: DataInfo,
         seed: int,
         device: str,
+        supernet: nn.Module | None = None,
     ) -> None:
         self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
         self.pool = chosen(split, settings.images, seed).to(device)
-        self.supernet = build_supernet(
-            method.space,
-            method.operations,
-            layers=settings.layers,
-            channels=settings.channels,
-            classes=len(info.classes),
-            inputs=info.channels,
-            partial=method.options.partial_channels,
-            recompute=settings.recompute,
-            seed=seed,
-        ).to(device)
+        if supernet is None:
+            supernet = build_supernet(
+                method.space,
+                method.operations,
+                layers=settings.layers,
+                channels=settings.channels,
+                classes=len(info.classes),
+                inputs=info.channels,
+                partial=method.options.partial_channels,
+                recompute=settings.recompute,
+                seed=seed,
+            )
+        self.supernet = supernet.to(device)
         self.mapping = method.mapping(settings.layers, seed).to(device)
         self.weights = list(self.supernet.parameters())
         self.architecture = list(self.mapping.parameters())
@@ -192,6 +197,7 @@ class Search:
         own statistics, as after a recalibration (Guo et al. 2020, §3.2).
         """
         if isinstance(what, Architecture):
+            self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part[:images]
         correct = 0
@@ -363,7 +369,7 @@ class Search:
         if derived is not None:
             metrics["skips"] = derived.count("skip_connect")
         if settings.watch_images:
-            before = self.cost["step_equivalents"]
+            before = dict(self.cost)
             if isinstance(method, GradientMethod):
                 with torch.no_grad():
                     mixing = method.mixing(self.mapping, progress)
@@ -371,7 +377,7 @@ class Search:
             if derived is not None and derived.in_space:
                 metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)
             # Watching chooses nothing, so it is no cost of the search.
-            self.cost["step_equivalents"] = before
+            self.cost = before
         self.sums = dict.fromkeys(self.sums, 0.0)
         return metrics
 
@@ -422,14 +428,15 @@ def search_supernet(
     seed: int,
     session: Session,
     device: str = "cpu",
+    supernet: nn.Module | None = None,
 ) -> Found:
-    """Search on the training split.
+    """Search on the training split. `supernet`: see `Search`.
 
     Raises:
         RunError: A loss or gradient is not finite.
         Interrupted: A signal came; a checkpoint was written.
     """
-    search = Search(method, settings, split, info, seed, device)
+    search = Search(method, settings, split, info, seed, device, supernet)
     steps = settings.epochs * settings.steps_per_epoch
     checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", steps)
     if checkpoint is not None:
@@ -449,7 +456,6 @@ def search_supernet(
 
     def judge(number: int, candidate: Candidate) -> float:
         score = search.accuracy(candidate.architecture, math.ceil(candidate.share * len(search.validation_part)))
-        search.cost["architectures_evaluated"] += 1
         search.scores.append(score)
         session.step_done(step + number + 1, {"accuracy": score}, search.capture)
         return score

@@ -7,13 +7,16 @@ within the trial where it stopped; those that are done are proposed again and no
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from dnas.architecture import Architecture
 from dnas.data import DataInfo, Split, chosen, halves
 from dnas.errors import Diverged
 from dnas.methods import Candidate, TrialMethod
 from dnas.session import Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
-from dnas.supernet_search import STAGE, Found, judged
+from dnas.supernet_search import FORWARD, STAGE, Found, judged
 from dnas.trainer import measure_accuracy, train_network
 
 
@@ -38,8 +41,12 @@ def search_by_trials(
     seed: int,
     session: Session,
     device: str = "cpu",
+    evaluate: Callable[[Architecture], float] | None = None,
 ) -> Found:
     """Search on the training split.
+
+    Args:
+        evaluate: Architecture → accuracy, instead of the training. May raise Diverged, as that may.
 
     Raises:
         RunError: Every trial failed, or something else than a trial did.
@@ -49,22 +56,30 @@ def search_by_trials(
     train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
     training = short_training(settings)
 
+    def trained(architecture: Architecture, number: int, stage: str, title: str) -> float:
+        network = train_network(
+            architecture,
+            training,
+            train_part,
+            info,
+            seed=derived_seed(seed, "trial", number),
+            session=session,
+            stage=stage,
+            title=title,
+            device=device,
+        )
+        return measure_accuracy(network, validation_part, info, device).value
+
     def judge(number: int, candidate: Candidate) -> float | None:
         architecture = candidate.architecture
         stage = f"trial {number + 1}"
+        title = f"{stage} of {settings.trials} ({method.name}, {method.mapping_name})"
         try:
-            network = train_network(
-                architecture,
-                training,
-                train_part,
-                info,
-                seed=derived_seed(seed, "trial", number),
-                session=session,
-                stage=stage,
-                title=f"{stage} of {settings.trials} ({method.name}, {method.mapping_name})",
-                device=device,
-            )
-            score: float | None = measure_accuracy(network, validation_part, info, device).value
+            if evaluate is None:
+                score: float | None = trained(architecture, number, stage, title)
+            else:
+                session.start(stage, title, 1)
+                score = evaluate(architecture)
         except Diverged as error:
             session.say(f"{stage} failed: {error}")
             score = None
@@ -80,6 +95,9 @@ def search_by_trials(
         known.append(session.completed[f"trial {len(known) + 1}"]["accuracy"])
     history = judged(method, settings.layers, seed, known, judge, enough, settings.trials)
     session.start(STAGE, f"search ({method.name}, {method.mapping_name})", 1)
-    steps = training.epochs * training.steps_per_epoch
-    cost = {"step_equivalents": float(steps * len(history)), "architectures_evaluated": len(history)}
+    passes = training.epochs * len(train_part) + FORWARD * len(validation_part)
+    cost = {
+        "step_equivalents": len(history) * passes / settings.batch_size,
+        "architectures_evaluated": len(history),
+    }
     return Found(method.choose(history), {}, cost)

@@ -51,8 +51,8 @@ class DNASOptions(GradientOptions):
     skip_dropout_schedule: Literal["const", "pdarts"] = Field(
         "const", description="A8: constant, or decaying over the search as in P-DARTS"
     )
-    alpha_groups: Literal[1, 2] = Field(
-        1, description="A12: one alpha for all layers, or one for normal layers and one for reductions"
+    alpha_groups: int = Field(
+        1, ge=1, le=2, description="A12: one alpha for all layers, or one for normal layers and one for reductions"
     )
     derivation: Literal["top-2", "threshold"] = Field(
         "top-2",
@@ -123,12 +123,11 @@ class DNAS(GradientMethod):
         rate = self.options.skip_dropout
         if self.options.skip_dropout_schedule == "const":
             return rate
-        # P-DARTS' code: linear while the architecture rests, then e^(-0.2 (epoch - 10)) of 15 epochs; here
-        # relative to the length of the search, so that it ends at the same rate whatever that is.
+        # P-DARTS' code: linear while the architecture rests, then e^(-0.2 (epoch - 10)) of 15 epochs, so that the last
+        # has e^-2.8; here stretched such that first and last epoch have the same rates whatever the length.
         if progress.epoch < progress.warmup_epochs:
             return rate * (progress.epochs - progress.epoch - 1) / progress.epochs
-        since = progress.epoch - progress.warmup_epochs
-        return rate * math.exp(-3.0 * since / (progress.epochs - progress.warmup_epochs))
+        return rate * math.exp(-2.8 * progress.share)
 
     def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
         if self.options.derivation == "top-2":
