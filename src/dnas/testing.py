@@ -66,7 +66,7 @@ from dnas.session import Captured, Session
 from dnas.settings import SupernetSettings, TrainSettings, TrialSettings
 from dnas.space import DARTS, Space, reduction_layers
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet import SkipDropout, Supernet
+from dnas.supernet import Draws, Supernet
 from dnas.supernet_search import FORWARD, Found, search_supernet
 from dnas.trials import search_by_trials
 
@@ -183,7 +183,7 @@ class PlantedSupernet(nn.Module):
         self.planted: Tensor
         self.nodes: Tensor
 
-    def forward(self, images: Tensor, mixing: MixingWeights, skip_dropout: SkipDropout | None = None) -> Tensor:
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         """Images [B, 1, H, W] of `pictures`, mixing weights → logits [B, classes]."""
         psi = mixing.psi
         # Not `abs`: at 0, where sparse methods have most of their weights, it has no gradient.
