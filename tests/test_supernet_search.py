@@ -500,6 +500,7 @@ def test_the_eigenvalue_changes_nothing_else_of_a_search():
 
 
 def test_the_eigenvalue_leaves_state_and_backend_and_is_the_same_again():
+    native.choose("auto")
     search = small_search("dnas", "decoupled", warmup_epochs=0, eigenvalue=True)
     search.step(0)
     (tensors, state), wanted = bits(search), native.wanted()
