@@ -1,12 +1,13 @@
 """The updates against closed forms and exact second derivatives (`methods.md` §2.1, §2.2)."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dnas.bilevel import apply, first_order, gradients, unrolled
+from dnas.bilevel import apply, dominant_eigenvalue, first_order, gradients, unrolled
 from dnas.streams import torch_stream
 
 
@@ -271,3 +272,86 @@ def test_apply_moves_the_given_parameters_along_the_given_gradients_only():
         torch.testing.assert_close(w.detach(), original - 1.0)
         assert w.grad is None
     assert all((g == 2).all() for g in grads)
+
+
+# --- the dominant eigenvalue ------------------------------------------------------------------------------------
+
+
+def quadratic(eigenvalues, seed=0):
+    """½ xᵀHx + bᵀx of two tables x, with these eigenvalues of H."""
+    generator = torch_stream(seed, "test")
+    n = len(eigenvalues)
+    basis, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    hessian = basis @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64)) @ basis.T
+    tables = [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in ((2, 3), (n - 6,))]
+
+    def loss():
+        x = torch.cat([table.flatten() for table in tables])
+        return x @ hessian @ x / 2 + x.sum()
+
+    return loss, tables
+
+
+@pytest.mark.parametrize("largest", [5.0, -5.0])
+def test_dominant_eigenvalue_of_a_quadratic_is_that_of_largest_magnitude_with_its_sign(largest):
+    others = np.linspace(-3, 4, 29).tolist()
+    loss, tables = quadratic([*others, largest])
+    assert dominant_eigenvalue(loss, tables, []) == pytest.approx(largest, rel=1e-3)
+
+
+def test_dominant_eigenvalue_of_a_smooth_net_is_that_of_its_hessian_by_double_backward():
+    """In float32, too; and with the weights' part of the Hessian, which is larger, left out."""
+    net = TwoLayers(0)
+    sizes = [a.numel() for a in net.architecture]
+
+    def of_vector(x):
+        parts = [part.view(a.shape) for part, a in zip(x.split(sizes), net.architecture, strict=True)]
+        return TwoLayers.loss(Other(net, parts), net.validation_batch)
+
+    x = torch.cat([a.detach().flatten() for a in net.architecture])
+    eigenvalues = torch.linalg.eigvalsh(torch.autograd.functional.hessian(of_vector, x))
+    expected = eigenvalues[eigenvalues.abs().argmax()].item()
+    got = dominant_eigenvalue(net.validation, net.architecture, net.weights)
+    assert got == pytest.approx(expected, rel=1e-3)
+    single = TwoLayers(0, torch.float32)
+    assert dominant_eigenvalue(single.validation, single.architecture, single.weights) == pytest.approx(got, rel=1e-3)
+
+
+class Other:
+    """A net with another architecture."""
+
+    def __init__(self, net, architecture):
+        self.act, self.weights, self.architecture = net.act, net.weights, architecture
+
+
+def test_dominant_eigenvalue_does_not_miss_what_is_orthogonal_to_a_constant_vector():
+    """The constant vector is a null vector of this Hessian, as of that of any function of a softmax."""
+    logits = nn.Parameter(torch.randn(30, generator=torch_stream(0, "test"), dtype=torch.float64))
+    function = lambda x: (torch.arange(29) * x.diff() ** 2).sum()
+    expected = torch.linalg.eigvalsh(torch.autograd.functional.hessian(function, logits.detach()))[-1].item()
+    assert expected > 100
+    assert dominant_eigenvalue(lambda: function(logits), [logits], []) == pytest.approx(expected, rel=1e-3)
+
+
+def test_dominant_eigenvalue_of_a_linear_loss_is_zero_and_of_a_broken_one_not_a_number():
+    x, y = (nn.Parameter(torch.ones(4, dtype=torch.float64)) for _ in range(2))
+    assert dominant_eigenvalue(lambda: x.sum(), [x, y], []) == 0.0
+    assert dominant_eigenvalue(lambda: (x.relu() * 2).sum(), [x, y], []) == 0.0
+    assert np.isnan(dominant_eigenvalue(lambda: (x - 1).sqrt().sum(), [x, y], []))
+
+
+def test_dominant_eigenvalue_moves_nothing_and_is_the_same_again():
+    net = TwoLayers(0, torch.float32)
+    net.weights[1].requires_grad_(False)
+    before = [p.detach().clone() for p in [*net.weights, *net.architecture]]
+    seen = []
+
+    def loss():
+        seen.append([w.requires_grad for w in net.weights])
+        return net.validation()
+
+    once, again = (dominant_eigenvalue(loss, net.architecture, net.weights) for _ in range(2))
+    assert once == again and seen == [[False] * 3] * 2
+    for p, original in zip([*net.weights, *net.architecture], before, strict=True):
+        assert torch.equal(p, original) and p.grad is None
+    assert [w.requires_grad for w in net.weights] == [True, False, True]

@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 
-from dnas import bilevel, checkpoint, config
+from dnas import bilevel, checkpoint, config, supernet_search
 from dnas.data import DataInfo, Split
 from dnas.errors import InputError
+from dnas.kernels import native
 from dnas.mapping import MAPPINGS
 from dnas.methods import Progress, create, get_method, list_methods
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings
-from dnas.space import DARTS, SPACES
+from dnas.space import DARTS, SPACES, Space
 from dnas.streams import torch_stream
 from dnas.supernet_search import Search
 
@@ -440,16 +441,108 @@ def test_a_single_level_search_reports_no_accuracy_that_it_did_not_count():
     assert metrics["loss"] == pytest.approx(sum(losses) / 2, rel=1e-9)
 
 
-# --- the whole loop -----------------------------------------------------------------------------------------
+# --- the dominant eigenvalue ------------------------------------------------------------------------------
 
 
-class Recorder(Session):
+class Watched(Session):
+    """Keeps the metrics of a search."""
+
     def __init__(self):
         super().__init__(None, {})
-        self.metrics, self.steps = [], []
+        self.metrics = []
 
     def metric(self, **values):
         self.metrics.append(values)
+
+
+SMALL = Space("free", 2, 2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
+
+
+def small_search(name, mapping="shared", **changes):
+    split, info = pictures()
+    method = create(name, mapping, {"initial_scale": 0.3}, SMALL)
+    return Search(method, settings(architecture_learning_rate=0.1, **changes), split, info, 0, "cpu")
+
+
+def full_hessian(loss, parameters):
+    """[n, n], one row after another."""
+    slopes = torch.autograd.grad(loss, parameters, create_graph=True)
+    flat = torch.cat([slope.flatten() for slope in slopes])
+    rows = [torch.autograd.grad(slope, parameters, retain_graph=True) for slope in flat]
+    return torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+
+@pytest.mark.parametrize(("name", "mapping"), [("darts", "shared"), ("dnas", "decoupled")])
+def test_eigenvalue_of_a_supernet_is_that_of_the_full_hessian_by_double_backward(name, mapping, monkeypatch):
+    """On the first batch of validation images, not augmented, whatever the penalty and the skip dropout."""
+    search = small_search(name, mapping, warmup_epochs=0)
+    for step in range(3):
+        search.step(step)
+    single = search.eigenvalue(3)
+    search.supernet.double()
+    search.mapping.double()
+    native.choose("torch")
+    try:
+        part = search.validation_part[:8]
+        images = (search.pool.images[part].double() / 255 - 0.5) / 0.29
+        logits = search.supernet(images, search.method.mixing(search.mapping, search.progress(3, 1)))
+        loss = torch.nn.functional.cross_entropy(logits, search.pool.labels[part])
+        eigenvalues = torch.linalg.eigvalsh(full_hessian(loss, search.architecture))
+    finally:
+        native.choose("auto")
+    expected = eigenvalues[eigenvalues.abs().argmax()].item()
+    assert single == pytest.approx(expected, rel=2e-3)
+    monkeypatch.setattr(supernet_search, "normalise", lambda images, info: (images.double() / 255 - 0.5) / 0.29)
+    assert search.eigenvalue(3) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_eigenvalue_changes_nothing_else_of_a_search():
+    """Weights, parameters, cost and all other metrics are the same bits as without."""
+    found, metrics = [], []
+    for eigenvalue in (False, True):
+        split, info = pictures()
+        session = Watched()
+        shape = settings(epochs=2, eigenvalue=eigenvalue, architecture_learning_rate=0.1)
+        method = create("darts", None, {}, SMALL)
+        found.append(search_architecture(method, shape, split, info, seed=0, session=session))
+        metrics.append(session.metrics)
+    values = [epoch.pop("eigenvalue") for epoch in metrics[1]]
+    assert len(values) == 2 and all(math.isfinite(v) and v != 0 for v in values) and values[0] != values[1]
+    assert metrics[0] == metrics[1] and found[0].cost == found[1].cost
+    assert found[0].architecture == found[1].architecture
+    assert all(torch.equal(v, found[1].parameters[k]) for k, v in found[0].parameters.items())
+
+
+def test_the_eigenvalue_leaves_state_and_backend_and_is_the_same_again():
+    native.choose("auto")
+    search = small_search("dnas", "decoupled", warmup_epochs=0, eigenvalue=True)
+    search.step(0)
+    (tensors, state), wanted = bits(search), native.wanted()
+    assert search.eigenvalue(0) == search.eigenvalue(0)
+    after, state_after = bits(search)
+    assert all(torch.equal(v, after[k]) for k, v in tensors.items()) and state == state_after
+    assert native.wanted() == wanted
+    assert all(p.grad is None and p.requires_grad for p in [*search.weights, *search.architecture])
+
+
+def test_an_eigenvalue_that_is_no_number_is_left_out(monkeypatch):
+    search = small_search("darts", eigenvalue=True)
+    monkeypatch.setattr(bilevel, "dominant_eigenvalue", lambda *_: math.nan)
+    assert "eigenvalue" not in search.epoch_metrics(0)
+
+
+def test_the_eigenvalue_is_refused_where_layers_are_computed_again():
+    with pytest.raises(InputError, match=r"search\.eigenvalue .* search\.recompute"):
+        settings(eigenvalue=True, recompute=True)
+
+
+# --- the whole loop -----------------------------------------------------------------------------------------
+
+
+class Recorder(Watched):
+    def __init__(self):
+        super().__init__()
+        self.steps = []
 
     def step_done(self, step, shown, capture):
         self.steps.append((step, shown.get("loss")))

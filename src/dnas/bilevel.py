@@ -6,11 +6,15 @@ All functions give gradients and move nothing, so that the caller can check them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from dnas.streams import numpy_stream
 
 Loss = Callable[[], Tensor]
 Gradients = tuple[Tensor, tuple[Tensor, ...]]
@@ -38,9 +42,18 @@ def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
     return value.detach(), gradients_of(value, wanted)
 
 
-def gradients_of(value: Tensor, wanted: Sequence[nn.Parameter]) -> tuple[Tensor, ...]:
-    """The gradients of a scalar; zeros for parameters that it does not reach."""
-    grads = torch.autograd.grad(value, list(wanted), allow_unused=True)
+def gradients_of(
+    value: Tensor, wanted: Sequence[Tensor], *, keep: bool = False, differentiable: bool = False
+) -> tuple[Tensor, ...]:
+    """The gradients of a scalar; zeros for parameters that it does not reach.
+
+    Args:
+        keep: The graph behind the scalar can be used again.
+        differentiable: So can the gradients.
+    """
+    grads = torch.autograd.grad(
+        value, list(wanted), retain_graph=keep or differentiable, create_graph=differentiable, allow_unused=True
+    )
     return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
 
 
@@ -103,6 +116,42 @@ def unrolled(
         with torch.no_grad():
             for w, original in zip(weights, saved, strict=True):
                 w.copy_(original)
+
+
+def dominant_eigenvalue(loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]) -> float:
+    """The eigenvalue of largest magnitude of the Hessian ∂²/∂α² of a loss, with its sign (Zela et al. 2020, §4).
+
+    By Lanczos' method, for which a product of the Hessian and v is the gradient of ⟨∂L/∂α, v⟩. Differences of first
+    gradients do not give it: each ReLU and each maximum that changes sides makes the gradient jump, and with as many as
+    a network has, the quotient grows like 1/√step. The second derivative is that between the jumps, as in the paper.
+
+    The loss must be differentiable twice, which native kernels are not; of at least two parameters. Moves nothing; NaN
+    where the Hessian is not finite.
+    """
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    sizes = [p.numel() for p in architecture]
+    with frozen(weights):
+        slopes = gradients_of(loss(), architecture, differentiable=True)
+    if not any(slope.requires_grad for slope in slopes):
+        return 0.0
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        parts = torch.split(torch.from_numpy(vector.reshape(-1)), sizes)
+        along = sum((s * v.view(s.shape).to(s)).sum() for s, v in zip(slopes, parts, strict=True))
+        assert isinstance(along, Tensor)
+        second = gradients_of(along, architecture, keep=True)
+        return torch.cat([part.flatten().to("cpu", torch.float64) for part in second]).numpy()
+
+    # Not a vector of ones: a softmax does not see it, so it is the Hessian's own null vector.
+    start = numpy_stream(0, "eigenvector").standard_normal(sum(sizes))
+    first = product(start)
+    if not np.isfinite(first).all():
+        return math.nan
+    if not first.any():
+        return 0.0  # Lanczos' method cannot start from it
+    hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
+    return float(eigsh(hessian, 1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
 
 def apply(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], grads: Sequence[Tensor]) -> None:

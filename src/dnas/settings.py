@@ -116,7 +116,9 @@ class GradientSettings(SupernetSettings):
         "architecture-first", description="which moves first in a step of the bilevel updates"
     )
     eigenvalue: bool = Field(
-        False, description="after each epoch, the dominant eigenvalue of the validation loss' architecture Hessian"
+        False,
+        description="after each epoch, the dominant eigenvalue of the validation loss' architecture Hessian on one "
+        "batch, as `eigenvalue` in metrics.jsonl; by torch, so it takes some 100 native steps",
     )
 
     def resolved(self, count: int, travel: float, image_size: int) -> Self:
@@ -126,6 +128,8 @@ class GradientSettings(SupernetSettings):
             raise InputError(
                 f"search.train_share={self.train_share} has no use with search.update=single-level: it sees all images"
             )
+        if self.eigenvalue and self.recompute:
+            raise InputError("search.eigenvalue does not go with search.recompute: second derivatives need all layers")
         warmup = round(0.3 * self.epochs) if self.warmup_epochs < 0 else self.warmup_epochs
         if warmup >= self.epochs:
             raise InputError(

@@ -22,6 +22,7 @@ from dnas.augment import Augmentation, augment, normalise
 from dnas.checkpoint import Checkpoint, pack_optimizer, unpack_optimizer
 from dnas.data import DataInfo, Split, batches, chosen, halves
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.kernels import native
 from dnas.kernels.memory import give_back
 from dnas.methods import Candidate, GradientMethod, Method, Progress, SupernetMethod, Trial
 from dnas.relaxation import MixingWeights, path
@@ -206,6 +207,21 @@ class Search:
             correct += int((logits.argmax(1) == self.pool.labels[indices]).sum())
         return correct / len(part)
 
+    def eigenvalue(self, step: int) -> float:
+        """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
+        the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
+        """
+        part = self.validation_part[: self.settings.batch_size]
+        images, labels = normalise(self.pool.images[part], self.info), self.pool.labels[part]
+        progress = self.progress(step, draw=1)
+
+        def loss() -> Tensor:
+            mixing = self.method.mixing(self.mapping, progress)
+            return F.cross_entropy(self.supernet(images, mixing), labels)
+
+        with native.only_torch():
+            return bilevel.dominant_eigenvalue(loss, self.architecture, self.weights)
+
     # --- steps --------------------------------------------------------------------------------------------
 
     def architecture_step(self, step: int) -> None:
@@ -342,7 +358,7 @@ class Search:
         among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing weights and of
         the derived architecture with the supernet's weights, on the same validation images: their gap is what is lost
         where operations are taken away; `travel` is the largest architecture parameter; `gradient_over_decay` compares
-        what Adam adds up: the gradient and the weight decay (A17).
+        what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there where the setting is.
         """
         settings, method = self.settings, self.method
         progress = self.progress(step, draw=1)
@@ -363,6 +379,10 @@ class Search:
         if isinstance(method, GradientMethod):
             with torch.no_grad():
                 metrics["entropy"] = entropy(method.scores(self.mapping, progress))
+        if isinstance(settings, GradientSettings) and settings.eigenvalue:
+            value = self.eigenvalue(step)
+            if math.isfinite(value):  # to watch must not end a run
+                metrics["eigenvalue"] = value
         if self.architecture:
             metrics["travel"] = max(float(p.detach().abs().max()) for p in self.architecture)
         derived = method.derive(self.mapping, progress)

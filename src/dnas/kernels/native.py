@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -42,6 +43,17 @@ def choose(backend: str) -> None:
     if backend == "native" and not available():
         _chosen = before
         raise InputError(f"--backend native: {NO_COMPILER}, or choose --backend auto")
+
+
+@contextlib.contextmanager
+def only_torch() -> Iterator[None]:
+    """Nothing native runs inside: for what is differentiated twice."""
+    global _chosen
+    before, _chosen = _chosen, "torch"
+    try:
+        yield
+    finally:
+        _chosen = before
 
 
 def wanted() -> bool:
