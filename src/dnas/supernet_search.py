@@ -117,6 +117,7 @@ class Search:
         self.memory: dict[str, Any] = {}
         self.scores: list[float] = []
         self.stopped: Architecture | None = None
+        self._executed: Tensor | None = None
         self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
 
     # --- where a step is ----------------------------------------------------------------------------------
@@ -147,7 +148,8 @@ class Search:
     def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
         """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
         progress = self.progress(step, batch.draw)
-        mixing = self.method.mixing(self.mapping, progress)
+        mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
+        self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         dropout = SkipDropout(rate, self.seed, (step, batch.draw)) if rate else None
         return self._forward(batch.images, mixing if relaxed else mixing.detach(), dropout)
@@ -213,17 +215,17 @@ class Search:
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
         batch = self.batch(step, 0)
-        loss, grads = bilevel.gradients(lambda: self.weight_loss(batch, step), self.weights)
+        loss, grads = bilevel.sparse_gradients(lambda: self.weight_loss(batch, step), self.weights)
         return self._move_weights(batch, step, loss, grads)
 
     def joint_step(self, step: int) -> float:
         """Move both along the gradients of one batch (single level). Returns the loss."""
         batch = self.batch(step, 0)
-        loss, grads = bilevel.gradients(
+        loss, grads = bilevel.sparse_gradients(
             lambda: self.architecture_loss(batch, step), [*self.weights, *self.architecture]
         )
         count = len(self.weights)
-        self._move_architecture(batch, step, loss, grads[count:])
+        self._move_architecture(batch, step, loss, bilevel.filled(grads[count:], self.architecture))
         return self._move_weights(batch, step, loss, grads[:count])
 
     def step(self, step: int) -> float:
@@ -265,14 +267,17 @@ class Search:
         with torch.no_grad():
             self.method.project(self.mapping)
 
-    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> float:
+    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
+        """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
         value = self._checked(batch, step, loss, "the training loss")
-        norm = torch.nn.utils.get_total_norm(grads)
+        reached = [g for g in grads if g is not None]
+        norm = torch.nn.utils.get_total_norm(reached)
         require_finite(norm, "the gradient norm", STAGE, step, lambda: first_bad_gradient(self.supernet, grads))
-        clip(grads, self.settings.clip_norm, norm)
+        clip(reached, self.settings.clip_norm, norm)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = self.settings.rate(self.progress(step).epoch)
-        bilevel.apply(self.weight_optimizer, self.weights, grads)
+        parts = None if self._executed is None else self.supernet.parts(self._executed)
+        bilevel.apply(self.weight_optimizer, self.weights, grads, parts)
         self.sums["loss"] += value * len(batch.labels)
         return value
 
