@@ -265,6 +265,18 @@ def test_a_generation_is_a_function_of_the_history_and_the_seed():
     assert [c.architecture for c in searcher.propose([], 4, 0)] != [c.architecture for c in one]
 
 
+def test_every_generation_draws_anew(monkeypatch):
+    """What was drawn before is refused, so a stream that begins again would not show in the result."""
+    searcher = method(mutants=0.0, crossovers=0.02)
+    history = judged(searcher, convolutions, generations=2)
+    drawn, sample = [], Space.sample
+    spy = lambda *arguments, **options: drawn.append(sample(*arguments, **options)) or drawn[-1]
+    monkeypatch.setattr(Space, "sample", spy)
+    for length in (0, 50, 100):
+        searcher.propose(history[:length], 4, 0)
+    assert len(drawn) == len(set(drawn))
+
+
 @pytest.mark.parametrize(
     ("mutants", "crossovers", "counts"), [(0.5, 0.5, (25, 25, 0)), (0.2, 0.5, (10, 25, 15)), (0.0, 0.3, (0, 15, 35))]
 )
