@@ -263,11 +263,11 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
 
 
-def finish(result: Mapping[str, Any], as_json: bool) -> None:
-    """The ratios in words; with `as_json` one last line that is the whole result as a JSON object."""
+def finish(result: Mapping[str, Any], as_json: bool, what: str = "engine / plain") -> None:
+    """The ratios, which are of `what`, in words; with `as_json` one last line that is the result as a JSON object."""
     shown = {key: value for key, value in result.items() if key.endswith("_ratio")}
     if shown:
-        print("engine / plain: " + ", ".join(f"{key[:-6].replace('_', ' ')} {v:.3f}" for key, v in shown.items()))
+        print(f"{what}: " + ", ".join(f"{key[:-6].replace('_', ' ')} {v:.3f}" for key, v in shown.items()))
     if "equal" in result:
         print(f"equal: {'yes' if result['equal'] else 'NO'}")
     if as_json:

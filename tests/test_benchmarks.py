@@ -2,6 +2,7 @@
 
 import measure
 import pytest
+import sampled
 import search_end_to_end
 import supernet
 import torch
@@ -38,6 +39,30 @@ def test_both_variants_take_the_same_search_step():
         step()
     for fast, where, slow in supernet.weight_pairs(*networks.values()):
         torch.testing.assert_close(fast[where], slow, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("partial", [1, 2])
+def test_the_sampled_steps_check_finds_a_path_equal_to_the_dense_supernet_with_its_zeros(partial):
+    assert sampled.check(sampled.Shape(layers=3, channels=8, batch=4, size=8, partial=partial))["equal"]
+
+
+def test_the_sampled_steps_check_sees_another_path(monkeypatch):
+    drawn = sampled.path_of
+    monkeypatch.setattr(
+        sampled, "path_of", lambda *which: sampled.replace(drawn(*which), active=drawn(which[0], 7).active)
+    )
+    assert not sampled.check(sampled.Shape(layers=3, channels=8, batch=4, size=8))["equal"]
+
+
+def test_a_sampled_step_moves_what_it_executes_and_a_dense_one_everything():
+    shape = sampled.Shape(layers=3, channels=8, batch=4, size=8)
+    for variant in (sampled.SAMPLED, sampled.DENSE):
+        network = sampled.network_of(shape)
+        before = [p.detach().clone() for p in network.parameters()]
+        sampled.weight_step(variant, network, shape)()
+        moved = sum(not torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
+        assert (moved == len(before)) == (variant == sampled.DENSE)
+        assert moved > 0
 
 
 def test_a_whole_search_with_either_supernet_has_the_same_first_losses():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dnas.bilevel import apply, dominant_eigenvalue, first_order, gradients, unrolled
+from dnas.bilevel import apply, dominant_eigenvalue, first_order, gradients, sparse_gradients, unrolled
 from dnas.streams import torch_stream
 
 
@@ -355,3 +355,79 @@ def test_dominant_eigenvalue_moves_nothing_and_is_the_same_again():
     for p, original in zip([*net.weights, *net.architecture], before, strict=True):
         assert torch.equal(p, original) and p.grad is None
     assert [w.requires_grad for w in net.weights] == [True, False, True]
+
+
+def test_sparse_gradients_are_none_where_the_loss_does_not_reach():
+    net = TwoLayers(0)
+    stranger = nn.Parameter(torch.ones(2))
+    value, grads = sparse_gradients(net.train, [net.weights[0], stranger, net.weights[1]])
+    expected = torch.autograd.grad(net.train(), net.weights[:2])
+    assert grads[1] is None and not value.requires_grad
+    assert torch.equal(grads[0], expected[0]) and torch.equal(grads[2], expected[1])
+
+
+OPTIMIZERS = {
+    "sgd": lambda ps: torch.optim.SGD(ps, 0.1),
+    "momentum": lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9, weight_decay=0.01, foreach=True),
+    "nesterov": lambda ps: torch.optim.SGD(ps, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@given(seed=st.integers(0, 2**31), steps=st.integers(1, 6))
+@settings(deadline=None, max_examples=25)
+def test_parts_move_as_parameters_of_their_own_of_which_some_have_no_gradient(name, seed, steps):
+    """A weight of 4 parts, one of 3 and one that is whole, against 8 parameters that torch's optimiser moves one by
+    one: equal to the bit, and what rests is where it was."""
+    generator = torch_stream(seed, "test")
+    sizes, counts = [(8, 3), (6, 2, 2), (5,)], [4, 3, 1]
+    weights = [nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
+    apart = [[nn.Parameter(part.clone()) for part in w.detach().chunk(n)] for w, n in zip(weights, counts, strict=True)]
+    optimizer, other = OPTIMIZERS[name](weights), OPTIMIZERS[name]([p for group in apart for p in group])
+    for _ in range(steps):
+        moving = [(torch.rand(n, generator=generator) < 0.5).tolist() for n in counts]
+        grads = [torch.randn(size, generator=generator) for size in sizes]
+        before = [w.detach().clone() for w in weights]
+        for group, gs, moves in zip(apart, grads, moving, strict=True):
+            for p, g, move in zip(group, gs.chunk(len(group)), moves, strict=True):
+                p.grad = g.clone() if move else None
+        other.step()
+        given_grads = [g if any(moves) else None for g, moves in zip(grads, moving, strict=True)]
+        apply(optimizer, weights, given_grads, dict(zip(weights, moving, strict=True)))
+        for w, group, moves, was in zip(weights, apart, moving, before, strict=True):
+            assert w.grad is None
+            parts = zip(w.detach().chunk(len(group)), group, moves, was.chunk(len(group)), strict=True)
+            for part, own, move, part_before in parts:
+                assert torch.equal(part, own)
+                assert move or torch.equal(part, part_before)
+    for w, group in zip(weights, apart, strict=True):
+        memory = optimizer.state.get(w, {}).get("momentum_buffer")
+        for i, p in enumerate(group):
+            own = other.state.get(p, {}).get("momentum_buffer")
+            if own is not None:
+                assert torch.equal(memory.chunk(len(group))[i], own)
+
+
+def test_resting_parts_keep_both_of_adams_memories():
+    p = nn.Parameter(torch.arange(6.0).view(6, 1))
+    optimizer = torch.optim.Adam([p], 0.1, weight_decay=0.1)
+    apply(optimizer, [p], [torch.ones(6, 1)], {p: [True, False]})
+    assert not optimizer.state[p]["exp_avg"][3:].any() and not optimizer.state[p]["exp_avg_sq"][3:].any()
+    apply(optimizer, [p], [torch.ones(6, 1)])
+    kept = {k: v.clone() for k, v in optimizer.state[p].items()} | {"": p.detach().clone()}
+    apply(optimizer, [p], [torch.ones(6, 1)], {p: [False, True]})
+    for name, before in kept.items():
+        if before.shape == p.shape:
+            now = p.detach() if name == "" else optimizer.state[p][name]
+            assert torch.equal(now[:3], before[:3]) and not torch.equal(now[3:], before[3:])
+
+
+def test_parameters_without_gradient_rest_in_spite_of_momentum_and_decay():
+    one, two = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([one, two], 0.1, momentum=0.9, weight_decay=0.1)
+    apply(optimizer, [one, two], [torch.ones(2), torch.ones(2)])
+    before, memory = two.detach().clone(), optimizer.state[two]["momentum_buffer"].clone()
+    apply(optimizer, [one, two], [torch.ones(2), None])
+    assert torch.equal(two, before) and torch.equal(optimizer.state[two]["momentum_buffer"], memory)
+    apply(optimizer, [one, two], [torch.ones(2), torch.zeros(2)])
+    assert not torch.equal(two, before)  # a gradient of zero is another thing

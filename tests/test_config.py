@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dnas.config import Config, paper_travel, parse, preset_settings, resolve
 from dnas.data import DataInfo
 from dnas.errors import InputError
-from dnas.methods import create
+from dnas.methods import create, get_method, registry
 from dnas.options import nested
 from dnas.space import DARTS
 
@@ -54,6 +54,20 @@ def test_a_quick_search_lets_the_architecture_travel_as_far_as_the_paper(name, e
     assert steps * search.architecture_learning_rate == pytest.approx(expected, rel=0.01)
     longer = resolved(count=count, method=name, search={"epochs": 40}).search
     assert longer.architecture_steps * longer.architecture_learning_rate == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name, method in registry().items() if method.quick])
+def test_the_quick_preset_sets_what_a_method_names_for_it(name):
+    method = get_method(name)
+    quick, paper = resolved(method=name), resolved(method=name, preset="paper")
+    defaults = method.Options().model_dump()
+    for option, value in method.quick.get("options", {}).items():
+        assert quick.options[option] == value != paper.options[option] == defaults[option]
+        own = resolved(method=name, options={option: defaults[option]})
+        assert own.options == quick.options | {option: defaults[option]}
+    for setting, value in method.quick.get("search", {}).items():
+        assert getattr(quick.search, setting) == value != getattr(paper.search, setting)
+        assert getattr(resolved(method=name, search={setting: value + 1}).search, setting) == value + 1
 
 
 def test_every_difference_between_presets_is_in_the_written_configuration():

@@ -221,6 +221,33 @@ def test_sparse_weights_execute_only_what_is_active(monkeypatch):
                         assert active[k, e, names.index(name)] or not part.any()
 
 
+@pytest.mark.parametrize("names", [DARTS.primitives, WITH_NONE], ids=["7", "with_none"])
+def test_parts_say_which_edges_share_of_a_weight_is_executed(names):
+    """What moves by a gradient step is what `parts` says, or all or nothing of what it leaves out."""
+    supernet = build_supernet(DARTS, names, layers=4, channels=8, classes=3, partial=2).double()
+    active = torch.rand(4, 14, len(names), generator=torch_stream(3, "test")) < 0.3
+    active[:, :2, -1] = True  # a whole weight: of both inputs' edges to node 0
+    ones = torch.ones(4, 14).double()
+    loss = supernet(images(), MixingWeights(active.double(), ones, ones, active)).square().sum()
+    weights = list(supernet.parameters())
+    grads = dict(zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True))
+    parts = supernet.parts(active)
+    seen = 0
+    for k, cell in enumerate(supernet.cells):
+        for block, leaving in zip(cell.sources, cell.leaving, strict=True):
+            for name, chain in block.apart.items():
+                executed = active[k, leaving, names.index(name)].tolist()
+                for weight in chain.parameters():
+                    if any(executed) and not all(executed):
+                        assert parts[weight] == executed
+                        moved = [bool(part.any()) for part in grads[weight].chunk(len(leaving))]
+                        assert moved == executed
+                        seen += 1
+                    else:
+                        assert weight not in parts and (grads[weight] is not None) == any(executed)
+    assert seen == len(parts) > 20
+
+
 def test_inactive_weights_get_no_gradient_even_where_they_are_not_zero():
     supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3).double()
     operations = torch.rand(3, 14, 7).double().requires_grad_()

@@ -7,7 +7,7 @@ All functions give gradients and move nothing, so that the caller can check them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -37,9 +37,15 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
-    """The loss (detached) and its gradients."""
+    """The loss (detached) and its gradients; zeros for parameters that it does not reach."""
+    value, grads = sparse_gradients(loss, wanted)
+    return value, filled(grads, wanted)
+
+
+def sparse_gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss (detached) and its gradients; None for parameters that it does not reach."""
     value = loss()
-    return value.detach(), gradients_of(value, wanted)
+    return value.detach(), torch.autograd.grad(value, list(wanted), allow_unused=True)
 
 
 def gradients_of(
@@ -54,6 +60,11 @@ def gradients_of(
     grads = torch.autograd.grad(
         value, list(wanted), retain_graph=keep or differentiable, create_graph=differentiable, allow_unused=True
     )
+    return filled(grads, wanted)
+
+
+def filled(grads: Sequence[Tensor | None], wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """With zeros for None."""
     return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
 
 
@@ -154,10 +165,44 @@ def dominant_eigenvalue(loss: Loss, architecture: Sequence[nn.Parameter], weight
     return float(eigsh(hessian, 1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
 
-def apply(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], grads: Sequence[Tensor]) -> None:
-    """Move the parameters by their optimiser along the given gradients."""
+def apply(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    grads: Sequence[Tensor | None],
+    parts: Mapping[nn.Parameter, Sequence[bool]] | None = None,
+) -> None:
+    """Move the parameters by their optimiser along the given gradients; those without a gradient rest.
+
+    Args:
+        parts: Parameters of which some parts rest: which of their equal parts along the first dimension move.
+
+    What rests stays as it is to the bit, and so does what the optimiser remembers of it: neither momentum nor decay
+    reaches it. That holds for optimisers that treat every number by itself, as SGD and Adam do.
+    """
     for p, g in zip(parameters, grads, strict=True):
         p.grad = g
+    partial = {p: moving for p, moving in (parts or {}).items() if p.grad is not None}
+    resting = [view for p in partial for view in _resting((p.detach(), *_memory(optimizer, p)), partial[p])]
+    values = torch._foreach_mul(resting, 1.0) if resting else ()  # copies in one call
+    new = [p for p in partial if p not in optimizer.state]
     optimizer.step()
+    if resting:
+        torch._foreach_copy_(resting, values)
+    for p in new:  # the step has begun to remember them
+        for view in _resting(_memory(optimizer, p), partial[p]):
+            view.zero_()
     for p in parameters:
         p.grad = None
+
+
+def _memory(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> list[Tensor]:
+    """What the optimiser keeps for every number of a parameter."""
+    kept = optimizer.state.get(p, {}).values()
+    return [tensor for tensor in kept if isinstance(tensor, Tensor) and tensor.shape == p.shape]
+
+
+def _resting(tensors: Iterable[Tensor], moving: Sequence[bool]) -> list[Tensor]:
+    """Views of the parts that do not move."""
+    return [
+        view for tensor in tensors for view, moves in zip(tensor.chunk(len(moving)), moving, strict=True) if not moves
+    ]

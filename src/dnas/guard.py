@@ -45,10 +45,10 @@ def first_bad_layer(network: nn.Module, images: Tensor, run: Callable[[], Any]) 
     return found[0] if found else "the loss"
 
 
-def first_bad_gradient(network: nn.Module, grads: Sequence[Tensor]) -> str:
+def first_bad_gradient(network: nn.Module, grads: Sequence[Tensor | None]) -> str:
     """The parameter nearest to the loss whose gradient is not finite: a backward pass comes from there."""
     for (name, _), grad in reversed(list(zip(network.named_parameters(), grads, strict=True))):
-        if not torch.isfinite(grad).all():
+        if grad is not None and not torch.isfinite(grad).all():
             return f"the gradient of {name}"
     return "the gradient's norm"
 

@@ -5,7 +5,8 @@ name of what is drawn, and t alone, so a resumed run needs no saved random state
 uninterrupted one, and two streams never shift each other.
 
 Streams in use: "init" (weights), "architecture" (architecture parameters), "split" (data halves),
-"order" (batches), "augment", "drop-path", "skip-dropout", "sample" (architectures drawn at random).
+"order" (batches), "augment", "drop-path", "skip-dropout", "sample" (architectures drawn at random),
+"path" (those that a supernet's steps execute), "candidate" (those that are judged).
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ Inside, tensors are [B, H, W, C].
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,8 +80,39 @@ class Draws:
         return torch.randn(like.shape, generator=torch_stream(self.seed, "noise", *self.counters)).to(like)
 
 
+class _Source:
+    """A state x [B, H, W, c] as operations read it; what several targets read alike is computed once, at first use."""
+
+    def __init__(self, x: Tensor, pools: nn.ModuleDict, targets: int, draws: Draws | None) -> None:
+        self.x, self.pools, self.targets = x, pools, targets
+        self.draws = draws or Draws(0.0, 0, ())
+        self._pooled: dict[str, Tensor] = {}
+
+    @cached_property
+    def relu(self) -> Tensor:
+        return self.x.relu()
+
+    @cached_property
+    def planes(self) -> Tensor:
+        return self.x.permute(0, 3, 1, 2)
+
+    @cached_property
+    def masked(self) -> Tensor:
+        """[B, H, W, targets, c]: what skip-dropout leaves of it for each target."""
+        return self.draws.factors(self.x, self.targets) * self.x[:, :, :, None]
+
+    def noise(self, height: int, width: int) -> Tensor:
+        """[B, height, width, targets, c] in the place of what an operation makes of it."""
+        return self.draws.noise(self.x.new_empty(len(self.x), height, width, self.targets, self.x.shape[3]))
+
+    def pooled(self, name: str) -> Tensor:
+        if name not in self._pooled:
+            self._pooled[name] = self.pools[name](self.planes).permute(0, 2, 3, 1)
+        return self._pooled[name]
+
+
 class SourceBlock(nn.Module):
-    """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', targets, c].
+    """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', c] for each target.
 
     Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
     convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
@@ -109,74 +142,92 @@ class SourceBlock(nn.Module):
             elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
                 self.apart[name] = build_chain(chain, SEARCH, groups=targets)
 
-    def forward(self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None) -> Tensor:
-        """`weights` [targets, O] multiply the operations, of which only the `active` [targets, O] are executed."""
-        relu = x.relu()
-        mixture = Mixture(self.targets, self.channels)
-        everywhere = list(range(self.targets))
+    def forward(
+        self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None
+    ) -> list[Tensor | None]:
+        """What each target gets, [B, H', W', c].
 
-        def executed(name: str) -> list[int]:
-            return [t for t in everywhere if active is None or active[t][self.columns[name]]]
+        `weights` [targets, O] multiply the operations. Of these only the `active` [targets, O] are executed, target by
+        target; a target that has none gets None.
+        """
+        source = _Source(x, self.pools, self.targets, draws)
+        if active is None:
+            return list(self._mixed(source, weights, set(self.columns), None).unbind(3))
+        names = [{name for name, o in self.columns.items() if row[o]} for row in active]
+        return [
+            self._mixed(source, weights[t : t + 1], names[t], t)[:, :, :, 0] if names[t] else None
+            for t in range(self.targets)
+        ]
 
+    def _mixed(self, source: _Source, weights: Tensor, names: set[str], target: int | None) -> Tensor:
+        """[B, H', W', n, c]: these operations for all n targets side by side, or for one target alone."""
+        x = source.x
+        targets = self.targets if target is None else 1
+        mixture = Mixture(targets, self.channels)
         # Target-major channels: copy t of the source occupies channels t·c … (t+1)·c.
-        copies = relu.repeat(1, 1, 1, self.targets)
+        copies = source.relu.repeat(1, 1, 1, targets) if target is None else None
         for name, chain in self.apart.items():
-            if not (targets := executed(name)):
+            if name not in names:
                 continue
             weight = weights[:, self.columns[name]]
             first = next(chain.children())
             if isinstance(first, FactorizedReduceModule):
-                even, odd = (_of(grid.weight, self.targets, targets) for grid in (first.even, first.odd))
-                mixture.add_common(*fold_reduction(relu, even, odd, len(targets)), weight, targets)
+                even, odd = (self._of(grid.weight, target) for grid in (first.even, first.odd))
+                mixture.add_common(*fold_reduction(source.relu, even, odd, targets), weight)
             else:
-                wide = copies if targets == everywhere else relu.repeat(1, 1, 1, len(targets))
-                self._separable(chain, wide, weight, mixture, targets)
-        planes = x.permute(0, 3, 1, 2)
-        for name, pool in self.pools.items():
-            if executed(name):
-                mixture.add_pool(pool(planes).permute(0, 2, 3, 1), weights[:, self.columns[name]])
-        identity = self.identity if self.identity is not None and executed(self.identity) else None
-        dropped = draws is not None and draws.probability > 0
-        if identity is not None and not dropped:
+                self._separable(chain, source.relu if copies is None else copies, weight, mixture, target)
+        for name in self.pools:
+            if name in names:
+                mixture.add_pool(source.pooled(name), weights[:, self.columns[name]])
+        identity = self.identity if self.identity in names else None
+        if identity is not None and not source.draws.probability:
             mixture.add_shared(x, weights[:, self.columns[identity], None].expand(-1, self.channels))
         height, width = (-(-side // self.stride) for side in x.shape[1:3])
-        shape = (len(x), height, width, self.targets, self.channels)
+        shape = (len(x), height, width, targets, self.channels)
         mixed = mixture.mix().view(shape) if mixture.features else x.new_zeros(shape)
-        if self.noise is not None and executed(self.noise):
-            noise = (draws or Draws(0.0, 0, ())).noise(mixed)
+        if self.noise in names:
+            noise = source.noise(height, width)
+            noise = noise if target is None else noise[:, :, :, target : target + 1]
             mixed = torch.addcmul(mixed, noise, weights[:, self.columns[self.noise], None])
-        if identity is None or draws is None or not dropped:
+        if identity is None or not source.draws.probability:
             return mixed
         # Each target drops other elements, so the identity leaves the common product.
-        masked = draws.factors(x, self.targets) * x[:, :, :, None]
+        masked = source.masked if target is None else source.masked[:, :, :, target : target + 1]
         return torch.addcmul(mixed, masked, weights[:, self.columns[identity], None])
 
-    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, targets: list[int]) -> None:
-        """Stages of ReLU, depthwise, pointwise, batch norm, for all these targets side by side."""
+    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, target: int | None) -> None:
+        """Stages of ReLU, depthwise, pointwise, batch norm, for all of the mixture's targets side by side."""
         layers = iter(chain.children())
         stages = list(zip(layers, layers, layers, layers, strict=True))
-        shape = (len(targets), self.channels)
+        shape = (mixture.targets, self.channels)
         for n, (_, deep, point, _) in enumerate(stages):
             assert isinstance(deep, nn.Conv2d) and isinstance(point, nn.Conv2d)
-            kernels, maps = (_of(conv.weight, self.targets, targets) for conv in (deep, point))
+            kernels, maps = (self._of(conv.weight, target) for conv in (deep, point))
             h, mean, gram = depthwise_statistics(u, kernels, int(deep.stride[0]), int(deep.dilation[0]))
             blocks = gram.view(*shape, *shape).diagonal(0, 0, 2).permute(2, 0, 1)
             matrix, bias = fold(maps.reshape(*shape, self.channels), mean.view(shape), blocks)
             if n == len(stages) - 1:
-                mixture.add(h, matrix, bias, weight, targets)
+                mixture.add(h, matrix, bias, weight)
             else:
                 u = torch.addmm(bias.flatten(), h.flatten(0, 2), side_by_side(matrix)).view(h.shape).relu_()
 
+    def _of(self, weight: Tensor, target: int | None) -> Tensor:
+        """A target's part of a weight [targets · n, …]."""
+        return weight if target is None else weight.chunk(self.targets)[target]
 
-def _of(weight: Tensor, targets: int, chosen: list[int]) -> Tensor:
-    """The chosen targets' part of a weight [targets · n, …]."""
-    if len(chosen) == targets:
-        return weight
-    return weight.view(targets, -1, *weight.shape[1:])[chosen].flatten(0, 1)
+    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
+        """Of each weight, which targets' parts are executed."""
+        for name, chain in self.apart.items():
+            executed = [row[self.columns[name]] for row in active]
+            for weight in chain.parameters():
+                yield weight, executed
 
 
 class Mixture:
-    """Collects features with their matrices, and mixes them in one accumulating product."""
+    """Collects features with their matrices, and mixes them in one accumulating product.
+
+    What is added comes with the mixing weights [targets] of its operation.
+    """
 
     def __init__(self, targets: int, channels: int) -> None:
         self.targets, self.channels = targets, channels
@@ -184,19 +235,15 @@ class Mixture:
         self.matrices: list[Tensor] = []
         self.biases: list[Tensor] = []
 
-    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor, targets: list[int]) -> None:
-        """Features [B, H, W, n · c] of n targets' own: `matrix` [n, c, c], `bias` [n, c], `weight` [targets]."""
-        weight = weight[targets]
-        flat = side_by_side(weight[:, None, None] * matrix).view(h.shape[3], len(targets), -1)
-        self._append(h, self._placed(flat, targets, 1).flatten(1))
-        self.biases.append(self._placed(weight[:, None] * bias, targets, 0))
+    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, targets · c] of each target's own: `matrix` [targets, c, c], `bias` [targets, c]."""
+        self._append(h, side_by_side(weight[:, None, None] * matrix))
+        self.biases.append(weight[:, None] * bias)
 
-    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor, targets: list[int]) -> None:
-        """Features [B, H, W, i] that n targets share: `matrix` [n, c, i], `bias` [n, c], `weight` [targets]."""
-        weight = weight[targets]
-        flat = (weight[:, None, None] * matrix).permute(2, 0, 1)
-        self._append(h, self._placed(flat, targets, 1).flatten(1))
-        self.biases.append(self._placed(weight[:, None] * bias, targets, 0))
+    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, i] that all targets share: `matrix` [targets, c, i], `bias` [targets, c]."""
+        self._append(h, (weight[:, None, None] * matrix).permute(2, 0, 1).flatten(1))
+        self.biases.append(weight[:, None] * bias)
 
     def add_pool(self, h: Tensor, weight: Tensor) -> None:
         """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
@@ -212,13 +259,6 @@ class Mixture:
     def _append(self, h: Tensor, matrix: Tensor) -> None:
         self.features.append(h.flatten(0, 2))
         self.matrices.append(matrix)
-
-    def _placed(self, part: Tensor, targets: list[int], dim: int) -> Tensor:
-        """What is known of some targets, with zeros for the others."""
-        if len(targets) == self.targets:
-            return part
-        shape = [*part.shape[:dim], self.targets, *part.shape[dim + 1 :]]
-        return part.new_zeros(shape).index_copy(dim, torch.tensor(targets, device=part.device), part)
 
     def mix(self) -> Tensor:
         """[pixels, targets · c]."""
@@ -298,18 +338,24 @@ class SupernetCell(nn.Module):
             chosen = None if choices is None else [choices[e] for e in leaving]
             # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
             first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
-            out = block(first_channels.contiguous(), psi[leaving], dropout, chosen)
+            outs = block(first_channels.contiguous(), psi[leaving], dropout, chosen)
             rest = self._bypass(rest, 2 if self.reduction and s < 2 else 1)
-            for e, mixed in zip(leaving, out.unbind(3), strict=True):
+            for e, mixed in zip(leaving, outs, strict=True):
                 node = self.space.edges[e][0]
                 so_far = active[node]
-                active[node] = mixed if so_far is None else so_far + mixed
+                active[node] = mixed if so_far is None else so_far if mixed is None else so_far + mixed
                 passed[node].append(rest)
             # Sources come in order, so node s - 1 is complete once state s has left.
             if s >= 1:
                 first, last = self.space.node_edges[s - 1]
                 states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
         return torch.cat(states[2:], 3)
+
+    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
+        """Of each weight of an operation, on which edges its parts are executed, for `active` [E, O]."""
+        for block, leaving in zip(self.sources, self.leaving, strict=True):
+            assert isinstance(block, SourceBlock)
+            yield from block.parts([active[e] for e in leaving])
 
     def _bypass(self, rest: Tensor, stride: int) -> Tensor:
         """The channels that pass by the operations, at the resolution of the operations' output."""
@@ -319,7 +365,8 @@ class SupernetCell(nn.Module):
 
     def _join(self, active: Tensor | None, weights: Tensor, passed: list[Tensor]) -> Tensor:
         """Both kinds of channels of a node, shuffled so that the next node's operations see others (PC-DARTS §3.1)."""
-        assert active is not None
+        if active is None:
+            active = passed[0].new_zeros(*passed[0].shape[:3], self.active)
         if self.partial == 1:
             return active
         rest = weighted_sum(weights, passed)
@@ -391,6 +438,18 @@ class Supernet(nn.Module):
             last = previous
         logits: Tensor = self.classifier(last.mean((1, 2)))
         return logits
+
+    def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
+        """The weights of which only a part is executed, where only the `active` [L, E, O] operations are.
+
+        A weight holds equal parts side by side along its first dimension, one for each edge that leaves a state; of
+        each part, whether it is executed.
+        """
+        found: dict[nn.Parameter, list[bool]] = {}
+        for cell, row in zip(self.cells, active.tolist(), strict=True):
+            assert isinstance(cell, SupernetCell)
+            found.update(cell.parts(row))
+        return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
 
 
 def check_width(channels: int, partial: int) -> None:

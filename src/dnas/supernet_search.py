@@ -30,7 +30,7 @@ from dnas.session import Captured, Session
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space import layer_kinds
 from dnas.streams import torch_stream
-from dnas.supernet import Draws, build_supernet
+from dnas.supernet import Draws, Supernet, build_supernet
 
 STAGE = "search"
 JUDGED_AT_ONCE = 256
@@ -126,6 +126,7 @@ class Search:
         self.memory: dict[str, Any] = {}
         self.scores: list[float] = []
         self.stopped: Architecture | None = None
+        self._executed: Tensor | None = None
         self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
 
     # --- where a step is ----------------------------------------------------------------------------------
@@ -165,14 +166,20 @@ class Search:
     def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
         """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
         progress = self.progress(step, batch.draw)
-        mixing = self.method.mixing(self.mapping, progress)
+        mixing = self._mixing(progress)
+        self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         draws = Draws(rate, self.seed, (step, batch.draw)) if rate or "noise" in self.method.operations else None
         return self._forward(batch.images, mixing if relaxed else mixing.detach(), draws)
 
-    def _forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+    def _mixing(self, progress: Progress) -> MixingWeights:
+        """The method's, in the supernet's type; nothing is executed that an edge has not."""
+        mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
         if mixing.active is None and self.active is not None:
             mixing = replace(mixing, active=self.active)
+        return mixing
+
+    def _forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         passes = 1.0 if torch.is_grad_enabled() else FORWARD
         self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
         logits: Tensor = self.supernet(images, mixing, draws)
@@ -216,8 +223,7 @@ class Search:
         progress = self.progress(step, draw=1)
 
         def loss() -> Tensor:
-            mixing = self.method.mixing(self.mapping, progress)
-            return F.cross_entropy(self.supernet(images, mixing), labels)
+            return F.cross_entropy(self.supernet(images, self._mixing(progress)), labels)
 
         with native.only_torch():
             return bilevel.dominant_eigenvalue(loss, self.architecture, self.weights)
@@ -249,17 +255,17 @@ class Search:
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
         batch = self.batch(step, 0)
-        loss, grads = bilevel.gradients(lambda: self.weight_loss(batch, step), self.weights)
+        loss, grads = bilevel.sparse_gradients(lambda: self.weight_loss(batch, step), self.weights)
         return self._move_weights(batch, step, loss, grads)
 
     def joint_step(self, step: int) -> float:
         """Move both along the gradients of one batch (single level). Returns the loss."""
         batch = self.batch(step, 0)
-        loss, grads = bilevel.gradients(
+        loss, grads = bilevel.sparse_gradients(
             lambda: self.architecture_loss(batch, step), [*self.weights, *self.architecture]
         )
         count = len(self.weights)
-        self._move_architecture(batch, step, loss, grads[count:])
+        self._move_architecture(batch, step, loss, bilevel.filled(grads[count:], self.architecture))
         return self._move_weights(batch, step, loss, grads[:count])
 
     def step(self, step: int) -> float:
@@ -301,14 +307,19 @@ class Search:
         with torch.no_grad():
             self.method.project(self.mapping)
 
-    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> float:
+    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
+        """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
         value = self._checked(batch, step, loss, "the training loss")
-        norm = torch.nn.utils.get_total_norm(grads)
+        reached = [g for g in grads if g is not None]
+        norm = torch.nn.utils.get_total_norm(reached)
         require_finite(norm, "the gradient norm", STAGE, step, lambda: first_bad_gradient(self.supernet, grads))
-        clip(grads, self.settings.clip_norm, norm)
+        clip(reached, self.settings.clip_norm, norm)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = self.settings.rate(self.progress(step).epoch)
-        bilevel.apply(self.weight_optimizer, self.weights, grads)
+        parts = None
+        if self._executed is not None and isinstance(self.supernet, Supernet):
+            parts = self.supernet.parts(self._executed)
+        bilevel.apply(self.weight_optimizer, self.weights, grads, parts)
         self.sums["loss"] += value * len(batch.labels)
         return value
 
@@ -392,7 +403,7 @@ class Search:
             before = dict(self.cost)
             if isinstance(method, GradientMethod):
                 with torch.no_grad():
-                    mixing = method.mixing(self.mapping, progress)
+                    mixing = self._mixing(progress)
                 metrics["supernet_accuracy"] = self.accuracy(mixing, settings.watch_images)
             if derived is not None and derived.in_space:
                 metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)

@@ -28,10 +28,10 @@ from dnas import derive
 from dnas.architecture import Architecture
 from dnas.errors import InputError, RunError
 from dnas.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
-from dnas.relaxation import MixingWeights
+from dnas.relaxation import MixingWeights, path
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import Space
-from dnas.streams import torch_stream
+from dnas.streams import numpy_stream, torch_stream
 
 if TYPE_CHECKING:
     from dnas.supernet_search import Search
@@ -138,6 +138,8 @@ class Method:
         mappings: The names of the mappings that it works under.
         Options: Its own options.
         Settings: What its search reads.
+        quick: What the quick preset sets for this method, {"search": …, "options": …}, where it is not what it sets
+            for all, e.g. how many architectures are judged.
     """
 
     name: ClassVar[str]
@@ -148,6 +150,7 @@ class Method:
     default_mapping: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     Settings: ClassVar[type[SearchSettings]] = SearchSettings
+    quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -192,6 +195,14 @@ def best(history: Sequence[Trial], name: str) -> Trial:
     return max((trial for trial in scored if trial.share == largest), key=lambda trial: trial.score or 0.0)
 
 
+class Nothing(nn.Module):
+    """What stands for a mapping where a method learns nothing: it knows the depth L."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+
 class SupernetMethod(Method):
     """A method whose candidates share the weights of one supernet.
 
@@ -220,11 +231,17 @@ class SupernetMethod(Method):
 
     def mapping(self, layers: int, seed: int) -> Any:
         """What the method learns, besides the supernet's weights; a `Mapping` for gradient methods."""
-        return nn.Module()
+        return Nothing(layers)
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         """The mixing weights of this step; draws come from `progress.generator`."""
         raise NotImplementedError
+
+    def uniform_path(self, mapping: Any, progress: Progress) -> MixingWeights:
+        """Those of a uniform architecture, another one in every draw; nothing else is executed."""
+        rng = numpy_stream(progress.seed, "path", progress.step, progress.draw)
+        architecture = self.space.sample(rng, mapping.layers, shared=self.mapping_name == SHARED)
+        return path(architecture, self.operations, self.space)
 
     def optimizer(self, mapping: Any, settings: Any) -> torch.optim.Optimizer | None:
         """What moves the method's parameters; None if nothing does."""

@@ -1,0 +1,76 @@
+"""Random search with weight sharing (Li & Talwalkar, UAI 2019): a supernet that trains uniform architectures, then the
+best of many uniform ones.
+
+What a search adds to chance, where weights are shared: every step trains another uniform architecture, and nothing is
+learnt but weights. Then, in each round, many are scored on few validation images, and the best of these on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from dnas.errors import InputError
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial, whole_network
+from dnas.relaxation import MixingWeights
+from dnas.space import Space
+from dnas.streams import numpy_stream
+
+
+class RandomSharingOptions(SupernetOptions):
+    """How many are judged, and how well; defaults are those of the authors' code."""
+
+    rounds: int = Field(5, ge=1, description="each with its own candidates and finalists")
+    candidates: int = Field(1000, ge=1, description="uniform architectures of a round")
+    share: float = Field(
+        640 / 25_000, gt=0, lt=1, description="share of the validation images on which candidates are scored"
+    )
+    finalists: int = Field(10, ge=1, description="the best candidates of a round, scored on all validation images")
+
+
+class RandomSharing(SupernetMethod):
+    """Uniform paths × the best of uniform draws on the supernet's accuracy."""
+
+    name = "rsws"
+    title = "Random search with weight sharing"
+    paper = "Li & Talwalkar, Random Search and Reproducibility for Neural Architecture Search, UAI 2019"
+    default_mapping = SHARED
+    Options = RandomSharingOptions
+    # An operation is executed in one of 12 steps, so the supernet takes more of them; they are cheap.
+    quick: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "search": {"epochs": 30},
+        "options": {"rounds": 1, "candidates": 100, "share": 0.25},
+    }
+    options: RandomSharingOptions
+
+    def __init__(self, options: RandomSharingOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if options.finalists > options.candidates:
+            raise InputError(f"--option finalists={options.finalists} is more than candidates={options.candidates}")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Their experiment's script: 24 channels, 150 epochs, gradients clipped at 1; the rest as DARTS."""
+        own = {"epochs": 150, "clip_norm": 1.0}
+        if self.mapping_name == SHARED:
+            return {"search": {"channels": 24, **own}, "train": {"layers": 20}}
+        settings = whole_network(data)
+        return {**settings, "search": {**settings["search"], **own}}
+
+    def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
+        return self.uniform_path(mapping, progress)
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        options = self.options
+        completed, position = divmod(len(history), options.candidates + options.finalists)
+        if completed == options.rounds:
+            return []
+        if position == 0:
+            rng = numpy_stream(seed, "candidate", len(history))
+            shared = self.mapping_name == SHARED
+            draws = [self.space.sample(rng, layers, shared=shared) for _ in range(options.candidates)]
+            return [Candidate(architecture, options.share) for architecture in draws]
+        scored = sorted(history[-options.candidates :], key=lambda trial: trial.score or 0.0, reverse=True)
+        return [Candidate(trial.architecture) for trial in scored[: options.finalists]]

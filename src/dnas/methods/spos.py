@@ -1,0 +1,154 @@
+"""SPOS: a supernet of which every step trains one uniform path, then evolution on its weights (Guo et al., ECCV 2020).
+
+    w* = argmin_w E_{a ~ U} L_train(a, w)        one architecture a in each step, whose weights alone move       (§3.2)
+    a* = argmax_a accuracy_val(a, w*)            by a genetic algorithm that trains nothing                      (§3.4)
+
+A batch norm's statistics belong to the path that it lies on, so the paper takes them anew for each architecture that is
+judged. Batch norms of this supernet always use the statistics of their own batch (`Search.accuracy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from dnas.architecture import Architecture, Cell
+from dnas.errors import InputError
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial, whole_network
+from dnas.relaxation import MixingWeights
+from dnas.space import Space, reduction_layers
+from dnas.streams import numpy_stream
+
+TRIES = 10  # draws per wanted child, as in the authors' code
+
+
+class SPOSOptions(SupernetOptions):
+    """Those of the evolution; defaults are the paper's."""
+
+    population: int = Field(50, ge=2, description="architectures of a generation")
+    generations: int = Field(20, ge=2, description="the first of which is uniform")
+    parents: int = Field(10, ge=1, description="the best of all generations so far, from which children come")
+    mutants: float = Field(0.5, ge=0, le=1, description="share of a generation that are mutants of one parent")
+    crossovers: float = Field(0.5, ge=0, le=1, description="share of a generation that are crossed from two parents")
+    mutation_probability: float = Field(
+        0.1, gt=0, le=1, description="of each operation and each input of a mutant to be drawn anew"
+    )
+
+
+class SPOS(SupernetMethod):
+    """Uniform paths × evolution on the supernet's accuracy."""
+
+    name = "spos"
+    title = "SPOS"
+    paper = "Guo et al., Single Path One-Shot Neural Architecture Search with Uniform Sampling, ECCV 2020"
+    default_mapping = SHARED
+    Options = SPOSOptions
+    # An operation is executed in one of 12 steps, so the supernet takes more of them; they are cheap.
+    quick: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "search": {"epochs": 30},
+        "options": {"population": 20, "generations": 5, "parents": 4},
+    }
+    options: SPOSOptions
+
+    def __init__(self, options: SPOSOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if options.mutants + options.crossovers > 1:
+            raise InputError(
+                f"--option mutants={options.mutants} and crossovers={options.crossovers} are more than a generation"
+            )
+        if options.mutants + options.crossovers == 0:
+            raise InputError("--option mutants=0 and crossovers=0 leave nothing to evolve")
+        if options.parents > options.population:
+            raise InputError(f"--option parents={options.parents} is more than population={options.population}")
+        if options.mutants == 0 and options.mutation_probability != SPOSOptions().mutation_probability:
+            raise InputError(f"--option mutation_probability={options.mutation_probability} has no use with mutants=0")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """The paper has no search in this space, so the supernet is trained as DARTS' is."""
+        return {"train": {"layers": 20}} if self.mapping_name == SHARED else whole_network(data)
+
+    def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
+        return self.uniform_path(mapping, progress)
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """The next generation: nothing that was judged before, mutants and crossovers of the best so far, and uniform
+        architectures where those do not suffice."""
+        options = self.options
+        if len(history) >= options.generations * options.population:
+            return []
+        rng = numpy_stream(seed, "candidate", len(history))
+        elite = sorted(history, key=lambda trial: trial.score or 0.0, reverse=True)[: options.parents]
+        parents = [self._genes(trial.architecture) for trial in elite]
+        known = {trial.architecture for trial in history}
+        children: list[Architecture] = []
+
+        def add(count: int, child: Callable[[], Architecture]) -> None:
+            wanted = len(children) + count
+            for _ in range(TRIES * count):
+                if len(children) < wanted and (new := child()) not in known:
+                    known.add(new)
+                    children.append(new)
+
+        def parent() -> list[Cell]:
+            return parents[int(rng.integers(len(parents)))]
+
+        def uniform() -> Architecture:
+            return self.space.sample(rng, layers, shared=self.mapping_name == SHARED)
+
+        if parents:
+            add(int(options.mutants * options.population), lambda: self._network(self.mutate(rng, parent()), layers))
+            add(
+                int(options.crossovers * options.population),
+                lambda: self._network(self.cross(rng, parent(), parent()), layers),
+            )
+        add(options.population - len(children), uniform)
+        # A space so small that its architectures come again.
+        children += [uniform() for _ in range(options.population - len(children))]
+        return [Candidate(child) for child in children]
+
+    def mutate(self, rng: np.random.Generator, genes: Sequence[Cell]) -> list[Cell]:
+        """Each operation and each input is drawn anew with the mutation probability, inputs among those still free."""
+
+        def redrawn() -> bool:
+            return bool(rng.random() < self.options.mutation_probability)
+
+        mutant = []
+        for gene in genes:
+            nodes = []
+            for n, node in enumerate(gene.nodes):
+                slots = list(node)
+                for s, (operation, source) in enumerate(node):
+                    if redrawn():
+                        operation = self.space.primitives[int(rng.integers(len(self.space.primitives)))]
+                    if redrawn():
+                        taken = [other for i, (_, other) in enumerate(slots) if i != s]
+                        free = [state for state in range(n + 2) if state not in taken]
+                        source = free[int(rng.integers(len(free)))]
+                    slots[s] = (operation, source)
+                nodes.append(tuple(slots))
+            mutant.append(Cell(tuple(nodes)))
+        return mutant
+
+    def cross(self, rng: np.random.Generator, one: Sequence[Cell], other: Sequence[Cell]) -> list[Cell]:
+        """Each node, with its inputs and their operations, comes from either parent."""
+        return [
+            Cell(tuple(pair[int(rng.integers(2))] for pair in zip(a.nodes, b.nodes, strict=True)))
+            for a, b in zip(one, other, strict=True)
+        ]
+
+    def _genes(self, architecture: Architecture) -> list[Cell]:
+        """The cells that are free: of a normal layer and of a reduction where cells are shared, else of all layers."""
+        if self.mapping_name != SHARED:
+            return list(architecture.layers)
+        reduction = architecture.reductions[0]
+        return [architecture.layers[0], architecture.layers[reduction]]
+
+    def _network(self, genes: Sequence[Cell], layers: int) -> Architecture:
+        """The architecture with these free cells."""
+        reductions = reduction_layers(layers)
+        cells = [genes[k in reductions] for k in range(layers)] if self.mapping_name == SHARED else genes
+        return Architecture(tuple(cells), reductions, self.space.name)
