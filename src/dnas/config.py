@@ -123,6 +123,7 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
         search |= {"architecture_learning_rate": 0.0}
     if issubclass(method.Settings, TrialSettings):
         search |= {"trials": QUICK_TRIALS, "epochs": QUICK_TRIAL_EPOCHS}
+    search |= method.quick.get("search", {})
     train |= {
         "layers": 0,
         "channels": 16,
@@ -149,7 +150,8 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
     """
     chosen = dict(overrides)
     draft = parse({**chosen, "search": None, "train": None})
-    method = create(draft.method, draft.mapping or None, draft.options, DARTS)
+    quick = get_method(draft.method).quick.get("options", {}) if draft.preset == "quick" else {}
+    method = create(draft.method, draft.mapping or None, {**quick, **draft.options}, DARTS)
     base = preset_settings(draft.preset, method, info, count)
     config = parse(
         {

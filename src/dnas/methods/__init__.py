@@ -131,6 +131,8 @@ class Method:
         mappings: The names of the mappings that it works under.
         Options: Its own options.
         Settings: What its search reads.
+        quick: What the quick preset sets for this method, {"search": …, "options": …}, where it is not what it sets
+            for all, e.g. how many architectures are judged.
     """
 
     name: ClassVar[str]
@@ -141,6 +143,7 @@ class Method:
     default_mapping: ClassVar[str]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     Settings: ClassVar[type[SearchSettings]] = SearchSettings
+    quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -189,7 +192,8 @@ class SupernetMethod(Method):
     """A method whose candidates share the weights of one supernet.
 
     In each step the search asks for `mixing` and moves the weights. After each epoch it calls `after_epoch`. At the
-    end it judges what `propose` gives on the supernet and takes what they `choose`, or else what `derive` gives.
+    end it judges `finalists` and then what `propose` gives on the supernet and takes what they `choose`, or else what
+    `derive` gives.
     """
 
     kind = "sampling"
@@ -225,6 +229,13 @@ class SupernetMethod(Method):
         down a loss, `search.memory` is a dict that is kept in checkpoints as JSON.
         """
         return None
+
+    def finalists(self, mapping: Any, progress: Progress) -> list[Candidate]:
+        """What is to be judged at the end of all steps, from what was learnt, before `propose` is asked.
+
+        A pure function of the parameters and the seed, so that a search can be resumed while they are judged.
+        """
+        return []
 
     def derive(self, mapping: Any, progress: Progress) -> Architecture | None:
         """The architecture that the parameters stand for; None where they stand for none."""
