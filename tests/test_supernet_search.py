@@ -13,7 +13,7 @@ from dnas.mapping import MAPPINGS
 from dnas.methods import Progress, create, get_method, list_methods
 from dnas.searcher import search_architecture
 from dnas.session import Session
-from dnas.settings import GradientSettings
+from dnas.settings import GradientSettings, SearchSettings
 from dnas.space import DARTS, SPACES, Space
 from dnas.streams import torch_stream
 from dnas.supernet_search import Search
@@ -319,6 +319,20 @@ def test_the_weights_learning_rate_is_the_cosine_of_darts():
     assert shape.rate(49) == pytest.approx(1.023679e-3, rel=1e-6)
 
 
+def test_cycles_of_the_learning_rate_are_each_twice_as_long_as_the_one_before():
+    """150 epochs in 4 are Loshchilov & Hutter's restarts after 10, 30 and 70; 1 is the plain cosine, to the bit."""
+    shape = GradientSettings(epochs=150, learning_rate=0.05, learning_rate_min=0.0005, learning_rate_cycles=4)
+    for start, length in ((0, 10), (10, 20), (30, 40), (70, 80)):
+        for i in (0, 1, length // 2, length - 1):
+            expected = 0.0005 + 0.0495 * (1 + math.cos(math.pi * i / length)) / 2
+            assert shape.rate(start + i) == pytest.approx(expected, rel=1e-12)
+    # Of 10 epochs 3 cycles start at 0, 10/7 and 30/7.
+    rates = [GradientSettings(epochs=10, learning_rate_cycles=3).rate(epoch) for epoch in range(10)]
+    assert [e for e in range(1, 10) if rates[e] > rates[e - 1]] == [2, 5]
+    plain = GradientSettings(epochs=7)
+    assert [plain.rate(e) for e in range(7)] == [SearchSettings.rate(plain, e) for e in range(7)]
+
+
 @pytest.mark.parametrize(("name", "travel"), [("dnas", 35 * 391 * 3e-4), ("pc-darts", 35 * 98 * 6e-4)])
 @pytest.mark.parametrize("count", [300, 1500, 60_000])
 def test_the_quick_preset_lets_the_architecture_travel_as_far_as_in_the_paper(name, travel, count):
@@ -562,6 +576,19 @@ def test_search_architecture_is_the_loop_that_a_user_could_write():
     assert architecture == method.derive(mine.mapping, Progress(3, 3, 1))
     assert len(architecture) == 3 and architecture.in_space
     assert all(torch.equal(tables[k], v) for k, v in mine.mapping.state_dict().items())
+
+
+def test_an_architecture_is_judged_on_as_many_images_from_where_it_is_told():
+    search = new_search()
+    architecture = search.method.derive(search.mapping, Progress())
+    order = search.validation_part.tolist()
+    assert len(order) == 16
+    for images, first, judged in ((None, 0, order), (5, 0, order[:5]), (5, 14, order[14:] + order[:3])):
+        search.validation_part = torch.tensor(judged)
+        expected = search.accuracy(architecture)
+        search.validation_part = torch.tensor(order)
+        assert search.accuracy(architecture, images, first) == expected
+        assert search.accuracy(architecture, images, first + 32) == expected
 
 
 def test_a_search_uses_only_as_many_images_as_it_is_told():

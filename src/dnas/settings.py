@@ -82,6 +82,9 @@ class SearchSettings(Settings):
 class SupernetSettings(SearchSettings):
     """A search whose candidates share the weights of one supernet."""
 
+    learning_rate_cycles: int = Field(
+        1, ge=1, le=10, description="cosines of the learning rate, each twice as long as the one before"
+    )
     nesterov: bool = Field(False, description="Nesterov's momentum in the weights' SGD")
     recompute: bool = Field(
         False, description="compute a layer's operations again in the backward pass: less memory, more time"
@@ -91,6 +94,13 @@ class SupernetSettings(SearchSettings):
         ge=0,
         description="after each epoch compare supernet and derived network on this many validation images; 0: do not",
     )
+
+    def rate(self, epoch: int) -> float:
+        """The weights' learning rate in an epoch: cosines with warm restarts (Loshchilov & Hutter 2017)."""
+        units = 2**self.learning_rate_cycles - 1  # cycle c starts after 2^c - 1 of them and takes 2^c
+        start = 2 ** ((epoch * units // self.epochs + 1).bit_length() - 1)
+        unit = self.epochs / units
+        return _cosine(self.learning_rate, self.learning_rate_min, epoch - (start - 1) * unit, start * unit)
 
     def moves_architecture(self, epoch: int) -> bool:
         """Whether architecture parameters follow gradients in this epoch."""
@@ -224,6 +234,6 @@ def _check_batches(images: int, batch_size: int) -> None:
         )
 
 
-def _cosine(top: float, bottom: float, epoch: int, epochs: int) -> float:
+def _cosine(top: float, bottom: float, epoch: float, epochs: float) -> float:
     # The last epoch is one step short of the bottom, as with the schedulers of DARTS' time.
     return bottom + (top - bottom) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -197,9 +197,9 @@ class Search:
         return F.cross_entropy(logits, batch.labels)
 
     @torch.no_grad()
-    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None) -> float:
-        """The supernet's accuracy on its first `images` validation images, not augmented: of one architecture, of which
-        nothing else is executed, or of mixing weights.
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
+        """The supernet's accuracy on `images` validation images from the `first` on, going round, not augmented: of one
+        architecture, of which nothing else is executed, or of mixing weights.
 
         Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
         own statistics, as after a recalibration (Guo et al. 2020, §3.2).
@@ -207,7 +207,7 @@ class Search:
         if isinstance(what, Architecture):
             self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
-        part = self.validation_part[:images]
+        part = self.validation_part.roll(-first)[:images]
         correct = 0
         for indices in part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE)):
             logits = self._forward(normalise(self.pool.images[indices], self.info), what)
@@ -427,6 +427,7 @@ def judged(
     judge: Callable[[int, Candidate], float | None],
     enough: Callable[[], bool],
     limit: int | None = None,
+    finalists: Sequence[Candidate] = (),
 ) -> list[Trial]:
     """Judge what a method proposes until it proposes nothing, or it is enough.
 
@@ -435,9 +436,10 @@ def judged(
         judge: Number and candidate → score.
         enough: Whether to end before the next candidate; one is judged in any case.
         limit: Candidates at most.
+        finalists: What is judged before anything is proposed.
     """
     history: list[Trial] = []
-    while candidates := method.propose(history, layers, seed):
+    while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
         proposed: list[Trial] = []
         for candidate in candidates:
             number = len(history) + len(proposed)
@@ -491,18 +493,18 @@ def search_supernet(
         session.step_done(step + number + 1, {"accuracy": score}, search.capture)
         return score
 
-    history = (
-        []
-        if search.stopped is not None
-        else judged(method, settings.layers, seed, search.scores, judge, lambda: time_is_up())
-    )
+    last = search.progress(max(step - 1, 0), draw=1)
+    history = []
+    if search.stopped is None:
+        finalists = method.finalists(search.mapping, last)
+        history = judged(method, settings.layers, seed, search.scores, judge, time_is_up, finalists=finalists)
     give_back()
     if search.stopped is not None:
         architecture = search.stopped
     elif history:
         architecture = method.choose(history)
     else:
-        derived = method.derive(search.mapping, search.progress(max(step - 1, 0), draw=1))
+        derived = method.derive(search.mapping, last)
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}

@@ -207,7 +207,8 @@ class SupernetMethod(Method):
     """A method whose candidates share the weights of one supernet.
 
     In each step the search asks for `mixing` and moves the weights. After each epoch it calls `after_epoch`. At the
-    end it judges what `propose` gives on the supernet and takes what they `choose`, or else what `derive` gives.
+    end it judges `finalists` and then what `propose` gives on the supernet and takes what they `choose`, or else what
+    `derive` gives.
     """
 
     kind = "sampling"
@@ -258,6 +259,13 @@ class SupernetMethod(Method):
         down a loss, `search.memory` is a dict that is kept in checkpoints as JSON.
         """
         return None
+
+    def finalists(self, mapping: Any, progress: Progress) -> list[Candidate]:
+        """What is to be judged at the end of all steps, from what was learnt, before `propose` is asked.
+
+        A pure function of the parameters and the seed, so that a search can be resumed while they are judged.
+        """
+        return []
 
     def derive(self, mapping: Any, progress: Progress) -> Architecture | None:
         """The architecture that the parameters stand for; None where they stand for none."""

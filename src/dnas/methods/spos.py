@@ -20,7 +20,7 @@ from dnas.errors import InputError
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial, whole_network
 from dnas.relaxation import MixingWeights
-from dnas.space import Space, reduction_layers
+from dnas.space import Space, layer_kinds, reduction_layers
 from dnas.streams import numpy_stream
 
 TRIES = 10  # draws per wanted child, as in the authors' code
@@ -111,23 +111,29 @@ class SPOS(SupernetMethod):
         return [Candidate(child) for child in children]
 
     def mutate(self, rng: np.random.Generator, genes: Sequence[Cell]) -> list[Cell]:
-        """Each operation and each input is drawn anew with the mutation probability, inputs among those still free."""
+        """Each operation and each input is drawn anew with the mutation probability, inputs among those still free.
+
+        An operation that the new input has not is drawn anew in any case.
+        """
 
         def redrawn() -> bool:
             return bool(rng.random() < self.options.mutation_probability)
 
         mutant = []
-        for gene in genes:
+        kinds = (0, 1) if self.mapping_name == SHARED else layer_kinds(len(genes))
+        for gene, kind in zip(genes, kinds, strict=True):
             nodes = []
             for n, node in enumerate(gene.nodes):
                 slots = list(node)
                 for s, (operation, source) in enumerate(node):
-                    if redrawn():
-                        operation = self.space.primitives[int(rng.integers(len(self.space.primitives)))]
+                    another = redrawn()
                     if redrawn():
                         taken = [other for i, (_, other) in enumerate(slots) if i != s]
                         free = [state for state in range(n + 2) if state not in taken]
                         source = free[int(rng.integers(len(free)))]
+                    choices = self.space.choices(bool(kind), self.space.node_edges[n][0] + source)
+                    if another or operation not in choices:
+                        operation = choices[int(rng.integers(len(choices)))]
                     slots[s] = (operation, source)
                 nodes.append(tuple(slots))
             mutant.append(Cell(tuple(nodes)))

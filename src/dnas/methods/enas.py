@@ -1,0 +1,287 @@
+"""ENAS: a controller learns by reinforcement which paths of a supernet are good (Pham et al., ICML 2018, §2.4).
+
+An LSTM writes the cells, token by token. For each node two inputs, which it attends to, then their operations:
+
+    input:     1.10 · tanh(v · tanh(W₁ h_state + W₂ h))        over the earlier states that are not taken
+    operation: (1.10 / 2.5) · tanh(W h + b) [± 0.25 in normal cells]
+
+Weights move along one sampled architecture a step. After each epoch the controller follows REINFORCE,
+
+    loss = -mean over samples of log p(sample) · (R - baseline),  R = validation accuracy + 10⁻⁴ · entropy
+    baseline ← baseline + 0.01 (R - baseline), before it is used
+
+At the end, of ten samples the one that is best on the validation images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dnas.architecture import Architecture, Cell
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, whole_network
+from dnas.relaxation import MixingWeights, path
+from dnas.space import Space, reduction_layers
+from dnas.streams import torch_stream
+
+if TYPE_CHECKING:
+    from dnas.supernet_search import Search
+
+
+class ENASOptions(SupernetOptions):
+    """The published values are those of the authors' script for CIFAR-10, and of what it runs."""
+
+    hidden: int = Field(64, ge=1, description="size of the controller's LSTM")
+    tanh_constant: float = Field(1.10, gt=0, description="logits lie within ± this")
+    operation_tanh_reduction: float = Field(2.5, gt=0, description="those of operations within ± this part of it")
+    convolution_bias: float = Field(
+        10.0, description="initial bias of the convolutions' logits, within the tanh; 10 holds them, 0 lets them learn"
+    )
+    normal_cell_bias: float = Field(
+        0.25, description="in normal cells, added to the convolutions' logits and taken from the others'"
+    )
+    controller_learning_rate: float = Field(0.0035, gt=0, description="of the controller's Adam")
+    controller_beta1: float = Field(0.0, ge=0, lt=1, description="of Adam; 0 in the authors' code")
+    controller_epsilon: float = Field(1e-3, gt=0, description="of Adam; 0.001 in the authors' code")
+    controller_steps: int = Field(30, ge=1, description="steps of the controller after each epoch")
+    aggregates: int = Field(10, ge=1, description="architectures that are sampled in each of them")
+    reward_images: int = Field(160, ge=1, description="validation images that judge these, others in each step")
+    baseline_decay: float = Field(0.99, ge=0, lt=1, description="of the rewards' moving average")
+    entropy_weight: float = Field(1e-4, ge=0, description="of the entropy within the reward, without gradient")
+    finalists: int = Field(10, ge=1, description="architectures that are sampled at the end, of which the best is kept")
+
+
+Choose = Callable[[int, Tensor], Tensor]
+
+
+class Written(NamedTuple):
+    """Tokens [B, T] that a controller wrote, with their log-probability [B] and the entropy [B] of its choices."""
+
+    tokens: Tensor
+    log_probability: Tensor
+    entropy: Tensor
+
+
+class Controller(nn.Module):
+    """Writes cells: for each node its inputs, then their operations; each cell goes on from the one before.
+
+    Args:
+        layers: Depth L.
+        shared: It writes two cells, for normal layers and for reductions, and one for each layer otherwise.
+        seed: Of the initial parameters, uniform in ±0.1.
+    """
+
+    lstm: Tensor
+    start: Tensor
+    embedding: Tensor
+    operation: Tensor
+    key: Tensor
+    query: Tensor
+    score: Tensor
+    preference: Tensor
+
+    def __init__(self, space: Space, layers: int, shared: bool, options: ENASOptions, seed: int) -> None:
+        super().__init__()
+        self.space, self.options = space, options
+        self.reductions = reduction_layers(layers)
+        kinds = [k in self.reductions for k in range(layers)]
+        self.written_kinds = [False, True] if shared else kinds
+        self.cell_of_layer = [int(kind) for kind in kinds] if shared else list(range(layers))
+        h, operations = options.hidden, len(space.primitives)
+        generator = torch_stream(seed, "architecture")
+        shapes = {
+            "lstm": (2 * h, 4 * h),
+            "start": (1, h),
+            "embedding": (operations, h),
+            "operation": (h, operations),
+            "key": (h, h),
+            "query": (h, h),
+            "score": (h,),
+        }
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-0.1, 0.1, generator=generator)))
+        convolutions = torch.tensor([float("conv_" in name) for name in space.primitives])
+        self.bias = nn.Parameter(options.convolution_bias * convolutions)
+        self.register_buffer("preference", options.normal_cell_bias * (2 * convolutions - 1), False)
+
+    def forward(self, choose: Choose, batch: int) -> Written:
+        """Write `batch` architectures; `choose` gives token t, [B], from its logits [B, choices]."""
+        options, space = self.options, self.space
+        nothing = self.start.new_zeros(batch, options.hidden)
+        start = self.start.expand(batch, -1)
+        h = c = nothing
+        tokens: list[Tensor] = []
+        log_probabilities: list[Tensor] = []
+        entropies: list[Tensor] = []
+
+        def read(x: Tensor) -> Tensor:
+            nonlocal h, c
+            i, f, o, g = (torch.cat([x, h], 1) @ self.lstm).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            return h
+
+        def write(logits: Tensor) -> Tensor:
+            token = choose(len(tokens), logits.detach())
+            tokens.append(token)
+            log = logits.log_softmax(1)
+            log_probabilities.append(log.gather(1, token[:, None])[:, 0])
+            entropies.append(torch.special.entr(log.detach().exp()).sum(1))
+            return token
+
+        for reduction in self.written_kinds:
+            # A chosen state is read as the LSTM's output after it; the cell's inputs as zeros.
+            outputs = [nothing, nothing]
+            keys = [read(start) @ self.key for _ in outputs]
+            for _ in range(space.nodes):
+                x, taken = start, nothing.new_zeros(batch, 0, dtype=torch.long)
+                for _ in range(space.inputs_per_node):
+                    match = torch.tanh(torch.stack(keys, 1) + (read(x) @ self.query)[:, None]) @ self.score
+                    logits = options.tanh_constant * match.tanh()
+                    token = write(logits.scatter(1, taken, -torch.inf))
+                    taken = torch.cat([taken, token[:, None]], 1)
+                    x = torch.stack(outputs, 1)[torch.arange(batch, device=token.device), token]
+                for _ in range(space.inputs_per_node):
+                    logits = (read(x) @ self.operation + self.bias).tanh()
+                    logits = options.tanh_constant / options.operation_tanh_reduction * logits
+                    x = self.embedding[write(logits if reduction else logits + self.preference)]
+                outputs.append(read(x))
+                keys.append(h @ self.key)
+        return Written(
+            torch.stack(tokens, 1), torch.stack(log_probabilities, 1).sum(1), torch.stack(entropies, 1).sum(1)
+        )
+
+    def architectures(self, tokens: Tensor, origin: dict[str, Any]) -> list[Architecture]:
+        """What tokens [B, T] say."""
+        k = self.space.inputs_per_node
+        # [B, cells, nodes, inputs or operations, slots]
+        shape = (len(tokens), len(self.written_kinds), self.space.nodes, 2, k)
+        found = []
+        for cells in tokens.view(shape).tolist():
+            genes = [
+                Cell(tuple(tuple((self.space.primitives[o], s) for s, o in zip(*node, strict=True)) for node in cell))
+                for cell in cells
+            ]
+            layers = tuple(genes[cell] for cell in self.cell_of_layer)
+            found.append(Architecture(layers, self.reductions, self.space.name, origin))
+        return found
+
+
+def sampling(generator: torch.Generator) -> Choose:
+    """Tokens by their probabilities."""
+
+    def choose(t: int, logits: Tensor) -> Tensor:
+        return torch.multinomial(logits.softmax(1).cpu(), 1, generator=generator)[:, 0].to(logits.device)
+
+    return choose
+
+
+def greedy(t: int, logits: Tensor) -> Tensor:
+    """The likeliest token, the first of equals."""
+    return logits.argmax(1)
+
+
+def advantages(rewards: Sequence[float], baseline: float | None, decay: float) -> tuple[list[float], float]:
+    """R - baseline of each reward in turn, and the baseline after the last; it starts at the first reward."""
+    found = []
+    for reward in rewards:
+        baseline = reward if baseline is None else baseline + (1 - decay) * (reward - baseline)
+        found.append(reward - baseline)
+    assert baseline is not None
+    return found, baseline
+
+
+def reinforce(log_probability: Tensor, advantage: Sequence[float]) -> Tensor:
+    """-mean of log p [B] · advantage [B] (Williams 1992)."""
+    return -(log_probability * log_probability.new_tensor(advantage)).mean()
+
+
+class ENAS(SupernetMethod):
+    """Shared or full × sampled paths × REINFORCE after each epoch × the best of ten samples."""
+
+    name = "enas"
+    title = "ENAS"
+    paper = "Pham et al., Efficient Neural Architecture Search via Parameter Sharing, ICML 2018"
+    default_mapping = SHARED
+    Options = ENASOptions
+    # Paths share the updates of a step, so their weights need more steps than mixtures do; the controller fewer.
+    quick: ClassVar[Dict[str, Dict[str, Any]]] = {
+        "search": {"epochs": 30, "learning_rate": 0.025, "learning_rate_min": 0.0005},
+        "options": {"controller_steps": 3},
+    }
+    options: ENASOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """The authors' script for CIFAR-10: 6 + 2 layers, 150 epochs in cycles of 10, 20, 40 and 80."""
+        own = {
+            "epochs": 150,
+            "train_share": 0.9,
+            "batch_size": 160,
+            "learning_rate": 0.05,
+            "learning_rate_min": 0.0005,
+            "learning_rate_cycles": 4,
+            "nesterov": True,
+            # Their l2 of 1e-4 multiplies Σ w², whose gradient is twice the weight.
+            "weight_decay": 2e-4,
+        }
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": own | whole["search"]}
+        return {"search": own | {"layers": 8, "channels": 20}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Controller:
+        return Controller(self.space, layers, self.mapping_name == SHARED, self.options, seed)
+
+    def optimizer(self, mapping: Controller, settings: Any) -> torch.optim.Optimizer:
+        options = self.options
+        return torch.optim.Adam(
+            mapping.parameters(),
+            options.controller_learning_rate,
+            (options.controller_beta1, 0.999),
+            options.controller_epsilon,
+        )
+
+    def mixing(self, mapping: Controller, progress: Progress) -> MixingWeights:
+        """One sampled architecture, of which nothing else is executed."""
+        (architecture,) = self._sampled(mapping, progress.generator(), 1)
+        return path(architecture, self.operations, self.space).to(mapping.start)
+
+    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+        """The controller's steps; all architectures of a step are judged on the same images."""
+        controller, options = search.mapping, self.options
+        for step in range(options.controller_steps):
+            written = controller(sampling(progress.generator(step)), options.aggregates)
+            first = (progress.epoch * options.controller_steps + step) * options.reward_images
+            rewards = [
+                search.accuracy(architecture, options.reward_images, first) + options.entropy_weight * entropy
+                for architecture, entropy in zip(
+                    controller.architectures(written.tokens, {}), written.entropy.tolist(), strict=True
+                )
+            ]
+            search.cost["architectures_evaluated"] += len(rewards)
+            advantage, search.memory["baseline"] = advantages(
+                rewards, search.memory.get("baseline"), options.baseline_decay
+            )
+            search.follow(reinforce(written.log_probability, advantage))
+        return None
+
+    def finalists(self, mapping: Controller, progress: Progress) -> list[Candidate]:
+        generator = torch_stream(progress.seed, "finalists")
+        return [Candidate(found) for found in self._sampled(mapping, generator, self.options.finalists)]
+
+    def derive(self, mapping: Controller, progress: Progress) -> Architecture:
+        """The likeliest token at every choice: what is watched, and not what is found."""
+        with torch.no_grad():
+            tokens = mapping(greedy, 1).tokens
+        return mapping.architectures(tokens, self.origin())[0]
+
+    def _sampled(self, mapping: Controller, generator: torch.Generator, count: int) -> list[Architecture]:
+        with torch.no_grad():
+            tokens = mapping(sampling(generator), count).tokens
+        return mapping.architectures(tokens, self.origin())
