@@ -85,6 +85,7 @@ class Controller(nn.Module):
     query: Tensor
     score: Tensor
     preference: Tensor
+    closed: Tensor
 
     def __init__(self, space: Space, layers: int, shared: bool, options: ENASOptions, seed: int) -> None:
         super().__init__()
@@ -108,6 +109,11 @@ class Controller(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-0.1, 0.1, generator=generator)))
         convolutions = torch.tensor([float("conv_" in name) for name in space.primitives])
         self.bias = nn.Parameter(options.convolution_bias * convolutions)
+        edges = range(len(space.edges))
+        choices = [[space.choices(kind, e) for e in edges] for kind in (False, True)]
+        # [2, E, O]: what edges of normal layers and of reductions have not.
+        closed = torch.tensor([[[name not in edge for name in space.primitives] for edge in kind] for kind in choices])
+        self.register_buffer("closed", closed, False)
         self.register_buffer("preference", options.normal_cell_bias * (2 * convolutions - 1), False)
 
     def forward(self, choose: Choose, batch: int) -> Written:
@@ -139,7 +145,7 @@ class Controller(nn.Module):
             # A chosen state is read as the LSTM's output after it; the cell's inputs as zeros.
             outputs = [nothing, nothing]
             keys = [read(start) @ self.key for _ in outputs]
-            for _ in range(space.nodes):
+            for first, _ in space.node_edges:
                 x, taken = start, nothing.new_zeros(batch, 0, dtype=torch.long)
                 for _ in range(space.inputs_per_node):
                     match = torch.tanh(torch.stack(keys, 1) + (read(x) @ self.query)[:, None]) @ self.score
@@ -147,10 +153,12 @@ class Controller(nn.Module):
                     token = write(logits.scatter(1, taken, -torch.inf))
                     taken = torch.cat([taken, token[:, None]], 1)
                     x = torch.stack(outputs, 1)[torch.arange(batch, device=token.device), token]
-                for _ in range(space.inputs_per_node):
+                for source in taken.unbind(1):
                     logits = (read(x) @ self.operation + self.bias).tanh()
                     logits = options.tanh_constant / options.operation_tanh_reduction * logits
-                    x = self.embedding[write(logits if reduction else logits + self.preference)]
+                    logits = logits if reduction else logits + self.preference
+                    closed = self.closed[int(reduction), first + source]
+                    x = self.embedding[write(logits.masked_fill(closed, -torch.inf))]
                 outputs.append(read(x))
                 keys.append(h @ self.key)
         return Written(
