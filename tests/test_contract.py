@@ -4,7 +4,7 @@ What belongs to a method lies in `tests/test_method_NAME.py`:
 
 - `ACTS`: for every option (options around it, a value with which a search is another one);
 - `SMALL`: options that keep its searches small, where the defaults do not; and settings as `search.NAME`;
-- `PLANTED`: the same for the search of a planted architecture, which must have time to learn; `SMALL` unless given.
+- `LEARNS`: the same for the search of a planted architecture, which must have time to learn; `SMALL` unless given.
 """
 
 from importlib import import_module
@@ -47,7 +47,7 @@ def test_search(check, name):
 @pytest.mark.parametrize("check", testing.CHECKS_OF_A_MAPPING, ids=identifier)
 def test_mapping(check, name, mapping):
     planted = check is testing.check_finds_planted
-    check(name, mapping, table(name, "PLANTED", "SMALL") if planted else table(name, "SMALL"))
+    check(name, mapping, table(name, "LEARNS", "SMALL") if planted else table(name, "SMALL"))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -271,9 +271,9 @@ def test_the_searcher_is_handed_the_training_split_alone(images, tmp_path, monke
     seen = []
 
     class Watched(supernet_search.Search):
-        def __init__(self, method, settings, split, info, seed, device):
+        def __init__(self, method, settings, split, info, *rest):
             seen.append((split, info))
-            super().__init__(method, settings, split, info, seed, device)
+            super().__init__(method, settings, split, info, *rest)
 
     monkeypatch.setattr(supernet_search, "Search", Watched)
     assert invoke("run", "--data", images, *TINY, "--no-baseline", "--out", tmp_path / "run").code == 0
