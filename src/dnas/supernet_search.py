@@ -151,9 +151,10 @@ class Search:
         mixing = self.method.mixing(self.mapping, progress)
         rate = self.method.skip_dropout(progress)
         dropout = SkipDropout(rate, self.seed, (step, batch.draw)) if rate else None
-        return self._forward(batch.images, mixing if relaxed else mixing.detach(), dropout)
+        return self.forward(batch.images, mixing if relaxed else mixing.detach(), dropout)
 
-    def _forward(self, images: Tensor, mixing: MixingWeights, dropout: SkipDropout | None = None) -> Tensor:
+    def forward(self, images: Tensor, mixing: MixingWeights, dropout: SkipDropout | None = None) -> Tensor:
+        """[B, classes] of normalised images under any mixing weights; counted in `cost`."""
         passes = 1.0 if torch.is_grad_enabled() else FORWARD
         self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
         logits: Tensor = self.supernet(images, mixing, dropout)
@@ -183,7 +184,7 @@ class Search:
         part = self.validation_part[:images]
         correct = 0
         for indices in part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE)):
-            logits = self._forward(normalise(self.pool.images[indices], self.info), what)
+            logits = self.forward(normalise(self.pool.images[indices], self.info), what)
             correct += int((logits.argmax(1) == self.pool.labels[indices]).sum())
         return correct / len(part)
 
