@@ -170,7 +170,7 @@ class Search:
         self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         draws = Draws(rate, self.seed, (step, batch.draw)) if rate or "noise" in self.method.operations else None
-        return self._forward(batch.images, mixing if relaxed else mixing.detach(), draws)
+        return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
 
     def _mixing(self, progress: Progress) -> MixingWeights:
         """The method's, in the supernet's type; nothing is executed that an edge has not."""
@@ -179,7 +179,8 @@ class Search:
             mixing = replace(mixing, active=self.active)
         return mixing
 
-    def _forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+        """[B, classes] of normalised images under any mixing weights; counted in `cost`."""
         passes = 1.0 if torch.is_grad_enabled() else FORWARD
         self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
         logits: Tensor = self.supernet(images, mixing, draws)
@@ -210,7 +211,7 @@ class Search:
         part = self.validation_part.roll(-first)[:images]
         correct = 0
         for indices in part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE)):
-            logits = self._forward(normalise(self.pool.images[indices], self.info), what)
+            logits = self.forward(normalise(self.pool.images[indices], self.info), what)
             correct += int((logits.argmax(1) == self.pool.labels[indices]).sum())
         return correct / len(part)
 

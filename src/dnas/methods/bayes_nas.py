@@ -1,0 +1,156 @@
+"""BayesNAS: switches under a hierarchical prior of automatic relevance determination (Zhou et al., ICML 2019).
+
+    node = Σ_e s_e Σ_o s_eo O_o(x)
+    L = CE + λ_e Σ_e ω_e |s_e| + λ_o Σ_eo ω_eo |s_eo|
+    every so often:  h = H/λ,  ω = √(1/γ - c/γ²) with c = 1/(1/γ + h),  γ = |s| / ω,  γ_eo ← 1/(1/γ_eo + 1/γ_e)
+
+H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the switches. An operation's prior variance
+γ_eo is never larger than its edge's, so an edge that goes takes its operations along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from dnas import bilevel
+from dnas.architecture import Architecture
+from dnas.mapping import SHARED, Decoupled, Mapping
+from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.relaxation import MixingWeights, expand
+
+if TYPE_CHECKING:
+    from dnas.supernet_search import Search
+
+KINDS = ("edges", "operations")
+# What has no curvature would have no penalty either, and an infinite variance.
+SMALLEST_OMEGA = 1e-8
+
+
+class BayesNASOptions(GradientOptions):
+    """The prior and its updates."""
+
+    with_none: ClassVar[bool] = False  # type: ignore[misc]  # its switch would act on nothing
+    initial_scale: float = Field(0.0, ge=0, description="standard deviation of the initial switches around 1")
+    lambda_edges: float = Field(0.01, gt=0, description="λ_e: weight of the edges' penalty")
+    lambda_operations: float = Field(0.01, gt=0, description="λ_o: weight of the operations' penalty")
+    updates: int = Field(3, ge=1, description="updates of ω and γ after the warm-up, at most one an epoch")
+    draws: int = Field(16, ge=1, description="batches of drawn labels that an update estimates H from")
+
+
+class BayesNAS(GradientMethod):
+    """Any mapping × switches as they are × single level × top two edges by γ."""
+
+    name = "bayes-nas"
+    title = "BayesNAS"
+    paper = "Zhou et al., BayesNAS: A Bayesian Approach for Neural Architecture Search, ICML 2019"
+    default_mapping = SHARED
+    Options = BayesNASOptions
+    options: BayesNASOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Section 5.1 and the public code; three epochs after the warm-up for as many updates."""
+        own = {
+            "epochs": 4,
+            "warmup_epochs": 1,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.1,
+            "weight_decay": 1e-4,
+            "update": "single-level",
+            "architecture_weight_decay": 0.0,
+        }
+        if self.mapping_name != SHARED:
+            whole = whole_network(data)
+            return {**whole, "search": {**whole["search"], **own}}
+        return {"search": {**own, "channels": 36, "batch_size": 18}, "train": {"layers": 20}}
+
+    def mapping(self, layers: int, seed: int) -> Mapping:
+        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …"""
+        mapping = self.new_mapping(layers, seed)
+        with torch.no_grad():
+            for table in mapping.parameters():
+                table.add_(1)
+        for kind, switch in zip(KINDS, switches(mapping), strict=True):
+            mapping.register_buffer(f"omega_{kind}", torch.ones_like(switch))
+            mapping.register_buffer(f"gamma_{kind}", torch.ones_like(switch))
+        return mapping
+
+    def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
+        return mixed(mapping, *switches(mapping))
+
+    def penalty(self, mapping: Mapping, progress: Progress) -> Tensor:
+        edges, operations = switches(mapping)
+        return (
+            self.options.lambda_edges * (mapping.get_buffer("omega_edges") * edges.abs()).sum()
+            + self.options.lambda_operations * (mapping.get_buffer("omega_operations") * operations.abs()).sum()
+        )
+
+    def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
+        return mapping.over_layers(mapping.get_buffer("gamma_operations"))
+
+    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+        """Updates ω and γ, evenly over the epochs after the warm-up, in any case after the last one."""
+        epochs = progress.epochs - progress.warmup_epochs
+        done = progress.epoch + 1 - progress.warmup_epochs
+        if done > 0 and done * self.options.updates // epochs > (done - 1) * self.options.updates // epochs:
+            self.update(search.mapping, self.curvature(search, progress))
+        return None
+
+    def curvature(self, search: Search, progress: Progress) -> tuple[Tensor, Tensor]:
+        """H of the edges' [R, E] and of the operations' [R, E, O] switches: the mean of `draws` unbiased estimates."""
+        totals = [torch.zeros_like(switch) for switch in switches(search.mapping)]
+        with bilevel.frozen(search.weights):
+            for draw in range(self.options.draws):
+                batch = search.batch(progress.step + draw, 1)
+                wanted = [switch.detach().requires_grad_() for switch in switches(search.mapping)]
+                logits = search.forward(batch.images, mixed(search.mapping, *wanted))
+                labels = drawn_labels(logits, progress.generator(draw))
+                for total, part in zip(totals, gauss_newton(logits, labels, wanted), strict=True):
+                    total += part / self.options.draws
+        return totals[0], totals[1]
+
+    @torch.no_grad()
+    def update(self, mapping: Mapping, curvature: tuple[Tensor, Tensor]) -> None:
+        """ω and γ of every switch from their last values, the switches and H."""
+        weights = (self.options.lambda_edges, self.options.lambda_operations)
+        for kind, switch, h, weight in zip(KINDS, switches(mapping), curvature, weights, strict=True):
+            omega, gamma = mapping.get_buffer(f"omega_{kind}"), mapping.get_buffer(f"gamma_{kind}")
+            # 1/γ - c/γ², without the difference of two numbers that a small γ makes large.
+            omega.copy_((h / (weight + gamma * h)).sqrt().clamp_min(SMALLEST_OMEGA))
+            gamma.copy_(switch.abs() / omega)
+        edges, operations = mapping.get_buffer("gamma_edges"), mapping.get_buffer("gamma_operations")
+        operations.copy_(1 / (1 / operations + 1 / edges[..., None]))
+
+
+def switches(mapping: Mapping) -> tuple[Tensor, Tensor]:
+    """Those of the edges [R, E] and of the operations [R, E, O], for R layers that can differ (`Mapping.rows`)."""
+    assert mapping.beta is not None
+    if isinstance(mapping, Decoupled):
+        return mapping.beta, mapping.alpha * mapping.gamma[:, None, :]
+    return mapping.beta, mapping.alpha
+
+
+def mixed(mapping: Mapping, edges: Tensor, operations: Tensor) -> MixingWeights:
+    """The mixing weights of switches as of `switches`."""
+    return expand(mapping.over_layers(operations), mapping.over_layers(edges), mapping.layers)
+
+
+def drawn_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """[B]: a label from each image's own softmax, for logits [B, classes]."""
+    shares = logits.detach().softmax(-1).to("cpu", torch.float64)
+    return torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def gauss_newton(logits: Tensor, labels: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """An estimate of the diagonal of 1/B Σ_b J_bᵀ (diag p_b - p_b p_bᵀ) J_b, with J_b the logits' derivative.
+
+    For labels from the softmax it is unbiased: the gradient g of the mean cross-entropy is 1/B Σ_b J_bᵀ (p_b - y_b),
+    whose terms have the mean 0 and do not correlate, so B g² has the wanted mean, also where a batch norm makes the
+    images depend on one another.
+    """
+    return [len(logits) * g**2 for g in bilevel.gradients_of(F.cross_entropy(logits, labels), wanted)]

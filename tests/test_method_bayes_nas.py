@@ -1,0 +1,465 @@
+"""`bayes-nas`: methods.md §2.8."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from method_tools import ALWAYS, kept, parameters
+from test_supernet_search import bits, new_search, pictures, same
+
+from dnas import config
+from dnas.checkpoint import Checkpoint
+from dnas.errors import InputError
+from dnas.kernels import native
+from dnas.mapping import MAPPINGS
+from dnas.methods import Progress, create
+from dnas.methods.bayes_nas import SMALLEST_OMEGA, drawn_labels, gauss_newton, mixed, switches
+from dnas.session import Session
+from dnas.settings import GradientSettings
+from dnas.space import DARTS, Space
+from dnas.streams import torch_stream
+from dnas.supernet import build_supernet
+from dnas.supernet_search import Search, search_supernet
+
+ACTS = {
+    "partial_channels": ({}, 2),
+    "initial_scale": ({}, 0.1),
+    "lambda_edges": ({}, 1.0),
+    "lambda_operations": ({}, 1.0),
+    "updates": ({}, 1),
+    "draws": ({}, 1),
+}
+SMALL = Space("free", 2, 2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
+LAYERS = 4
+KIND = torch.tensor([0, 1, 1, 0])  # reductions of 4 layers lie at 1 and 2
+NAMES = ("edges", "operations")
+
+
+def positive(shape, seed, low=0.1, high=3.0):
+    generator = torch_stream(seed, "test", 1)
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def prepared(mapping_name="shared", seed=0, **options):
+    """A method, and a mapping in float64 whose switches, ω and γ are all different."""
+    method = create("bayes-nas", mapping_name, options, DARTS)
+    mapping = parameters(method, LAYERS, seed, 1.0)
+    with torch.no_grad():
+        for n, (name, buffer) in enumerate(mapping.named_buffers()):
+            if name.startswith(("omega", "gamma")):
+                buffer.copy_(positive(buffer.shape, seed + n))
+    return method, mapping
+
+
+def buffers(mapping, what):
+    return [mapping.get_buffer(f"{what}_{name}").clone() for name in NAMES]
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+# --- switches and their penalty -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_switches_are_one_at_first_and_mix_as_they_are(mapping_name):
+    method = create("bayes-nas", mapping_name, {}, DARTS)
+    mapping = method.mapping(LAYERS, 0)
+    mixing = method.mixing(mapping, ALWAYS)
+    assert method.operations == DARTS.primitives
+    for ones in (mixing.operations, mixing.edges, *buffers(mapping, "omega"), *buffers(mapping, "gamma")):
+        assert (ones == 1).all()
+    assert mixing.operations.shape == (LAYERS, 14, 7) and mixing.edges.shape == (LAYERS, 14)
+    method, mapping = prepared(mapping_name)
+    mixing = method.mixing(mapping, ALWAYS)
+    a, b = mapping.alpha, mapping.beta
+    operations, edges = {
+        "shared": lambda: (a[KIND], b[KIND]),
+        "full": lambda: (a, b),
+        "decoupled": lambda: (a[0] * mapping.gamma[:, None, :], b),
+    }[mapping_name]()
+    assert torch.equal(mixing.operations, operations) and torch.equal(mixing.edges, edges)
+    torch.testing.assert_close(mixing.psi, edges[:, :, None] * operations)
+    assert mixing.psi.min() < 0 < mixing.psi.max()
+
+
+def test_initial_scale_spreads_the_switches_around_one():
+    mapping = create("bayes-nas", "full", {"initial_scale": 0.1}, DARTS).mapping(20, 0)
+    for table in mapping.parameters():
+        assert table.mean().item() == pytest.approx(1, abs=0.02)
+        assert table.std().item() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+@given(seed=st.integers(0, 2**31))
+@hypothesis_settings(deadline=None, max_examples=10)
+def test_penalty_is_the_reweighted_norm_and_its_gradient_the_weighted_sign(mapping_name, seed):
+    """Each switch once: under `shared` one switch stands for all layers of a type."""
+    method, mapping = prepared(mapping_name, seed, lambda_edges=0.3, lambda_operations=0.07)
+    omega_edges, omega_operations = buffers(mapping, "omega")
+    edges, operations = (switch.detach() for switch in switches(mapping))
+    assert edges.shape == (mapping.rows, 14) and operations.shape == (mapping.rows, 14, 7)
+    penalty = method.penalty(mapping, ALWAYS)
+    expected = 0.3 * (omega_edges * edges.abs()).sum() + 0.07 * (omega_operations * operations.abs()).sum()
+    torch.testing.assert_close(penalty, expected)
+    named = dict(mapping.named_parameters())
+    grads = dict(zip(named, torch.autograd.grad(penalty, list(named.values())), strict=True))
+    torch.testing.assert_close(grads["beta"], 0.3 * omega_edges * edges.sign())
+    pull = 0.07 * omega_operations * operations.sign()
+    if mapping_name == "decoupled":
+        gamma = mapping.gamma.detach()
+        torch.testing.assert_close(grads["alpha"][0], (pull * gamma[:, None, :]).sum(0))
+        torch.testing.assert_close(grads["gamma"], (pull * mapping.alpha.detach()).sum(1))
+    else:
+        torch.testing.assert_close(grads["alpha"], pull)
+
+
+# --- the updates of ω and γ -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+@given(seed=st.integers(0, 2**31))
+@hypothesis_settings(deadline=None, max_examples=15)
+def test_an_update_is_that_of_the_paper(mapping_name, seed):
+    """ω² = 1/γ - c/γ² with c = 1/(1/γ + H/λ); γ = |s|/ω; 1/γ_eo is 1/γ_eo + 1/γ_e of the new ones."""
+    method, mapping = prepared(mapping_name, seed, lambda_edges=0.3, lambda_operations=0.07)
+    before = buffers(mapping, "gamma")
+    values = [switch.detach().clone() for switch in switches(mapping)]
+    curvature = [positive(value.shape, seed + 7, 1e-3, 1.0) for value in values]
+    method.update(mapping, curvature)
+    fresh = []
+    for n, weight in enumerate((0.3, 0.07)):
+        c = 1 / (1 / before[n] + curvature[n] / weight)
+        omega = torch.sqrt(1 / before[n] - c / before[n] ** 2)
+        torch.testing.assert_close(buffers(mapping, "omega")[n], omega, rtol=1e-9, atol=0)
+        fresh.append(values[n].abs() / omega)
+    edges, operations = buffers(mapping, "gamma")
+    torch.testing.assert_close(edges, fresh[0], rtol=1e-9, atol=0)
+    for e, o in itertools.product(range(14), range(7)):
+        expected = 1 / (1 / fresh[1][:, e, o] + 1 / fresh[0][:, e])
+        torch.testing.assert_close(operations[:, e, o], expected, rtol=1e-9, atol=0)
+    # A child is never more relevant than its parent.
+    assert (operations < edges[..., None]).all()
+    assert torch.equal(torch.stack(values[0].unbind()), switches(mapping)[0])
+
+
+def one_edge(s, gamma, h, weight=0.01):
+    """ω and γ of edge 0 of the first row after an update."""
+    method, mapping = prepared("full", 0, lambda_edges=weight)
+    edges, operations = switches(mapping)
+    with torch.no_grad():
+        mapping.beta[0, 0] = s
+        mapping.get_buffer("gamma_edges")[0, 0] = gamma
+    curvature = torch.ones_like(edges).detach(), torch.ones_like(operations).detach()
+    curvature[0][0, 0] = h
+    method.update(mapping, curvature)
+    return mapping.get_buffer("omega_edges")[0, 0].item(), mapping.get_buffer("gamma_edges")[0, 0].item()
+
+
+def test_limits_of_the_curvature():
+    """None: the smallest ω. Infinite: ω = 1/√γ. A small γ loses nothing, where 1/γ - c/γ² would."""
+    assert one_edge(0.5, 2.0, 0.0) == (SMALLEST_OMEGA, 0.5 / SMALLEST_OMEGA)
+    omega, gamma = one_edge(-0.5, 4.0, 1e15)
+    assert omega == pytest.approx(1 / math.sqrt(4.0)) and gamma == pytest.approx(0.5 * math.sqrt(4.0))
+    assert one_edge(0.5, 1e-12, 0.04)[0] == pytest.approx(math.sqrt(0.04 / 0.01), rel=1e-9)
+    assert one_edge(0.5, 0.0, 0.04)[0] == pytest.approx(2.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("s", [0.05, 0.7, -1.5])
+@pytest.mark.parametrize("h", [0.01, 0.3])
+def test_updates_at_fixed_switches_converge_to_the_positive_root(s, h):
+    """γ ω = |s| and ω² = h/(1 + γh) give γ² - s² γ - s²/h = 0."""
+    weight = 0.1
+    method, mapping = prepared("full", 0, lambda_edges=weight)
+    with torch.no_grad():
+        mapping.beta.fill_(s)
+    curvature = [torch.full_like(switch, h).detach() for switch in switches(mapping)]
+    for _ in range(200):
+        method.update(mapping, curvature)
+    root = (s**2 + math.sqrt(s**4 + 4 * s**2 * weight / h)) / 2
+    torch.testing.assert_close(mapping.get_buffer("gamma_edges"), torch.full((LAYERS, 14), root, dtype=torch.float64))
+
+
+def test_an_edge_that_goes_takes_its_operations_along():
+    method, mapping = prepared("full")
+    with torch.no_grad():
+        mapping.beta[2, 3] = 0.0
+        mapping.alpha[1, 5, 4] = 0.0
+    curvature = [torch.ones_like(switch).detach() for switch in switches(mapping)]
+    for _ in range(3):  # γ = 0 does not turn into something that is no number
+        method.update(mapping, curvature)
+    edges, operations = buffers(mapping, "gamma")
+    assert edges[2, 3] == 0 and (operations[2, 3] == 0).all() and operations[1, 5, 4] == 0
+    assert int((operations == 0).sum()) == 8 and operations.isfinite().all()
+
+
+def test_where_the_data_want_a_switch_it_stays_and_where_they_do_not_it_goes():
+    """The loss ½ a (s - t)² has the curvature a, and under the penalty its minimum at t without λω/a of its size.
+
+    Together they find the maximum of the marginal likelihood: γ = t² - λ/a, or 0 where that is negative.
+    """
+    method, mapping = prepared("full", 0, lambda_edges=0.01)
+    wanted = torch.linspace(-1, 1, 14, dtype=torch.float64).repeat(LAYERS, 1)
+    with torch.no_grad():
+        for what in ("omega", "gamma"):
+            mapping.get_buffer(f"{what}_edges").fill_(1)
+        curvature = torch.full_like(mapping.beta, 0.5), torch.ones_like(mapping.alpha)
+        for _ in range(100):
+            shrunk = (wanted.abs() - 0.01 * mapping.get_buffer("omega_edges") / 0.5).clamp_min(0)
+            mapping.beta.copy_(wanted.sign() * shrunk)
+            method.update(mapping, curvature)
+    edges, operations = buffers(mapping, "gamma")
+    expected = (wanted**2 - 0.01 / 0.5).clamp_min(0)
+    assert 0 < (expected == 0).sum() < (expected > 0).sum()
+    torch.testing.assert_close(edges, expected, rtol=1e-6, atol=1e-12)
+    assert (operations[expected == 0] < 1e-12).all()
+
+
+class Stub:
+    def __init__(self, mapping):
+        self.mapping = mapping
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "updates", "expected"),
+    [
+        (10, 1, 3, [3, 6, 9]),
+        (10, 0, 3, [3, 6, 9]),
+        (5, 1, 3, [2, 3, 4]),
+        (4, 1, 3, [1, 2, 3]),
+        (2, 1, 3, [1]),
+        (6, 2, 1, [5]),
+        (3, 1, 100, [1, 2]),
+    ],
+)
+def test_updates_come_evenly_after_the_warm_up_the_last_at_the_end(epochs, warmup, updates, expected, monkeypatch):
+    method, mapping = prepared("shared", updates=updates)
+    done = []
+    monkeypatch.setattr(method, "curvature", lambda search, progress: progress.epoch)
+    monkeypatch.setattr(method, "update", lambda mapping, epoch: done.append(epoch))
+    for epoch in range(epochs):
+        assert method.after_epoch(Stub(mapping), Progress(epoch, epochs, warmup)) is None
+    assert done == expected
+
+
+# --- the curvature --------------------------------------------------------------------------------------------
+
+
+def gauss_newton_of(logits, wanted):
+    """Its diagonal for the mean cross-entropy, from the whole derivative of the logits [B, classes]."""
+    p = logits.detach().softmax(1)
+    rows = [torch.autograd.grad(z, wanted, retain_graph=True) for z in logits.flatten()]
+    found = []
+    for parts in zip(*rows, strict=True):
+        j = torch.stack(parts).view(*logits.shape, -1)
+        inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        found.append(torch.einsum("bcs,bcd,bds->s", j, inner, j).view(parts[0].shape) / len(p))
+    return found
+
+
+def expectation(forward, wanted):
+    """Of the estimate, over all labels that the softmax can draw."""
+    p = forward().detach().softmax(1)
+    totals = [torch.zeros_like(w) for w in wanted]
+    for labels in itertools.product(range(p.shape[1]), repeat=len(p)):
+        chance = math.prod(p[b, y].item() for b, y in enumerate(labels))
+        for total, part in zip(totals, gauss_newton(forward(), torch.tensor(labels), wanted), strict=True):
+            total += chance * part
+    return totals
+
+
+def test_estimate_of_the_curvature_is_unbiased_for_a_linear_softmax_model():
+    """There the Gauss-Newton matrix is the Hessian."""
+    generator = torch_stream(0, "test")
+    features = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64)  # images, classes, switches
+    s = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    (got,) = expectation(lambda: features @ s, [s])
+    (exact,) = gauss_newton_of(features @ s, [s])
+    hessian = torch.autograd.functional.hessian(
+        lambda x: F.cross_entropy(features @ x, torch.tensor([0, 1, 2, 0])), s.detach()
+    )
+    torch.testing.assert_close(exact, hessian.diagonal(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(got, exact, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_estimate_of_the_curvature_is_unbiased_for_a_supernet(mapping_name):
+    """Where batch norms make the images depend on one another."""
+    method = create("bayes-nas", mapping_name, {"initial_scale": 0.3}, SMALL)
+    mapping = method.mapping(3, 0).double()
+    supernet = build_supernet(SMALL, method.operations, layers=3, channels=2, classes=2, inputs=1, partial=1).double()
+    images = torch.randn(3, 1, 8, 8, generator=torch_stream(0, "test"), dtype=torch.float64)
+    wanted = [switch.detach().requires_grad_() for switch in switches(mapping)]
+
+    def forward():
+        return supernet(images, mixed(mapping, *wanted))
+
+    with native.only_torch():  # native cells give their gradients once
+        whole = gauss_newton_of(forward(), wanted)
+    for got, exact in zip(expectation(forward, wanted), whole, strict=True):
+        assert (exact > 0).sum() > exact.numel() / 2
+        torch.testing.assert_close(got, exact, rtol=1e-8, atol=1e-12 * exact.max().item())
+
+
+def test_drawn_labels_follow_the_softmax_of_their_image():
+    logits = tensor([0.0, 1.0, -2.0], [3.0, 0.0, 0.0])
+    count = 20_000
+    labels = drawn_labels(logits.repeat(count, 1), torch_stream(0, "test")).view(count, 2)
+    p = logits.softmax(1)
+    for b, y in itertools.product(range(2), range(3)):
+        share = (labels[:, b] == y).double().mean().item()
+        assert abs(share - p[b, y].item()) < 4 * math.sqrt(p[b, y] * (1 - p[b, y]) / count)
+    both = ((labels[:, 0] == 1) & (labels[:, 1] == 0)).double().mean().item()
+    assert both == pytest.approx((p[0, 1] * p[1, 0]).item(), abs=0.02)  # independently of one another
+
+
+def small_search(mapping_name="shared", seed=0, options=None, **changes):
+    split, info = pictures(3)
+    method = create("bayes-nas", mapping_name, options or {}, SMALL)
+    values = {"layers": 3, "channels": 2, "epochs": 4, "warmup_epochs": 1, "batch_size": 16, "learning_rate": 0.01}
+    values |= {"update": "single-level", "architecture_weight_decay": 0.0, "architecture_learning_rate": 0.05}
+    shape = GradientSettings(**values | changes).resolved(len(split), 4.1, 8)
+    return Search(method, shape, split, info, seed, "cpu")
+
+
+def test_curvature_is_the_mean_over_batches_and_draws():
+    """Near the exact one, whatever the number of draws; the weights rest, and the cost is counted."""
+    search = small_search(options={"draws": 120}, batch_size=32)
+    progress = search.progress(4, 1)
+    weights = [w.detach().clone() for w in search.weights]
+    before = search.cost["step_equivalents"]
+    batch = search.batch(0, 1)
+    search.batch = lambda step, draw: batch
+    got = search.method.curvature(search, progress)
+    assert search.cost["step_equivalents"] == before + 120
+    assert same(weights, [w.detach() for w in search.weights]) and all(w.requires_grad for w in search.weights)
+    wanted = [switch.detach().requires_grad_() for switch in switches(search.mapping)]
+    with native.only_torch():
+        logits = search.supernet(batch.images, mixed(search.mapping, *wanted))
+        exact = gauss_newton_of(logits, wanted)
+    for one, other in zip(got, exact, strict=True):
+        assert one.shape == other.shape and not one.requires_grad
+        assert one.sum().item() == pytest.approx(other.sum().item(), rel=0.15)
+        # Each is a mean of 120 squares of what is nearly normal: a deviation of √(2/120) = 13 %.
+        large = other > 0.1 * other.max()
+        assert ((one / other)[large] - 1).abs().max() < 0.5
+
+
+def test_each_draw_has_its_own_batch_and_labels():
+    search = small_search(options={"draws": 3}, update="first-order", batch_size=8)
+    asked = []
+    batch = search.batch
+
+    def noted(step, draw):
+        asked.append((step, draw))
+        assert not any(w.requires_grad for w in search.weights)  # no work is spent on them
+        return batch(0, 1)
+
+    search.batch = noted
+    progress = search.progress(4, 1)
+    three = search.method.curvature(search, progress)
+    assert asked == [(4, 1), (5, 1), (6, 1)]
+    single = small_search(options={"draws": 1}, update="first-order", batch_size=8)
+    single.batch = lambda step, draw: batch(0, 1)
+    one = single.method.curvature(single, progress)
+    # The same batch three times: equal labels would give the estimate of one draw.
+    assert not torch.allclose(one[1], three[1], rtol=1e-3)
+    assert same(three, search.method.curvature(search, progress))
+
+
+# --- what comes out -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_operations_and_edges_are_ranked_by_gamma_and_not_by_the_switches(mapping_name):
+    method, mapping = prepared(mapping_name)
+    gamma = mapping.get_buffer("gamma_operations")
+    rows = gamma[KIND] if mapping_name == "shared" else gamma
+    assert torch.equal(method.scores(mapping, ALWAYS), rows)
+    genes = kept(method.derive(mapping, ALWAYS))
+    for k, layer in enumerate(genes):
+        assert len(layer) == 8
+        assert all(op == DARTS.primitives[int(rows[k, e].argmax())] for e, op in layer.items())
+        for first, last in ((0, 2), (2, 5), (5, 9), (9, 14)):
+            best = rows[k, first:last].amax(1).topk(2).indices + first
+            assert {e for e in layer if first <= e < last} == set(best.tolist())
+    with torch.no_grad():
+        mapping.alpha.add_(5)
+        mapping.beta.neg_()
+    assert kept(method.derive(mapping, ALWAYS)) == genes
+
+
+def test_what_goes_with_nothing_is_refused():
+    for options in ({"with_none": True}, {"lambda_edges": 0.0}, {"lambda_operations": 0.0}, {"updates": 0}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            create("bayes-nas", None, options, DARTS)
+
+
+def test_presets_are_single_level_without_decay_of_the_switches():
+    _, info = pictures()
+    for preset, mapping in itertools.product(("quick", "paper"), MAPPINGS):
+        method = create("bayes-nas", mapping, {}, DARTS)
+        search = config.preset_settings(preset, method, info, 50_000)["search"]
+        shape = GradientSettings(**search).resolved(50_000, config.paper_travel(method), 8)
+        assert (shape.update, shape.architecture_weight_decay, shape.warmup_epochs) == ("single-level", 0.0, 1)
+        # From 1 a switch must be able to reach 0.
+        assert shape.architecture_steps * shape.architecture_learning_rate > 0.7
+        if preset == "paper":
+            assert (shape.epochs, shape.learning_rate, shape.learning_rate_min) == (4, 0.1, 0.1)
+            assert (shape.layers, shape.channels, shape.batch_size) == (
+                (8, 36, 18) if mapping == "shared" else (20, 16, 64)
+            )
+
+
+def test_the_penalty_takes_part_in_the_search():
+    """Without cross-entropy's gradient, i.e. at a far larger λ, all switches move towards 0 by Adam's step."""
+    search = small_search(options={"lambda_edges": 1e4, "lambda_operations": 1e4})
+    search.step(search.settings.steps_per_epoch)
+    for table in search.mapping.parameters():
+        torch.testing.assert_close(table.detach(), torch.full_like(table, 0.95), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_a_search_gives_an_architecture_and_is_a_function_of_its_seed(mapping_name):
+    split, info = pictures()
+    method = create("bayes-nas", mapping_name, {"draws": 2}, DARTS)
+    shape = new_search("bayes-nas", batch_size=16, update="single-level", options={"partial_channels": 1}).settings
+    found = [search_supernet(method, shape, split, info, seed=seed, session=Session(None, {})) for seed in (0, 0, 1)]
+    assert found[0].architecture == found[1].architecture and found[0].architecture.in_space
+    assert len(found[0].architecture) == 3
+    if mapping_name == "shared":
+        assert len(set(found[0].architecture.layers)) == 2
+    for name, value in found[0].parameters.items():
+        assert torch.equal(value, found[1].parameters[name]) and value.isfinite().all()
+    assert {"omega_edges", "omega_operations", "gamma_edges", "gamma_operations"} < found[0].parameters.keys()
+    assert not torch.equal(found[0].parameters["gamma_operations"], found[2].parameters["gamma_operations"])
+
+
+def epoch_of(search, epoch):
+    steps = search.settings.steps_per_epoch
+    for step in range(epoch * steps, (epoch + 1) * steps):
+        search.step(step)
+    search.method.after_epoch(search, search.progress(step, 1))
+
+
+def test_a_restored_search_goes_on_as_if_nothing_had_been():
+    """In the middle, after an update: ω and γ are part of what is kept."""
+    whole = small_search()
+    for epoch in range(2):
+        epoch_of(whole, epoch)
+    tensors, state = bits(whole)
+    assert (tensors["mapping.gamma_operations"] != 1).any() and (tensors["mapping.omega_edges"] != 1).any()
+    other = small_search()
+    other.restore(Checkpoint(0, tensors, {"loop": state}))
+    for epoch in range(2, 4):
+        epoch_of(whole, epoch)
+        epoch_of(other, epoch)
+    mine, theirs = bits(whole)[0], bits(other)[0]
+    assert mine.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in mine.items())
+    assert not torch.equal(mine["mapping.gamma_operations"], tensors["mapping.gamma_operations"])
