@@ -106,7 +106,7 @@ class Evolution(TrialMethod):
         for start in range(first, len(history) + 1, self.options.children):
             numbers = range(start, start + self.options.children)
             parents = [history[self._parent(alive, history, draws[number])].architecture for number in numbers]
-            alive = [*alive, *numbers][-self.population :]
+            alive += numbers
         return self._candidates(
             [
                 parent if rng.random() < self.options.identity else self.space.mutate(rng, parent, shared=shared)
