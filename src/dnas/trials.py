@@ -55,6 +55,7 @@ def search_by_trials(
     pool = chosen(split, settings.images, seed)
     train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
     training = short_training(settings)
+    method.budget = settings.trials
 
     def trained(architecture: Architecture, number: int, stage: str, title: str) -> float:
         network = train_network(

@@ -334,12 +334,17 @@ class GradientMethod(SupernetMethod):
 
 
 class TrialMethod(Method):
-    """A method that proposes architectures, each of which is trained from scratch, shortly."""
+    """A method that proposes architectures, each of which is trained from scratch, shortly.
+
+    Attributes:
+        budget: How many candidates are trained at most; the search sets it to `search.trials` before it asks.
+    """
 
     kind = "trials"
-    mappings = (SHARED, FULL)
+    mappings: ClassVar[tuple[str, ...]] = (SHARED, FULL)
     default_mapping = SHARED
     Settings: ClassVar[type[SearchSettings]] = TrialSettings
+    budget: int = TrialSettings().trials
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:

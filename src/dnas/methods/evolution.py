@@ -1,0 +1,138 @@
+"""Evolution by mutation: the best of a few drawn individuals has a child, and the population loses its oldest member
+(regularised evolution: Real et al., AAAI 2019) or the worst of those drawn (Real et al., ICML 2017).
+
+One engine does both. The population is never stored: it follows from the history, by the same draws again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dnas.architecture import Architecture
+from dnas.errors import InputError
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.space import Space
+from dnas.streams import numpy_stream
+
+# The published sizes of the population: Real et al. 2019 and 2017.
+LARGEST = {"aging": 100, "tournament": 1000}
+
+
+class EvolutionOptions(MethodOptions):
+    """Sizes of 0 follow the number of trials, up to the published ones."""
+
+    mode: Literal["aging", "tournament"] = Field(
+        "aging", description="who dies: the oldest of the population (2019), or the worst of those drawn (2017)"
+    )
+    population: int = Field(
+        0, ge=0, description="P; 0: a quarter of search.trials, at most 100 with mode=aging and 1000 with tournament"
+    )
+    sample: int = Field(
+        0, ge=0, description="S, how many are drawn; 0: a quarter of P with mode=aging, 2 with tournament"
+    )
+    children: int = Field(
+        1, ge=1, description="how many are bred from one population, so that they could be trained side by side"
+    )
+    identity: float = Field(
+        0.0, ge=0, le=1, description="probability that a child is its parent once more, trained from another seed"
+    )
+
+
+class Evolution(TrialMethod):
+    """Uniform architectures × children of the best of S × the best of all."""
+
+    name = "evolution"
+    title = "Evolution (regularised, or by tournaments)"
+    paper = (
+        "Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019; "
+        "Real et al., Large-Scale Evolution of Image Classifiers, ICML 2017"
+    )
+    Options = EvolutionOptions
+    options: EvolutionOptions
+
+    def __init__(self, options: EvolutionOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if 0 < options.population < self._least:
+            raise InputError(
+                f"--option population={options.population} is too small for sample={options.sample} and "
+                f"children={options.children} with mode={options.mode}; it needs at least {self._least}"
+            )
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """Real et al. 2019: 20,000 trials of 25 epochs; 24 channels, three normal cells between reductions."""
+        trials = {"trials": 20_000, "epochs": 25}
+        if self.mapping_name != SHARED:
+            paper = whole_network(data)
+            return paper | {"search": paper["search"] | trials}
+        return {"search": {"layers": 11, "channels": 24, **trials}, "train": {"layers": 20}}
+
+    @property
+    def _ages(self) -> bool:
+        return self.options.mode == "aging"
+
+    @property
+    def _least(self) -> int:
+        """The smallest population: what one round takes out of it, and S that its last draw needs to be different."""
+        options = self.options
+        return options.children if self._ages else options.children - 1 + (options.sample or 2)
+
+    @property
+    def population(self) -> int:
+        """P."""
+        largest = LARGEST[self.options.mode]
+        return self.options.population or max(2, self._least, min(largest, self.budget // 4))
+
+    @property
+    def sample(self) -> int:
+        """S."""
+        return self.options.sample or (max(2, self.population // 4) if self._ages else 2)
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """P uniform architectures, the same that random search draws; then rounds of children."""
+        shared = self.mapping_name == SHARED
+        if not history:
+            rngs = [numpy_stream(seed, "candidate", i) for i in range(self.population)]
+            return self._candidates([self.space.sample(rng, layers, shared=shared) for rng in rngs])
+        # Numbers of trials, the oldest first. An ageing population is the last P whatever happened before.
+        first = len(history) if self._ages else min(len(history), self.population)
+        alive = list(range(first))[-self.population :]
+        draws = numpy_stream(seed, "tournament").random((len(history) + self.options.children, self.sample))
+        for start in range(first, len(history) + 1, self.options.children):
+            numbers = range(start, start + self.options.children)
+            parents = [history[self._parent(alive, history, draws[number])].architecture for number in numbers]
+            alive += numbers
+        return self._candidates(
+            [
+                parent if rng.random() < self.options.identity else self.space.mutate(rng, parent, shared=shared)
+                for parent, rng in zip(parents, (numpy_stream(seed, "candidate", n) for n in numbers), strict=True)
+            ]
+        )
+
+    def _parent(self, alive: list[int], history: Sequence[Trial], draw: np.ndarray[Any, Any]) -> int:
+        """The best of S drawn from those alive, by S numbers in [0, 1). With tournaments the worst of them dies here.
+
+        Ageing draws with replacement, as published; a tournament has different contestants.
+        """
+        if self._ages:
+            drawn = [alive[int(u * len(alive))] for u in draw.tolist()]
+        else:
+            others = alive.copy()
+            drawn = [others.pop(int(u * len(others))) for u in draw.tolist()]
+        ranked = sorted(drawn, key=lambda number: fitness(history[number]))
+        if not self._ages:
+            alive.remove(ranked[0])
+        return ranked[-1]
+
+    def _candidates(self, architectures: Sequence[Architecture]) -> list[Candidate]:
+        return [Candidate(replace(architecture, origin=self.origin())) for architecture in architectures]
+
+
+def fitness(trial: Trial) -> float:
+    """The score; a trial that failed is worse than any."""
+    return -1.0 if trial.score is None else trial.score

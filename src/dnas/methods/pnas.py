@@ -1,0 +1,253 @@
+"""PNAS: cells grow node by node, and a predictor of accuracies says which are worth training (Liu et al., ECCV 2018).
+
+S_1 = cells of one node
+S_b = the K best by f among the cells of S_{b-1} with one node more                               (algorithm 1)
+f = the mean of an ensemble that is trained anew on all accuracies so far                                (§4.4)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dnas.architecture import Architecture, Cell, stack
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, best
+from dnas.modules import construct
+from dnas.space import Space
+from dnas.streams import torch_stream
+
+# Adam's learning rate for cells of one node, and for larger ones.
+RATES = (0.01, 0.002)
+CHUNK = 4096
+
+
+class PNASOptions(MethodOptions):
+    """The predictor."""
+
+    predictor: Literal["mlp", "lstm"] = Field("mlp", description="what each member of the ensemble is")
+    ensemble: int = Field(5, ge=1, description="members; each leaves out another part of the trials")
+    units: int = Field(100, ge=1, description="width of embeddings and hidden layers")
+    predictor_steps: int = Field(100, ge=1, description="steps of Adam on all its trials, for each member and stage")
+
+
+class PNAS(TrialMethod):
+    """Growing cells × the best by the predictor × the best whole cell."""
+
+    name = "pnas"
+    title = "PNAS (progressive search)"
+    paper = "Liu et al., Progressive Neural Architecture Search, ECCV 2018"
+    # A gene for every layer has 49^L one-node forms: the small first stage, from which all else grows, is gone.
+    mappings = (SHARED,)
+    Options = PNASOptions
+    options: PNASOptions
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reductions."""
+        trials = len(nodes(self.space, 0)) + 256 * (self.space.nodes - 1)
+        return {
+            "search": {"layers": 8, "channels": 24, "trials": trials, "epochs": 20},
+            "train": {"layers": 20},
+        }
+
+    def stages(self) -> list[int]:
+        """How many cells of 1, 2, … nodes are trained: equal parts of the budget, where there are so many cells.
+
+        Where the budget is below the number of nodes, the first stages are 0.
+        """
+        left, parents, counts = self.budget, 1, []
+        for n in range(self.space.nodes):
+            counts.append(min(parents * len(nodes(self.space, n)), left // (self.space.nodes - n)))
+            left -= counts[-1]
+            parents = max(1, counts[-1])
+        return counts
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """A whole stage: its cells can be trained side by side."""
+        cells, done = empty(self.space), 0
+        for count in self.stages():
+            if len(history) < done + count:
+                cells = self.beam(history[:done], cells, count, seed)[len(history) - done :]
+                return [Candidate(self._stacked(cell, layers)) for cell in cells]
+            if count:
+                cells = tokens(history[done : done + count], self.space)
+            else:
+                cells = self.beam([], cells, 1, seed)
+            done += count
+        return []
+
+    def choose(self, history: Sequence[Trial]) -> Architecture:
+        """The best of those with all nodes; where time was up before, the predictor adds what is missing.
+
+        Raises RunError when all of them failed, or all there are.
+        """
+        largest = max(len(trial.architecture.layers[0].nodes) for trial in history)
+        last = [trial for trial in history if len(trial.architecture.layers[0].nodes) == largest]
+        if largest == self.space.nodes:
+            return best(last, self.name).architecture
+        best(history, self.name)
+        cells = tokens(last, self.space)
+        while cells.shape[1] < self.space.nodes:
+            cells = self.beam(history, cells, 1, 0)
+        return self._stacked(cells[0], len(last[0].architecture))
+
+    def beam(self, history: Sequence[Trial], cells: Tensor, count: int, seed: int) -> Tensor:
+        """The `count` best [count, n + 1, 2 I] by the predictor, of the cells [N, n, 2 I] with one node more.
+
+        A uniform sample where there is nothing to learn from.
+        """
+        cells = expand(cells, self.space)
+        if any(trial.score is not None for trial in history):
+            order = self.predicted(history, cells, seed).argsort(descending=True, stable=True)
+        else:
+            order = torch.randperm(len(cells), generator=torch_stream(seed, "candidate", cells.shape[1]))
+        return cells[order[:count]]
+
+    def predicted(self, history: Sequence[Trial], cells: Tensor, seed: int) -> Tensor:
+        """[N]: the accuracy that the ensemble, trained on the history, expects of cells [N, n, 2 I]."""
+        ensemble = fit(history, self.space, self.options, seed)
+        with torch.no_grad():
+            return torch.cat([mean(ensemble, chunk) for chunk in torch.split(cells, CHUNK)])
+
+    def _stacked(self, cell: Tensor, layers: int) -> Architecture:
+        """One gene for normal layers and reductions, as published: the stride alone tells them apart."""
+        gene = decode(cell, self.space)
+        return stack(gene, gene, layers, origin=self.origin())
+
+
+# --- cells as tokens: of every node its I inputs in order, then their operations; -1 where a cell has no node ---------
+
+
+def empty(space: Space) -> Tensor:
+    """[1, 0, 2 I]: the cell without nodes."""
+    return torch.zeros(1, 0, 2 * space.inputs_per_node, dtype=torch.int64)
+
+
+def nodes(space: Space, n: int) -> Tensor:
+    """[B, 2 I]: all that node n can be, each once: 49, 147, 294 and 490 in DARTS' space."""
+    operations = range(len(space.primitives))
+    inputs = combinations(range(n + 2), space.inputs_per_node)
+    pairs = product(inputs, product(operations, repeat=space.inputs_per_node))
+    return torch.tensor([sources + chosen for sources, chosen in pairs])
+
+
+def expand(cells: Tensor, space: Space) -> Tensor:
+    """[N, n, 2 I] → [N · B, n + 1, 2 I]: every cell with every further node."""
+    further = nodes(space, cells.shape[1])
+    return torch.cat([cells.repeat_interleave(len(further), 0), further.repeat(len(cells), 1)[:, None]], 1)
+
+
+def tokens(trials: Sequence[Trial], space: Space) -> Tensor:
+    """[N, n, 2 I] of the trials' cells, padded to the largest."""
+    genes = [trial.architecture.layers[0].nodes for trial in trials]
+    longest = max(len(gene) for gene in genes)
+    rows = [
+        [[source for _, source in node] + [space.primitives.index(op) for op, _ in node] for node in gene]
+        for gene in genes
+    ]
+    padding = [-1] * (2 * space.inputs_per_node)
+    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+
+
+def decode(cell: Tensor, space: Space) -> Cell:
+    """The gene of [n, 2 I] without padding."""
+    inputs = space.inputs_per_node
+    return Cell(
+        tuple(
+            tuple((space.primitives[op], source) for source, op in zip(node[:inputs], node[inputs:], strict=True))
+            for node in cell.tolist()
+        )
+    )
+
+
+# --- the predictor ----------------------------------------------------------------------------------------------------
+
+
+class Predictor(nn.Module):
+    """A member of the ensemble: cells [N, n, 2 I] → accuracies [N]; padding changes nothing.
+
+    "mlp" reads the mean over a cell's nodes of the embeddings of their tokens, side by side; "lstm" reads token by
+    token. All inputs share one table of embeddings, all operations another.
+    """
+
+    def __init__(self, space: Space, kind: str, units: int) -> None:
+        super().__init__()
+        self.inputs = space.inputs_per_node
+        self.states = nn.Embedding(space.nodes + 1, units)
+        self.operations = nn.Embedding(len(space.primitives), units)
+        self.body: nn.Module
+        if kind == "lstm":
+            self.body = nn.LSTM(units, units, batch_first=True)
+        else:
+            wide = nn.Linear(2 * self.inputs * units, units)
+            self.body = nn.Sequential(wide, nn.ReLU(), nn.Linear(units, units), nn.ReLU())
+        self.head = nn.Linear(units, 1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        there = cells[:, :, 0] >= 0
+        count = there.sum(1)
+        index = cells.clamp_min(0)
+        embedded = torch.cat([self.states(index[:, :, : self.inputs]), self.operations(index[:, :, self.inputs :])], 2)
+        if isinstance(self.body, nn.LSTM):
+            outputs, _ = self.body(embedded.flatten(1, 2))
+            read = outputs[torch.arange(len(cells)), 2 * self.inputs * count - 1]
+        else:
+            read = self.body((embedded.flatten(2) * there[:, :, None]).sum(1) / count[:, None])
+        out: Tensor = self.head(read).squeeze(1).sigmoid()
+        return out
+
+
+def fresh(space: Space, options: PNASOptions, accuracy: float, generator: torch.Generator) -> Predictor:
+    """Untrained: embeddings uniform in ±0.1, and a bias such that it expects about this accuracy of all cells.
+
+    The published bias, 1.8, is that of 86 %.
+    """
+    predictor = construct(lambda: Predictor(space, options.predictor, options.units), generator)
+    assert isinstance(predictor, Predictor)
+    with torch.no_grad():
+        for table in (predictor.states, predictor.operations):
+            table.weight.uniform_(-0.1, 0.1, generator=generator)
+        if isinstance(predictor.body, nn.LSTM):
+            for parameter in predictor.body.parameters():
+                parameter.uniform_(-1 / math.sqrt(options.units), 1 / math.sqrt(options.units), generator=generator)
+        predictor.head.bias.fill_(torch.logit(torch.tensor(accuracy), eps=0.01))
+    return predictor
+
+
+def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int) -> list[Predictor]:
+    """An ensemble, by Adam on the mean absolute error. Each member leaves out its own part of the trials.
+
+    A trial that failed is as good as the worst one. At least one must have a score.
+    """
+    cells = tokens(history, space)
+    worst = min(trial.score for trial in history if trial.score is not None)
+    accuracies = torch.tensor([worst if trial.score is None else trial.score for trial in history])
+    members = []
+    for m, seen in enumerate(shares(len(history), options.ensemble, seed)):
+        generator = torch_stream(seed, "predictor", len(history), m)
+        member = fresh(space, options, float(accuracies[seen].mean()), generator)
+        optimizer = torch.optim.Adam(member.parameters(), RATES[cells.shape[1] > 1])
+        for _ in range(options.predictor_steps):
+            optimizer.zero_grad()
+            (member(cells[seen]) - accuracies[seen]).abs().mean().backward()
+            optimizer.step()
+        members.append(member)
+    return members
+
+
+def shares(trials: int, members: int, seed: int) -> Tensor:
+    """[members, trials] of bool: what each member sees. Each trial is kept from one, unless that one would see none."""
+    part = torch.randperm(trials, generator=torch_stream(seed, "parts", trials)) % members
+    seen = part != torch.arange(members)[:, None]
+    return seen | ~seen.any(1, keepdim=True)
+
+
+def mean(ensemble: Sequence[Predictor], cells: Tensor) -> Tensor:
+    """[N]: what the members expect of cells [N, n, 2 I], on average."""
+    return torch.stack([member(cells) for member in ensemble]).mean(0)
