@@ -34,7 +34,7 @@ ACTS = {
     "updates": ({}, 1),
     "draws": ({}, 1),
 }
-SMALL = Space("free", 2, 2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
+TINY = Space("free", 2, 2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))
 LAYERS = 4
 KIND = torch.tensor([0, 1, 1, 0])  # reductions of 4 layers lie at 1 and 2
 NAMES = ("edges", "operations")
@@ -291,9 +291,9 @@ def test_estimate_of_the_curvature_is_unbiased_for_a_linear_softmax_model():
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 def test_estimate_of_the_curvature_is_unbiased_for_a_supernet(mapping_name):
     """Where batch norms make the images depend on one another."""
-    method = create("bayes-nas", mapping_name, {"initial_scale": 0.3}, SMALL)
+    method = create("bayes-nas", mapping_name, {"initial_scale": 0.3}, TINY)
     mapping = method.mapping(3, 0).double()
-    supernet = build_supernet(SMALL, method.operations, layers=3, channels=2, classes=2, inputs=1, partial=1).double()
+    supernet = build_supernet(TINY, method.operations, layers=3, channels=2, classes=2, inputs=1, partial=1).double()
     images = torch.randn(3, 1, 8, 8, generator=torch_stream(0, "test"), dtype=torch.float64)
     wanted = [switch.detach().requires_grad_() for switch in switches(mapping)]
 
@@ -321,7 +321,7 @@ def test_drawn_labels_follow_the_softmax_of_their_image():
 
 def small_search(mapping_name="shared", seed=0, options=None, **changes):
     split, info = pictures(3)
-    method = create("bayes-nas", mapping_name, options or {}, SMALL)
+    method = create("bayes-nas", mapping_name, options or {}, TINY)
     values = {"layers": 3, "channels": 2, "epochs": 4, "warmup_epochs": 1, "batch_size": 16, "learning_rate": 0.01}
     values |= {"update": "single-level", "architecture_weight_decay": 0.0, "architecture_learning_rate": 0.05}
     shape = GradientSettings(**values | changes).resolved(len(split), 4.1, 8)

@@ -21,6 +21,18 @@ from dnas.space import DARTS, Space
 from dnas.streams import torch_stream
 from dnas.supernet_search import Search, search_supernet
 
+LEARNS = {
+    "controller_steps": 10,
+    "hidden": 32,
+    "reward_images": 128,
+    "convolution_bias": 0.0,
+    "tanh_constant": 5.0,
+    "operation_tanh_reduction": 1.0,
+    "controller_learning_rate": 0.02,
+    "baseline_decay": 0.9,
+    "aggregates": 10,
+    "finalists": 10,
+}
 ACTS = {
     "partial_channels": ({}, 2),
     "hidden": ({}, 32),

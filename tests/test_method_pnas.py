@@ -20,6 +20,7 @@ from dnas.supernet_search import judged
 from dnas.trials import search_by_trials
 
 SMALL = {"ensemble": 2, "units": 8, "predictor_steps": 5}
+LEARNS = {"predictor_steps": 20, "ensemble": 2, "units": 16}
 ACTS = {
     "predictor": (SMALL, "lstm"),
     "ensemble": (SMALL, 1),

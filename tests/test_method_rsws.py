@@ -14,6 +14,7 @@ from dnas.space import DARTS
 from dnas.streams import numpy_stream
 
 SMALL = {"rounds": 2, "candidates": 5, "finalists": 2, "share": 0.5}
+LEARNS = {"rounds": 1, "candidates": 40, "finalists": 4, "share": 0.5}
 ACTS = {
     "partial_channels": (SMALL, 2),
     "rounds": (SMALL | {"rounds": 1, "candidates": 2}, 12),

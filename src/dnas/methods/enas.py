@@ -272,7 +272,6 @@ class ENAS(SupernetMethod):
                     controller.architectures(written.tokens, {}), written.entropy.tolist(), strict=True
                 )
             ]
-            search.cost["architectures_evaluated"] += len(rewards)
             advantage, search.memory["baseline"] = advantages(
                 rewards, search.memory.get("baseline"), options.baseline_decay
             )
