@@ -48,6 +48,7 @@ def search_by_trials(
     pool = chosen(split, settings.images, seed)
     train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
     training = short_training(settings)
+    method.budget = settings.trials
 
     def judge(number: int, candidate: Candidate) -> float | None:
         architecture = candidate.architecture

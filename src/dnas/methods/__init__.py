@@ -289,8 +289,13 @@ class GradientMethod(SupernetMethod):
 
 
 class TrialMethod(Method):
-    """A method that proposes architectures, each of which is trained from scratch, shortly."""
+    """A method that proposes architectures, each of which is trained from scratch, shortly.
 
+    Attributes:
+        budget: How many trials there will be at most; None where nobody said. Set before the first `propose`.
+    """
+
+    budget: int | None = None
     kind = "trials"
     mappings = (SHARED, FULL)
     default_mapping = SHARED
