@@ -287,11 +287,18 @@ def test_what_is_proposed_is_a_function_of_history_layers_and_seed(mapping):
     assert {len(c.architecture) for c in made.propose([], 5, 0)} == {5}
 
 
-def test_updates_are_made_once():
+def test_updates_are_made_once_with_the_tokens_that_were_judged():
     made = method(budget=12, hidden=8)
     updates = []
     update = made._update
-    made._update = lambda learnt, tokens: updates.append(len(learnt.trials)) or update(learnt, tokens)
+
+    def watched(learnt, tokens):
+        updates.append(len(learnt.trials))
+        written = [made.architecture(row, 4) for row in tokens.tolist()]
+        assert written == [trial.architecture for trial in learnt.trials[-3:]]
+        update(learnt, tokens)
+
+    made._update = watched
     history = run(made, match(BEST["shared"]), 12)
     made.propose(history, 4, 0)
     assert updates == [3, 6, 9, 12]
