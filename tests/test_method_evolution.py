@@ -22,7 +22,7 @@ from dnas.trials import search_by_trials
 
 ACTS = {
     "mode": ({"population": 3}, "tournament"),
-    "population": ({}, 3),
+    "population": ({}, 6),
     "sample": ({"population": 3}, 9),
     "children": ({"population": 3}, 3),
     "identity": ({"population": 3}, 1.0),

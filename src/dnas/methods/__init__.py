@@ -337,14 +337,15 @@ class TrialMethod(Method):
     """A method that proposes architectures, each of which is trained from scratch, shortly.
 
     Attributes:
-        budget: How many candidates are trained at most; the search sets it to `search.trials` before it asks.
+        budget: How many candidates are trained at most: `search.trials`, set by the search before it asks; None where
+            nobody said.
     """
 
     kind = "trials"
     mappings: ClassVar[tuple[str, ...]] = (SHARED, FULL)
     default_mapping = SHARED
     Settings: ClassVar[type[SearchSettings]] = TrialSettings
-    budget: int = TrialSettings().trials
+    budget: int | None = None
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:

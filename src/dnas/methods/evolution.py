@@ -17,6 +17,7 @@ from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.settings import TrialSettings
 from dnas.space import Space
 from dnas.streams import numpy_stream
 
@@ -86,7 +87,9 @@ class Evolution(TrialMethod):
     def population(self) -> int:
         """P."""
         largest = LARGEST[self.options.mode]
-        return self.options.population or max(2, self._least, min(largest, self.budget // 4))
+        return self.options.population or max(
+            2, self._least, min(largest, (self.budget or TrialSettings().trials) // 4)
+        )
 
     @property
     def sample(self) -> int:

@@ -20,6 +20,7 @@ from dnas.architecture import Architecture, Cell, stack
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, best
 from dnas.modules import construct
+from dnas.settings import TrialSettings
 from dnas.space import Space
 from dnas.streams import torch_stream
 
@@ -61,7 +62,7 @@ class PNAS(TrialMethod):
 
         Where the budget is below the number of nodes, the first stages are 0.
         """
-        left, parents, counts = self.budget, 1, []
+        left, parents, counts = self.budget or TrialSettings().trials, 1, []
         for n in range(self.space.nodes):
             counts.append(min(parents * len(nodes(self.space, n)), left // (self.space.nodes - n)))
             left -= counts[-1]

@@ -1,0 +1,234 @@
+"""BANANAS: an ensemble predicts the error of architectures from their paths (White et al., AAAI 2021).
+
+    f_1 … f_M, each trained on all trials so far: path encoding x → validation error y in per cent          (§4)
+    g_i ~ N(mean_m f_m(x_i), var_m f_m(x_i)) for every candidate i; those of the smallest g_i come next      (§4)
+
+The candidates are mutations of the best architectures so far. Every round trains its predictors anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, count, islice, pairwise, repeat
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dnas import bilevel
+from dnas.architecture import Architecture, Cell
+from dnas.errors import InputError
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.space import Space
+from dnas.streams import numpy_stream, torch_stream
+
+PREDICTOR_BATCH = 32
+LOWER_BOUND = 4.5
+# In per cent: an error at the lower bound would weigh without end.
+LEAST_EXCESS = 0.1
+
+
+class BANANASOptions(MethodOptions):
+    """The rounds, their candidates and their predictors."""
+
+    initial: int = Field(10, ge=1, description="random architectures at first; half of all trials at most")
+    batch_size: int = Field(10, ge=1, description="trials of a round; an eighth of all trials at most")
+    candidates: int = Field(100, ge=1, description="architectures that the predictors rank in a round")
+    candidates_from: Literal["mutation", "random"] = Field(
+        "mutation", description="mutations of the best trials, or uniform draws (an ablation)"
+    )
+    parents: int = Field(5, ge=1, description="how many of the best trials are mutated, in turn while too few are new")
+    predictors: int = Field(5, ge=1, description="M: size of the ensemble; 1 has no spread")
+    predictor_layers: int = Field(10, ge=1, description="hidden layers of a predictor")
+    predictor_width: int = Field(20, ge=1, description="units of a hidden layer")
+    predictor_epochs: int = Field(150, ge=1, description="passes of a predictor over the trials")
+    predictor_learning_rate: float = Field(0.01, gt=0, description="of the predictors' Adam")
+    standardise: bool = Field(True, description="errors are learnt in units of their standard deviation")
+    loss: Literal["mae", "mape"] = Field(
+        "mae", description="absolute error, or, as published for this space, relative to the error above lower_bound"
+    )
+    lower_bound: float | None = Field(None, ge=0, lt=100, description="in per cent, for loss=mape; 4.5 unless set")
+
+
+@lru_cache(10_000)
+def paths(cell: Cell, space: Space) -> frozenset[int]:
+    """The indices of a cell's paths from an input to a node, which all go on to its output.
+
+    The path from input s over operations o_0 … o_k-1, of q, has the index s · P + Σ_j q^j (o_j + 1) with
+    P = Σ_{i ≤ nodes} q^i (2801 for DARTS), as in the authors' code; so 0 and P, the empty paths, never occur.
+    """
+    q = len(space.primitives)
+    reach: list[list[tuple[int, int]]] = [[(0, 0)], [(0, paths_of_an_input(space))]]
+    for node in cell.nodes:
+        reach.append(
+            [
+                (length + 1, index + q**length * (space.primitives.index(op) + 1))
+                for op, source in node
+                for length, index in reach[source]
+            ]
+        )
+    return frozenset(index for state in reach[2:] for _, index in state)
+
+
+def paths_of_an_input(space: Space) -> int:
+    """P = Σ_{i ≤ nodes} q^i, how many paths begin at an input, the empty one among them."""
+    return sum(len(space.primitives) ** i for i in range(space.nodes + 1))
+
+
+class Ensemble:
+    """M fully connected networks with rectified hidden layers, of independent weights and orders of examples.
+
+    Args:
+        options: Their number and shape.
+        columns: Inputs that are not always 0.
+        inputs: All inputs: the initial law depends on them (Glorot's, uniform, as in the authors' code).
+        generator: Of the initial weights.
+    """
+
+    def __init__(self, options: BANANASOptions, columns: int, inputs: int, generator: torch.Generator) -> None:
+        self.options = options
+        widths = [columns, *repeat(options.predictor_width, options.predictor_layers), 1]
+        self.weights: list[nn.Parameter] = []
+        self.biases: list[nn.Parameter] = []
+        for before, after in pairwise(widths):
+            limit = (6 / ((before if self.weights else inputs) + after)) ** 0.5
+            weight = torch.empty(options.predictors, before, after).uniform_(-limit, limit, generator=generator)
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(options.predictors, 1, after)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, columns] or [M, N, columns] → [M, N]."""
+        x = x.expand(self.options.predictors, *x.shape[-2:])
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = torch.baddbmm(bias, x, weight).relu()
+        return torch.baddbmm(self.biases[-1], x, self.weights[-1])[..., 0]
+
+    def fit(self, x: Tensor, y: Tensor, weights: Tensor, generator: torch.Generator) -> None:
+        """Minimise the mean of weights · |f - y| over N examples x [N, columns], y [N], weights [N]."""
+        options = self.options
+        parameters = [*self.weights, *self.biases]
+        optimizer = torch.optim.Adam(parameters, options.predictor_learning_rate, (0.9, 0.99))
+        for _ in range(options.predictor_epochs):
+            order = torch.rand(options.predictors, len(y), generator=generator).argsort(1)
+            for part in torch.split(order, PREDICTOR_BATCH, 1):
+                # A sum over networks: none sees another's loss.
+                loss = (weights[part] * (self(x[part]) - y[part]).abs()).mean(1).sum()
+                bilevel.apply(optimizer, parameters, bilevel.gradients_of(loss, parameters))
+
+
+def thompson(predictions: Tensor, generator: torch.Generator) -> Tensor:
+    """[M, N] → [N], indices from the least to the largest of independent draws from N(mean_m, var_m)."""
+    spread, mean = torch.std_mean(predictions, 0, correction=0)
+    return (mean + spread * torch.randn(mean.shape, generator=generator)).argsort(stable=True)
+
+
+class BANANAS(TrialMethod):
+    """Path encoding × ensemble × independent Thompson sampling × mutation × trials × the best one."""
+
+    name = "bananas"
+    title = "BANANAS"
+    paper = "White et al., BANANAS: Bayesian Optimization with Neural Architectures for NAS, AAAI 2021"
+    Options = BANANASOptions
+    options: BANANASOptions
+
+    def __init__(self, options: BANANASOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if options.batch_size > options.candidates:
+            raise InputError(
+                f"--option batch_size={options.batch_size} needs as many candidates, not {options.candidates}"
+            )
+        if options.candidates_from == "random" and options.parents != BANANASOptions().parents:
+            raise InputError(f"--option parents={options.parents} has no use with candidates_from=random")
+        if options.loss != "mape" and options.lower_bound is not None:
+            raise InputError(f"--option lower_bound={options.lower_bound} needs --option loss=mape")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """100 trials of 50 epochs; for the published cells the authors' code trains the network of the end in each."""
+        trials = {"trials": 100, "epochs": 50}
+        if self.mapping_name != SHARED:
+            settings = whole_network(data)
+            return {**settings, "search": {**settings["search"], **trials}}
+        network = {"layers": 20, "channels": 36, "batch_size": 96, "learning_rate_min": 0.0}
+        return {"search": {**trials, **network}, "train": {"layers": 20}}
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """The rest of the random ones, then rounds of those that the predictors choose.
+
+        Failed trials teach the predictors nothing and have no mutations, but they are not proposed again.
+        """
+        number, shared = len(history), self.mapping_name == SHARED
+        judged = [trial for trial in history if trial.score is not None]
+        missing = self._at_most(self.options.initial, 2) - number
+        size = self._at_most(self.options.batch_size, 8)
+        if missing > 0 or not judged:
+            # Those of random search, so that the two are compared from a common beginning.
+            streams = (numpy_stream(seed, "candidate", i) for i in count(number))
+            drawn = self._new((self.space.sample(rng, layers, shared=shared) for rng in streams), history)
+            return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
+        rng = numpy_stream(seed, "mutation", number)
+        parents = sorted(judged, key=lambda trial: -(trial.score or 0.0))[: self.options.parents]
+        mutations = (
+            self.space.mutate(rng, parent.architecture, shared=shared)
+            for parent in parents
+            for _ in range(self.options.candidates)
+        )
+        uniform = (self.space.sample(rng, layers, shared=shared) for _ in repeat(None))
+        source = uniform if self.options.candidates_from == "random" else chain(mutations, uniform)
+        candidates = list(islice(self._new(source, history), self.options.candidates))
+        predictions = self.predict(judged, candidates, seed, number)
+        chosen = thompson(predictions, torch_stream(seed, "acquisition", number))
+        return [Candidate(candidates[i]) for i in chosen[:size].tolist()]
+
+    def _at_most(self, size: int, parts: int) -> int:
+        """This many, but no more than one of so many parts of all trials, so that a short search has rounds too."""
+        return size if self.budget is None else min(size, math.ceil(self.budget / parts))
+
+    def _new(self, architectures: Iterable[Architecture], history: Sequence[Trial]) -> Iterator[Architecture]:
+        """Those that differ in their paths from each other and from every trial, failed ones included."""
+        seen = {self.encoding(trial.architecture) for trial in history}
+        for architecture in architectures:
+            encoding = self.encoding(architecture)
+            if encoding not in seen:
+                seen.add(encoding)
+                yield architecture
+
+    def encoding(self, architecture: Architecture) -> frozenset[int]:
+        """Where the path encoding is 1: of the pair of cells, or of every layer where genes are free."""
+        cells = architecture.layers
+        if self.mapping_name == SHARED:
+            reductions = architecture.reductions
+            normal = next(k for k in range(len(cells)) if k not in reductions)
+            cells = (cells[normal], cells[reductions[0]])
+        size = 2 * paths_of_an_input(self.space)
+        return frozenset(c * size + index for c, cell in enumerate(cells) for index in paths(cell, self.space))
+
+    def predict(self, judged: Sequence[Trial], candidates: Sequence[Architecture], seed: int, number: int) -> Tensor:
+        """[M, N], the errors of N candidates in per cent by predictors that are trained on judged trials."""
+        options = self.options
+        examples = [self.encoding(trial.architecture) for trial in judged]
+        queries = [self.encoding(architecture) for architecture in candidates]
+        # The other inputs are 0 everywhere: they move no prediction, and no gradient reaches their weights.
+        column = {index: c for c, index in enumerate(sorted(frozenset().union(*examples, *queries)))}
+        x = torch.zeros(len(examples) + len(queries), len(column))
+        for row, encoding in enumerate(chain(examples, queries)):
+            x[row, [column[index] for index in encoding]] = 1
+        errors = torch.tensor([100 * (1 - (trial.score or 0.0)) for trial in judged])
+        scale, shift = torch.ones(()), torch.zeros(())
+        if options.standardise:
+            scale, shift = errors.std(correction=0), errors.mean()
+            scale = scale if scale > 0 else torch.ones(())
+        weights = torch.ones_like(errors)
+        if options.loss == "mape":
+            bound = LOWER_BOUND if options.lower_bound is None else options.lower_bound
+            weights = scale / (errors - bound).clamp_min(LEAST_EXCESS)
+        cells = 2 if self.mapping_name == SHARED else len(candidates[0])
+        inputs = 2 * cells * paths_of_an_input(self.space)
+        ensemble = Ensemble(options, len(column), inputs, torch_stream(seed, "predictor", number))
+        generator = torch_stream(seed, "predictor-order", number)
+        ensemble.fit(x[: len(examples)], (errors - shift) / scale, weights, generator)
+        with torch.no_grad():
+            return ensemble(x[len(examples) :]) * scale + shift

@@ -1,0 +1,261 @@
+"""NASNet: an LSTM writes architectures token by token and learns from their accuracy (Zoph et al., CVPR 2018).
+
+For an architecture τ of tokens a_1 … a_T, with the controller's law π and the law π_old that τ was drawn from:
+
+    r = π(τ) / π_old(τ),  π(τ) = Π_t π(a_t | a_1 … a_t-1)                                                  (A.2)
+    L = -E min(r A, clip(r, 1 - ε, 1 + ε) A) - w H(π)                          (Schulman et al. 2017, eq. 7; A.2)
+    A = accuracy - b,  b an exponential moving average of the accuracies before                             (A.2)
+
+Here the controller writes genes of this space: for every node its inputs, which differ, then their operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from dnas import bilevel
+from dnas.architecture import Architecture, Cell
+from dnas.errors import InputError
+from dnas.mapping import SHARED
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.space import Space, reduction_layers
+from dnas.streams import torch_stream
+
+# A.2, A.3: the learning rate, and 20,000 architectures in batches of 20.
+PAPER_RATE, PAPER_UPDATES = 3.5e-4, 1000
+# A logit whose probability is exactly 0, and which makes no NaN of an entropy, as -∞ would.
+CLOSED = -1e9
+
+
+class NASNetOptions(MethodOptions):
+    """The controller and its updates."""
+
+    hidden: int = Field(100, ge=1, description="units of the controller's LSTM (A.2)")
+    initial_range: float = Field(0.1, gt=0, description="the controller's weights start uniform in ± this (A.2)")
+    learning_rate: float = Field(
+        0.0, ge=0, description="of the controller's Adam; 0: 3.5e-4 (A.2) at the paper's 1,000 updates, more at fewer"
+    )
+    batch_size: int = Field(20, ge=1, description="architectures of an update (A.3); a quarter of all trials at most")
+    inner_epochs: int = Field(4, ge=1, description="steps of Adam with every batch; not in the paper")
+    clip: float = Field(0.2, gt=0, lt=1, description="ε: ratios beyond 1 ± ε give no more gradient; not in the paper")
+    ratio: Literal["architecture", "token"] = Field(
+        "architecture", description="whose probabilities a clipped ratio compares"
+    )
+    entropy_weight: float = Field(1e-5, ge=0, description="w: of the entropy (A.2)")
+    baseline_decay: float = Field(0.95, ge=0, lt=1, description="of the moving average of accuracies (A.2)")
+
+
+class Controller(nn.Module):
+    """A law over sequences of tokens. A token is a state that a node reads, or an operation.
+
+    T tokens of V values: for each cell and node first its inputs, then their operations. Values are numbered states
+    first, then operations; what a position does not allow has probability 0.
+
+    Args:
+        cells: How many genes a sequence describes.
+        space: Of the genes.
+        hidden: Units of the LSTM.
+        initial_range: Weights start uniform in ± this.
+        generator: Of the initial weights.
+    """
+
+    legal: Tensor
+    earlier: Tensor
+
+    def __init__(self, cells: int, space: Space, hidden: int, initial_range: float, generator: torch.Generator) -> None:
+        super().__init__()
+        inputs, states = space.inputs_per_node, space.nodes + 1
+        values = states + len(space.primitives)
+        length = cells * space.nodes * 2 * inputs
+        # [T, V]: what a position may hold. [T, T]: the positions that hold the inputs before it of the same node.
+        legal, earlier = torch.zeros(length, values, dtype=torch.bool), torch.zeros(length, length)
+        for t in range(length):
+            node, slot = t // (2 * inputs) % space.nodes, t % (2 * inputs)
+            if slot < inputs:
+                legal[t, : node + 2] = True
+                earlier[t, t - slot : t] = 1
+            else:
+                legal[t, states:] = True
+        self.register_buffer("legal", legal, False)
+        self.register_buffer("earlier", earlier, False)
+        self.embedding = nn.Parameter(torch.empty(values + 1, hidden))  # the last row begins a sequence
+        # Not initialised by itself, which would draw from the global generator.
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True, device="meta").to_empty(device="cpu")
+        self.weight = nn.Parameter(torch.empty(length, values, hidden))
+        self.bias = nn.Parameter(torch.empty(length, values))
+        for p in self.parameters():
+            nn.init.uniform_(p, -initial_range, initial_range, generator=generator)
+        # Updates are made again when a search is resumed: no rounding should come between two executions.
+        self.double()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, T] → [N, T, V], the log-probabilities of every value given the tokens before."""
+        before = F.pad(tokens[:, :-1], (1, 0), value=len(self.embedding) - 1)
+        outputs, _ = self.lstm(self.embedding[before])
+        return self._log_probabilities(outputs, tokens, 0)
+
+    @torch.no_grad()
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """[N, T], independent sequences."""
+        tokens = torch.zeros(count, len(self.legal), dtype=torch.long)
+        before, state = torch.full((count, 1), len(self.embedding) - 1), None
+        for t in range(len(self.legal)):
+            outputs, state = self.lstm(self.embedding[before], state)
+            law = self._log_probabilities(outputs, tokens, t)[:, 0].exp()
+            before = tokens[:, t : t + 1] = torch.multinomial(law, 1, generator=generator)
+        return tokens
+
+    def _log_probabilities(self, outputs: Tensor, tokens: Tensor, first: int) -> Tensor:
+        """At the positions from `first` on, of the LSTM's outputs [N, positions, H] there."""
+        span = slice(first, first + outputs.shape[1])
+        logits = torch.einsum("nth,tvh->ntv", outputs, self.weight[span]) + self.bias[span]
+        taken = self.earlier[span] @ F.one_hot(tokens, logits.shape[2]).to(logits)
+        return logits.masked_fill(~self.legal[span] | (taken > 0), CLOSED).log_softmax(2)
+
+
+def surrogate(ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """-mean_n Σ_t min(r A, clip(r, 1 - ε, 1 + ε) A) (Schulman et al. 2017, eq. 7).
+
+    Args:
+        ratios: r, [N, R]: R ratios of each architecture.
+        advantages: A, [N].
+        clip: ε.
+    """
+    gain = advantages[:, None]
+    return -torch.minimum(ratios * gain, ratios.clamp(1 - clip, 1 + clip) * gain).sum(1).mean()
+
+
+@dataclass
+class _Learnt:
+    """A controller after its updates with these trials; `of` is what else it depends on."""
+
+    of: tuple[Any, ...]
+    controller: Controller
+    optimizer: torch.optim.Optimizer
+    trials: list[Trial] = field(default_factory=list)
+    baseline: float | None = None
+
+
+class NASNet(TrialMethod):
+    """LSTM controller × PPO × trials × the best one."""
+
+    name = "nasnet"
+    title = "NASNet"
+    paper = "Zoph et al., Learning Transferable Architectures for Scalable Image Recognition, CVPR 2018"
+    Options = NASNetOptions
+    options: NASNetOptions
+    _learnt: _Learnt | None = None
+
+    def __init__(self, options: NASNetOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        if options.inner_epochs == 1:
+            # The first step of a batch is where r = 1: nothing is clipped, and both ratios have one gradient.
+            for name, default in (("clip", 0.2), ("ratio", "architecture")):
+                if getattr(options, name) != default:
+                    raise InputError(f"--option {name}={getattr(options, name)} has no use with inner_epochs=1")
+
+    def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
+        """A.3, A.6: 20,000 trials of 20 epochs; two normal cells before, between and after the reductions."""
+        trials = {"trials": 20_000, "epochs": 20}
+        if self.mapping_name != SHARED:
+            settings = whole_network(data)
+            return {**settings, "search": {**settings["search"], **trials}}
+        return {"search": {**trials, "layers": 8, "channels": 32}, "train": {"layers": 20}}
+
+    @property
+    def batch(self) -> int:
+        """Architectures of an update: a quarter of the trials at most, so that a short search learns too."""
+        size = self.options.batch_size
+        return size if self.budget is None else min(size, math.ceil(self.budget / 4))
+
+    @property
+    def rate(self) -> float:
+        """Adam's learning rate: as set, or the paper's for its number of updates and more for fewer."""
+        if self.options.learning_rate:
+            return self.options.learning_rate
+        updates = PAPER_UPDATES if self.budget is None else self.budget / self.batch
+        return float(PAPER_RATE * max(1.0, PAPER_UPDATES / updates) ** (2 / 3))
+
+    def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        """What the controller writes after its updates with all whole batches, but for what is judged of it.
+
+        The updates are made again from the seed, save those that this object has made before.
+        """
+        number, judged = divmod(len(history), self.batch)
+        learnt = self._learn(history[: number * self.batch], layers, seed)
+        tokens = self._write(learnt.controller, seed, number)
+        return [Candidate(self.architecture(row, layers)) for row in tokens[judged:].tolist()]
+
+    def _write(self, controller: Controller, seed: int, number: int) -> Tensor:
+        """[N, T], a batch by its number."""
+        return controller.sample(self.batch, torch_stream(seed, "controller-sample", number))
+
+    def _learn(self, history: Sequence[Trial], layers: int, seed: int) -> _Learnt:
+        """The controller after its updates with all of a history of whole batches."""
+        of = (layers, seed, self.batch, self.rate)
+        learnt = self._learnt
+        if learnt is None or learnt.of != of or learnt.trials != list(history[: len(learnt.trials)]):
+            options, cells = self.options, 2 if self.mapping_name == SHARED else layers
+            generator = torch_stream(seed, "controller")
+            controller = Controller(cells, self.space, options.hidden, options.initial_range, generator)
+            learnt = _Learnt(of, controller, torch.optim.Adam(controller.parameters(), self.rate))
+        for first in range(len(learnt.trials), len(history), self.batch):
+            # As they were drawn: in an architecture the order in which a node's inputs were written is lost.
+            tokens = self._write(learnt.controller, seed, first // self.batch)
+            learnt.trials += history[first : first + self.batch]
+            self._update(learnt, tokens)
+        self._learnt = learnt
+        return learnt
+
+    def _update(self, learnt: _Learnt, tokens: Tensor) -> None:
+        """PPO with the last batch of trials, whose tokens are [N, T]."""
+        lowest = min((trial.score for trial in learnt.trials if trial.score is not None), default=0.0)
+        rewards = [lowest if trial.score is None else trial.score for trial in learnt.trials[-len(tokens) :]]
+        baseline = sum(rewards) / len(rewards) if learnt.baseline is None else learnt.baseline
+        advantages = torch.tensor([reward - baseline for reward in rewards], dtype=torch.float64)
+        with torch.no_grad():
+            old = learnt.controller(tokens)
+        parameters = list(learnt.controller.parameters())
+        for _ in range(self.options.inner_epochs):
+            loss = self.loss(learnt.controller(tokens), old, tokens, advantages)
+            bilevel.apply(learnt.optimizer, parameters, bilevel.gradients_of(loss, parameters))
+        decay = self.options.baseline_decay
+        for reward in rewards:
+            baseline = decay * baseline + (1 - decay) * reward
+        learnt.baseline = baseline
+
+    def loss(self, laws: Tensor, old: Tensor, tokens: Tensor, advantages: Tensor) -> Tensor:
+        """The clipped surrogate less the entropy's share.
+
+        Args:
+            laws, old: [N, T, V], log-probabilities now and when the tokens were drawn.
+            tokens: [N, T].
+            advantages: [N].
+        """
+        logs = (laws - old).gather(2, tokens[..., None])[..., 0]
+        if self.options.ratio == "architecture":
+            logs = logs.sum(1, keepdim=True)
+        entropy = -(laws.exp() * laws).sum((1, 2)).mean()
+        return surrogate(logs.exp(), advantages, self.options.clip) - self.options.entropy_weight * entropy
+
+    def architecture(self, tokens: Sequence[int], layers: int) -> Architecture:
+        """What T tokens describe."""
+        inputs, states = self.space.inputs_per_node, self.space.nodes + 1
+        nodes = [tokens[t : t + 2 * inputs] for t in range(0, len(tokens), 2 * inputs)]
+        slots = [
+            tuple((self.space.primitives[o - states], s) for s, o in zip(n[:inputs], n[inputs:], strict=True))
+            for n in nodes
+        ]
+        genes = [Cell(tuple(slots[n : n + self.space.nodes])) for n in range(0, len(slots), self.space.nodes)]
+        reductions = reduction_layers(layers)
+        if self.mapping_name == SHARED:
+            genes = [genes[k in reductions] for k in range(layers)]
+        return Architecture(tuple(genes), reductions, self.space.name, self.origin())
