@@ -2,7 +2,7 @@
 
 S_1 = cells of one node
 S_b = the K best by f among the cells of S_{b-1} with one node more                               (algorithm 1)
-f = the mean of an ensemble that is trained anew on all accuracies so far                                (§4.4)
+f = the mean of an ensemble that is trained anew on all accuracies so far
 """
 
 from __future__ import annotations
