@@ -20,6 +20,7 @@ from dnas.supernet_search import judged
 from dnas.trials import search_by_trials
 
 FEW = {"predictor_epochs": 40}
+SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candidates": 20}
 ACTS = {
     "initial": (FEW, 1),
     "batch_size": (FEW, 1),

@@ -33,6 +33,8 @@ LEARNS = {
     "aggregates": 10,
     "finalists": 10,
 }
+# Of the defaults only what takes time is less.
+SMALL = {"controller_steps": 2, "aggregates": 3, "finalists": 3, "hidden": 16}
 ACTS = {
     "partial_channels": ({}, 2),
     "hidden": ({}, 32),
