@@ -276,7 +276,7 @@ def test_kinds_of_operations_differ_without_colour() -> None:
         looks[op] = (line.get("stroke-width"), line.get("stroke-dasharray"))
     assert len({looks[op] for op in DARTS.primitives}) == len(DARTS.primitives)
     solid = {op for op, (_, dashes) in looks.items() if dashes is None}
-    assert solid == {"skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "conv_7x1_1x7"}
+    assert solid == {"skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "conv_7x1_1x7", "noise"}
 
 
 def test_titles_are_escaped_and_kept_to_what_xml_allows() -> None:

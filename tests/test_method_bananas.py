@@ -24,10 +24,10 @@ SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candid
 ACTS = {
     "initial": (FEW, 1),
     "batch_size": (FEW, 1),
-    "candidates": (FEW, 20),
+    "candidates": (FEW, 30),
     "candidates_from": (FEW, "random"),
     "parents": ({**FEW, "candidates": 50}, 1),
-    "predictors": (FEW, 2),
+    "predictors": (FEW, 3),
     "predictor_layers": (FEW, 1),
     "predictor_width": (FEW, 3),
     "predictor_epochs": (FEW, 3),

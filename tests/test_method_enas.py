@@ -310,7 +310,7 @@ class Judge:
     """What `after_epoch` needs of a search: judges by a rule, and keeps what it was asked and told."""
 
     def __init__(self, made, rule):
-        self.mapping, self.rule, self.memory, self.cost = made, rule, {}, {"architectures_evaluated": 0}
+        self.mapping, self.rule, self.memory = made, rule, {}
         self.asked, self.losses = [], []
 
     def accuracy(self, architecture, images, first):
@@ -327,7 +327,7 @@ def test_an_epoch_of_the_controller():
     made, progress = method.mapping(5, 0), Progress(2, 4, step=11, draw=1, seed=3)
     search = Judge(made, lambda a: a.count("skip_connect") / 40)
     assert method.after_epoch(search, progress) is None
-    assert search.cost["architectures_evaluated"] == 12 == len(search.asked)
+    assert len(search.asked) == 12
     assert {images for _, images, _ in search.asked} == {160}
     # The third epoch's, and other images for each step.
     assert [first for _, _, first in search.asked] == [160 * step for step in (6, 7, 8) for _ in range(4)]

@@ -75,7 +75,7 @@ def test_loss_in_training(tmp_path, images, monkeypatch):
 
 
 def test_gradient_of_the_weights_in_search(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, bilevel, "gradients", 2, poison_first)
+    broken_at(monkeypatch, bilevel, "sparse_gradients", 2, poison_first)
     fails(tmp_path, images, monkeypatch, "search", 2, "the gradient norm", "the gradient of stem")
 
 

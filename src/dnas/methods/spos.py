@@ -122,7 +122,7 @@ class SPOS(SupernetMethod):
 
         mutant = []
         kinds = (0, 1) if self.mapping_name == SHARED else layer_kinds(len(genes))
-        for gene, kind in zip(genes, kinds, strict=True):
+        for gene, kind in zip(genes, kinds, strict=False):
             nodes = []
             for n, node in enumerate(gene.nodes):
                 slots = list(node)
