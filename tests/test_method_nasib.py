@@ -108,11 +108,10 @@ def test_layers_draw_apart_unless_they_share_a_cell(mapping_name):
         assert not torch.equal(active, method.mixing(mapping, other).active)
 
 
-def test_whether_to_explore_says_nothing_about_what_is_drawn():
-    """Draws of one generator would tie the two: the first operation would be likelier where the search explores."""
+def test_each_edge_explores_by_itself_and_whether_it_does_says_nothing_about_what_is_drawn(monkeypatch):
     method = create("nasib", "full", {}, DARTS)
     mapping = method.mapping(3, 0).double()
-    table = torch.zeros(2, 7)
+    table, spread = torch.zeros(2, 7), 0.0
     for step in range(1000):
         mixing = method.mixing(mapping, at(0.5, step))
         choice = mixing.active.float().argmax(-1)
@@ -120,10 +119,17 @@ def test_whether_to_explore_says_nothing_about_what_is_drawn():
         (gradient,) = torch.autograd.grad((mixing.operations * mixing.active).sum(), [mapping.alpha])
         exploits = (gradient.abs().sum(-1) > 0).long()
         table += torch.stack([torch.bincount(choice[exploits == i], minlength=7) for i in (0, 1)])
+        spread += (exploits.sum(1) - 7.0).square().mean().item() / 1000
     assert table.sum() == 42_000
     assert abs(table[1].sum() / 42_000 - 0.5) < 4 * 0.5 / math.sqrt(42_000)
     expected = table.sum(1, keepdim=True) / 7
     assert ((table - expected) ** 2 / expected).sum() < 32.9  # 12 degrees of freedom, 99.9 %
+    assert spread == pytest.approx(14 / 4, rel=0.15)  # the variance of 14 independent draws
+
+    counters, generator = [], Progress.generator
+    monkeypatch.setattr(Progress, "generator", lambda self, *c: counters.append(c) or generator(self, *c))
+    method.mixing(mapping, FIRST)
+    assert len(counters) == len(set(counters)) == 2
 
 
 # --- the gradient ---------------------------------------------------------------------------------------------
