@@ -1,6 +1,7 @@
 """What methods have in common, on `dnas` and its pair `pc-darts`: methods.md §3.1, §3.4."""
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_tools import ALWAYS, NODES, outcome, parameters
 
+import dnas
 from dnas.errors import InputError
 from dnas.mapping import MAPPINGS, Full, Shared
-from dnas.methods import create
+from dnas.methods import create, list_methods
 from dnas.space import DARTS
 from dnas.streams import torch_stream
 from dnas.supernet import build_supernet
@@ -109,3 +111,15 @@ def test_origin_says_how_the_architecture_was_found():
     method = create("pc-darts", "full", {}, DARTS)
     origin = method.derive(method.mapping(3, 0), ALWAYS).origin
     assert origin["method"] == "pc-darts" and origin["mapping"] == "full"
+
+
+def test_a_methods_name_stands_in_its_own_file_only():
+    """As a text of the program. Four names are other things' names, too: the package's (and the default method), the
+    space's, a section's of the settings, an option's value.
+    """
+    package = Path(dnas.__file__).parent
+    texts = {file: file.read_text("utf-8") for file in package.rglob("*.py")}
+    for name in set(list_methods()) - {"dnas", "darts", "data", "random"}:
+        own = package / "methods" / f"{name.replace('-', '_')}.py"
+        assert f'name = "{name}"' in texts[own]
+        assert [file for file, text in texts.items() if file != own and f'"{name}"' in text] == [], name
