@@ -55,9 +55,11 @@ class SupernetOptions(MethodOptions):
 
 
 class GradientOptions(SupernetOptions):
-    """Options of every method that relaxes the architecture."""
+    """Options of every method that relaxes the architecture.
 
-    with_none: bool = Field(False, description="`none` is a candidate while searching; never exported")
+    Where `none` can take part in the relaxation, a method adds the option `with_none`.
+    """
+
     initial_scale: float = Field(1e-3, ge=0, description="standard deviation of the initial architecture parameters")
 
 
@@ -286,12 +288,14 @@ class GradientMethod(SupernetMethod):
     options: GradientOptions
 
     def __init__(self, options: GradientOptions, mapping: str, space: Space) -> None:
-        if space.none is not None:
-            if "with_none" in options.model_fields_set and options.with_none != space.none:
-                raise InputError(f"--option with_none={options.with_none} does not go with --space {space.name}")
+        with_none = getattr(options, "with_none", False)
+        if space.none is not None and "with_none" in type(options).model_fields:
+            if "with_none" in options.model_fields_set and with_none != space.none:
+                raise InputError(f"--option with_none={with_none} does not go with --space {space.name}")
             options = options.model_copy(update={"with_none": space.none})
         super().__init__(options, mapping, space)
-        self.operations = ("none", *space.primitives) if options.with_none else space.primitives
+        if with_none if space.none is None else space.none:
+            self.operations = ("none", *space.primitives)
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Fresh architecture parameters."""

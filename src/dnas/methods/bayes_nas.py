@@ -11,7 +11,7 @@ H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the sw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,6 @@ SMALLEST_OMEGA = 1e-8
 class BayesNASOptions(GradientOptions):
     """The prior and its updates."""
 
-    with_none: ClassVar[bool] = False  # type: ignore[misc]  # its switch would act on nothing
     initial_scale: float = Field(0.0, ge=0, description="standard deviation of the initial switches around 1")
     lambda_edges: float = Field(0.01, gt=0, description="λ_e: weight of the edges' penalty")
     lambda_operations: float = Field(0.01, gt=0, description="λ_o: weight of the operations' penalty")

@@ -6,7 +6,7 @@ L_val + w01 · L01 ,   L01 = -mean (σ(alpha) - ½)²   or   -mean |σ(alpha) - 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,6 @@ PAPER_THRESHOLD = 0.85
 class FairDARTSOptions(GradientOptions):
     """Those of the public code. `none` is no option: where operations do not compete, it would do nothing."""
 
-    with_none: ClassVar[bool] = False  # type: ignore[misc]
     initial_scale: float = Field(
         0.0, ge=0, description="standard deviation of the initial alpha; 0 as in the public code: all σ(alpha) are ½"
     )

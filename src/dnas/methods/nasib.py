@@ -29,6 +29,7 @@ from dnas.relaxation import MixingWeights, expand, gumbel
 class NASIBOptions(GradientOptions):
     """The budget is `search.epochs`: what is explored when follows from it alone."""
 
+    with_none: bool = Field(False, description="`none` is a candidate while searching; never exported")
     initial_scale: float = Field(0.0, ge=0, description="standard deviation of the initial alpha; 0: all are equal")
     temperature: float = Field(1.0, gt=0, description="τ of the softmax that draws where the search exploits")
 

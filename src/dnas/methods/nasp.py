@@ -10,7 +10,7 @@ The gradient at Ā is had for all operations, which costs as much as a mixture, 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,6 @@ from dnas.settings import GradientSettings
 class NASPOptions(GradientOptions):
     """`none` is no option: an edge that is not among the best carries nothing already."""
 
-    with_none: ClassVar[bool] = False  # type: ignore[misc]
     initial_scale: float = Field(
         1e-3, ge=0, description="standard deviation of A around ½; 0 as in the public code, where the first tie wins"
     )
