@@ -137,3 +137,16 @@ def test_anything_is_a_configuration_or_refused_in_a_sentence(values):
         assert isinstance(parse(values), Config)
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 400
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("seconds", -1.0, "--search-seconds is -1.0"),
+        ("batch_size", 1, "--batch-size is 1"),
+        ("update", "joint", "--option search.update is 'joint'"),
+    ],
+)
+def test_a_wrong_setting_is_called_what_the_command_line_calls_it(key, value, named):
+    with pytest.raises(InputError, match=named):
+        parse({"search": {key: value}})

@@ -226,7 +226,8 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
         return
     for method in listed:
         print(f"{method['name']}: {method['paper']}")
-        print(f"  mappings: {', '.join(method['mappings'])} (default {method['default_mapping']})")
+        mappings = ", ".join(method["mappings"])
+        print(f"  kind: {method['kind']}; mappings: {mappings} (default {method['default_mapping']})")
         for option in method["options"]:
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
 

@@ -255,9 +255,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+# Settings of a search or a training that have an option of their own on the command line.
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("layers", "channels", "epochs", "batch_size")}
+
+
 def _flag(key: str) -> str:
-    """The command line's name of a setting that has one: search.batch_size → --batch-size."""
+    """What the command line calls a setting: search.batch_size → --batch-size, search.pad → --option search.pad."""
     section, _, name = key.rpartition(".")
+    if section == "":
+        return f"--{name.replace('_', '-')}"
     if section == "options":
         return f"--option {name}"
-    return f"--{name.replace('_', '-')}" if section in ("search", "train", "") else key
+    if key == "search.seconds":
+        return "--search-seconds"
+    if section in ("search", "train"):
+        return _FLAGS.get(name, f"--option {key}")
+    return key
