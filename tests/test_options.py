@@ -140,7 +140,8 @@ def test_a_wrong_type_in_a_file_is_a_sentence(tmp_path, text, flags):
 )  # fmt: skip
 def test_a_value_of_another_type_is_not_silently_converted(key, value):
     name = next(iter(value)) if isinstance(value, dict) else key
-    with pytest.raises(InputError, match=name.replace("_", "-")):
+    named = {"learning_rate": "--option train.learning_rate"}.get(name, f"--{name}")
+    with pytest.raises(InputError, match=named):
         parse({key: value})
 
 
