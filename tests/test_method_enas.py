@@ -544,7 +544,7 @@ def test_the_papers_settings():
     assert [e for e in range(150) if paper.rate(e) == 0.05] == [0, 10, 30, 70]
     assert method.paper_settings("cifar10")["train"] == {"layers": 20}
     whole = create("enas", "full", {}, DARTS).paper_settings("cifar100")
-    assert whole["search"]["layers"] == 14 and whole["search"]["batch_size"] == 96
+    assert whole["search"]["layers"] == 14 and whole["search"]["batch_size"] == 160
     assert whole["search"]["epochs"] == 150 and whole["train"] == {"channels": 50}
     optimizer = method.optimizer(method.mapping(3, 0), None)
     group = SimpleNamespace(**optimizer.param_groups[0])

@@ -239,7 +239,7 @@ def test_paper_settings_are_the_public_codes():
     assert (search.architecture_learning_rate, search.architecture_beta1) == (3e-3, 0.9)
     assert (search.architecture_beta2, search.architecture_weight_decay) == (0.999, 1e-3)
     assert paper_travel(method) == pytest.approx(29.4)
-    for data, layers, batch in (("cifar10", 20, 128), ("cifar100", 14, 96)):
+    for data, layers, batch in (("cifar10", 20, 128), ("cifar100", 14, 128)):
         whole = create("fair-darts", "decoupled", {}, DARTS).paper_settings(data)["search"]
         assert (whole["layers"], whole["batch_size"], whole["architecture_beta1"]) == (layers, batch, 0.9)
         assert "warmup_epochs" not in whole

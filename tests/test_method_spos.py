@@ -455,7 +455,7 @@ def test_the_defaults_are_the_papers_and_the_quick_preset_judges_a_tenth():
     assert (options.mutants, options.crossovers, options.mutation_probability) == (0.5, 0.5, 0.1)
     quick = create("spos", None, dict(type(method()).quick["options"]), DARTS).options
     assert quick.population * quick.generations == 100 and quick.parents * 5 == quick.population
-    assert method("shared").paper_settings("cifar10") == {"train": {"layers": 20}}
+    assert method("shared").paper_settings("cifar10") == {"search": {}, "train": {"layers": 20}}
     assert method("full").paper_settings("cifar10")["search"]["layers"] == 20
     with pytest.raises(InputError, match="decoupled"):
         method("decoupled")

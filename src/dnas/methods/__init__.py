@@ -168,6 +168,20 @@ class Method:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
         return {}
 
+    def of_cells(
+        self, data: str, everywhere: Dict[str, Any] | None = None, proxy: Dict[str, Any] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """`paper_settings` of a paper that searches a pair of cells and trains them stacked to 20 layers.
+
+        Args:
+            everywhere: What it sets for the search under any mapping.
+            proxy: What only where cells are shared; over the whole network `whole_network` says the rest.
+        """
+        if self.mapping_name == SHARED:
+            return {"search": {**(everywhere or {}), **(proxy or {})}, "train": {"layers": 20}}
+        whole = whole_network(data)
+        return {**whole, "search": {**whole["search"], **(everywhere or {})}}
+
     def origin(self) -> dict[str, Any]:
         """What an architecture file says of where it came from."""
         return {"method": self.name, "mapping": self.mapping_name}

@@ -22,7 +22,7 @@ from dnas import bilevel
 from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.space import Space
 from dnas.streams import numpy_stream, torch_stream
 
@@ -149,11 +149,8 @@ class BANANAS(TrialMethod):
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """100 trials of 50 epochs; for the published cells the authors' code trains the network of the end in each."""
         trials = {"trials": 100, "epochs": 50}
-        if self.mapping_name != SHARED:
-            settings = whole_network(data)
-            return {**settings, "search": {**settings["search"], **trials}}
         network = {"layers": 20, "channels": 36, "batch_size": 96, "learning_rate_min": 0.0}
-        return {"search": {**trials, **network}, "train": {"layers": 20}}
+        return self.of_cells(data, trials, network)
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """The rest of the random ones, then rounds of those that the predictors choose.

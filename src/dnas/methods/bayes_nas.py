@@ -21,7 +21,7 @@ from torch import Tensor
 from dnas import bilevel
 from dnas.architecture import Architecture
 from dnas.mapping import SHARED, Decoupled, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ class BayesNAS(GradientMethod):
             "update": "single-level",
             "architecture_weight_decay": 0.0,
         }
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": {**whole["search"], **own}}
-        return {"search": {**own, "channels": 36, "batch_size": 18}, "train": {"layers": 20}}
+        return self.of_cells(data, own, {"channels": 36, "batch_size": 18})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …"""

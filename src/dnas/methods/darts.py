@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, softmax
 
 
@@ -32,9 +32,7 @@ class DARTS(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20."""
-        if self.mapping_name != SHARED:
-            return whole_network(data)
-        return {"search": {"warmup_epochs": 0}, "train": {"layers": 20}}
+        return self.of_cells(data, proxy={"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, softmax
 
 
@@ -35,11 +35,7 @@ class DARTS2nd(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20; the second order in any case."""
-        update = {"update": "second-order"}
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": whole["search"] | update}
-        return {"search": {"warmup_epochs": 0, **update}, "train": {"layers": 20}}
+        return self.of_cells(data, {"update": "second-order"}, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -17,7 +17,7 @@ from pydantic import Field
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.ops import PRIMITIVES
 from dnas.relaxation import MixingWeights, expand, softmax
 from dnas.space import Space
@@ -65,9 +65,7 @@ class DARTSPlus(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """DARTS' proxy of 8 layers without warm-up, for at most 60 epochs, trained at 20 layers."""
-        if self.mapping_name != SHARED:
-            return whole_network(data)
-        return {"search": {"warmup_epochs": 0, "epochs": 60}, "train": {"layers": 20}}
+        return self.of_cells(data, proxy={"warmup_epochs": 0, "epochs": 60})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

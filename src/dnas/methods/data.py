@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
 
 
@@ -50,11 +50,7 @@ class DATA(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Those of the authors' code: 8 layers, trained at 20."""
-        search = {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0}
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": whole["search"] | search}
-        return {"search": search, "train": {"layers": 20}}
+        return self.of_cells(data, {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dnas.architecture import Architecture, Cell
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, whole_network
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions
 from dnas.relaxation import MixingWeights, path
 from dnas.space import Space, reduction_layers
 from dnas.streams import torch_stream
@@ -238,10 +238,7 @@ class ENAS(SupernetMethod):
             # Their l2 of 1e-4 multiplies Σ w², whose gradient is twice the weight.
             "weight_decay": 2e-4,
         }
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": own | whole["search"]}
-        return {"search": own | {"layers": 8, "channels": 20}, "train": {"layers": 20}}
+        return self.of_cells(data, own, {"layers": 8, "channels": 20})
 
     def mapping(self, layers: int, seed: int) -> Controller:
         return Controller(self.space, layers, self.mapping_name == SHARED, self.options, seed)

@@ -16,7 +16,7 @@ from pydantic import Field
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.settings import TrialSettings
 from dnas.space import Space
 from dnas.streams import numpy_stream
@@ -67,11 +67,7 @@ class Evolution(TrialMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Real et al. 2019: 20,000 trials of 25 epochs; 24 channels, three normal cells between reductions."""
-        trials = {"trials": 20_000, "epochs": 25}
-        if self.mapping_name != SHARED:
-            paper = whole_network(data)
-            return paper | {"search": paper["search"] | trials}
-        return {"search": {"layers": 11, "channels": 24, **trials}, "train": {"layers": 20}}
+        return self.of_cells(data, {"trials": 20_000, "epochs": 25}, {"layers": 11, "channels": 24})
 
     @property
     def _ages(self) -> bool:

@@ -16,7 +16,7 @@ from dnas import derive
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.mapping import SHARED, Decoupled, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, sigmoid
 from dnas.space import Space
 
@@ -64,10 +64,7 @@ class FairDARTS(GradientMethod):
             "architecture_learning_rate": 3e-3,
             "architecture_beta1": 0.9,
         }
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": optimisers | whole["search"]}
-        return {"search": {**optimisers, "warmup_epochs": 0}, "train": {"layers": 20}}
+        return self.of_cells(data, optimisers, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

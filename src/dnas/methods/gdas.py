@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
 
 
@@ -48,10 +48,7 @@ class GDAS(GradientMethod):
             "nesterov": True,
             "order": "weights-first",
         }
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": whole["search"] | search}
-        return {"search": search, "train": {"layers": 20}}
+        return self.of_cells(data, search)
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

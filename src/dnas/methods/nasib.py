@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.relaxation import MixingWeights, expand, gumbel
 
 
@@ -46,11 +46,7 @@ class NASIB(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """DARTS' settings, since the source's are not known; no warm-up, since exploration is one."""
-        own = {"warmup_epochs": 0}
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": own | whole["search"]}
-        return {"search": own, "train": {"layers": 20}}
+        return self.of_cells(data, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -25,7 +25,7 @@ from dnas import bilevel
 from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, whole_network
+from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.space import Space, reduction_layers
 from dnas.streams import torch_stream
 
@@ -164,11 +164,7 @@ class NASNet(TrialMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """A.3, A.6: 20,000 trials of 20 epochs; two normal cells before, between and after the reductions."""
-        trials = {"trials": 20_000, "epochs": 20}
-        if self.mapping_name != SHARED:
-            settings = whole_network(data)
-            return {**settings, "search": {**settings["search"], **trials}}
-        return {"search": {**trials, "layers": 8, "channels": 32}, "train": {"layers": 20}}
+        return self.of_cells(data, {"trials": 20_000, "epochs": 20}, {"layers": 8, "channels": 32})
 
     @property
     def batch(self) -> int:

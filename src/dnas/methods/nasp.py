@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.ops import PRIMITIVES
 from dnas.relaxation import MixingWeights, expand, path
 from dnas.settings import GradientSettings
@@ -53,9 +53,7 @@ class NASP(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The public code's, which are those of DARTS: a proxy of 8 layers without warm-up, trained at 20."""
-        if self.mapping_name != SHARED:
-            return whole_network(data)
-        return {"search": {"warmup_epochs": 0}, "train": {"layers": 20}}
+        return self.of_cells(data, proxy={"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """In the middle of the box, with noise that breaks ties."""

@@ -52,10 +52,7 @@ class PNAS(TrialMethod):
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reductions."""
         trials = len(nodes(self.space, 0)) + 256 * (self.space.nodes - 1)
-        return {
-            "search": {"layers": 8, "channels": 24, "trials": trials, "epochs": 20},
-            "train": {"layers": 20},
-        }
+        return self.of_cells(data, {"trials": trials, "epochs": 20}, {"layers": 8, "channels": 24})
 
     def stages(self) -> list[int]:
         """How many cells of 1, 2, … nodes are trained: equal parts of the budget, where there are so many cells.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dnas.errors import InputError
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial, whole_network
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
 from dnas.relaxation import MixingWeights
 from dnas.space import Space
 from dnas.streams import numpy_stream
@@ -54,11 +54,7 @@ class RandomSharing(SupernetMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Their experiment's script: 24 channels, 150 epochs, gradients clipped at 1; the rest as DARTS."""
-        own = {"epochs": 150, "clip_norm": 1.0}
-        if self.mapping_name == SHARED:
-            return {"search": {"channels": 24, **own}, "train": {"layers": 20}}
-        settings = whole_network(data)
-        return {**settings, "search": {**settings["search"], **own}}
+        return self.of_cells(data, {"epochs": 150, "clip_norm": 1.0}, {"channels": 24})
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dnas.errors import InputError
 from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods import GradientMethod, GradientOptions, Progress
 from dnas.ops import PRIMITIVES, AvgPool, Chain, Conv, FactorizedReduce, Identity, MaxPool
 from dnas.relaxation import MixingWeights, expand, gumbel, softmax
 from dnas.space import Space, reduction_layers
@@ -58,11 +58,7 @@ class SNAS(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Those of the authors' code on one GPU: 8 layers, trained at 20."""
-        search = {"epochs": 150, "warmup_epochs": 0, "update": "single-level"}
-        if self.mapping_name != SHARED:
-            whole = whole_network(data)
-            return {**whole, "search": whole["search"] | search}
-        return {"search": search, "train": {"layers": 20}}
+        return self.of_cells(data, {"epochs": 150, "warmup_epochs": 0, "update": "single-level"})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

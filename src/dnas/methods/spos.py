@@ -18,7 +18,7 @@ from pydantic import Field
 from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
 from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial, whole_network
+from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
 from dnas.relaxation import MixingWeights
 from dnas.space import Space, layer_kinds, reduction_layers
 from dnas.streams import numpy_stream
@@ -70,7 +70,7 @@ class SPOS(SupernetMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The paper has no search in this space, so the supernet is trained as DARTS' is."""
-        return {"train": {"layers": 20}} if self.mapping_name == SHARED else whole_network(data)
+        return self.of_cells(data)
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)
