@@ -453,19 +453,6 @@ def test_paper_settings():
     assert full["train"] == {"channels": 50}
 
 
-@pytest.mark.parametrize("option", ACTS)
-def test_every_option_acts(option):
-    around, value = ACTS[option]
-
-    def proposed(**options):
-        made = create("bananas", None, options, DARTS)
-        made.budget = 16
-        return [trial.architecture for trial in run(made, convolutions, 12, layers=3)]
-
-    assert set(ACTS) == set(BANANASOptions.model_fields)
-    assert proposed(**around) != proposed(**{**around, option: value})
-
-
 # --- a whole search ----------------------------------------------------------------------------------------
 
 

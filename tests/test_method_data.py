@@ -14,7 +14,7 @@ from sparse_tools import (
 )
 
 from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create, get_method
+from dnas.methods import Progress, create
 from dnas.relaxation import expand, gumbel
 from dnas.space import DARTS
 from dnas.streams import torch_stream
@@ -246,10 +246,3 @@ def test_a_search_gives_an_architecture_and_the_same_bits_for_the_same_seed(mapp
 
 def test_a_search_goes_on_to_the_same_bits():
     assert_goes_on_to_the_same_bits("data")
-
-
-def test_every_option_acts():
-    assert set(ACTS) == set(get_method("data").Options.model_fields)
-    default = found("data")[1]
-    for option, (around, value) in ACTS.items():
-        assert found("data", options={**around, option: value})[1] != default, option

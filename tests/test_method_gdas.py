@@ -15,7 +15,7 @@ from sparse_tools import (
 )
 
 from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create, get_method
+from dnas.methods import Progress, create
 from dnas.relaxation import expand, gumbel
 from dnas.space import DARTS
 from dnas.streams import torch_stream
@@ -186,10 +186,3 @@ def test_a_search_gives_an_architecture_and_the_same_bits_for_the_same_seed(mapp
 
 def test_a_search_goes_on_to_the_same_bits():
     assert_goes_on_to_the_same_bits("gdas")
-
-
-def test_every_option_acts():
-    assert set(ACTS) == set(get_method("gdas").Options.model_fields)
-    default = found("gdas")[1]
-    for option, (around, value) in ACTS.items():
-        assert found("gdas", options={**around, option: value})[1] != default, option

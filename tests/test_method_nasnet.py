@@ -355,18 +355,6 @@ def test_paper_settings():
     assert full["train"] == {"channels": 50}
 
 
-@pytest.mark.parametrize("option", ACTS)
-def test_every_option_acts(option):
-    around, value = ACTS[option]
-    best = DARTS.sample(numpy_stream(99, "planted"), 3, shared=True)
-
-    def proposed(**options):
-        return [trial.architecture for trial in run(method(budget=8, **options), match(best), 8, layers=3)]
-
-    assert set(ACTS) == set(method().options.model_dump())
-    assert proposed(**around) == proposed(**around) != proposed(**around, **{option: value})
-
-
 # --- a whole search ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from sparse_tools import INFO, SPLIT, assert_goes_on_to_the_same_bits, by_layer,
 
 from dnas.errors import InputError
 from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create, get_method
+from dnas.methods import Progress, create
 from dnas.methods.snas import RESOURCES, resources
 from dnas.plan import plan, size
 from dnas.relaxation import gumbel
@@ -313,11 +313,3 @@ def test_a_search_gives_an_architecture_and_the_same_bits_for_the_same_seed(mapp
 
 def test_a_search_goes_on_to_the_same_bits():
     assert_goes_on_to_the_same_bits("snas")
-
-
-def test_every_option_acts():
-    assert set(ACTS) == set(get_method("snas").Options.model_fields)
-    default = found("snas")[1]
-    for option, (around, value) in ACTS.items():
-        before = found("snas", options=around)[1] if around else default
-        assert found("snas", options={**around, option: value})[1] != before, option

@@ -489,10 +489,3 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(stop):
     found = run("spos", SMALL, session=resumed)
     assert found.architecture == expected.architecture and found.cost == expected.cost
     assert resumed.shown == {step: shown for step, shown in whole.shown.items() if step > stop}
-
-
-@pytest.mark.parametrize("option", ACTS)
-def test_every_option_acts(option):
-    around, value = ACTS[option]
-    default, changed = (run("spos", {**around, **more}) for more in ({}, {option: value}))
-    assert default.architecture != changed.architecture
