@@ -6,18 +6,18 @@ import pytest
 import torch
 from test_contract import table
 
-from dnas import bilevel, checkpoint, config, supernet_search
+from dnas import bilevel, checkpoint, config, supernet_search, testing
 from dnas.augment import normalise
 from dnas.data import DataInfo, Split
 from dnas.errors import InputError
 from dnas.kernels import native
 from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create, get_method, list_methods
+from dnas.methods import Candidate, Progress, create, get_method, list_methods
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.space import DARTS, SPACES, Space
-from dnas.streams import torch_stream
+from dnas.streams import numpy_stream, torch_stream
 from dnas.supernet_search import Search
 
 COUNT = 32
@@ -635,3 +635,20 @@ def test_with_none_is_the_spaces_where_it_has_a_say():
     with pytest.raises(InputError, match="with_none=True does not go with --space s2"):
         create("pc-darts", None, {"with_none": True}, SPACES["s2"])
     assert create("pc-darts", None, {}, SPACES["s2"]).options.with_none is False
+
+
+def test_a_search_that_time_ended_goes_on_where_it_judged(monkeypatch):
+    """Steps that a limit left out stay out when the judging is resumed, so what depends on them is the same."""
+
+    def finalists(self, mapping, progress):
+        rng = numpy_stream(progress.seed, "finalists", progress.step)
+        return [Candidate(self.space.sample(rng, mapping.layers, shared=True))]
+
+    monkeypatch.setattr(get_method("spos"), "finalists", finalists)
+    limits = {"search.seconds": 1e-9}
+    whole = testing.search("spos", None, limits)
+    steps = [checkpoint.state["step"] for checkpoint in whole.session.checkpoints]
+    assert steps == [1, 2]  # one step, one candidate
+    again = testing.search("spos", None, limits, start=whole.session.checkpoints[-1])
+    assert again.found.architecture == whole.found.architecture and again.found.cost == whole.found.cost
+    assert whole.found.cost["architectures_evaluated"] == 1

@@ -124,6 +124,7 @@ class Search:
         # What the search cost so far: see `Cost`.
         self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
         self.memory: dict[str, Any] = {}
+        self.trained = 0  # steps, of which a limit of time can have left some out
         self.scores: list[float] = []
         self.stopped: Architecture | None = None
         self._executed: Tensor | None = None
@@ -340,6 +341,7 @@ class Search:
             "sums": self.sums,
             "cost": self.cost,
             "memory": self.memory,
+            "trained": self.trained,
             "scores": self.scores,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
@@ -356,7 +358,7 @@ class Search:
         for name, optimizer in self._optimizers():
             unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
-        self.scores = list(state["scores"])
+        self.trained, self.scores = int(state["trained"]), list(state["scores"])
         self.stopped = None if state["stopped"] is None else Architecture.from_json(state["stopped"])
 
     def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
@@ -479,22 +481,25 @@ def search_supernet(
     def time_is_up() -> bool:
         return bool(settings.seconds) and session.elapsed() >= settings.seconds
 
-    step = 0 if checkpoint is None else min(int(checkpoint.state["step"]), steps)
-    while step < steps and search.stopped is None and not (step and time_is_up()):
+    # Where candidates have been judged, the steps were over, for whatever reason.
+    while search.trained < steps and not search.scores and search.stopped is None:
+        step = search.trained
+        if step and time_is_up():
+            break
         loss = search.step(step)
         if (step + 1) % settings.steps_per_epoch == 0:
             session.metric(**search.epoch_metrics(step))
             search.stopped = method.after_epoch(search, search.progress(step, draw=1))
-        step += 1
-        session.step_done(step, {"loss": loss}, search.capture)
+        search.trained += 1
+        session.step_done(search.trained, {"loss": loss}, search.capture)
 
     def judge(number: int, candidate: Candidate) -> float:
         score = search.accuracy(candidate.architecture, math.ceil(candidate.share * len(search.validation_part)))
         search.scores.append(score)
-        session.step_done(step + number + 1, {"accuracy": score}, search.capture)
+        session.step_done(search.trained + number + 1, {"accuracy": score}, search.capture)
         return score
 
-    last = search.progress(max(step - 1, 0), draw=1)
+    last = search.progress(max(search.trained - 1, 0), draw=1)
     history = []
     if search.stopped is None:
         finalists = method.finalists(search.mapping, last)
