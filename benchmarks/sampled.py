@@ -30,7 +30,6 @@ from cyclopts import App, Parameter
 from dnas import bilevel
 from dnas.guard import clip
 from dnas.relaxation import MixingWeights, path
-from dnas.space import DARTS
 from dnas.streams import numpy_stream
 from dnas.supernet import Supernet
 
@@ -43,21 +42,13 @@ app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(neg
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a step's cost depends on.
+class Shape(supernet.Shape):
+    """As in `benchmarks/supernet.py`, with all channels mixed.
 
     Attributes:
-        layers: Depth of the supernet.
-        channels: Width of its first cells.
-        batch: Images of a step.
-        size: Their side in pixels.
         partial: K; 1/K of the channels pass through the operations.
     """
 
-    layers: int = 8
-    channels: int = 16
-    batch: int = 64
-    size: int = 32
     partial: int = 1
 
 
@@ -65,24 +56,23 @@ class Shape:
 
 
 def network_of(shape: Shape) -> Supernet:
-    network = supernet.supernet(supernet.ENGINE, supernet.Shape(**asdict(shape)))
+    network = supernet.supernet(supernet.ENGINE, shape)
     assert isinstance(network, Supernet)
     return network
 
 
 def path_of(shape: Shape, number: int) -> MixingWeights:
     """The mixing weights of a uniform architecture."""
-    architecture = DARTS.sample(numpy_stream(number, "benchmark"), shape.layers)
-    return path(architecture, DARTS.primitives, DARTS)
+    architecture = shape.space.sample(numpy_stream(number, "benchmark"), shape.layers)
+    return path(architecture, shape.space.primitives, shape.space)
 
 
 def weight_step(variant: str, network: Supernet, shape: Shape) -> Callable[[], None]:
     """One weight step as a function; every call moves the weights on, and draws another path."""
-    whole = supernet.Shape(**asdict(shape))
     weights = list(network.parameters())
     sgd = torch.optim.SGD(weights, 0.025, momentum=0.9, weight_decay=3e-4, foreach=True)
-    images, labels = supernet.batch(whole, 0, weights[0].dtype)
-    dense = supernet.mixing_of(supernet.mapping(whole), whole).detach().to(images)
+    images, labels = supernet.batch(shape, 0, weights[0].dtype)
+    dense = supernet.mixing_of(supernet.mapping(shape), shape).detach().to(images)
     steps = 0
 
     def step() -> None:
@@ -114,7 +104,7 @@ def differences(shape: Shape, dtype: torch.dtype) -> dict[str, float]:
     """
     network = network_of(shape).to(dtype)
     weights = list(network.parameters())
-    images, labels = supernet.batch(supernet.Shape(**asdict(shape)), 0, dtype)
+    images, labels = supernet.batch(shape, 0, dtype)
     sparse = path_of(shape, 0).to(images)
     found = []
     for mixing in (sparse, replace(sparse, active=None)):
