@@ -180,7 +180,9 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
             check_width(search.channels, method.options.partial_channels)
         else:
             check_channels(search.channels)
-        updates["search"] = search.resolved(count, paper_travel(method), info.image_size)
+        # On a GPU trials would share its memory, and one fills it.
+        threads = int(config.environment["threads"]) if config.device == "cpu" else 1
+        updates["search"] = search.resolved(count, paper_travel(method), info.image_size, threads)
     else:
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
@@ -266,8 +268,8 @@ def _flag(key: str) -> str:
         return f"--{name.replace('_', '-')}"
     if section == "options":
         return f"--option {name}"
-    if key == "search.seconds":
-        return "--search-seconds"
+    if key in ("search.seconds", "search.steps"):
+        return f"--search-{name}"
     if section in ("search", "train"):
         return _FLAGS.get(name, f"--option {key}")
     return key

@@ -25,6 +25,9 @@ class Interrupted(Exception):
     """A signal stopped a run, which can be resumed. Exits with 128 + the signal's number."""
 
     def __init__(self, run: Path, signum: int) -> None:
-        super().__init__(f"interrupted; go on with: dnas resume {run}")
+        super().__init__(run, signum)  # the arguments as they are, so that it can be sent between processes
         self.run = run
         self.signum = signum
+
+    def __str__(self) -> str:
+        return f"interrupted; go on with: dnas resume {self.run}"

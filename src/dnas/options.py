@@ -67,6 +67,8 @@ class SearchOptions:
     "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
     search_seconds: Annotated[float | None, Parameter(group=_SEARCH)] = None
     "Stop searching after this time. [default: no limit]"
+    search_steps: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    "Stop searching after the cost of so many training steps. [default: no limit]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, or of any setting as search.NAME or train.NAME; repeatable."
 
@@ -115,11 +117,9 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
                 if not (command == "run" and key == "layers" and section == "train"):
                     settings.setdefault(section, {})[key] = value
     for section in ("search", "train"):
-        for key in ("layers", "channels", "epochs"):
+        for key in ("layers", "channels", "epochs", "seconds", "steps"):
             if f"{section}_{key}" in given:
                 settings.setdefault(section, {})[key] = given.pop(f"{section}_{key}")
-    if "search_seconds" in given:
-        settings.setdefault("search", {})["seconds"] = given.pop("search_seconds")
     add_options(settings, given.pop("option", []), [*sections, "options"] if "search" in sections else sections)
     if command == "train":
         settings.pop("method", None)

@@ -68,6 +68,8 @@ class Bars(Silent):
         self.bar.start()
 
     def step(self, step: int, shown: Mapping[str, float]) -> None:
+        if self.bar is None:  # what is within the step has had a bar of its own
+            return
         speed = self.bar.tasks[0].speed
         self.bar.update(
             self.task,

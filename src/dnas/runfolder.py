@@ -1,6 +1,7 @@
 """One run's folder on disk: who may write in it, and how each of its files is written.
 
 config.toml architecture.json architecture.svg model.safetensors result.json    written whole, atomically
+trials/          the runs that a search made, one a trial
 metrics.jsonl    one JSON object a line, append-only, the same bytes for the same run
 log.txt          for people; the only file with wall-clock times
 checkpoints/     see dnas.checkpoint
@@ -14,6 +15,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -43,12 +45,14 @@ LOCK_FILES = {".lock", ".owner.json"}
 class RunFolder:
     """A run folder that this process alone may write, until `close` or the end of the `with` block.
 
-    Made by `create` or `reopen`. Every method that writes raises RunError, one line, when the system refuses.
+    Made by `create` or `reopen`, or in a folder that another run keeps. Every method that writes raises RunError, one
+    line, when the system refuses.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 0.0) -> None:
+        """`patience`: seconds to wait for an owner that is about to leave."""
         self.path = path
-        self._lock = _take_lock(path)
+        self._lock = _take_lock(path, patience)
         try:
             self.write_json(".owner.json", {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
             with writing(path):
@@ -193,6 +197,13 @@ class RunFolder:
         known = {**state, "metrics_bytes": self.metrics_bytes()}
         checkpoint.save(folder, checkpoint.next_sequence(folder), tensors, known)
 
+    def has_checkpoints(self) -> bool:
+        return (self.path / "checkpoints").exists()
+
+    def drop_checkpoints(self) -> None:
+        """Removes them, where what they led to is kept."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
     def load_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, if any, and a sentence for each damaged newer one."""
         return checkpoint.newest(self.path / "checkpoints")
@@ -218,6 +229,16 @@ def read_toml(path: Path) -> dict[str, Any]:
     return table
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file that holds a JSON object says. Raises InputError, naming the file, when it cannot be read."""
+    try:
+        return _parse_object(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a JSON object ({error}); restore the file") from error
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, also of a live run: a last line that is not whole is left out.
 
@@ -241,7 +262,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
-    value = json.loads(line, parse_constant=_refuse_constant)
+    value: Any = json.loads(line, parse_constant=_refuse_constant)
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
@@ -279,8 +300,8 @@ def _leftover(name: str) -> bool:
     return name in LOCK_FILES or checkpoint.TEMPORARY_NAME.fullmatch(name) is not None
 
 
-def _take_lock(path: Path) -> FileLock:
-    lock = FileLock(path / ".lock", timeout=0, thread_local=False, is_singleton=False)
+def _take_lock(path: Path, patience: float) -> FileLock:
+    lock = FileLock(path / ".lock", timeout=patience, thread_local=False, is_singleton=False)
     with writing(path / ".lock"):
         try:
             lock.acquire()

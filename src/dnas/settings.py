@@ -37,14 +37,18 @@ class SearchSettings(Settings):
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     seconds: float = Field(0.0, ge=0, description="stop after this time, at the end of a step or trial; 0: no limit")
+    steps: int = Field(
+        0, ge=0, description="stop after the cost of so many steps forward and backward, likewise; 0: no limit"
+    )
 
-    def resolved(self, count: int, travel: float, image_size: int) -> Self:
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         """With every automatic value replaced by its number.
 
         Args:
             count: Training images.
             travel: How far an architecture parameter goes, where `architecture_learning_rate` is 0.
             image_size: Pixels of a side.
+            threads: What the machine can do at a time, for automatic numbers of processes.
 
         Raises:
             InputError: Values that do not go together.
@@ -73,6 +77,10 @@ class SearchSettings(Settings):
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(self.weight_images / self.batch_size)
+
+    def spent(self, seconds: float, steps: float) -> bool:
+        """Whether a limit is reached: seconds and step equivalents so far."""
+        return (0 < self.seconds <= seconds) or (0 < self.steps <= steps)
 
     def rate(self, epoch: int) -> float:
         """The weights' learning rate in an epoch: a cosine that starts at its top (Loshchilov & Hutter 2017)."""
@@ -131,7 +139,7 @@ class GradientSettings(SupernetSettings):
         "batch, as `eigenvalue` in metrics.jsonl; by torch, so it takes some 100 native steps",
     )
 
-    def resolved(self, count: int, travel: float, image_size: int) -> Self:
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         if self.update == "single-level" and self.order != "architecture-first":
             raise InputError(f"search.order={self.order} has no use with search.update=single-level: both move at once")
         if self.update == "single-level" and self.train_share != GradientSettings().train_share:
@@ -145,7 +153,7 @@ class GradientSettings(SupernetSettings):
             raise InputError(
                 f"warmup_epochs is {warmup} of {self.epochs} epochs, so the architecture would never move; lower it"
             )
-        settings = super().resolved(count, travel, image_size)
+        settings = super().resolved(count, travel, image_size, threads)
         settings = settings.model_copy(update={"warmup_epochs": warmup})
         if settings.architecture_learning_rate == 0:
             rate = float(f"{travel / settings.architecture_steps:.4g}")
@@ -168,6 +176,17 @@ class TrialSettings(SearchSettings):
     """A search that trains every candidate from scratch, shortly."""
 
     trials: int = Field(100, ge=1, description="how many candidates are trained")
+    processes: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="how many of them at a time, each in a process with its share of the threads; 0: one a thread on "
+        "the CPU, else 1",
+    )
+
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
+        settings = super().resolved(count, travel, image_size, threads)
+        return settings.model_copy(update={"processes": self.processes or min(threads, self.trials)})
 
 
 class TrainSettings(Settings):

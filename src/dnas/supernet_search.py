@@ -8,7 +8,7 @@ algorithm 1); a sampling method moves the weights of what it samples, and judges
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -422,6 +422,36 @@ def entropy(scores: Tensor) -> float:
     return float(-(share * share.clamp_min(1e-30).log()).sum(-1).mean() / math.log(share.shape[-1]))
 
 
+def judged_in_rounds(
+    method: Method,
+    layers: int,
+    seed: int,
+    known: Sequence[float | None],
+    judge: Callable[[int, Sequence[Candidate]], Iterable[float | None]],
+    limit: int | None = None,
+    finalists: Sequence[Candidate] = (),
+) -> list[Trial]:
+    """Judge what a method proposes until it proposes nothing, or it is enough.
+
+    Args:
+        known: The scores of the first candidates, from an earlier execution: those are proposed again, and not judged.
+        judge: Number of the first and candidates → their scores in order; fewer than that end the search.
+        limit: Candidates at most.
+        finalists: What is judged before anything is proposed.
+    """
+    history: list[Trial] = []
+    while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
+        room = candidates if limit is None else candidates[: limit - len(history)]
+        scores = list(known[len(history) : len(history) + len(room)])
+        if len(scores) < len(room):
+            scores += judge(len(history) + len(scores), room[len(scores) :])
+        # Where it is enough, or the limit is reached, there are fewer scores than candidates.
+        history += [Trial(c.architecture, score, c.share) for c, score in zip(candidates, scores, strict=False)]
+        if len(scores) < len(candidates):
+            break
+    return history
+
+
 def judged(
     method: Method,
     layers: int,
@@ -432,27 +462,16 @@ def judged(
     limit: int | None = None,
     finalists: Sequence[Candidate] = (),
 ) -> list[Trial]:
-    """Judge what a method proposes until it proposes nothing, or it is enough.
+    """As `judged_in_rounds`, one after another: `judge` takes a number and a candidate, and `enough` says whether to
+    end before the next; one is judged in any case."""
 
-    Args:
-        known: The scores of the first candidates, from an earlier execution: those are proposed again, and not judged.
-        judge: Number and candidate → score.
-        enough: Whether to end before the next candidate; one is judged in any case.
-        limit: Candidates at most.
-        finalists: What is judged before anything is proposed.
-    """
-    history: list[Trial] = []
-    while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
-        proposed: list[Trial] = []
-        for candidate in candidates:
-            number = len(history) + len(proposed)
-            over = number >= len(known) and number > 0 and enough()
-            if over or number == limit:
-                return history + proposed
-            score = known[number] if number < len(known) else judge(number, candidate)
-            proposed.append(Trial(candidate.architecture, score, candidate.share))
-        history += proposed
-    return history
+    def one_by_one(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
+        for number, candidate in enumerate(candidates, first):
+            if number > 0 and enough():
+                return
+            yield judge(number, candidate)
+
+    return judged_in_rounds(method, layers, seed, known, one_by_one, limit, finalists)
 
 
 def search_supernet(
@@ -478,13 +497,13 @@ def search_supernet(
     if checkpoint is not None:
         search.restore(checkpoint)
 
-    def time_is_up() -> bool:
-        return bool(settings.seconds) and session.elapsed() >= settings.seconds
+    def spent() -> bool:
+        return settings.spent(session.elapsed(), search.cost["step_equivalents"])
 
     # Where candidates have been judged, the steps were over, for whatever reason.
     while search.trained < steps and not search.scores and search.stopped is None:
         step = search.trained
-        if step and time_is_up():
+        if step and spent():
             break
         loss = search.step(step)
         if (step + 1) % settings.steps_per_epoch == 0:
@@ -503,7 +522,7 @@ def search_supernet(
     history = []
     if search.stopped is None:
         finalists = method.finalists(search.mapping, last)
-        history = judged(method, settings.layers, seed, search.scores, judge, time_is_up, finalists=finalists)
+        history = judged(method, settings.layers, seed, search.scores, judge, spent, finalists=finalists)
     give_back()
     if search.stopped is not None:
         architecture = search.stopped

@@ -679,20 +679,15 @@ def _restore(states: Mapping[str, Any]) -> None:
 def check_resumes(name: str, mapping: str | None = None, options: Options | None = None) -> None:
     """From the checkpoint after any step, trial or judged candidate, a new object comes to the same end, to the bit."""
     mapping = mapping or get_method(name).default_mapping
-    sizes: list[tuple[Mapping[str, Any], Architecture | None]] = [(SMALL, plant(mapping, 0))]
-    if issubclass(get_method(name), TrialMethod):
-        sizes.append(({**REAL, "epochs": 1}, None))  # whose trials have steps
-    for size, planted in sizes:
-        again = partial(search, name, mapping, options, size=size, planted=planted)
-        whole = again()
-        for checkpoint in whole.session.checkpoints:
-            differing = whole.differences(again(start=checkpoint))
-            where = f"{checkpoint.state['stage']}, step {checkpoint.state['step']}"
-            assert not differing, (
-                f"resumed from its checkpoint of {where}, {name} comes to another end: {differing}; what is learnt "
-                "belongs into the parameters and buffers of `mapping` or into `search.memory`, not into the method, "
-                "and `propose` must be a function of its arguments"
-            )
+    again = partial(search, name, mapping, options, planted=plant(mapping, 0))
+    whole = again()
+    for checkpoint in whole.session.checkpoints:
+        differing = whole.differences(again(start=checkpoint))
+        assert not differing, (
+            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} comes to another end: "
+            f"{differing}; what is learnt belongs into the parameters and buffers of `mapping` or into "
+            "`search.memory`, not into the method, and `propose` must be a function of its arguments"
+        )
 
 
 def check_cost(name: str, mapping: str | None = None, options: Options | None = None) -> None:

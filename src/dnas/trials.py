@@ -1,23 +1,59 @@
 """Runs a method that has every candidate trained from scratch, shortly: images in, an architecture out.
 
 Each trial trains the discrete network of a candidate on one part of the training images and judges it on the other, by
-one and the same short training for every method. A trial is a stage of the session, so an interrupted search goes on
-within the trial where it stopped; those that are done are proposed again and not trained again.
+one and the same short training for every method. A trial has a folder of its own within the run folder, with its own
+checkpoints, so an interrupted search goes on within the trials where it stopped; and it may have a process of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from dnas.architecture import Architecture
 from dnas.data import DataInfo, Split, chosen, halves
-from dnas.errors import Diverged
+from dnas.errors import Diverged, Interrupted
+from dnas.kernels import native
 from dnas.methods import Candidate, TrialMethod
-from dnas.session import Session
+from dnas.progress import Reporter
+from dnas.runfolder import RunFolder, read_json
+from dnas.session import Captured, Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
-from dnas.supernet_search import FORWARD, STAGE, Found, judged
+from dnas.supernet_search import FORWARD, STAGE, Found, judged_in_rounds
 from dnas.trainer import measure_accuracy, train_network
+from dnas.workers import Outcome, WorkerDied, Workers
+
+FOLDER = "trials"
+RESULT = "result.json"
+# A process whose parent was killed gives its folder back after the step that it is in.
+LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial, as it is sent to a process.
+
+    Attributes:
+        title: For the progress.
+        folder: Where it keeps what it has, None for nowhere.
+        config: That of the run.
+    """
+
+    architecture: Architecture
+    training: TrainSettings
+    train: Split
+    validation: Split
+    info: DataInfo
+    seed: int
+    title: str
+    device: str
+    folder: Path | None
+    config: dict[str, Any]
 
 
 def short_training(settings: TrialSettings) -> TrainSettings:
@@ -30,6 +66,55 @@ def short_training(settings: TrialSettings) -> TrainSettings:
         drop_path=0.0,
         cutout=0,
     )
+
+
+def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
+    """Train and judge a candidate, or go on with it. Returns its validation accuracy.
+
+    Raises:
+        Diverged: Its training did.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    if job.folder is None:
+        return _trained(job, Session(None, {}, reporter))
+    with RunFolder(job.folder, LOCK_SECONDS) as folder:
+        if not (job.folder / RESULT).exists():
+            session = Session(folder, job.config, reporter)
+            if folder.has_checkpoints():
+                session.resume()
+            with session.signals():
+                try:
+                    result: dict[str, Any] = {"accuracy": _trained(job, session)}
+                except Diverged as error:
+                    result = {"accuracy": None, "error": str(error)}
+            folder.write_json(RESULT, result)
+            folder.drop_checkpoints()
+        result = read_json(job.folder / RESULT)
+    if result["accuracy"] is None:
+        raise Diverged(result["error"])
+    return float(result["accuracy"])
+
+
+def _trained(job: TrialJob, session: Session) -> float:
+    network = train_network(
+        job.architecture,
+        job.training,
+        job.train,
+        job.info,
+        seed=job.seed,
+        session=session,
+        stage="trial",
+        title=job.title,
+        device=job.device,
+    )
+    session.reporter.finish()
+    return measure_accuracy(network, job.validation, job.info, job.device).value
+
+
+def _run_in_process(job: TrialJob) -> float:
+    native.choose(job.config.get("backend", "auto"))
+    torch.use_deterministic_algorithms(job.config.get("deterministic", False))
+    return run_trial(job)
 
 
 def search_by_trials(
@@ -56,49 +141,73 @@ def search_by_trials(
     train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
     training = short_training(settings)
     method.budget = settings.trials
+    equivalents = (training.epochs * len(train_part) + FORWARD * len(validation_part)) / settings.batch_size
+    root = None if session.folder is None else session.folder.path / FOLDER
 
-    def trained(architecture: Architecture, number: int, stage: str, title: str) -> float:
-        network = train_network(
-            architecture,
-            training,
-            train_part,
-            info,
-            seed=derived_seed(seed, "trial", number),
-            session=session,
-            stage=stage,
-            title=title,
-            device=device,
-        )
-        return measure_accuracy(network, validation_part, info, device).value
+    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials)
+    scores: list[float | None] = [] if checkpoint is None else list(checkpoint.state["loop"]["scores"])
 
-    def judge(number: int, candidate: Candidate) -> float | None:
-        architecture = candidate.architecture
-        stage = f"trial {number + 1}"
-        title = f"{stage} of {settings.trials} ({method.name}, {method.mapping_name})"
-        try:
-            if evaluate is None:
-                score: float | None = trained(architecture, number, stage, title)
-            else:
-                session.start(stage, title, 1)
-                score = evaluate(architecture)
-        except Diverged as error:
-            session.say(f"{stage} failed: {error}")
-            score = None
+    def capture() -> Captured:
+        return {}, {"scores": scores}
+
+    def spent(number: int) -> bool:
+        """Whether trial `number`, 0-based, is beyond the budget; one is made in any case."""
+        return number > 0 and settings.spent(session.elapsed(), number * equivalents)
+
+    def jobs(first: int, candidates: Sequence[Candidate]) -> Iterator[TrialJob]:
+        for number, candidate in enumerate(candidates, first):
+            if spent(number):
+                return
+            folder = None if root is None else root / f"{number + 1:04d}"
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            yield TrialJob(
+                candidate.architecture,
+                training,
+                train_part,
+                validation_part,
+                info,
+                derived_seed(seed, "trial", number),
+                f"trial {number + 1} of {settings.trials} ({method.name}, {method.mapping_name})",
+                device,
+                folder,
+                session.config,
+            )
+
+    def record(number: int, architecture: Architecture, outcome: Outcome[float]) -> float | None:
+        if isinstance(outcome.error, Diverged | WorkerDied):
+            session.say(f"trial {number + 1} failed: {outcome.error}")
+        elif outcome.error is not None:
+            raise outcome.error
+        score = outcome.result
+        scores.append(score)
         session.metric(stage=STAGE, trial=number + 1, accuracy=score, skips=architecture.count("skip_connect"))
-        session.complete({"accuracy": score})
+        session.step_done(number + 1, {} if score is None else {"accuracy": score}, capture)
         return score
 
-    def enough() -> bool:
-        return bool(settings.seconds) and sum(session.seconds.values()) >= settings.seconds
+    def judge(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
+        early: dict[int, Outcome[float]] = {}
+        recorded = 0
+        for outcome in workers.run(run, jobs(first, candidates), lambda: session.signum is not None):
+            early[outcome.index] = outcome
+            if isinstance(outcome.error, Interrupted):
+                session.signum = session.signum or outcome.error.signum
+            # In the order of their numbers, whatever came first, so that every run of this search writes the same.
+            while recorded in early and not isinstance(early[recorded].error, Interrupted):
+                yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))
+                recorded += 1
+        if session.signum is not None:
+            session.step_done(len(scores), {}, capture)
 
-    known: list[float | None] = []
-    while f"trial {len(known) + 1}" in session.completed:
-        known.append(session.completed[f"trial {len(known) + 1}"]["accuracy"])
-    history = judged(method, settings.layers, seed, known, judge, enough, settings.trials)
-    session.start(STAGE, f"search ({method.name}, {method.mapping_name})", 1)
-    passes = training.epochs * len(train_part) + FORWARD * len(validation_part)
-    cost = {
-        "step_equivalents": len(history) * passes / settings.batch_size,
-        "architectures_evaluated": len(history),
-    }
+    def run_here(job: TrialJob) -> float:
+        if evaluate is not None:
+            return evaluate(job.architecture)
+        return run_trial(job, session.reporter)
+
+    processes = settings.processes or 1
+    here = processes == 1 or evaluate is not None
+    run = run_here if here else _run_in_process
+    with Workers(1 if here else processes, max(1, torch.get_num_threads() // processes)) as workers:
+        history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
+    cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
     return Found(method.choose(history), {}, cost)

@@ -12,6 +12,9 @@ from dnas.mapping import SHARED
 from dnas.methods import Candidate, Trial, TrialMethod
 from dnas.streams import numpy_stream
 
+# How many are proposed at once, for as many processes.
+ROUND = 64
+
 
 class Random(TrialMethod):
     """Uniform draws × trials × the best one."""
@@ -21,5 +24,6 @@ class Random(TrialMethod):
     paper = "Li & Talwalkar, Random Search and Reproducibility for Neural Architecture Search, UAI 2019"
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        rng = numpy_stream(seed, "candidate", len(history))
-        return [Candidate(self.space.sample(rng, layers, shared=self.mapping_name == SHARED))]
+        """Round after round, until the budget is spent; each by its number, so rounds have no influence."""
+        rngs = (numpy_stream(seed, "candidate", len(history) + i) for i in range(ROUND))
+        return [Candidate(self.space.sample(rng, layers, shared=self.mapping_name == SHARED)) for rng in rngs]

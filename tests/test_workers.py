@@ -1,0 +1,144 @@
+"""Jobs in processes: all outcomes once, whatever dies."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnas.errors import InputError, Interrupted
+from dnas.workers import WorkerDied, Workers
+
+NEVER = lambda: False
+
+
+def square(number):
+    return number * number
+
+
+def threads(number):
+    return os.getpid(), torch.get_num_threads()
+
+
+def by_pid(outcomes):
+    return {outcome.index: outcome for outcome in outcomes}
+
+
+def picky(number):
+    """Some jobs fail, and some take their process with them."""
+    if number == "refused":
+        raise InputError("no such thing")
+    if number == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == "interrupted":
+        raise Interrupted(Path("runs/one"), signal.SIGTERM)
+    return number
+
+
+def meets(folder):
+    """Ends when two jobs run at the same time, which each learns from the other's file."""
+    (folder / str(os.getpid())).touch()
+    patience = threading.Event()
+    for _ in range(6000):
+        if len(list(folder.iterdir())) == 2:
+            return True
+        patience.wait(0.01)
+    return False
+
+
+def until_told(folder):
+    """A run that ends by SIGTERM alone; says so."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    (folder / str(os.getpid())).touch()
+    patience = threading.Event()
+    while not told:
+        patience.wait(0.01)
+    return signal.Signals(told[0]).name
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_job_has_its_outcome(processes):
+    with Workers(processes, 1) as workers:
+        outcomes = by_pid(workers.run(square, range(7), NEVER))
+        assert {index: outcome.result for index, outcome in outcomes.items()} == {n: n * n for n in range(7)}
+        assert [o.result for o in workers.run(square, [5], NEVER)] == [25]  # processes are used again
+        assert not list(workers.run(square, [], NEVER))
+
+
+def test_one_process_is_this_one_and_others_have_their_threads():
+    with Workers(1, 3) as workers:
+        (outcome,) = workers.run(threads, [0], NEVER)
+        assert outcome.result == (os.getpid(), torch.get_num_threads())
+    with Workers(2, 3) as workers:
+        (outcome,) = workers.run(threads, [0], NEVER)
+        assert outcome.result[0] != os.getpid() and outcome.result[1] == 3
+
+
+def test_jobs_run_at_the_same_time(tmp_path):
+    with Workers(2, 1) as workers:
+        assert [outcome.result for outcome in workers.run(meets, [tmp_path, tmp_path], NEVER)] == [True, True]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_is_an_outcome_and_others_go_on(processes):
+    jobs = [1, "refused", 2, "interrupted", 3]
+    with Workers(processes, 1) as workers:
+        outcomes = by_pid(workers.run(picky, jobs, NEVER))
+    assert [outcomes[index].result for index in (0, 2, 4)] == [1, 2, 3]
+    assert isinstance(outcomes[1].error, InputError) and str(outcomes[1].error) == "no such thing"
+    # What a run says of its interruption comes through as it was.
+    assert isinstance(outcomes[3].error, Interrupted)
+    assert (outcomes[3].error.run, outcomes[3].error.signum) == (Path("runs/one"), signal.SIGTERM)
+    assert "dnas resume" in str(outcomes[3].error)
+
+
+def test_only_the_job_that_kills_its_process_fails():
+    jobs = [1, 2, "killed", 3, 4, "killed", 5]
+    with Workers(2, 1) as workers:
+        outcomes = by_pid(workers.run(picky, jobs, NEVER))
+    assert sorted(outcomes) == list(range(7))
+    for index, job in enumerate(jobs):
+        if job == "killed":
+            assert isinstance(outcomes[index].error, WorkerDied)
+        else:
+            assert outcomes[index].result == job
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_where_it_is_stopped_no_job_begins(processes):
+    begun = []
+
+    def jobs():
+        for number in range(100):
+            begun.append(number)
+            yield number
+
+    done = []
+    with Workers(processes, 1) as workers:
+        for outcome in workers.run(square, jobs(), lambda: bool(done)):
+            done.append(outcome)
+    assert len(begun) <= len(done) + processes and len(done) <= 2 * processes
+
+
+def test_who_runs_is_told_to_stop(tmp_path):
+    with Workers(2, 1) as workers:
+        running = lambda: len(list(tmp_path.iterdir())) == 2
+        outcomes = list(workers.run(until_told, [tmp_path] * 4, running))
+    assert [outcome.result for outcome in outcomes] == ["SIGTERM", "SIGTERM"]
+
+
+def test_what_runs_ends_when_the_block_is_left(tmp_path):
+    with pytest.raises(KeyError), Workers(2, 1) as workers:
+        for _ in workers.run(first_then_wait, [tmp_path, None], NEVER):
+            raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]
+
+
+def first_then_wait(folder):
+    if folder is None:
+        return 0
+    (folder / "begun").touch()
+    return 1
