@@ -15,7 +15,7 @@ def history_of(scores, method, layers=5, seed=0):
     """What a search by this method would know with these scores."""
     history = []
     for score in scores:
-        (candidate,) = method.propose(history, layers, seed)
+        candidate = method.propose(history, layers, seed)[0]
         history.append(Trial(candidate.architecture, score))
     return history
 
