@@ -117,9 +117,10 @@ def t_power(effect: float, count: int, level: float = 0.05) -> float:
     # scipy's noncentral t is NaN beyond shifts of 1e9; at 1e8 a test at any level in use sees the effect surely.
     df, shift = count - 1, min(abs(effect) * count**0.5, 1e8)
     critical = stats.t.isf(level / 2, df)
-    # Its lower tail is NaN, too, where it is smaller than 2e-16 (checked against quadrature).
-    opposite = np.nan_to_num(stats.nct.cdf(-critical, df, shift))
-    return float(stats.nct.sf(critical, df, shift) + opposite)
+    with np.errstate(all="ignore"):  # scipy 1.11 divides by 0 on the way to right values.
+        seen, opposite = stats.nct.sf(critical, df, shift), stats.nct.cdf(-critical, df, shift)
+    # The lower tail is NaN, too, where it is smaller than 2e-16 (found by quadrature).
+    return float(seen + np.nan_to_num(opposite))
 
 
 def seeds_needed(mean: float | None, sd: float | None, power: float = 0.8, level: float = 0.05) -> int | None:
@@ -182,7 +183,7 @@ class Correlation:
     tau: float | None
     """-1 (opposite order) to 1 (same order); None where either figure is the same for all items."""
     low: float | None
-    """The interval's lower end; None where tau is None, 1 or -1."""
+    """The interval's lower end; None where tau is None, 1 or -1, or all resamples have one."""
     high: float | None
     p: float | None
     """Of the null hypothesis that the orders are independent; two-sided."""
@@ -194,8 +195,9 @@ def kendall(x: Sequence[float], y: Sequence[float], seed: int, resamples: int = 
 
     τ and p are those of scipy.stats.kendalltau. The interval is of the bootstrap over items: bias-corrected and
     accelerated (BCa; Efron 1987), or of the percentiles where BCa is not defined. It is a pure function of the
-    arguments, and speaks of items drawn as these were: if they are the best of a search, then of such. With fewer than
-    about ten items it is too narrow. Two orders that agree wholly, or are opposite, have none, as all resamples agree.
+    arguments, and speaks of items drawn as these were: if they are the best of a search, then of such. Of ten
+    items or fewer it is wide, since most resamples have ties. Two orders that agree wholly, or are opposite, have none:
+    so do all their resamples.
 
     Raises:
         ValueError: x and y differ in length, or a value is not finite.
@@ -238,7 +240,7 @@ def _bootstrapped(x: Floats, y: Floats, seed: int, resamples: int) -> tuple[floa
 def _tau(x: Floats, y: Floats, axis: int = -1) -> Floats:
     """τ-b along the last axis; 0 where either is constant, as a resample of few items may be: it ranks nothing.
 
-    scipy.stats.kendalltau is a loop over resamples, and slower by a factor of twenty.
+    scipy.stats.kendalltau would be a loop over the resamples, which takes seconds.
     """
     first, second = np.triu_indices(x.shape[-1], 1)
     of_x, of_y = np.sign(x[..., first] - x[..., second]), np.sign(y[..., first] - y[..., second])
