@@ -154,6 +154,61 @@ def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Deb
 
 
 @app.command(sort_key=6)
+def compare(
+    *,
+    methods: Annotated[str, Parameter(help="Names, with commas between them. [default: none]")] = "",
+    mappings: Annotated[
+        str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
+    ] = "",
+    seeds: Annotated[int, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
+    training_seeds: Annotated[int, Parameter(help="Trainings of every network that is found.")] = 1,
+    architectures: Annotated[str, Parameter(help="Published names, with commas: trained by the same trainer.")] = "",
+    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    both: Annotated[BothOptions, _FLAT] = BothOptions(),
+    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods × mappings × seeds on one protocol, beside random networks of the same size.
+
+    The study's folder is --out; give it again to go on, or to add methods or seeds.
+    """
+    from dnas import study
+    from dnas.config import checked
+    from dnas.progress import reporter
+    from dnas.tables import keep
+
+    given = _given(data, search, both, common)
+    for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
+        if given.pop(option) is not None:
+            raise InputError(f"--{option} is of one run; a study has {instead}")
+    out = Path(given.pop("out") or "study")
+    run = nested("run", given)
+    del run["command"]
+    lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
+    settings = checked(
+        study.StudySettings,
+        {
+            **{key: [name.strip() for name in text.split(",") if name.strip()] for key, text in lists.items()},
+            "seeds": seeds,
+            "training_seeds": training_seeds,
+            "run": run,
+        },
+    )
+    failed = study.compare(out, settings, processes=processes, reporter=reporter(quiet))
+    summary = keep(out)
+    if json:
+        _print_json(summary)
+    else:
+        _print_study(summary, out)
+    if failed:
+        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+
+
+@app.command(sort_key=7)
 def show(
     architecture: Annotated[str, Parameter(help="An architecture file, a run folder, or a published name.")],
     /,
@@ -212,7 +267,7 @@ def show(
     )
 
 
-@app.command(sort_key=7)
+@app.command(sort_key=8)
 def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
     """List the methods, or the options of one."""
     from dnas.methods import get_method, registry
@@ -232,7 +287,7 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
 
 
-@app.command(sort_key=8)
+@app.command(sort_key=9)
 def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False) -> None:
     """Tell what this machine has: torch, devices, memory, data sets; and run a short self-test."""
     from dnas.doctor import examine
@@ -409,6 +464,28 @@ def _verdict(result: dict[str, Any]) -> str:
         )
     better = "searched" if difference > 0 else "random"
     return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+
+
+def _print_study(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dnas.tables import DIFFERENCES, HEADER, cells, difference_cells
+
+    console = Console()
+    title = f"{summary['data']}: {summary['test_images']} test images, preset {summary['preset']}"
+    for caption, header, rows in (
+        (title, HEADER, cells(summary)),
+        ("Paired differences of test error", DIFFERENCES, difference_cells(summary)),
+    ):
+        table = Table(title=caption, title_justify="left")
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
+    console.print(f"{missing}everything is in {out}", highlight=False)
 
 
 def _print_architecture(architecture: Architecture) -> None:

@@ -40,7 +40,7 @@ class Config(Settings):
 
     format: Literal["dnas-run/1"] = "dnas-run/1"
     command: Literal["run", "search", "train"] = "run"
-    preset: Literal["quick", "paper"] = "quick"
+    preset: Literal["quick", "shared", "paper"] = "quick"
     method: str = "dnas"
     mapping: str = ""
     space: str = "darts"
@@ -102,13 +102,16 @@ def paper_travel(method: Method) -> float:
 
 
 def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> dict[str, dict[str, Any]]:
-    """What a preset sets for a data set with `count` training images: {"search": …, "train": …}."""
-    paper = method.paper_settings(info.source)
+    """What a preset sets for a data set with `count` training images: {"search": …, "train": …}.
+
+    "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network.
+    """
+    paper = {"search": {"layers": 20}} if preset == "shared" else method.paper_settings(info.source)
     search = dict(paper.get("search", {}))
     train = paper.get("train", {}) | PAPER_TRAIN.get(info.source, {})
     if "stem" not in train and info.image_size >= 128:
         train["stem"] = "imagenet"
-    if preset == "paper":
+    if preset != "quick":
         return {"search": search, "train": train}
     images = min(count, QUICK_TRAIN_IMAGES)
     search |= {
@@ -204,14 +207,14 @@ def parse(values: Mapping[str, Any]) -> Config:
     values = dict(values)
     name = values.get("method", Config.model_fields["method"].default)
     if isinstance(values.get("search"), Mapping) and isinstance(name, str) and name:
-        values["search"] = _checked(get_method(name).Settings, values["search"], "search", f" of method {name}")
-    return _checked(Config, values)
+        values["search"] = checked(get_method(name).Settings, values["search"], "search", f" of method {name}")
+    return checked(Config, values)
 
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
 
 
-def _checked(cls: type[_Checked], values: Mapping[str, Any], section: str = "", whose: str = "") -> _Checked:
+def checked(cls: type[_Checked], values: Mapping[str, Any], section: str = "", whose: str = "") -> _Checked:
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class InUse(InputError):
+    """Another process has the run folder."""
+
+
 class RunError(RuntimeError):
     """A run could not go on although its input was right (a full disk, a loss that is not finite). Exits with 1."""
 

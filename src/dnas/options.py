@@ -36,7 +36,7 @@ class RunOptions:
     seed: Annotated[int | None, Parameter(group=_RUN)] = None
     "Of everything that is drawn. [default: 0]"
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
-    "quick: minutes on two cores. paper: the settings of the method's paper. [default: quick]"
+    "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: quick]"
     config: Annotated[str | None, Parameter(group=_RUN)] = None
     "A TOML file of settings, as config.toml of a run; options given here go before it."
     out: Annotated[str | None, Parameter(group=_RUN)] = None

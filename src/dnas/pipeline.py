@@ -158,7 +158,8 @@ def _carry_through(
         if config.train is not None:
             result |= _train(config, architecture, data, folder, session)
         if config.search is not None:
-            result |= session.completed["search"]["cost"]
+            done = session.completed["search"]
+            result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
         result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
         result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
@@ -180,7 +181,8 @@ def _search(config: Config, method: Method, data: Data, folder: RunFolder, sessi
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text("architecture.json", architecture.dumps())
     folder.write_text("architecture.svg", picture(architecture, config))
-    session.complete({"architecture": architecture.to_json(), "cost": found.cost})
+    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
+    session.complete({"architecture": architecture.to_json(), **known})
     return architecture
 
 

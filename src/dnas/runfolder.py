@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from dnas import checkpoint
 from dnas.checkpoint import Checkpoint, write_atomically, writing
-from dnas.errors import InputError, RunError
+from dnas.errors import InputError, InUse, RunError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -306,7 +306,7 @@ def _take_lock(path: Path, patience: float) -> FileLock:
         try:
             lock.acquire()
         except Timeout:
-            raise InputError(f"{path} is in use by {_owner(path)}; wait for it or stop it") from None
+            raise InUse(f"{path} is in use by {_owner(path)}; wait for it or stop it") from None
     return lock
 
 

@@ -47,11 +47,13 @@ class Found:
         parameters: The architecture parameters behind it; empty where there are none.
         cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
             counts a third); `architectures_evaluated`: how many were judged one by one.
+        validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
     """
 
     architecture: Architecture
     parameters: dict[str, Tensor]
     cost: dict[str, float]
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Search:
         self.trained = 0  # steps, of which a limit of time can have left some out
         self.scores: list[float] = []
         self.stopped: Architecture | None = None
+        self.derived_accuracy: float | None = None  # of the last epoch's, where it was watched
         self._executed: Tensor | None = None
         self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
 
@@ -343,6 +346,7 @@ class Search:
             "memory": self.memory,
             "trained": self.trained,
             "scores": self.scores,
+            "derived_accuracy": self.derived_accuracy,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
         for name, optimizer in self._optimizers():
@@ -359,6 +363,7 @@ class Search:
             unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
         self.trained, self.scores = int(state["trained"]), list(state["scores"])
+        self.derived_accuracy = state["derived_accuracy"]
         self.stopped = None if state["stopped"] is None else Architecture.from_json(state["stopped"])
 
     def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
@@ -410,6 +415,7 @@ class Search:
                 metrics["supernet_accuracy"] = self.accuracy(mixing, settings.watch_images)
             if derived is not None and derived.in_space:
                 metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)
+            self.derived_accuracy = metrics.get("derived_accuracy")
             # Watching chooses nothing, so it is no cost of the search.
             self.cost = before
         self.sums = dict.fromkeys(self.sums, 0.0)
@@ -474,6 +480,12 @@ def judged(
     return judged_in_rounds(method, layers, seed, known, one_by_one, limit, finalists)
 
 
+def score_of(architecture: Architecture, history: Sequence[Trial]) -> float | None:
+    """What an architecture was judged as, on the largest share of images; None where it was not."""
+    known = [trial for trial in history if trial.architecture == architecture and trial.score is not None]
+    return max(known, key=lambda trial: trial.share).score if known else None
+
+
 def search_supernet(
     method: SupernetMethod,
     settings: SupernetSettings,
@@ -533,4 +545,5 @@ def search_supernet(
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
-    return Found(architecture, parameters, search.cost)
+    judged_as = score_of(architecture, history) if history else search.derived_accuracy
+    return Found(architecture, parameters, search.cost, judged_as)

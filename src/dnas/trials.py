@@ -24,7 +24,7 @@ from dnas.runfolder import RunFolder, read_json
 from dnas.session import Captured, Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
-from dnas.supernet_search import FORWARD, STAGE, Found, judged_in_rounds
+from dnas.supernet_search import FORWARD, STAGE, Found, judged_in_rounds, score_of
 from dnas.trainer import measure_accuracy, train_network
 from dnas.workers import Outcome, WorkerDied, Workers
 
@@ -210,4 +210,5 @@ def search_by_trials(
     with Workers(1 if here else processes, max(1, torch.get_num_threads() // processes)) as workers:
         history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
     cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
-    return Found(method.choose(history), {}, cost)
+    architecture = method.choose(history)
+    return Found(architecture, {}, cost, score_of(architecture, history))

@@ -1,0 +1,293 @@
+"""Compares methods: a folder of run folders, one protocol, and the controls without which no search means anything.
+
+Every method is searched under every mapping with every seed, and what it finds is trained. Beside each found network
+stand a random one of the same size and, where layers differ, one with the same layers in another order. A study is
+resumed by running it again: a run that has a result is not run twice, and methods or seeds may be added.
+
+    STUDY/study.toml            what is compared, and the settings of all runs
+    STUDY/runs/NAME             run folders: METHOD-MAPPING-sSEED, with -random, -shuffled, -tN
+    STUDY/study.json, table.*   what came out (`dnas.tables`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import torch
+from filelock import FileLock
+from pydantic import Field
+
+from dnas import pipeline
+from dnas.architecture import Architecture, load_published
+from dnas.checkpoint import write_atomically
+from dnas.config import parse
+from dnas.data import DataInfo, load_train
+from dnas.errors import InputError, Interrupted, InUse, RunError
+from dnas.mapping import SHARED
+from dnas.methods import get_method
+from dnas.progress import Reporter
+from dnas.runfolder import read_json, read_toml
+from dnas.session import Session
+from dnas.settings import Settings
+from dnas.streams import numpy_stream
+from dnas.trainer import random_of_size
+from dnas.workers import Workers
+
+FILE = "study.toml"
+RUNS = "runs"
+RESULT = "result.json"
+PUBLISHED_LAYERS = 20
+# Training seeds after the first lie this far apart, so that no two searches share one.
+TRAINING_STRIDE = 1_000_000
+
+Kind = Literal["searched", "random", "shuffled", "published"]
+
+
+class StudySettings(Settings):
+    """What a study compares.
+
+    Attributes:
+        run: Settings of every run, nested as in a run's config.toml.
+    """
+
+    format: Literal["dnas-study/1"] = "dnas-study/1"
+    methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
+    mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
+    architectures: list[str] = Field(default_factory=list, description="published ones, trained by the same trainer")
+    seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
+    training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
+    run: dict[str, Any] = Field(default_factory=dict)
+
+    def searches(self) -> Iterator[tuple[str, str]]:
+        """The pairs of method and mapping, in order."""
+        for name in self.methods:
+            method = get_method(name)
+            for mapping in self.mappings or [method.default_mapping]:
+                if mapping in method.mappings:
+                    yield name, mapping
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a study, whose trainings are runs.
+
+    Attributes:
+        kind: "searched", its controls "random" and "shuffled", or "published".
+        method, mapping: Of the search that it comes from or controls; the name of a published one, and "".
+        seed: Of that search.
+    """
+
+    kind: Kind
+    method: str
+    mapping: str
+    seed: int
+
+    def run(self, training: int = 0) -> str:
+        """The name of a training's run folder; the first of a searched network is its search, too."""
+        stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
+        control = "" if self.kind in ("searched", "published") else f"-{self.kind}"
+        return f"{stem}{control}" + (f"-t{training}" if training else "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study, as it is sent to a process.
+
+    Attributes:
+        overrides: What to begin it with, where there is no run folder yet.
+        source: The run folder of the search whose network it trains or controls: itself, where it searches.
+    """
+
+    path: Path
+    overrides: dict[str, Any]
+    network: Network
+    source: Path
+    info: DataInfo
+
+
+def networks(settings: StudySettings) -> list[Network]:
+    """Every network of a study. Searched ones come seed after seed, so that an interrupted study is balanced."""
+    found = [
+        Network("searched", method, mapping, seed)
+        for seed in range(settings.seeds)
+        for method, mapping in settings.searches()
+    ]
+    controls = [replace(network, kind="random") for network in found]
+    controls += [replace(network, kind="shuffled") for network in found if network.mapping != SHARED]
+    published = [
+        Network("published", name, "", seed) for name in settings.architectures for seed in range(settings.seeds)
+    ]
+    return found + controls + published
+
+
+def shuffled(architecture: Architecture, seed: int) -> Architecture:
+    """The same layers in another order: those between two reductions change places, reductions stay.
+
+    If which layer has which cell matters, as a search over the whole network supposes, this loses accuracy; the size
+    differs only as far as the first cells of a stage, whose inputs have other widths, do.
+    """
+    rng = numpy_stream(seed, "shuffle")
+    layers = list(architecture.layers)
+    for before, after in pairwise([-1, *architecture.reductions, len(layers)]):
+        stage = slice(before + 1, after)
+        order = layers[stage]
+        # The order as it was would control nothing.
+        while len(set(order)) > 1 and order == layers[stage]:
+            order = [order[i] for i in rng.permutation(len(order))]
+        layers[stage] = order
+    return Architecture(tuple(layers), architecture.reductions, architecture.space, {"shuffled": seed})
+
+
+def do(run: Run, reporter: Reporter | None = None) -> bool:
+    """Begin a run, or go on with it; False where another process has it."""
+    try:
+        if (run.path / "config.toml").exists():
+            pipeline.resume(run.path, reporter=reporter)
+        else:
+            pipeline.start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter)
+    except InUse:
+        return False
+    return True
+
+
+def _architecture(run: Run) -> Architecture | None:
+    """What a run trains; None where it searches."""
+    network = run.network
+    if network.kind == "published":
+        return load_published(network.method, run.overrides.get("train", {}).get("layers", 0) or PUBLISHED_LAYERS)
+    if run.path == run.source:
+        return None
+    found = Architecture.load(run.source / "architecture.json")
+    if network.kind == "shuffled":
+        return shuffled(found, network.seed)
+    if network.kind == "random":
+        config = parse(read_toml(run.source / "config.toml"))
+        assert config.train is not None
+        return random_of_size(found, config.train, run.info, network.seed)
+    return found
+
+
+def compare(
+    path: Path,
+    settings: StudySettings,
+    *,
+    processes: int = 0,
+    reporter: Reporter | None = None,
+) -> list[str]:
+    """Make all runs of a study that have no result yet. Returns the names of those that could not be made.
+
+    Args:
+        path: The study's folder, new or of an earlier call with the same settings of runs.
+        processes: Runs at a time; 0: one a thread on the CPU, else one.
+
+    Raises:
+        InputError: A setting that cannot work, before anything is run.
+        Interrupted: A signal came; what ran has a checkpoint.
+    """
+    settings = _begin(path, settings)
+    config = parse({**settings.run, "search": None, "train": None})
+    _, info = load_train(
+        config.data.source, data_dir=config.data.data_dir or None, image_size=config.data.image_size or None
+    )
+    threads = torch.get_num_threads()
+    processes = processes or (threads if config.device == "cpu" else 1)
+    session = Session(None, {}, reporter)
+    failed: dict[str, str] = {}
+    with session.signals(), Workers(processes, max(1, threads // processes)) as workers:
+        while pending := [run for run in _runs(path, settings, info) if run.path.name not in failed]:
+            left, busy = len(pending), 0
+            session.reporter.start(f"study of {len(list(_names(settings)))} runs", left, 0)
+            for done, outcome in enumerate(workers.run(do, pending, lambda: session.signum is not None), 1):
+                name = pending[outcome.index].path.name
+                if isinstance(outcome.error, Interrupted):
+                    session.signum = session.signum or outcome.error.signum
+                elif isinstance(outcome.error, RunError) or _is_no_size(pending[outcome.index], outcome.error):
+                    failed[name] = str(outcome.error)
+                    session.say(f"{name} failed: {outcome.error}")
+                elif outcome.error is not None:
+                    raise outcome.error
+                busy += outcome.result is False
+                session.reporter.step(done, {})
+            session.reporter.finish()
+            if session.signum is not None:
+                raise Interrupted(path, session.signum)
+            if busy == left:
+                session.say(f"the {busy} runs that are left are being made by another process")
+                break
+    return sorted(failed)
+
+
+def _is_no_size(run: Run, error: Exception | None) -> bool:
+    """Whether no random network has the size that is wanted: a fact to be reported, not the end of a study."""
+    return run.network.kind == "random" and isinstance(error, InputError)
+
+
+def _begin(path: Path, settings: StudySettings) -> StudySettings:
+    """Write what is compared; where the folder has a study, add to it."""
+    if not settings.methods and not settings.architectures:
+        raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
+    if not list(settings.searches()) and settings.methods:
+        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method knows one of them")
+    for name in settings.architectures:
+        load_published(name, PUBLISHED_LAYERS)
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        if (path / FILE).exists():
+            old = read_study(path)
+            if old.run != settings.run:
+                raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
+            settings = old.model_copy(
+                update={
+                    **{
+                        key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)]))
+                        for key in ("methods", "mappings", "architectures")
+                    },
+                    "seeds": max(old.seeds, settings.seeds),
+                    "training_seeds": max(old.training_seeds, settings.training_seeds),
+                }
+            )
+        elif any(entry.name != ".lock" for entry in path.iterdir()):
+            raise InputError(f"--out {path} exists and is no study; choose another folder")
+        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+    return settings
+
+
+def read_study(path: Path) -> StudySettings:
+    """What a study compares. Raises InputError where the folder has none."""
+    if not (path / FILE).is_file():
+        raise InputError(f"{path} is not a study, since it has no {FILE}; give the folder of `dnas compare`")
+    return StudySettings.model_validate(read_toml(path / FILE))
+
+
+def _names(settings: StudySettings) -> Iterator[tuple[Network, int, str]]:
+    for training in range(settings.training_seeds):
+        for network in networks(settings):
+            yield network, training, network.run(training)
+
+
+def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
+    """What can be run now: a control waits for the network that it controls."""
+    for network, training, name in _names(settings):
+        folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
+        ready = folder == source or network.kind == "published" or (source / RESULT).exists()
+        if ready and not (folder / RESULT).exists():
+            yield Run(folder, _overrides(settings, network, training), network, source, info)
+
+
+def _overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
+    given = {**settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
+    if network.kind == "searched" and training == 0:
+        return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
+    given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
+    return {**given, "command": "train", "architecture": network.run()}
+
+
+def results(path: Path) -> Mapping[str, dict[str, Any]]:
+    """The content of result.json of every run that has one, by the run's name."""
+    found = sorted((path / RUNS).glob(f"*/{RESULT}"))
+    return {file.parent.name: read_json(file) for file in found}
