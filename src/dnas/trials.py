@@ -17,7 +17,7 @@ from dnas.session import Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
 from dnas.supernet_search import FORWARD, STAGE, Found, judged
-from dnas.trainer import measure_accuracy, train_network
+from dnas.trainer import built, measure_accuracy, train_network
 
 
 def short_training(settings: TrialSettings) -> TrainSettings:
@@ -58,12 +58,13 @@ def search_by_trials(
     method.budget = settings.trials
 
     def trained(architecture: Architecture, number: int, stage: str, title: str) -> float:
+        trial_seed = derived_seed(seed, "trial", number)
         network = train_network(
-            architecture,
+            built(architecture, training, info, trial_seed),
             training,
             train_part,
             info,
-            seed=derived_seed(seed, "trial", number),
+            seed=trial_seed,
             session=session,
             stage=stage,
             title=title,
