@@ -201,8 +201,8 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
             if config.command == "run" and train.layers not in (0, config.search.layers):
                 if method.mapping_name != "shared":
                     raise InputError(
-                        f"--train-layers {train.layers} differs from the searched {config.search.layers}: with --mapping "
-                        f"{method.mapping_name} every layer has its own gene, so the depth is the searched one"
+                        f"--train-layers {train.layers} differs from the searched {config.search.layers}: with "
+                        f"--mapping {method.mapping_name} every layer has its own gene, so both are the same depth"
                     )
                 reduction_layers(train.layers)
             check_channels(train.channels)
