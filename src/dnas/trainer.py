@@ -6,6 +6,7 @@ accuracy that is reported is the last epoch's on the test split; nothing is chos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -142,7 +143,7 @@ def train_network(
             assert isinstance(network, Network)
             inputs += [drop_path(network, len(labels), rate, torch_stream(seed, "drop-path", step)).to(device)]
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits, loss = _loss(network(*inputs), labels, settings)
+            logits, loss = _loss(network, inputs, labels, settings)
 
         where = partial(first_bad_layer, network, images, partial(network, *inputs))
         value = require_finite(loss, "the loss", stage, step, where)
@@ -175,8 +176,11 @@ def to_device(network: _Network, device: str) -> _Network:
     return moved
 
 
-def _loss(out: Tensor | tuple[Tensor, Tensor], labels: Tensor, settings: NetworkTrainSettings) -> tuple[Tensor, Tensor]:
-    """The logits among what a network gave, and the loss."""
+def _loss(
+    network: nn.Module, inputs: Sequence[Tensor], labels: Tensor, settings: NetworkTrainSettings
+) -> tuple[Tensor, Tensor]:
+    """The logits of a batch, and its loss."""
+    out = network(*inputs)
     logits, auxiliary = out if isinstance(out, tuple) else (out, None)
     loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     if auxiliary is not None:
