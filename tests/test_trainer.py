@@ -12,7 +12,7 @@ from dnas.session import Session
 from dnas.settings import TrainSettings
 from dnas.space import DARTS, reduction_layers
 from dnas.streams import numpy_stream, torch_stream
-from dnas.trainer import Accuracy, measure_accuracy, predict, random_of_size, train_network
+from dnas.trainer import Accuracy, built, measure_accuracy, predict, random_of_size, train_network
 
 INFO = DataInfo("toy", ("dark", "bright"), 1, 8, (0.5,), (0.25,), False)
 
@@ -29,12 +29,18 @@ def settings(**changes):
     return TrainSettings(**{**values, **changes}).resolved(64, 8)
 
 
+def trained(architecture, chosen, seed=0, session=None):
+    """The network of an architecture after its training on toy images."""
+    network = built(architecture, chosen, INFO, seed)
+    return train_network(network, chosen, toy(), INFO, seed=seed, session=session or Session(None, {}))
+
+
 def parameters(architecture):
     return size(plan(architecture, channels=4, classes=2, inputs=1), 8).params
 
 
 def test_a_network_learns_what_can_be_learnt():
-    network = train_network(load_published("DARTS_V2", 3), settings(), toy(), INFO, seed=0, session=Session(None, {}))
+    network = trained(load_published("DARTS_V2", 3), settings())
     accuracy = measure_accuracy(network, toy(), INFO)
     assert accuracy.value == 1.0 and accuracy.images == 64
 
@@ -43,15 +49,13 @@ def test_a_network_with_an_input_that_no_edge_reads_trains():
     """As derivation=threshold can leave it: the first preprocessing has no gradient."""
     cell = Cell(((("skip_connect", 1),), (), (), ()))
     architecture = Architecture((cell,) * 3, reduction_layers(3), "free")
-    network = train_network(architecture, settings(), toy(), INFO, seed=0, session=Session(None, {}))
+    network = trained(architecture, settings())
     assert measure_accuracy(network, toy(), INFO).value > 0.5
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     def weights(seed):
-        architecture = load_published("DARTS_V1", 3)
-        network = train_network(architecture, settings(epochs=1), toy(), INFO, seed=seed, session=Session(None, {}))
-        return network.state_dict()
+        return trained(load_published("DARTS_V1", 3), settings(epochs=1), seed).state_dict()
 
     one, same, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(one[k], same[k]) for k in one)
@@ -132,7 +136,7 @@ def watched(monkeypatch, **changes):
     monkeypatch.setattr(trainer, "apply", apply)
     monkeypatch.setattr(trainer, "drop_path", drop_path)
     chosen = settings(**changes)
-    train_network(load_published("DARTS_V1", 3), chosen, toy(), INFO, seed=0, session=Session(None, {}))
+    trained(load_published("DARTS_V1", 3), chosen)
     assert len(seen) == chosen.epochs * chosen.steps_per_epoch
     return [(i // chosen.steps_per_epoch, *pair) for i, pair in enumerate(seen)]
 
@@ -164,7 +168,7 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, step):
             super().step_done(done, *rest)
 
     def train(session):
-        return train_network(load_published("DARTS_V2", 3), settings(), toy(), INFO, seed=3, session=session)
+        return trained(load_published("DARTS_V2", 3), settings(), 3, session)
 
     whole = train(Session(None, {})).state_dict()
     with RunFolder.create(tmp_path / "run") as folder:

@@ -6,10 +6,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dnas import pipeline
 from dnas.architecture import Architecture
 from dnas.errors import InputError
-from dnas.network import Network
+from dnas.handmade import get_handmade
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, names, nested
 from dnas.progress import Reporter
 
@@ -33,11 +35,13 @@ def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any
 
 
 def train(
-    architecture: Architecture, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
+    architecture: Architecture | str, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Train and test one architecture; the content of result.json."""
+    """Train and test one architecture, or a hand-made network by its name; the content of result.json."""
     _known(options, DataOptions, RunOptions, more=["option"])
-    return _start("train", {**options, "baseline": baseline}, reporter, architecture)
+    name = get_handmade(architecture).name if isinstance(architecture, str) else ""
+    given = {**options, "baseline": baseline, "architecture": name, "handmade": name}
+    return _start("train", given, reporter, None if isinstance(architecture, str) else architecture)
 
 
 def resume(run: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def resume(run: str | Path, *, reporter: Reporter | None = None) -> dict[str, An
     return pipeline.resume(run, reporter=reporter)
 
 
-def load(run: str | Path) -> Network:
+def load(run: str | Path) -> nn.Module:
     """The trained network of a run folder, in evaluation mode, with weights from model.safetensors."""
     return pipeline.load_model(run)[0]
 

@@ -98,7 +98,9 @@ def derive(
 
 @app.command(sort_key=3)
 def train(
-    architecture: Annotated[str, Parameter(help="An architecture file, a run folder, or a published name.")],
+    architecture: Annotated[
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+    ],
     /,
     *,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
@@ -112,12 +114,13 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train and test one architecture."""
+    """Train and test one architecture or hand-made network."""
     given = _given(data, common) | {"baseline": baseline, "option": option}
-    found, preset = _architecture(architecture, None)
+    found, preset = _subject(architecture, None)
     if common.preset is None and common.config is None and preset is not None:
         given["preset"] = preset
-    _report(_start("train", given | {"architecture": architecture}, quiet, found), json)
+    given |= {"architecture": architecture, "handmade": found if isinstance(found, str) else ""}
+    _report(_start("train", given, quiet, None if isinstance(found, str) else found), json)
 
 
 @app.command(sort_key=4)
@@ -210,28 +213,40 @@ def compare(
 
 @app.command(sort_key=7)
 def show(
-    architecture: Annotated[str, Parameter(help="An architecture file, a run folder, or a published name.")],
+    architecture: Annotated[
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+    ],
     /,
     *,
     layers: Annotated[int | None, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
-    channels: Annotated[int, Parameter(help="Width of the first cells.")] = 36,
+    channels: Annotated[int | None, Parameter(help="Width of the first cells. [default: 36]")] = None,
     classes: Annotated[int, Parameter(help="Classes of the classifier.")] = 10,
     image_size: Annotated[int, Parameter(help="Pixels of a side, for the MACs.")] = 32,
     image_channels: Annotated[int, Parameter(help="Channels of an image.")] = 3,
-    stem: Annotated[str, Parameter(help="cifar, tiny-imagenet or imagenet.")] = "cifar",
+    stem: Annotated[str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: cifar]")] = None,
     svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show an architecture: its layers, parameters, multiply-accumulates and a drawing."""
+    """Show an architecture: its layers, parameters, multiply-accumulates and a drawing.
+
+    Of a hand-made network it tells the size.
+    """
     from dnas.plan import plan, size
 
-    found, _ = _architecture(architecture, layers)
+    found, _ = _subject(architecture, layers)
     if image_size < 1:
         raise InputError(f"--image-size {image_size} is not a size; give at least 1")
     if image_channels < 1:
         raise InputError(f"--image-channels {image_channels} is not possible; give at least 1")
-    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem)
+    if isinstance(found, str):
+        for option, value in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
+            if value is not None:
+                raise InputError(f"--{option} {value} has no use with {found}, whose shape is its own; leave it out")
+        _show_handmade(found, classes, image_size, image_channels, json)
+        return
+    channels = 36 if channels is None else channels
+    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or "cifar")
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg
@@ -367,17 +382,20 @@ def _given(*groups: Any) -> dict[str, Any]:
     return {k: v for group in groups for k, v in asdict(group).items()}
 
 
-def _architecture(text: str, layers: int | None) -> tuple[Architecture, str | None]:
-    """An architecture by file, run folder or published name, and the preset of the run folder."""
+def _subject(text: str, layers: int | None) -> tuple[Architecture | str, str | None]:
+    """An architecture by file, run folder or published name, or a hand-made network's name; the run folder's preset."""
     from dnas.architecture import Architecture, at_depth, load_published, published
 
     path = Path(text)
     if path.is_dir():
-        if not (path / "architecture.json").is_file():
-            raise InputError(f"{text} has no architecture.json; is it a run folder whose search has ended?")
         from dnas.runfolder import read_toml
 
-        preset = read_toml(path / "config.toml").get("preset") if (path / "config.toml").is_file() else None
+        config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
+        preset = config.get("preset")
+        if config.get("handmade"):
+            return str(config["handmade"]), preset
+        if not (path / "architecture.json").is_file():
+            raise InputError(f"{text} has no architecture.json; is it a run folder whose search has ended?")
         found = Architecture.load(path / "architecture.json")
         return (found if layers is None else at_depth(found, layers)), preset
     if path.is_file():
@@ -385,8 +403,13 @@ def _architecture(text: str, layers: int | None) -> tuple[Architecture, str | No
         return (found if layers is None else at_depth(found, layers)), None
     if text in published():
         return load_published(text, 20 if layers is None else layers), None
+    from dnas.handmade import HANDMADE
+
+    if text in HANDMADE:
+        return text, None
     raise InputError(
-        f"{text} is neither a file, nor a run folder, nor a published architecture ({', '.join(published())})"
+        f"{text} is neither a file, nor a run folder, nor a published architecture ({', '.join(published())}), nor a "
+        f"hand-made network ({', '.join(HANDMADE)})"
     )
 
 
@@ -430,8 +453,8 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
         table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
         for column in ("network", "test accuracy", "95 % interval", "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
-        name = f"{result['method']} ({result['mapping']})" if result["method"] else "trained"
-        rows = [(name, result)]
+        searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
+        rows = [(searched or result.get("architecture", "trained"), result)]
         if "baseline" in result:
             rows.append(("random, same size", result["baseline"]))
         for label, row in rows:
@@ -486,6 +509,25 @@ def _print_study(summary: dict[str, Any], out: Path) -> None:
         console.print(table)
     missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
     console.print(f"{missing}everything is in {out}", highlight=False)
+
+
+def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, as_json: bool) -> None:
+    from dnas.handmade import build_handmade, get_handmade
+    from dnas.network import macs, params
+
+    if classes < 2:
+        raise InputError(f"classes is {classes}; a classifier needs at least 2")
+    entry = get_handmade(name)
+    network = build_handmade(name, classes, image_channels, image_size, seed=0)
+    size = {"params": params(network), "macs": macs(network, (image_channels, image_size, image_size))}
+    if as_json:
+        shape = {"classes": classes, "image_size": image_size}
+        _print_json({"name": name, "title": entry.title, "paper": entry.paper, **shape, **size})
+        return
+    print(
+        f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at {classes} classes, "
+        f"{image_size}×{image_size} images; made by hand, so there is no architecture to draw"
+    )
 
 
 def _print_architecture(architecture: Architecture) -> None:

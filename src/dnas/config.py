@@ -16,9 +16,18 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
 from dnas.data import DataInfo
 from dnas.errors import InputError
+from dnas.handmade import PACKAGE, get_handmade
 from dnas.methods import Method, SupernetMethod, create, get_method
 from dnas.plan import check_channels
-from dnas.settings import GradientSettings, SearchSettings, Settings, TrainSettings, TrialSettings
+from dnas.settings import (
+    ARCHITECTURE_SETTINGS,
+    GradientSettings,
+    NetworkTrainSettings,
+    SearchSettings,
+    Settings,
+    TrainSettings,
+    TrialSettings,
+)
 from dnas.space import get_space, reduction_layers
 from dnas.supernet import check_width
 
@@ -45,6 +54,7 @@ class Config(Settings):
     mapping: str = ""
     space: str = "darts"
     architecture: str = Field("", description="what `train` was given")
+    handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["cpu", "cuda"] = "cpu"
     deterministic: bool = False
@@ -53,7 +63,7 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     search: SerializeAsAny[SearchSettings] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    train: TrainSettings | None = None
+    train: SerializeAsAny[NetworkTrainSettings] | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 
     def to_toml(self) -> dict[str, Any]:
@@ -157,6 +167,8 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
     quick = get_method(draft.method).quick.get("options", {}) if draft.preset == "quick" else {}
     method = create(draft.method, draft.mapping or None, {**quick, **draft.options}, get_space(draft.space))
     base = preset_settings(draft.preset, method, info, count)
+    if draft.handmade:
+        base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
     config = parse(
         {
             **chosen,
@@ -170,7 +182,7 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
             },
             "search": {**base["search"], **chosen.get("search", {})},
             "train": {**base["train"], **chosen.get("train", {})},
-            "environment": environment(),
+            "environment": environment(draft.handmade),
         }
     )
     assert config.search is not None and config.train is not None
@@ -190,14 +202,15 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
         train = config.train
-        if config.command == "run" and train.layers not in (0, config.search.layers):
-            if method.mapping_name != "shared":
-                raise InputError(
-                    f"--train-layers {train.layers} differs from the searched {config.search.layers}: with --mapping "
-                    f"{method.mapping_name} every layer has its own gene, so the depth is the searched one"
-                )
-            reduction_layers(train.layers)
-        check_channels(train.channels)
+        if isinstance(train, TrainSettings):
+            if config.command == "run" and train.layers not in (0, config.search.layers):
+                if method.mapping_name != "shared":
+                    raise InputError(
+                        f"--train-layers {train.layers} differs from the searched {config.search.layers}: with "
+                        f"--mapping {method.mapping_name} every layer has its own gene, so both are the same depth"
+                    )
+                reduction_layers(train.layers)
+            check_channels(train.channels)
         updates["train"] = train.resolved(count, info.image_size)
     return config.model_copy(update=updates), method
 
@@ -208,7 +221,25 @@ def parse(values: Mapping[str, Any]) -> Config:
     name = values.get("method", Config.model_fields["method"].default)
     if isinstance(values.get("search"), Mapping) and isinstance(name, str) and name:
         values["search"] = checked(get_method(name).Settings, values["search"], "search", f" of method {name}")
+    handmade = values.get("handmade", "")
+    if isinstance(handmade, str) and handmade:
+        _check_handmade(handmade, values)
+    if isinstance(values.get("train"), Mapping):
+        values["train"] = checked(NetworkTrainSettings if handmade else TrainSettings, values["train"], "train")
     return checked(Config, values)
+
+
+def _check_handmade(name: str, values: Mapping[str, Any]) -> None:
+    """Raises InputError for a name that is not known, and for what only an architecture has use for."""
+    get_handmade(name)
+    command = values.get("command", Config.model_fields["command"].default)
+    if command != "train":
+        raise InputError(f"handmade is {name!r}, which `dnas {command}` has no use for; use `dnas train {name}`")
+    if values.get("baseline"):
+        raise InputError(f"--baseline has no use with {name}: a random network of the same size is a search's control")
+    useless = [key for key in values.get("train") or () if key in ARCHITECTURE_SETTINGS]
+    if useless:
+        raise InputError(f"{_flag(f'train.{useless[0]}')} has no use with {name}, whose shape is its own; leave it out")
 
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
@@ -244,8 +275,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def environment() -> dict[str, Any]:
-    """What a result depends on besides its settings."""
+def environment(handmade: str = "") -> dict[str, Any]:
+    """What a result depends on besides its settings; a hand-made network on the package that has it, too."""
     import torch
 
     from dnas.kernels import native
@@ -253,6 +284,7 @@ def environment() -> dict[str, Any]:
     return {
         "dnas": version("dnas"),
         "torch": torch.__version__,
+        **({PACKAGE: version(PACKAGE)} if handmade else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),

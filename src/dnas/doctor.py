@@ -16,7 +16,7 @@ from dnas.session import Session
 from dnas.settings import GradientSettings, TrainSettings
 from dnas.sources import found
 from dnas.space import DARTS
-from dnas.trainer import measure_accuracy, train_network
+from dnas.trainer import built, measure_accuracy, train_network
 
 
 def examine(data_dir: str | None = None) -> dict[str, Any]:
@@ -46,8 +46,9 @@ def _self_test() -> dict[str, Any]:
         method, search.resolved(len(train), 1.0, info.image_size), train, info, seed=0, session=session
     )
     settings = TrainSettings(channels=8, epochs=3, learning_rate=0.1, drop_path=0.0, cutout=0)
+    settings = settings.resolved(len(train), info.image_size)
     network = train_network(
-        found.architecture, settings.resolved(len(train), info.image_size), train, info, seed=0, session=session
+        built(found.architecture, settings, info, 0), settings, train, info, seed=0, session=session
     )
     accuracy = measure_accuracy(network, load_test("digits", info), info).value
     return {

@@ -98,8 +98,13 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
     settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
-        for key in ("architecture", "baseline"):
+        for key in ("architecture", "handmade", "baseline"):
             settings.pop(key, None)
+    if given.get("handmade") and not settings.get("handmade"):
+        # So does a file of an architecture, but for what only that has use for.
+        from dnas.settings import ARCHITECTURE_SETTINGS
+
+        settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
     settings["command"] = command
     for key, section in (("data", "source"), ("data_dir", "data_dir"), ("image_size", "image_size")):
         if key in given:

@@ -15,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dnas import draw
 from dnas.architecture import Architecture, at_depth
@@ -23,20 +23,25 @@ from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError, RunError
+from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
 from dnas.methods import Method, Progress, SupernetMethod, create
-from dnas.network import Network, build, macs, params
+from dnas.network import build, macs, params
 from dnas.options import add_options
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.searcher import search_architecture
 from dnas.session import Session
-from dnas.settings import GradientSettings
+from dnas.settings import GradientSettings, SearchSettings, TrainSettings
 from dnas.space import get_space
-from dnas.trainer import Accuracy, measure_accuracy, planned, random_of_size, to_device, train_network
+from dnas.trainer import Accuracy, built, measure_accuracy, planned, random_of_size, to_device, train_network
 
 MODEL_FORMAT = "dnas-model/1"
 PARAMETERS_FILE = "architecture_parameters.safetensors"
+
+
+# What a run is about: an architecture, searched or given, or a network that people designed.
+Subject = Architecture | HandMade
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def start(
     Args:
         overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
         out: The run folder; by default a new one under runs/.
-        architecture: For the command "train".
+        architecture: For the command "train", unless `overrides` name a hand-made network.
 
     Raises:
         InputError: Before anything is written.
@@ -78,8 +83,7 @@ def start(
     """
     draft = parse({**overrides, "search": None, "train": None})
     create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
-    check_device(draft.device)
-    choose_backend(draft)
+    check_machine(draft)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
         try:
             text.encode()
@@ -89,10 +93,10 @@ def start(
         refuse_used(Path(out))
     data = load_data(draft)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint)
-    if architecture is not None and config.train is not None:
+    if architecture is not None and isinstance(config.train, TrainSettings):
         architecture = at_depth(architecture, config.train.layers)
         planned(architecture, config.train, data.info)
-    name = method.name if architecture is None else "train"
+    name = config.handmade or (method.name if architecture is None else "train")
     stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
     path = fresh_path(Path("runs"), stem) if out is None else Path(out)
     with RunFolder.create(path) as folder:
@@ -118,8 +122,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
-        check_device(config.device)
-        choose_backend(config)
+        check_machine(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
         data = load_data(config)
@@ -129,11 +132,11 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                 "restore them or start a new run"
             )
         session = Session(folder, config.to_toml(), reporter)
-        now = environment()
-        for key in ("dnas", "torch", "kernels"):
-            if config.environment.get(key) != now[key]:
+        now = environment(config.handmade)
+        for key in ("dnas", "torch", PACKAGE, "kernels"):
+            if config.environment.get(key) != now.get(key):
                 session.say(
-                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {now[key]}: "
+                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {now.get(key)}: "
                     "the result may differ in its last bits"
                 )
         session.resume()
@@ -151,12 +154,14 @@ def _carry_through(
     with session.signals(), memory_errors(config.device):
         if config.search is not None:
             assert method is not None
-            architecture = _search(config, method, data, folder, session)
+            subject: Subject = _search(config, method, data, folder, session)
+        elif config.handmade:
+            subject = get_handmade(config.handmade)
         else:
-            architecture = Architecture.load(folder.path / "architecture.json")
-        result = summary(config, architecture, data.info, folder.path)
+            subject = Architecture.load(folder.path / "architecture.json")
+        result = summary(config, subject, data.info, folder.path)
         if config.train is not None:
-            result |= _train(config, architecture, data, folder, session)
+            result |= _train(config, subject, data, folder, session)
         if config.search is not None:
             done = session.completed["search"]
             result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
@@ -175,7 +180,7 @@ def _search(config: Config, method: Method, data: Data, folder: RunFolder, sessi
         method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
     )
     architecture = found.architecture
-    if config.train is not None:
+    if isinstance(config.train, TrainSettings):
         architecture = at_depth(architecture, config.train.layers)
     if found.parameters:
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
@@ -186,21 +191,19 @@ def _search(config: Config, method: Method, data: Data, folder: RunFolder, sessi
     return architecture
 
 
-def _train(
-    config: Config, architecture: Architecture, data: Data, folder: RunFolder, session: Session
-) -> dict[str, Any]:
-    """Train and test the architecture and, as its control, a random one of the same size."""
-    assert config.train is not None
+def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session) -> dict[str, Any]:
+    """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
 
-    def keep(network: Network) -> None:
-        folder.write_bytes("model.safetensors", model_bytes(network, architecture, config, data.info))
-        if not (folder.path / "architecture.svg").exists():
-            folder.write_text("architecture.svg", picture(architecture, config))
+    def keep(network: nn.Module) -> None:
+        folder.write_bytes("model.safetensors", model_bytes(network, subject, config, data.info))
+        if isinstance(subject, Architecture) and not (folder.path / "architecture.svg").exists():
+            folder.write_text("architecture.svg", picture(subject, config))
 
-    result = _tested("train", architecture, config, data, session, keep)
-    if config.baseline:
+    result = _tested("train", subject, config, data, session, keep)
+    if config.baseline and isinstance(subject, Architecture):
+        assert isinstance(config.train, TrainSettings)
         try:
-            other = random_of_size(architecture, config.train, data.info, config.seed)
+            other = random_of_size(subject, config.train, data.info, config.seed)
         except InputError as error:
             session.say(f"no comparison: {error}")
             return result
@@ -212,17 +215,17 @@ def _train(
 
 def _tested(
     stage: str,
-    architecture: Architecture,
+    subject: Subject,
     config: Config,
     data: Data,
     session: Session,
-    keep: Callable[[Network], None] = lambda network: None,
+    keep: Callable[[nn.Module], None] = lambda network: None,
 ) -> dict[str, Any]:
     """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
     assert config.train is not None and data.test is not None
     if stage not in session.completed:
         network = train_network(
-            architecture,
+            fresh(subject, config, data.info),
             config.train,
             data.train,
             data.info,
@@ -245,6 +248,14 @@ def _tested(
         "params": done["params"],
         "macs": done["macs"],
     }
+
+
+def fresh(subject: Subject, config: Config, info: DataInfo) -> nn.Module:
+    """The network that a run trains, with the weights that its seed gives."""
+    if isinstance(subject, HandMade):
+        return build_handmade(subject.name, len(info.classes), info.channels, info.image_size, config.seed)
+    assert isinstance(config.train, TrainSettings)
+    return built(subject, config.train, info, config.seed)
 
 
 def derive_again(path: str | Path, options: list[str]) -> Architecture:
@@ -328,10 +339,14 @@ def evaluate(
 # --- what a run leaves ----------------------------------------------------------------------------------
 
 
-def summary(config: Config, architecture: Architecture, info: DataInfo, path: Path) -> dict[str, Any]:
+def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dict[str, Any]:
     """The part of result.json that is known before training."""
-    settings = config.train or config.search
-    assert settings is not None
+    if isinstance(subject, Architecture):
+        settings = config.train or config.search
+        assert isinstance(settings, TrainSettings | SearchSettings)
+        shape: dict[str, Any] = {"layers": len(subject), "channels": settings.channels}
+    else:
+        shape = {"architecture": subject.name}
     return {
         "run": str(path),
         "command": config.command,
@@ -341,8 +356,7 @@ def summary(config: Config, architecture: Architecture, info: DataInfo, path: Pa
         "seed": config.seed,
         "data": info.source,
         "classes": len(info.classes),
-        "layers": len(architecture),
-        "channels": settings.channels,
+        **shape,
     }
 
 
@@ -355,24 +369,26 @@ def picture(architecture: Architecture, config: Config) -> str:
     return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")
 
 
-def model_bytes(network: Network, architecture: Architecture, config: Config, info: DataInfo) -> bytes:
+def model_bytes(network: nn.Module, subject: Subject, config: Config, info: DataInfo) -> bytes:
     """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
-    assert config.train is not None
+    if isinstance(subject, Architecture):
+        assert isinstance(config.train, TrainSettings)
+        shape: dict[str, Any] = {
+            "architecture": subject.to_json(),
+            "channels": config.train.channels,
+            "stem": config.train.stem,
+        }
+    else:
+        shape = {"handmade": subject.name}
     weights = {
         k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
     }
-    facts = {
-        "format": MODEL_FORMAT,
-        "architecture": architecture.to_json(),
-        "channels": config.train.channels,
-        "stem": config.train.stem,
-        "data": asdict(info),
-    }
+    facts = {"format": MODEL_FORMAT, **shape, "data": asdict(info)}
     # One entry: safetensors writes several in an order that differs from run to run.
     return safetensors.torch.save(weights, {"dnas": json.dumps(facts)})
 
 
-def load_model(run: str | Path) -> tuple[Network, DataInfo]:
+def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
     """The trained network of a run folder, in evaluation mode, and what it expects of images.
 
     Reads model.safetensors alone. Raises InputError when there is none or it is damaged.
@@ -386,9 +402,13 @@ def load_model(run: str | Path) -> tuple[Network, DataInfo]:
             facts = json.loads((file.metadata() or {}).get("dnas", "{}"))
         if facts.get("format") != MODEL_FORMAT:
             raise InputError(f"{path} is not a model of dnas (its format is {facts.get('format')!r})")
-        architecture = Architecture.from_json(facts["architecture"])
         info = info_from_json(facts["data"])
-        network = build(architecture, facts["channels"], len(info.classes), inputs=info.channels, stem=facts["stem"])
+        classes = len(info.classes)
+        if "handmade" in facts:
+            network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
+        else:
+            architecture = Architecture.from_json(facts["architecture"])
+            network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
         network.load_state_dict(weights)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         if isinstance(error, InputError):
@@ -438,6 +458,14 @@ def peak_memory(device: str) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def check_machine(config: Config) -> None:
+    """Raises InputError where the device, the kernels or the networks that are asked for are not to be had."""
+    check_device(config.device)
+    choose_backend(config)
+    if config.handmade:
+        torchvision_models()
 
 
 def check_device(device: str) -> None:

@@ -189,11 +189,9 @@ class TrialSettings(SearchSettings):
         return settings.model_copy(update={"processes": self.processes or min(threads, self.trials)})
 
 
-class TrainSettings(Settings):
-    """The training of a discrete network. Defaults are those of DARTS on CIFAR-10."""
+class NetworkTrainSettings(Settings):
+    """The training of any network. Defaults are those of DARTS on CIFAR-10."""
 
-    layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
-    channels: int = Field(36, ge=2, description="width C of the first cells")
     epochs: int = Field(600, ge=1, description="passes over the training images")
     batch_size: int = Field(96, ge=2, description="images of a step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
@@ -205,18 +203,13 @@ class TrainSettings(Settings):
     weight_decay: float = Field(3e-4, ge=0, description="of all weights")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes")
-    auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head's loss; 0: no head")
-    drop_path: float = Field(0.2, ge=0, lt=1, description="probability at the end of a linear ramp")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
-    stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
-        "cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)"
-    )
 
-    def resolved(self, count: int, image_size: int) -> TrainSettings:
+    def resolved(self, count: int, image_size: int) -> Self:
         """With every automatic value replaced by its number, for `count` training images."""
-        defaults = TrainSettings()
+        defaults = NetworkTrainSettings()
         if self.schedule == "cosine" and self.decay != defaults.decay:
             raise InputError(f"train.decay={self.decay} has no use with train.schedule=cosine; choose exponential")
         if self.schedule == "exponential" and self.learning_rate_min != defaults.learning_rate_min:
@@ -243,6 +236,32 @@ class TrainSettings(Settings):
         if self.schedule == "exponential":
             return float(self.learning_rate * self.decay**epoch)
         return _cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
+
+    def drop_path_rate(self, epoch: int) -> float:
+        """The probability with which a path is dropped in an epoch."""
+        return 0.0
+
+
+class TrainSettings(NetworkTrainSettings):
+    """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
+
+    layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
+    channels: int = Field(36, ge=2, description="width C of the first cells")
+    auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head's loss; 0: no head")
+    drop_path: float = Field(0.2, ge=0, lt=1, description="probability at the end of a linear ramp")
+    stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
+        "cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)"
+    )
+
+    def drop_path_rate(self, epoch: int) -> float:
+        """DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have."""
+        return self.drop_path * epoch / self.epochs
+
+
+# What only an architecture has use for.
+ARCHITECTURE_SETTINGS = tuple(
+    name for name in TrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
+)
 
 
 def _check_batches(images: int, batch_size: int) -> None:

@@ -25,7 +25,7 @@ from dnas.session import Captured, Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
 from dnas.supernet_search import FORWARD, STAGE, Found, judged_in_rounds, score_of
-from dnas.trainer import measure_accuracy, train_network
+from dnas.trainer import built, measure_accuracy, train_network
 from dnas.workers import Outcome, WorkerDied, Workers
 
 FOLDER = "trials"
@@ -97,7 +97,7 @@ def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
 
 def _trained(job: TrialJob, session: Session) -> float:
     network = train_network(
-        job.architecture,
+        built(job.architecture, job.training, job.info, job.seed),
         job.training,
         job.train,
         job.info,
