@@ -368,7 +368,8 @@ class Search:
     def epoch_metrics(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew.
 
-        `entropy` is that of the scores within an edge, as a share of the uniform law's; `skips` counts skip_connect
+        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over the
+        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts skip_connect
         among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing weights and of
         the derived architecture with the supernet's weights, on the same validation images: their gap is what is lost
         where operations are taken away; `travel` is the largest architecture parameter; `gradient_over_decay` compares
@@ -392,7 +393,9 @@ class Search:
                 metrics["gradient_over_decay"] = self.sums["gradient"] / self.sums["decay"]
         if isinstance(method, GradientMethod):
             with torch.no_grad():
-                metrics["entropy"] = entropy(method.scores(self.mapping, progress))
+                scores = method.scores(self.mapping, progress)
+            metrics["entropy"] = entropy(scores)
+            metrics["scores"] = by_operation(scores, method.operations, self.active)
         if isinstance(settings, GradientSettings) and settings.eigenvalue:
             value = self.eigenvalue(step)
             if math.isfinite(value):  # to watch must not end a run
@@ -420,6 +423,17 @@ def entropy(scores: Tensor) -> float:
     """The mean entropy over edges of non-negative scores [L, E, O], as a share of the uniform law's: 0 to 1."""
     share = scores / scores.sum(-1, keepdim=True).clamp_min(1e-30)
     return float(-(share * share.clamp_min(1e-30).log()).sum(-1).mean() / math.log(share.shape[-1]))
+
+
+def by_operation(scores: Tensor, operations: Sequence[str], active: Tensor | None = None) -> dict[str, list[float]]:
+    """The scores [L, E, O] of each operation summed over edges: a number for every layer, of three digits.
+
+    Args:
+        active: [L, E, O], where not every edge has every operation.
+    """
+    there = scores.detach() if active is None else scores.detach() * active.to(scores)
+    sums = there.to("cpu", torch.float64).sum(1).tolist()
+    return {op: [float(f"{layer[o]:.3g}") for layer in sums] for o, op in enumerate(operations)}
 
 
 def judged(
