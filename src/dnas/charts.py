@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 ACCENT = "#4046B8"
 PAGE_COLOURS = {INK: "ink", PAPER: "paper", SOFT: "soft", RULE: "rule", ACCENT: "accent"}
 
-WIDTH, HEIGHT = 330, 205  # of a chart in a column of two
-ROW = 21  # of a named row
-NAME = 30  # characters of a name, at most
-FONT = 9.0
+WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
+WIDE = 600  # of one that has the page's width
+SMALL = (170, 104)  # of one among many
+ROW = 23  # of a named row
+NAME = 40  # characters of a name, at most
+FONT = 11.0
 _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
@@ -97,7 +99,7 @@ def lines(
     """
     scale = 100.0 if unit == "%" else 1.0
     with _figure(WIDTH, HEIGHT) as figure:
-        axes = _axes(figure, left=34, right=88, top=14, bottom=30)
+        axes = _axes(figure, left=38, right=84, top=20, bottom=38)
         for line in series:
             values = [scale * value for value in line.values]
             dot = "o" if len(values) == 1 else ""
@@ -108,15 +110,15 @@ def lines(
         _whole_ticks(axes.xaxis, 6, True)
         _whole_ticks(axes.yaxis, 5, whole)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.set_title(unit, loc="left", color=SOFT, fontsize=FONT, pad=4)
+        axes.annotate(unit, (0, 1), (-30, 8), xycoords="axes fraction", textcoords="offset points", color=SOFT)
         if mark is not None:
             axes.axvline(mark[0], color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
             axes.annotate(
-                mark[1], (mark[0], 1), (4, -8), xycoords=("data", "axes fraction"), textcoords="offset points",
-                color=SOFT, fontsize=FONT - 1,
+                mark[1], (mark[0], 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
+                color=SOFT, fontsize=FONT - 1, ha="center",
             )  # fmt: skip
         low, high = axes.get_ylim()
-        ends = _spread([(scale * line.values[-1] - low) / (high - low) for line in series], 11 / (HEIGHT - 44))
+        ends = _spread([(scale * line.values[-1] - low) / (high - low) for line in series], 13 / (HEIGHT - 58))
         for line, end in zip(series, ends, strict=True):
             axes.annotate(
                 line.name, (1, end), (7, 0), xycoords="axes fraction", textcoords="offset points", va="center",
@@ -134,8 +136,8 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
     """The share of each operation in every epoch, one on another. A small chart, without a legend."""
     totals = [sum(values) or 1.0 for values in zip(*amounts.values(), strict=True)]
     shares = {op: [v / total for v, total in zip(amounts[op], totals, strict=True)] for op in _ordered(amounts)}
-    with _figure(150, 92) as figure:
-        axes = _axes(figure, left=4, right=4, top=4, bottom=18)
+    with _figure(*SMALL) as figure:
+        axes = _axes(figure, left=4, right=4, top=4, bottom=20)
         at = list(epochs) if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
         stack = [values if len(epochs) > 1 else [*values, *values] for values in shares.values()]
         axes.stackplot(at, stack, colors=[_colour(op) for op in shares], edgecolor=PAPER, linewidth=0.5)
@@ -155,9 +157,9 @@ def shares_by_layer(
 ) -> str:
     """The share of each operation in every layer, from the first (left) to the last, one on another."""
     ops = _ordered({op: 0 for layer in layers for op in layer})
-    width, height = (150, 92) if small else (2 * WIDTH, HEIGHT)
+    width, height = SMALL if small else (WIDE, 210)
     with _figure(width, height) as figure:
-        axes = _axes(figure, left=4, right=4, top=4, bottom=18 if small else 32)
+        axes = _axes(figure, left=4, right=4, top=4, bottom=20 if small else 42)
         low = [0.0] * len(layers)
         edges = [k - 0.5 for k in range(len(layers) + 1)]
         for op in ops:
@@ -177,8 +179,9 @@ def shares_by_layer(
         told = []
         for op in ops:
             thirds = [[layer for k, layer in enumerate(layers) if 3 * k // len(layers) == third] for third in range(3)]
-            shares = [100 * _mean([t.get(op, 0) / (sum(t.values()) or 1) for t in third]) for third in thirds]
-            told.append(f"{op_name(op)} {' · '.join(f'{share:.0f} %' for share in shares)}")
+            shares = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
+            texts = [f"{100 * sum(third) / len(third):.0f} %" if third else "–" for third in shares]
+            told.append(f"{op_name(op)} {' · '.join(texts)}")
         return _svg(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
 
 
@@ -192,9 +195,9 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
         label: Of the axis. Values are shares of one, drawn as per cent.
         zero: Draw a line at zero, which intervals may leave out or not.
     """
-    with _figure(2 * WIDTH, ROW * len(rows) + 44) as figure:
-        longest = max(len(_clip(row.name)) for row in rows)
-        axes = _axes(figure, left=min(5.6 * longest, 200) + 12, right=12, top=6, bottom=38)
+    with _figure(WIDE, ROW * len(rows) + 52) as figure:
+        longest = max(len(clip(row.name)) for row in rows)
+        axes = _axes(figure, left=min(6.3 * longest, 0.45 * WIDE) + 12, right=14, top=6, bottom=46)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
         for y, row in enumerate(rows):
@@ -205,7 +208,7 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
             axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, markerfacecolor=PAPER, markeredgewidth=1)
             axes.plot([100 * row.mean], [y], "|", color=colour, markersize=12, markeredgewidth=2.4)
         axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-        axes.set_yticklabels([_clip(row.name) for row in rows], color=INK)
+        axes.set_yticklabels([clip(row.name) for row in rows], color=INK)
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_xlabel(label)
         told = "; ".join(
@@ -218,8 +221,8 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
 
 def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> str:
     """Points by kind, each with its number; y is a share of one, drawn as per cent, with its interval where known."""
-    with _figure(2 * WIDTH, 300) as figure:
-        axes = _axes(figure, left=40, right=14, top=8, bottom=40)
+    with _figure(WIDE, 320) as figure:
+        axes = _axes(figure, left=48, right=16, top=8, bottom=46)
         for point in points:
             colour = ACCENT if point.kind == "searched" else SOFT
             if point.low is not None and point.high is not None:
@@ -298,7 +301,7 @@ def _axes(figure: Figure, *, left: float, right: float, top: float, bottom: floa
 def _whole_ticks(axis: Any, count: int, whole: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(count, integer=whole, min_n_ticks=1))
+    axis.set_major_locator(MaxNLocator(count, integer=whole, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
 def _spread(places: Sequence[float], apart: float) -> list[float]:
@@ -314,17 +317,14 @@ def _spread(places: Sequence[float], apart: float) -> list[float]:
     return moved
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _clip(text: str) -> str:
+def clip(text: str, room: int = NAME) -> str:
+    """One printable line of at most `room` characters."""
     text = plain(text)
-    return text if len(text) <= NAME else f"{text[: NAME - 1]}…"
+    return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
 # --- SVG for a page -------------------------------------------------------------------------------------------
@@ -332,6 +332,11 @@ def _clip(text: str) -> str:
 
 def _svg(figure: Figure, key: str, title: str, description: str) -> str:
     """The figure as an element of a page: named, without what belongs to a document, with ids of its own."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(plain(text.get_text()))
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,7 +213,7 @@ def _compared(run: Run) -> Markup | None:
 
 
 def _drawing(architecture: Architecture, run: Run) -> Markup:
-    text = draw.svg(architecture, title=run.name, subtitle=f"{len(architecture)} layers")
+    text = draw.svg(architecture, title=run.name)
     for colour, name in DRAWING_COLOURS.items():
         text = text.replace(f'"{colour}"', f'"var(--{name})"')
     return _safe(text)
@@ -295,7 +296,7 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     yield from _curve(
         "search-accuracy", "Search: accuracy with shared weights", _series(epochs, names), unit="%", mark=mark,
         caption="On images held back from training: all operations mixed, and only those that would be kept, with the "
-        "same weights. The gap is what is lost by taking operations away; training anew closes it.",
+        "same weights. The gap is what is lost by taking operations away; the derived network is trained anew.",
     )  # fmt: skip
     yield from _curve(
         "entropy", "Search: how undecided it is", _series(epochs, {"entropy": ("entropy", accent, "-")}), mark=mark,
@@ -356,9 +357,10 @@ def _scores(run: Run) -> dict[str, Any] | None:
     panels = []
     for k in range(0, count, step):
         amounts = {op: [max(line["scores"][op][k], 0.0) for line in lines] for op in ops}
-        title = f"Layer {k}" + (", halves the resolution" if k in reductions else "")
-        svg = charts.shares_over_time(f"scores-{k}", title, [line["epoch"] for line in lines], amounts)
-        panels.append({"title": title, "svg": _safe(svg)})
+        halves = k in reductions
+        name = f"Scores of layer {k}" + (", which halves the resolution" if halves else "")
+        svg = charts.shares_over_time(f"scores-{k}", name, [line["epoch"] for line in lines], amounts)
+        panels.append({"title": f"Layer {k}" + (" · ½" if halves else ""), "svg": _safe(svg)})
     return {"panels": panels, "every": step, "layers": count, "legend": _legend([lines[0]["scores"]])}
 
 
@@ -510,7 +512,7 @@ def _meanings(run: Run) -> dict[str, str]:
     except InputError:
         pass
     return {
-        f"{section}{name}": field.description or ""
+        f"{section}{name}": (field.description or "").replace("`", "")
         for section, cls in classes
         for name, field in cls.model_fields.items()
     }
@@ -559,9 +561,9 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
         differences=differences,
         paired=None if not measured else _safe(charts.intervals(
             "paired", "Paired differences of test error", [
-                Interval(f"{row['a']} − {row['b']}", row["mean"], row["low"], row["high"], strong=bool(row["direction"]))
+                Interval(f"{charts.clip(row['a'], 18)} − {charts.clip(row['b'], 18)}", row["mean"], row["low"], row["high"], strong=bool(row["direction"]))
                 for row in measured
-            ], label="difference of test error, points; left of zero: the first is better", zero=True)),
+            ], label="difference in points; left of zero: the first is better", zero=True)),
         sizes=_sizes(known),
         kinds=[kind for kind in charts.MARKERS if any(row["kind"] == kind for row in known)],
         profiles=[row for row in rows if row["depth"] is not None],
@@ -698,7 +700,9 @@ def _render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(**values, version=version("dnas"))
+    text = environment.get_template(template).render(**values, version=version("dnas"))
+    # A number and its per cent sign stay on one line.
+    return re.sub(r"(?<=\d) %", "&nbsp;%", text)
 
 
 def _safe(svg: str) -> Markup:
