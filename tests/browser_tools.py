@@ -37,7 +37,7 @@ class Browser:
         )
         os.close(theirs_in)
         os.close(theirs_out)
-        self._from, self._to = open(ours_in, "rb"), open(ours_out, "wb", buffering=0)
+        self._from, self._to = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb", buffering=0)
         self._buffer = b""
         self._number = 0
         self.session: str | None = None

@@ -1,6 +1,7 @@
 """What a chart draws is read back from its SVG, in units of the chart."""
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -86,7 +87,9 @@ def test_layers_are_stacked_to_the_whole_in_the_order_of_all_pictures():
 
 
 def test_an_interval_reaches_from_low_to_high_around_its_mean():
-    svg = charts.intervals("a", "t", [Interval("r", 0.2, 0.1, 0.5), Interval("s", 0.3, 0.1, 0.5, strong=False)], label="x")
+    svg = charts.intervals(
+        "a", "t", [Interval("r", 0.2, 0.1, 0.5), Interval("s", 0.3, 0.1, 0.5, strong=False)], label="x"
+    )
     for style in ("accent", "soft"):
         bar = next(p for p in paths(svg, f"stroke: var(--{style}); stroke-width: 2.2") if len(p) == 2)
         assert bar[0][1] == bar[1][1] and bar[0][0] < bar[1][0]
@@ -98,8 +101,8 @@ def test_an_interval_reaches_from_low_to_high_around_its_mean():
 def test_names_at_the_ends_of_lines_lie_apart_and_in_order(places, apart):
     moved = charts._spread(places, apart)
     order = sorted(range(len(places)), key=lambda i: places[i])
-    for a, b in zip(order, order[1:], strict=False):
+    for a, b in pairwise(order):
         assert moved[b] - moved[a] >= apart - 1e-9
     assert max(moved) <= 1 + 1e-9
-    if all(places[b] - places[a] >= apart for a, b in zip(order, order[1:], strict=False)):
+    if all(places[b] - places[a] >= apart for a, b in pairwise(order)):
         assert moved == pytest.approx(places)

@@ -18,7 +18,7 @@ from dnas.session import Session
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.space import DARTS, SPACES, Space
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import Search
+from dnas.supernet_search import Search, by_operation
 
 COUNT = 32
 CLASSES = 4

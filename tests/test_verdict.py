@@ -69,7 +69,7 @@ def test_the_lowest_error_is_called_better_only_where_paired_differences_show_it
 
 
 def test_searches_are_counted_against_their_own_controls_only():
-    errors = {name: 0.1 for name in ("a", "b", "c", "x", "y", "z")}
+    errors = dict.fromkeys("abcxyz", 0.1)
     of = {"x": "a", "y": "b", "z": "c"}
     differences = [
         difference(-0.03, -0.01, a="a", b="x"),  # the search did better
@@ -78,7 +78,10 @@ def test_searches_are_counted_against_their_own_controls_only():
         difference(-0.03, -0.01, a="a", b="c"),  # no control
     ]
     text = " ".join(verdict.of_study(study(errors, differences, of)))
-    assert "Of 3 comparisons of a search with its control, 1 shows that the search did better, 1 shows that it did " in text
+    assert (
+        "Of 3 comparisons of a search with its control, 1 shows that the search did better, 1 shows that it did "
+        in text
+    )
     assert "worse, 1 shows no difference" in text
 
 

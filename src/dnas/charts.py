@@ -1,7 +1,7 @@
 """Charts of a report: matplotlib's, as SVG that lies inside a page and takes its colours from the page.
 
-What is drawn in one of the page's colours (`PAGE_COLOURS`) is written as `var(--name)`, so a chart is dark where the page
-is; an operation keeps its colour everywhere. Text stays text, in the page's font. Every chart has a title and a
+What is drawn in one of the page's colours (`PAGE_COLOURS`) is written as `var(--name)`, so a chart is dark where the
+page is; an operation keeps its colour everywhere. Text stays text, in the page's font. Every chart has a title and a
 description, which are what a screen reader says. Lengths are in points; a page scales a chart to its column.
 """
 
@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -142,10 +143,12 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
         stack = [values if len(epochs) > 1 else [*values, *values] for values in shares.values()]
         axes.stackplot(at, stack, colors=[_colour(op) for op in shares], edgecolor=PAPER, linewidth=0.5)
         axes.set(xlim=(at[0], at[-1]), ylim=(0, 1), yticks=[], xticks=[epochs[0], epochs[-1]][: len(set(epochs))])
-        for text, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
-            text.set_horizontalalignment(side if len(epochs) > 1 else "center")
-        last = sorted(((values[-1], op) for op, values in shares.items()), reverse=True)
-        told = ", ".join(f"{op_name(op)} {100 * share:.0f} %" for share, op in last)
+        if len(epochs) > 1:
+            first, last = axes.get_xticklabels()
+            first.set_horizontalalignment("left")
+            last.set_horizontalalignment("right")
+        ranked = sorted(((values[-1], op) for op, values in shares.items()), reverse=True)
+        told = ", ".join(f"{op_name(op)} {100 * share:.0f} %" for share, op in ranked)
         return _svg(figure, key, title, f"In epoch {epochs[-1]}: {told}.")
 
 
@@ -172,15 +175,17 @@ def shares_by_layer(
         axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, 1), yticks=[])
         _whole_ticks(axes.xaxis, 4 if small else 20, True)
         if not small:
-            axes.set_xlabel("layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else ""))
+            axes.set_xlabel(
+                "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
+            )
             ticks = [k for k in axes.get_xticks() if k in range(len(layers))]
             axes.set_xticks(sorted({*ticks, *reductions}))
             axes.set_xticklabels([f"{k:.0f} ½" if k in reductions else f"{k:.0f}" for k in axes.get_xticks()])
         told = []
         for op in ops:
             thirds = [[layer for k, layer in enumerate(layers) if 3 * k // len(layers) == third] for third in range(3)]
-            shares = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
-            texts = [f"{100 * sum(third) / len(third):.0f} %" if third else "–" for third in shares]
+            parts = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
+            texts = [f"{100 * sum(part) / len(part):.0f} %" if part else "–" for part in parts]
             told.append(f"{op_name(op)} {' · '.join(texts)}")
         return _svg(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
 
@@ -264,7 +269,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("a report needs matplotlib, which is not there; pip install 'dnas[report]'") from None
-    look = {
+    look: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "dnas",
         "text.parse_math": False,
@@ -308,7 +313,7 @@ def _spread(places: Sequence[float], apart: float) -> list[float]:
     """The places, moved as little as needed to lie `apart` at least, in their order; within 0 … 1 where they fit."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = [min(max(place, 0.0), 1.0) for place in places]
-    for before, i in zip(order, order[1:], strict=False):
+    for before, i in pairwise(order):
         moved[i] = max(moved[i], moved[before] + apart)
     top = 1.0
     for i in reversed(order):
@@ -334,9 +339,9 @@ def _svg(figure: Figure, key: str, title: str, description: str) -> str:
     """The figure as an element of a page: named, without what belongs to a document, with ids of its own."""
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_text(plain(text.get_text()))
+    for drawn in figure.findobj(Text):
+        assert isinstance(drawn, Text)
+        drawn.set_text(plain(drawn.get_text()))
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())

@@ -206,7 +206,7 @@ def _compared(run: Run) -> Markup | None:
     if run.result is None or "baseline" not in run.result:
         return None
     rows = [
-        Interval(name, row["test_accuracy"], *row["test_interval"], strong=strong)
+        Interval(name, row["test_accuracy"], row["test_interval"][0], row["test_interval"][1], strong=strong)
         for name, row, strong in ((run.name, run.result, True), ("random, same size", run.result["baseline"], False))
     ]
     return _safe(charts.intervals("compared", "Test accuracy of both networks", rows, label="test accuracy, %"))
@@ -334,7 +334,8 @@ def _series(
     for key, (name, colour, dashes) in names.items():
         points = [(line[over], line[key]) for line in lines if over in line and line.get(key) is not None]
         if points:
-            series.append(Series(name, *zip(*points, strict=True), colour, dashes))
+            epochs, values = zip(*points, strict=True)
+            series.append(Series(name, epochs, values, colour, dashes))
     return series
 
 
@@ -428,9 +429,7 @@ def _matrix(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
 
 def _confused(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
     """The pairs (true, predicted) that occur most often."""
-    counts = [
-        (n, i, j) for i, row in enumerate(matrix.tolist()) for j, n in enumerate(row) if i != j and n
-    ]
+    counts = [(n, i, j) for i, row in enumerate(matrix.tolist()) for j, n in enumerate(row) if i != j and n]
     counts.sort(key=lambda each: (-each[0], each[1:]))
     totals = matrix.sum(1).tolist()
     return [
@@ -545,32 +544,59 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
     rows = [_row(number, row, path, base) for number, row in enumerate(study["rows"], start=1)]
     known = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
     differences = [_difference(row) for row in study["differences"]]
-    measured = [row for row in differences if row["mean"] is not None]
     return _render(
         "study.html",
         title=f"Search methods compared on {study['data']}",
         study=study,
         conclusion=verdict.of_study(study),
         rows=rows,
-        errors=None if not known else _safe(charts.intervals(
-            "errors", "Test error of every row", [
-                Interval(f"{row['number']} {row['name']}", row["mean"], row["low"], row["high"], row["dots"],
-                         row["kind"] == "searched")
-                for row in known
-            ], label="test error, %")),
+        errors=_errors(known),
         differences=differences,
-        paired=None if not measured else _safe(charts.intervals(
-            "paired", "Paired differences of test error", [
-                Interval(f"{charts.clip(row['a'], 18)} − {charts.clip(row['b'], 18)}", row["mean"], row["low"], row["high"], strong=bool(row["direction"]))
-                for row in measured
-            ], label="difference in points; left of zero: the first is better", zero=True)),
+        paired=_paired(differences),
         sizes=_sizes(known),
         kinds=[kind for kind in charts.MARKERS if any(row["kind"] == kind for row in known)],
         profiles=[row for row in rows if row["depth"] is not None],
         legend_items=_legend([layer for row in rows for p in row["profiles"] for layer in p]),
         practices=study.get("practices") or [],
         missing=study.get("missing") or [],
-    )  # fmt: skip
+    )
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """A chart of the rows' test errors, the lowest first."""
+    if not rows:
+        return None
+    lines = [
+        Interval(
+            f"{row['number']} {row['name']}",
+            row["mean"],
+            row["low"],
+            row["high"],
+            row["dots"],
+            row["kind"] == "searched",
+        )
+        for row in rows
+    ]
+    return _safe(charts.intervals("errors", "Test error of every row", lines, label="test error, %"))
+
+
+def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """A chart of the differences; those that show something stand out."""
+    lines = [
+        Interval(
+            f"{charts.clip(row['a'], 18)} − {charts.clip(row['b'], 18)}",
+            row["mean"],
+            row["low"],
+            row["high"],
+            strong=bool(row["direction"]),
+        )
+        for row in differences
+        if row["mean"] is not None
+    ]
+    if not lines:
+        return None
+    label = "difference in points; left of zero: the first is better"
+    return _safe(charts.intervals("paired", "Paired differences of test error", lines, label=label, zero=True))
 
 
 def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[str, Any]:

@@ -368,12 +368,13 @@ class Search:
     def epoch_metrics(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew.
 
-        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over the
-        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts skip_connect
-        among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing weights and of
-        the derived architecture with the supernet's weights, on the same validation images: their gap is what is lost
-        where operations are taken away; `travel` is the largest architecture parameter; `gradient_over_decay` compares
-        what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there where the setting is.
+        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
+        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
+        skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
+        weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
+        what is lost where operations are taken away; `travel` is the largest architecture parameter;
+        `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
+        where the setting is.
         """
         settings, method = self.settings, self.method
         progress = self.progress(step, draw=1)

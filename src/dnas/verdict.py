@@ -55,8 +55,7 @@ def of_study(study: Mapping[str, Any]) -> list[str]:
         verdict * sign
         for difference in study["differences"]
         for sign, pair in ((1, ("a", "b")), (-1, ("b", "a")))
-        if (difference[pair[0]], difference[pair[1]]) in controls
-        and (verdict := direction(difference)) is not None
+        if (difference[pair[0]], difference[pair[1]]) in controls and (verdict := direction(difference)) is not None
     ]
     if shown:
         better, worse, open_ = (sum(v == wanted for v in shown) for wanted in (-1, 1, 0))
