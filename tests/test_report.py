@@ -27,7 +27,7 @@ from dnas.errors import InputError
 from dnas.pipeline import load_model
 from dnas.trainer import predict
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "wbr"}
 HOSTILE = "<script>alert('1')</script>\"'&<b> 名前 \U0001f600"
 
 

@@ -233,10 +233,10 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [100 * point.low, 100 * point.high], color=colour, linewidth=1)
             axes.plot(
-                [point.x], [100 * point.y], MARKERS.get(point.kind, "X"), color=colour, markersize=6.5,
+                [point.x], [100 * point.y], MARKERS.get(point.kind, "X"), color=colour, markersize=9,
                 markeredgecolor=PAPER, markeredgewidth=0.8,
             )  # fmt: skip
-            axes.annotate(point.label, (point.x, 100 * point.y), (5, 3), textcoords="offset points", color=INK)
+            axes.annotate(point.label, (point.x, 100 * point.y), (7, 3), textcoords="offset points", color=INK)
         axes.margins(0.08)
         axes.grid(color=RULE, linewidth=0.6)
         axes.set_xlabel(x_label)

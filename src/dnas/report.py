@@ -542,6 +542,9 @@ def study_page(path: Path, base: Path) -> str:
 
 def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
     rows = [_row(number, row, path, base) for number, row in enumerate(study["rows"], start=1)]
+    numbers = {row["name"]: row["number"] for row in rows}
+    for row in rows:
+        row["of_number"] = f"no. {numbers[row['of']]}" if row["of"] in numbers else row["of"]
     known = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
     differences = [_difference(row) for row in study["differences"]]
     return _render(
@@ -727,8 +730,8 @@ def _render(template: str, **values: Any) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template(template).render(**values, version=version("dnas"))
-    # A number and its per cent sign stay on one line.
-    return re.sub(r"(?<=\d) %", "&nbsp;%", text)
+    # A number stays on one line with its per cent sign, and with the dash of its range.
+    return re.sub(r"(?<=\d) (?=%|– [\d−+])", "&nbsp;", text)
 
 
 def _safe(svg: str) -> Markup:
