@@ -550,7 +550,7 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
     return _render(
         "study.html",
         title=f"Search methods compared on {study['data']}",
-        study=study,
+        study={"preset": "unknown", "test_images": None, "command": "dnas compare", **study},
         conclusion=verdict.of_study(study),
         rows=rows,
         errors=_errors(known),
