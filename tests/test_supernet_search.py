@@ -18,7 +18,7 @@ from dnas.session import Session
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.space import DARTS, SPACES, Space
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import Search
+from dnas.supernet_search import Search, by_operation
 
 COUNT = 32
 CLASSES = 4
@@ -406,8 +406,26 @@ def test_metrics_of_an_epoch_are_what_happened_in_it():
         assert 0 < metrics["entropy"] <= 1
         assert ("validation_loss" in metrics) == (epoch == 1)
         assert ("gradient_over_decay" in metrics) == (epoch == 1)
-        assert all(math.isfinite(v) for v in metrics.values() if not isinstance(v, str))
+        assert all(math.isfinite(v) for v in metrics.values() if not isinstance(v, str | dict))
         assert set(search.sums.values()) == {0.0}
+
+
+def test_scores_of_the_metrics_are_what_the_derivation_ranks_by_summed_over_edges():
+    search = new_search(batch_size=8)
+    search.step(0)
+    metrics = search.epoch_metrics(0)
+    with torch.no_grad():
+        scores = search.method.scores(search.mapping, search.progress(0, draw=1))
+    assert list(metrics["scores"]) == list(search.method.operations)
+    for o, values in enumerate(metrics["scores"].values()):
+        assert values == pytest.approx([sum(edge[o].item() for edge in layer) for layer in scores], rel=5.1e-3)
+
+
+def test_recorded_scores_leave_out_what_an_edge_has_not_and_keep_three_digits():
+    scores = torch.tensor([[[0.123456, 2.0], [1.0, 3.0]], [[1e-7, 1.0], [0.0, 0.5]]])
+    assert by_operation(scores, ("a", "b")) == {"a": [1.12, 1e-7], "b": [5.0, 1.5]}
+    active = torch.tensor([[[True, False], [True, True]], [[True, True], [True, False]]])
+    assert by_operation(scores, ("a", "b"), active) == {"a": [1.12, 1e-7], "b": [3.0, 1.0]}
 
 
 def test_validation_loss_and_decay_ratio_of_the_metrics_are_means_over_the_steps():

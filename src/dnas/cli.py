@@ -282,6 +282,27 @@ def show(
     )
 
 
+@app.command(sort_key=7)
+def report(
+    path: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The file; report.html in the folder by default.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a page of HTML about a RUN, finished or not, or about a study of `dnas compare`."""
+    from dnas.report import report as write
+
+    if out is not None:
+        _require_folder("--out", str(out))
+    page = write(path, out)
+    if json:
+        _print_json({"report": str(page), "bytes": page.stat().st_size})
+    else:
+        print(page)
+
+
 @app.command(sort_key=8)
 def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
     """List the methods, or the options of one."""
@@ -448,6 +469,8 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dnas import verdict
+
     console = Console()
     if "test_accuracy" in result:
         table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
@@ -468,25 +491,11 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
             )
         console.print(table)
         if "baseline" in result:
-            console.print(_verdict(result), highlight=False)
+            console.print(verdict.of_run(result), highlight=False)
     seconds = [f"search {result['search_seconds']:.0f} s"] if result["search_seconds"] else []
     seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
     seconds += [f"the random network's {result['baseline']['seconds']:.0f} s"] if "baseline" in result else []
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
-
-
-def _verdict(result: dict[str, Any]) -> str:
-    """Whether the search paid, in a sentence that claims no more than one pair of trainings can show."""
-    ours, other = result, result["baseline"]
-    difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
-    apart = ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
-    if not apart:
-        return (
-            f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
-            "this run does not show that the search paid."
-        )
-    better = "searched" if difference > 0 else "random"
-    return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
 
 
 def _print_study(summary: dict[str, Any], out: Path) -> None:

@@ -36,6 +36,7 @@ LEGEND_ROW, LEGEND_LINE, LEGEND_GAP = 20, 26, 10
 GLYPH = 0.6  # width of an average character over its size, of a wide sans-serif
 
 PAPER, TINT, INK, SOFT, RULE = "#FFFFFF", "#E9EDF5", "#1B1F27", "#5A6270", "#CDD2DB"
+NODE = "#C5CCD9"  # a node that is part of the output
 # Only genes that recur have a filled tag; the tones lie far from those of the operations.
 TAG_COLOURS = ("#1B1F27", "#6C4A9E", "#7A5C3E", "#3F6B6B")
 
@@ -140,8 +141,8 @@ def svg(architecture: Architecture, *, title: str = "", subtitle: str = "") -> s
     rows = max(len(node) for cell in architecture.layers for node in cell.nodes)
     frame = Frame(2 + max(len(cell.nodes) for cell in architecture.layers), rows, up, down)
 
-    heading = _plain(title) or f"Architecture of {_count(len(architecture), 'layer')}"
-    head, y = _head(architecture, heading, _plain(subtitle), frame)
+    heading = plain(title) or f"Architecture of {_count(len(architecture), 'layer')}"
+    head, y = _head(architecture, heading, plain(subtitle), frame)
     body: list[str] = []
     tags = gene_tags(architecture)
     recurring = [tag for tag, n in Counter(tags).items() if n > 1]
@@ -305,7 +306,7 @@ def _look(cell: Cell, state: int) -> str:
 
 def _shape(look: str, label: str, x: float, y: float, under: str) -> str:
     """A state: an input is a dark box, a node a pill, filled as part of the output, dashed if dead."""
-    fill = {"input": INK, "output": "#C5CCD9"}.get(look, under)
+    fill = {"input": INK, "output": NODE}.get(look, under)
     dashes = ' stroke-dasharray="3 3"' if look == "dead" else ""
     return (
         f'<rect x="{_n(x - STATE_WIDTH / 2)}" y="{_n(y - STATE_HEIGHT / 2)}" width="{STATE_WIDTH}" '
@@ -424,7 +425,7 @@ def _clip(text: str, room: float, size: float) -> str:
     return text if len(text) <= fits else f"{text[: fits - 1]}…"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line without the characters that XML forbids."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -435,6 +436,29 @@ def _n(value: float) -> str:
 
 def _in_order(counts: Counter[str]) -> list[tuple[str, int]]:
     return [(op, counts[op]) for op in PRIMITIVES if counts[op]]
+
+
+def thumbnail(architecture: Architecture, *, title: str, width: int = 72, row: int = 4) -> str:
+    """The architecture as a small SVG of some 2 kB: a strip for every layer, from the stem down, coloured by shares.
+
+    A strip that halves the resolution is shorter. Operations come in one order, so strips compare by eye.
+    """
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for k, cell in enumerate(architecture.layers):
+        counts = _in_order(_operations([cell]))
+        room = width * (0.75 if k in architecture.reductions else 1)
+        x, total = (width - room) / 2, sum(n for _, n in counts) or 1
+        for op, n in counts:
+            share = room * n / total
+            places[op].append(f"M{_n(x)} {k * row}h{_n(share)}v{_n(row - 0.6)}h{_n(-share)}z")
+            x += share
+    words = escape(plain(title))
+    bands = "".join(f'<path fill="{PRIMITIVES[op].colour}" d="{"".join(paths)}"/>' for op, paths in places.items())
+    height = row * len(architecture)
+    return (
+        f'<svg class="thumbnail" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
+        f"<title>{words}</title>{bands}</svg>"
+    )
 
 
 # --- terminal ---------------------------------------------------------------------------------------

@@ -92,6 +92,11 @@ def _expanded(text: str) -> Path:
         return Path(text)
 
 
+def is_here(source: str, data_dir: str | None) -> bool:
+    """Whether `locate` would find it without a download."""
+    return source not in _NAMED or _on_disk(source, _data_root(data_dir)) is not None
+
+
 def locate(source: str, data_dir: str | None) -> Place:
     if source == "digits":
         return Place("digits", Path("digits"))

@@ -33,7 +33,7 @@ from dnas.methods import get_method
 from dnas.progress import Reporter
 from dnas.runfolder import read_json, read_toml
 from dnas.session import Session
-from dnas.settings import Settings
+from dnas.settings import Settings, TrainSettings
 from dnas.streams import numpy_stream
 from dnas.trainer import random_of_size
 from dnas.workers import Workers
@@ -167,7 +167,7 @@ def _architecture(run: Run) -> Architecture | None:
         return shuffled(found, network.seed)
     if network.kind == "random":
         config = parse(read_toml(run.source / "config.toml"))
-        assert config.train is not None
+        assert isinstance(config.train, TrainSettings)
         return random_of_size(found, config.train, run.info, network.seed)
     return found
 

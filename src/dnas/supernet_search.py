@@ -373,11 +373,13 @@ class Search:
     def epoch_metrics(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew.
 
-        `entropy` is that of the scores within an edge, as a share of the uniform law's; `skips` counts skip_connect
-        among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing weights and of
-        the derived architecture with the supernet's weights, on the same validation images: their gap is what is lost
-        where operations are taken away; `travel` is the largest architecture parameter; `gradient_over_decay` compares
-        what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there where the setting is.
+        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
+        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
+        skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
+        weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
+        what is lost where operations are taken away; `travel` is the largest architecture parameter;
+        `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
+        where the setting is.
         """
         settings, method = self.settings, self.method
         progress = self.progress(step, draw=1)
@@ -397,7 +399,9 @@ class Search:
                 metrics["gradient_over_decay"] = self.sums["gradient"] / self.sums["decay"]
         if isinstance(method, GradientMethod):
             with torch.no_grad():
-                metrics["entropy"] = entropy(method.scores(self.mapping, progress))
+                scores = method.scores(self.mapping, progress)
+            metrics["entropy"] = entropy(scores)
+            metrics["scores"] = by_operation(scores, method.operations, self.active)
         if isinstance(settings, GradientSettings) and settings.eigenvalue:
             value = self.eigenvalue(step)
             if math.isfinite(value):  # to watch must not end a run
@@ -456,6 +460,17 @@ def judged_in_rounds(
         if len(scores) < len(candidates):
             break
     return history
+
+
+def by_operation(scores: Tensor, operations: Sequence[str], active: Tensor | None = None) -> dict[str, list[float]]:
+    """The scores [L, E, O] of each operation summed over edges: a number for every layer, of three digits.
+
+    Args:
+        active: [L, E, O], where not every edge has every operation.
+    """
+    there = scores.detach() if active is None else scores.detach() * active.to(scores)
+    sums = there.to("cpu", torch.float64).sum(1).tolist()
+    return {op: [float(f"{layer[o]:.3g}") for layer in sums] for o, op in enumerate(operations)}
 
 
 def judged(

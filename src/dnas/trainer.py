@@ -191,15 +191,20 @@ def _loss(
 
 
 @torch.no_grad()
-def predict(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
-    """The predicted class [N] of every image, without augmentation."""
+def answers(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
+    """The logits [N, classes] of every image, without augmentation."""
     network.eval()
-    answers = []
+    logits = []
     for images in torch.split(split.images, TEST_BATCH):
         batch = normalise(images.to(device), info).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            answers.append(network(batch).argmax(1).cpu())
-    return torch.cat(answers)
+            logits.append(network(batch).cpu())
+    return torch.cat(logits)
+
+
+def predict(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
+    """The predicted class [N] of every image, without augmentation."""
+    return answers(network, split, info, device).argmax(1)
 
 
 def measure_accuracy(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:

@@ -1,0 +1,792 @@
+"""`dnas report`: a run or a study as one page of HTML that needs nothing else.
+
+The page is read from what lies in the folder, whatever state the run is in; nothing in it is fetched, and it holds no
+script. Every name that comes from data is escaped by the templates; what is marked as safe is our own SVG alone. The
+test images are looked at again, where they are still the same: which classes are confused, and the worst mistakes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dnas import charts, draw, verdict
+from dnas.architecture import Architecture
+from dnas.charts import Interval, Point, Series
+from dnas.errors import InputError
+from dnas.ops import PRIMITIVES
+from dnas.runfolder import read_metrics, read_toml
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from torch import Tensor
+
+    from dnas.data import DataInfo
+
+STUDY_FORMAT = "dnas-study/1"
+MATRIX_CLASSES = 20  # above, a matrix cannot be read
+CONFUSED, WORST = 10, 12
+PICTURE = 96  # pixels of a side, at most
+PANELS = 40  # layers whose scores are drawn
+CURVE = 60  # epochs in a drawing of scores
+
+# The colours of a drawing that belong to the page; an operation keeps its own.
+DRAWING_COLOURS = {
+    **charts.PAGE_COLOURS,
+    draw.TINT: "tint",
+    draw.NODE: "node",
+    **{colour: f"tag-{i}" for i, colour in enumerate(draw.TAG_COLOURS) if colour not in charts.PAGE_COLOURS},
+}
+
+
+def report(path: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run folder or a study folder. Returns where it lies.
+
+    Args:
+        path: The folder that `dnas run`, `search` or `train` wrote, finished or not, or that of `dnas compare`.
+        out: The file; by default `report.html` in the folder.
+
+    Raises:
+        InputError: Neither of the two, damaged, not to be written, or a package is missing.
+    """
+    path = Path(path)
+    target = Path(out) if out is not None else path / "report.html"
+    if (path / "study.json").is_file():
+        text = study_page(path, target.parent)
+    elif (path / "config.toml").is_file():
+        text = run_page(path, target.parent)
+    else:
+        raise InputError(
+            f"{path} has neither config.toml nor study.json; give a folder of `dnas run` or of `dnas compare`"
+        )
+    try:
+        target.write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {target} ({error.strerror or error}); choose another --out") from None
+    return target
+
+
+# --- a run ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """What lies in a run folder; `result` and `architecture` are None where it has not come so far."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    architecture: Architecture | None
+
+    def stage(self, stage: str) -> list[dict[str, Any]]:
+        return [line for line in self.metrics if line.get("stage") == stage]
+
+    @property
+    def searched(self) -> bool:
+        return bool(self.config.get("search"))
+
+    @property
+    def name(self) -> str:
+        if not self.searched:
+            return "trained network"
+        return f"{self.config.get('method', '')} ({self.config.get('mapping', '')})"
+
+
+def read_run(path: Path) -> Run:
+    """Raises InputError naming the file that is damaged."""
+    return Run(
+        path,
+        read_toml(path / "config.toml"),
+        read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else [],
+        _read_json(path / "result.json") if (path / "result.json").is_file() else None,
+        Architecture.load(path / "architecture.json") if (path / "architecture.json").is_file() else None,
+    )
+
+
+def run_page(path: Path, base: Path) -> str:
+    """The page of a run. `base`: the folder from which its links lead."""
+    run = read_run(path)
+    result, config = run.result, run.config
+    tested = result is not None and "test_accuracy" in result
+    other = None
+    if result is not None and "baseline" in result:
+        other = Architecture.from_json(result["baseline"]["architecture"])
+    data = str(config.get("data", {}).get("source", ""))
+    return _render(
+        "run.html",
+        title=f"{run.name} on {Path(data).name or data}",
+        run=run,
+        result=result,
+        data=data,
+        facts=_facts(run),
+        accuracy=None if not tested else _spoken(result or {}),
+        verdict=verdict.of_run(result) if result is not None and "baseline" in result else None,
+        other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,
+        compared=_compared(run),
+        drawing=None if run.architecture is None else _drawing(run.architecture, run),
+        depth=None if run.architecture is None else _depth(run.architecture, other),
+        curves=[*_search_curves(run), *_train_curves(run)],
+        scores=_scores(run),
+        mistakes=_mistakes(run) if (path / "model.safetensors").is_file() else None,
+        costs=_costs(run),
+        settings=list(_settings(run)),
+        state=_state(run),
+        files=[(name, _href(path / name, base)) for name in _FILES if (path / name).is_file()],
+    )
+
+
+_FILES = (
+    "architecture.json",
+    "architecture.svg",
+    "architecture_parameters.safetensors",
+    "model.safetensors",
+    "result.json",
+    "config.toml",
+    "metrics.jsonl",
+    "log.txt",
+)
+
+
+def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An accuracy in words' parts."""
+    low, high = row["test_interval"]
+    return {
+        "right": round(row["test_accuracy"] * row["test_images"]),
+        "images": row["test_images"],
+        "percent": f"{100 * row['test_accuracy']:.1f} %",
+        "interval": f"{100 * low:.1f} – {100 * high:.1f} %",
+        "params": row["params"],
+        "macs": row["macs"],
+    }
+
+
+def _state(run: Run) -> str | None:
+    """Why the page is not whole, if it is not."""
+    if run.result is not None:
+        return None
+    if not run.metrics:
+        return "This run has not finished an epoch yet."
+    last = run.metrics[-1]
+    where = f"trial {last['trial']}" if "trial" in last else f"epoch {last.get('epoch')}"
+    stages = {"search": "search", "train": "training", "baseline": "the random network's training"}
+    stage = str(last.get("stage"))
+    return f"This run is not finished: the last line that it wrote is of {stages.get(stage, stage)}, {where}."
+
+
+def _facts(run: Run) -> list[tuple[str, str, str]]:
+    """(what, how much, remark): the figures that come first."""
+    result = run.result
+    if result is None:
+        return []
+    facts = []
+    if "test_accuracy" in result:
+        low, high = result["test_interval"]
+        interval = f"95 % interval {100 * low:.1f} – {100 * high:.1f} %"
+        facts.append(("test accuracy", f"{100 * result['test_accuracy']:.1f} %", interval))
+        facts.append(("parameters", _amount(result["params"]), f"{result['params']:,} numbers that were trained"))
+        facts.append(("multiply-adds", _amount(result["macs"]), "arithmetic for one picture"))
+    if result.get("search_seconds"):
+        facts.append(("search", _duration(result["search_seconds"]), "to find the architecture"))
+    if result.get("train_seconds"):
+        facts.append(("training", _duration(result["train_seconds"]), "of the network that was found"))
+    return facts
+
+
+def _compared(run: Run) -> Markup | None:
+    if run.result is None or "baseline" not in run.result:
+        return None
+    rows = [
+        Interval(name, row["test_accuracy"], row["test_interval"][0], row["test_interval"][1], strong=strong)
+        for name, row, strong in ((run.name, run.result, True), ("random, same size", run.result["baseline"], False))
+    ]
+    return _safe(charts.intervals("compared", "Test accuracy of both networks", rows, label="test accuracy, %"))
+
+
+def _drawing(architecture: Architecture, run: Run) -> Markup:
+    text = draw.svg(architecture, title=run.name)
+    for colour, name in DRAWING_COLOURS.items():
+        text = text.replace(f'"{colour}"', f'"var(--{name})"')
+    return _safe(text)
+
+
+def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, Any]:
+    """Which operations lie at which depth: a chart, and the shares by kind in the thirds of the depth."""
+    shown = [("searched", architecture)] + ([] if other is None else [("random, same size", other)])
+    return {
+        "charts": [
+            (
+                name if other is not None else "",
+                _safe(
+                    charts.shares_by_layer(
+                        f"depth-{i}",
+                        f"Operations by layer, {name}" if other is not None else "Operations by layer",
+                        _profile(each),
+                        reductions=each.reductions,
+                    )
+                ),
+            )
+            for i, (name, each) in enumerate(shown)
+        ],
+        "thirds": _thirds([_profile(architecture)]),
+        "legend": _legend(_profile(architecture) + ([] if other is None else _profile(other))),
+    }
+
+
+def _profile(architecture: Architecture) -> list[dict[str, float]]:
+    """How often each operation occurs in every layer."""
+    return [dict(Counter(op for node in cell.nodes for op, _ in node)) for cell in architecture.layers]
+
+
+_KINDS = (("convolutions", ("sep_", "dil_", "conv_")), ("pools", ("max_", "avg_")), ("skips", ("skip_",)))
+
+
+def _thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str, list[str]]]:
+    """For each kind of operation its share in the shallow, middle and deep third of the layers."""
+    rows = []
+    for kind, starts in _KINDS:
+        shares = []
+        for third in range(3):
+            layers = [layer for p in profiles for k, layer in enumerate(p) if 3 * k // len(p) == third]
+            total = sum(sum(layer.values()) for layer in layers)
+            of_kind = sum(n for layer in layers for op, n in layer.items() if op.startswith(starts))
+            shares.append(f"{100 * of_kind / total:.0f} %" if total else "–")
+        rows.append((kind, shares))
+    return rows
+
+
+def _legend(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(name, colour) of the operations that occur."""
+    there = {op for layer in layers for op in layer}
+    return [(primitive.label, primitive.colour) for op, primitive in PRIMITIVES.items() if op in there]
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
+    epochs, trials = run.stage("search"), [line for line in run.stage("search") if "trial" in line]
+    if trials:
+        series = _series(trials, {"accuracy": ("candidate", charts.ACCENT, "-")}, "trial")
+        yield from _curve(
+            "trials", "Search: accuracy of every candidate", series, unit="%", over="trial",
+            caption="Each candidate was trained shortly from scratch and judged on images held back from training.",
+        )  # fmt: skip
+        return
+    settings = run.config.get("search") or {}
+    warmup = settings.get("warmup_epochs") or 0
+    mark = (float(warmup), "architecture moves") if epochs and 0 < warmup < epochs[-1]["epoch"] else None
+    ink, soft, accent = draw.INK, draw.SOFT, charts.ACCENT
+    names = {"loss": ("training", accent, "-"), "validation_loss": ("validation", soft, "--")}
+    yield from _curve(
+        "search-loss", "Search: loss", _series(epochs, names), mark=mark,
+        caption="How wrong the supernet, which holds all candidates at once, still is; lower is better. The validation "
+        "loss moves the architecture and includes the method's own penalty, so it can be negative.",
+    )  # fmt: skip
+    names = {"supernet_accuracy": ("supernet", accent, "-"), "derived_accuracy": ("derived", ink, "--")}
+    yield from _curve(
+        "search-accuracy", "Search: accuracy with shared weights", _series(epochs, names), unit="%", mark=mark,
+        caption="On images held back from training: all operations mixed, and only those that would be kept, with the "
+        "same weights. The gap is what is lost by taking operations away; the derived network is trained anew.",
+    )  # fmt: skip
+    yield from _curve(
+        "entropy", "Search: how undecided it is", _series(epochs, {"entropy": ("entropy", accent, "-")}), mark=mark,
+        caption="1: all operations of an edge weigh the same. 0: one has all the weight.",
+    )  # fmt: skip
+    yield from _curve(
+        "skips", "Search: skip connections", _series(epochs, {"skips": ("skips", accent, "-")}), whole=True, mark=mark,
+        caption="How many of the operations that would be kept only pass their input on. A search that fills up with "
+        "them has collapsed.",
+    )  # fmt: skip
+
+
+def _train_curves(run: Run) -> Iterator[dict[str, Any]]:
+    series, accuracy = [], []
+    for stage, name, colour, dashes in (
+        ("train", "found", charts.ACCENT, "-"),
+        ("baseline", "random", draw.SOFT, "--"),
+    ):
+        series += _series(run.stage(stage), {"loss": (name, colour, dashes)})
+        accuracy += _series(run.stage(stage), {"accuracy": (name, colour, dashes)})
+    yield from _curve(
+        "train-loss", "Training: loss", series,
+        caption="On the training images, which are varied at random while training; lower is better.",
+    )  # fmt: skip
+    yield from _curve(
+        "train-accuracy", "Training: accuracy on the training images", accuracy, unit="%",
+        caption="Below the test accuracy at times, as the training images are made harder.",
+    )  # fmt: skip
+
+
+def _series(
+    lines: Sequence[Mapping[str, Any]], names: Mapping[str, tuple[str, str, str]], over: str = "epoch"
+) -> list[Series]:
+    series = []
+    for key, (name, colour, dashes) in names.items():
+        points = [(line[over], line[key]) for line in lines if over in line and line.get(key) is not None]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            series.append(Series(name, epochs, values, colour, dashes))
+    return series
+
+
+def _curve(key: str, title: str, series: Sequence[Series], *, caption: str, **look: Any) -> Iterator[dict[str, Any]]:
+    if series:
+        yield {"title": title, "svg": _safe(charts.lines(key, title, series, **look)), "caption": caption}
+
+
+def _scores(run: Run) -> dict[str, Any] | None:
+    """What the derivation ranks by, layer by layer, over the epochs."""
+    lines = [line for line in run.stage("search") if isinstance(line.get("scores"), dict) and line["scores"]]
+    if not lines:
+        return None
+    step = -(-len(lines) // CURVE)
+    lines = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1]
+    ops = list(lines[0]["scores"])
+    count = len(lines[0]["scores"][ops[0]])
+    step = -(-count // PANELS)
+    reductions = () if run.architecture is None else run.architecture.reductions
+    panels = []
+    for k in range(0, count, step):
+        amounts = {op: [max(line["scores"][op][k], 0.0) for line in lines] for op in ops}
+        halves = k in reductions
+        name = f"Scores of layer {k}" + (", which halves the resolution" if halves else "")
+        svg = charts.shares_over_time(f"scores-{k}", name, [line["epoch"] for line in lines], amounts)
+        panels.append({"title": f"Layer {k}" + (" · ½" if halves else ""), "svg": _safe(svg)})
+    return {"panels": panels, "every": step, "layers": count, "legend": _legend([lines[0]["scores"]])}
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+def _mistakes(run: Run) -> dict[str, Any]:
+    """What the trained network gets wrong on the run's own test images; {"why": …} where that cannot be told."""
+    import torch
+
+    from dnas.data import fingerprint, load_test
+    from dnas.pipeline import load_model
+    from dnas.sources import is_here
+    from dnas.trainer import answers, to_device
+
+    data = run.config.get("data", {})
+    device = "cuda" if run.config.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+    try:
+        network, info = load_model(run.path)
+        if not is_here(info.source, data.get("data_dir") or None):
+            return {"why": f"the data set {info.source} is not on this machine any more"}
+        split = load_test(info.source, info, data_dir=data.get("data_dir") or None)
+    except InputError as error:
+        return {"why": str(error)}
+    if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:
+        return {"why": f"the test images of {info.source} have changed since the run"}
+    logits = answers(to_device(network, device), split, info, device).float()
+    shares, predicted = logits.softmax(1).max(1)
+    labels, count = split.labels, len(info.classes)
+    matrix = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count)
+    wrong = (predicted != labels).nonzero().flatten()
+    worst = wrong[shares[wrong].argsort(descending=True, stable=True)][:WORST]
+    right = int((predicted == labels).sum())
+    recorded = None if run.result is None else round(run.result["test_accuracy"] * run.result["test_images"])
+    return {
+        "why": None,
+        "right": right,
+        "recorded": None if recorded == right else recorded,
+        "images": len(labels),
+        "matrix": _matrix(matrix, info) if count <= MATRIX_CLASSES else None,
+        "confused": _confused(matrix, info),
+        "recalls": _recalls(matrix, info)[:CONFUSED],
+        "classes": count,
+        "worst": [
+            {
+                "picture": _picture(split.images[i]),
+                "true": info.classes[labels[i]],
+                "predicted": info.classes[predicted[i]],
+                "confidence": f"{100 * shares[i]:.0f} %",
+            }
+            for i in worst.tolist()
+        ],
+    }
+
+
+def _matrix(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """A row for every true class; mistakes are shaded in five tones by their share of the row."""
+    rows = []
+    for i, counts in enumerate(matrix.tolist()):
+        total = sum(counts) or 1
+        tones = ["right" if j == i else f"tone-{min(5, -(-20 * n // total))}" for j, n in enumerate(counts)]
+        rows.append({"name": info.classes[i], "cells": list(zip(counts, tones, strict=True)), "total": sum(counts)})
+    return rows
+
+
+def _confused(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """The pairs (true, predicted) that occur most often."""
+    counts = [(n, i, j) for i, row in enumerate(matrix.tolist()) for j, n in enumerate(row) if i != j and n]
+    counts.sort(key=lambda each: (-each[0], each[1:]))
+    totals = matrix.sum(1).tolist()
+    return [
+        {"true": info.classes[i], "predicted": info.classes[j], "count": n, "of": totals[i]}
+        for n, i, j in counts[:CONFUSED]
+    ]
+
+
+def _recalls(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """How much of each class is recognised, the worst first."""
+    rows = []
+    for i, counts in enumerate(matrix.tolist()):
+        if sum(counts):
+            rows.append({"name": info.classes[i], "right": counts[i], "of": sum(counts)})
+    return sorted(rows, key=lambda row: (row["right"] / row["of"], row["name"]))
+
+
+def _picture(image: Tensor) -> str:
+    """A picture uint8 [C, H, W] as the address of a PNG that holds all of it."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    if max(picture.size) > PICTURE:
+        picture.thumbnail((PICTURE, PICTURE))
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+# --- cost and settings --------------------------------------------------------------------------------------
+
+
+def _costs(run: Run) -> list[tuple[str, str, str]]:
+    """(what, how much, what that is)."""
+    result = run.result
+    if result is None:
+        return []
+    rows = []
+    for key, name, meaning in (
+        ("search_seconds", "search", "time until the architecture was found"),
+        ("train_seconds", "training", "time to train the network that was found"),
+    ):
+        if result.get(key):
+            rows.append((name, _duration(result[key]), meaning))
+    if "baseline" in result:
+        rows.append(("control", _duration(result["baseline"]["seconds"]), "time to train the random network"))
+    if result.get("step_equivalents"):
+        meaning = "what the search computed, in passes of one batch forward and backward"
+        rows.append(("step equivalents", f"{result['step_equivalents']:,.0f}", meaning))
+    if result.get("architectures_evaluated"):
+        rows.append(("architectures", f"{result['architectures_evaluated']:,}", "judged one by one by the search"))
+    if result.get("peak_memory_bytes"):
+        rows.append(("memory", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB", "the most that was held at a time"))
+    return rows
+
+
+def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """(section, [(name, value, meaning)]) of config.toml; the last section is what the result depends on besides."""
+    meanings = _meanings(run)
+    general = [(k, _value(v), meanings.get(k, "")) for k, v in run.config.items() if not isinstance(v, dict)]
+    yield "general", general
+    for section, values in run.config.items():
+        if isinstance(values, dict) and values:
+            rows = [(k, _value(v), meanings.get(f"{section}.{k}", "")) for k, v in values.items()]
+            yield section, rows
+
+
+def _meanings(run: Run) -> dict[str, str]:
+    """What settings mean, where this installation knows the run's method."""
+    from dnas.config import Config, DataSettings
+    from dnas.methods import get_method
+    from dnas.settings import TrainSettings
+
+    classes: list[tuple[str, Any]] = [("", Config), ("data.", DataSettings), ("train.", TrainSettings)]
+    try:
+        method = get_method(str(run.config.get("method", "")))
+        classes += [("search.", method.Settings), ("options.", method.Options)]
+    except InputError:
+        pass
+    return {
+        f"{section}{name}": (field.description or "").replace("`", "")
+        for section, cls in classes
+        for name, field in cls.model_fields.items()
+    }
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value or "–"
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+# --- a study --------------------------------------------------------------------------------------------------
+
+
+def study_page(path: Path, base: Path) -> str:
+    """The page of a study. `base`: the folder from which its links lead."""
+    study = _read_json(path / "study.json")
+    if study.get("format") != STUDY_FORMAT:
+        raise InputError(f"{path / 'study.json'} has the format {study.get('format')!r}, not {STUDY_FORMAT!r}")
+    try:
+        return _study_page(path, base, study)
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path / 'study.json'} is damaged ({reason}); let `dnas compare` write it again") from error
+
+
+def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
+    rows = [_row(number, row, path, base) for number, row in enumerate(study["rows"], start=1)]
+    numbers = {row["name"]: row["number"] for row in rows}
+    for row in rows:
+        row["of_number"] = f"no. {numbers[row['of']]}" if row["of"] in numbers else row["of"]
+    known = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
+    differences = [_difference(row) for row in study["differences"]]
+    return _render(
+        "study.html",
+        title=f"Search methods compared on {study['data']}",
+        study={"preset": "unknown", "test_images": None, "command": "dnas compare", **study},
+        conclusion=verdict.of_study(study),
+        rows=rows,
+        errors=_errors(known),
+        differences=differences,
+        paired=_paired(differences),
+        sizes=_sizes(known),
+        kinds=[kind for kind in charts.MARKERS if any(row["kind"] == kind for row in known)],
+        profiles=[row for row in rows if row["depth"] is not None],
+        legend_items=_legend([layer for row in rows for p in row["profiles"] for layer in p]),
+        practices=study.get("practices") or [],
+        missing=study.get("missing") or [],
+    )
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """A chart of the rows' test errors, the lowest first."""
+    if not rows:
+        return None
+    lines = [
+        Interval(
+            f"{row['number']} {row['name']}",
+            row["mean"],
+            row["low"],
+            row["high"],
+            row["dots"],
+            row["kind"] == "searched",
+        )
+        for row in rows
+    ]
+    return _safe(charts.intervals("errors", "Test error of every row", lines, label="test error, %"))
+
+
+def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """A chart of the differences; those that show something stand out."""
+    lines = [
+        Interval(
+            f"{charts.clip(row['a'], 18)} − {charts.clip(row['b'], 18)}",
+            row["mean"],
+            row["low"],
+            row["high"],
+            strong=bool(row["direction"]),
+        )
+        for row in differences
+        if row["mean"] is not None
+    ]
+    if not lines:
+        return None
+    label = "difference in points; left of zero: the first is better"
+    return _safe(charts.intervals("paired", "Paired differences of test error", lines, label=label, zero=True))
+
+
+def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[str, Any]:
+    """A row with its searches, each with the thumbnail of its architecture where it lies in the study."""
+    error = row["test_error"] or {}
+    searches, profiles = [], []
+    for search in row["searches"]:
+        accuracies = [t["test_accuracy"] for t in search["trainings"] if t.get("test_accuracy") is not None]
+        mean = None if not accuracies else 1 - sum(accuracies) / len(accuracies)
+        folders = [_inside(path, run) for run in (search.get("run"), *(t.get("run") for t in search["trainings"]))]
+        folder = next((f for f in folders if f is not None and (f / "architecture.json").is_file()), None)
+        thumbnail = None
+        if folder is not None:
+            try:
+                architecture = Architecture.load(folder / "architecture.json")
+            except InputError:
+                architecture = None
+            if architecture is not None:
+                title = f"{row['name']}, seed {search['seed']}: {len(architecture)} layers"
+                thumbnail = _safe(draw.thumbnail(architecture, title=title))
+                profiles.append(_profile(architecture))
+        page = folder / "report.html" if folder is not None and (folder / "report.html").is_file() else folder
+        searches.append({
+            "seed": search["seed"],
+            "error": _percent(mean),
+            "mean": mean,
+            "href": None if page is None else _href(page, base),
+            "thumbnail": thumbnail,
+            "params": search.get("params"),
+        })  # fmt: skip
+    depths = Counter(len(profile) for profile in profiles)
+    depth = depths.most_common(1)[0][0] if depths else 0
+    alike = [profile for profile in profiles if len(profile) == depth]
+    mean_profile = [_mean_layer([profile[k] for profile in alike]) for k in range(depth)]
+    best = row.get("best")
+    return {
+        "number": number,
+        "name": str(row["name"]),
+        "method": row["method"],
+        "mapping": row.get("mapping") or "",
+        "kind": row["kind"],
+        "level": row.get("level") or "",
+        "of": row.get("of"),
+        "mean": error.get("mean"),
+        "low": error.get("low"),
+        "high": error.get("high"),
+        "error": _percent(error.get("mean")),
+        "interval": _percents(error.get("low"), error.get("high")),
+        "sd": _percent(error.get("sd")),
+        "count": error.get("count"),
+        "best": None if not best else f"{_percent(best.get('mean'))} (seed {best.get('seed')})",
+        "dots": [search["mean"] for search in searches if search["mean"] is not None],
+        "params": row.get("params"),
+        "params_text": _amount(row.get("params")),
+        "macs_text": _amount(row.get("macs")),
+        "seconds_text": _duration(row.get("search_seconds")),
+        "searches": searches,
+        "profiles": profiles,
+        "averaged": len(alike),
+        "depth": None if not alike else _safe(charts.shares_by_layer(
+            f"depth-{number}", f"{row['name']}: operations by layer", mean_profile, small=True)),
+        "thirds": _thirds(alike),
+    }  # fmt: skip
+
+
+def _mean_layer(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean shares of operations over searches, each of which counts the same."""
+    mean: Counter[str] = Counter()
+    for layer in layers:
+        total = sum(layer.values()) or 1
+        for op, n in layer.items():
+            mean[op] += n / total / len(layers)  # type: ignore[assignment]
+    return dict(mean)
+
+
+def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
+    direction = verdict.direction(row)
+    words = {-1: f"{row['a']} is better", 1: f"{row['b']} is better", 0: "not shown", None: "not known"}
+    return {
+        "a": row["a"],
+        "b": row["b"],
+        "mean": row.get("mean"),
+        "low": row.get("low"),
+        "high": row.get("high"),
+        "direction": direction,
+        "words": words[direction],
+        "points": _points(row.get("mean")),
+        "interval": _points(row.get("low")) + " – " + _points(row.get("high")) if row.get("low") is not None else "–",
+        "count": row.get("count"),
+        "p": _p(row.get("p")),
+        "p_adjusted": _p(row.get("p_adjusted")),
+        "seeds_needed": row.get("seeds_needed"),
+    }
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
+    points = [
+        Point(str(row["number"]), row["kind"], row["params"] / 1e6, row["mean"], row["low"], row["high"])
+        for row in rows
+        if row["params"] is not None
+    ]
+    if not points:
+        return None
+    labels = {"x_label": "parameters, millions", "y_label": "test error, %"}
+    return _safe(charts.scatter("sizes", "Test error against size", points, **labels))
+
+
+def _inside(path: Path, name: Any) -> Path | None:
+    """The folder of a run of this study; None where there is none, or it lies elsewhere."""
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        return None
+    folder = path / name
+    return folder if folder.is_dir() else None
+
+
+# --- pages ----------------------------------------------------------------------------------------------------
+
+
+def _render(template: str, **values: Any) -> str:
+    try:
+        import jinja2
+    except ImportError:
+        raise InputError("a report needs jinja2, which is not there; pip install 'dnas[report]'") from None
+    from importlib.metadata import version
+
+    loader = jinja2.PackageLoader("dnas", "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = environment.get_template(template).render(**values, version=version("dnas"))
+    # A number stays on one line with its per cent sign, and with the dash of its range.
+    return re.sub(r"(?<=\d) (?=%|– [\d−+])", "&nbsp;", text)
+
+
+def _safe(svg: str) -> Markup:
+    """Our own SVG, whose texts are escaped already."""
+    from markupsafe import Markup
+
+    return Markup(svg)
+
+
+def _href(target: Path, base: Path) -> str:
+    """A relative address that cannot be read as another scheme."""
+    return "./" + quote(os.path.relpath(target, base).replace(os.sep, "/")) + ("/" if target.is_dir() else "")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); restore it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object; restore it")
+    return value
+
+
+def _amount(value: float | None) -> str:
+    """3,276,410 → 3.28 M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f} %"
+
+
+def _percents(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{100 * low:.2f} – {100 * high:.2f} %"
+
+
+def _points(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

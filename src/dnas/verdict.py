@@ -1,0 +1,106 @@
+"""What figures say, in sentences that claim no more than their intervals do: of one run, and of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def of_run(result: Mapping[str, Any]) -> str:
+    """Whether the search paid, in a sentence that claims no more than one pair of trainings can show.
+
+    Args:
+        result: The content of a result.json that has a baseline.
+    """
+    ours, other = result, result["baseline"]
+    difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
+    apart = ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
+    if not apart:
+        return (
+            f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
+            "this run does not show that the search paid."
+        )
+    better = "searched" if difference > 0 else "random"
+    return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+
+
+# A difference counts where its interval leaves out zero and, if tests were adjusted for their number, that agrees.
+LEVEL = 0.05
+
+
+def direction(difference: Mapping[str, Any]) -> int | None:
+    """What a difference a - b of test errors shows: -1 (a is better), 1 (b is), 0 (neither); None where not known."""
+    low, high, p = difference.get("low"), difference.get("high"), difference.get("p_adjusted")
+    if low is None or high is None:
+        return None
+    if low <= 0 <= high or (p is not None and p >= LEVEL):
+        return 0
+    return -1 if high < 0 else 1
+
+
+def of_study(study: Mapping[str, Any]) -> list[str]:
+    """The conclusion of a study: the lowest error, searches against their controls, and what is missing.
+
+    Args:
+        study: The content of a study.json.
+    """
+    rows = [row for row in study["rows"] if row["test_error"] and row["test_error"].get("mean") is not None]
+    missing = len(study.get("missing") or [])
+    undone = f"{_count(missing, 'run')} of this study {'is' if missing == 1 else 'are'} not done yet"
+    if not rows:
+        return ["There are no test results yet" + (f": {undone}." if missing else ".")]
+    sentences = [_lowest(rows, study["differences"])]
+    controls = {(row["of"], row["name"]) for row in study["rows"] if row.get("of")}
+    shown = [
+        verdict * sign
+        for difference in study["differences"]
+        for sign, pair in ((1, ("a", "b")), (-1, ("b", "a")))
+        if (difference[pair[0]], difference[pair[1]]) in controls and (verdict := direction(difference)) is not None
+    ]
+    if shown:
+        better, worse, open_ = (sum(v == wanted for v in shown) for wanted in (-1, 1, 0))
+        said = [f"{n} {words}" for n, words in _outcomes(better, worse, open_) if n]
+        sentences.append(
+            f"Of {_count(len(shown), 'comparison')} of a search with its control, {', '.join(said)}."
+            + (" A difference that is not shown may still exist; more seeds could show it." if open_ else "")
+        )
+    elif controls:
+        sentences.append("No search has been compared with its control yet, so nothing shows whether searching paid.")
+    if missing:
+        sentences.append(f"{undone[0].upper()}{undone[1:]}, so all of this may change.")
+    return sentences
+
+
+def _outcomes(better: int, worse: int, open_: int) -> Sequence[tuple[int, str]]:
+    return (
+        (better, "shows that the search did better" if better == 1 else "show that the search did better"),
+        (worse, "shows that it did worse" if worse == 1 else "show that it did worse"),
+        (open_, "shows no difference" if open_ == 1 else "show no difference"),
+    )
+
+
+def _lowest(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]) -> str:
+    best = min(rows, key=lambda row: row["test_error"]["mean"])
+    error = best["test_error"]
+    text = f"The lowest mean test error is that of {best['name']}: {100 * error['mean']:.2f} %"
+    if error.get("low") is not None and error.get("high") is not None:
+        text += f" (95 % interval {100 * error['low']:.2f} – {100 * error['high']:.2f} %)"
+    if len(rows) == 1:
+        return f"{text}."
+    known = {row["name"] for row in rows} - {best["name"]}
+    behind = set()
+    for difference in differences:
+        if difference["a"] == best["name"] and direction(difference) == -1:
+            behind.add(difference["b"])
+        if difference["b"] == best["name"] and direction(difference) == 1:
+            behind.add(difference["a"])
+    count = len(behind & known)
+    if count == len(known):
+        return f"{text}; its paired differences from all {len(known)} others leave out zero."
+    if not count:
+        return f"{text}, but no paired difference shows it better than any of the {len(known)} others."
+    return f"{text}; it is shown to be better than {count} of the {len(known)} others, and not than the rest."
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
