@@ -142,7 +142,7 @@ def test_settings_of_runs_cannot_change(whole):
         ({"methods": []}, "--methods names nothing"),
         ({"methods": ["random"], "mappings": ["decoupled"]}, "no chosen method knows"),
         ({"methods": ["lucky"]}, "--method 'lucky' is not known"),
-        ({"architectures": ["DARTS_V9"]}, "DARTS_V9"),
+        ({"architectures": ["DARTS_V9"]}, "--architectures DARTS_V9 is neither published"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_runs(changes, message, tmp_path):
@@ -160,13 +160,19 @@ def test_methods_run_under_the_mappings_that_they_know():
 
 
 def test_a_shared_cell_has_no_order_to_shuffle_and_a_published_one_no_search():
-    found = networks(study(methods=["pc-darts"], mappings=["shared"], seeds=1, architectures=["DARTS_V2"]))
+    found = networks(study(methods=["pc-darts"], mappings=["shared"], seeds=1, architectures=["DARTS_V2", "vgg16-bn"]))
     assert found == [
         Network("searched", "pc-darts", "shared", 0),
         Network("random", "pc-darts", "shared", 0),
         Network("published", "DARTS_V2", "", 0),
+        Network("handmade", "vgg16-bn", "", 0),
     ]
-    assert [network.run() for network in found] == ["pc-darts-shared-s0", "pc-darts-shared-s0-random", "DARTS_V2-s0"]
+    assert [network.run() for network in found] == [
+        "pc-darts-shared-s0",
+        "pc-darts-shared-s0-random",
+        "DARTS_V2-s0",
+        "vgg16-bn-s0",
+    ]
     assert found[0].run(2) == "pc-darts-shared-s0-t2"
 
 
@@ -190,6 +196,24 @@ def test_shuffled_layers_keep_their_stage(layers, seed):
 def test_where_all_layers_are_equal_shuffling_changes_nothing():
     architecture = load_published("DARTS_V2", 20)
     assert shuffled(architecture, 3).layers == architecture.layers
+
+
+def test_references_are_as_deep_as_the_networks_of_the_study():
+    assert study().depth == 6 and study(run={}).depth == 6 and study(run={"preset": "paper"}).depth == 20
+    assert study(run={"train": {"layers": 8}, "search": {"layers": 5}}).depth == 8
+
+
+@pytest.mark.parametrize(("name", "extra"), [("DARTS_V2", None), ("vgg16-bn", "torchvision")])
+def test_references_are_trained_by_the_same_trainer(name, extra, tmp_path):
+    if extra:
+        pytest.importorskip(extra)
+    path = tmp_path / "study"
+    compare(path, study(methods=[], seeds=1, architectures=[name]), processes=1)
+    assert set(results(path)) == {f"{name}-s0"}
+    config = read_toml(path / "runs" / f"{name}-s0" / "config.toml")
+    assert (config["train"]["epochs"], config["train"]["images"], config["train"]["batch_size"]) == (1, 64, 32)
+    if extra is None:
+        assert len(Architecture.load(path / "runs" / f"{name}-s0" / "architecture.json")) == 6
 
 
 def test_study_toml_is_what_was_compared(whole):

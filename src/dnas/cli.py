@@ -21,6 +21,7 @@ from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, ne
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
+    from dnas.study import StudySettings
 
 app = App(
     name="dnas",
@@ -149,11 +150,15 @@ def evaluate(
 
 @app.command(sort_key=5)
 def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Go on from the last checkpoint of RUN; the result is the same, to the bit, as without the interruption."""
-    from dnas import pipeline
+    """Go on from the last checkpoint of RUN, or with a study; the result is the same, to the bit, as without the
+    interruption."""
+    from dnas import pipeline, study
     from dnas.progress import reporter
 
-    _report(pipeline.resume(run, reporter=reporter(quiet)), json)
+    if (run / study.FILE).is_file():
+        _compare(run, study.read_study(run), 0, quiet, json)
+    else:
+        _report(pipeline.resume(run, reporter=reporter(quiet)), json)
 
 
 @app.command(sort_key=6)
@@ -165,7 +170,9 @@ def compare(
     ] = "",
     seeds: Annotated[int, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
     training_seeds: Annotated[int, Parameter(help="Trainings of every network that is found.")] = 1,
-    architectures: Annotated[str, Parameter(help="Published names, with commas: trained by the same trainer.")] = "",
+    architectures: Annotated[
+        str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
+    ] = "",
     processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
@@ -179,10 +186,8 @@ def compare(
 
     The study's folder is --out; give it again to go on, or to add methods or seeds.
     """
-    from dnas import study
     from dnas.config import checked
-    from dnas.progress import reporter
-    from dnas.tables import keep
+    from dnas.study import StudySettings
 
     given = _given(data, search, both, common)
     for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
@@ -193,7 +198,7 @@ def compare(
     del run["command"]
     lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
     settings = checked(
-        study.StudySettings,
+        StudySettings,
         {
             **{key: [name.strip() for name in text.split(",") if name.strip()] for key, text in lists.items()},
             "seeds": seeds,
@@ -201,14 +206,7 @@ def compare(
             "run": run,
         },
     )
-    failed = study.compare(out, settings, processes=processes, reporter=reporter(quiet))
-    summary = keep(out)
-    if json:
-        _print_json(summary)
-    else:
-        _print_study(summary, out)
-    if failed:
-        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+    _compare(out, settings, processes, quiet, json)
 
 
 @app.command(sort_key=7)
@@ -397,6 +395,21 @@ def _start(
     out = given.pop("out", None)
     settings = nested(command, given)
     return start(settings, out=out, architecture=architecture, reporter=reporter(quiet))
+
+
+def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as_json: bool) -> None:
+    from dnas.progress import reporter
+    from dnas.study import compare
+    from dnas.tables import keep
+
+    failed = compare(out, settings, processes=processes, reporter=reporter(quiet))
+    summary = keep(out)
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_study(summary, out)
+    if failed:
+        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
 
 
 def _given(*groups: Any) -> dict[str, Any]:

@@ -89,7 +89,11 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
     },
 }
 
+# The depth of networks for CIFAR since NASNet.
+PAPER_LAYERS = 20
+
 # A search sees this many images in all, and a training: minutes on two cores, whatever the data set.
+QUICK_LAYERS = 6
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10
 QUICK_TRIALS = 16
@@ -116,7 +120,7 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
 
     "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network.
     """
-    paper = {"search": {"layers": 20}} if preset == "shared" else method.paper_settings(info.source)
+    paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = dict(paper.get("search", {}))
     train = paper.get("train", {}) | PAPER_TRAIN.get(info.source, {})
     if "stem" not in train and info.image_size >= 128:
@@ -125,7 +129,7 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
         return {"search": search, "train": train}
     images = min(count, QUICK_TRAIN_IMAGES)
     search |= {
-        "layers": 6,
+        "layers": QUICK_LAYERS,
         "channels": 8,
         "epochs": QUICK_SEARCH_EPOCHS,
         "batch_size": 64,

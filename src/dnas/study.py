@@ -11,11 +11,11 @@ resumed by running it again: a run that has a result is not run twice, and metho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import tomli_w
 import torch
@@ -23,17 +23,18 @@ from filelock import FileLock
 from pydantic import Field
 
 from dnas import pipeline
-from dnas.architecture import Architecture, load_published
+from dnas.architecture import Architecture, load_published, published
 from dnas.checkpoint import write_atomically
-from dnas.config import parse
+from dnas.config import PAPER_LAYERS, QUICK_LAYERS, parse
 from dnas.data import DataInfo, load_train
 from dnas.errors import InputError, Interrupted, InUse, RunError
+from dnas.handmade import HANDMADE, torchvision_models
 from dnas.mapping import SHARED
 from dnas.methods import get_method
 from dnas.progress import Reporter
 from dnas.runfolder import read_json, read_toml
 from dnas.session import Session
-from dnas.settings import Settings, TrainSettings
+from dnas.settings import ARCHITECTURE_SETTINGS, Settings, TrainSettings
 from dnas.streams import numpy_stream
 from dnas.trainer import random_of_size
 from dnas.workers import Workers
@@ -41,11 +42,11 @@ from dnas.workers import Workers
 FILE = "study.toml"
 RUNS = "runs"
 RESULT = "result.json"
-PUBLISHED_LAYERS = 20
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
 
-Kind = Literal["searched", "random", "shuffled", "published"]
+Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
+REFERENCES = ("published", "handmade")
 
 
 class StudySettings(Settings):
@@ -58,7 +59,9 @@ class StudySettings(Settings):
     format: Literal["dnas-study/1"] = "dnas-study/1"
     methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
     mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
-    architectures: list[str] = Field(default_factory=list, description="published ones, trained by the same trainer")
+    architectures: list[str] = Field(
+        default_factory=list, description="published ones and hand-made networks, trained by the same trainer"
+    )
     seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
     training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
     run: dict[str, Any] = Field(default_factory=dict)
@@ -71,15 +74,22 @@ class StudySettings(Settings):
                 if mapping in method.mappings:
                     yield name, mapping
 
+    @property
+    def depth(self) -> int:
+        """The layers of trained networks: what published cells are stacked to."""
+        given = [self.run.get(section, {}).get("layers", 0) for section in ("train", "search")]
+        quick = self.run.get("preset", "quick") == "quick"
+        return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
+
 
 @dataclass(frozen=True)
 class Network:
     """One network of a study, whose trainings are runs.
 
     Attributes:
-        kind: "searched", its controls "random" and "shuffled", or "published".
-        method, mapping: Of the search that it comes from or controls; the name of a published one, and "".
-        seed: Of that search.
+        kind: "searched", its controls "random" and "shuffled", or a reference, "published" or "handmade".
+        method, mapping: Of the search that it comes from or controls; the name of a reference, and "".
+        seed: Of that search, or of the reference's training.
     """
 
     kind: Kind
@@ -90,7 +100,7 @@ class Network:
     def run(self, training: int = 0) -> str:
         """The name of a training's run folder; the first of a searched network is its search, too."""
         stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
-        control = "" if self.kind in ("searched", "published") else f"-{self.kind}"
+        control = "" if self.kind in ("searched", *REFERENCES) else f"-{self.kind}"
         return f"{stem}{control}" + (f"-t{training}" if training else "")
 
 
@@ -101,12 +111,14 @@ class Run:
     Attributes:
         overrides: What to begin it with, where there is no run folder yet.
         source: The run folder of the search whose network it trains or controls: itself, where it searches.
+        depth: At which published cells are stacked.
     """
 
     path: Path
     overrides: dict[str, Any]
     network: Network
     source: Path
+    depth: int
     info: DataInfo
 
 
@@ -119,10 +131,12 @@ def networks(settings: StudySettings) -> list[Network]:
     ]
     controls = [replace(network, kind="random") for network in found]
     controls += [replace(network, kind="shuffled") for network in found if network.mapping != SHARED]
-    published = [
-        Network("published", name, "", seed) for name in settings.architectures for seed in range(settings.seeds)
+    references = [
+        Network("handmade" if name in HANDMADE else "published", name, "", seed)
+        for name in settings.architectures
+        for seed in range(settings.seeds)
     ]
-    return found + controls + published
+    return found + controls + references
 
 
 def shuffled(architecture: Architecture, seed: int) -> Architecture:
@@ -156,11 +170,11 @@ def do(run: Run, reporter: Reporter | None = None) -> bool:
 
 
 def _architecture(run: Run) -> Architecture | None:
-    """What a run trains; None where it searches."""
+    """What a run trains; None where it searches, and for a hand-made network."""
     network = run.network
     if network.kind == "published":
-        return load_published(network.method, run.overrides.get("train", {}).get("layers", 0) or PUBLISHED_LAYERS)
-    if run.path == run.source:
+        return load_published(network.method, run.depth)
+    if run.path == run.source or network.kind == "handmade":
         return None
     found = Architecture.load(run.source / "architecture.json")
     if network.kind == "shuffled":
@@ -190,41 +204,81 @@ def compare(
         Interrupted: A signal came; what ran has a checkpoint.
     """
     settings = _begin(path, settings)
-    config = parse({**settings.run, "search": None, "train": None})
-    _, info = load_train(
-        config.data.source, data_dir=config.data.data_dir or None, image_size=config.data.image_size or None
+    info = data_info(settings.run)
+    return carry_out(
+        path,
+        do,
+        lambda: list(_runs(path, settings, info)),
+        processes or processes_for(settings.run),
+        reporter,
+        # No random network may have the size that is wanted: a fact to be reported, not the end of a study.
+        lambda run, error: run.network.kind == "random" and isinstance(error, InputError),
     )
-    threads = torch.get_num_threads()
-    processes = processes or (threads if config.device == "cpu" else 1)
+
+
+class HasPath(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+R = TypeVar("R", bound=HasPath)
+
+
+def carry_out(
+    path: Path,
+    function: Callable[[R], bool],
+    pending: Callable[[], Sequence[R]],
+    processes: int,
+    reporter: Reporter | None,
+    tolerated: Callable[[R, Exception], bool] = lambda run, error: False,
+) -> list[str]:
+    """Make runs until none is left. Returns the names of those that failed, each of which is tried once.
+
+    Args:
+        path: The folder to resume, for the message.
+        function: Begins or resumes a run; False where another process has it.
+        pending: What is to be run, as far as it is known; asked again when that is done.
+        tolerated: Errors that are a run's failure, besides RunError; others end all.
+
+    Raises:
+        Interrupted: A signal came; what ran has a checkpoint.
+    """
     session = Session(None, {}, reporter)
-    failed: dict[str, str] = {}
-    with session.signals(), Workers(processes, max(1, threads // processes)) as workers:
-        while pending := [run for run in _runs(path, settings, info) if run.path.name not in failed]:
-            left, busy = len(pending), 0
-            session.reporter.start(f"study of {len(list(_names(settings)))} runs", left, 0)
-            for done, outcome in enumerate(workers.run(do, pending, lambda: session.signum is not None), 1):
-                name = pending[outcome.index].path.name
-                if isinstance(outcome.error, Interrupted):
-                    session.signum = session.signum or outcome.error.signum
-                elif isinstance(outcome.error, RunError) or _is_no_size(pending[outcome.index], outcome.error):
-                    failed[name] = str(outcome.error)
-                    session.say(f"{name} failed: {outcome.error}")
-                elif outcome.error is not None:
-                    raise outcome.error
+    failed: list[str] = []
+    threads = max(1, torch.get_num_threads() // processes)
+    with session.signals(), Workers(processes, threads) as workers:
+        while runs := [run for run in pending() if run.path.name not in failed]:
+            busy = 0
+            session.reporter.start(path.name, len(runs), 0)
+            for done, outcome in enumerate(workers.run(function, runs, lambda: session.signum is not None), 1):
+                run, error = runs[outcome.index], outcome.error
+                if isinstance(error, Interrupted):
+                    session.signum = session.signum or error.signum
+                elif error is not None and (isinstance(error, RunError) or tolerated(run, error)):
+                    failed.append(run.path.name)
+                    session.say(f"{run.path.name} failed: {error}")
+                elif error is not None:
+                    raise error
                 busy += outcome.result is False
                 session.reporter.step(done, {})
             session.reporter.finish()
             if session.signum is not None:
                 raise Interrupted(path, session.signum)
-            if busy == left:
-                session.say(f"the {busy} runs that are left are being made by another process")
+            if busy == len(runs):
+                session.say(f"another process makes the {busy} runs that are left")
                 break
     return sorted(failed)
 
 
-def _is_no_size(run: Run, error: Exception | None) -> bool:
-    """Whether no random network has the size that is wanted: a fact to be reported, not the end of a study."""
-    return run.network.kind == "random" and isinstance(error, InputError)
+def processes_for(run: Mapping[str, Any]) -> int:
+    """How many runs at a time: on the CPU one a thread, for small networks gain little from a second; else one."""
+    return torch.get_num_threads() if run.get("device", "cpu") == "cpu" else 1
+
+
+def data_info(run: Mapping[str, Any]) -> DataInfo:
+    """What is known of the images of these settings. Raises InputError."""
+    data = parse({**run, "search": None, "train": None}).data
+    return load_train(data.source, data_dir=data.data_dir or None, image_size=data.image_size or None)[1]
 
 
 def _begin(path: Path, settings: StudySettings) -> StudySettings:
@@ -234,7 +288,13 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
     if not list(settings.searches()) and settings.methods:
         raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method knows one of them")
     for name in settings.architectures:
-        load_published(name, PUBLISHED_LAYERS)
+        if name in HANDMADE:
+            torchvision_models()
+        elif name not in published():
+            raise InputError(
+                f"--architectures {name} is neither published ({', '.join(published())}) nor a hand-made network "
+                f"({', '.join(HANDMADE)})"
+            )
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / ".lock"):
         if (path / FILE).exists():
@@ -274,9 +334,9 @@ def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
     """What can be run now: a control waits for the network that it controls."""
     for network, training, name in _names(settings):
         folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
-        ready = folder == source or network.kind == "published" or (source / RESULT).exists()
+        ready = folder == source or network.kind in REFERENCES or (source / RESULT).exists()
         if ready and not (folder / RESULT).exists():
-            yield Run(folder, _overrides(settings, network, training), network, source, info)
+            yield Run(folder, _overrides(settings, network, training), network, source, settings.depth, info)
 
 
 def _overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
@@ -284,7 +344,12 @@ def _overrides(settings: StudySettings, network: Network, training: int) -> dict
     if network.kind == "searched" and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
     given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
-    return {**given, "command": "train", "architecture": network.run()}
+    given |= {"command": "train", "architecture": network.run()}
+    if network.kind == "handmade":
+        # Width and depth are its own.
+        train = {k: v for k, v in given.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
+        given |= {"architecture": network.method, "handmade": network.method, "train": train}
+    return given
 
 
 def results(path: Path) -> Mapping[str, dict[str, Any]]:

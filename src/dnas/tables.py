@@ -126,7 +126,7 @@ def _mean(searches: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each row against its controls, and all pairs of searched rows, with tests corrected for their number."""
-    searched = [row for row in rows if row["kind"] in ("searched", "published")]
+    searched = [row for row in rows if row["of"] is None]
     pairs = [(row, control) for row in searched for control in rows if control["of"] == row["name"]]
     pairs += list(combinations(searched, 2))
     found: list[Difference] = []
