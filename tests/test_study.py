@@ -14,7 +14,7 @@ from dnas.progress import Silent
 from dnas.runfolder import RunFolder, read_toml
 from dnas.space import DARTS
 from dnas.streams import numpy_stream
-from dnas.study import Network, StudySettings, compare, networks, read_study, results, shuffled
+from dnas.study import Network, StudySettings, compare, depth_of, networks, read_study, results, shuffled
 
 RUN = {
     "data": {"source": "digits"},
@@ -199,8 +199,8 @@ def test_where_all_layers_are_equal_shuffling_changes_nothing():
 
 
 def test_references_are_as_deep_as_the_networks_of_the_study():
-    assert study().depth == 6 and study(run={}).depth == 6 and study(run={"preset": "paper"}).depth == 20
-    assert study(run={"train": {"layers": 8}, "search": {"layers": 5}}).depth == 8
+    assert depth_of(study().run) == 6 and depth_of({}) == 6 and depth_of({"preset": "paper"}) == 20
+    assert depth_of({"train": {"layers": 8}, "search": {"layers": 5}}) == 8
 
 
 @pytest.mark.parametrize(("name", "extra"), [("DARTS_V2", None), ("vgg16-bn", "torchvision")])

@@ -200,13 +200,62 @@ def compare(
     settings = checked(
         StudySettings,
         {
-            **{key: [name.strip() for name in text.split(",") if name.strip()] for key, text in lists.items()},
+            **{key: _names(text) for key, text in lists.items()},
             "seeds": seeds,
             "training_seeds": training_seeds,
             "run": run,
         },
     )
     _compare(out, settings, processes, quiet, json)
+
+
+@app.command(sort_key=6)
+def rank(
+    *,
+    architectures: Annotated[int, Parameter(help="How many random ones are ranked.")] = 20,
+    methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "spos",
+    proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
+    proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
+    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    both: Annotated[BothOptions, _FLAT] = BothOptions(),
+    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ask how well supernets, shallower and shorter trainings rank architectures against full training.
+
+    The folder is --out; give it again to go on.
+    """
+    from dnas.config import checked
+    from dnas.progress import reporter
+    from dnas.ranking import RankingSettings
+    from dnas.ranking import rank as carry_through
+
+    given = _given(data, search, both, common)
+    for option in ("method", "mapping"):
+        if given.pop(option) is not None:
+            raise InputError(f"--{option} is of one run; a ranking has --methods, and searches shared cells")
+    out = Path(given.pop("out") or "ranking")
+    seed = given.pop("seed")
+    run = nested("run", given)
+    del run["command"]
+    values = {
+        "count": architectures,
+        "methods": _names(methods),
+        "layers": [_whole("--proxy-layers", text) for text in _names(proxy_layers)],
+        "epochs": [_whole("--proxy-epochs", text) for text in _names(proxy_epochs)],
+        "seed": seed or 0,
+        "run": run,
+    }
+    settings = checked(RankingSettings, values)
+    summary = carry_through(out, settings, processes=processes, reporter=reporter(quiet))
+    if json:
+        _print_json(summary)
+    else:
+        _print_ranking(summary, out)
 
 
 @app.command(sort_key=7)
@@ -412,6 +461,16 @@ def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as
         raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.isdecimal():
+        raise InputError(f"{option} has {text!r}; give whole numbers with commas between them")
+    return int(text)
+
+
 def _given(*groups: Any) -> dict[str, Any]:
     return {k: v for group in groups for k, v in asdict(group).items()}
 
@@ -531,6 +590,29 @@ def _print_study(summary: dict[str, Any], out: Path) -> None:
         console.print(table)
     missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
     console.print(f"{missing}everything is in {out}", highlight=False)
+
+
+def _print_ranking(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{summary['architectures']} random architectures, ranked as full training does")
+    for name in ("measure", "Kendall's τ", "95 % interval", "p", "architectures", "seconds each"):
+        table.add_column(name, justify="left" if name == "measure" else "right")
+    for row in summary["rows"]:
+        known = row.get("tau") is not None
+        table.add_row(
+            row["measure"],
+            f"{row['tau']:.2f}" if known else "",
+            f"{row['low']:.2f} to {row['high']:.2f}" if known and row["low"] is not None else "",
+            f"{row['p']:.3f}" if known else "",
+            str(row.get("count", "")),
+            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+        )
+    console.print(table)
+    failed = f"{len(summary['failed'])} runs failed; " if summary["failed"] else ""
+    console.print(f"{failed}everything is in {out}", highlight=False)
 
 
 def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, as_json: bool) -> None:

@@ -63,6 +63,14 @@ def load_data(config: Config) -> Data:
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
 
+def checked_draft(overrides: Mapping[str, Any]) -> Config:
+    """What can be known before any image is: raises InputError for what cannot work, and chooses the backend."""
+    draft = parse({**overrides, "search": None, "train": None})
+    create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
+    check_machine(draft)
+    return draft
+
+
 def start(
     overrides: Mapping[str, Any],
     *,
@@ -81,9 +89,7 @@ def start(
         InputError: Before anything is written.
         RunError: The run failed; its folder can be resumed.
     """
-    draft = parse({**overrides, "search": None, "train": None})
-    create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
-    check_machine(draft)
+    draft = checked_draft(overrides)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
         try:
             text.encode()

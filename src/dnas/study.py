@@ -74,13 +74,6 @@ class StudySettings(Settings):
                 if mapping in method.mappings:
                     yield name, mapping
 
-    @property
-    def depth(self) -> int:
-        """The layers of trained networks: what published cells are stacked to."""
-        given = [self.run.get(section, {}).get("layers", 0) for section in ("train", "search")]
-        quick = self.run.get("preset", "quick") == "quick"
-        return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
-
 
 @dataclass(frozen=True)
 class Network:
@@ -275,6 +268,13 @@ def processes_for(run: Mapping[str, Any]) -> int:
     return torch.get_num_threads() if run.get("device", "cpu") == "cpu" else 1
 
 
+def depth_of(run: Mapping[str, Any]) -> int:
+    """The layers of trained networks by these settings: what cells that come from elsewhere are stacked to."""
+    given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
+    quick = run.get("preset", "quick") == "quick"
+    return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
+
+
 def data_info(run: Mapping[str, Any]) -> DataInfo:
     """What is known of the images of these settings. Raises InputError."""
     data = parse({**run, "search": None, "train": None}).data
@@ -336,7 +336,7 @@ def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
         folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
         ready = folder == source or network.kind in REFERENCES or (source / RESULT).exists()
         if ready and not (folder / RESULT).exists():
-            yield Run(folder, _overrides(settings, network, training), network, source, settings.depth, info)
+            yield Run(folder, _overrides(settings, network, training), network, source, depth_of(settings.run), info)
 
 
 def _overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:

@@ -48,12 +48,14 @@ class Found:
         cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
             counts a third); `architectures_evaluated`: how many were judged one by one.
         validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
+        history: All that were judged one by one.
     """
 
     architecture: Architecture
     parameters: dict[str, Tensor]
     cost: dict[str, float]
     validation_accuracy: float | None = None
+    history: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -546,7 +548,7 @@ def search_supernet(
         return score
 
     last = search.progress(max(search.trained - 1, 0), draw=1)
-    history = []
+    history: list[Trial] = []
     if search.stopped is None:
         finalists = method.finalists(search.mapping, last)
         history = judged(method, settings.layers, seed, search.scores, judge, spent, finalists=finalists)
@@ -561,4 +563,4 @@ def search_supernet(
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
     judged_as = score_of(architecture, history) if history else search.derived_accuracy
-    return Found(architecture, parameters, search.cost, judged_as)
+    return Found(architecture, parameters, search.cost, judged_as, tuple(history))

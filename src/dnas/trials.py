@@ -211,4 +211,4 @@ def search_by_trials(
         history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
     cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
     architecture = method.choose(history)
-    return Found(architecture, {}, cost, score_of(architecture, history))
+    return Found(architecture, {}, cost, score_of(architecture, history), tuple(history))
