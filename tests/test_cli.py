@@ -465,3 +465,53 @@ def test_a_thresholded_architecture_is_trained(tmp_path, images):
     outcome = invoke(*arguments, "--out", tmp_path / "r", "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads((tmp_path / "r" / "architecture.json").read_text())["space"] == "free"
+
+
+# --- studies -----------------------------------------------------------------------------------------------
+
+FEW_IMAGES = ("--layers", 3, "--channels", 4, "--epochs", 1, "-o", "search.images=64", "-o", "train.images=64")
+
+
+def test_compare_makes_a_study_that_resume_goes_on_with(tmp_path):
+    study = tmp_path / "study"
+    arguments = ("--methods", "random", "--mappings", "full", "--seeds", 2, *FEW_IMAGES, "-o", "search.trials=1")
+    outcome = invoke("compare", *arguments, "--out", study, "--processes", 1, "--json")
+    assert outcome.code == 0, outcome.err
+    assert [row["name"] for row in outcome.json["rows"]] == [
+        "random (full)", "random (full), random, same size", "random (full), layers shuffled",
+    ]  # fmt: skip
+    assert all(len(row["searches"]) == 2 for row in outcome.json["rows"]) and not outcome.json["missing"]
+    (study / "runs" / "random-full-s1" / "result.json").unlink()
+    again = invoke("resume", study, "--json")
+    assert again.code == 0, again.err
+    assert [row["test_error"] for row in again.json["rows"]] == [row["test_error"] for row in outcome.json["rows"]]
+    text = invoke("compare", *arguments, "--out", study, "--processes", 1)
+    assert text.code == 0 and "layers shuffled" in text.out and "study" in text.out
+    assert invoke("report", study).code == 0 and (study / "report.html").exists()
+
+
+def test_rank_says_how_measures_rank(tmp_path):
+    arguments = ("--architectures", 4, "--methods", "spos", "--proxy-epochs", "2", *FEW_IMAGES, "--processes", 1)
+    outcome = invoke("rank", *arguments, "--out", tmp_path / "ranking", "--json")
+    assert outcome.code == 0, outcome.err
+    assert [row["measure"] for row in outcome.json["rows"]] == ["full", "epochs-2", "supernet of spos", "parameters"]
+    text = invoke("rank", *arguments, "--out", tmp_path / "ranking")
+    assert text.code == 0 and "supernet of spos" in text.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("compare", "--out", "study"), "--methods names nothing to compare"),
+        (("compare", "--methods", "dnas", "--method", "darts"), "--method is of one run; a study has --methods"),
+        (("compare", "--methods", "dnas", "--seed", "3"), "--seed is of one run; a study has --seeds"),
+        (("compare", "--methods", "dnas", "--seeds", "0"), "--seeds is 0"),
+        (("rank", "--mapping", "full"), "--mapping is of one run; a ranking has --methods"),
+        (("rank", "--proxy-layers", "three"), "--proxy-layers has 'three'; give whole numbers"),
+        (("rank", "--architectures", "2"), "is 2"),
+    ],
+)
+def test_what_is_no_study_is_said_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = invoke(*arguments)
+    assert outcome.code == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1

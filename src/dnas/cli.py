@@ -20,6 +20,8 @@ from dnas.errors import InputError, Interrupted, RunError
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dnas.architecture import Architecture
     from dnas.study import StudySettings
 
@@ -570,21 +572,31 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
 
 
-def _print_study(summary: dict[str, Any], out: Path) -> None:
+def _wide_console() -> Console:
+    """For tables: a file or a pipe has room that a terminal may lack."""
     from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+def _print_study(summary: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
     from dnas.tables import DIFFERENCES, HEADER, cells, difference_cells
 
-    console = Console()
+    console = _wide_console()
+    # A control stands below what it controls, so the name need not be said again.
+    named = zip(summary["rows"], cells(summary), strict=True)
+    results = [(texts[0].replace(f"{row['of']}, ", "  "), *texts[1:]) for row, texts in named]
     title = f"{summary['data']}: {summary['test_images']} test images, preset {summary['preset']}"
     for caption, header, rows in (
-        (title, HEADER, cells(summary)),
+        (title, HEADER, results),
         ("Paired differences of test error", DIFFERENCES, difference_cells(summary)),
     ):
         table = Table(title=caption, title_justify="left")
         for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i else "left")
+            table.add_column(name, justify="right" if i else "left", no_wrap=not i)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -593,13 +605,12 @@ def _print_study(summary: dict[str, Any], out: Path) -> None:
 
 
 def _print_ranking(summary: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = _wide_console()
     table = Table(title=f"{summary['architectures']} random architectures, ranked as full training does")
     for name in ("measure", "Kendall's τ", "95 % interval", "p", "architectures", "seconds each"):
-        table.add_column(name, justify="left" if name == "measure" else "right")
+        table.add_column(name, justify="left" if name == "measure" else "right", no_wrap=name == "measure")
     for row in summary["rows"]:
         known = row.get("tau") is not None
         table.add_row(
