@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from dnas.architecture import Architecture, Cell, load_published
+from dnas.architecture import Architecture, Cell, cell_pair, load_published
 from dnas.data import DataInfo, Split
 from dnas.errors import InputError
 from dnas.network import build
@@ -104,6 +104,8 @@ def test_the_control_has_the_same_size_and_is_another(like, seed):
     assert abs(parameters(found) / parameters(wanted) - 1) <= 0.05
     assert found != wanted and found.in_space and len(found) == 4
     assert random_of_size(wanted, settings(), INFO, seed) == found
+    # A searched cell is compared with a random cell.
+    assert (cell_pair(found) is not None) == (like != "sampled")
 
 
 def test_a_size_that_no_architecture_has_is_refused():

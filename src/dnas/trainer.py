@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.architecture import Architecture
+from dnas.architecture import Architecture, cell_pair
 from dnas.augment import Augmentation, augment, normalise
 from dnas.bilevel import apply, gradients_of
 from dnas.checkpoint import pack_optimizer, unpack_optimizer
@@ -218,7 +218,7 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
 
     Uniform architectures are drawn until one fits. Where the searched one is far from the usual size, which
     no uniform draw may ever meet, single slots of the nearest draw are redrawn as long as that does not lead
-    away from the size.
+    away from the size. Where `like` is a stack of one pair of cells, so is what is drawn: what a search could find.
 
     Raises:
         InputError: No architecture of the space has that size.
@@ -230,18 +230,19 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
     wanted = count(like)
     rng = numpy_stream(seed, "sample")
     space = SPACES.get(like.space, DARTS)
+    shared = cell_pair(like) is not None
 
     def distance(architecture: Architecture) -> float:
         return abs(count(architecture) - wanted) / wanted
 
-    draws = [space.sample(rng, len(like))]
+    draws = [space.sample(rng, len(like), shared=shared)]
     while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
-        draws.append(space.sample(rng, len(like)))
+        draws.append(space.sample(rng, len(like), shared=shared))
     best = min(draws, key=distance)
     for _ in range(5_000):
         if distance(best) <= SIZE_TOLERANCE:
             return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
-        candidate = space.mutate(rng, best)
+        candidate = space.mutate(rng, best, shared=shared)
         if distance(candidate) <= distance(best):
             best = candidate
     raise InputError(
