@@ -6,19 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trial_tools import searched
 
 from dnas.architecture import Cell, load_published, stack
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
 from dnas.errors import InputError
 from dnas.methods import Trial, create
 from dnas.methods.bananas import BANANASOptions, Ensemble, paths, thompson
-from dnas.session import Session
-from dnas.settings import TrialSettings
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
 from dnas.supernet_search import judged
-from dnas.trials import search_by_trials
 
 FEW = {"predictor_epochs": 40}
 SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candidates": 20}
@@ -457,32 +453,9 @@ def test_paper_settings():
 # --- a whole search ----------------------------------------------------------------------------------------
 
 
-class Recorder(Session):
-    """Keeps the accuracies of all trials; begins after those that are given."""
-
-    def __init__(self, known=()):
-        super().__init__(None, {})
-        state = {"stage": "search", "step": len(known), "loop": {"scores": list(known)}}
-        self._pending = Checkpoint(0, {}, state) if known else None
-        self.scores = list(known)
-
-    def metric(self, **values):
-        if "trial" in values:
-            self.scores.append(values["accuracy"])
-
-
-def search(mapping, known=(), trials=6):
-    split = Split(
-        torch.randint(0, 256, (32, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8),
-        torch.arange(32) % 4,
-    )
-    info = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)
-    values = {"layers": 3, "channels": 4, "epochs": 1, "batch_size": 16, "trials": trials}
-    shape = TrialSettings(**values).resolved(32, 0.0, 8)
-    made, session = create("bananas", mapping, FEW, DARTS), Recorder(known)
-    found = search_by_trials(made, shape, split, info, seed=0, session=session)
-    assert made.budget == trials
-    return found.architecture, session.scores
+def search(mapping, known=()):
+    found, scores, _ = searched("bananas", mapping, FEW, 6, known)
+    return found.architecture, scores
 
 
 @pytest.mark.parametrize("mapping", ["shared", "full"])

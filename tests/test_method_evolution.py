@@ -5,20 +5,16 @@ from dataclasses import replace
 from math import comb
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
+from trial_tools import searched
 
-from dnas.data import DataInfo, Split
 from dnas.errors import InputError
 from dnas.methods import Trial, create
-from dnas.session import Session
-from dnas.settings import TrialSettings
 from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.streams import numpy_stream
 from dnas.supernet_search import judged
-from dnas.trials import search_by_trials
 
 ACTS = {
     "mode": ({"population": 3}, "tournament"),
@@ -369,33 +365,12 @@ def test_paper_settings():
 # --- a whole search ----------------------------------------------------------------------------------------
 
 
-class Recorder(Session):
-    def __init__(self):
-        super().__init__(None, {})
-        self.scores = []
-
-    def metric(self, **values):
-        if "trial" in values:
-            self.scores.append(values["accuracy"])
-
-
-def search(mapping):
-    pictures = torch.randint(0, 256, (32, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8)
-    labels = (pictures.float().mean((1, 2, 3)) * 4 / 256).long()
-    info = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)
-    values = {"layers": 3, "channels": 4, "epochs": 1, "batch_size": 16, "trials": 6}
-    shape = TrialSettings(**values).resolved(32, 0.0, 8)
-    session, made = Recorder(), create("evolution", mapping, {}, DARTS)
-    found = search_by_trials(made, shape, Split(pictures, labels), info, seed=0, session=session)
-    return found, session.scores, made
-
-
 @pytest.mark.parametrize("mapping", ["shared", "full"])
 def test_a_search_gives_a_whole_architecture_and_the_same_bits(mapping):
-    found, scores, made = search(mapping)
+    found, scores, made = searched("evolution", mapping, {}, 6)
     assert found.architecture.in_space and len(found.architecture) == 3
     assert len(scores) == made.budget == 6 and made.population == 2
-    again, more, _ = search(mapping)
+    again, more, _ = searched("evolution", mapping, {}, 6)
     assert (found.architecture, scores) == (again.architecture, more)
     # A search that was stopped proposes the same again, and goes on.
     history = judged(made, 3, 0, scores[:4], lambda i, c: scores[i], lambda: False, 6)

@@ -7,17 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from trial_tools import searched
 
 from dnas.architecture import Architecture, Cell, stack
-from dnas.data import DataInfo, Split
 from dnas.errors import InputError, RunError
 from dnas.methods import Trial, create, pnas
-from dnas.session import Session
-from dnas.settings import TrialSettings
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
 from dnas.supernet_search import judged
-from dnas.trials import search_by_trials
 
 SMALL = {"ensemble": 2, "units": 8, "predictor_steps": 5}
 LEARNS = {"predictor_steps": 20, "ensemble": 2, "units": 16}
@@ -423,34 +420,13 @@ def test_paper_settings():
 # --- a whole search ----------------------------------------------------------------------------------------
 
 
-class Recorder(Session):
-    def __init__(self):
-        super().__init__(None, {})
-        self.scores = []
-
-    def metric(self, **values):
-        if "trial" in values:
-            self.scores.append(values["accuracy"])
-
-
-def search(**options):
-    pictures = torch.randint(0, 256, (32, 1, 8, 8), generator=torch_stream(0, "pictures"), dtype=torch.uint8)
-    labels = (pictures.float().mean((1, 2, 3)) * 4 / 256).long()
-    info = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)
-    values = {"layers": 3, "channels": 4, "epochs": 1, "batch_size": 16, "trials": 5}
-    shape = TrialSettings(**values).resolved(32, 0.0, 8)
-    session, made = Recorder(), create("pnas", None, options, DARTS)
-    found = search_by_trials(made, shape, Split(pictures, labels), info, seed=0, session=session)
-    return found, session.scores, made
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_trains_small_cells_and_gives_a_whole_architecture_and_the_same_bits(kind):
-    found, scores, made = search(**SMALL, predictor=kind)
+    found, scores, made = searched("pnas", None, {**SMALL, "predictor": kind}, 5)
     assert found.architecture.in_space and len(found.architecture) == 3 and len(cell_of(found.architecture).nodes) == 4
     assert len(scores) == made.budget == 5 and made.stages() == [1, 1, 1, 2]
     assert Architecture.from_json(found.architecture.to_json()) == found.architecture
-    again, more, _ = search(**SMALL, predictor=kind)
+    again, more, _ = searched("pnas", None, {**SMALL, "predictor": kind}, 5)
     assert (found.architecture, scores) == (again.architecture, more)
     # A search that was stopped proposes the same again, and goes on.
     history = judged(made, 3, 0, scores[:2], lambda i, c: scores[i], lambda: False, 5)
