@@ -11,7 +11,7 @@ import torch
 from faults.harness import SAME, STEPS, TINY, contents, invoke, make_images
 
 import dnas
-from dnas import data, pipeline, supernet_search, trainer
+from dnas import config, data, pipeline, supernet_search, trainer
 from dnas.architecture import Architecture, load_published
 
 KEYS = {
@@ -332,3 +332,21 @@ def test_a_relative_path_is_found_again_from_another_folder(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path / "elsewhere")
     outcome = invoke("resume", tmp_path / "run")
     assert outcome.code == 0, outcome.err
+
+
+def test_a_run_of_a_version_with_fewer_settings_is_resumed(whole, images, tmp_path, monkeypatch):
+    """What config.toml does not say has its default, and is no change."""
+    to_toml = config.Config.to_toml
+    monkeypatch.setattr(config.Config, "to_toml", lambda self: {k: v for k, v in to_toml(self).items() if k != "space"})
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "train_network", stop)
+        assert invoke("run", "--data", images, *TINY, "--out", tmp_path / "old").code == 130
+    monkeypatch.setattr(config.Config, "to_toml", to_toml)
+    assert "space" not in (tmp_path / "old" / "config.toml").read_text()
+    assert invoke("resume", tmp_path / "old").code == 0
+    before, after = contents(whole[0]), contents(tmp_path / "old")
+    assert [name for name in before if before[name] != after[name]] == []

@@ -137,7 +137,8 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
                 "restore them or start a new run"
             )
-        session = Session(folder, config.to_toml(), reporter)
+        # As the file has it: a newer dnas may have settings that it did not know.
+        session = Session(folder, folder.read_config(), reporter)
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):
