@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 / 143 int
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
+from dnas.console import print_architecture, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
 from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from dnas.architecture import Architecture
     from dnas.study import StudySettings
 
@@ -57,7 +55,7 @@ def run(
     given = _given(data, search, both, common)
     if no_baseline:
         given["baseline"] = False
-    _report(_start("run", given, quiet), json)
+    print_result(_start("run", given, quiet), json)
 
 
 @app.command(name="search", sort_key=1)
@@ -71,7 +69,7 @@ def search_(
     debug: Debug = False,
 ) -> None:
     """Search and derive only."""
-    _report(_start("search", _given(data, search, common), quiet), json)
+    print_result(_start("search", _given(data, search, common), quiet), json)
 
 
 @app.command(sort_key=2)
@@ -94,9 +92,9 @@ def derive(
         _require_folder("--out", out)
         architecture.save(out)
     if json:
-        _print_json(architecture.to_json())
+        print_json(architecture.to_json())
     elif out is None:
-        _print_architecture(architecture)
+        print_architecture(architecture)
 
 
 @app.command(sort_key=3)
@@ -123,7 +121,7 @@ def train(
     if common.preset is None and common.config is None and preset is not None:
         given["preset"] = preset
     given |= {"architecture": architecture, "handmade": found if isinstance(found, str) else ""}
-    _report(_start("train", given, quiet, None if isinstance(found, str) else found), json)
+    print_result(_start("train", given, quiet, None if isinstance(found, str) else found), json)
 
 
 @app.command(sort_key=4)
@@ -141,7 +139,7 @@ def evaluate(
 
     result = test(run, data.data, data.data_dir, data.image_size, _resolve_device(device))
     if json:
-        _print_json(result)
+        print_json(result)
     else:
         low, high = result["test_interval"]
         print(
@@ -160,7 +158,7 @@ def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Deb
     if (run / study.FILE).is_file():
         _compare(run, study.read_study(run), 0, quiet, json)
     else:
-        _report(pipeline.resume(run, reporter=reporter(quiet)), json)
+        print_result(pipeline.resume(run, reporter=reporter(quiet)), json)
 
 
 @app.command(sort_key=6)
@@ -255,9 +253,9 @@ def rank(
     settings = checked(RankingSettings, values)
     summary = carry_through(out, settings, processes=processes, reporter=reporter(quiet))
     if json:
-        _print_json(summary)
+        print_json(summary)
     else:
-        _print_ranking(summary, out)
+        print_ranking(summary, out)
 
 
 @app.command(sort_key=7)
@@ -309,7 +307,7 @@ def show(
         )
         Path(svg).write_text(text, "utf-8")
     if json:
-        _print_json(
+        print_json(
             {
                 "name": architecture,
                 "layers": len(found),
@@ -324,7 +322,7 @@ def show(
             }
         )
         return
-    _print_architecture(found)
+    print_architecture(found)
     print(
         f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
         f"{image_size}×{image_size} images" + ("" if found.in_space else "; outside the search space")
@@ -347,7 +345,7 @@ def report(
         _require_folder("--out", str(out))
     page = write(path, out)
     if json:
-        _print_json({"report": str(page), "bytes": page.stat().st_size})
+        print_json({"report": str(page), "bytes": page.stat().st_size})
     else:
         print(page)
 
@@ -362,7 +360,7 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
     else:
         listed = [_describe(get_method(name))]
     if json:
-        _print_json(listed)
+        print_json(listed)
         return
     for method in listed:
         print(f"{method['name']}: {method['paper']}")
@@ -379,7 +377,7 @@ def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = 
 
     findings = examine(data.data_dir)
     if json:
-        _print_json(findings)
+        print_json(findings)
     else:
         for key, value in findings.items():
             if isinstance(value, dict):
@@ -456,9 +454,9 @@ def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as
     failed = compare(out, settings, processes=processes, reporter=reporter(quiet))
     summary = keep(out)
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
-        _print_study(summary, out)
+        print_study(summary, out)
     if failed:
         raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
 
@@ -533,99 +531,6 @@ def _describe(method: Any) -> dict[str, Any]:
     }
 
 
-# --- output -----------------------------------------------------------------------------------------------
-
-
-def _report(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(result)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from dnas import verdict
-
-    console = Console()
-    if "test_accuracy" in result:
-        table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
-        for column in ("network", "test accuracy", "95 % interval", "parameters", "MACs"):
-            table.add_column(column, justify="left" if column == "network" else "right")
-        searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
-        rows = [(searched or result.get("architecture", "trained"), result)]
-        if "baseline" in result:
-            rows.append(("random, same size", result["baseline"]))
-        for label, row in rows:
-            low, high = row["test_interval"]
-            table.add_row(
-                label,
-                f"{row['test_accuracy']:.4f}",
-                f"{low:.4f} – {high:.4f}",
-                f"{row['params']:,}",
-                f"{row['macs']:,}",
-            )
-        console.print(table)
-        if "baseline" in result:
-            console.print(verdict.of_run(result), highlight=False)
-    seconds = [f"search {result['search_seconds']:.0f} s"] if result["search_seconds"] else []
-    seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
-    seconds += [f"the random network's {result['baseline']['seconds']:.0f} s"] if "baseline" in result else []
-    console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
-
-
-def _wide_console() -> Console:
-    """For tables: a file or a pipe has room that a terminal may lack."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
-
-
-def _print_study(summary: dict[str, Any], out: Path) -> None:
-    from rich.table import Table
-
-    from dnas.tables import DIFFERENCES, HEADER, cells, difference_cells
-
-    console = _wide_console()
-    # A control stands below what it controls, so the name need not be said again.
-    named = zip(summary["rows"], cells(summary), strict=True)
-    results = [(texts[0].replace(f"{row['of']}, ", "  "), *texts[1:]) for row, texts in named]
-    title = f"{summary['data']}: {summary['test_images']} test images, preset {summary['preset']}"
-    for caption, header, rows in (
-        (title, HEADER, results),
-        ("Paired differences of test error", DIFFERENCES, difference_cells(summary)),
-    ):
-        table = Table(title=caption, title_justify="left")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i else "left", no_wrap=not i)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
-    console.print(f"{missing}everything is in {out}", highlight=False)
-
-
-def _print_ranking(summary: dict[str, Any], out: Path) -> None:
-    from rich.table import Table
-
-    console = _wide_console()
-    table = Table(title=f"{summary['architectures']} random architectures, ranked as full training does")
-    for name in ("measure", "Kendall's τ", "95 % interval", "p", "architectures", "seconds each"):
-        table.add_column(name, justify="left" if name == "measure" else "right", no_wrap=name == "measure")
-    for row in summary["rows"]:
-        known = row.get("tau") is not None
-        table.add_row(
-            row["measure"],
-            f"{row['tau']:.2f}" if known else "",
-            f"{row['low']:.2f} to {row['high']:.2f}" if known and row["low"] is not None else "",
-            f"{row['p']:.3f}" if known else "",
-            str(row.get("count", "")),
-            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
-        )
-    console.print(table)
-    failed = f"{len(summary['failed'])} runs failed; " if summary["failed"] else ""
-    console.print(f"{failed}everything is in {out}", highlight=False)
-
-
 def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, as_json: bool) -> None:
     from dnas.handmade import build_handmade, get_handmade
     from dnas.network import macs, params
@@ -637,22 +542,9 @@ def _show_handmade(name: str, classes: int, image_size: int, image_channels: int
     size = {"params": params(network), "macs": macs(network, (image_channels, image_size, image_size))}
     if as_json:
         shape = {"classes": classes, "image_size": image_size}
-        _print_json({"name": name, "title": entry.title, "paper": entry.paper, **shape, **size})
+        print_json({"name": name, "title": entry.title, "paper": entry.paper, **shape, **size})
         return
     print(
         f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at {classes} classes, "
         f"{image_size}×{image_size} images; made by hand, so there is no architecture to draw"
     )
-
-
-def _print_architecture(architecture: Architecture) -> None:
-    from rich.console import Console
-
-    from dnas.draw import terminal
-
-    console = Console()
-    console.print(terminal(architecture, width=console.width))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, allow_nan=False))
