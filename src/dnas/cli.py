@@ -213,7 +213,7 @@ def compare(
 def rank(
     *,
     architectures: Annotated[int, Parameter(help="How many random ones are ranked.")] = 20,
-    methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "spos",
+    methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
     processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
