@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 import subprocess
 import sys
 
@@ -474,7 +475,8 @@ FEW_IMAGES = ("--layers", 3, "--channels", 4, "--epochs", 1, "-o", "search.image
 
 def test_compare_makes_a_study_that_resume_goes_on_with(tmp_path):
     study = tmp_path / "study"
-    arguments = ("--methods", "random", "--mappings", "full", "--seeds", 2, *FEW_IMAGES, "-o", "search.trials=1")
+    options = ("--deterministic", "--data", "digits", "--preset", "quick", "-o", "search.trials=1")
+    arguments = ("--methods", "random", "--mappings", "full", "--seeds", 2, *FEW_IMAGES, *options)
     outcome = invoke("compare", *arguments, "--out", study, "--processes", 1, "--json")
     assert outcome.code == 0, outcome.err
     assert [row["name"] for row in outcome.json["rows"]] == [
@@ -487,6 +489,11 @@ def test_compare_makes_a_study_that_resume_goes_on_with(tmp_path):
     assert [row["test_error"] for row in again.json["rows"]] == [row["test_error"] for row in outcome.json["rows"]]
     text = invoke("compare", *arguments, "--out", study, "--processes", 1)
     assert text.code == 0 and "layers shuffled" in text.out and "study" in text.out
+    # The command that study.json and the page tell is of this study: it goes on with it, and finds all done.
+    dnas, *told = shlex.split(outcome.json["command"])
+    results = {file: file.stat().st_mtime_ns for file in study.glob("runs/*/result.json")}
+    assert dnas == "dnas" and invoke(*told, "--out", study).code == 0
+    assert {file: file.stat().st_mtime_ns for file in study.glob("runs/*/result.json")} == results
     assert invoke("report", study).code == 0 and (study / "report.html").exists()
 
 

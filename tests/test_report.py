@@ -363,7 +363,8 @@ def test_the_page_of_a_study_is_whole(tmp_path):
     rows = cells(page, "Test error, size and cost")
     for row, entry in zip(rows[1:], study["rows"], strict=True):
         assert row[1] == entry["name"]
-        assert row[3].replace("&nbsp;", " ") == f"{100 * entry['test_error']['mean']:.2f} %"
+        error = entry["test_error"]
+        assert row[3].replace("&nbsp;", " ") == f"{100 * error['mean']:.2f} ± {100 * error['sd']:.2f} %"
     for practice in study["practices"]:
         assert practice["practice"] in page.words and practice["why"] in page.words
     assert [w in page.words for w in ("✓ met", "✗ not met", "? not known")] == [True] * 3

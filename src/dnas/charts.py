@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
 WIDE = 600  # of one that has the page's width
 SMALL = (170, 104)  # of one among many
 ROW = 23  # of a named row
-NAME = 40  # characters of a name, at most
+NAME = 44  # characters of a name, at most
 FONT = 11.0
 _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -202,7 +202,7 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
     """
     with _figure(WIDE, ROW * len(rows) + 52) as figure:
         longest = max(len(clip(row.name)) for row in rows)
-        axes = _axes(figure, left=min(6.3 * longest, 0.45 * WIDE) + 12, right=14, top=6, bottom=46)
+        axes = _axes(figure, left=min(6.3 * longest, 0.47 * WIDE) + 12, right=14, top=6, bottom=46)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
         for y, row in enumerate(rows):

@@ -124,7 +124,7 @@ def run_page(path: Path, base: Path) -> str:
     data = str(config.get("data", {}).get("source", ""))
     return _render(
         "run.html",
-        title=f"{run.name} on {Path(data).name or data}",
+        title=f"{run.name} on {_short_source(data)}",
         run=run,
         result=result,
         data=data,
@@ -542,14 +542,11 @@ def study_page(path: Path, base: Path) -> str:
 
 def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
     rows = [_row(number, row, path, base) for number, row in enumerate(study["rows"], start=1)]
-    numbers = {row["name"]: row["number"] for row in rows}
-    for row in rows:
-        row["of_number"] = f"no. {numbers[row['of']]}" if row["of"] in numbers else row["of"]
     known = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
     differences = [_difference(row) for row in study["differences"]]
     return _render(
         "study.html",
-        title=f"Search methods compared on {study['data']}",
+        title=f"Search methods compared on {_short_source(str(study['data']))}",
         study={"preset": "unknown", "test_images": None, "command": "dnas compare", **study},
         conclusion=verdict.of_study(study),
         rows=rows,
@@ -587,7 +584,7 @@ def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
     """A chart of the differences; those that show something stand out."""
     lines = [
         Interval(
-            f"{charts.clip(row['a'], 18)} − {charts.clip(row['b'], 18)}",
+            f"{row['a']} − {row['b_short']}",
             row["mean"],
             row["low"],
             row["high"],
@@ -642,13 +639,11 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
         "mapping": row.get("mapping") or "",
         "kind": row["kind"],
         "level": row.get("level") or "",
-        "of": row.get("of"),
         "mean": error.get("mean"),
         "low": error.get("low"),
         "high": error.get("high"),
-        "error": _percent(error.get("mean")),
+        "error": _percent(error.get("mean")) if error.get("sd") is None else _spread(error["mean"], error["sd"]),
         "interval": _percents(error.get("low"), error.get("high")),
-        "sd": _percent(error.get("sd")),
         "count": error.get("count"),
         "best": None if not best else f"{_percent(best.get('mean'))} (seed {best.get('seed')})",
         "dots": [search["mean"] for search in searches if search["mean"] is not None],
@@ -681,6 +676,7 @@ def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "a": row["a"],
         "b": row["b"],
+        "b_short": row["b"].replace(f"{row['a']}, ", "its "),
         "mean": row.get("mean"),
         "low": row.get("low"),
         "high": row.get("high"),
@@ -776,8 +772,17 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _short_source(source: str) -> str:
+    """The name of a data set, or of a folder without the way to it."""
+    return Path(source).name or source
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f} %"
+
+
+def _spread(mean: float, sd: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * sd:.2f} %"
 
 
 def _percents(low: float | None, high: float | None) -> str:

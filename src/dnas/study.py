@@ -11,6 +11,7 @@ resumed by running it again: a run that has a result is not run twice, and metho
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -73,6 +74,25 @@ class StudySettings(Settings):
             for mapping in self.mappings or [method.default_mapping]:
                 if mapping in method.mappings:
                     yield name, mapping
+
+    def command(self) -> str:
+        """The command line that makes this study; where it does not say --out, the default."""
+        words = ["dnas", "compare"]
+        lists = {"methods": self.methods, "mappings": self.mappings, "architectures": self.architectures}
+        counts = {"seeds": self.seeds, "training-seeds": self.training_seeds}
+        flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
+        for section, values in self.run.items():
+            if section == "data":
+                flags |= {"data" if name == "source" else name: value for name, value in values.items()}
+            elif not isinstance(values, dict):
+                flags[section] = values
+        for name, value in flags.items():
+            if value is not False:
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        for section in ("search", "options", "train"):
+            for name, value in self.run.get(section, {}).items():
+                words += ["-o", f"{name if section == 'options' else f'{section}.{name}'}={value}"]
+        return shlex.join(words)
 
 
 @dataclass(frozen=True)

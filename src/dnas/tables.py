@@ -49,6 +49,7 @@ def summarise(path: Path) -> dict[str, Any]:
         "data": first.get("data", settings.run.get("data", {}).get("source", "")),
         "preset": settings.run.get("preset", "quick"),
         "test_images": first.get("test_images"),
+        "command": settings.command(),
         "settings": settings.model_dump(),
         "rows": made,
         "differences": _differences(made),
