@@ -107,11 +107,13 @@ class Workers:
                 outcome = _outcome(index, future.result)
                 if not isinstance(outcome.error, BrokenProcessPool):
                     yield outcome
-                elif alone:
-                    died = WorkerDied("its process ended in the middle, killed or out of memory")
-                    yield Outcome(index, None, died)
+                # A scheduler tells all processes to end; one that had not yet begun its run is no failed one.
                 elif not stopped():
-                    suspects.append((index, job))
+                    if alone:
+                        died = WorkerDied("its process ended in the middle, killed or out of memory")
+                        yield Outcome(index, None, died)
+                    else:
+                        suspects.append((index, job))
                 if isinstance(outcome.error, BrokenProcessPool):
                     self.close()
             alone = alone and bool(running)
@@ -151,5 +153,8 @@ def _begin(leash: Connection, threads: int) -> None:
         # A session has a handler for it, which ends the run after a checkpoint; else it ends the process.
         signal.raise_signal(signal.SIGTERM)
 
+    # A batch scheduler may send it to every process of a job; outside of a run its default would end this one.
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=follow, daemon=True).start()
