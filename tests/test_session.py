@@ -293,6 +293,7 @@ def test_who_came_to_stop_it_first_is_told(folder, monkeypatch):
     clock.now += 9
     assert one.stopping() and one.signum == signal.SIGTERM
 
+
 # --- what is shown
 
 

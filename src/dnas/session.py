@@ -119,10 +119,10 @@ class Session:
             self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
         if self.stopping():
             assert self.signum is not None
-            self._checkpoint(step, capture)
+            self._timed_checkpoint(step, capture)
             raise Interrupted(self.folder.path, self.signum)
         if time.monotonic() - self._saved >= self.execution.checkpoint_seconds:
-            self._checkpoint(step, capture)
+            self._timed_checkpoint(step, capture)
         self._stepped = time.monotonic()
 
     def stopping(self) -> bool:
@@ -140,7 +140,7 @@ class Session:
         self.reporter.finish()
         self.completed[self._stage] = dict(result)
         if self.folder is not None:
-            self._checkpoint(0, lambda: ({}, {}))
+            self._checkpoint(0, ({}, {}))
         else:
             self._count_time()
 
@@ -158,11 +158,15 @@ class Session:
         if self.folder is not None:
             self.folder.log(text)
 
-    def _checkpoint(self, step: int, capture: Callable[[], Captured]) -> None:
-        assert self.folder is not None
+    def _timed_checkpoint(self, step: int, capture: Callable[[], Captured]) -> None:
         began = time.monotonic()
+        self._checkpoint(step, capture())
+        self._longest_write = max(self._longest_write, time.monotonic() - began)
+
+    def _checkpoint(self, step: int, captured: Captured) -> None:
+        assert self.folder is not None
         self._count_time()
-        tensors, loop = capture()
+        tensors, loop = captured
         state = {
             "stage": self._stage,
             "step": step,
@@ -175,7 +179,6 @@ class Session:
             self._scalars.flush()
         self.folder.save_checkpoint(tensors, state)
         self._saved = time.monotonic()
-        self._longest_write = max(self._longest_write, self._saved - began)
 
     def elapsed(self) -> float:
         """Seconds of this stage so far, over all executions."""
