@@ -8,6 +8,7 @@ twice, none is missing, and what came after the checkpoint that is resumed is go
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ class Scalars:
 
         if stage not in self._writers:
             folder = self._folder / stage
+            # Emptied, not deleted: a TensorBoard that is at such a file would never get to the next. That one tells it
+            # to drop the points that it has read.
             for old in folder.glob("events.out.tfevents.*"):
-                old.unlink()
-            # A TensorBoard that has read the old files drops their points.
+                os.truncate(old, 0)
             self._writers[stage] = SummaryWriter(str(folder), purge_step=0)
         return self._writers[stage]
