@@ -396,16 +396,29 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
 
 
 @app.command(sort_key=9)
-def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False) -> None:
-    """Tell what this machine has: torch, devices, memory, data sets; and run a short self-test."""
+def doctor(
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
     from dnas.doctor import examine
 
-    findings = examine(data.data_dir)
+    findings = examine(data.data_dir, out)
     if json:
         _print_json(findings)
     else:
         for key, value in findings.items():
-            if isinstance(value, dict):
+            if key == "findings":
+                print("findings:")
+                for finding in value:
+                    advice = f"; {finding['advice']}" if finding["advice"] else ""
+                    print(f"  {finding['status']:<7}  {finding['name']}: {finding['finding']}{advice}")
+            elif key == "data":  # said in the findings
+                continue
+            elif isinstance(value, dict):
                 print(f"{key}:")
                 for inner, text in value.items():
                     print(f"  {inner}: {text}")
