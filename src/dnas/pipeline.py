@@ -29,6 +29,7 @@ from dnas.kernels import native
 from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.network import build, macs, params
 from dnas.options import add_options
+from dnas.plan import plan, size
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.scalars import require_tensorboard
@@ -422,6 +423,7 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
             network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
         else:
             architecture = Architecture.from_json(facts["architecture"])
+            _check_size(path, architecture, facts, info, weights)
             network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
         network.load_state_dict(weights)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
@@ -429,6 +431,17 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
             raise
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
     return to_device(network, "cpu").eval(), info
+
+
+def _check_size(
+    path: Path, architecture: Architecture, facts: Mapping[str, Any], info: DataInfo, weights: Mapping[str, Tensor]
+) -> None:
+    """Raises InputError, before memory is taken, for a network that its file cannot hold."""
+    shape = {"channels": facts["channels"], "classes": len(info.classes), "inputs": info.channels}
+    wanted = size(plan(architecture, **shape, stem=facts["stem"]), info.image_size).params
+    held = sum(tensor.numel() for tensor in weights.values())
+    if wanted > held:
+        raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
 
 
 def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
