@@ -103,14 +103,14 @@ def exit_status_of(child: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def forged_manifest(number: int, data: bytes) -> bytes:
+def forged_manifest(number: int, data: bytes, state: dict[str, Any] | None = None) -> bytes:
     body = {
         "format": checkpoint.FORMAT,
         "sequence": number,
         "file": f"{number:08d}.safetensors",
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "state": {},
+        "state": state or {},
     }
     text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return json.dumps({**body, "checksum": hashlib.sha256(text).hexdigest()}).encode()

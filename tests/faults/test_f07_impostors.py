@@ -6,13 +6,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import struct
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from checkpoint_tools import assert_holds, forged_manifest, posix, save_number
+from faults.harness import TINY, invoke, newest_number, run_command, send_at
 
 from dnas.checkpoint import newest
 
@@ -100,3 +105,87 @@ def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
     loaded, warnings = newest(tmp_path)
     assert_holds(loaded, 1)
     assert "not a regular file" in warnings[0]
+
+
+# --- in a run folder ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, images):
+    run = tmp_path_factory.mktemp("f07") / "run"
+    assert run_command(run.parent, "run", "--data", images, *TINY, "--out", run).code == 0
+    return run
+
+
+def refused(arguments: tuple[Any, ...], *words: str) -> None:
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        outcome = invoke(*arguments)
+        assert time.process_time() - began < 2 and tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert outcome.code == 2 and outcome.out == "", outcome
+    assert len(outcome.lines) == 1 and outcome.lines[0].startswith("error: ")
+    for word in words:
+        assert word in outcome.err, outcome.err
+
+
+@pytest.mark.parametrize("data", IMPOSTORS.values(), ids=IMPOSTORS.keys())
+def test_an_impostor_of_the_model_is_refused(finished: Path, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(data)
+    refused(("evaluate", tmp_path), "model.safetensors")
+
+
+def changed_model(finished: Path, folder: Path, tensors: Any = None, **changes: Any) -> None:
+    """The trained network with other tensors, or with something else about it in the header."""
+    file = finished / "model.safetensors"
+    with safetensors.safe_open(file, "pt") as opened:
+        facts = json.loads(opened.metadata()["dnas"])
+    weights = safetensors.torch.load_file(file)
+    name = next(name for name in weights if name.endswith("weight"))
+    if tensors is not None:
+        weights[name] = tensors(weights[name])
+    (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights, {"dnas": json.dumps(facts | changes)}))
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:1], lambda t: t[..., None], lambda t: torch.zeros(0)])
+def test_a_model_with_a_tensor_of_another_shape_is_refused(finished: Path, tmp_path: Path, change: Any) -> None:
+    changed_model(finished, tmp_path, change)
+    refused(("evaluate", tmp_path), "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"channels": 2**20},
+        {"channels": 0},
+        {"channels": "8"},
+        {"channels": None},
+        {"stem": "x"},
+        {"format": 7},
+        {"data": []},
+    ],
+)
+def test_a_model_that_says_what_is_not_so_is_refused_before_it_is_built(
+    finished: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changed_model(finished, tmp_path, **changes)
+    refused(("evaluate", tmp_path), "model.safetensors")
+
+
+def test_a_checkpoint_with_a_tensor_of_another_shape_is_refused(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("run", "--data", images, *TINY, "--out", run)
+    assert run_command(tmp_path, *arguments, fault=send_at("train", 3, signal.SIGTERM)).code == 143
+    number = newest_number(run)
+    tensors = safetensors.torch.load_file(run / "checkpoints" / f"{number:08d}.safetensors")
+    name = next(name for name in tensors if name.startswith("network.") and tensors[name].dim() == 4)
+    tensors[name] = tensors[name].repeat(2, 1, 1, 1)
+    data = safetensors.torch.save(tensors)
+    manifest = json.loads((run / "checkpoints" / f"{number:08d}.json").read_text())
+    (run / "checkpoints" / f"{number:08d}.safetensors").write_bytes(data)
+    (run / "checkpoints" / f"{number:08d}.json").write_bytes(forged_manifest(number, data, manifest["state"]))
+    outcome = invoke("resume", run, "--quiet")
+    assert outcome.code in (1, 2) and len(outcome.lines) == 1 and "internal error" not in outcome.err, outcome.err
+    assert name.removeprefix("network.") in outcome.err
