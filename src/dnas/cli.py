@@ -6,6 +6,8 @@ checkpoint (130 SIGINT, 138 SIGUSR1, 143 SIGTERM), 75 likewise by --time-limit.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -434,7 +436,29 @@ def doctor(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed()
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that the locale lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_call(arguments))
+
+
+def _open_closed() -> None:
+    """Where the caller has closed stdin, stdout or stderr, open nothing in its place.
+
+    Else the next file that is opened would have its number, and what is printed would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue  # something else has the number by now
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _call(arguments: list[str]) -> int:
