@@ -57,15 +57,19 @@ def processes_of(pid):
     return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
 
 
-def test_a_driver_that_is_killed_takes_its_processes_along_and_counts_no_trial_twice(tmp_path, images, searched):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_a_driver_that_is_killed_takes_its_processes_along_and_counts_no_trial_twice(
+    tmp_path, images, searched, processes
+):
     run = tmp_path / "run"
-    arguments = ("search", "--data", images, *TRIALS, "-o", "search.processes=2", "--out", run)
+    arguments = ("search", "--data", images, *TRIALS, "-o", f"search.processes={processes}", "--out", run)
     with Command(tmp_path, *arguments) as driver:
         driver.until(lambda: results(run / "trials"))
         children = processes_of(driver.pid)
         os.kill(driver.pid, signal.SIGKILL)
         assert driver.wait().code == -signal.SIGKILL
-    assert len(children) == 2 and not psutil.wait_procs(children, PATIENCE)[1], "they end by themselves"
+    assert len(children) == (2 if processes == 2 else 0)
+    assert not psutil.wait_procs(children, PATIENCE)[1], "they end by themselves"
     before = {name: mark(path) for name, path in results(run / "trials").items()}
     assert before
     assert run_command(tmp_path, "resume", run).code == 0
