@@ -27,7 +27,7 @@ def found(images, tmp_path_factory):
 
 
 def test_every_public_name_is_there():
-    assert set(FUNCTIONS) | {"Architecture", "Cell", "InputError", "RunError"} == set(dnas.__all__)
+    assert set(FUNCTIONS) | {"Architecture", "Cell", "InputError", "Interrupted", "RunError"} == set(dnas.__all__)
     for name in dnas.__all__:
         assert getattr(dnas, name) is not None
     assert set(dnas.__all__) <= set(dir(dnas))

@@ -477,6 +477,49 @@ def test_other_channels_than_in_training_are_refused(tmp_path):
         load_test("cifar10", info, data_dir=str(tmp_path))
 
 
+OUTSIDE = ["../data_batch_1.bin", "/data_batch_1.bin", "cifar-10-batches-bin/../../x", "..\\x", "C:/x", "a/.."]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_tar_that_leads_out_of_itself_is_refused(tmp_path, name):
+    archive = cifar(tmp_path, "cifar10", packed=True)
+    members = gzip.decompress(archive.read_bytes())
+    with io.BytesIO() as extra:
+        with tarfile.open(fileobj=extra, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+        # Its first block is the member's header; the others end an archive.
+        archive.write_bytes(gzip.compress(extra.getvalue()[:512] + members))
+    with refused(archive.name, repr(name), "leads out"):
+        load_train("cifar10", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_tar_with_a_link_is_refused_wherever_it_leads(tmp_path, kind):
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        link = tarfile.TarInfo("cifar-10-batches-bin/readme")
+        link.type, link.linkname = kind, "cifar-10-batches-bin/data_batch_1.bin"
+        tar.addfile(link)
+    with refused(archive.name, "readme", "is a link"):
+        load_train("cifar10", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_with_a_name_of_gigabytes_takes_no_memory(tmp_path, kind):
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 2**28
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    archive.write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(2**28 + 1024), 1))
+    tracemalloc.start()
+    try:
+        with refused(archive.name):
+            load_train("cifar10", data_dir=str(tmp_path))
+        # tarfile unpacks 10 kB at a time, which may be 10 MB.
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+
+
 # ---------------------------------------------------------------- Tiny-ImageNet
 
 
@@ -553,6 +596,45 @@ def test_damaged_tiny_imagenet_is_refused(tmp_path):
     write(tmp_path / "zip" / "tiny-imagenet-200.zip", b"PK\x03\x04 but no more")
     with refused("tiny-imagenet-200.zip"):
         load_train("tiny-imagenet", data_dir=str(tmp_path / "zip"))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_zip_that_leads_out_of_itself_is_refused(tmp_path, name):
+    # Not beside the folder that it was made of, which would be taken instead.
+    archive = zipped(tiny_imagenet(tmp_path / "unpacked")).rename(tmp_path / "tiny-imagenet-200.zip")
+    load_train("tiny-imagenet", data_dir=str(tmp_path))
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(name, b"x")
+    with refused(archive.name, "leads out"):
+        load_train("tiny-imagenet", data_dir=str(tmp_path))
+
+
+def test_a_zip_with_a_link_or_a_huge_member_is_refused(tmp_path):
+    archive = tmp_path / "tiny-imagenet-200.zip"
+    link = zipfile.ZipInfo("tiny-imagenet-200/wnids.txt")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(link, "/etc/passwd")
+    with refused(archive.name, "wnids.txt", "is a link"):
+        load_train("tiny-imagenet", data_dir=str(tmp_path))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file, file.open("tiny-imagenet-200/a.png", "w") as huge:
+        for _ in range(2**8 + 1):
+            huge.write(bytes(2**20))
+    assert archive.stat().st_size < 2**20
+    with refused(archive.name, "a.png", "more than any picture"):
+        load_train("tiny-imagenet", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["../../secret.JPEG", "/secret.JPEG", "..\\secret.JPEG", ".."])
+def test_lists_of_tiny_imagenet_name_nothing_outside(tmp_path, name):
+    top = tiny_imagenet(tmp_path)
+    _, info = load_train(str(top))
+    (top / "val" / "val_annotations.txt").write_text(f"{name}\tn01\n")
+    with refused("val_annotations.txt", repr(name)):
+        load_test(str(top), info)
+    (top / "wnids.txt").write_text(f"n01\n{name}\n")
+    with refused("wnids.txt", repr(name)):
+        load_train(str(top))
 
 
 # ---------------------------------------------------------------- folders of images
@@ -738,6 +820,17 @@ def test_the_common_formats_are_read(tmp_path, name):
     options = {"lossless": True} if name == "x.webp" else {}
     pixels = loaded(tmp_path, RED, name=name, **options).astype(int)
     assert np.abs(pixels - np.array(RED).reshape(3, 1, 1)).max() <= 3
+
+
+def test_only_pictures_are_opened_whatever_the_ending_says(tmp_path, monkeypatch):
+    """Pillow goes by content: an EPS file would be given to Ghostscript, which runs what is in it."""
+    root = two_classes(tmp_path, count=3)
+    picture(root / "train" / "a" / "drawing.eps", RED, format="EPS").rename(root / "train" / "a" / "drawing.png")
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: ran.append(1))
+    with refused("1 unreadable image", "drawing.png"):
+        load_train(str(root))
+    assert not ran
 
 
 def test_numbers_without_a_known_white_are_unreadable(tmp_path):

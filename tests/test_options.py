@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from dnas.config import Config, parse
 from dnas.errors import InputError
-from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, add_options, names, nested
+from dnas.options import (
+    BothOptions,
+    DataOptions,
+    ExecutionOptions,
+    RunOptions,
+    SearchOptions,
+    add_options,
+    names,
+    nested,
+)
 from dnas.settings import GradientSettings, TrainSettings
 
 FLAGS = ("layers", "channels", "epochs", "batch_size")
@@ -174,6 +183,6 @@ def test_any_options_are_a_configuration_or_a_sentence(flat, options):
 
 
 def test_the_options_of_python_and_of_the_command_line_are_one_list():
-    for group in (DataOptions, RunOptions, SearchOptions, BothOptions):
+    for group in (DataOptions, RunOptions, SearchOptions, BothOptions, ExecutionOptions):
         for field in fields(group):
             assert field.default is None, "an option that is not given must be told from one that is"

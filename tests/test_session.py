@@ -1,14 +1,16 @@
 import json
 import os
+import pickle
 import signal
 
 import pytest
 import torch
 
 from dnas.errors import InputError
+from dnas.execution import Execution
 from dnas.progress import Bars, Plain, Silent, reporter
 from dnas.runfolder import RunFolder
-from dnas.session import Interrupted, Session
+from dnas.session import SIGNALS, Interrupted, Session
 
 CONFIG = {"seed": 0, "search": {"layers": 3, "rate": 0.1}}
 
@@ -36,7 +38,7 @@ def capture(value):
 
 
 def session(folder, config=CONFIG, seconds=0.0):
-    return Session(folder, config, Spy(), seconds)
+    return Session(folder, config, Spy(), Execution(seconds))
 
 
 # --- checkpoints
@@ -93,7 +95,7 @@ def test_checkpoints_come_when_it_is_time_and_capture_is_called_for_no_other(fol
     for step in (1, 2, 3):
         one.step_done(step, {}, refuse)
     assert not (folder.path / "checkpoints").exists()
-    one.checkpoint_seconds = 0
+    one.execution = Execution(0.0)
     one.step_done(4, {}, capture(4))
     assert folder.load_checkpoint()[0].state["step"] == 4
 
@@ -162,7 +164,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_it_is_said(folder):
 
 
 def test_without_a_folder_nothing_is_kept_and_time_is_counted():
-    one = Session(None, {}, Spy(), 0.0)
+    one = Session(None, {}, Spy(), Execution(0.0))
     one.start("search", "search", 1)
     one.metric(stage="search")
     one.step_done(1, {}, lambda: 1 / 0)
@@ -173,7 +175,7 @@ def test_without_a_folder_nothing_is_kept_and_time_is_counted():
 # --- signals
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_waits_for_the_step_and_its_checkpoint(folder, signum):
     one = session(folder, seconds=3600)
     one.start("search", "search", 9)
@@ -182,7 +184,7 @@ def test_a_signal_waits_for_the_step_and_its_checkpoint(folder, signum):
         os.kill(os.getpid(), signum)
         assert one.signum == signum  # nothing else happened
         one.step_done(2, {}, capture(2))
-    assert (caught.value.run, caught.value.signum) == (folder.path, signum)
+    assert (caught.value.run, caught.value.signum, caught.value.code) == (folder.path, signum, 128 + signum)
     assert folder.load_checkpoint()[0].state["step"] == 2
 
 
@@ -210,11 +212,86 @@ def test_a_second_sigterm_waits_as_the_first_does(folder):
 
 
 def test_handlers_are_given_back(folder):
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(s) for s in SIGNALS]
     with pytest.raises(ZeroDivisionError), session(folder).signals():
         assert signal.getsignal(signal.SIGTERM) not in before
         _ = 1 / 0
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(s) for s in SIGNALS] == before
+
+
+# --- the time limit
+
+
+class Clock:
+    """Time that passes only where it is told to."""
+
+    def __init__(self, monkeypatch, folder, writing=0.0):
+        self.now = 1e6
+        monkeypatch.setattr("dnas.session.time.monotonic", lambda: self.now)
+        save = folder.save_checkpoint
+
+        def save_checkpoint(*arguments):
+            self.now += writing
+            save(*arguments)
+
+        monkeypatch.setattr(folder, "save_checkpoint", save_checkpoint)
+
+
+def loop(folder, clock, limit, durations, every=0.0, **options):
+    """Steps of so many seconds from 0 on; the last step, the seconds that had passed, and the checkpoint's step."""
+    began = clock.now
+    one = Session(folder, CONFIG, Spy(), Execution(every, None if limit is None else began + limit))
+    one.start("search", "search", len(durations), **options)
+    with pytest.raises(Interrupted) as caught:
+        for step, seconds in enumerate(durations, 1):
+            clock.now += seconds
+            one.step_done(step, {}, capture(step))
+        raise AssertionError("it never stopped")
+    assert caught.value.code == 75 and str(caught.value).endswith(f"dnas resume {folder.path}")
+    assert pickle.loads(pickle.dumps(caught.value)).code == 75
+    newest, _ = folder.load_checkpoint()
+    assert newest.state["step"] == step
+    return step, clock.now - began
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds", "writing", "stops"),
+    [
+        (100, 10, 0, 9),  # after step 9 at 90 s: a tenth would end at 100, which is no longer before it
+        (101, 10, 0, 10),
+        (100, 10, 2, 8),  # each step and its checkpoint take 12 s: the eighth ends at 96
+        (96, 10, 2, 7),
+        (1, 10, 0, 1),  # one step in any case, so that resuming again and again gets to the end
+    ],
+)
+def test_it_ends_before_the_time_limit_and_no_step_earlier(folder, monkeypatch, limit, seconds, writing, stops):
+    clock = Clock(monkeypatch, folder, writing)
+    step, passed = loop(folder, clock, limit, [seconds] * 50)
+    assert step == stops and (passed < limit or step == 1)
+
+
+def test_the_longest_step_so_far_is_what_the_next_may_take(folder, monkeypatch):
+    # The end of an epoch takes longer; the first step, in which kernels are compiled, foretells nothing.
+    step, passed = loop(folder, Clock(monkeypatch, folder), 50, [25, 1, 1, 10] + [1] * 50)
+    assert (step, passed) == (7, 40)
+
+
+def test_a_step_that_others_can_stop_is_not_foreseen(folder, monkeypatch):
+    step, passed = loop(folder, Clock(monkeypatch, folder), 50, [15] * 9, divisible=True)
+    assert (step, passed) == (4, 60)
+
+
+def test_without_a_limit_it_goes_on(folder, monkeypatch):
+    with pytest.raises(AssertionError, match="never"):
+        loop(folder, Clock(monkeypatch, folder), None, [1e9] * 9)
+
+
+def test_who_came_to_stop_it_first_is_told(folder, monkeypatch):
+    clock = Clock(monkeypatch, folder)
+    one = Session(folder, CONFIG, Spy(), Execution(0.0, clock.now + 5))
+    one.signum = signal.SIGTERM
+    clock.now += 9
+    assert one.stopping() and one.signum == signal.SIGTERM
 
 
 # --- what is shown

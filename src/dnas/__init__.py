@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dnas.architecture import parse_genotype as parse_genotype
     from dnas.architecture import stack as stack
     from dnas.errors import InputError as InputError
+    from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
     from dnas.methods import get_method as get_method
     from dnas.methods import list_methods as list_methods
@@ -31,6 +32,7 @@ _HOME = {
     "Architecture": "dnas.architecture",
     "Cell": "dnas.architecture",
     "InputError": "dnas.errors",
+    "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
     "build": "dnas.network",
     "get_method": "dnas.methods",

@@ -11,8 +11,9 @@ from torch import nn
 from dnas import pipeline
 from dnas.architecture import Architecture
 from dnas.errors import InputError
+from dnas.execution import execution
 from dnas.handmade import get_handmade
-from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, names, nested
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested
 from dnas.progress import Reporter
 
 
@@ -23,13 +24,13 @@ def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: A
         InputError: An option that is not known or cannot work.
         RunError: The run failed; `dnas.resume` goes on.
     """
-    _known(options, DataOptions, RunOptions, SearchOptions, BothOptions)
+    _known(options, DataOptions, RunOptions, ExecutionOptions, SearchOptions, BothOptions)
     return _start("run", {**options, "baseline": baseline}, reporter)
 
 
 def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
     """Search only; the content of result.json, with the architecture as an `Architecture`."""
-    _known(options, DataOptions, RunOptions, SearchOptions)
+    _known(options, DataOptions, RunOptions, ExecutionOptions, SearchOptions)
     result = _start("search", options, reporter)
     return result | {"architecture": Architecture.load(Path(result["run"]) / "architecture.json")}
 
@@ -38,15 +39,16 @@ def train(
     architecture: Architecture | str, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
 ) -> dict[str, Any]:
     """Train and test one architecture, or a hand-made network by its name; the content of result.json."""
-    _known(options, DataOptions, RunOptions, more=["option"])
+    _known(options, DataOptions, RunOptions, ExecutionOptions, more=["option"])
     name = get_handmade(architecture).name if isinstance(architecture, str) else ""
     given = {**options, "baseline": baseline, "architecture": name, "handmade": name}
     return _start("train", given, reporter, None if isinstance(architecture, str) else architecture)
 
 
-def resume(run: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Go on from the last checkpoint of a run folder; the content of result.json."""
-    return pipeline.resume(run, reporter=reporter)
+def resume(run: str | Path, *, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
+    """Go on from the last checkpoint of a run folder; the content of result.json. Options as of `dnas resume`."""
+    _known(options, ExecutionOptions)
+    return pipeline.resume(run, reporter=reporter, execution=execution(**options))
 
 
 def load(run: str | Path) -> nn.Module:
@@ -61,7 +63,10 @@ def _start(
     if isinstance(options.get("option"), dict):
         options["option"] = [f"{k}={v}" for k, v in options["option"].items()]
     out = options.pop("out", None)
-    return pipeline.start(nested(command, options), out=out, architecture=architecture, reporter=reporter)
+    now = execution(**{name: options.pop(name, None) for name in names(ExecutionOptions)})
+    return pipeline.start(
+        nested(command, options), out=out, architecture=architecture, reporter=reporter, execution=now
+    )
 
 
 def _known(options: dict[str, Any], *groups: type, more: Collection[str] = ()) -> None:

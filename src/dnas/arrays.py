@@ -10,12 +10,17 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from dnas.errors import InputError
-from dnas.files import Bytes, Labels, in_test, is_file, require_memory
+from dnas.files import Bytes, Labels, in_test, is_file, refuse_member, require_memory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+LARGEST_NOTES = 2**16  # bytes
 
 _FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -157,6 +162,17 @@ def _cifar(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
     return images, table[:, layout.label_bytes - 1].astype(np.int64)
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive; what is noted about the next one, as a long name, is bounded here."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in tarfile.REGULAR_TYPES and member.size > LARGEST_NOTES:
+            raise tarfile.ReadError(f"{member.size} bytes of notes about one member")
+        return member
+
+
 def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]:
     """The bytes of the files `names` in a folder, or in the `folder` of a .tar.gz: nothing is unpacked."""
     contents: dict[str, bytes] = {}
@@ -166,8 +182,9 @@ def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]
                 contents[name] = (path / name).read_bytes()
             return contents
         # A stream, as going back in a packed archive means to unpack it again from its start.
-        with tarfile.open(path, "r|gz") as archive:
+        with tarfile.open(path, "r|gz", tarinfo=_Member) as archive:
             for member in archive:
+                refuse_member(path, member.name, member.issym() or member.islnk())
                 name = member.name.removeprefix("./").removeprefix(folder + "/")
                 if name in names and member.isfile():
                     require_memory(member.size, f"{name} in {str(path)!r}", "fetch the archive again")

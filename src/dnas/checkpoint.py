@@ -23,7 +23,7 @@ from dnas.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FORMAT = "dnas-checkpoint/1"
 MANIFEST_LIMIT = 64 * 2**20  # bytes
@@ -45,6 +45,18 @@ class Checkpoint:
         """The tensors called NAME.SOMETHING, as SOMETHING: one module's state among others."""
         prefix = f"{name}."
         return {key[len(prefix) :]: tensor for key, tensor in self.tensors.items() if key.startswith(prefix)}
+
+
+def restore_module(checkpoint: Checkpoint, name: str, module: nn.Module) -> None:
+    """Gives a module the tensors of the part `name`. Raises RunError when they are not those of such a module."""
+    try:
+        module.load_state_dict(checkpoint.part(name))
+    except RuntimeError as error:
+        # torch lists each difference in a line of its own.
+        first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
+        raise RunError(
+            f"the checkpoint's {name} is of another network ({first}); resume with the options the run was started with"
+        ) from error
 
 
 class _DamagedError(Exception):

@@ -1,10 +1,13 @@
 """The command line. Results go to stdout, everything else to stderr; torch is imported where a command needs it.
 
-Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 / 143 interrupted after a checkpoint.
+Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 128 + its number stopped by a signal after a
+checkpoint (130 SIGINT, 138 SIGUSR1, 143 SIGTERM), 75 likewise by --time-limit.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,12 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
-from dnas.console import print_architecture, print_json, print_ranking, print_result, print_study
+from dnas.console import print_architecture, print_findings, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
-from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
+from dnas.execution import Execution, execution
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, nested
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
+    from dnas.ranking import RankingSettings
     from dnas.study import StudySettings
 
 app = App(
@@ -43,6 +48,7 @@ def run(
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     no_baseline: Annotated[bool, Parameter(help="Do not train a random network of the same size.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -52,10 +58,11 @@ def run(
 
     With no options: the DNAS method on scikit-learn's digits, in minutes on two cores.
     """
+    now = _execution(execute)
     given = _given(data, search, both, common)
     if no_baseline:
         given["baseline"] = False
-    print_result(_start("run", given, quiet), json)
+    print_result(_start("run", given, quiet, now), json)
 
 
 @app.command(name="search", sort_key=1)
@@ -64,12 +71,14 @@ def search_(
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Search and derive only."""
-    print_result(_start("search", _given(data, search, common), quiet), json)
+    now = _execution(execute)
+    print_result(_start("search", _given(data, search, common), quiet, now), json)
 
 
 @app.command(sort_key=2)
@@ -106,6 +115,7 @@ def train(
     *,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     option: Annotated[
         list[str] | None,
         Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable."),
@@ -116,12 +126,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train and test one architecture or hand-made network."""
+    now = _execution(execute)
     given = _given(data, common) | {"baseline": baseline, "option": option}
     found, preset = _subject(architecture, None)
     if common.preset is None and common.config is None and preset is not None:
         given["preset"] = preset
     given |= {"architecture": architecture, "handmade": found if isinstance(found, str) else ""}
-    print_result(_start("train", given, quiet, None if isinstance(found, str) else found), json)
+    print_result(_start("train", given, quiet, now, None if isinstance(found, str) else found), json)
 
 
 @app.command(sort_key=4)
@@ -149,16 +160,33 @@ def evaluate(
 
 
 @app.command(sort_key=5)
-def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Go on from the last checkpoint of RUN, or with a study; the result is the same, to the bit, as without the
-    interruption."""
-    from dnas import pipeline, study
+def resume(
+    run: Path,
+    /,
+    *,
+    processes: Annotated[int, Parameter(help="Of a study or a ranking: runs at a time.")] = 0,
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on from the last checkpoint of RUN, or with a study or a ranking; the result is the same, to the bit, as
+    without the interruption.
+
+    Where all is done it says what came out, so a job script may call it again and again.
+    """
+    now = _execution(execute)
+    from dnas import pipeline, ranking, study
     from dnas.progress import reporter
 
     if (run / study.FILE).is_file():
-        _compare(run, study.read_study(run), 0, quiet, json)
+        _compare(run, study.read_study(run), processes, quiet, json, now)
+    elif (run / ranking.FILE).is_file():
+        _rank(run, ranking.read_ranking(run), processes, quiet, json, now)
+    elif processes:
+        raise InputError(f"--processes {processes} has no use here: {run} is one run; leave it out")
     else:
-        print_result(pipeline.resume(run, reporter=reporter(quiet)), json)
+        print_result(pipeline.resume(run, reporter=reporter(quiet), execution=now), json)
 
 
 @app.command(sort_key=6)
@@ -178,6 +206,7 @@ def compare(
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -186,6 +215,7 @@ def compare(
 
     The study's folder is --out; give it again to go on, or to add methods or seeds.
     """
+    now = _execution(execute)
     from dnas.config import checked
     from dnas.study import StudySettings
 
@@ -206,7 +236,7 @@ def compare(
             "run": run,
         },
     )
-    _compare(out, settings, processes, quiet, json)
+    _compare(out, settings, processes, quiet, json, now)
 
 
 @app.command(sort_key=6)
@@ -221,6 +251,7 @@ def rank(
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -229,10 +260,9 @@ def rank(
 
     The folder is --out; give it again to go on.
     """
+    now = _execution(execute)
     from dnas.config import checked
-    from dnas.progress import reporter
     from dnas.ranking import RankingSettings
-    from dnas.ranking import rank as carry_through
 
     given = _given(data, search, both, common)
     for option in ("method", "mapping"):
@@ -250,12 +280,7 @@ def rank(
         "seed": seed or 0,
         "run": run,
     }
-    settings = checked(RankingSettings, values)
-    summary = carry_through(out, settings, processes=processes, reporter=reporter(quiet))
-    if json:
-        print_json(summary)
-    else:
-        print_ranking(summary, out)
+    _rank(out, checked(RankingSettings, values), processes, quiet, json, now)
 
 
 @app.command(sort_key=7)
@@ -371,21 +396,21 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
 
 
 @app.command(sort_key=9)
-def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = False, debug: Debug = False) -> None:
-    """Tell what this machine has: torch, devices, memory, data sets; and run a short self-test."""
+def doctor(
+    *,
+    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
     from dnas.doctor import examine
 
-    findings = examine(data.data_dir)
+    findings = examine(data.data_dir, out)
     if json:
         print_json(findings)
     else:
-        for key, value in findings.items():
-            if isinstance(value, dict):
-                print(f"{key}:")
-                for inner, text in value.items():
-                    print(f"  {inner}: {text}")
-            else:
-                print(f"{key}: {value}")
+        print_findings(findings)
     if not findings["self_test"]["passed"]:
         raise RunError("the self-test failed; see the lines above")
 
@@ -396,7 +421,29 @@ def doctor(*, data: Annotated[DataOptions, _FLAT] = DataOptions(), json: Json = 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed()
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that the locale lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_call(arguments))
+
+
+def _open_closed() -> None:
+    """Where the caller has closed stdin, stdout or stderr, open nothing in its place.
+
+    Else the next file that is opened would have its number, and what is printed would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue  # something else has the number by now
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _call(arguments: list[str]) -> int:
@@ -411,7 +458,7 @@ def _call(arguments: list[str]) -> int:
         return _fail(str(error), 1, debug)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 128 + stop.signum
+        return stop.code
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
     except BrokenPipeError:
@@ -436,22 +483,27 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 def _start(
-    command: Any, given: dict[str, Any], quiet: bool, architecture: Architecture | None = None
+    command: Any, given: dict[str, Any], quiet: bool, now: Execution, architecture: Architecture | None = None
 ) -> dict[str, Any]:
     from dnas.pipeline import start
     from dnas.progress import reporter
 
     out = given.pop("out", None)
     settings = nested(command, given)
-    return start(settings, out=out, architecture=architecture, reporter=reporter(quiet))
+    return start(settings, out=out, architecture=architecture, reporter=reporter(quiet), execution=now)
 
 
-def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as_json: bool) -> None:
+def _execution(options: ExecutionOptions) -> Execution:
+    """Called first in a command, since --time-limit counts from here, before torch is imported."""
+    return execution(**asdict(options))
+
+
+def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as_json: bool, now: Execution) -> None:
     from dnas.progress import reporter
     from dnas.study import compare
     from dnas.tables import keep
 
-    failed = compare(out, settings, processes=processes, reporter=reporter(quiet))
+    failed = compare(out, settings, processes=processes, reporter=reporter(quiet), execution=now)
     summary = keep(out)
     if as_json:
         print_json(summary)
@@ -459,6 +511,17 @@ def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as
         print_study(summary, out)
     if failed:
         raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+
+
+def _rank(out: Path, settings: RankingSettings, processes: int, quiet: bool, as_json: bool, now: Execution) -> None:
+    from dnas.progress import reporter
+    from dnas.ranking import rank
+
+    summary = rank(out, settings, processes=processes, reporter=reporter(quiet), execution=now)
+    if as_json:
+        print_json(summary)
+    else:
+        print_ranking(summary, out)
 
 
 def _names(text: str) -> list[str]:

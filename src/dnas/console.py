@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,3 +119,21 @@ def print_architecture(architecture: Architecture) -> None:
 def print_json(value: Any) -> None:
     """The one JSON value of `--json`."""
     print(json.dumps(value, allow_nan=False))
+
+
+def print_findings(findings: Mapping[str, Any]) -> None:
+    """What `dnas doctor` found: facts, and of every check what to do where it is not well."""
+    for key, value in findings.items():
+        if key == "findings":
+            print("findings:")
+            for finding in value:
+                advice = f"; {finding['advice']}" if finding["advice"] else ""
+                print(f"  {finding['status']:<7}  {finding['name']}: {finding['finding']}{advice}")
+        elif key == "data":  # said in the findings
+            continue
+        elif isinstance(value, dict):
+            print(f"{key}:")
+            for inner, text in value.items():
+                print(f"  {inner}: {text}")
+        else:
+            print(f"{key}: {value}")

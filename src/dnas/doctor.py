@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -10,6 +15,7 @@ import torch
 
 from dnas.config import environment
 from dnas.data import load_test, load_train
+from dnas.kernels import native
 from dnas.methods import create
 from dnas.searcher import search_architecture
 from dnas.session import Session
@@ -18,21 +24,223 @@ from dnas.sources import found
 from dnas.space import DARTS
 from dnas.trainer import built, measure_accuracy, train_network
 
+GIB = 2**30
+# A run of the paper's size keeps two checkpoints of some 100 MB, and its pictures; a study has many runs.
+ENOUGH_DISK = 2 * GIB
+ENOUGH_INODES = 10_000
+# torch alone takes some 0.5 GiB, and CIFAR-10 as a tensor 0.15.
+ENOUGH_MEMORY = 2 * GIB
+# A process opens a few dozen files, a driver some for each of its processes.
+ENOUGH_FILES = 256
+# Seconds by which the two clocks may differ over the self-test.
+SAME_TIME = 0.5
+# 2025-01-01: earlier than any version of dnas.
+EARLIEST = 1_735_689_600
 
-def examine(data_dir: str | None = None) -> dict[str, Any]:
-    """A JSON-able report: versions, devices, memory, data sets on disk, and a self-test of some seconds."""
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and what to do where that is a warning."""
+
+    name: str
+    finding: str
+    advice: str = ""
+
+    @property
+    def warning(self) -> bool:
+        return bool(self.advice)
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "name": self.name,
+            "status": "warning" if self.warning else "ok",
+            "finding": self.finding,
+            "advice": self.advice,
+        }
+
+
+def examine(data_dir: str | None = None, runs: str | Path = "runs") -> dict[str, Any]:
+    """A JSON-able report: versions, devices, memory, data sets on disk, findings, and a self-test of some seconds.
+
+    Args:
+        runs: Where runs are to go, which need not be there yet.
+    """
     devices = {"cpu": f"{torch.get_num_threads()} threads of {psutil.cpu_count()} processors"}
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
-        devices[f"cuda:{index}"] = f"{facts.name}, {facts.total_memory / 2**30:.1f} GiB"
+        devices[f"cuda:{index}"] = f"{facts.name}, {facts.total_memory / GIB:.1f} GiB"
     memory = psutil.virtual_memory()
+    clocks = time.time(), time.monotonic()
+    self_test = _self_test()
+    passed = time.time() - clocks[0], time.monotonic() - clocks[1]
+    findings = [
+        disk(Path(runs)),
+        memory_left(memory.available, memory_limit()),
+        open_files(),
+        gpu(),
+        compiler(),
+        clock(*passed, time.time()),
+        *data_sets(data_dir),
+    ]
     return {
         **environment(),
         "devices": devices,
-        "memory": f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
+        "memory": f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
         "data": {"digits": "inside scikit-learn", **dict(found(data_dir))},
-        "self_test": _self_test(),
+        "findings": [finding.to_json() for finding in findings],
+        "self_test": self_test,
     }
+
+
+def disk(runs: Path) -> Finding:
+    """The file system on which runs will be written."""
+    folder = runs.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return Finding("disk", f"{folder} is no folder", "give another place with --out")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("disk", f"{folder} cannot be written", "make it writable, or give another place with --out")
+    free = shutil.disk_usage(folder).free
+    text = f"{free / GIB:.1f} GiB free for runs in {folder}"
+    if free < ENOUGH_DISK:
+        return Finding("disk", text, f"free some: a run may need {ENOUGH_DISK / GIB:.0f} GiB; or give --out elsewhere")
+    if hasattr(os, "statvfs"):
+        facts = os.statvfs(folder)
+        # Some file systems, as btrfs, count none.
+        if facts.f_files and facts.f_favail < ENOUGH_INODES:
+            return Finding("disk", f"{text}, and room for {facts.f_favail} files", "delete files that are not needed")
+    return Finding("disk", text)
+
+
+def memory_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """How much more this process's container or batch job may take, in bytes; None where it has no limit of its own.
+
+    Args:
+        groups: Where the control groups are mounted, of either version.
+        own: The file that tells this process's.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:  # not Linux
+        return None
+    left = None
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers not in ("", "memory"):
+            continue
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        base = groups / controllers
+        # Within a container the path may be the host's, which is not to be seen there: its own is the root then.
+        for folder in (base / path.lstrip("/"), base):
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+            except (OSError, ValueError):  # not there, or "max"
+                continue
+            # What is cached of files is given back before the limit is met.
+            left = limit - used + _cached(folder)
+            break
+    return left
+
+
+def _cached(folder: Path) -> int:
+    try:
+        rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return 0
+
+
+def memory_left(available: int, limit: int | None) -> Finding:
+    """The main memory that a run can take: what is free, or what the container may still take."""
+    container = limit is not None and limit < available
+    left = limit if container and limit is not None else available
+    text = f"{left / GIB:.1f} GiB of memory free" + (" within the limit of this container or job" if container else "")
+    if left < ENOUGH_MEMORY:
+        cure = "ask for more" if container else "end other programs"
+        return Finding("memory", text, f"{cure}, or use a smaller --batch-size, --channels or --layers")
+    return Finding("memory", text)
+
+
+def open_files() -> Finding:
+    """The limit of open files."""
+    if sys.platform == "win32":
+        return Finding("files", "no limit on open files")
+    import resource
+
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return Finding("files", "no limit on open files")
+    text = f"{limit} files may be open at a time"
+    if limit < ENOUGH_FILES:
+        higher = ENOUGH_FILES * 4 if most == resource.RLIM_INFINITY else min(ENOUGH_FILES * 4, most)
+        return Finding(
+            "files", text, f"raise it with `ulimit -n {higher}`, for studies and trials in several processes"
+        )
+    return Finding("files", text)
+
+
+def gpu() -> Finding:
+    """Whether there is a GPU that torch can use."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        text = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
+        if free < total / 2:
+            return Finding(
+                "gpu", text, "another program has most of it: end it, or choose a GPU by CUDA_VISIBLE_DEVICES"
+            )
+        return Finding("gpu", text)
+    if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
+        if torch.version.cuda is None:
+            return Finding("gpu", "there is one, but this torch is for the CPU alone", "install torch with CUDA")
+        return Finding(
+            "gpu",
+            f"torch is built for CUDA {torch.version.cuda} and sees no device",
+            "look at nvidia-smi, the driver's version and CUDA_VISIBLE_DEVICES",
+        )
+    return Finding("gpu", "none; everything runs on the CPU")
+
+
+def compiler() -> Finding:
+    """Whether the compiled kernels can run."""
+    advice = native.advice()
+    if advice:
+        return Finding("kernels", "not compiled", advice)
+    return Finding("kernels", "compiled" if native.available() else "none for this processor; torch's are used")
+
+
+def clock(wall: float, monotonic: float, now: float) -> Finding:
+    """Whether the wall clock goes as the monotonic one, by which all times and limits of dnas are measured.
+
+    Args:
+        wall, monotonic: Seconds that passed by each.
+        now: The wall clock's time.
+    """
+    if now < EARLIEST:
+        text = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
+        return Finding(
+            "clock", text, "set it: log.txt has wrong times, and downloads may fail; results are not touched"
+        )
+    if abs(wall - monotonic) > SAME_TIME:
+        text = f"in {monotonic:.1f} s the clock went on by {wall:.1f} s"
+        return Finding(
+            "clock", text, "it is being set: times in log.txt jump; results, budgets and limits are not touched"
+        )
+    return Finding("clock", "goes evenly")
+
+
+def data_sets(data_dir: str | None) -> list[Finding]:
+    """Which named data sets are on disk. That one is not is a warning where nothing may be downloaded."""
+    offline = os.environ.get("DNAS_OFFLINE", "0") not in ("", "0")
+    findings = []
+    for name, place in found(data_dir):
+        if place.startswith("not in ") and offline:
+            advice = "DNAS_OFFLINE is set, so it is not downloaded: put it there, or give --data-dir"
+            findings.append(Finding(name, place, advice))
+        elif place.startswith("not in "):
+            findings.append(Finding(name, f"{place}; it is downloaded at first use"))
+        else:
+            findings.append(Finding(name, place))
+    return findings
 
 
 def _self_test() -> dict[str, Any]:

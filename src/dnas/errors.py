@@ -25,13 +25,23 @@ class Diverged(RunError):
     """A loss or gradient is not finite."""
 
 
+# In place of a signal's number, where no signal but --time-limit ended an execution.
+TIME_LIMIT = 0
+
+
 class Interrupted(Exception):
-    """A signal stopped a run, which can be resumed. Exits with 128 + the signal's number."""
+    """A signal or --time-limit stopped a run, which can be resumed."""
 
     def __init__(self, run: Path, signum: int) -> None:
         super().__init__(run, signum)  # the arguments as they are, so that it can be sent between processes
         self.run = run
         self.signum = signum
 
+    @property
+    def code(self) -> int:
+        """What the command line exits with: 128 + the signal's number, or 75 (EX_TEMPFAIL, sysexits.h) by the limit."""
+        return 75 if self.signum == TIME_LIMIT else 128 + self.signum
+
     def __str__(self) -> str:
-        return f"interrupted; go on with: dnas resume {self.run}"
+        what = "the time limit is reached" if self.signum == TIME_LIMIT else "interrupted"
+        return f"{what}; go on with: dnas resume {self.run}"

@@ -28,6 +28,18 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def refuse_member(archive: Path, name: str, link: bool) -> None:
+    """Raises InputError for what no data set's archive holds: a link, an absolute name or one that has `..`.
+
+    Archives are read and never unpacked, so it could do no harm; but what it is made for is not to be trusted.
+    """
+    parts = name.replace("\\", "/").split("/")
+    outside = parts[0] == "" or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
+    if link or outside:
+        what = "is a link" if link else "leads out of the archive"
+        raise InputError(f"{str(archive)!r} has the member {name!r}, which {what}; fetch the archive again")
+
+
 def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
     """Which samples form the test split where the makers gave none: a fifth of each class, at least one.
 

@@ -19,6 +19,7 @@ _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 _TRAIN = Group("Training", sort_key=3)
 _RUN = Group("Run", sort_key=4)
+_EXECUTION = Group("Execution", sort_key=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,18 @@ class BothOptions:
     "Epochs of the training only."
     train_layers: Annotated[int | None, Parameter(group=_TRAIN)] = None
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
+
+    checkpoint_every: Annotated[float | None, Parameter(group=_EXECUTION)] = None
+    "Seconds between checkpoints; 0: one after every step. [default: 30]"
+    time_limit: Annotated[float | None, Parameter(group=_EXECUTION)] = None
+    "Seconds after which this command must have stopped: it ends before, with a checkpoint and exit code 75. [default: no limit]"
+    tensorboard: Annotated[bool | None, Parameter(group=_EXECUTION, negative="")] = None
+    "Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard]."
 
 
 def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The rules by which a file becomes pixels are in `data.py`.
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 import zlib
 from bisect import bisect_left
@@ -20,7 +21,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 import numpy as np
 
 from dnas.errors import InputError
-from dnas.files import Bytes, Labels, in_test, is_dir, require_tensor_fits
+from dnas.files import Bytes, Labels, in_test, is_dir, refuse_member, require_tensor_fits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +30,9 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 SMALLEST_IMAGE = 8
 LARGEST_DEFAULT_IMAGE = 64
+LARGEST_MEMBER = 2**28  # bytes of a file in an archive
+# Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -59,6 +63,13 @@ def open_tree(path: Path) -> Iterator[_Tree]:
         raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
     top = path.stem + "/"
     with archive:
+        for member in archive.infolist():
+            refuse_member(path, member.filename, stat.S_ISLNK(member.external_attr >> 16))
+            if member.file_size > LARGEST_MEMBER:
+                raise InputError(
+                    f"{str(path)!r} has the member {member.filename!r} of {member.file_size} bytes, more than any "
+                    "picture has; fetch the archive again"
+                )
         names = sorted(name.removeprefix(top) for name in archive.namelist() if _is_picture(name))
 
         def images(folder: str) -> list[str]:
@@ -202,9 +213,9 @@ def _tiny_test(tree: _Tree) -> _Listing:
     index = {wnid: label for label, wnid in enumerate(wnids)}
     rows = [line.split("\t") for line in _text(tree, "val/val_annotations.txt").splitlines() if line.strip()]
     for row in rows:
-        if len(row) < 2 or row[1] not in index:
+        if len(row) < 2 or row[1] not in index or not _plain(row[0]):
             raise InputError(
-                f"val/val_annotations.txt in {str(tree.path)!r} has the line {row!r} without a class of "
+                f"val/val_annotations.txt in {str(tree.path)!r} has the line {row!r} without a picture and a class of "
                 "wnids.txt; fetch the data set again"
             )
     if not rows:
@@ -214,7 +225,18 @@ def _tiny_test(tree: _Tree) -> _Listing:
 
 
 def _wnids(tree: _Tree) -> list[str]:
-    return sorted(set(_text(tree, "wnids.txt").split()))
+    wnids = sorted(set(_text(tree, "wnids.txt").split()))
+    for wnid in wnids:
+        if not _plain(wnid):
+            raise InputError(
+                f"wnids.txt in {str(tree.path)!r} has {wnid!r}, which is no class; fetch the data set again"
+            )
+    return wnids
+
+
+def _plain(name: str) -> bool:
+    """Whether it names something in its folder, not elsewhere."""
+    return name not in (".", "..") and "/" not in name and "\\" not in name
 
 
 def _text(tree: _Tree, name: str) -> str:
@@ -231,7 +253,7 @@ def survey(tree: _Tree, names: Sequence[str]) -> tuple[int, int]:
 
     def look(name: str) -> tuple[int, bool] | None:
         try:
-            with tree.open(name) as stream, Image.open(stream) as image:
+            with tree.open(name) as stream, Image.open(stream, formats=FORMATS) as image:
                 return min(image.size), Image.getmodebase(image.mode) == "L"
         except Exception:  # decoding meets it again and reports it
             return None
@@ -254,7 +276,7 @@ def decode(tree: _Tree, names: Sequence[str], channels: int, size: int) -> Bytes
 
     def fill(index: int) -> bool:
         try:
-            with tree.open(names[index]) as stream, Image.open(stream) as image:
+            with tree.open(names[index]) as stream, Image.open(stream, formats=FORMATS) as image:
                 pixels[index] = _square(image, channels, size)
             return True
         except Exception:  # Pillow's decoders raise many types for a damaged file

@@ -23,13 +23,16 @@ from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError, RunError
+from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
 from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.network import build, macs, params
 from dnas.options import add_options
+from dnas.plan import plan, size
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
+from dnas.scalars import require_tensorboard
 from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings, SearchSettings, TrainSettings
@@ -77,6 +80,7 @@ def start(
     out: str | Path | None = None,
     architecture: Architecture | None = None,
     reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
     """Begin a run and carry it through. Returns the content of result.json.
 
@@ -89,6 +93,7 @@ def start(
         InputError: Before anything is written.
         RunError: The run failed; its folder can be resumed.
     """
+    check_execution(execution)
     draft = checked_draft(overrides)
     for text in (draft.data.source, draft.data.data_dir, str(out or "")):
         try:
@@ -110,15 +115,17 @@ def start(
             folder.write_text("architecture.json", architecture.dumps())
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
-        session = Session(folder, config.to_toml(), reporter)
+        session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)
 
 
-def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
     """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
+
+    Of a run that has ended it is the result that is there.
 
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
@@ -128,6 +135,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
+        check_execution(execution)
         check_machine(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
@@ -138,7 +146,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, A
                 "restore them or start a new run"
             )
         # As the file has it: a newer dnas may have settings that it did not know.
-        session = Session(folder, folder.read_config(), reporter)
+        session = Session(folder, folder.read_config(), reporter, execution)
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):
@@ -415,13 +423,25 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
             network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
         else:
             architecture = Architecture.from_json(facts["architecture"])
+            _check_size(path, architecture, facts, info, weights)
             network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
         network.load_state_dict(weights)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        if isinstance(error, InputError):
+    except Exception as error:  # what a forged header leads to has many types
+        if isinstance(error, InputError) and str(path) in str(error):
             raise
         raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
     return to_device(network, "cpu").eval(), info
+
+
+def _check_size(
+    path: Path, architecture: Architecture, facts: Mapping[str, Any], info: DataInfo, weights: Mapping[str, Tensor]
+) -> None:
+    """Raises InputError, before memory is taken, for a network that its file cannot hold."""
+    shape = {"channels": facts["channels"], "classes": len(info.classes), "inputs": info.channels}
+    wanted = size(plan(architecture, **shape, stem=facts["stem"]), info.image_size).params
+    held = sum(tensor.numel() for tensor in weights.values())
+    if wanted > held:
+        raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
 
 
 def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
@@ -473,6 +493,12 @@ def check_machine(config: Config) -> None:
     choose_backend(config)
     if config.handmade:
         torchvision_models()
+
+
+def check_execution(execution: Execution) -> None:
+    """Raises InputError where what an execution needs is not there."""
+    if execution.tensorboard:
+        require_tensorboard()
 
 
 def check_device(device: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import write_atomically
 from dnas.config import resolve
 from dnas.errors import InputError, InUse
+from dnas.execution import DEFAULT, Execution
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, SupernetMethod, get_method
 from dnas.progress import Reporter
@@ -81,7 +83,12 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
 
 
 def rank(
-    path: Path, settings: RankingSettings, *, processes: int = 0, reporter: Reporter | None = None
+    path: Path,
+    settings: RankingSettings,
+    *,
+    processes: int = 0,
+    reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
     """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
 
@@ -89,12 +96,13 @@ def rank(
         InputError: A setting that cannot work; a folder of another ranking.
         Interrupted: A signal came; what ran has a checkpoint.
     """
+    pipeline.check_execution(execution)
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
             raise InputError(f"--methods {name}: it has no supernet to judge with; name methods that have one")
     text = tomli_w.dumps(settings.model_dump())
     if (path / FILE).is_file():
-        if RankingSettings.model_validate(read_toml(path / FILE)) != settings:
+        if read_ranking(path) != settings:
             raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
     elif path.exists() and any(path.iterdir()):
         raise InputError(f"--out {path} exists and is no ranking; choose another folder")
@@ -104,14 +112,20 @@ def rank(
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
     failed = carry_out(
         path,
-        measure,
+        partial(measure, execution=execution),
         lambda: [run for run in missing if not (run.path / RESULT).exists()],
         processes or processes_for(settings.run),
         reporter,
+        execution,
     )
     summary = ranked(path, settings) | {"failed": failed}
     write_atomically(path / RANKED, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
+
+
+def read_ranking(path: Path) -> RankingSettings:
+    """What a ranking compares, by its file. Raises InputError where it cannot be read."""
+    return RankingSettings.model_validate(read_toml(path / FILE))
 
 
 def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement]:
@@ -135,21 +149,21 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, int]]:
     }
 
 
-def measure(run: Measurement) -> bool:
+def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
     """Begin a run, or go on with it; False where another process has it."""
     try:
         if run.method:
-            _judge_all(run)
+            _judge_all(run, execution)
         elif (run.path / "config.toml").exists():
-            pipeline.resume(run.path)
+            pipeline.resume(run.path, execution=execution)
         else:
-            pipeline.start(run.overrides, out=run.path, architecture=run.architectures[0])
+            pipeline.start(run.overrides, out=run.path, architecture=run.architectures[0], execution=execution)
     except InUse:
         return False
     return True
 
 
-def _judge_all(run: Measurement) -> None:
+def _judge_all(run: Measurement, execution: Execution) -> None:
     """Search, and at the end judge the given architectures on the supernet, and nothing else."""
     run.path.mkdir(parents=True, exist_ok=True)
     with RunFolder(run.path) as folder:
@@ -163,7 +177,7 @@ def _judge_all(run: Measurement) -> None:
         finalists: Callable[..., list[Candidate]] = lambda mapping, progress: candidates  # noqa: E731
         nothing: Callable[..., list[Candidate]] = lambda history, layers, seed: []  # noqa: E731
         method.finalists, method.propose = finalists, nothing  # type: ignore[method-assign]
-        session = Session(folder, config.to_toml())
+        session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():
             session.resume()
         with session.signals():

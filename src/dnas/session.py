@@ -6,21 +6,24 @@ point to resume from, calls `step_done` after every step, and `complete` at its 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
 from dnas.checkpoint import Checkpoint
-from dnas.errors import InputError, Interrupted
+from dnas.errors import TIME_LIMIT, InputError, Interrupted, RunError
+from dnas.execution import DEFAULT, Execution
 from dnas.progress import Reporter, Silent
 from dnas.runfolder import RunFolder
+from dnas.scalars import Scalars
 
-CHECKPOINT_SECONDS = 30.0
+# SIGUSR1 is what batch schedulers are asked to send some time before they end a job. Windows has none.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 Captured = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -31,7 +34,7 @@ class Session:
         folder: Where checkpoints and metrics go; None keeps nothing (as the self-test of `dnas doctor`).
         config: What was in force, for `result.json` and to refuse a resume under another.
         reporter: Shows progress.
-        checkpoint_seconds: Time between checkpoints.
+        execution: When it writes checkpoints and must end.
     """
 
     def __init__(
@@ -39,18 +42,23 @@ class Session:
         folder: RunFolder | None,
         config: Mapping[str, Any],
         reporter: Reporter | None = None,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        execution: Execution = DEFAULT,
     ) -> None:
         self.folder = folder
         self.config = dict(config)
         self.reporter = reporter or Silent()
-        self.checkpoint_seconds = checkpoint_seconds
+        self.execution = execution
         self.completed: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.signum: int | None = None
         self._pending: Checkpoint | None = None
         self._stage = ""
         self._entered = self._saved = time.monotonic()
+        # What a step and a checkpoint have taken at most, in seconds, and when the last step ended.
+        self._longest_step = self._longest_write = 0.0
+        self._stepped: float | None = None
+        self._divisible = False
+        self._scalars: Scalars | None = None
 
     # --- resuming ---------------------------------------------------------------------------------------
 
@@ -76,13 +84,19 @@ class Session:
         self._pending = checkpoint
         self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
 
-    def start(self, stage: str, title: str, steps: int) -> Checkpoint | None:
+    def start(self, stage: str, title: str, steps: int, *, divisible: bool = False) -> Checkpoint | None:
         """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage.
 
         What came since the last stage, or the session's beginning, counts as this stage's time.
+
+        Args:
+            divisible: Whether a step has sessions of its own within it, which can stop it.
         """
-        self._stage = stage
+        self._stage, self._divisible = stage, divisible
         self._saved = time.monotonic()
+        self._longest_step, self._stepped = 0.0, None
+        if self.execution.tensorboard and self.folder is not None and self._scalars is None:
+            self._scalars = Scalars(self.folder.path)
         pending, self._pending = self._pending, None
         if pending is not None and pending.state["stage"] != stage:
             pending = None
@@ -93,18 +107,33 @@ class Session:
     # --- the loop ---------------------------------------------------------------------------------------
 
     def step_done(self, step: int, shown: Mapping[str, float], capture: Callable[[], Captured]) -> None:
-        """After step `step` (1-based): show it; checkpoint if it is time, or if a signal came, and then stop.
+        """After step `step` (1-based): show it; checkpoint if it is time, or if it must stop, and then do so.
 
         `capture` gives the tensors and the JSON that the loop needs to go on from here.
         """
         self.reporter.step(step, shown)
         if self.folder is None:
             return
-        if self.signum is not None:
-            self._checkpoint(step, capture())
+        # The first step of an execution has more to do than any other, so it foretells nothing.
+        if self._stepped is not None and not self._divisible:
+            self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
+        if self.stopping():
+            assert self.signum is not None
+            self._timed_checkpoint(step, capture)
             raise Interrupted(self.folder.path, self.signum)
-        if time.monotonic() - self._saved >= self.checkpoint_seconds:
-            self._checkpoint(step, capture())
+        if time.monotonic() - self._saved >= self.execution.checkpoint_seconds:
+            self._timed_checkpoint(step, capture)
+        self._stepped = time.monotonic()
+
+    def stopping(self) -> bool:
+        """Whether to stop: a signal came, or going on for a step could last beyond the deadline."""
+        deadline = self.execution.deadline
+        if self.signum is None and deadline is not None:
+            # To go on may mean a checkpoint now, and means a step and a checkpoint after it.
+            needed = self._longest_step + 2 * self._longest_write
+            if time.monotonic() + needed >= deadline:
+                self.signum = TIME_LIMIT
+        return self.signum is not None
 
     def complete(self, result: Mapping[str, Any]) -> None:
         """Leave the stage with a JSON result that later stages and a resume can read."""
@@ -120,12 +149,19 @@ class Session:
         self.reporter.metric(values)
         if self.folder is not None:
             self.folder.metric(**values)
+        if self._scalars is not None:
+            self._scalars.add(values)
 
     def say(self, text: str) -> None:
         """A line for the user, and for log.txt."""
         self.reporter.say(text)
         if self.folder is not None:
             self.folder.log(text)
+
+    def _timed_checkpoint(self, step: int, capture: Callable[[], Captured]) -> None:
+        began = time.monotonic()
+        self._checkpoint(step, capture())
+        self._longest_write = max(self._longest_write, time.monotonic() - began)
 
     def _checkpoint(self, step: int, captured: Captured) -> None:
         assert self.folder is not None
@@ -139,6 +175,8 @@ class Session:
             "config": self.config,
             "loop": loop,
         }
+        if self._scalars is not None:
+            self._scalars.flush()
         self.folder.save_checkpoint(tensors, state)
         self._saved = time.monotonic()
 
@@ -153,9 +191,12 @@ class Session:
 
     # --- signals ----------------------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the loop to stop at its next step; a second SIGINT ends the process at once."""
+        """SIGINT, SIGTERM and SIGUSR1 ask the loop to stop at its next step; a second SIGINT ends the process at once.
+
+        At the end, event files for TensorBoard are closed.
+        """
 
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is not None and signum == signal.SIGINT:
@@ -163,7 +204,7 @@ class Session:
                 raise KeyboardInterrupt
             self.signum = signum
 
-        previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, handle) for s in SIGNALS}
         try:
             yield
         except KeyboardInterrupt:
@@ -173,6 +214,11 @@ class Session:
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
+            if self._scalars is not None:
+                # What the last checkpoint knew has been written.
+                with contextlib.suppress(RunError):
+                    self._scalars.close()
+                self._scalars = None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

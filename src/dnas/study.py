@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -29,6 +30,7 @@ from dnas.checkpoint import write_atomically
 from dnas.config import PAPER_LAYERS, QUICK_LAYERS, parse
 from dnas.data import DataInfo, load_train
 from dnas.errors import InputError, Interrupted, InUse, RunError
+from dnas.execution import DEFAULT, Execution
 from dnas.handmade import HANDMADE, torchvision_models
 from dnas.mapping import SHARED
 from dnas.methods import get_method
@@ -170,13 +172,15 @@ def shuffled(architecture: Architecture, seed: int) -> Architecture:
     return Architecture(tuple(layers), architecture.reductions, architecture.space, {"shuffled": seed})
 
 
-def do(run: Run, reporter: Reporter | None = None) -> bool:
+def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = None) -> bool:
     """Begin a run, or go on with it; False where another process has it."""
     try:
         if (run.path / "config.toml").exists():
-            pipeline.resume(run.path, reporter=reporter)
+            pipeline.resume(run.path, reporter=reporter, execution=execution)
         else:
-            pipeline.start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter)
+            pipeline.start(
+                run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
+            )
     except InUse:
         return False
     return True
@@ -205,25 +209,32 @@ def compare(
     *,
     processes: int = 0,
     reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
 ) -> list[str]:
     """Make all runs of a study that have no result yet. Returns the names of those that could not be made.
 
     Args:
         path: The study's folder, new or of an earlier call with the same settings of runs.
         processes: Runs at a time; 0: one a thread on the CPU, else one.
+        execution: Its deadline is that of all runs together.
 
     Raises:
         InputError: A setting that cannot work, before anything is run.
         Interrupted: A signal came; what ran has a checkpoint.
     """
+    pipeline.check_execution(execution)
     settings = _begin(path, settings)
+    # A study that is complete needs neither its images nor a device.
+    if all((path / RUNS / name / RESULT).exists() for _, _, name in _names(settings)):
+        return []
     info = data_info(settings.run)
     return carry_out(
         path,
-        do,
+        partial(do, execution=execution),
         lambda: list(_runs(path, settings, info)),
         processes or processes_for(settings.run),
         reporter,
+        execution,
         # No random network may have the size that is wanted: a fact to be reported, not the end of a study.
         lambda run, error: run.network.kind == "random" and isinstance(error, InputError),
     )
@@ -243,6 +254,7 @@ def carry_out(
     pending: Callable[[], Sequence[R]],
     processes: int,
     reporter: Reporter | None,
+    execution: Execution,
     tolerated: Callable[[R, Exception], bool] = lambda run, error: False,
 ) -> list[str]:
     """Make runs until none is left. Returns the names of those that failed, each of which is tried once.
@@ -251,22 +263,23 @@ def carry_out(
         path: The folder to resume, for the message.
         function: Begins or resumes a run; False where another process has it.
         pending: What is to be run, as far as it is known; asked again when that is done.
+        execution: That of the runs, which `function` knows by itself.
         tolerated: Errors that are a run's failure, besides RunError; others end all.
 
     Raises:
         Interrupted: A signal came; what ran has a checkpoint.
     """
-    session = Session(None, {}, reporter)
+    session = Session(None, {}, reporter, execution)
     failed: list[str] = []
     threads = max(1, torch.get_num_threads() // processes)
     with session.signals(), Workers(processes, threads) as workers:
         while runs := [run for run in pending() if run.path.name not in failed]:
             busy = 0
             session.reporter.start(path.name, len(runs), 0)
-            for done, outcome in enumerate(workers.run(function, runs, lambda: session.signum is not None), 1):
+            for done, outcome in enumerate(workers.run(function, runs, session.stopping), 1):
                 run, error = runs[outcome.index], outcome.error
                 if isinstance(error, Interrupted):
-                    session.signum = session.signum or error.signum
+                    session.signum = error.signum if session.signum is None else session.signum
                 elif error is not None and (isinstance(error, RunError) or tolerated(run, error)):
                     failed.append(run.path.name)
                     session.say(f"{run.path.name} failed: {error}")
@@ -275,7 +288,8 @@ def carry_out(
                 busy += outcome.result is False
                 session.reporter.step(done, {})
             session.reporter.finish()
-            if session.signum is not None:
+            if session.stopping():
+                assert session.signum is not None
                 raise Interrupted(path, session.signum)
             if busy == len(runs):
                 session.say(f"another process makes the {busy} runs that are left")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dnas import bilevel
 from dnas.architecture import Architecture
 from dnas.augment import Augmentation, augment, normalise
-from dnas.checkpoint import Checkpoint, pack_optimizer, unpack_optimizer
+from dnas.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
 from dnas.data import DataInfo, Split, batches, chosen, halves
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 from dnas.kernels import native
@@ -359,8 +359,8 @@ class Search:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Be as when the checkpoint was captured."""
         state = checkpoint.state["loop"]
-        self.supernet.load_state_dict(checkpoint.part("supernet"))
-        self.mapping.load_state_dict(checkpoint.part("mapping"))
+        restore_module(checkpoint, "supernet", self.supernet)
+        restore_module(checkpoint, "mapping", self.mapping)
         for name, optimizer in self._optimizers():
             unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dnas.architecture import Architecture, cell_pair
 from dnas.augment import Augmentation, augment, normalise
 from dnas.bilevel import apply, gradients_of
-from dnas.checkpoint import pack_optimizer, unpack_optimizer
+from dnas.checkpoint import pack_optimizer, restore_module, unpack_optimizer
 from dnas.data import DataInfo, Split, batches, chosen
 from dnas.errors import InputError
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
@@ -125,7 +125,7 @@ def train_network(
     first = 0
     if checkpoint is not None:
         first = int(checkpoint.state["step"])
-        network.load_state_dict(checkpoint.part("network"))
+        restore_module(checkpoint, "network", network)
         unpack_optimizer("optimizer", optimizer, checkpoint.tensors, checkpoint.state["loop"]["optimizer"])
         sums |= checkpoint.state["loop"]["sums"]
 

@@ -8,7 +8,7 @@ checkpoints, so an interrupted search goes on within the trials where it stopped
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from dnas.architecture import Architecture
 from dnas.data import DataInfo, Split, chosen, halves
 from dnas.errors import Diverged, Interrupted
+from dnas.execution import DEFAULT, Execution
 from dnas.kernels import native
 from dnas.methods import Candidate, TrialMethod
 from dnas.progress import Reporter
@@ -41,7 +42,7 @@ class TrialJob:
     Attributes:
         title: For the progress.
         folder: Where it keeps what it has, None for nowhere.
-        config: That of the run.
+        config, execution: Those of the run.
     """
 
     architecture: Architecture
@@ -54,6 +55,7 @@ class TrialJob:
     device: str
     folder: Path | None
     config: dict[str, Any]
+    execution: Execution = DEFAULT
 
 
 def short_training(settings: TrialSettings) -> TrainSettings:
@@ -79,7 +81,7 @@ def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
         return _trained(job, Session(None, {}, reporter))
     with RunFolder(job.folder, LOCK_SECONDS) as folder:
         if not (job.folder / RESULT).exists():
-            session = Session(folder, job.config, reporter)
+            session = Session(folder, job.config, reporter, job.execution)
             if folder.has_checkpoints():
                 session.resume()
             with session.signals():
@@ -144,7 +146,7 @@ def search_by_trials(
     equivalents = (training.epochs * len(train_part) + FORWARD * len(validation_part)) / settings.batch_size
     root = None if session.folder is None else session.folder.path / FOLDER
 
-    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials)
+    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials, divisible=True)
     scores: list[float | None] = [] if checkpoint is None else list(checkpoint.state["loop"]["scores"])
 
     def capture() -> Captured:
@@ -172,6 +174,8 @@ def search_by_trials(
                 device,
                 folder,
                 session.config,
+                # The search has a line for every trial; their epochs are in their own folders.
+                replace(session.execution, tensorboard=False),
             )
 
     def record(number: int, architecture: Architecture, outcome: Outcome[float]) -> float | None:
@@ -188,10 +192,10 @@ def search_by_trials(
     def judge(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
         early: dict[int, Outcome[float]] = {}
         recorded = 0
-        for outcome in workers.run(run, jobs(first, candidates), lambda: session.signum is not None):
+        for outcome in workers.run(run, jobs(first, candidates), session.stopping):
             early[outcome.index] = outcome
             if isinstance(outcome.error, Interrupted):
-                session.signum = session.signum or outcome.error.signum
+                session.signum = outcome.error.signum if session.signum is None else session.signum
             # In the order of their numbers, whatever came first, so that every run of this search writes the same.
             while recorded in early and not isinstance(early[recorded].error, Interrupted):
                 yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,6 +24,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 # How often this process looks whether it shall stop, in seconds, while it waits for others.
 LOOK = 0.2
+# How long a process may take to stop, in seconds, before it counts as hanging and is killed.
+GRACE = 90.0
 
 
 class WorkerDied(RunError):
@@ -75,7 +78,8 @@ class Workers:
 
         Args:
             jobs: Asked for the next one whenever a process is free, so it may end early.
-            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGTERM.
+            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGTERM. Those that
+                have not after `GRACE` seconds have no outcome.
         """
         if self.processes == 1:
             for index, job in enumerate(jobs):
@@ -92,6 +96,7 @@ class Workers:
         # Jobs during which a process died. Which of them was its end shows when each has a process of its own.
         suspects: deque[tuple[int, Job]] = deque()
         alone = False
+        told: float | None = None
         while True:
             while not stopped() and len(running) < (1 if suspects or alone else self.processes):
                 alone = bool(suspects)
@@ -107,17 +112,26 @@ class Workers:
                 outcome = _outcome(index, future.result)
                 if not isinstance(outcome.error, BrokenProcessPool):
                     yield outcome
-                elif alone:
-                    died = WorkerDied("its process ended in the middle, killed or out of memory")
-                    yield Outcome(index, None, died)
+                # A scheduler tells all processes to end; one that had not yet begun its run is no failed one.
                 elif not stopped():
-                    suspects.append((index, job))
+                    if alone:
+                        died = WorkerDied("its process ended in the middle, killed or out of memory")
+                        yield Outcome(index, None, died)
+                    else:
+                        suspects.append((index, job))
                 if isinstance(outcome.error, BrokenProcessPool):
                     self.close()
             alone = alone and bool(running)
-            if stopped() and self._leash is not None:
+            if not stopped():
+                continue
+            if self._leash is not None:
                 self._leash.close()
                 self._leash = None
+            told = time.monotonic() if told is None else told
+            if running and time.monotonic() - told > GRACE:
+                self._executor.shutdown(wait=True, kill_workers=True)
+                self._executor = None
+                return
 
     def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
         if self._executor is None:
@@ -151,5 +165,8 @@ def _begin(leash: Connection, threads: int) -> None:
         # A session has a handler for it, which ends the run after a checkpoint; else it ends the process.
         signal.raise_signal(signal.SIGTERM)
 
+    # A batch scheduler may send it to every process of a job; outside of a run its default would end this one.
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(threads)
     threading.Thread(target=follow, daemon=True).start()

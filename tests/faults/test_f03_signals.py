@@ -1,5 +1,5 @@
-"""F03. SIGTERM and SIGINT end a run at its next step, after a checkpoint, with 143 and 130 and the line to type; a second
-SIGINT ends it at once. Going on gives the same bits."""
+"""F03. SIGTERM, SIGUSR1 and SIGINT end a run at its next step, after a checkpoint, with 143, 138 and 130 and the line to type; a
+second SIGINT ends it at once. Going on gives the same bits."""
 
 import signal
 
@@ -11,7 +11,12 @@ from dnas.checkpoint import newest
 
 @pytest.mark.parametrize(
     ("signum", "code", "stage", "step"),
-    [(signal.SIGTERM, 143, "search", 2), (signal.SIGINT, 130, "train", 3), (signal.SIGTERM, 143, "baseline", 6)],
+    [
+        (signal.SIGTERM, 143, "search", 2),
+        (signal.SIGINT, 130, "train", 3),
+        (signal.SIGTERM, 143, "baseline", 6),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1, "train", 1),
+    ],
 )
 def test_a_signal_stops_after_a_checkpoint(tmp_path, images, undisturbed, signum, code, stage, step):
     run = tmp_path / "run"

@@ -5,13 +5,18 @@ import errno
 import math
 import os
 import resource
+import signal
 from functools import partial
+from pathlib import Path
 
 import pytest
+import torch
+from checkpoint_tools import assert_holds, count_system_calls, exit_status_of, names, posix, save_number
 from faults.harness import TINY, at_step, contents, run_command
 from torch import Tensor
 
-from dnas.checkpoint import newest
+from dnas.checkpoint import newest, save
+from dnas.errors import RunError
 
 
 def assert_failed_once_and_resumes(folder, images, undisturbed, fault, words):
@@ -101,3 +106,85 @@ def no_space_for(name):
             os.fsync = fsync
 
     runfolder.write_atomically = write_atomically
+
+
+# --- every system call of a checkpoint write
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, call: int, code: int) -> None:
+    """The `call`-th system call of a write and all after it fail with `code`, save deletions."""
+    calls = 0
+
+    def tick(name: str) -> None:
+        nonlocal calls
+        if name == "unlink":
+            return
+        calls += 1
+        if calls >= call:
+            raise OSError(code, os.strerror(code))
+
+    count_system_calls(monkeypatch, tick)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_an_error_at_any_system_call_keeps_the_older_checkpoint(code: int, tmp_path: Path) -> None:
+    failures = 0
+    for call in range(1, 100):
+        folder = tmp_path / str(call)
+        save_number(folder, 1)
+        try:
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                refuse(monkeypatch, call, code)
+                save_number(folder, 2)
+        except RunError as error:
+            failures += 1
+            assert str(folder) in str(error) and "\n" not in str(error)
+            assert os.strerror(code) in str(error) and "the previous checkpoint is intact" in str(error)
+            assert ("once there is space" in str(error)) == (code == errno.ENOSPC)
+        else:
+            break
+        loaded, warnings = newest(folder)
+        assert not warnings and loaded is not None
+        assert_holds(loaded, loaded.sequence)
+        save_number(folder, 5)
+        assert_holds(newest(folder)[0], 5)
+        assert len(names(folder)) == 4
+    assert failures > 10
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_number(tmp_path, 1)
+    before = names(tmp_path)
+    plain_fsync, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the manifest's; 1 and 2 are the tensors' and the folder's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"00000002\.json"):
+        save_number(tmp_path, 2)
+    assert names(tmp_path) == before
+    save_number(tmp_path, 2)
+    assert_holds(newest(tmp_path)[0], 2)
+
+
+@posix
+def test_a_real_limit_of_the_system(tmp_path: Path) -> None:
+    save_number(tmp_path, 1)
+
+    def child() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        with pytest.raises(RunError, match="once there is space"):
+            save(tmp_path, 2, {"large": torch.zeros(10_000)}, {})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert_holds(newest(tmp_path)[0], 1)
+        assert len(names(tmp_path)) == 2
+        save_number(tmp_path, 2)
+
+    assert exit_status_of(child) == 0
+    assert_holds(newest(tmp_path)[0], 2)

@@ -1,0 +1,56 @@
+"""How one execution of a run behaves: nothing that its result depends on.
+
+So none of it is in `config.toml`, and every resume may choose anew. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from dnas.errors import InputError
+
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution, as it is also sent to the processes that it begins.
+
+    Attributes:
+        checkpoint_seconds: Time between checkpoints; 0: one after every step.
+        deadline: When it must have stopped, by `time.monotonic`, which all processes of a machine share; None: never.
+        tensorboard: Whether the scalars of metrics.jsonl go to RUN/tensorboard, too.
+    """
+
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    deadline: float | None = None
+    tensorboard: bool = False
+
+
+DEFAULT = Execution()
+
+
+def execution(
+    checkpoint_every: float | None = None, time_limit: float | None = None, tensorboard: bool | None = None
+) -> Execution:
+    """The options of the command line as an Execution that begins now. Raises InputError."""
+    every = _seconds("--checkpoint-every", checkpoint_every)
+    limit = _seconds("--time-limit", time_limit)
+    if limit == 0:
+        raise InputError("--time-limit is 0 seconds, in which nothing can be done; give more, or leave it out")
+    return Execution(
+        checkpoint_seconds=CHECKPOINT_SECONDS if every is None else every,
+        deadline=None if limit is None else time.monotonic() + limit,
+        tensorboard=bool(tensorboard),
+    )
+
+
+def _seconds(option: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    # From Python anything may come.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{option} is {value!r}; give seconds, as a number that is not negative")
+    return float(value)
