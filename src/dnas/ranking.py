@@ -157,7 +157,7 @@ def _judge_all(run: Measurement) -> None:
             return
         draft = pipeline.checked_draft(run.overrides)
         data = pipeline.load_data(draft)
-        config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint)
+        config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         finalists: Callable[..., list[Candidate]] = lambda mapping, progress: candidates  # noqa: E731
