@@ -101,6 +101,11 @@ class Split:
             return self.images.batch(indices, coming)
         return self.images[indices.to(self.images.device)]
 
+    def close(self) -> None:
+        """End the processes that decode, where there are some; a later batch starts new ones."""
+        if isinstance(self.images, Streamed):
+            self.images.decoders.close()
+
     def subset(self, indices: Tensor) -> Split:
         """The samples at `indices` (int64 [M]), in that order; a copy where they are in memory."""
         labels = self.labels[indices.to(self.labels.device)]
@@ -248,7 +253,9 @@ def _pictures(
         return images, _counts(images)
     require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
     decoders = Decoders(workers)
-    return Streamed(index.files, channels, size, decoders), index.counts(channels, size, decoders)
+    counts = index.counts(channels, size, decoders)
+    decoders.close()  # until batches are asked for, if they are
+    return Streamed(index.files, channels, size, decoders), counts
 
 
 def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:

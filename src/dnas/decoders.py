@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any, Generic, TypeVar
 
 from dnas.errors import RunError
@@ -63,18 +63,17 @@ class Decoders:
 
     def finish(self, task: Task[Result]) -> Result:
         """Wait for a task. Raises what its function raised, or RunError where processes die again and again."""
-        while True:
-            try:
-                return task.future.result()
-            except BrokenProcessPool:
-                task.deaths += 1
-                self._drop(task.pool)
-                if task.deaths == DEATHS:
-                    raise RunError(
-                        f"processes that decode pictures ended {DEATHS} times in the middle of the same ones, "
-                        "killed or out of memory: free memory and resume"
-                    ) from None
-                task.future, task.pool = self._submit(task.function, task.arguments)
+        # Not caught: a traceback would refer to the task and its processes, and so keep them.
+        while isinstance(task.future.exception(), BrokenProcessPool):
+            task.deaths += 1
+            self._drop(task.pool)
+            if task.deaths == DEATHS:
+                raise RunError(
+                    f"processes that decode pictures ended {DEATHS} times in the middle of the same ones, "
+                    "killed or out of memory: free memory and resume"
+                )
+            task.future, task.pool = self._submit(task.function, task.arguments)
+        return task.future.result()
 
     def close(self) -> None:
         """End the processes; what comes after starts new ones."""
@@ -97,7 +96,7 @@ class Decoders:
 
 
 class _Pool:
-    """Processes of which none has died. They end when nothing refers to this any more, too."""
+    """Processes of which none has died. They end when nothing refers to this any more, and with this process."""
 
     def __init__(self, processes: int) -> None:
         # Unlike the standard library's, these processes do not import the user's script again; see `workers.py`.
@@ -107,7 +106,7 @@ class _Pool:
         context = get_context("loky")
         reader, leash = context.Pipe(duplex=False)
         self.executor = ProcessPoolExecutor(processes, context=context, initializer=_begin, initargs=(reader,))
-        self.end = weakref.finalize(self, _end, self.executor, leash)
+        self.end = Finalize(self, _end, (self.executor, leash), exitpriority=0)
 
 
 def _end(executor: Any, leash: Connection) -> None:

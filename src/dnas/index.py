@@ -181,16 +181,20 @@ class Index:
         content = _Content(folder=self.files.root, groups=self._known)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, content.model_dump_json().encode())
+            text = content.model_dump_json().encode()
+            write_atomically(self.path, _checksum(text) + b"\n" + text)
         except (OSError, RunError) as error:
             reason = getattr(error, "strerror", None) or error
             self.reporter.say(f"no index is kept, so the next start looks at all pictures again: {reason}")
 
 
 def index_file(folder: Path, root: Path, part: str) -> Path:
-    """Where, below `folder`, the index of a part ("train" or "test") of the folder `root` is kept."""
+    """Where, below `folder`, the index of a part ("train" or "test") of the folder `root` is kept.
+
+    The file is a line with the SHA-256 of what follows, and JSON.
+    """
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-    return folder / "index" / f"{name}-{part}.json"
+    return folder / "index" / f"{name}-{part}.index"
 
 
 def _groups(labels: Labels) -> list[range]:
@@ -208,6 +212,11 @@ def _read(path: Path) -> dict[str, _Known]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             return {}
-        return _Content.model_validate_json(path.read_bytes()).groups
+        checksum, _, text = path.read_bytes().partition(b"\n")
+        return _Content.model_validate_json(text).groups if checksum == _checksum(text) else {}
     except (OSError, ValidationError):
         return {}
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,12 @@ class Data:
     info: DataInfo
     test: Split | None
     fingerprint: str
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        for split in (self.train, self.test):
+            if split is not None:
+                split.close()
 
 
 def load_data(config: Config, reporter: Reporter | None = None) -> Data:
@@ -168,7 +174,7 @@ def _carry_through(
 ) -> dict[str, Any]:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    with session.signals(), memory_errors(config.device):
+    with session.signals(), memory_errors(config.device), closing(data):
         if config.search is not None:
             assert method is not None
             subject: Subject = _search(config, method, data, folder, session)
@@ -346,7 +352,8 @@ def evaluate(
         data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
     check_device(device)
     split = load_test(info.source, info, data_dir=data_dir, memory=memory, workers=workers, reporter=reporter)
-    accuracy = measure_accuracy(to_device(network, device), split, info, device)
+    with closing(split):
+        accuracy = measure_accuracy(to_device(network, device), split, info, device)
     return {
         "run": str(path),
         "data": info.source,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def _judge_all(run: Measurement) -> None:
         session = Session(folder, config.to_toml())
         if folder.has_checkpoints():
             session.resume()
-        with session.signals():
+        with session.signals(), closing(data):
             found = search_supernet(
                 method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
             )
