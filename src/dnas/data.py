@@ -249,6 +249,8 @@ def _pictures(
         channels, size = channels or found[1], size or found[0]
     if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
         _require_no_workers(workers, str(tree.path))
+        if is_dir(tree.path):
+            require_tensor_fits(count, channels, size, ", or --data-memory stream")
         images = torch.from_numpy(decode(tree, listing.names, channels, size))
         return images, _counts(images)
     require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)

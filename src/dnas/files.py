@@ -48,9 +48,10 @@ def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def require_tensor_fits(count: int, channels: int, size: int) -> None:
+def require_tensor_fits(count: int, channels: int, size: int, instead: str = "") -> None:
+    """Raises InputError where so many images may not be held; `instead`: what else can be done."""
     what = f"{count} images with {channels} channels at --image-size {size}"
-    require_memory(count * channels * size * size, what, "give a smaller --image-size or fewer images")
+    require_memory(count * channels * size * size, what, f"give a smaller --image-size or fewer images{instead}")
 
 
 def fit_in_memory(count: int, channels: int, size: int) -> bool:
