@@ -103,6 +103,14 @@ def test_processes_end_with_their_owner(end):
     process.wait(60)
 
 
+def test_what_was_begun_is_done_even_if_they_are_closed(decoders):
+    tasks = [decoders.begin(square, number) for number in range(50)]
+    for _ in range(5):
+        decoders.close()
+        assert decoders.finish(tasks.pop()) == len(tasks) ** 2
+    assert [decoders.finish(task) for task in tasks] == [number**2 for number in range(len(tasks))]
+
+
 def test_what_is_sent_to_a_process_has_processes_of_its_own():
     decoders = Decoders(3)
     decoders.finish(decoders.begin(pid))

@@ -354,6 +354,7 @@ def test_a_resumed_run_does_not_decide_anew(tmp_path, images, monkeypatch):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 def test_a_hundred_thousand_pictures(tmp_path, monkeypatch):
     """The second start opens none of them, and an epoch takes the memory of some batches."""
     from io import BytesIO

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from dnas.errors import RunError
 
@@ -63,9 +63,8 @@ class Decoders:
 
     def finish(self, task: Task[Result]) -> Result:
         """Wait for a task. Raises what its function raised, or RunError where processes die again and again."""
-        # Not caught: a traceback would refer to the task and its processes, and so keep them.
-        while isinstance(task.future.exception(), BrokenProcessPool):
-            task.deaths += 1
+        while (lost := _lost(task.future)) is not None:
+            task.deaths += lost == "died"
             self._drop(task.pool)
             if task.deaths == DEATHS:
                 raise RunError(
@@ -107,6 +106,19 @@ class _Pool:
         reader, leash = context.Pipe(duplex=False)
         self.executor = ProcessPoolExecutor(processes, context=context, initializer=_begin, initargs=(reader,))
         self.end = Finalize(self, _end, (self.executor, leash), exitpriority=0)
+
+
+def _lost(future: Future[Any]) -> Literal["died", "closed"] | None:
+    """Why a call has neither a result nor an error of its own: its process died, or was ended by `close`."""
+    from loky.process_executor import ShutdownExecutorError
+
+    if future.cancelled():
+        return "closed"
+    # Not raised and caught: a traceback would refer to the processes, and so keep them.
+    error = future.exception()
+    if isinstance(error, BrokenProcessPool):
+        return "died"
+    return "closed" if isinstance(error, ShutdownExecutorError) else None
 
 
 def _end(executor: Any, leash: Connection) -> None:
