@@ -51,10 +51,12 @@ class Decoders:
 
     @property
     def count(self) -> int:
+        if self.processes:
+            return self.processes
         import torch
 
         # In one of several processes that share a machine, torch has its share of the threads.
-        return self.processes or torch.get_num_threads()
+        return torch.get_num_threads()
 
     def begin(self, function: Callable[..., Result], *arguments: Any) -> Task[Result]:
         """Have a function of a module called with arguments that can be sent."""
