@@ -262,7 +262,7 @@ def augmentation(shape: Shape) -> Callable[[], Tensor]:
     pool = torch.randint(256, (2_000, 3, shape.size, shape.size), dtype=torch.uint8)
     recipe, generator = Augmentation(shape.size // 8, True, shape.size // 2), torch_stream(0, "augment")
     indices = torch.randint(len(pool), (shape.batch,))
-    return lambda: augment(pool, indices, recipe, info, generator).contiguous(memory_format=torch.channels_last)
+    return lambda: augment(pool[indices], recipe, info, generator).contiguous(memory_format=torch.channels_last)
 
 
 def compare(name: str, shape: Shape, steps: int, threads: int) -> dict[str, Any]:

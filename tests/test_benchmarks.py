@@ -4,10 +4,12 @@ import measure
 import pytest
 import sampled
 import search_end_to_end
+import streaming
 import supernet
 import torch
 import train
 
+from dnas.data import load_train
 from dnas.space import DARTS
 
 
@@ -144,3 +146,13 @@ def test_both_variants_take_the_same_training_step(monkeypatch):
         step()
     for fast, slow in zip(network.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-7, atol=1e-9)
+
+
+def test_the_streamed_batches_are_those_of_the_loader(tmp_path):
+    streaming.make_folder(tmp_path, pictures=60, side=9, ending="jpg")
+    whole, streamed = (load_train(str(tmp_path), memory=memory)[0] for memory in ("whole", "stream"))
+    order = streaming.order_of(streamed, batch=7)
+    assert torch.cat(order).sort().values.tolist() == list(range(len(whole)))
+    assert streaming.equal(streamed, whole, streaming.loader_of(streamed, order, workers=0), order)
+    other = [order[1], order[0], *order[2:]]
+    assert not streaming.equal(streamed, whole, streaming.loader_of(streamed, other, workers=0), order)

@@ -34,13 +34,13 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "deterministic": True, "backend": "torch", "layers": 5, "channels": 12, "epochs": 4, "batch_size": 6, "method": "pc-darts",
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
-        "space": "s2", "search_seconds": 90.5, "search_steps": 400,
+        "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
     config = parse(nested("run", given))
-    assert config.data.model_dump(include={"source", "data_dir", "image_size"}) == {
-        "source": "cifar10", "data_dir": "d", "image_size": 16,
+    assert config.data.model_dump(exclude={"train_images", "fingerprint"}) == {
+        "source": "cifar10", "data_dir": "d", "image_size": 16, "memory": "stream", "workers": 3,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert config.backend == "torch"

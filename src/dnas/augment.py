@@ -1,6 +1,6 @@
-"""Pictures from the uint8 pool to what a network eats: normalised, and in training augmented.
+"""Pictures from uint8 to what a network eats: normalised, and in training augmented.
 
-A whole batch at a time, on the device where the pool is, with no worker processes. The draws come from a
+A whole batch at a time, on the device where it is, with no worker processes. The draws come from a
 CPU generator, so a seed gives the same pictures on every device.
 """
 
@@ -48,10 +48,8 @@ def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32
     return _normalised(images.to(torch.promote_types(dtype, torch.float32)), info).to(dtype)
 
 
-def augment(
-    images: Tensor, indices: Tensor, recipe: Augmentation, info: DataInfo, generator: torch.Generator
-) -> Tensor:
-    """A training batch: the pictures at `indices`, cropped, mirrored, rotated, normalised and cut out.
+def augment(images: Tensor, recipe: Augmentation, info: DataInfo, generator: torch.Generator) -> Tensor:
+    """A training batch: pictures cropped, mirrored, rotated, normalised and cut out.
 
     Black fills what comes in from outside; the square of the cutout becomes 0, the mean, and is clipped
     at the border (DeVries and Taylor, arXiv:1708.04552). Rotation is about the centre, to the nearest
@@ -59,18 +57,17 @@ def augment(
     (vertical crop, horizontal crop, flip, cutout row, cutout column, angle).
 
     Args:
-        images: uint8 [N, C, H, W], the pool.
-        indices: int64 [B].
+        images: uint8 [B, C, H, W].
         recipe: what to do; `info.flip` is for whoever makes the recipe.
         info: mean and std.
         generator: a CPU generator; the only source of chance.
 
     Returns:
-        float32 [B, C, H, W] on the pool's device.
+        float32 [B, C, H, W] on the pictures' device.
     """
     height, width = images.shape[2:]
     device = images.device
-    uniform = torch.rand(6, len(indices), generator=generator, dtype=torch.float32)
+    uniform = torch.rand(6, len(images), generator=generator, dtype=torch.float32)
     span = torch.tensor([2 * recipe.pad + 1, 2 * recipe.pad + 1, 2, height, width])
     drawn = (uniform[:5] * span[:, None]).long().to(device)
     down, right, flip, cut_row, cut_column = drawn[:, :, None]  # each [B, 1]
@@ -80,7 +77,7 @@ def augment(
     columns = x + (right - recipe.pad)
     if recipe.flip:
         columns = torch.where(flip == 1, columns.flip(1), columns)
-    batch = _gathered(images, indices.to(device), rows, columns).float()
+    batch = _gathered(images, rows, columns).float()
     if recipe.rotation:
         batch = _rotated(batch, (uniform[5] * 2 - 1) * recipe.rotation)
     batch = _normalised(batch, info)
@@ -92,12 +89,12 @@ def augment(
     return batch
 
 
-def _gathered(images: Tensor, indices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """uint8 [B, C, H, W]: pixel (b, c, y, x) is images[indices[b], c, rows[b, y], columns[b, x]] (or 0)."""
-    channels, height, width = images.shape[1:]
+def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """uint8 [B, C, H, W]: pixel (b, c, y, x) is images[b, c, rows[b, y], columns[b, x]] (or 0)."""
+    count, channels, height, width = images.shape
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     pixel = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    plane = (indices[:, None] * channels + torch.arange(channels, device=images.device)) * (height * width)
+    plane = torch.arange(count * channels, device=images.device).view(count, channels) * (height * width)
     batch = images.reshape(-1).take(plane[:, :, None, None] + pixel[:, None])
     return batch.mul_(inside[:, None])
 

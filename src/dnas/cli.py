@@ -146,9 +146,22 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Test the trained network of RUN, on its own test images or on those of --data."""
+    from dnas.config import DataSettings, checked
     from dnas.pipeline import evaluate as test
+    from dnas.progress import reporter
 
-    result = test(run, data.data, data.data_dir, data.image_size, _resolve_device(device))
+    given = {"memory": data.data_memory, "workers": data.data_workers}
+    settings = checked(DataSettings, {key: value for key, value in given.items() if value is not None}, "data")
+    result = test(
+        run,
+        data.data,
+        data.data_dir,
+        data.image_size,
+        _resolve_device(device),
+        settings.memory,
+        settings.workers,
+        reporter(json),
+    )
     if json:
         print_json(result)
     else:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
-from dnas.data import DataInfo
+from dnas.data import DataInfo, Memory
 from dnas.errors import InputError
 from dnas.handmade import PACKAGE, get_handmade
 from dnas.methods import Method, SupernetMethod, create, get_method
@@ -40,6 +40,12 @@ class DataSettings(Settings):
     source: str = Field("digits", description="a named data set or a folder")
     data_dir: str = Field("", description="where named data sets lie")
     image_size: int = Field(0, ge=0, le=4096, description="pixels of a side; 0: from the data")
+    memory: Memory = Field(
+        "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
+    )
+    workers: int = Field(
+        0, ge=0, le=1024, description="processes that decode what is streamed; 0: as many as torch has threads"
+    )
     train_images: int = Field(0, ge=0)
     fingerprint: str = ""
 
@@ -156,12 +162,14 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
     return {"search": search, "train": train}
 
 
-def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprint: str) -> tuple[Config, Method]:
+def resolve(
+    overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprint: str, memory: Memory = "whole"
+) -> tuple[Config, Method]:
     """The configuration in force, and its method.
 
     Args:
         overrides: Nested values of the configuration file and command line, e.g. {"search": {"layers": 8}}.
-        info, count, fingerprint: Of the training split.
+        info, count, fingerprint, memory: Of the training split.
 
     Raises:
         InputError: A value or combination that cannot work, with its name.
@@ -181,6 +189,7 @@ def resolve(overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprin
             "data": {
                 **chosen.get("data", {}),
                 "image_size": info.image_size,
+                "memory": memory,
                 "train_images": count,
                 "fingerprint": fingerprint,
             },
@@ -309,6 +318,8 @@ def _flag(key: str) -> str:
         return f"--option {name}"
     if key in ("search.seconds", "search.steps"):
         return f"--search-{name}"
+    if key in ("data.memory", "data.workers"):
+        return f"--data-{name}"
     if section in ("search", "train"):
         return _FLAGS.get(name, f"--option {key}")
     return key

@@ -20,6 +20,9 @@ How a picture file becomes a tensor:
 - Hidden files and files with another ending than Pillow's common ones are skipped. Pictures that cannot
   be decoded are all found, then refused by name.
 
+Images are held in memory where they take at most half of it; those of a larger folder stay in their files and are
+decoded a batch at a time (`streaming`), with the same bits. Everything else here is the same for both.
+
 Mirrored pictures keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST; not in
 digits and other IDX files, which hold digits and letters.
 """
@@ -28,31 +31,50 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnas.arrays import array_classes, read_arrays
+from dnas.decoders import Decoders
 from dnas.errors import InputError
-from dnas.files import Bytes, Labels, require_tensor_fits
-from dnas.pictures import SMALLEST_IMAGE, decode, list_pictures, open_tree, survey
-from dnas.sources import locate
+from dnas.files import Bytes, Counts, Labels, fit_in_memory, is_dir, require_tensor_fits
+from dnas.index import Files, Index, index_file
+from dnas.pictures import (
+    SMALLEST_IMAGE,
+    Listing,
+    Tree,
+    count_values,
+    decode,
+    list_pictures,
+    open_tree,
+    survey,
+)
+from dnas.progress import Reporter
+from dnas.sources import data_root, locate
+from dnas.streaming import Streamed
 from dnas.streams import torch_stream
+
+Memory = Literal["auto", "whole", "stream"]
+# Images of the batches that are in memory at a time, which must fit.
+STREAMED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split in memory: `images` uint8 [N, C, H, W] with C 1 or 3, `labels` int64 [N]."""
+    """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N]."""
 
-    images: Tensor
+    images: Tensor | Streamed
     labels: Tensor
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8 and self.images.ndim == 4, self.images.shape
+        if isinstance(self.images, Tensor):
+            assert self.images.dtype == torch.uint8 and self.images.ndim == 4, self.images.shape
         assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
 
     def __len__(self) -> int:
@@ -62,10 +84,34 @@ class Split:
         """The same split on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
+    @property
+    def memory(self) -> Literal["whole", "stream"]:
+        """Where the images are: in memory, or in their files."""
+        return "stream" if isinstance(self.images, Streamed) else "whole"
+
+    def batch(self, indices: Tensor, coming: Iterable[Tensor] = ()) -> Tensor:
+        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W], on the split's device.
+
+        `coming`: the indices of batches that will be asked for next, so that streamed ones are decoded meanwhile. It
+        changes nothing else.
+
+        Raises RunError where a streamed picture is not what it was when it was listed.
+        """
+        if isinstance(self.images, Streamed):
+            return self.images.batch(indices, coming)
+        return self.images[indices.to(self.images.device)]
+
+    def close(self) -> None:
+        """End the processes that decode, where there are some; a later batch starts new ones."""
+        if isinstance(self.images, Streamed):
+            self.images.decoders.close()
+
     def subset(self, indices: Tensor) -> Split:
-        """A copy of the samples at `indices` (int64 [M]), in that order."""
-        indices = indices.to(self.images.device)
-        return Split(self.images[indices], self.labels[indices])
+        """The samples at `indices` (int64 [M]), in that order; a copy where they are in memory."""
+        labels = self.labels[indices.to(self.labels.device)]
+        if isinstance(self.images, Streamed):
+            return Split(self.images.subset(indices), labels)
+        return Split(self.batch(indices), labels)
 
 
 @dataclass(frozen=True)
@@ -92,7 +138,15 @@ _PUBLISHED_MEAN_STD = {
 }
 
 
-def load_train(source: str, *, data_dir: str | None = None, image_size: int | None = None) -> tuple[Split, DataInfo]:
+def load_train(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> tuple[Split, DataInfo]:
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
 
     Args:
@@ -100,6 +154,10 @@ def load_train(source: str, *, data_dir: str | None = None, image_size: int | No
         data_dir: where named data sets lie or are downloaded to; by default the environment's
             DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
         image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
+        memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
+            streams where they would take more than half of this machine's memory.
+        workers: processes that decode streamed pictures; 0: as many as torch has threads.
+        reporter: is told how far a first look at streamed pictures is.
 
     Raises:
         InputError: the source is unknown, damaged, unusable, or too large for this machine's memory.
@@ -111,23 +169,35 @@ def load_train(source: str, *, data_dir: str | None = None, image_size: int | No
         with open_tree(place.path) as tree:
             listing = list_pictures(tree, place.kind, "train")
             _require_two_classes(listing.labels, listing.classes, place.path)
-            size, channels = survey(tree, listing.names)
-            pixels = decode(tree, listing.names, channels, image_size or size)
-        images, labels, classes = torch.from_numpy(pixels), listing.labels, listing.classes
+            images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
+        labels, classes = listing.labels, listing.classes
     else:
+        _require_no_streaming(memory, workers, source)
         arrays, labels = read_arrays(place.kind, place.path, "train")
         classes = array_classes(place.kind, labels)
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
         images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
-    mean, std = _PUBLISHED_MEAN_STD.get(place.kind) or _mean_std(images)
+        counts = _counts(images)
+    mean, std = _PUBLISHED_MEAN_STD.get(place.kind) or _mean_std(counts)
     flip = place.kind not in ("digits", "idx")
     info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, flip)
     return Split(images, torch.from_numpy(labels)), info
 
 
-def load_test(source: str, info: DataInfo, *, data_dir: str | None = None) -> Split:
+def load_test(
+    source: str,
+    info: DataInfo,
+    *,
+    data_dir: str | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> Split:
     """The test split of `source`, in the classes, channels and size that `info` has from training.
+
+    Args:
+        data_dir, memory, workers, reporter: as of `load_train`.
 
     Raises:
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
@@ -137,8 +207,11 @@ def load_test(source: str, info: DataInfo, *, data_dir: str | None = None) -> Sp
         with open_tree(place.path) as tree:
             listing = list_pictures(tree, place.kind, "test", info.classes)
             _require_labels_below(len(info.classes), listing.labels, place.path)
-            pixels = decode(tree, listing.names, info.channels, info.image_size)
-        return Split(torch.from_numpy(pixels), torch.from_numpy(listing.labels))
+            images, _ = _pictures(
+                tree, listing, "test", info.channels, info.image_size, data_dir, memory, workers, reporter
+            )
+        return Split(images, torch.from_numpy(listing.labels))
+    _require_no_streaming(memory, workers, source)
     arrays, labels = read_arrays(place.kind, place.path, "test")
     _require_labels_below(len(info.classes), labels, place.path)
     if arrays.shape[1] != info.channels:
@@ -149,10 +222,68 @@ def load_test(source: str, info: DataInfo, *, data_dir: str | None = None) -> Sp
     return Split(_resized(arrays, info.image_size), torch.from_numpy(labels))
 
 
+def _pictures(
+    tree: Tree,
+    listing: Listing,
+    part: str,
+    channels: int | None,
+    size: int | None,
+    data_dir: str | None,
+    memory: Memory,
+    workers: int,
+    reporter: Reporter | None,
+) -> tuple[Tensor | Streamed, Counts]:
+    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256].
+
+    `channels` and `size` are taken from the pictures where they are None.
+    """
+    count = len(listing.names)
+    index = None
+    if memory != "whole" and is_dir(tree.path):
+        files = Files.look(tree.path, listing.names)
+        index = Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
+    elif memory == "stream":
+        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
+    if channels is None or size is None:
+        found = index.shape() if index is not None else survey(tree, listing.names)
+        channels, size = channels or found[1], size or found[0]
+    if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
+        _require_no_workers(workers, str(tree.path))
+        if is_dir(tree.path):
+            require_tensor_fits(count, channels, size, ", or --data-memory stream")
+        images = torch.from_numpy(decode(tree, listing.names, channels, size))
+        return images, _counts(images)
+    require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
+    decoders = Decoders(workers)
+    counts = index.counts(channels, size, decoders)
+    decoders.close()  # until batches are asked for, if they are
+    return Streamed(index.files, channels, size, decoders), counts
+
+
+def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:
+    if memory == "stream":
+        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
+    _require_no_workers(workers, source)
+
+
+def _require_no_workers(workers: int, source: str) -> None:
+    if workers:
+        raise InputError(
+            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
+            "give --data-memory stream for a folder of pictures"
+        )
+
+
 def fingerprint(split: Split) -> str:
-    """SHA-256 (hex) over shape, pixels and labels: equal exactly when the splits are equal."""
+    """SHA-256 (hex) over shape, pixels and labels: equal exactly when the splits are equal.
+
+    Of streamed images nothing is read: names, sizes and times of change stand for the pixels.
+    """
     digest = hashlib.sha256(str(tuple(split.images.shape)).encode())
-    digest.update(np.ascontiguousarray(split.images.cpu().numpy()).data)
+    if isinstance(split.images, Streamed):
+        digest.update(split.images.digest().encode())
+    else:
+        digest.update(np.ascontiguousarray(split.images.cpu().numpy()).data)
     digest.update(np.ascontiguousarray(split.labels.cpu().numpy().astype("<i8")).data)
     return digest.hexdigest()
 
@@ -228,15 +359,19 @@ def _require_labels_below(count: int, labels: Labels, path: Path) -> None:
         )
 
 
-def _mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over [N, C, H, W], on the scale 0..1.
-
-    From exact counts of the 256 values. A channel that never varies gets 1, as it is to be divided by.
-    """
+def _counts(images: Tensor) -> Counts:
+    """How often each of the 256 values occurs in each channel of [N, C, H, W]: [C, 256]."""
     counts = np.zeros((images.shape[1], 256), np.int64)
     for start in range(0, len(images), 1024):
-        for channel, row in enumerate(counts):
-            row += np.bincount(images[start : start + 1024, channel].numpy().ravel(), minlength=256)
+        counts += count_values(images[start : start + 1024].numpy())
+    return counts
+
+
+def _mean_std(counts: Counts) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel on the scale 0..1, from counts of the 256 values [C, 256].
+
+    A channel that never varies gets 1, as it is to be divided by.
+    """
     values = np.arange(256)
     mean = counts @ values / counts.sum(1)
     variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)

@@ -12,6 +12,8 @@ from dnas.streams import derived_seed
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
+File = tuple[str, int, int]  # name below a folder, size in bytes, time of the last change in nanoseconds
 
 
 def is_dir(path: Path) -> bool:
@@ -58,16 +60,26 @@ def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def require_tensor_fits(count: int, channels: int, size: int) -> None:
+def require_tensor_fits(count: int, channels: int, size: int, instead: str = "") -> None:
+    """Raises InputError where so many images may not be held; `instead`: what else can be done."""
     what = f"{count} images with {channels} channels at --image-size {size}"
-    require_memory(count * channels * size * size, what, "give a smaller --image-size or fewer images")
+    require_memory(count * channels * size * size, what, f"give a smaller --image-size or fewer images{instead}")
+
+
+def fit_in_memory(count: int, channels: int, size: int) -> bool:
+    """Whether so many images may be held: they take at most half of this machine's memory."""
+    return count * channels * size * size <= _memory_limit()
 
 
 def require_memory(size: int, what: str, remedy: str) -> None:
-    import psutil  # type: ignore[import-untyped,unused-ignore]
-
-    limit = psutil.virtual_memory().total // 2
+    limit = _memory_limit()
     if size > limit:
         raise InputError(
             f"{what} would take {size} bytes, above half of this machine's memory ({limit} bytes); {remedy}"
         )
+
+
+def _memory_limit() -> int:
+    import psutil  # type: ignore[import-untyped,unused-ignore]
+
+    return int(psutil.virtual_memory().total) // 2

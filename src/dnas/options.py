@@ -30,6 +30,10 @@ class DataOptions:
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, Parameter(group=_DATA)] = None
     "Pixels of a side. [default: from the data]"
+    data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
+    "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
+    data_workers: Annotated[int | None, Parameter(group=_DATA)] = None
+    "Processes that decode what is streamed. [default: as many as torch has threads]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,15 @@ class ExecutionOptions:
     "Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard]."
 
 
+_DATA_SETTINGS = {
+    "data": "source",
+    "data_dir": "data_dir",
+    "image_size": "image_size",
+    "data_memory": "memory",
+    "data_workers": "workers",
+}
+
+
 def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) -> dict[str, Any]:
     """Flat options (those that are not None) over a configuration file, as nested settings.
 
@@ -119,11 +132,12 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
 
         settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
     settings["command"] = command
-    for key, section in (("data", "source"), ("data_dir", "data_dir"), ("image_size", "image_size")):
+    for key, name in _DATA_SETTINGS.items():
         if key in given:
-            settings.setdefault("data", {})[section] = given.pop(key)
+            settings.setdefault("data", {})[name] = given.pop(key)
     if "data" in settings:
-        settings["data"] = {key: _absolute(value) for key, value in settings["data"].items()}
+        folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
+        settings["data"] = {**settings["data"], **folders}
     device = given.pop("device", settings.get("device", "auto"))
     settings["device"] = _device(device)
     sections = {"run": ("search", "train"), "search": ("search",), "train": ("train",)}[command]

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from dnas.errors import InputError
-from dnas.files import Bytes, Labels, in_test, is_dir, refuse_member, require_tensor_fits
+from dnas.errors import InputError, RunError
+from dnas.files import Bytes, Counts, File, Labels, in_test, is_dir, refuse_member, require_tensor_fits
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +37,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 
 
 @dataclass(frozen=True)
-class _Tree:
+class Tree:
     """The folder or archive that holds the pictures; names are relative to it."""
 
     path: Path
@@ -46,16 +46,16 @@ class _Tree:
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     classes: tuple[str, ...]
     names: list[str]
     labels: Labels
 
 
 @contextmanager
-def open_tree(path: Path) -> Iterator[_Tree]:
+def open_tree(path: Path) -> Iterator[Tree]:
     if is_dir(path):
-        yield _Tree(path, lambda folder: _images_below(path, folder), lambda name: _open_regular(path / name))
+        yield Tree(path, lambda folder: _images_below(path, folder), lambda name: _open_regular(path / name))
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -76,7 +76,7 @@ def open_tree(path: Path) -> Iterator[_Tree]:
             # "0" is the character after "/", so these are all the names that start with the folder.
             return names[bisect_left(names, folder + "/") : bisect_left(names, folder + "0")]
 
-        yield _Tree(path, images, lambda name: archive.open(top + name))
+        yield Tree(path, images, lambda name: archive.open(top + name))
 
 
 def _is_picture(name: str) -> bool:
@@ -105,14 +105,14 @@ def _unreadable_folder(folder: Path, error: OSError) -> InputError:
     return InputError(f"the folder {str(folder)!r} cannot be read ({error.strerror}); check its permissions")
 
 
-def list_pictures(tree: _Tree, kind: str, part: str, classes: tuple[str, ...] | None = None) -> _Listing:
+def list_pictures(tree: Tree, kind: str, part: str, classes: tuple[str, ...] | None = None) -> Listing:
     """The pictures of a part ("train" or "test"). `classes` are those of training, once known."""
     if kind == "tiny-imagenet":
         return _tiny_train(tree) if part == "train" else _tiny_test(tree)
     return _class_folders(tree, part, classes)
 
 
-def _class_folders(tree: _Tree, part: str, classes: tuple[str, ...] | None) -> _Listing:
+def _class_folders(tree: Tree, part: str, classes: tuple[str, ...] | None) -> Listing:
     parts = _part_folders(tree.path)
     base = parts[part] if parts else ""
     folders = _subfolders(tree.path / base)
@@ -145,9 +145,9 @@ def _class_folders(tree: _Tree, part: str, classes: tuple[str, ...] | None) -> _
         names += below
         labels += [index[folder]] * len(below)
     if parts:
-        return _Listing(classes, names, np.array(labels, np.int64))
+        return Listing(classes, names, np.array(labels, np.int64))
     chosen = np.flatnonzero(in_test(np.array(labels, np.int64)) == (part == "test"))
-    return _Listing(classes, [names[k] for k in chosen], np.array(labels, np.int64)[chosen])
+    return Listing(classes, [names[k] for k in chosen], np.array(labels, np.int64)[chosen])
 
 
 def _part_folders(root: Path) -> dict[str, str] | None:
@@ -190,7 +190,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _tiny_train(tree: _Tree) -> _Listing:
+def _tiny_train(tree: Tree) -> Listing:
     wnids = _wnids(tree)
     words = dict(line.split("\t", 1) for line in _text(tree, "words.txt").splitlines() if "\t" in line)
     short = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
@@ -204,10 +204,10 @@ def _tiny_train(tree: _Tree) -> _Listing:
             raise InputError(f"{str(tree.path)!r} lacks the images of {wnid}; fetch the data set again")
         names += below
         labels += [label] * len(below)
-    return _Listing(classes, names, np.array(labels, np.int64))
+    return Listing(classes, names, np.array(labels, np.int64))
 
 
-def _tiny_test(tree: _Tree) -> _Listing:
+def _tiny_test(tree: Tree) -> Listing:
     """The pictures of val/: those of test/ come without labels."""
     wnids = _wnids(tree)
     index = {wnid: label for label, wnid in enumerate(wnids)}
@@ -221,10 +221,10 @@ def _tiny_test(tree: _Tree) -> _Listing:
     if not rows:
         raise InputError(f"val/val_annotations.txt in {str(tree.path)!r} is empty; fetch the data set again")
     names = [f"val/images/{row[0]}" for row in rows]
-    return _Listing(tuple(wnids), names, np.array([index[row[1]] for row in rows], np.int64))
+    return Listing(tuple(wnids), names, np.array([index[row[1]] for row in rows], np.int64))
 
 
-def _wnids(tree: _Tree) -> list[str]:
+def _wnids(tree: Tree) -> list[str]:
     wnids = sorted(set(_text(tree, "wnids.txt").split()))
     for wnid in wnids:
         if not _plain(wnid):
@@ -239,7 +239,7 @@ def _plain(name: str) -> bool:
     return name not in (".", "..") and "/" not in name and "\\" not in name
 
 
-def _text(tree: _Tree, name: str) -> str:
+def _text(tree: Tree, name: str) -> str:
     try:
         with tree.open(name) as stream:
             return stream.read(2**26).decode()
@@ -247,51 +247,108 @@ def _text(tree: _Tree, name: str) -> str:
         raise InputError(f"{name} in {str(tree.path)!r} cannot be read ({error}); fetch it again") from error
 
 
-def survey(tree: _Tree, names: Sequence[str]) -> tuple[int, int]:
+def survey(tree: Tree, names: Sequence[str]) -> tuple[int, int]:
     """(image size, channels) for pictures of which only the headers are read."""
+    return shape_of(*_headers(tree.open, names))
+
+
+def survey_files(root: str, files: Sequence[File]) -> tuple[dict[int, int], bool]:
+    """What `shape_of` asks for, of some pictures in a folder. Unreadable ones are left out."""
+    return _headers(lambda name: _open_regular(Path(root, name)), [name for name, _, _ in files])
+
+
+def _headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> tuple[dict[int, int], bool]:
     from PIL import Image
 
     def look(name: str) -> tuple[int, bool] | None:
         try:
-            with tree.open(name) as stream, Image.open(stream, formats=FORMATS) as image:
+            with opened(name) as stream, Image.open(stream, formats=FORMATS) as image:
                 return min(image.size), Image.getmodebase(image.mode) == "L"
         except Exception:  # decoding meets it again and reports it
             return None
 
     seen = [header for header in _in_threads(look, names) if header is not None]
-    sides = Counter(side for side, _ in seen) or Counter([LARGEST_DEFAULT_IMAGE])
+    return dict(Counter(side for side, _ in seen)), all(grey for _, grey in seen)
+
+
+def shape_of(sides: Mapping[int, int], grey: bool) -> tuple[int, int]:
+    """(image size, channels) of a data set: {shorter side: pictures that have it}, and whether all are grey."""
+    sides = sides or {LARGEST_DEFAULT_IMAGE: 1}
     if max(sides) > LARGEST_DEFAULT_IMAGE:
         size = LARGEST_DEFAULT_IMAGE
     else:
         size = max(SMALLEST_IMAGE, max(sides, key=lambda side: (sides[side], side)))
-    return size, 1 if all(grey for _, grey in seen) else 3
+    return size, 1 if grey else 3
 
 
-def decode(tree: _Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
+def decode(tree: Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
     """All pictures as one array [N, C, size, size]."""
-    from PIL import Image
-
     require_tensor_fits(len(names), channels, size)
     pixels = np.empty((len(names), channels, size, size), np.uint8)
 
     def fill(index: int) -> bool:
         try:
-            with tree.open(names[index]) as stream, Image.open(stream, formats=FORMATS) as image:
-                pixels[index] = _square(image, channels, size)
+            with tree.open(names[index]) as stream:
+                pixels[index] = _decoded(stream, channels, size)
             return True
         except Exception:  # Pillow's decoders raise many types for a damaged file
             return False
 
     whole = _in_threads(fill, range(len(names)))
-    broken = [name for name, good in zip(names, whole, strict=True) if not good]
+    require_whole(tree.path, [name for name, good in zip(names, whole, strict=True) if not good])
+    return pixels
+
+
+def require_whole(path: Path, broken: Sequence[str]) -> None:
+    """Raises InputError with the names of up to 20 broken pictures, where there are any."""
     if broken:
         shown = ", ".join(repr(name) for name in broken[:20])
         more = f" and {len(broken) - 20} more" if len(broken) > 20 else ""
         images = "image" if len(broken) == 1 else "images"
-        raise InputError(
-            f"{len(broken)} unreadable {images} in {str(tree.path)!r}: {shown}{more}; remove or repair them"
-        )
+        raise InputError(f"{len(broken)} unreadable {images} in {str(path)!r}: {shown}{more}; remove or repair them")
+
+
+def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> Bytes:
+    """Pictures in a folder as one array [N, C, size, size].
+
+    Raises RunError where one is not what it was when it was listed.
+    """
+    pixels = np.empty((len(files), channels, size, size), np.uint8)
+    for index, (name, *listed) in enumerate(files):
+        path = Path(root, name)
+        try:
+            with _open_regular(path) as stream:
+                status = os.fstat(stream.fileno())
+                if [status.st_size, status.st_mtime_ns] != listed:
+                    raise OSError("its size or time of change is another")
+                pixels[index] = _decoded(stream, channels, size)
+        except Exception as error:  # Pillow's decoders raise many types for a damaged file
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RunError(
+                f"the picture {str(path)!r} is not what it was when the run began ({reason}): "
+                "restore it and resume, or start a new run"
+            ) from None
     return pixels
+
+
+def count_files(root: str, files: Sequence[File], channels: int, size: int) -> tuple[Counts, list[str]]:
+    """How often each of the 256 values is in each channel of some pictures in a folder [C, 256]; the broken ones."""
+    counts = np.zeros((channels, 256), np.int64)
+    broken = []
+    for name, _, _ in files:
+        try:
+            with _open_regular(Path(root, name)) as stream:
+                pixels = _decoded(stream, channels, size)
+        except Exception:
+            broken.append(name)
+        else:
+            counts += count_values(pixels[None])
+    return counts, broken
+
+
+def count_values(images: Bytes) -> Counts:
+    """How often each of the 256 values is in each channel of images [N, C, H, W]: [C, 256]."""
+    return np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
 
 
 def _in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
@@ -300,6 +357,14 @@ def _in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         done = pool.map(lambda chunk: [work(item) for item in chunk], chunks)
         return [result for chunk in done for result in chunk]
+
+
+def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:
+    """A picture file as [C, size, size]."""
+    from PIL import Image
+
+    with Image.open(stream, formats=FORMATS) as image:
+        return _square(image, channels, size)
 
 
 def _square(image: Image.Image, channels: int, size: int) -> Bytes:

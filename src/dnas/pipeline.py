@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dnas import draw
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
-from dnas.data import DataInfo, Split, fingerprint, load_test, load_train
+from dnas.data import DataInfo, Memory, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
@@ -56,12 +56,28 @@ class Data:
     test: Split | None
     fingerprint: str
 
+    def close(self) -> None:
+        """End the processes that decode."""
+        for split in (self.train, self.test):
+            if split is not None:
+                split.close()
 
-def load_data(config: Config) -> Data:
+
+def load_data(config: Config, reporter: Reporter | None = None) -> Data:
     """Both splits of the configured data set. Raises InputError."""
-    source, data_dir = config.data.source, config.data.data_dir or None
-    train, info = load_train(source, data_dir=data_dir, image_size=config.data.image_size or None)
-    test = None if config.command == "search" else load_test(source, info, data_dir=data_dir)
+    source, data_dir, workers = config.data.source, config.data.data_dir or None, config.data.workers
+    train, info = load_train(
+        source,
+        data_dir=data_dir,
+        image_size=config.data.image_size or None,
+        memory=config.data.memory,
+        workers=workers,
+        reporter=reporter,
+    )
+    test = None
+    if config.command != "search":
+        # One kind for both, which is then in config.toml, so that a resumed run decides nothing anew.
+        test = load_test(source, info, data_dir=data_dir, memory=train.memory, workers=workers, reporter=reporter)
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
@@ -102,8 +118,8 @@ def start(
             raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
     if out is not None:
         refuse_used(Path(out))
-    data = load_data(draft)
-    config, method = resolve(overrides, data.info, len(data.train), data.fingerprint)
+    data = load_data(draft, reporter)
+    config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     if architecture is not None and isinstance(config.train, TrainSettings):
         architecture = at_depth(architecture, config.train.layers)
         planned(architecture, config.train, data.info)
@@ -139,7 +155,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
         check_machine(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
-        data = load_data(config)
+        data = load_data(config, reporter)
         if data.fingerprint != config.data.fingerprint:
             raise InputError(
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
@@ -166,7 +182,7 @@ def _carry_through(
 ) -> dict[str, Any]:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    with session.signals(), memory_errors(config.device):
+    with session.signals(), memory_errors(config.device), closing(data):
         if config.search is not None:
             assert method is not None
             subject: Subject = _search(config, method, data, folder, session)
@@ -327,6 +343,9 @@ def evaluate(
     data_dir: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Test the trained network of a run folder on its own test split, or on that of another data set.
 
@@ -340,8 +359,9 @@ def evaluate(
     elif data_dir is None and (Path(path) / "config.toml").is_file():
         data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
     check_device(device)
-    split = load_test(info.source, info, data_dir=data_dir)
-    accuracy = measure_accuracy(to_device(network, device), split, info, device)
+    split = load_test(info.source, info, data_dir=data_dir, memory=memory, workers=workers, reporter=reporter)
+    with closing(split):
+        accuracy = measure_accuracy(to_device(network, device), split, info, device)
     return {
         "run": str(path),
         "data": info.source,

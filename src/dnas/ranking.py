@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -171,7 +172,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
             return
         draft = pipeline.checked_draft(run.overrides)
         data = pipeline.load_data(draft)
-        config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint)
+        config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         finalists: Callable[..., list[Candidate]] = lambda mapping, progress: candidates  # noqa: E731
@@ -180,7 +181,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():
             session.resume()
-        with session.signals():
+        with session.signals(), closing(data):
             found = search_supernet(
                 method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
             )

@@ -383,7 +383,7 @@ def _mistakes(run: Run) -> dict[str, Any]:
         network, info = load_model(run.path)
         if not is_here(info.source, data.get("data_dir") or None):
             return {"why": f"the data set {info.source} is not on this machine any more"}
-        split = load_test(info.source, info, data_dir=data.get("data_dir") or None)
+        split = load_test(info.source, info, data_dir=data.get("data_dir") or None, memory=data.get("memory", "auto"))
     except InputError as error:
         return {"why": str(error)}
     if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:
@@ -407,7 +407,7 @@ def _mistakes(run: Run) -> dict[str, Any]:
         "classes": count,
         "worst": [
             {
-                "picture": _picture(split.images[i]),
+                "picture": _picture(split.batch(torch.tensor([i]))[0]),
                 "true": info.classes[labels[i]],
                 "predicted": info.classes[predicted[i]],
                 "confidence": f"{100 * shares[i]:.0f} %",

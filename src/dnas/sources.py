@@ -67,7 +67,7 @@ class Place:
 
 def found(data_dir: str | None = None) -> list[tuple[str, str]]:
     """(name, where it is or that it is missing) of each named data set; opens no data file."""
-    root = _data_root(data_dir)
+    root = data_root(data_dir)
     report = [("digits", "comes with scikit-learn")]
     for name in _NAMED:
         place = _on_disk(name, root)
@@ -75,7 +75,8 @@ def found(data_dir: str | None = None) -> list[tuple[str, str]]:
     return report
 
 
-def _data_root(data_dir: str | None) -> Path:
+def data_root(data_dir: str | None) -> Path:
+    """Where named data sets lie, and indexes of folders."""
     given = data_dir or os.environ.get("DNAS_DATA_DIR")
     if given:
         return _expanded(given)
@@ -94,14 +95,14 @@ def _expanded(text: str) -> Path:
 
 def is_here(source: str, data_dir: str | None) -> bool:
     """Whether `locate` would find it without a download."""
-    return source not in _NAMED or _on_disk(source, _data_root(data_dir)) is not None
+    return source not in _NAMED or _on_disk(source, data_root(data_dir)) is not None
 
 
 def locate(source: str, data_dir: str | None) -> Place:
     if source == "digits":
         return Place("digits", Path("digits"))
     if source in _NAMED:
-        root = _data_root(data_dir)
+        root = data_root(data_dir)
         return _on_disk(source, root) or _download(source, root)
     folder = _expanded(source)
     if is_file(folder):

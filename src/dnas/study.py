@@ -312,7 +312,13 @@ def depth_of(run: Mapping[str, Any]) -> int:
 def data_info(run: Mapping[str, Any]) -> DataInfo:
     """What is known of the images of these settings. Raises InputError."""
     data = parse({**run, "search": None, "train": None}).data
-    return load_train(data.source, data_dir=data.data_dir or None, image_size=data.image_size or None)[1]
+    return load_train(
+        data.source,
+        data_dir=data.data_dir or None,
+        image_size=data.image_size or None,
+        memory=data.memory,
+        workers=data.workers,
+    )[1]
 
 
 def _begin(path: Path, settings: StudySettings) -> StudySettings:

@@ -29,6 +29,7 @@ from dnas.relaxation import MixingWeights, path
 from dnas.session import Captured, Session
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space import layer_kinds
+from dnas.streaming import AHEAD
 from dnas.streams import torch_stream
 from dnas.supernet import Draws, Supernet, build_supernet
 
@@ -162,10 +163,11 @@ class Search:
                 batches(len(self.validation_part), size, self.seed, epoch, "order-validation"),
             )
         part, order = ((self.train_part, self._orders[1]), (self.validation_part, self._orders[2]))[draw]
-        indices = part[order[i % len(order)]].to(self.device)
+        last = min(i + AHEAD, self.settings.steps_per_epoch - 1)
+        indices, *coming = [part[order[k % len(order)]] for k in range(i, last + 1)]
         generator = torch_stream(self.seed, "augment", step, draw)
-        images = augment(self.pool.images, indices, self.recipe, self.info, generator)
-        return Batch(images, self.pool.labels[indices], draw)
+        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, generator)
+        return Batch(images, self.pool.labels[indices.to(self.device)], draw)
 
     # --- losses -------------------------------------------------------------------------------------------
 
@@ -216,9 +218,11 @@ class Search:
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
         correct = 0
-        for indices in part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE)):
-            logits = self.forward(normalise(self.pool.images[indices], self.info), what)
-            correct += int((logits.argmax(1) == self.pool.labels[indices]).sum())
+        chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))
+        for k, indices in enumerate(chunks):
+            batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
+            logits = self.forward(normalise(batch, self.info), what)
+            correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
         return correct / len(part)
 
     def eigenvalue(self, step: int) -> float:
@@ -226,7 +230,7 @@ class Search:
         the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
         """
         part = self.validation_part[: self.settings.batch_size]
-        images, labels = normalise(self.pool.images[part], self.info), self.pool.labels[part]
+        images, labels = normalise(self.pool.batch(part), self.info), self.pool.labels[part.to(self.device)]
         progress = self.progress(step, draw=1)
 
         def loss() -> Tensor:

@@ -575,7 +575,7 @@ class _Steps(Silent):
 def _poisoned(folder: Path, count: int) -> Path:
     """Training pictures as files, beside test pictures that no reader could read."""
     split, _ = pictures(count)
-    for i, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
+    for i, (image, label) in enumerate(zip(split.batch(torch.arange(count)), split.labels.tolist(), strict=True)):
         for part in ("train", "test"):
             (folder / part / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[0].numpy()).save(folder / "train" / str(label) / f"{i}.png")

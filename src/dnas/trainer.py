@@ -28,6 +28,7 @@ from dnas.plan import NetworkPlan, plan, size
 from dnas.session import Captured, Session
 from dnas.settings import NetworkTrainSettings, TrainSettings
 from dnas.space import DARTS, SPACES
+from dnas.streaming import AHEAD
 from dnas.streams import numpy_stream, torch_stream
 
 TEST_BATCH = 256
@@ -134,10 +135,10 @@ def train_network(
         epoch, i = divmod(step, steps)
         if not order or i == 0:
             order = batches(len(pool), settings.batch_size, seed, epoch, "order-train")
-        indices = order[i].to(device)
-        images = augment(pool.images, indices, recipe, info, torch_stream(seed, "augment-train", step))
+        images = pool.batch(order[i], order[i + 1 : i + 1 + AHEAD])
+        images = augment(images, recipe, info, torch_stream(seed, "augment-train", step))
         images = images.contiguous(memory_format=torch.channels_last)
-        labels = pool.labels[indices]
+        labels = pool.labels[order[i].to(device)]
         inputs = [images]
         if rate := settings.drop_path_rate(epoch):
             assert isinstance(network, Network)
@@ -195,7 +196,9 @@ def answers(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu
     """The logits [N, classes] of every image, without augmentation."""
     network.eval()
     logits = []
-    for images in torch.split(split.images, TEST_BATCH):
+    chunks = torch.split(torch.arange(len(split)), TEST_BATCH)
+    for k, indices in enumerate(chunks):
+        images = split.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
         batch = normalise(images.to(device), info).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits.append(network(batch).cpu())

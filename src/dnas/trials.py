@@ -8,6 +8,7 @@ checkpoints, so an interrupted search goes on within the trials where it stopped
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def _trained(job: TrialJob, session: Session) -> float:
 def _run_in_process(job: TrialJob) -> float:
     native.choose(job.config.get("backend", "auto"))
     torch.use_deterministic_algorithms(job.config.get("deterministic", False))
-    return run_trial(job)
+    with closing(job.train), closing(job.validation):
+        return run_trial(job)
 
 
 def search_by_trials(

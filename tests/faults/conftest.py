@@ -4,19 +4,11 @@ import pytest
 from faults.harness import TINY, contents, make_images, run_command
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "full: long; left out unless asked for by -m full")
-
-
 def pytest_collection_modifyitems(config, items):
     if not hasattr(os, "fork"):
         for item in items:
             if "faults" in item.path.parts:
                 item.add_marker(pytest.mark.skip(reason="kills and forks processes, as POSIX has them"))
-    if "full" not in config.getoption("markexpr"):
-        for item in items:
-            if item.get_closest_marker("full"):
-                item.add_marker(pytest.mark.skip(reason="long; give -m full"))
 
 
 @pytest.fixture(scope="session")
