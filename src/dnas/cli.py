@@ -17,10 +17,11 @@ from cyclopts.exceptions import CycloptsError
 
 from dnas.console import print_architecture, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
-from dnas.options import BothOptions, DataOptions, RunOptions, SearchOptions, nested
+from dnas.options import BothOptions, ClusterOptions, DataOptions, RunOptions, SearchOptions, nested
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
+    from dnas.cluster import RaySettings
     from dnas.study import StudySettings
 
 app = App(
@@ -149,14 +150,24 @@ def evaluate(
 
 
 @app.command(sort_key=5)
-def resume(run: Path, /, *, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+def resume(
+    run: Path,
+    /,
+    *,
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
     """Go on from the last checkpoint of RUN, or with a study; the result is the same, to the bit, as without the
     interruption."""
     from dnas import pipeline, study
     from dnas.progress import reporter
 
     if (run / study.FILE).is_file():
-        _compare(run, study.read_study(run), 0, quiet, json)
+        _compare(run, study.read_study(run), 0, cluster, quiet, json)
+    elif cluster != ClusterOptions():
+        raise InputError(f"--ray is for studies, and {run} has no {study.FILE}; leave it out")
     else:
         print_result(pipeline.resume(run, reporter=reporter(quiet)), json)
 
@@ -173,11 +184,17 @@ def compare(
     architectures: Annotated[
         str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
     ] = "",
-    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    processes: Annotated[
+        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+    ] = 0,
+    threads: Annotated[
+        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+    ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -203,10 +220,11 @@ def compare(
             **{key: _names(text) for key, text in lists.items()},
             "seeds": seeds,
             "training_seeds": training_seeds,
+            "threads": threads,
             "run": run,
         },
     )
-    _compare(out, settings, processes, quiet, json)
+    _compare(out, settings, processes, cluster, quiet, json)
 
 
 @app.command(sort_key=6)
@@ -216,11 +234,17 @@ def rank(
     methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "spos",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
-    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    processes: Annotated[
+        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+    ] = 0,
+    threads: Annotated[
+        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+    ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -248,10 +272,12 @@ def rank(
         "layers": [_whole("--proxy-layers", text) for text in _names(proxy_layers)],
         "epochs": [_whole("--proxy-epochs", text) for text in _names(proxy_epochs)],
         "seed": seed or 0,
+        "threads": threads,
         "run": run,
     }
     settings = checked(RankingSettings, values)
-    summary = carry_through(out, settings, processes=processes, reporter=reporter(quiet))
+    ray = _ray_settings(cluster)
+    summary = carry_through(out, settings, processes=processes, ray=ray, reporter=reporter(quiet))
     if json:
         print_json(summary)
     else:
@@ -446,12 +472,14 @@ def _start(
     return start(settings, out=out, architecture=architecture, reporter=reporter(quiet))
 
 
-def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as_json: bool) -> None:
+def _compare(
+    out: Path, settings: StudySettings, processes: int, cluster: ClusterOptions, quiet: bool, as_json: bool
+) -> None:
     from dnas.progress import reporter
     from dnas.study import compare
     from dnas.tables import keep
 
-    failed = compare(out, settings, processes=processes, reporter=reporter(quiet))
+    failed = compare(out, settings, processes=processes, ray=_ray_settings(cluster), reporter=reporter(quiet))
     summary = keep(out)
     if as_json:
         print_json(summary)
@@ -459,6 +487,17 @@ def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as
         print_study(summary, out)
     if failed:
         raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+
+
+def _ray_settings(options: ClusterOptions) -> RaySettings | None:
+    from dnas.cluster import RaySettings
+
+    if options.ray is None:
+        for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
+            if value is not None:
+                raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
+        return None
+    return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
 
 
 def _names(text: str) -> list[str]:

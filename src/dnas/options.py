@@ -19,6 +19,7 @@ _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 _TRAIN = Group("Training", sort_key=3)
 _RUN = Group("Run", sort_key=4)
+_CLUSTER = Group("Cluster", sort_key=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,16 @@ class BothOptions:
     "Epochs of the training only."
     train_layers: Annotated[int | None, Parameter(group=_TRAIN)] = None
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    ray: Annotated[str | None, Parameter(group=_CLUSTER)] = None
+    "Make the runs on a Ray cluster whose nodes all see --out: auto, or HOST:PORT of its head. [default: on this machine]"
+    ray_retries: Annotated[int | None, Parameter(group=_CLUSTER)] = None
+    "How often a run whose process or node was lost is tried again. [default: 3]"
+    ray_timeout: Annotated[float | None, Parameter(group=_CLUSTER)] = None
+    "Seconds after which a run counts as hung: its process is ended and it is tried again. [default: never]"
 
 
 def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) -> dict[str, Any]:

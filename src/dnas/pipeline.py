@@ -117,13 +117,16 @@ def start(
         return _carry_through(config, method, data, folder, session)
 
 
-def resume(path: str | Path, *, reporter: Reporter | None = None) -> dict[str, Any]:
+def resume(path: str | Path, *, reporter: Reporter | None = None, patience: float = 0.0) -> dict[str, Any]:
     """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
+
+    Args:
+        patience: Seconds to wait for an owner that is about to leave.
 
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
     """
-    with RunFolder.reopen(Path(path)) as folder:
+    with RunFolder.reopen(Path(path), patience) as folder:
         config = parse(folder.read_config())
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))

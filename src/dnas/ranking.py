@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pydantic import Field
 from dnas import pipeline
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import write_atomically
+from dnas.cluster import LOCK_SECONDS, RaySettings
 from dnas.config import resolve
 from dnas.errors import InputError, InUse
 from dnas.mapping import SHARED
@@ -35,7 +37,7 @@ from dnas.settings import Settings, SupernetSettings
 from dnas.space import get_space
 from dnas.statistics import kendall
 from dnas.streams import numpy_stream
-from dnas.study import RESULT, RUNS, carry_out, depth_of, processes_for
+from dnas.study import RESULT, RUNS, carry_out, depth_of, workers_for
 from dnas.supernet_search import search_supernet
 
 FILE = "ranking.toml"
@@ -56,6 +58,7 @@ class RankingSettings(Settings):
     layers: list[int] = Field(default_factory=list, description="depths of shallower trainings")
     epochs: list[int] = Field(default_factory=list, description="lengths of shorter trainings")
     seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(0, ge=0, le=1024, description="of every run; 0: the machine's, shared; on a cluster 1")
     run: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -81,9 +84,16 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
 
 
 def rank(
-    path: Path, settings: RankingSettings, *, processes: int = 0, reporter: Reporter | None = None
+    path: Path,
+    settings: RankingSettings,
+    *,
+    processes: int = 0,
+    ray: RaySettings | None = None,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
+
+    `processes` and `ray` are as in `dnas.study.compare`.
 
     Raises:
         InputError: A setting that cannot work; a folder of another ranking.
@@ -101,12 +111,14 @@ def rank(
     else:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / FILE, text.encode())
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
     failed = carry_out(
         path,
-        measure,
+        measure if ray is None else partial(measure, patience=LOCK_SECONDS),
         lambda: [run for run in missing if not (run.path / RESULT).exists()],
-        processes or processes_for(settings.run),
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
     )
     summary = ranked(path, settings) | {"failed": failed}
@@ -135,13 +147,13 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, int]]:
     }
 
 
-def measure(run: Measurement) -> bool:
-    """Begin a run, or go on with it; False where another process has it."""
+def measure(run: Measurement, patience: float = 0.0) -> bool:
+    """Begin a run, or go on with it; False where another process has it for longer than `patience`, in seconds."""
     try:
         if run.method:
-            _judge_all(run)
+            _judge_all(run, patience)
         elif (run.path / "config.toml").exists():
-            pipeline.resume(run.path)
+            pipeline.resume(run.path, patience=patience)
         else:
             pipeline.start(run.overrides, out=run.path, architecture=run.architectures[0])
     except InUse:
@@ -149,10 +161,10 @@ def measure(run: Measurement) -> bool:
     return True
 
 
-def _judge_all(run: Measurement) -> None:
+def _judge_all(run: Measurement, patience: float) -> None:
     """Search, and at the end judge the given architectures on the supernet, and nothing else."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with RunFolder(run.path) as folder:
+    with RunFolder(run.path, patience) as folder:
         if (run.path / RESULT).exists():
             return
         draft = pipeline.checked_draft(run.overrides)
