@@ -34,8 +34,8 @@ LOCK_SECONDS = 150.0
 CONNECT_SECONDS = 10.0
 # In which every node must have started a process and seen the folder.
 PROBE_SECONDS = 120.0
-# For the checkpoints of what still runs when it is no longer wanted.
-CLOSE_SECONDS = 60.0
+# For the checkpoints of what still runs when it is no longer wanted; what has not ended then is ended.
+GRACE = 90.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 
 
@@ -127,9 +127,9 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Whoever presses Ctrl-C twice does not want to wait.
-        self.close(0.0 if isinstance(error, KeyboardInterrupt) else CLOSE_SECONDS)
+        self.close(0.0 if isinstance(error, KeyboardInterrupt) else GRACE)
 
-    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+    def close(self, seconds: float = GRACE) -> None:
         """Tell what runs to stop, wait so long for its checkpoints, and leave the cluster, which ends the rest."""
         with self._open:
             if self._running:
@@ -144,11 +144,12 @@ class Cluster:
 
         Args:
             jobs: Asked for the next ones whenever there is room, so it may end early.
-            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGINT.
+            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGINT. Those that have
+                not after `GRACE` seconds have no outcome.
         """
         following = (Attempt(index, job) for index, job in enumerate(jobs))
         lost: list[Attempt] = []
-        told = False
+        told: float | None = None
         while True:
             for attempt in [a for a in lost if a.due <= time.monotonic()]:
                 if not stopped():
@@ -159,10 +160,13 @@ class Cluster:
                 if fresh is None:
                     break
                 self._submit(function, fresh)
-            if stopped() and not told:
+            if stopped() and told is None:
                 self._cancel()
-                told = True
-            if not self._running and (told or not lost):
+                told = time.monotonic()
+            if told is not None and time.monotonic() - told > GRACE:
+                self._cancel(force=True)
+                self._running.clear()
+            if not self._running and (told is not None or not lost):
                 return
             if not self._running:
                 time.sleep(LOOK)
@@ -213,9 +217,9 @@ class Cluster:
             error.__cause__ = RuntimeError(f"in a task of the cluster:\n{trace}")
         return Outcome(attempt.index, result, error), str(error or "")
 
-    def _cancel(self) -> None:
+    def _cancel(self, force: bool = False) -> None:
         for reference in self._running:
-            self._ray.cancel(reference)
+            self._ray.cancel(reference, force=force)
 
     def _check_nodes(self) -> None:
         """Have every node that can take a job look at the folder. Raises InputError naming the node that cannot."""

@@ -1,5 +1,5 @@
-"""F20. A study on a Ray cluster of which a node is killed, or whose driver is killed or told to stop, has every run once and
-the bits that it has on the process pool."""
+"""F21, on a Ray cluster. A study of which a node is killed, or whose driver is killed or told to stop, has in the end every
+run once, with the bits that it has on the process pool."""
 
 import contextlib
 import signal
