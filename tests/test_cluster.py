@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults.harness import invoke
 from test_study import RUN, study
 
 from dnas import cluster
@@ -122,6 +123,22 @@ def test_a_folder_that_is_not_shared_is_refused(ray_cluster, tmp_path, monkeypat
         Cluster(RaySettings(ray_cluster.address), tmp_path).__enter__()
 
 
+def test_a_node_that_came_late_must_share_the_folder_too(ray_cluster, tmp_path):
+    with Cluster(RaySettings(ray_cluster.address), tmp_path, at_once=1) as workers:
+        outcomes = workers.run(hide, [tmp_path, tmp_path], NEVER)
+        assert next(outcomes).result == 1
+        with pytest.raises(InputError, match=f"^{tmp_path}: node {socket.gethostname()} does not see this folder"):
+            next(outcomes)
+
+
+def hide(folder):
+    """Takes away what is looked for; says how much that was."""
+    found = list(folder.glob(".cluster-*"))
+    for file in found:
+        file.unlink()
+    return len(found)
+
+
 def test_a_run_that_no_node_has_room_for_is_refused(ray_cluster, tmp_path):
     with pytest.raises(InputError, match="no node has the 64 CPUs and 1 GPUs of a run"):
         Cluster(RaySettings(ray_cluster.address), tmp_path, threads=64, gpus=1).__enter__()
@@ -156,6 +173,18 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
 def test_what_cannot_be_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         RaySettings(**given)
+
+
+def test_options_of_a_cluster_are_refused_without_one(tmp_path):
+    study = tmp_path / "study"
+    for option, value in (("--ray-timeout", "5.0"), ("--ray-retries", "0")):
+        outcome = invoke("compare", "--methods", "random", "--out", study, option, value)
+        assert (outcome.code, outcome.lines) == (
+            2, [f"error: {option} {value} is for a cluster; give --ray, too, or leave it out"]
+        )  # fmt: skip
+    assert not study.exists()
+    outcome = invoke("resume", tmp_path, "--ray", "auto")
+    assert outcome.code == 2 and "--ray is for studies" in outcome.err
 
 
 def test_threads_are_those_of_the_study_wherever_it_is_made(tmp_path):

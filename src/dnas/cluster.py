@@ -77,6 +77,11 @@ class Attempt:
     losses: int = 0
     due: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """For people: that of its run folder, if it has one."""
+        return str(self.job.path.name) if hasattr(self.job, "path") else f"job {self.index}"
+
 
 class Cluster:
     """Tasks of a Ray cluster, within a `with` block; the jobs' outcomes are those that `Workers` would give.
@@ -106,6 +111,7 @@ class Cluster:
     ) -> None:
         self.settings, self.folder, self.threads, self.gpus = settings, folder.absolute(), threads, gpus
         self.at_once, self.say = at_once, say
+        self._task: Any = None
         self._running: dict[Any, Attempt] = {}
         self._open = contextlib.ExitStack()
         self._ray: Any = None
@@ -114,6 +120,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         with contextlib.ExitStack() as opened:
             self._ray = _ray()
+            # What is lost is submitted again by `run`, for Ray would do so at once and without a word.
+            self._task = self._ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(_attempt)
             # Ray tells on stdout, which is for results, of every node that is lost.
             log = opened.enter_context((self.folder / "ray.log").open("a", encoding="utf-8"))
             opened.enter_context(contextlib.redirect_stdout(log))
@@ -185,35 +193,27 @@ class Cluster:
                 else:
                     delay = min(FIRST_DELAY * 2**attempt.losses, LONGEST_DELAY)
                     lost.append(replace(attempt, losses=attempt.losses + 1, due=time.monotonic() + delay))
-                    name = attempt.job.path.name if hasattr(attempt.job, "path") else f"job {attempt.index}"
                     times = f"{attempt.losses + 1} of {self.settings.retries}"
-                    self.say(f"{name} was lost and is tried again in {delay:.0f} s ({times}): {reason}")
+                    self.say(f"{attempt.name} was lost and is tried again in {delay:.0f} s ({times}): {reason}")
 
     def _submit(self, function: Callable[[Job], Result], attempt: Attempt) -> None:
-        task = self._ray.remote(_attempt).options(
-            # What is lost is submitted again here, for Ray would do so at once and without a word.
-            max_retries=0,
-            num_cpus=self.threads,
-            num_gpus=self.gpus,
-            name=getattr(function, "__name__", "job"),
-        )
+        task = self._task.options(name=attempt.name)
         given = {key: value for key, value in os.environ.items() if key.startswith("DNAS_")}
         reference = task.remote(function, attempt.job, self._probe, self.threads, given, self.settings.timeout)
         self._running[reference] = attempt
 
     def _outcome(self, attempt: Attempt, reference: Any) -> tuple[Outcome[Any] | None, str]:
-        """What became of a task, or None where it was lost; and why it was."""
+        """What became of a task, or None where it was lost; and why it was. Raises what is no job's own error."""
         errors = self._ray.exceptions
         try:
             result, error, trace = self._ray.get(reference)
         except errors.TaskCancelledError:
             return None, "it was cancelled"
         except errors.RayTaskError as failure:
-            cause = failure.cause if isinstance(failure.cause, Exception) else failure
-            return Outcome(attempt.index, None, cause), ""
+            raise (failure.cause if isinstance(failure.cause, InputError) else failure) from None
         except errors.RayError as loss:
             return None, f"{type(loss).__name__}, {_first_line(loss)}"
-        if error is not None and trace:
+        if error is not None:
             error.__cause__ = RuntimeError(f"in a task of the cluster:\n{trace}")
         return Outcome(attempt.index, result, error), str(error or "")
 
@@ -370,7 +370,10 @@ def _attempt(
     variables: dict[str, str],
     timeout: float | None,
 ) -> tuple[Any, Exception | None, str]:
-    """In a task: the job's result, or its error and where that was raised."""
+    """In a task: the job's result, or its error and where that was raised.
+
+    Raises InputError where the node does not see the folder.
+    """
     import faulthandler
 
     import torch
@@ -380,7 +383,7 @@ def _attempt(
     if not probe.exists():
         # A node that has come since the start. Its own folder of this name would take what nobody would ever see.
         node = socket.gethostname()
-        return None, InputError(f"{probe.parent}: node {node} does not see this folder; all nodes must share it"), ""
+        raise InputError(f"{probe.parent}: node {node} does not see this folder, which all nodes must share")
     if timeout is not None:
         # Ends the process from a thread that needs no interpreter, which may hang, and logs where it hung.
         faulthandler.dump_traceback_later(timeout, exit=True, file=2)
