@@ -32,8 +32,8 @@ EXTRA = "pip install 'dnas[cluster]'"
 LOCK_SECONDS = 150.0
 # Ray itself tries for minutes to reach an address where nobody is.
 CONNECT_SECONDS = 10.0
-# In which every node must have started a process and seen the folder.
-PROBE_SECONDS = 120.0
+# In which every node must have started a process, imported torch from wherever it lies, and seen the folder.
+PROBE_SECONDS = 300.0
 # For the checkpoints of what still runs when it is no longer wanted; what has not ended then is ended.
 GRACE = 90.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
