@@ -28,3 +28,12 @@ def pytest_collection_modifyitems(config, items):
 def data_dir(tmp_path_factory):
     """No test writes an index of its pictures, or finds data sets, where its user has them."""
     os.environ["DNAS_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    pytest.importorskip("ray", reason="needs the extra dnas[cluster]")
+    from ray_tools import small_cluster
+
+    with small_cluster(cpus=3) as cluster:
+        yield cluster

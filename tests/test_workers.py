@@ -1,4 +1,4 @@
-"""Jobs in processes: all outcomes once, whatever dies."""
+"""Jobs in this process, in several and on a cluster: all outcomes once, whatever dies."""
 
 import os
 import signal
@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from dnas.cluster import Cluster, RaySettings
 from dnas.errors import InputError, Interrupted
 from dnas.workers import WorkerDied, Workers
 
 NEVER = lambda: False
+
+
+@pytest.fixture(params=["here", "processes", "ray"])
+def workers(request, tmp_path_factory):
+    """Who runs jobs, two at a time where that is possible, with one thread each."""
+    if request.param != "ray":
+        return Workers(1 if request.param == "here" else 2, 1)
+    cluster = request.getfixturevalue("ray_cluster")
+    return Cluster(RaySettings(cluster.address, retries=0), tmp_path_factory.mktemp("shared"), at_once=2)
+
+
+several = pytest.mark.parametrize("workers", ["processes", "ray"], indirect=True)
 
 
 def square(number):
@@ -49,9 +62,10 @@ def meets(folder):
 
 
 def until_told(folder):
-    """A run that ends by SIGTERM alone; says so."""
+    """A run that ends by a signal alone; says by which."""
     told = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: told.append(number))
     (folder / str(os.getpid())).touch()
     patience = threading.Event()
     while not told:
@@ -59,9 +73,8 @@ def until_told(folder):
     return signal.Signals(told[0]).name
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_job_has_its_outcome(processes):
-    with Workers(processes, 1) as workers:
+def test_every_job_has_its_outcome(workers):
+    with workers:
         outcomes = by_pid(workers.run(square, range(7), NEVER))
         assert {index: outcome.result for index, outcome in outcomes.items()} == {n: n * n for n in range(7)}
         assert [o.result for o in workers.run(square, [5], NEVER)] == [25]  # processes are used again
@@ -77,27 +90,35 @@ def test_one_process_is_this_one_and_others_have_their_threads():
         assert outcome.result[0] != os.getpid() and outcome.result[1] == 3
 
 
-def test_jobs_run_at_the_same_time(tmp_path):
-    with Workers(2, 1) as workers:
+@several
+def test_jobs_run_at_the_same_time(workers, tmp_path):
+    with workers:
         assert [outcome.result for outcome in workers.run(meets, [tmp_path, tmp_path], NEVER)] == [True, True]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_is_an_outcome_and_others_go_on(processes):
-    jobs = [1, "refused", 2, "interrupted", 3]
-    with Workers(processes, 1) as workers:
+def test_an_error_is_an_outcome_and_others_go_on(workers):
+    jobs = [1, "refused", 2, 3]
+    with workers:
         outcomes = by_pid(workers.run(picky, jobs, NEVER))
-    assert [outcomes[index].result for index in (0, 2, 4)] == [1, 2, 3]
+    assert [outcomes[index].result for index in (0, 2, 3)] == [1, 2, 3]
     assert isinstance(outcomes[1].error, InputError) and str(outcomes[1].error) == "no such thing"
-    # What a run says of its interruption comes through as it was.
-    assert isinstance(outcomes[3].error, Interrupted)
-    assert (outcomes[3].error.run, outcomes[3].error.signum) == (Path("runs/one"), signal.SIGTERM)
-    assert "dnas resume" in str(outcomes[3].error)
 
 
-def test_only_the_job_that_kills_its_process_fails():
+@pytest.mark.parametrize("workers", ["here", "processes"], indirect=True)
+def test_what_a_run_says_of_its_interruption_comes_through_as_it_was(workers):
+    jobs = [1, "interrupted", 3]
+    with workers:
+        outcomes = by_pid(workers.run(picky, jobs, NEVER))
+    assert (outcomes[0].result, outcomes[2].result) == (1, 3)
+    assert isinstance(outcomes[1].error, Interrupted)
+    assert (outcomes[1].error.run, outcomes[1].error.signum) == (Path("runs/one"), signal.SIGTERM)
+    assert "dnas resume" in str(outcomes[1].error)
+
+
+@several
+def test_only_the_job_that_kills_its_process_fails(workers):
     jobs = [1, 2, "killed", 3, 4, "killed", 5]
-    with Workers(2, 1) as workers:
+    with workers:
         outcomes = by_pid(workers.run(picky, jobs, NEVER))
     assert sorted(outcomes) == list(range(7))
     for index, job in enumerate(jobs):
@@ -107,8 +128,7 @@ def test_only_the_job_that_kills_its_process_fails():
             assert outcomes[index].result == job
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_where_it_is_stopped_no_job_begins(processes):
+def test_where_it_is_stopped_no_job_begins(workers):
     begun = []
 
     def jobs():
@@ -117,21 +137,24 @@ def test_where_it_is_stopped_no_job_begins(processes):
             yield number
 
     done = []
-    with Workers(processes, 1) as workers:
+    with workers:
         for outcome in workers.run(square, jobs(), lambda: bool(done)):
             done.append(outcome)
-    assert len(begun) <= len(done) + processes and len(done) <= 2 * processes
+    room = getattr(workers, "processes", 2)
+    assert len(begun) <= len(done) + room and len(done) <= 2 * room
 
 
-def test_who_runs_is_told_to_stop(tmp_path):
-    with Workers(2, 1) as workers:
+@several
+def test_who_runs_is_told_to_stop(workers, tmp_path):
+    with workers:
         running = lambda: len(list(tmp_path.iterdir())) == 2
         outcomes = list(workers.run(until_told, [tmp_path] * 4, running))
-    assert [outcome.result for outcome in outcomes] == ["SIGTERM", "SIGTERM"]
+    assert [outcome.result for outcome in outcomes] == 2 * ["SIGTERM" if isinstance(workers, Workers) else "SIGINT"]
 
 
-def test_what_runs_ends_when_the_block_is_left(tmp_path):
-    with pytest.raises(KeyError), Workers(2, 1) as workers:
+@several
+def test_what_runs_ends_when_the_block_is_left(workers, tmp_path):
+    with pytest.raises(KeyError), workers:
         for _ in workers.run(first_then_wait, [tmp_path, None], NEVER):
             raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]

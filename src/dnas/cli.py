@@ -21,10 +21,19 @@ from cyclopts.exceptions import CycloptsError
 from dnas.console import print_architecture, print_findings, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
 from dnas.execution import Execution, execution
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, nested
+from dnas.options import (
+    BothOptions,
+    ClusterOptions,
+    DataOptions,
+    ExecutionOptions,
+    RunOptions,
+    SearchOptions,
+    nested,
+)
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
+    from dnas.cluster import RaySettings
     from dnas.ranking import RankingSettings
     from dnas.study import StudySettings
 
@@ -179,6 +188,7 @@ def resume(
     *,
     processes: Annotated[int, Parameter(help="Of a study or a ranking: runs at a time.")] = 0,
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -193,11 +203,13 @@ def resume(
     from dnas.progress import reporter
 
     if (run / study.FILE).is_file():
-        _compare(run, study.read_study(run), processes, quiet, json, now)
+        _compare(run, study.read_study(run), processes, cluster, quiet, json, now)
     elif (run / ranking.FILE).is_file():
-        _rank(run, ranking.read_ranking(run), processes, quiet, json, now)
+        _rank(run, ranking.read_ranking(run), processes, cluster, quiet, json, now)
     elif processes:
         raise InputError(f"--processes {processes} has no use here: {run} is one run; leave it out")
+    elif cluster != ClusterOptions():
+        raise InputError(f"--ray is for studies and rankings, and {run} is one run; leave it out")
     else:
         print_result(pipeline.resume(run, reporter=reporter(quiet), execution=now), json)
 
@@ -214,12 +226,18 @@ def compare(
     architectures: Annotated[
         str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
     ] = "",
-    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    processes: Annotated[
+        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+    ] = 0,
+    threads: Annotated[
+        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+    ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -246,10 +264,11 @@ def compare(
             **{key: _names(text) for key, text in lists.items()},
             "seeds": seeds,
             "training_seeds": training_seeds,
+            "threads": threads,
             "run": run,
         },
     )
-    _compare(out, settings, processes, quiet, json, now)
+    _compare(out, settings, processes, cluster, quiet, json, now)
 
 
 @app.command(sort_key=6)
@@ -259,12 +278,18 @@ def rank(
     methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
-    processes: Annotated[int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1]")] = 0,
+    processes: Annotated[
+        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+    ] = 0,
+    threads: Annotated[
+        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+    ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
     common: Annotated[RunOptions, _FLAT] = RunOptions(),
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -291,9 +316,10 @@ def rank(
         "layers": [_whole("--proxy-layers", text) for text in _names(proxy_layers)],
         "epochs": [_whole("--proxy-epochs", text) for text in _names(proxy_epochs)],
         "seed": seed or 0,
+        "threads": threads,
         "run": run,
     }
-    _rank(out, checked(RankingSettings, values), processes, quiet, json, now)
+    _rank(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
 
 
 @app.command(sort_key=7)
@@ -511,12 +537,21 @@ def _execution(options: ExecutionOptions) -> Execution:
     return execution(**asdict(options))
 
 
-def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as_json: bool, now: Execution) -> None:
+def _compare(
+    out: Path,
+    settings: StudySettings,
+    processes: int,
+    cluster: ClusterOptions,
+    quiet: bool,
+    as_json: bool,
+    now: Execution,
+) -> None:
     from dnas.progress import reporter
     from dnas.study import compare
     from dnas.tables import keep
 
-    failed = compare(out, settings, processes=processes, reporter=reporter(quiet), execution=now)
+    ray = _ray_settings(cluster)
+    failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     summary = keep(out)
     if as_json:
         print_json(summary)
@@ -526,15 +561,35 @@ def _compare(out: Path, settings: StudySettings, processes: int, quiet: bool, as
         raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
 
 
-def _rank(out: Path, settings: RankingSettings, processes: int, quiet: bool, as_json: bool, now: Execution) -> None:
+def _rank(
+    out: Path,
+    settings: RankingSettings,
+    processes: int,
+    cluster: ClusterOptions,
+    quiet: bool,
+    as_json: bool,
+    now: Execution,
+) -> None:
     from dnas.progress import reporter
     from dnas.ranking import rank
 
-    summary = rank(out, settings, processes=processes, reporter=reporter(quiet), execution=now)
+    ray = _ray_settings(cluster)
+    summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     if as_json:
         print_json(summary)
     else:
         print_ranking(summary, out)
+
+
+def _ray_settings(options: ClusterOptions) -> RaySettings | None:
+    from dnas.cluster import RaySettings
+
+    if options.ray is None:
+        for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
+            if value is not None:
+                raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
+        return None
+    return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
 
 
 def _names(text: str) -> list[str]:

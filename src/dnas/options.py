@@ -20,6 +20,7 @@ _SEARCH = Group("Search", sort_key=2)
 _TRAIN = Group("Training", sort_key=3)
 _RUN = Group("Run", sort_key=4)
 _EXECUTION = Group("Execution", sort_key=5)
+_CLUSTER = Group("Cluster", sort_key=6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,16 @@ class ExecutionOptions:
     "Seconds after which this command must have stopped: it ends before, with a checkpoint and exit code 75. [default: no limit]"
     tensorboard: Annotated[bool | None, Parameter(group=_EXECUTION, negative="")] = None
     "Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard]."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    ray: Annotated[str | None, Parameter(group=_CLUSTER)] = None
+    "Make the runs on a Ray cluster whose nodes all see --out: auto, or HOST:PORT of its head. [default: on this machine]"
+    ray_retries: Annotated[int | None, Parameter(group=_CLUSTER)] = None
+    "How often a run whose process or node was lost is tried again. [default: 3]"
+    ray_timeout: Annotated[float | None, Parameter(group=_CLUSTER)] = None
+    "Seconds after which a run counts as hung: its process is ended and it is tried again. [default: never]"
 
 
 _DATA_SETTINGS = {

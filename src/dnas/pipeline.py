@@ -146,7 +146,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
     """
-    with RunFolder.reopen(Path(path)) as folder:
+    with RunFolder.reopen(Path(path), execution.patience) as folder:
         config = parse(folder.read_config())
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))

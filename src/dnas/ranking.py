@@ -26,6 +26,7 @@ from pydantic import Field
 from dnas import pipeline
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import write_atomically
+from dnas.cluster import RaySettings, of_tasks
 from dnas.config import resolve
 from dnas.errors import InputError, InUse
 from dnas.execution import DEFAULT, Execution
@@ -38,7 +39,7 @@ from dnas.settings import Settings, SupernetSettings
 from dnas.space import get_space
 from dnas.statistics import kendall
 from dnas.streams import numpy_stream
-from dnas.study import RESULT, RUNS, carry_out, depth_of, processes_for
+from dnas.study import RESULT, RUNS, carry_out, depth_of, workers_for
 from dnas.supernet_search import search_supernet
 
 FILE = "ranking.toml"
@@ -59,6 +60,7 @@ class RankingSettings(Settings):
     layers: list[int] = Field(default_factory=list, description="depths of shallower trainings")
     epochs: list[int] = Field(default_factory=list, description="lengths of shorter trainings")
     seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(0, ge=0, le=1024, description="of every run; 0: the machine's, shared; on a cluster 1")
     run: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -88,10 +90,13 @@ def rank(
     settings: RankingSettings,
     *,
     processes: int = 0,
+    ray: RaySettings | None = None,
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
     """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
+
+    `processes` and `ray` are as in `dnas.study.compare`.
 
     Raises:
         InputError: A setting that cannot work; a folder of another ranking.
@@ -110,12 +115,14 @@ def rank(
     else:
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / FILE, text.encode())
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
     failed = carry_out(
         path,
-        partial(measure, execution=execution),
+        partial(measure, execution=execution if ray is None else of_tasks(execution)),
         lambda: [run for run in missing if not (run.path / RESULT).exists()],
-        processes or processes_for(settings.run),
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
         execution,
     )
@@ -167,7 +174,7 @@ def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
 def _judge_all(run: Measurement, execution: Execution) -> None:
     """Search, and at the end judge the given architectures on the supernet, and nothing else."""
     run.path.mkdir(parents=True, exist_ok=True)
-    with RunFolder(run.path) as folder:
+    with RunFolder(run.path, execution.patience) as folder:
         if (run.path / RESULT).exists():
             return
         draft = pipeline.checked_draft(run.overrides)

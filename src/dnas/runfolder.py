@@ -85,13 +85,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: Path) -> RunFolder:
+    def reopen(cls, path: Path, patience: float = 0.0) -> RunFolder:
         """The folder of an earlier run. Raises InputError when it is none, or when its owner is alive."""
         if not (path / "config.toml").is_file():
             raise InputError(
                 f"{path} is not a run folder, since it has no config.toml; give the folder of an earlier run"
             )
-        return cls(path)
+        return cls(path, patience)
 
     def __enter__(self) -> RunFolder:
         return self

@@ -27,6 +27,7 @@ from pydantic import Field
 from dnas import pipeline
 from dnas.architecture import Architecture, load_published, published
 from dnas.checkpoint import write_atomically
+from dnas.cluster import Cluster, RaySettings, of_tasks
 from dnas.config import PAPER_LAYERS, QUICK_LAYERS, parse
 from dnas.data import DataInfo, load_train
 from dnas.errors import InputError, Interrupted, InUse, RunError
@@ -34,7 +35,7 @@ from dnas.execution import DEFAULT, Execution
 from dnas.handmade import HANDMADE, torchvision_models
 from dnas.mapping import SHARED
 from dnas.methods import get_method
-from dnas.progress import Reporter
+from dnas.progress import Reporter, Silent
 from dnas.runfolder import read_json, read_toml
 from dnas.session import Session
 from dnas.settings import ARCHITECTURE_SETTINGS, Settings, TrainSettings
@@ -67,6 +68,7 @@ class StudySettings(Settings):
     )
     seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
     training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
+    threads: int = Field(0, ge=0, le=1024, description="of every run; 0: the machine's, shared; on a cluster 1")
     run: dict[str, Any] = Field(default_factory=dict)
 
     def searches(self) -> Iterator[tuple[str, str]]:
@@ -208,6 +210,7 @@ def compare(
     settings: StudySettings,
     *,
     processes: int = 0,
+    ray: RaySettings | None = None,
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> list[str]:
@@ -215,7 +218,8 @@ def compare(
 
     Args:
         path: The study's folder, new or of an earlier call with the same settings of runs.
-        processes: Runs at a time; 0: one a thread on the CPU, else one.
+        processes: Runs at a time; 0: one a thread on the CPU, else one; on a cluster as many as it has room for.
+        ray: The cluster that makes them, and not this machine.
         execution: Its deadline is that of all runs together.
 
     Raises:
@@ -228,11 +232,13 @@ def compare(
     if all((path / RUNS / name / RESULT).exists() for _, _, name in _names(settings)):
         return []
     info = data_info(settings.run)
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
     return carry_out(
         path,
-        partial(do, execution=execution),
+        partial(do, execution=execution if ray is None else of_tasks(execution)),
         lambda: list(_runs(path, settings, info)),
-        processes or processes_for(settings.run),
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
         execution,
         # No random network may have the size that is wanted: a fact to be reported, not the end of a study.
@@ -252,7 +258,7 @@ def carry_out(
     path: Path,
     function: Callable[[R], bool],
     pending: Callable[[], Sequence[R]],
-    processes: int,
+    workers: Workers | Cluster,
     reporter: Reporter | None,
     execution: Execution,
     tolerated: Callable[[R, Exception], bool] = lambda run, error: False,
@@ -263,6 +269,7 @@ def carry_out(
         path: The folder to resume, for the message.
         function: Begins or resumes a run; False where another process has it.
         pending: What is to be run, as far as it is known; asked again when that is done.
+        workers: Who makes them; entered here, and left.
         execution: That of the runs, which `function` knows by itself.
         tolerated: Errors that are a run's failure, besides RunError; others end all.
 
@@ -271,8 +278,7 @@ def carry_out(
     """
     session = Session(None, {}, reporter, execution)
     failed: list[str] = []
-    threads = max(1, torch.get_num_threads() // processes)
-    with session.signals(), Workers(processes, threads) as workers:
+    with session.signals(), workers:
         while runs := [run for run in pending() if run.path.name not in failed]:
             busy = 0
             session.reporter.start(path.name, len(runs), 0)
@@ -297,9 +303,32 @@ def carry_out(
     return sorted(failed)
 
 
-def processes_for(run: Mapping[str, Any]) -> int:
-    """How many runs at a time: on the CPU one a thread, for small networks gain little from a second; else one."""
-    return torch.get_num_threads() if run.get("device", "cpu") == "cpu" else 1
+def workers_for(
+    path: Path,
+    run: Mapping[str, Any],
+    processes: int,
+    threads: int,
+    ray: RaySettings | None,
+    reporter: Reporter | None,
+) -> Workers | Cluster:
+    """Who makes the runs of a folder: processes of this machine, or a cluster.
+
+    Args:
+        run: Settings of every run.
+        processes: Runs at a time; 0: on the CPU one a thread, for small networks gain little from a second; else one.
+        threads: Of every run; 0: this machine's, shared by its processes; 1 on a cluster, wherever a run is made.
+    """
+    cpu = run.get("device", "cpu") == "cpu"
+    if ray is not None:
+        return Cluster(ray, path, threads or 1, 0 if cpu else 1, processes, (reporter or Silent()).say)
+    if threads == 0:
+        processes = processes or (torch.get_num_threads() if cpu else 1)
+        return Workers(processes, max(1, torch.get_num_threads() // processes))
+    processes = processes or (max(1, torch.get_num_threads() // threads) if cpu else 1)
+    if processes == 1:
+        # Those of this process, which makes the runs itself.
+        torch.set_num_threads(threads)
+    return Workers(processes, threads)
 
 
 def depth_of(run: Mapping[str, Any]) -> int:
@@ -341,6 +370,11 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
             old = read_study(path)
             if old.run != settings.run:
                 raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
+            if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
+                raise InputError(
+                    f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
+                    "depend; leave it out, or choose another folder"
+                )
             settings = old.model_copy(
                 update={
                     **{
@@ -349,6 +383,7 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
                     },
                     "seeds": max(old.seeds, settings.seeds),
                     "training_seeds": max(old.training_seeds, settings.training_seeds),
+                    "threads": settings.threads or old.threads,
                 }
             )
         elif any(entry.name != ".lock" for entry in path.iterdir()):
