@@ -20,15 +20,15 @@ class Execution:
 
     Attributes:
         checkpoint_seconds: Time between checkpoints; 0: one after every step.
-        patience: Seconds to wait for the owner of a run folder, who may be about to leave.
         deadline: When it must have stopped, by `time.monotonic`, which all processes of a machine share; None: never.
         tensorboard: Whether the scalars of metrics.jsonl go to RUN/tensorboard, too.
+        patience: Seconds to wait for the owner of a run folder, who may be about to leave.
     """
 
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-    patience: float = 0.0
     deadline: float | None = None
     tensorboard: bool = False
+    patience: float = 0.0
 
 
 DEFAULT = Execution()

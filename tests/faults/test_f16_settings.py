@@ -23,7 +23,7 @@ many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCh
 def begun(images, monkeypatch):
     """`dnas run` up to where it would make its folder; gives the settings that were in force there, if it came so far."""
     loaded = pipeline.load_data(pipeline.parse({"data": {"source": str(images)}}))
-    monkeypatch.setattr(pipeline, "load_data", lambda config: loaded)
+    monkeypatch.setattr(pipeline, "load_data", lambda config, reporter=None: loaded)
     # What a machine has is no matter of settings.
     monkeypatch.setattr(pipeline, "check_machine", lambda config: None)
     original = pipeline.resolve
