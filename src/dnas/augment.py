@@ -48,7 +48,13 @@ def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32
     return _normalised(images.to(torch.promote_types(dtype, torch.float32)), info).to(dtype)
 
 
-def augment(images: Tensor, recipe: Augmentation, info: DataInfo, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor,
+    recipe: Augmentation,
+    info: DataInfo,
+    generator: torch.Generator,
+    among: tuple[int, int] | None = None,
+) -> Tensor:
     """A training batch: pictures cropped, mirrored, rotated, normalised and cut out.
 
     Black fills what comes in from outside; the square of the cutout becomes 0, the mean, and is clipped
@@ -61,13 +67,15 @@ def augment(images: Tensor, recipe: Augmentation, info: DataInfo, generator: tor
         recipe: what to do; `info.flip` is for whoever makes the recipe.
         info: mean and std.
         generator: a CPU generator; the only source of chance.
+        among: where these are a part of a batch, the number of the first in it, and how many it has: they are as in it.
 
     Returns:
         float32 [B, C, H, W] on the pictures' device.
     """
     height, width = images.shape[2:]
     device = images.device
-    uniform = torch.rand(6, len(images), generator=generator, dtype=torch.float32)
+    first, of = among or (0, len(images))
+    uniform = torch.rand(6, of, generator=generator, dtype=torch.float32)[:, first : first + len(images)]
     span = torch.tensor([2 * recipe.pad + 1, 2 * recipe.pad + 1, 2, height, width])
     drawn = (uniform[:5] * span[:, None]).long().to(device)
     down, right, flip, cut_row, cut_column = drawn[:, :, None]  # each [B, 1]

@@ -1,7 +1,8 @@
 """The updates: which step moves what.
 
 All functions give gradients and move nothing, so that the caller can check them before its optimisers move
-(`apply`). A loss is a function of no arguments that reads the current parameters and returns a scalar.
+(`apply`). A loss is a function of no arguments that reads the current parameters and returns a scalar, or one after
+another the scalars whose sum it is: only one has a graph at a time. What it gives on other ranks is added.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dnas import ranks
 from dnas.streams import numpy_stream
 
-Loss = Callable[[], Tensor]
+Loss = Callable[[], Tensor | Iterable[Tensor]]
 Gradients = tuple[Tensor, tuple[Tensor, ...]]
 
 # Liu et al. 2019, footnote 2: the finite difference's step is this over the norm of the direction.
@@ -44,8 +46,16 @@ def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
 
 def sparse_gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The loss (detached) and its gradients; None for parameters that it does not reach."""
-    value = loss()
-    return value.detach(), torch.autograd.grad(value, list(wanted), allow_unused=True)
+    made = loss()
+    sums: list[Tensor | None] = []
+    for term in (made,) if isinstance(made, Tensor) else made:
+        found = [term.detach(), *torch.autograd.grad(term, list(wanted), allow_unused=True)]
+        sums = (
+            [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)] if sums else found
+        )
+    value, *grads = ranks.total(sums)
+    assert value is not None
+    return value, tuple(grads)
 
 
 def gradients_of(
@@ -129,7 +139,9 @@ def unrolled(
                 w.copy_(original)
 
 
-def dominant_eigenvalue(loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]) -> float:
+def dominant_eigenvalue(
+    loss: Callable[[], Tensor], architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
+) -> float:
     """The eigenvalue of largest magnitude of the Hessian ∂²/∂α² of a loss, with its sign (Zela et al. 2020, §4).
 
     By Lanczos' method, for which a product of the Hessian and v is the gradient of ⟨∂L/∂α, v⟩. Differences of first

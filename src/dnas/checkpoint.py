@@ -167,6 +167,11 @@ def save(folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapp
         _prune(folder, keep)
 
 
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 (hex) of each tensor's numbers."""
+    return {name: hashlib.sha256(_plain_copy(t).numpy().tobytes()).hexdigest() for name, t in tensors.items()}
+
+
 def _plain_copy(tensor: Tensor) -> Tensor:
     import torch
 

@@ -20,7 +20,7 @@ from cyclopts.exceptions import CycloptsError
 
 from dnas.console import print_architecture, print_findings, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
-from dnas.execution import Execution, execution
+from dnas.execution import Execution, execution, follows, launched
 from dnas.options import (
     BothOptions,
     ClusterOptions,
@@ -461,6 +461,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed()
+    if follows():
+        # The first of torchrun's ranks prints what comes out.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A letter that the locale lacks is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
@@ -496,7 +499,8 @@ def _call(arguments: list[str]) -> int:
     except RunError as error:
         return _fail(str(error), 1, debug)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if not follows():
+            print(stop, file=sys.stderr)
         return stop.code
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
@@ -517,7 +521,8 @@ def _fail(message: str, code: int, debug: bool) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    who = f"rank {os.environ['RANK']}: " if follows() else ""
+    print(f"error: {who}{' '.join(message.splitlines())}", file=sys.stderr)
     return code
 
 
@@ -546,6 +551,7 @@ def _compare(
     as_json: bool,
     now: Execution,
 ) -> None:
+    _require_no_ranks(out)
     from dnas.progress import reporter
     from dnas.study import compare
     from dnas.tables import keep
@@ -570,6 +576,7 @@ def _rank(
     as_json: bool,
     now: Execution,
 ) -> None:
+    _require_no_ranks(out)
     from dnas.progress import reporter
     from dnas.ranking import rank
 
@@ -590,6 +597,13 @@ def _ray_settings(options: ClusterOptions) -> RaySettings | None:
                 raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
         return None
     return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
+
+
+def _require_no_ranks(folder: Path) -> None:
+    if launched():
+        raise InputError(
+            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
+        )
 
 
 def _names(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
+from dnas import ranks
 from dnas.data import DataInfo, Memory
 from dnas.errors import InputError
 from dnas.handmade import PACKAGE, get_handmade
@@ -25,6 +26,7 @@ from dnas.settings import (
     NetworkTrainSettings,
     SearchSettings,
     Settings,
+    SupernetSettings,
     TrainSettings,
     TrialSettings,
 )
@@ -181,6 +183,15 @@ def resolve(
     base = preset_settings(draft.preset, method, info, count)
     if draft.handmade:
         base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
+    if ranks.count() > 1:
+        base["train"]["parts"] = ranks.count()
+        if isinstance(method, SupernetMethod):
+            base["search"]["parts"] = ranks.count()
+        elif draft.command != "train":
+            raise InputError(
+                f"--method {method.name} trains candidates one by one, which ranks do not share; start it without "
+                "torchrun, and give -o search.processes"
+            )
     config = parse(
         {
             **chosen,
@@ -211,6 +222,8 @@ def resolve(
         # On a GPU trials would share its memory, and one fills it.
         threads = int(config.environment["threads"]) if config.device == "cpu" else 1
         updates["search"] = search.resolved(count, paper_travel(method), info.image_size, threads)
+        if isinstance(search, SupernetSettings):
+            ranks.check_parts(search.parts, "search")
     else:
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
@@ -225,6 +238,7 @@ def resolve(
                 reduction_layers(train.layers)
             check_channels(train.channels)
         updates["train"] = train.resolved(count, info.image_size)
+        ranks.check_parts(train.parts, "train")
     return config.model_copy(update=updates), method
 
 
@@ -301,6 +315,7 @@ def environment(handmade: str = "") -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
         "kernels": "native" if native.available() else "torch",
     }
 

@@ -6,6 +6,7 @@ So none of it is in `config.toml`, and every resume may choose anew. Needs no to
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -32,6 +33,16 @@ class Execution:
 
 
 DEFAULT = Execution()
+
+
+def launched() -> bool:
+    """Whether `torchrun` started this process beside others (see `ranks.py`)."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def follows() -> bool:
+    """Whether another rank of torchrun speaks for this one."""
+    return launched() and os.environ.get("RANK") != "0"
 
 
 def execution(

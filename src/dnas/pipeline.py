@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dnas import draw
+from dnas import draw, ranks
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
@@ -66,18 +66,20 @@ class Data:
 def load_data(config: Config, reporter: Reporter | None = None) -> Data:
     """Both splits of the configured data set. Raises InputError."""
     source, data_dir, workers = config.data.source, config.data.data_dir or None, config.data.workers
-    train, info = load_train(
-        source,
-        data_dir=data_dir,
-        image_size=config.data.image_size or None,
-        memory=config.data.memory,
-        workers=workers,
-        reporter=reporter,
-    )
-    test = None
-    if config.command != "search":
-        # One kind for both, which is then in config.toml, so that a resumed run decides nothing anew.
-        test = load_test(source, info, data_dir=data_dir, memory=train.memory, workers=workers, reporter=reporter)
+    # What is downloaded or listed for the first time is so by one process of a machine.
+    with ranks.first_on_machine():
+        train, info = load_train(
+            source,
+            data_dir=data_dir,
+            image_size=config.data.image_size or None,
+            memory=config.data.memory,
+            workers=workers,
+            reporter=reporter,
+        )
+        test = None
+        if config.command != "search":
+            # One kind for both, which is then in config.toml, so that a resumed run decides nothing anew.
+            test = load_test(source, info, data_dir=data_dir, memory=train.memory, workers=workers, reporter=reporter)
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
@@ -116,7 +118,19 @@ def start(
             text.encode()
         except UnicodeEncodeError:
             raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
-    if out is not None:
+    with ranks.joined(draft.device):
+        return _begin(draft, overrides, out, architecture, reporter if ranks.leads() else None, execution)
+
+
+def _begin(
+    draft: Config,
+    overrides: Mapping[str, Any],
+    out: str | Path | None,
+    architecture: Architecture | None,
+    reporter: Reporter | None,
+    execution: Execution,
+) -> dict[str, Any]:
+    if out is not None and ranks.leads():
         refuse_used(Path(out))
     data = load_data(draft, reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
@@ -125,12 +139,13 @@ def start(
         planned(architecture, config.train, data.info)
     name = config.handmade or (method.name if architecture is None else "train")
     stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
-    path = fresh_path(Path("runs"), stem) if out is None else Path(out)
-    with RunFolder.create(path) as folder:
+    path = ranks.from_first(fresh_path(Path("runs"), stem) if out is None else Path(out))
+    with RunFolder.create(path) if ranks.leads() else RunFolder(path, writes=False) as folder:
         if architecture is not None:
             folder.write_text("architecture.json", architecture.dumps())
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
+        ranks.wait()
         session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
         if config.device == "cpu" and (advice := native.advice()):
@@ -146,7 +161,20 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
     """
-    with RunFolder.reopen(Path(path), execution.patience) as folder:
+    path = Path(path)
+    device = read_toml(path / "config.toml").get("device", "cpu") if (path / "config.toml").is_file() else "cpu"
+    with ranks.joined(device):
+        return _resume(path, reporter if ranks.leads() else None, execution)
+
+
+def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict[str, Any]:
+    with ExitStack() as opened:
+        if ranks.leads():
+            folder = opened.enter_context(RunFolder.reopen(path, execution.patience))
+        # What the first rank clears away and begins to write is no matter of the others, who read now.
+        ranks.wait()
+        if not ranks.leads():
+            folder = opened.enter_context(RunFolder(path, writes=False))
         config = parse(folder.read_config())
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
@@ -170,7 +198,13 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
                     f"warning: begun with {key} {config.environment.get(key)}, resumed with {now.get(key)}: "
                     "the result may differ in its last bits"
                 )
+        if (began := config.environment.get("ranks", 1)) != ranks.count():
+            session.say(
+                f"begun on {began} ranks, resumed on {ranks.count()}: a batch keeps its parts, so the result may "
+                "differ in its last bits only"
+            )
         session.resume()
+        ranks.wait()
         method = None
         if config.method:
             method = create(config.method, config.mapping or None, config.options, get_space(config.space))

@@ -49,10 +49,16 @@ class RunFolder:
     line, when the system refuses.
     """
 
-    def __init__(self, path: Path, patience: float = 0.0) -> None:
-        """`patience`: seconds to wait for an owner that is about to leave."""
-        self.path = path
-        self._lock = _take_lock(path, patience)
+    def __init__(self, path: Path, patience: float = 0.0, *, writes: bool = True) -> None:
+        """Args:
+        patience: Seconds to wait for an owner that is about to leave.
+        writes: Without, it is another process of the same run that writes: nothing is locked, and all that would be
+            written is left out.
+        """
+        self.path, self.writes = path, writes
+        self._lock = _take_lock(path, patience) if writes else FileLock(path / ".lock")
+        if not writes:
+            return
         try:
             self.write_json(".owner.json", {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
             with writing(path):
@@ -113,6 +119,8 @@ class RunFolder:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Makes `data` the content of the file `name` of this folder, atomically."""
         assert Path(name).name == name and name not in ("", ".."), "files of a run lie in its folder"
+        if not self.writes:
+            return
         assert self._lock.is_locked, "the run folder is closed"
         write_atomically(self.path / name, data)
 
@@ -157,6 +165,8 @@ class RunFolder:
 
         Raises RunError when the file is shorter than that.
         """
+        if not self.writes:
+            return
         with writing(self._metrics), self._metrics.open("ab") as file:
             size = file.tell()
             if size < length:
@@ -172,6 +182,8 @@ class RunFolder:
         self._append(self.path / "log.txt", f"{_now()} {text}\n")
 
     def _append(self, path: Path, text: str) -> None:
+        if not self.writes:
+            return
         assert self._lock.is_locked, "the run folder is closed"
         data = text.encode(errors="backslashreplace")
         # Opened for every line: through a file kept open, lines for a folder that vanished would go nowhere.
@@ -191,6 +203,8 @@ class RunFolder:
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Saves the next checkpoint. Its state gets "metrics_bytes", for `rewind_metrics`."""
+        if not self.writes:
+            return
         assert self._lock.is_locked, "the run folder is closed"
         assert "metrics_bytes" not in state
         folder = self.path / "checkpoints"

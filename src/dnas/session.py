@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dnas.checkpoint import Checkpoint
+from dnas import ranks
+from dnas.checkpoint import Checkpoint, digests
 from dnas.errors import TIME_LIMIT, InputError, Interrupted, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.progress import Reporter, Silent
@@ -95,7 +96,7 @@ class Session:
         self._stage, self._divisible = stage, divisible
         self._saved = time.monotonic()
         self._longest_step, self._stepped = 0.0, None
-        if self.execution.tensorboard and self.folder is not None and self._scalars is None:
+        if self.execution.tensorboard and self.folder is not None and self.folder.writes and self._scalars is None:
             self._scalars = Scalars(self.folder.path)
         pending, self._pending = self._pending, None
         if pending is not None and pending.state["stage"] != stage:
@@ -117,11 +118,15 @@ class Session:
         # The first step of an execution has more to do than any other, so it foretells nothing.
         if self._stepped is not None and not self._divisible:
             self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
-        if self.stopping():
-            assert self.signum is not None
+        due = time.monotonic() - self._saved >= self.execution.checkpoint_seconds
+        self.stopping()
+        # What one rank is to do, all do.
+        signum, checkpoint = ranks.most(self.signum or 0, due)
+        if signum:
+            self.signum = signum
             self._timed_checkpoint(step, capture)
-            raise Interrupted(self.folder.path, self.signum)
-        if time.monotonic() - self._saved >= self.execution.checkpoint_seconds:
+            raise Interrupted(self.folder.path, signum)
+        if checkpoint:
             self._timed_checkpoint(step, capture)
         self._stepped = time.monotonic()
 
@@ -175,6 +180,9 @@ class Session:
             "config": self.config,
             "loop": loop,
         }
+        if ranks.count() > 1:
+            known = digests(tensors) | {"what earlier stages found": repr(self.completed)}
+            ranks.require_same(known, f"{self._stage}, step {step}")
         if self._scalars is not None:
             self._scalars.flush()
         self.folder.save_checkpoint(tensors, state)

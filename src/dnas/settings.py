@@ -66,7 +66,8 @@ class SearchSettings(Settings):
                     f"train_share={self.train_share} of {settings.images} images leaves {images} to {part} with; "
                     "choose another share or more images"
                 )
-        _check_batches(min(settings.weight_images, validation or settings.images), self.batch_size)
+        parts = self.parts if isinstance(self, SupernetSettings) else 1
+        _check_batches(min(settings.weight_images, validation or settings.images), self.batch_size, parts)
         return settings
 
     @property
@@ -94,6 +95,11 @@ class SupernetSettings(SearchSettings):
         1, ge=1, le=10, description="cosines of the learning rate, each twice as long as the one before"
     )
     nesterov: bool = Field(False, description="Nesterov's momentum in the weights' SGD")
+    parts: int = Field(
+        1,
+        ge=1,
+        description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
+    )
     recompute: bool = Field(
         False, description="compute a layer's operations again in the backward pass: less memory, more time"
     )
@@ -194,6 +200,11 @@ class NetworkTrainSettings(Settings):
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
     batch_size: int = Field(96, ge=2, description="images of a step")
+    parts: int = Field(
+        1,
+        ge=1,
+        description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
+    )
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     learning_rate: float = Field(0.025, gt=0, description="of the SGD, at the start")
     learning_rate_min: float = Field(0.0, ge=0, description="at the end of the cosine")
@@ -218,7 +229,7 @@ class NetworkTrainSettings(Settings):
                 "choose cosine"
             )
         images = min(self.images or count, count)
-        _check_batches(images, self.batch_size)
+        _check_batches(images, self.batch_size, self.parts)
         return self.model_copy(
             update={
                 "images": images,
@@ -264,9 +275,15 @@ ARCHITECTURE_SETTINGS = tuple(
 )
 
 
-def _check_batches(images: int, batch_size: int) -> None:
-    """Raises InputError where a batch would have a single image, which has no batch statistics."""
-    if images // max(1, math.ceil(images / batch_size)) < 2:
+def _check_batches(images: int, batch_size: int, parts: int) -> None:
+    """Raises InputError where a batch, or a part of one, would be a single image, which has no batch statistics."""
+    smallest = images // max(1, math.ceil(images / batch_size))
+    if parts > 1 and smallest // parts < 2:
+        raise InputError(
+            f"--batch-size {batch_size} gives batches of {smallest} of {images} images, which cannot be cut into "
+            f"{parts} parts of two or more; choose a larger one, or fewer ranks"
+        )
+    if smallest < 2:
         raise InputError(
             f"--batch-size {batch_size} would leave a batch of one of {images} images; choose another or more images"
         )

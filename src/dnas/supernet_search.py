@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas import bilevel
+from dnas import bilevel, ranks
 from dnas.architecture import Architecture
 from dnas.augment import Augmentation, augment, normalise
 from dnas.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
@@ -61,11 +61,20 @@ class Found:
 
 @dataclass(frozen=True)
 class Batch:
-    """Augmented images [B, C, H, W] with labels [B], and the number of this draw within its step."""
+    """A batch, or one of the parts that it is cut into.
+
+    Attributes:
+        images, labels: Augmented [B, C, H, W], and [B].
+        draw: Its number within its step.
+        weight: A part's share of the whole.
+        part: Its first image in the whole; None where it is the whole.
+    """
 
     images: Tensor
     labels: Tensor
     draw: int
+    weight: float = 1.0
+    part: int | None = None
 
 
 class Search:
@@ -125,6 +134,8 @@ class Search:
         else:
             self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
         self.recipe = Augmentation(settings.pad, info.flip, cutout=0)
+        ranks.check_parts(settings.parts, "search")
+        self.correct = 0  # of a step, on this rank
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
         # What the search cost so far: see `Cost`.
         self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
@@ -154,6 +165,22 @@ class Search:
 
     def batch(self, step: int, draw: int) -> Batch:
         """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+        images, labels, _ = self._drawn(step, draw, lambda count: slice(0, count))
+        return Batch(images, labels, draw)
+
+    def parts(self, step: int, draw: int) -> list[Batch]:
+        """The same, cut into the settings' parts, of which these are this rank's (see `ranks.py`)."""
+        if self.settings.parts == 1:
+            return [self.batch(step, draw)]
+        images, labels, count = self._drawn(step, draw, lambda count: ranks.share(count, self.settings.parts).rows)
+        share = ranks.share(count, self.settings.parts)
+        return [
+            Batch(images[rows], labels[rows], draw, share.weight(rows), share.rows.start + rows.start)
+            for rows in share.parts
+        ]
+
+    def _drawn(self, step: int, draw: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
+        """Those images and labels of a batch that are `mine` of so many, and how many it has."""
         epoch, i = divmod(step, self.settings.steps_per_epoch)
         if self._orders[0] != epoch:
             size = self.settings.batch_size
@@ -164,10 +191,12 @@ class Search:
             )
         part, order = ((self.train_part, self._orders[1]), (self.validation_part, self._orders[2]))[draw]
         last = min(i + AHEAD, self.settings.steps_per_epoch - 1)
-        indices, *coming = [part[order[k % len(order)]] for k in range(i, last + 1)]
+        whole = [part[order[k % len(order)]] for k in range(i, last + 1)]
+        indices, *coming = [each[mine(len(each))] for each in whole]
         generator = torch_stream(self.seed, "augment", step, draw)
-        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, generator)
-        return Batch(images, self.pool.labels[indices.to(self.device)], draw)
+        among = (mine(len(whole[0])).start, len(whole[0]))
+        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, generator, among)
+        return images, self.pool.labels[indices.to(self.device)], len(whole[0])
 
     # --- losses -------------------------------------------------------------------------------------------
 
@@ -177,7 +206,8 @@ class Search:
         mixing = self._mixing(progress)
         self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
-        draws = Draws(rate, self.seed, (step, batch.draw)) if rate or "noise" in self.method.operations else None
+        counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
+        draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
         return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
 
     def _mixing(self, progress: Progress) -> MixingWeights:
@@ -202,8 +232,26 @@ class Search:
 
     def weight_loss(self, batch: Batch, step: int) -> Tensor:
         logits = self.logits(batch, step, relaxed=False)
-        self.sums["correct"] += float((logits.detach().argmax(1) == batch.labels).sum())
+        self.correct += int((logits.detach().argmax(1) == batch.labels).sum())
         return F.cross_entropy(logits, batch.labels)
+
+    def over_parts(self, loss: Callable[[Batch, int], Tensor], parts: Sequence[Batch], step: int) -> bilevel.Loss:
+        """The loss of a whole batch, as `bilevel` wants it, from that of its parts."""
+
+        def terms() -> Iterator[Tensor]:
+            before = self.cost["step_equivalents"]
+            for part in parts:
+                value = loss(part, step)
+                yield value if part.part is None else part.weight * value
+            if self.settings.parts > 1:
+                self.cost["step_equivalents"] = before + self._count(step, parts[0].draw) / self.settings.batch_size
+
+        return terms
+
+    def _count(self, step: int, draw: int) -> int:
+        """Images of a batch."""
+        order = (self._orders[1], self._orders[2])[draw]
+        return len(order[step % self.settings.steps_per_epoch % len(order)])
 
     @torch.no_grad()
     def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
@@ -218,12 +266,14 @@ class Search:
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
         correct = 0
-        chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))
+        before = self.cost["step_equivalents"]
+        chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[ranks.rank() :: ranks.count()]
         for k, indices in enumerate(chunks):
             batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
             logits = self.forward(normalise(batch, self.info), what)
             correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
-        return correct / len(part)
+        self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
+        return ranks.number(correct) / len(part)
 
     def eigenvalue(self, step: int) -> float:
         """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
@@ -244,12 +294,16 @@ class Search:
     def architecture_step(self, step: int) -> None:
         """Move the architecture parameters; the weights stay as they are, to the bit."""
         assert isinstance(self.settings, GradientSettings)
-        batch = self.batch(step, 1)
+        parts = self.parts(step, 1)
+        validation_loss = self.over_parts(self.architecture_loss, parts, step)
         if self.settings.update == "second-order":
-            train = self.batch(step, 0)
+
+            def relaxed(part: Batch, step: int) -> Tensor:
+                return F.cross_entropy(self.logits(part, step, relaxed=True), part.labels)
+
             loss, grads = bilevel.unrolled(
-                lambda: F.cross_entropy(self.logits(train, step, relaxed=True), train.labels),
-                lambda: self.architecture_loss(batch, step),
+                self.over_parts(relaxed, self.parts(step, 0), step),
+                validation_loss,
                 self.architecture,
                 self.weights,
                 xi=self.settings.rate(self.progress(step).epoch),
@@ -258,26 +312,26 @@ class Search:
                 weight_decay=self.settings.weight_decay,
             )
         else:
-            loss, grads = bilevel.first_order(
-                lambda: self.architecture_loss(batch, step), self.architecture, self.weights
-            )
-        self._move_architecture(batch, step, loss, grads)
+            loss, grads = bilevel.first_order(validation_loss, self.architecture, self.weights)
+        self._move_architecture(parts[0], step, loss, grads)
 
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
-        batch = self.batch(step, 0)
-        loss, grads = bilevel.sparse_gradients(lambda: self.weight_loss(batch, step), self.weights)
-        return self._move_weights(batch, step, loss, grads)
+        parts = self.parts(step, 0)
+        self.correct = 0
+        loss, grads = bilevel.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
+        self.sums["correct"] += ranks.number(self.correct)
+        return self._move_weights(parts[0], step, loss, grads)
 
     def joint_step(self, step: int) -> float:
         """Move both along the gradients of one batch (single level). Returns the loss."""
-        batch = self.batch(step, 0)
+        parts = self.parts(step, 0)
         loss, grads = bilevel.sparse_gradients(
-            lambda: self.architecture_loss(batch, step), [*self.weights, *self.architecture]
+            self.over_parts(self.architecture_loss, parts, step), [*self.weights, *self.architecture]
         )
         count = len(self.weights)
-        self._move_architecture(batch, step, loss, bilevel.filled(grads[count:], self.architecture))
-        return self._move_weights(batch, step, loss, grads[:count])
+        self._move_architecture(parts[0], step, loss, bilevel.filled(grads[count:], self.architecture))
+        return self._move_weights(parts[0], step, loss, grads[:count])
 
     def step(self, step: int) -> float:
         """All of one step, 0-based. Returns the training loss."""
@@ -331,7 +385,7 @@ class Search:
         if self._executed is not None and isinstance(self.supernet, Supernet):
             parts = self.supernet.parts(self._executed)
         bilevel.apply(self.weight_optimizer, self.weights, grads, parts)
-        self.sums["loss"] += value * len(batch.labels)
+        self.sums["loss"] += value * self._count(step, batch.draw)
         return value
 
     def _checked(self, batch: Batch, step: int, loss: Tensor, what: str) -> float:
@@ -531,7 +585,8 @@ def search_supernet(
         search.restore(checkpoint)
 
     def spent() -> bool:
-        return settings.spent(session.elapsed(), search.cost["step_equivalents"])
+        # By the slowest rank's clock.
+        return bool(ranks.most(settings.spent(session.elapsed(), search.cost["step_equivalents"]))[0])
 
     # Where candidates have been judged, the steps were over, for whatever reason.
     while search.trained < steps and not search.scores and search.stopped is None:

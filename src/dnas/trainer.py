@@ -6,7 +6,8 @@ accuracy that is reported is the last epoch's on the test split; nothing is chos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnas import ranks
 from dnas.architecture import Architecture, cell_pair
 from dnas.augment import Augmentation, augment, normalise
-from dnas.bilevel import apply, gradients_of
+from dnas.bilevel import apply, filled, sparse_gradients
 from dnas.checkpoint import pack_optimizer, restore_module, unpack_optimizer
 from dnas.data import DataInfo, Split, batches, chosen
 from dnas.errors import InputError
@@ -102,6 +104,7 @@ def train_network(
         RunError: A loss or gradient is not finite.
         Interrupted: A signal came; a checkpoint was written.
     """
+    ranks.check_parts(settings.parts, "train")
     pool = chosen(split, settings.images, seed).to(device)
     network = to_device(network, device)
     network.train()
@@ -135,28 +138,39 @@ def train_network(
         epoch, i = divmod(step, steps)
         if not order or i == 0:
             order = batches(len(pool), settings.batch_size, seed, epoch, "order-train")
-        images = pool.batch(order[i], order[i + 1 : i + 1 + AHEAD])
-        images = augment(images, recipe, info, torch_stream(seed, "augment-train", step))
+        shares = [ranks.share(len(each), settings.parts) for each in order[i : i + 1 + AHEAD]]
+        share = shares[0]
+        mine, *coming = [each[its.rows] for each, its in zip(order[i:], shares, strict=False)]
+        generator = torch_stream(seed, "augment-train", step)
+        images = augment(pool.batch(mine, coming), recipe, info, generator, (share.rows.start, share.of))
         images = images.contiguous(memory_format=torch.channels_last)
-        labels = pool.labels[order[i].to(device)]
-        inputs = [images]
+        labels = pool.labels[mine.to(device)]
+        paths = None
         if rate := settings.drop_path_rate(epoch):
             assert isinstance(network, Network)
-            inputs += [drop_path(network, len(labels), rate, torch_stream(seed, "drop-path", step)).to(device)]
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits, loss = _loss(network, inputs, labels, settings)
-
-        where = partial(first_bad_layer, network, images, partial(network, *inputs))
-        value = require_finite(loss, "the loss", stage, step, where)
-        grads = gradients_of(loss, parameters)
+            paths = drop_path(network, share.of, rate, torch_stream(seed, "drop-path", step))[:, :, share.rows]
+            paths = paths.to(device)
+        parts = [
+            Part(
+                (images[rows],) if paths is None else (images[rows], paths[:, :, rows]),
+                labels[rows],
+                share.weight(rows),
+            )
+            for rows in share.parts
+        ]
+        right: list[int] = []
+        whole, found = sparse_gradients(partial(_losses, network, parts, settings, device, right), parameters)
+        where = partial(first_bad_layer, network, parts[0].inputs[0], partial(network, *parts[0].inputs))
+        value = require_finite(whole, "the loss", stage, step, where)
+        grads = filled(found, parameters)
         norm = torch.nn.utils.get_total_norm(grads)
         require_finite(norm, "the gradient norm", stage, step, partial(first_bad_gradient, network, grads))
         clip(grads, settings.clip_norm, norm)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(epoch)
         apply(optimizer, parameters, grads)
-        sums["loss"] += value * len(labels)
-        sums["correct"] += float((logits.detach().argmax(1) == labels).sum())
+        sums["loss"] += value * share.of
+        sums["correct"] += ranks.number(sum(right))
         if i == steps - 1:
             session.metric(
                 stage=stage,
@@ -175,6 +189,56 @@ def to_device(network: _Network, device: str) -> _Network:
     """On a device, with channels last: 1.4 times as fast there as with channels first, on the CPU."""
     moved: _Network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch (see `ranks.py`): what the network takes, labels, and its share of the batch."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor
+    weight: float
+
+
+def _losses(
+    network: nn.Module, parts: Sequence[Part], settings: NetworkTrainSettings, device: str, right: list[int]
+) -> Iterator[Tensor]:
+    """Each part's share of the loss. Into `right` goes how many answers of it are."""
+    with part_statistics(network, settings.parts) as forward:
+        for part in parts:
+            with forward(part.weight), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                logits, loss = _loss(network, part.inputs, part.labels, settings)
+            right.append(int((logits.detach().argmax(1) == part.labels).sum()))
+            yield loss if settings.parts == 1 else part.weight * loss
+
+
+@contextmanager
+def part_statistics(network: nn.Module, parts: int) -> Iterator[Callable[[float], AbstractContextManager[None]]]:
+    """A batch is computed within the block, each part within one of what this gives, called with its weight.
+
+    After that, running statistics are the mean of those that each part alone would have led to, on whatever rank.
+    """
+    if parts == 1:
+        yield lambda weight: nullcontext()
+        return
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    running = [buffer for buffer in buffers if buffer.is_floating_point()]
+    means: list[Tensor | None] = [torch.zeros_like(buffer) for buffer in running]
+
+    @contextmanager
+    def forward(weight: float) -> Iterator[None]:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        yield
+        for mean, buffer in zip(means, running, strict=True):
+            assert mean is not None
+            mean.add_(buffer, alpha=weight)
+
+    yield forward
+    for buffer, whole in zip(running, ranks.total(means), strict=True):
+        assert whole is not None
+        buffer.copy_(whole)
 
 
 def _loss(

@@ -10,8 +10,9 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,32 @@ def _child(arguments: list[str], files: tuple[Path, Path], fault: Callable[[], N
     if fault is not None:
         fault()
     cli.main(arguments)
+
+
+def run_ranks(
+    folder: Path, *arguments: Any, faults: Sequence[Callable[[], None] | None] = (None, None)
+) -> list[Outcome]:
+    """`dnas ARGUMENTS` in as many processes as there are faults, as `torchrun` would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with contextlib.ExitStack() as opened:
+        commands = []
+        for rank, fault in enumerate(faults):
+            place = folder / f"rank{rank}"
+            place.mkdir(exist_ok=True)
+            become = partial(_become_rank, rank, len(faults), port, fault)
+            commands.append(opened.enter_context(Command(place, *arguments, fault=become)))
+        return [command.wait() for command in commands]
+
+
+def _become_rank(rank: int, count: int, port: int, fault: Callable[[], None] | None) -> None:
+    known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update(
+        {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in known.items()}
+    )
+    if fault is not None:
+        fault()
 
 
 # --- faults: functions to give to a Command ----------------------------------------------------------------
