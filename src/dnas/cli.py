@@ -463,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _open_closed()
     if follows():
         # The first of torchrun's ranks prints what comes out.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A letter that the locale lacks is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -104,7 +105,7 @@ def share(images: int, parts: int) -> Share:
     mine = parts // count()
     bounds = [images * p // parts for p in range(rank() * mine, (rank() + 1) * mine + 1)]
     first = bounds[0]
-    slices = tuple(slice(a - first, b - first) for a, b in zip(bounds, bounds[1:], strict=False))
+    slices = tuple(slice(a - first, b - first) for a, b in pairwise(bounds))
     return Share(images, slice(first, bounds[-1]), slices)
 
 
@@ -167,6 +168,15 @@ def from_first(value: T) -> T:
     return box[0]
 
 
+def from_all(value: T) -> list[T]:
+    """What each rank has, in their order."""
+    found = [value] * count()
+    if count() > 1:
+        with _together():
+            dist.all_gather_object(found, value)
+    return found
+
+
 def require_same(what: Mapping[str, str], where: str) -> None:
     """Raises RunError naming the first entry that is not the same on all ranks.
 
@@ -176,9 +186,7 @@ def require_same(what: Mapping[str, str], where: str) -> None:
     """
     if count() == 1:
         return
-    found: list[Mapping[str, str]] = [{}] * count()
-    with _together():
-        dist.all_gather_object(found, dict(what))
+    found = from_all(dict(what))
     for other, theirs in enumerate(found[1:], 1):
         for name in {**found[0], **theirs}:
             if found[0].get(name) != theirs.get(name):

@@ -218,27 +218,22 @@ def part_statistics(network: nn.Module, parts: int) -> Iterator[Callable[[float]
 
     After that, running statistics are the mean of those that each part alone would have led to, on whatever rank.
     """
-    if parts == 1:
+    if parts == 1 or not list(network.buffers()):
         yield lambda weight: nullcontext()
         return
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
     running = [buffer for buffer in buffers if buffer.is_floating_point()]
-    means: list[Tensor | None] = [torch.zeros_like(buffer) for buffer in running]
+    means = [torch.zeros_like(buffer) for buffer in running]
 
     @contextmanager
     def forward(weight: float) -> Iterator[None]:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        torch._foreach_copy_(buffers, before)
         yield
-        for mean, buffer in zip(means, running, strict=True):
-            assert mean is not None
-            mean.add_(buffer, alpha=weight)
+        torch._foreach_add_(means, running, alpha=weight)
 
     yield forward
-    for buffer, whole in zip(running, ranks.total(means), strict=True):
-        assert whole is not None
-        buffer.copy_(whole)
+    torch._foreach_copy_(running, [mean for mean in ranks.total(means) if mean is not None])
 
 
 def _loss(
@@ -260,13 +255,15 @@ def answers(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu
     """The logits [N, classes] of every image, without augmentation."""
     network.eval()
     logits = []
-    chunks = torch.split(torch.arange(len(split)), TEST_BATCH)
+    every = torch.split(torch.arange(len(split)), TEST_BATCH)
+    chunks = every[ranks.rank() :: ranks.count()]
     for k, indices in enumerate(chunks):
         images = split.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
         batch = normalise(images.to(device), info).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits.append(network(batch).cpu())
-    return torch.cat(logits)
+    known = ranks.from_all(logits)
+    return torch.cat([known[k % len(known)][k // len(known)] for k in range(len(every))])
 
 
 def predict(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
