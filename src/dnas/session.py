@@ -119,10 +119,9 @@ class Session:
         if self._stepped is not None and not self._divisible:
             self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
         due = time.monotonic() - self._saved >= self.execution.checkpoint_seconds
-        self.stopping()
         # What one rank is to do, all do.
-        signum, checkpoint = ranks.most(self.signum or 0, due)
-        if signum:
+        stop, signum, checkpoint = ranks.most(self.stopping(), self.signum or 0, due)
+        if stop:
             self.signum = signum
             self._timed_checkpoint(step, capture)
             raise Interrupted(self.folder.path, signum)

@@ -241,12 +241,11 @@ class Search:
         def terms() -> Iterator[Tensor]:
             before = self.cost["step_equivalents"]
             for part in parts:
-                value = loss(part, step)
-                yield value if part.part is None else part.weight * value
-            if self.settings.parts > 1:
-                self.cost["step_equivalents"] = before + self._count(step, parts[0].draw) / self.settings.batch_size
+                yield part.weight * loss(part, step)
+            # What all ranks computed, which each knows.
+            self.cost["step_equivalents"] = before + self._count(step, parts[0].draw) / self.settings.batch_size
 
-        return terms
+        return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
 
     def _count(self, step: int, draw: int) -> int:
         """Images of a batch."""
