@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 TINY = ("--layers", "3", "--channels", "8", "--epochs", "2", "--batch-size", "16")
@@ -73,6 +75,13 @@ def invoke(*arguments: Any) -> Outcome:
 def contents(run: Path, names: tuple[str, ...] = SAME) -> dict[str, bytes]:
     """The bytes of a run folder's files that a repeated run must repeat."""
     return {name: (run / name).read_bytes() for name in names}
+
+
+def in_depth(test: Any, cases: int, *strategies: Any, **named: Any) -> Any:
+    """The full form of a property: the same in so many cases, which are others at every call."""
+    property_ = given(*strategies, **named)(test.hypothesis.inner_test)
+    relaxed = settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    return pytest.mark.full(pytest.mark.timeout(3600)(relaxed(property_)))
 
 
 # --- processes ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import tomli_w
-from faults.harness import invoke
+from faults.harness import in_depth, invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -139,8 +139,11 @@ words = (
 )
 
 
+flags = st.lists(st.tuples(st.sampled_from([*FLAGS, "nope"]), words), max_size=3)
+
+
 @many
-@given(given_flags=st.lists(st.tuples(st.sampled_from([*FLAGS, "nope"]), words), max_size=3))
+@given(given_flags=flags)
 def test_options_of_anything_are_refused_or_in_force(begun, tmp_path, given_flags):
     arguments = [f"--{name.replace('_', '-')}={word}" for name, word in given_flags]
     config = begun("run", *arguments, "--out", tmp_path / "run")
@@ -152,6 +155,10 @@ def test_options_of_anything_are_refused_or_in_force(begun, tmp_path, given_flag
             assert last.get(name, getattr(config, name)) == getattr(config, name)
         for name, found in (("seed", config.seed), ("search_epochs", config.search.epochs)):
             assert name not in last or float(last[name]) == found
+
+
+test_files_of_anything_in_depth = in_depth(test_a_file_of_anything_is_refused_or_in_force, 6_000, file=files())
+test_options_of_anything_in_depth = in_depth(test_options_of_anything_are_refused_or_in_force, 6_000, given_flags=flags)
 
 
 @pytest.mark.parametrize(

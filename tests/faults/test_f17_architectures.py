@@ -7,7 +7,7 @@ import time
 import tracemalloc
 
 import pytest
-from faults.harness import invoke
+from faults.harness import in_depth, invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,16 +78,22 @@ def changed(place, value):
     return copied
 
 
+others = json_values | st.sampled_from(["conv_9x9", "none", -1, 99, 2**70, [["skip_connect", 0]] * 2])
+
+
 @many
-@given(
-    st.sampled_from(PLACES),
-    json_values | st.sampled_from(["conv_9x9", "none", -1, 99, 2**70, [["skip_connect", 0]] * 2]),
-)
+@given(st.sampled_from(PLACES), others)
 def test_a_valid_file_with_one_other_part(tmp_path, place, value):
     accepted = shown(tmp_path, changed(place, value))
     if accepted:
         # An edge from another earlier node, another operation, or another place for a reduction: all say what they are.
         assert isinstance(value, int | str | list) and place[0] in ("layers", "reductions", "space")
+
+
+test_random_json_in_depth = in_depth(test_random_json, 6_000, json_values)
+test_a_valid_file_with_one_other_part_in_depth = in_depth(
+    test_a_valid_file_with_one_other_part, 6_000, st.sampled_from(PLACES), others
+)
 
 
 def test_what_a_valid_file_says_is_accepted(tmp_path):
