@@ -27,8 +27,8 @@ from torch import Tensor
 from dnas.errors import InputError, RunError
 from dnas.execution import launched
 
-# Within which all ranks must have come to the same point. The longest that one works alone is the download or the first
-# listing of a data set, which ends within it, or can be done once by `dnas doctor --data`.
+# Within which all ranks must have come to the same point. The longest that one works alone is the download of a data set,
+# or its first listing.
 TIMEOUT = timedelta(seconds=float(os.environ.get("DNAS_RANK_SECONDS", "600")))
 
 T = TypeVar("T")
