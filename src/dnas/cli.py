@@ -22,6 +22,7 @@ from dnas.console import print_architecture, print_findings, print_json, print_r
 from dnas.errors import InputError, Interrupted, RunError
 from dnas.execution import Execution, execution, follows, launched
 from dnas.options import (
+    WHOLE,
     BothOptions,
     ClusterOptions,
     DataOptions,
@@ -186,7 +187,7 @@ def resume(
     run: Path,
     /,
     *,
-    processes: Annotated[int, Parameter(help="Of a study or a ranking: runs at a time.")] = 0,
+    processes: Annotated[int, WHOLE, Parameter(help="Of a study or a ranking: runs at a time.")] = 0,
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
@@ -221,16 +222,18 @@ def compare(
     mappings: Annotated[
         str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
     ] = "",
-    seeds: Annotated[int, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
-    training_seeds: Annotated[int, Parameter(help="Trainings of every network that is found.")] = 1,
+    seeds: Annotated[int, WHOLE, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
+    training_seeds: Annotated[int, WHOLE, Parameter(help="Trainings of every network that is found.")] = 1,
     architectures: Annotated[
         str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
     ] = "",
     processes: Annotated[
-        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+        int,
+        WHOLE,
+        Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
     ] = 0,
     threads: Annotated[
-        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+        int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
     ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
@@ -274,15 +277,17 @@ def compare(
 @app.command(sort_key=6)
 def rank(
     *,
-    architectures: Annotated[int, Parameter(help="How many random ones are ranked.")] = 20,
+    architectures: Annotated[int, WHOLE, Parameter(help="How many random ones are ranked.")] = 20,
     methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
     processes: Annotated[
-        int, Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]")
+        int,
+        WHOLE,
+        Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
     ] = 0,
     threads: Annotated[
-        int, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+        int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
     ] = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
@@ -329,11 +334,11 @@ def show(
     ],
     /,
     *,
-    layers: Annotated[int | None, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
-    channels: Annotated[int | None, Parameter(help="Width of the first cells. [default: 36]")] = None,
-    classes: Annotated[int, Parameter(help="Classes of the classifier.")] = 10,
-    image_size: Annotated[int, Parameter(help="Pixels of a side, for the MACs.")] = 32,
-    image_channels: Annotated[int, Parameter(help="Channels of an image.")] = 3,
+    layers: Annotated[int | None, WHOLE, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
+    channels: Annotated[int | None, WHOLE, Parameter(help="Width of the first cells. [default: 36]")] = None,
+    classes: Annotated[int, WHOLE, Parameter(help="Classes of the classifier.")] = 10,
+    image_size: Annotated[int, WHOLE, Parameter(help="Pixels of a side, for the MACs.")] = 32,
+    image_channels: Annotated[int, WHOLE, Parameter(help="Channels of an image.")] = 3,
     stem: Annotated[str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: cifar]")] = None,
     svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
     json: Json = False,

@@ -11,9 +11,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from dnas.errors import InputError
+
+
+def _whole(kind: Any, tokens: Sequence[Token]) -> int:
+    """A text as a whole number: by itself cyclopts would round 0.5 without a word."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
+
+
+WHOLE = Parameter(converter=_whole)
 
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
@@ -29,17 +40,17 @@ class DataOptions:
     "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a folder: class folders of images (with train/ and test/ or without), or IDX files. [default: digits]"
     data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
-    image_size: Annotated[int | None, Parameter(group=_DATA)] = None
+    image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Pixels of a side. [default: from the data]"
     data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
-    data_workers: Annotated[int | None, Parameter(group=_DATA)] = None
+    data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Processes that decode what is streamed. [default: as many as torch has threads]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    seed: Annotated[int | None, Parameter(group=_RUN)] = None
+    seed: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Of everything that is drawn. [default: 0]"
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
     "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: quick]"
@@ -53,13 +64,13 @@ class RunOptions:
     "native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler. [default: auto]"
     deterministic: Annotated[bool | None, Parameter(group=_RUN, negative="")] = None
     "Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are."
-    layers: Annotated[int | None, Parameter(group=_RUN)] = None
+    layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Depth of the network, in cells."
-    channels: Annotated[int | None, Parameter(group=_RUN)] = None
+    channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Width of its first cells."
-    epochs: Annotated[int | None, Parameter(group=_RUN)] = None
+    epochs: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Passes over the images."
-    batch_size: Annotated[int | None, Parameter(group=_RUN)] = None
+    batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Images of a step."
 
 
@@ -73,7 +84,7 @@ class SearchOptions:
     "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
     search_seconds: Annotated[float | None, Parameter(group=_SEARCH)] = None
     "Stop searching after this time. [default: no limit]"
-    search_steps: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Stop searching after the cost of so many training steps. [default: no limit]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, or of any setting as search.NAME or train.NAME; repeatable."
@@ -81,15 +92,15 @@ class SearchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BothOptions:
-    search_channels: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Width of the supernet only."
-    search_epochs: Annotated[int | None, Parameter(group=_SEARCH)] = None
+    search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Epochs of the search only."
-    train_channels: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    train_channels: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Width of the trained network only."
-    train_epochs: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    train_epochs: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Epochs of the training only."
-    train_layers: Annotated[int | None, Parameter(group=_TRAIN)] = None
+    train_layers: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
 
 
@@ -109,7 +120,7 @@ class ExecutionOptions:
 class ClusterOptions:
     ray: Annotated[str | None, Parameter(group=_CLUSTER)] = None
     "Make the runs on a Ray cluster whose nodes all see --out: auto, or HOST:PORT of its head. [default: on this machine]"
-    ray_retries: Annotated[int | None, Parameter(group=_CLUSTER)] = None
+    ray_retries: Annotated[int | None, WHOLE, Parameter(group=_CLUSTER)] = None
     "How often a run whose process or node was lost is tried again. [default: 3]"
     ray_timeout: Annotated[float | None, Parameter(group=_CLUSTER)] = None
     "Seconds after which a run counts as hung: its process is ended and it is tried again. [default: never]"

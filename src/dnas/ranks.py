@@ -27,8 +27,8 @@ from torch import Tensor
 from dnas.errors import InputError, RunError
 from dnas.execution import launched
 
-# Within which all ranks must have come to the same point. The longest that one works alone is the download of a data set,
-# or its first listing.
+# Within which all ranks must have come to the same point. The longest that one works alone is the download of a data
+# set, or its first listing.
 TIMEOUT = timedelta(seconds=float(os.environ.get("DNAS_RANK_SECONDS", "600")))
 
 T = TypeVar("T")
