@@ -3,6 +3,7 @@ same bits as not having stopped."""
 
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,5 +68,7 @@ def test_fifty_kills_at_random_moments(tmp_path, images):
     rng = random.Random(3)
     # Every attempt writes at least one checkpoint of 203, so it gets on; it is killed soon after.
     stages = survives(tmp_path, images, [(1, rng.uniform(0, 0.05)) for _ in range(204)], longer)
-    assert len(stages) >= 50 and {"search", "train", "baseline"} <= set(stages)
+    counts = Counter(stages)
+    print("kills survived:", dict(counts))
+    assert counts["search"] >= 50 and counts["train"] + counts["baseline"] >= 50
     assert contents(tmp_path / "run") == contents(whole)
