@@ -84,6 +84,8 @@ class StudySettings(Settings):
         words = ["dnas", "compare"]
         lists = {"methods": self.methods, "mappings": self.mappings, "architectures": self.architectures}
         counts = {"seeds": self.seeds, "training-seeds": self.training_seeds}
+        if self.threads:
+            counts["threads"] = self.threads
         flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
         for section, values in self.run.items():
             if section == "data":

@@ -108,8 +108,8 @@ class Command:
         self.process.start()
         self.pid = self.process.pid
 
-    def wait(self) -> Outcome:
-        self.process.join(PATIENCE)
+    def wait(self, seconds: float = PATIENCE) -> Outcome:
+        self.process.join(seconds)
         assert self.process.exitcode is not None, "the process hangs"
         return Outcome(self.process.exitcode, *(file.read_text() for file in self.files))
 
@@ -130,9 +130,11 @@ class Command:
         self.process.join()
 
 
-def run_command(folder: Path, *arguments: Any, fault: Callable[[], None] | None = None) -> Outcome:
+def run_command(
+    folder: Path, *arguments: Any, fault: Callable[[], None] | None = None, seconds: float = PATIENCE
+) -> Outcome:
     with Command(folder, *arguments, fault=fault) as command:
-        return command.wait()
+        return command.wait(seconds)
 
 
 def _child(arguments: list[str], files: tuple[Path, Path], fault: Callable[[], None] | None) -> None:

@@ -12,7 +12,7 @@ from test_study import outcomes, study
 from dnas.cluster import RaySettings
 from dnas.errors import Interrupted
 from dnas.progress import Silent
-from dnas.study import compare, results
+from dnas.study import compare, read_study, results
 
 NAMES = {f"darts-full-s{seed}{control}" for seed in range(4) for control in ("", "-random", "-shuffled")}
 
@@ -95,7 +95,7 @@ def test_the_driver_dies_and_another_makes_what_is_missing(ray_cluster, undistur
     made = {name: (path / "runs" / name / "result.json").stat().st_mtime_ns for name in results(path)}
     assert 0 < len(made) < 12
 
-    assert compare(path, study(seeds=4), ray=RaySettings(ray_cluster.address)) == []
+    assert compare(path, read_study(path), ray=RaySettings(ray_cluster.address)) == []
     assert set(results(path)) == NAMES
     # One that ended while its driver died may have come in between.
     assert all((path / "runs" / name / "result.json").stat().st_mtime_ns == time for name, time in made.items())

@@ -6,7 +6,7 @@ import statistics
 from functools import partial
 
 import pytest
-from faults.harness import TINY, run_command
+from faults.harness import PATIENCE, TINY, run_command
 
 EVERY = 3  # steps between two looks
 
@@ -36,9 +36,8 @@ def watch(file):
 def soaked(folder, images, epochs, *more):
     run, seen = folder / "run", folder / "seen.jsonl"
     arguments = ("run", "--data", images, *TINY, "-o", f"search.epochs={epochs}", "-o", f"train.epochs={epochs}", *more)
-    outcome = run_command(
-        folder, *arguments, "--no-baseline", "--checkpoint-every", 0.5, "--out", run, fault=partial(watch, seen)
-    )
+    arguments = (*arguments, "--no-baseline", "--checkpoint-every", 0.5, "--out", run)
+    outcome = run_command(folder, *arguments, fault=partial(watch, seen), seconds=10 * PATIENCE)
     assert outcome.code == 0, outcome.err
     looks = [json.loads(line) for line in seen.read_text().splitlines()]
     for stage in ("search", "train"):
