@@ -84,3 +84,11 @@ def test_a_rank_that_differs_is_named(monkeypatch):
     monkeypatch.setattr(ranks.dist, "all_gather_object", gather)
     with pytest.raises(RunError, match=r"search, step 7: rank 1 differs from rank 0 in mapping\.alpha"):
         ranks.require_same({"mapping.alpha": "1", "x": "2"}, "search, step 7")
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "nan"])
+def test_a_time_that_is_none_is_refused(monkeypatch, text):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "DNAS_RANK_SECONDS": text}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="DNAS_RANK_SECONDS is"), ranks.joined("cpu"):
+        raise AssertionError("joined")

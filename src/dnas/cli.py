@@ -49,6 +49,14 @@ _FLAT = Parameter(name="*")
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", help="No progress.")]
 Debug = Annotated[bool, Parameter(name="--debug", help="A traceback where there is an error.")]
+Processes = Annotated[
+    int,
+    WHOLE,
+    Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
+]
+Threads = Annotated[
+    int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+]
 
 
 @app.command(sort_key=0)
@@ -227,14 +235,8 @@ def compare(
     architectures: Annotated[
         str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
     ] = "",
-    processes: Annotated[
-        int,
-        WHOLE,
-        Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
-    ] = 0,
-    threads: Annotated[
-        int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
-    ] = 0,
+    processes: Processes = 0,
+    threads: Threads = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
@@ -281,14 +283,8 @@ def rank(
     methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
-    processes: Annotated[
-        int,
-        WHOLE,
-        Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
-    ] = 0,
-    threads: Annotated[
-        int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
-    ] = 0,
+    processes: Processes = 0,
+    threads: Threads = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
     search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),

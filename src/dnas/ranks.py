@@ -29,7 +29,7 @@ from dnas.execution import launched
 
 # Within which all ranks must have come to the same point. The longest that one works alone is the download of a data
 # set, or its first listing.
-TIMEOUT = timedelta(seconds=float(os.environ.get("DNAS_RANK_SECONDS", "600")))
+SECONDS = "600"
 
 T = TypeVar("T")
 
@@ -53,15 +53,19 @@ def leads() -> bool:
 def joined(device: str) -> Iterator[None]:
     """Within the block this process is one of the ranks, where torchrun has started it with others.
 
-    Raises RunError where they do not find each other.
+    Raises InputError for a DNAS_RANK_SECONDS that is none, RunError where they do not find each other.
     """
     if not launched() or count() > 1:
         yield
         return
+    text = os.environ.get("DNAS_RANK_SECONDS", SECONDS)
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(f"DNAS_RANK_SECONDS is {text!r}; give whole seconds above 0")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _together():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=int(text)))
     yield
     # Not after an error: the others may wait for what never comes, and the process ends anyway.
     dist.destroy_process_group()
