@@ -11,12 +11,12 @@ from dnas.space import DARTS, layer_kinds
 ACTS = {}
 
 
-def history_of(scores, method, layers=5, seed=0):
-    """What a search by this method would know with these scores."""
+def history_of(scores, method, layers=5, seed=0, at_once=64):
+    """What a search by this method would know with these scores, where so many of its proposals are judged at once."""
     history = []
-    for score in scores:
-        candidate = method.propose(history, layers, seed)[0]
-        history.append(Trial(candidate.architecture, score))
+    while rest := scores[len(history) :][:at_once]:
+        candidates = method.propose(history, layers, seed)
+        history += [Trial(candidate.architecture, score) for candidate, score in zip(candidates, rest, strict=False)]
     return history
 
 
@@ -24,8 +24,8 @@ def history_of(scores, method, layers=5, seed=0):
 def test_candidates_are_uniform_and_functions_of_seed_and_number(mapping):
     method = create("random", mapping, {}, DARTS)
     history = history_of([0.5] * 300, method)
-    again = history_of([0.9] * 300, method)  # whatever the scores
-    assert [trial.architecture for trial in history] == [trial.architecture for trial in again]
+    again = history_of([0.9] * 70, method, at_once=7)  # whatever the scores, and however many are judged at once
+    assert [trial.architecture for trial in history[:70]] == [trial.architecture for trial in again]
     assert history[0].architecture != history_of([0.5], method, seed=1)[0].architecture
     assert len({trial.architecture for trial in history}) == 300
     kinds = layer_kinds(5)
