@@ -150,7 +150,7 @@ MUTATIONS = (
     Mutation(
         "random",
         "one candidate again and again",
-        'numpy_stream(seed, "candidate", len(history))',
+        'numpy_stream(seed, "candidate", len(history) + i)',
         'numpy_stream(seed, "candidate")',
     ),
     Mutation(

@@ -8,6 +8,7 @@ import streaming
 import supernet
 import torch
 import train
+from mutations import MUTATIONS, ROOT
 
 from dnas.data import load_train
 from dnas.space import DARTS
@@ -156,3 +157,10 @@ def test_the_streamed_batches_are_those_of_the_loader(tmp_path):
     assert streaming.equal(streamed, whole, streaming.loader_of(streamed, order, workers=0), order)
     other = [order[1], order[0], *order[2:]]
     assert not streaming.equal(streamed, whole, streaming.loader_of(streamed, other, workers=0), order)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.method)
+def test_what_a_mutation_changes_is_there_once(mutation):
+    """In docs/mutations.md no line is out of date."""
+    text = (ROOT / "src" / "dnas" / "methods" / f"{mutation.stem}.py").read_text("utf-8")
+    assert text.count(mutation.old) == 1 and mutation.new != mutation.old
