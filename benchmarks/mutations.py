@@ -54,8 +54,8 @@ MUTATIONS = (
     Mutation(
         "darts-2nd",
         "no look-ahead",
-        'update = {"update": "second-order"}',
-        'update = {"update": "first-order"}',
+        '{"update": "second-order"}',
+        '{"update": "first-order"}',
     ),
     Mutation(
         "darts-plus",
