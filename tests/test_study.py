@@ -143,12 +143,22 @@ def test_settings_of_runs_cannot_change(whole):
         ({"methods": ["random"], "mappings": ["decoupled"]}, "no chosen method knows"),
         ({"methods": ["lucky"]}, "--method 'lucky' is not known"),
         ({"architectures": ["DARTS_V9"]}, "--architectures DARTS_V9 is neither published"),
+        ({"methods": ["darts", "enas"], "run": {**RUN, "options": {"hidden": 8}}}, "--option hidden: method darts has"),
+        ({"run": {**RUN, "train": {**RUN["train"], "layers": 8}}}, "--train-layers 8 differs"),
+        ({"run": {**RUN, "data": {"source": "nowhere"}}}, "nowhere"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_runs(changes, message, tmp_path):
+def test_what_cannot_be_compared_is_said_before_anything_is_written(changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
         compare(tmp_path / "study", study(**changes), processes=1)
-    assert not (tmp_path / "study" / "runs").exists()
+    assert not (tmp_path / "study").exists()
+
+
+def test_what_cannot_be_added_leaves_a_study_as_it_was(whole):
+    before = (whole / "study.toml").read_bytes()
+    with pytest.raises(InputError, match="--option partial_channels: method random has no such option"):
+        compare(whole, study(methods=["random"]), processes=1)
+    assert (whole / "study.toml").read_bytes() == before
 
 
 def test_methods_run_under_the_mappings_that_they_know():

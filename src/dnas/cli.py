@@ -314,8 +314,8 @@ def rank(
     values = {
         "count": architectures,
         "methods": _names(methods),
-        "layers": [_whole("--proxy-layers", text) for text in _names(proxy_layers)],
-        "epochs": [_whole("--proxy-epochs", text) for text in _names(proxy_epochs)],
+        "layers": _numbers("--proxy-layers", proxy_layers),
+        "epochs": _numbers("--proxy-epochs", proxy_epochs),
         "seed": seed or 0,
         "threads": threads,
         "run": run,
@@ -611,10 +611,11 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _whole(option: str, text: str) -> int:
-    if not text.isdecimal():
-        raise InputError(f"{option} has {text!r}; give whole numbers with commas between them")
-    return int(text)
+def _numbers(option: str, text: str) -> list[int]:
+    for name in _names(text):
+        if not name.isdecimal():
+            raise InputError(f"{option} has {name!r}; give whole numbers with commas between them")
+    return [int(name) for name in _names(text)]
 
 
 def _given(*groups: Any) -> dict[str, Any]:

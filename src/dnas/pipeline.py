@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,14 +68,7 @@ def load_data(config: Config, reporter: Reporter | None = None) -> Data:
     source, data_dir, workers = config.data.source, config.data.data_dir or None, config.data.workers
     # What is downloaded or listed for the first time is so by one process of a machine.
     with ranks.first_on_machine():
-        train, info = load_train(
-            source,
-            data_dir=data_dir,
-            image_size=config.data.image_size or None,
-            memory=config.data.memory,
-            workers=workers,
-            reporter=reporter,
-        )
+        train, info = _training_images(config, reporter)
         test = None
         if config.command != "search":
             # One kind for both, which is then in config.toml, so that a resumed run decides nothing anew.
@@ -84,12 +77,41 @@ def load_data(config: Config, reporter: Reporter | None = None) -> Data:
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
 
+def _training_images(config: Config, reporter: Reporter | None) -> tuple[Split, DataInfo]:
+    data = config.data
+    return load_train(
+        data.source,
+        data_dir=data.data_dir or None,
+        image_size=data.image_size or None,
+        memory=data.memory,
+        workers=data.workers,
+        reporter=reporter,
+    )
+
+
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
     """What can be known before any image is: raises InputError for what cannot work, and chooses the backend."""
     draft = parse({**overrides, "search": None, "train": None})
     create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
     check_machine(draft)
     return draft
+
+
+def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Reporter | None = None) -> DataInfo:
+    """Check the settings of runs with the same images, as `start` would. Returns what is known of the images.
+
+    Args:
+        runs: Overrides, as of `start`.
+        here: They are made on this machine, so it must have what they need.
+
+    Raises:
+        InputError: One of them cannot begin.
+    """
+    drafts = [checked_draft(run) if here else parse({**run, "search": None, "train": None}) for run in runs]
+    train, info = _training_images(drafts[0], reporter)
+    for run in runs:
+        resolve(run, info, len(train), "", train.memory)
+    return info
 
 
 def start(

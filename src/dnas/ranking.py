@@ -13,7 +13,7 @@ stands beside them: a measure that ranks no better than it is worth nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -106,15 +106,17 @@ def rank(
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
             raise InputError(f"--methods {name}: it has no supernet to judge with; name methods that have one")
-    text = tomli_w.dumps(settings.model_dump())
     if (path / FILE).is_file():
         if read_ranking(path) != settings:
             raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
     elif path.exists() and any(path.iterdir()):
         raise InputError(f"--out {path} exists and is no ranking; choose another folder")
     else:
+        # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
+        one_of_each = [*_supernets(settings).values(), *_trainings(settings).values()]
+        pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / FILE, text.encode())
+        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
@@ -138,23 +140,29 @@ def read_ranking(path: Path) -> RankingSettings:
 
 def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement]:
     found = architectures(settings)
-    without_search = {key: value for key, value in settings.run.items() if key not in ("search", "options", "space")}
-    for method in settings.methods:
-        given = {**settings.run, "command": "search", "method": method, "mapping": SHARED, "seed": settings.seed}
-        yield Measurement(path / SUPERNETS / method, given, tuple(found), method)
-    for measure_name, changes in _trainings(settings).items():
+    for method, overrides in _supernets(settings).items():
+        yield Measurement(path / SUPERNETS / method, overrides, tuple(found), method)
+    for name, overrides in _trainings(settings).items():
         for i, architecture in enumerate(found):
-            train = {**settings.run.get("train", {}), **changes}
-            given = {**without_search, "command": "train", "baseline": False, "seed": settings.seed, "train": train}
-            yield Measurement(path / RUNS / f"{measure_name}-{i:03d}", given, (architecture,))
+            yield Measurement(path / RUNS / f"{name}-{i:03d}", overrides, (architecture,))
 
 
-def _trainings(settings: RankingSettings) -> dict[str, dict[str, int]]:
-    return {
+def _supernets(settings: RankingSettings) -> dict[str, dict[str, Any]]:
+    """The settings of the searches, by method."""
+    common = {**settings.run, "command": "search", "mapping": SHARED, "seed": settings.seed}
+    return {method: {**common, "method": method} for method in settings.methods}
+
+
+def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
+    """The settings of the trainings, by measure."""
+    without_search = {key: value for key, value in settings.run.items() if key not in ("search", "options", "space")}
+    common = {**without_search, "command": "train", "baseline": False, "seed": settings.seed}
+    changes: dict[str, dict[str, int]] = {
         FULL: {},
         **{f"layers-{layers}": {"layers": layers} for layers in settings.layers},
         **{f"epochs-{epochs}": {"epochs": epochs} for epochs in settings.epochs},
     }
+    return {name: {**common, "train": {**settings.run.get("train", {}), **change}} for name, change in changes.items()}
 
 
 def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
@@ -182,15 +190,19 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
-        finalists: Callable[..., list[Candidate]] = lambda mapping, progress: candidates  # noqa: E731
-        nothing: Callable[..., list[Candidate]] = lambda history, layers, seed: []  # noqa: E731
-        method.finalists, method.propose = finalists, nothing  # type: ignore[method-assign]
         session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():
             session.resume()
         with session.signals(), closing(data):
             found = search_supernet(
-                method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
+                method,
+                config.search,
+                data.train,
+                data.info,
+                seed=config.seed,
+                session=session,
+                device=config.device,
+                finalists=candidates,
             )
         scores = [trial.score for trial in found.history]
         seconds = round(session.elapsed(), 3)

@@ -29,7 +29,7 @@ from dnas.architecture import Architecture, load_published, published
 from dnas.checkpoint import write_atomically
 from dnas.cluster import Cluster, RaySettings, of_tasks
 from dnas.config import PAPER_LAYERS, QUICK_LAYERS, parse
-from dnas.data import DataInfo, load_train
+from dnas.data import DataInfo
 from dnas.errors import InputError, Interrupted, InUse, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import HANDMADE, torchvision_models
@@ -229,11 +229,14 @@ def compare(
         Interrupted: A signal came; what ran has a checkpoint.
     """
     pipeline.check_execution(execution)
-    settings = _begin(path, settings)
+    wanted = _joined(path, settings)
     # A study that is complete needs neither its images nor a device.
-    if all((path / RUNS / name / RESULT).exists() for _, _, name in _names(settings)):
+    if all((path / RUNS / name / RESULT).exists() for _, _, name in _names(wanted)):
         return []
-    info = data_info(settings.run)
+    # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
+    one_of_each = [_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
+    info = pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
+    settings = _begin(path, settings)
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
     return carry_out(
@@ -340,20 +343,18 @@ def depth_of(run: Mapping[str, Any]) -> int:
     return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
 
 
-def data_info(run: Mapping[str, Any]) -> DataInfo:
-    """What is known of the images of these settings. Raises InputError."""
-    data = parse({**run, "search": None, "train": None}).data
-    return load_train(
-        data.source,
-        data_dir=data.data_dir or None,
-        image_size=data.image_size or None,
-        memory=data.memory,
-        workers=data.workers,
-    )[1]
-
-
 def _begin(path: Path, settings: StudySettings) -> StudySettings:
-    """Write what is compared; where the folder has a study, add to it."""
+    """Write what is compared; where the folder has a study, with that."""
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        # Another process may have begun or added to the study since.
+        settings = _joined(path, settings)
+        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+    return settings
+
+
+def _joined(path: Path, settings: StudySettings) -> StudySettings:
+    """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
     if not settings.methods and not settings.architectures:
         raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
     if not list(settings.searches()) and settings.methods:
@@ -366,32 +367,27 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
                 f"--architectures {name} is neither published ({', '.join(published())}) nor a hand-made network "
                 f"({', '.join(HANDMADE)})"
             )
-    path.mkdir(parents=True, exist_ok=True)
-    with FileLock(path / ".lock"):
-        if (path / FILE).exists():
-            old = read_study(path)
-            if old.run != settings.run:
-                raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
-            if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
-                raise InputError(
-                    f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
-                    "depend; leave it out, or choose another folder"
-                )
-            settings = old.model_copy(
-                update={
-                    **{
-                        key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)]))
-                        for key in ("methods", "mappings", "architectures")
-                    },
-                    "seeds": max(old.seeds, settings.seeds),
-                    "training_seeds": max(old.training_seeds, settings.training_seeds),
-                    "threads": settings.threads or old.threads,
-                }
-            )
-        elif any(entry.name != ".lock" for entry in path.iterdir()):
+    if not (path / FILE).exists():
+        if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise InputError(f"--out {path} exists and is no study; choose another folder")
-        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
-    return settings
+        return settings
+    old = read_study(path)
+    if old.run != settings.run:
+        raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
+    if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
+        raise InputError(
+            f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
+            "depend; leave it out, or choose another folder"
+        )
+    lists = ("methods", "mappings", "architectures")
+    return old.model_copy(
+        update={
+            **{key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)])) for key in lists},
+            "seeds": max(old.seeds, settings.seeds),
+            "training_seeds": max(old.training_seeds, settings.training_seeds),
+            "threads": settings.threads or old.threads,
+        }
+    )
 
 
 def read_study(path: Path) -> StudySettings:

@@ -570,8 +570,13 @@ def search_supernet(
     session: Session,
     device: str = "cpu",
     supernet: nn.Module | None = None,
+    finalists: Sequence[Candidate] = (),
 ) -> Found:
-    """Search on the training split. `supernet`: see `Search`.
+    """Search on the training split.
+
+    Args:
+        supernet: See `Search`.
+        finalists: Judged at the end, in place of all that the method would judge.
 
     Raises:
         RunError: A loss or gradient is not finite.
@@ -607,9 +612,10 @@ def search_supernet(
 
     last = search.progress(max(search.trained - 1, 0), draw=1)
     history: list[Trial] = []
-    if search.stopped is None:
-        finalists = method.finalists(search.mapping, last)
-        history = judged(method, settings.layers, seed, search.scores, judge, spent, finalists=finalists)
+    if search.stopped is None or finalists:
+        limit = len(finalists) or None
+        finalists = finalists or method.finalists(search.mapping, last)
+        history = judged(method, settings.layers, seed, search.scores, judge, spent, limit, finalists)
     give_back()
     if search.stopped is not None:
         architecture = search.stopped
