@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from faults.harness import invoke
-from test_study import RUN, study
+from test_study import study
 
 from dnas import cluster
 from dnas.cluster import Cluster, RaySettings
@@ -205,7 +206,9 @@ def test_threads_are_those_of_the_study_wherever_it_is_made(tmp_path):
 
 
 def test_threads_of_a_study_do_not_change(tmp_path):
-    settings = StudySettings(methods=["random"], run={**RUN, "data": {"source": "nowhere"}}, threads=2)
+    settings = StudySettings(methods=["random"], run={"data": {"source": "nowhere"}}, threads=2)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.toml").write_text(tomli_w.dumps(settings.model_dump()))
     for threads, message in ((2, "nowhere"), (0, "nowhere"), (3, "--threads 3: the runs of .* have 2")):
         with pytest.raises(InputError, match=message):
             compare(tmp_path / "study", settings.model_copy(update={"threads": threads}))

@@ -150,3 +150,10 @@ def test_anything_is_a_configuration_or_refused_in_a_sentence(values):
 def test_a_wrong_setting_is_called_what_the_command_line_calls_it(key, value, named):
     with pytest.raises(InputError, match=named):
         parse({"search": {key: value}})
+
+
+@pytest.mark.parametrize("section", ["search", "train"])
+def test_no_more_images_can_be_asked_for_than_there_are(section):
+    assert getattr(resolved("digits", 100, **{section: {"images": 100}}), section).images == 100
+    with pytest.raises(InputError, match=f"{section}.images is 101, and there are 100"):
+        resolved("digits", 100, **{section: {"images": 101}})

@@ -229,12 +229,13 @@ def resolve(
     if config.command != "search":
         train = config.train
         if isinstance(train, TrainSettings):
-            if config.command == "run" and train.layers not in (0, config.search.layers):
-                if method.mapping_name != "shared":
-                    raise InputError(
-                        f"--train-layers {train.layers} differs from the searched {config.search.layers}: with "
-                        f"--mapping {method.mapping_name} every layer has its own gene, so both are the same depth"
-                    )
+            per_layer = config.command == "run" and method.mapping_name != "shared"
+            if per_layer and train.layers not in (0, config.search.layers):
+                raise InputError(
+                    f"--train-layers {train.layers} differs from the searched {config.search.layers}: with "
+                    f"--mapping {method.mapping_name} every layer has its own gene, so both are the same depth"
+                )
+            if train.layers:
                 reduction_layers(train.layers)
             check_channels(train.channels)
         updates["train"] = train.resolved(count, info.image_size)

@@ -55,7 +55,7 @@ class SearchSettings(Settings):
         """
         settings = self.model_copy(
             update={
-                "images": min(self.images or count, count),
+                "images": _there("search", self.images, count),
                 "pad": round(image_size / 8) if self.pad < 0 else self.pad,
             }
         )
@@ -228,7 +228,7 @@ class NetworkTrainSettings(Settings):
                 f"train.learning_rate_min={self.learning_rate_min} has no use with train.schedule=exponential; "
                 "choose cosine"
             )
-        images = min(self.images or count, count)
+        images = _there("train", self.images, count)
         _check_batches(images, self.batch_size, self.parts)
         return self.model_copy(
             update={
@@ -273,6 +273,13 @@ class TrainSettings(NetworkTrainSettings):
 ARCHITECTURE_SETTINGS = tuple(
     name for name in TrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
 )
+
+
+def _there(section: str, images: int, count: int) -> int:
+    """How many of `count` images are used. Raises InputError where more are wanted."""
+    if images > count:
+        raise InputError(f"{section}.images is {images}, and there are {count}; give at most those, or 0 for all")
+    return images or count
 
 
 def _check_batches(images: int, batch_size: int, parts: int) -> None:
