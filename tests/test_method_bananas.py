@@ -10,11 +10,11 @@ from trial_tools import searched
 
 from dnas.architecture import Cell, load_published, stack
 from dnas.errors import InputError
+from dnas.judging import judged
 from dnas.methods import Trial, create
 from dnas.methods.bananas import BANANASOptions, Ensemble, paths, thompson
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import judged
 
 FEW = {"predictor_epochs": 40}
 SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candidates": 20}

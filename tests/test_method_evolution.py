@@ -11,10 +11,10 @@ from scipy.stats import chi2
 from trial_tools import searched
 
 from dnas.errors import InputError
+from dnas.judging import judged
 from dnas.methods import Trial, create
 from dnas.space import DARTS
 from dnas.streams import numpy_stream
-from dnas.supernet_search import judged
 
 ACTS = {
     "mode": ({"population": 3}, "tournament"),

@@ -12,11 +12,11 @@ from scipy.stats import chi2
 from trial_tools import searched
 
 from dnas.errors import InputError
+from dnas.judging import judged
 from dnas.methods import Trial, create
 from dnas.methods.nasnet import Controller, surrogate
 from dnas.space import DARTS, Space
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import judged
 
 ACTS = {
     "hidden": ({}, 7),

@@ -11,10 +11,10 @@ from trial_tools import searched
 
 from dnas.architecture import Architecture, Cell, stack
 from dnas.errors import InputError, RunError
+from dnas.judging import judged
 from dnas.methods import Trial, create, pnas
 from dnas.space import DARTS
 from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import judged
 
 SMALL = {"ensemble": 2, "units": 8, "predictor_steps": 5}
 LEARNS = {"predictor_steps": 20, "ensemble": 2, "units": 16}

@@ -21,9 +21,11 @@ pytest.importorskip("jinja2")
 
 import torch
 
-from dnas import report
+from dnas import report, run_page
 from dnas.data import DataInfo, load_test
 from dnas.errors import InputError
+from dnas.ops import PRIMITIVES
+from dnas.page import mean_layer, thirds
 from dnas.pipeline import load_model
 from dnas.trainer import predict
 
@@ -186,7 +188,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
     wrong = int((predicted != split.labels).sum())
     assert wrong > 0, "two epochs teach this network everything; the test needs mistakes"
     pictures = page.all("img")
-    assert len(pictures) == min(wrong, report.WORST)
+    assert len(pictures) == min(wrong, run_page.WORST)
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     alts = {
         f"Test picture of {info.classes[t]}, taken for {info.classes[p]}"
@@ -205,10 +207,10 @@ def test_the_picture_of_a_mistake_is_the_test_picture():
 
     for channels in (1, 3):
         image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (channels, 8, 8), np.uint8))
-        data = base64.b64decode(report._picture(image).partition(",")[2])
+        data = base64.b64decode(run_page._picture(image).partition(",")[2])
         pixels = np.asarray(Image.open(io.BytesIO(data))).reshape(8, 8, channels).transpose(2, 0, 1)
         assert (pixels == image.numpy()).all()
-    large = report._picture(torch.zeros(3, 512, 256, dtype=torch.uint8))
+    large = run_page._picture(torch.zeros(3, 512, 256, dtype=torch.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(large.partition(",")[2]))).size == (48, 96)
 
 
@@ -217,19 +219,19 @@ def test_many_classes_give_pairs_and_no_matrix():
     info = DataInfo("x", classes, 3, 32, (0.5,) * 3, (0.5,) * 3, True)
     matrix = torch.zeros(200, 200, dtype=torch.int64).fill_diagonal_(40)
     matrix[7, 150], matrix[150, 7], matrix[3, 4] = 9, 10, 9
-    pairs = report._confused(matrix, info)
+    pairs = run_page._confused(matrix, info)
     assert [(p["true"], p["predicted"], p["count"]) for p in pairs] == [
         ("c150", "c7", 10),
         ("c3", "c4", 9),
         ("c7", "c150", 9),
     ]
-    assert report._recalls(matrix, info)[0] == {"name": "c150", "right": 40, "of": 50}
-    assert len(classes) > report.MATRIX_CLASSES
+    assert run_page._recalls(matrix, info)[0] == {"name": "c150", "right": 40, "of": 50}
+    assert len(classes) > run_page.MATRIX_CLASSES
 
 
 def test_mistakes_are_shaded_by_their_share_of_the_row():
     info = DataInfo("x", ("a", "b"), 1, 8, (0.5,), (0.5,), True)
-    rows = report._matrix(torch.tensor([[95, 5], [100, 0]]), info)
+    rows = run_page._matrix(torch.tensor([[95, 5], [100, 0]]), info)
     assert rows[0]["cells"] == [(95, "right"), (5, "tone-1")]
     assert rows[1]["cells"] == [(100, "tone-5"), (0, "right")]
 
@@ -327,7 +329,7 @@ def test_the_network_of_a_page_takes_the_pages_colours(run):
     report.report(run)
     text = (run / "report.html").read_text("utf-8")
     body = text[text.index("<body>") :]
-    operations = {p.colour for p in report.PRIMITIVES.values()}
+    operations = {p.colour for p in PRIMITIVES.values()}
     assert {c.upper() for c in re.findall(r"#[0-9a-fA-F]{6}\b", body)} <= operations
 
 
@@ -373,12 +375,12 @@ def test_the_page_of_a_study_is_whole(tmp_path):
 
 def test_depth_profiles_are_means_over_a_rows_searches(tmp_path):
     layers = [[{"skip_connect": 8}, {"skip_connect": 2, "none": 2}], [{"none": 1}, {"none": 4}]]
-    assert report._mean_layer([layers[0][0], layers[1][0]]) == {"skip_connect": 0.5, "none": 0.5}
-    assert report._mean_layer([layers[0][1], layers[1][1]]) == {"skip_connect": 0.25, "none": 0.75}
-    thirds = report._thirds(
+    assert mean_layer([layers[0][0], layers[1][0]]) == {"skip_connect": 0.5, "none": 0.5}
+    assert mean_layer([layers[0][1], layers[1][1]]) == {"skip_connect": 0.25, "none": 0.75}
+    shares = thirds(
         [[{"sep_conv_3x3": 6, "skip_connect": 2}, {"max_pool_3x3": 1}, {"skip_connect": 3, "dil_conv_3x3": 1}]]
     )
-    assert thirds == [
+    assert shares == [
         ("convolutions", ["75 %", "0 %", "25 %"]),
         ("pools", ["0 %", "100 %", "0 %"]),
         ("skips", ["25 %", "0 %", "75 %"]),
@@ -434,7 +436,7 @@ def test_a_large_study_stays_small(tmp_path):
     ("content", "says"),
     [
         ("[]", "not a JSON object"),
-        ("{", "not valid JSON"),
+        ("{", "not a JSON object"),
         ('{"format": "dnas-study/9"}', "dnas-study/9"),
         ('{"format": "dnas-study/1"}', "rows"),
         ('{"format": "dnas-study/1", "rows": [1], "differences": []}', "damaged"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dnas.data import DataInfo, Split
+from dnas.judging import Found
 from dnas.methods import Method, SupernetMethod, TrialMethod
 from dnas.session import Session
 from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
-from dnas.supernet_search import Found, search_supernet
+from dnas.supernet_search import search_supernet
 from dnas.trials import search_by_trials
 
 

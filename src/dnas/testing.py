@@ -46,6 +46,7 @@ from dnas.checkpoint import Checkpoint
 from dnas.config import preset_settings
 from dnas.data import DataInfo, Split, load_test
 from dnas.errors import Diverged, InputError, Interrupted, RunError
+from dnas.judging import FORWARD, Found
 from dnas.mapping import MAPPINGS, SHARED
 from dnas.methods import (
     Candidate,
@@ -67,7 +68,7 @@ from dnas.settings import SupernetSettings, TrainSettings, TrialSettings
 from dnas.space import DARTS, Space, reduction_layers
 from dnas.streams import numpy_stream, torch_stream
 from dnas.supernet import Draws, Supernet
-from dnas.supernet_search import FORWARD, Found, search_supernet
+from dnas.supernet_search import search_supernet
 from dnas.trials import search_by_trials
 
 Options = Mapping[str, Any]

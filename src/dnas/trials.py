@@ -19,6 +19,7 @@ from dnas.architecture import Architecture
 from dnas.data import DataInfo, Split, chosen, halves
 from dnas.errors import Diverged, Interrupted
 from dnas.execution import DEFAULT, Execution
+from dnas.judging import FORWARD, STAGE, Found, judged_in_rounds, score_of
 from dnas.kernels import native
 from dnas.methods import Candidate, TrialMethod
 from dnas.progress import Reporter
@@ -26,7 +27,6 @@ from dnas.runfolder import RunFolder, read_json
 from dnas.session import Captured, Session
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.streams import derived_seed
-from dnas.supernet_search import FORWARD, STAGE, Found, judged_in_rounds, score_of
 from dnas.trainer import built, measure_accuracy, train_network
 from dnas.workers import Outcome, WorkerDied, Workers
 

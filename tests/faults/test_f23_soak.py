@@ -46,7 +46,9 @@ def soaked(folder, images, epochs, *more):
         assert third >= 4
         # The first third fills caches and pools.
         early, late = statistics.median(memory[third : 2 * third]), statistics.median(memory[2 * third :])
-        print(f"{stage}: {len(memory) * EVERY} steps, {early / 2**20:.1f} MiB, then {late / 2**20:.1f}; {files[-1]} open files")
+        print(
+            f"{stage}: {len(memory) * EVERY} steps, {early / 2**20:.1f} MiB, then {late / 2**20:.1f}; {files[-1]} open files"
+        )
         assert abs(late / early - 1) <= 0.02, (stage, early, late)
         assert len(set(files)) == 1, (stage, set(files))
         lines = [line for line in (run / "metrics.jsonl").read_text().splitlines() if f'"{stage}"' in line]
