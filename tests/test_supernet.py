@@ -11,7 +11,7 @@ from dnas.errors import InputError
 from dnas.kernels import cells, native
 from dnas.mapping import MAPPINGS
 from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
-from dnas.space import DARTS
+from dnas.space import DARTS, SPACES
 from dnas.streams import torch_stream
 from dnas.supernet import Draws, build_supernet
 
@@ -161,6 +161,26 @@ def test_both_backends_drop_the_same_identities():
             native.choose("auto")
     for a, b in zip(*found, strict=True):
         assert (a - b).abs().max() < 1e-9 * max(1.0, b.abs().max())
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_both_backends_compute_every_space(space):
+    """S4's noise was left out by the native cells."""
+    operations = space.primitives
+    supernet = build_supernet(space, operations, layers=3, channels=8, classes=3, partial=2).double()
+    generator = torch_stream(11, "test")
+    mixing = MixingWeights(
+        *(torch.rand(*shape, generator=generator).double() for shape in ((3, 14, len(operations)), (3, 14), (3, 14)))
+    )
+    draws, x = Draws(0.0, 0, (1,)), images()
+    outs = []
+    for backend in ("auto", "torch"):
+        native.choose(backend)
+        try:
+            outs.append(supernet(x, mixing, draws))
+        finally:
+            native.choose("auto")
+    torch.testing.assert_close(*outs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")

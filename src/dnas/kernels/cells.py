@@ -164,6 +164,8 @@ def _layout(cell: SupernetCell) -> _Layout | None:
 
 def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
     block = cast("SourceBlock", cell.sources[s])
+    if block.noise is not None:
+        return None  # it is drawn by torch's generator
     reduction, columns = None, []
     stages: list[list[tuple[nn.Conv2d, nn.Conv2d]]] = []
     for name, chain in block.apart.items():
