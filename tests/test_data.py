@@ -908,8 +908,12 @@ def test_all_unreadable_pictures_are_named_in_one_line(tmp_path):
     write(root / "train" / "a" / "0.png", b"")
     write(root / "train" / "a" / "3.png", b"this is no picture")
     write(root / "train" / "b" / "1.png", good[: len(good) // 2])
-    names = ("'train/a/0.png'", "'train/a/3.png'", "'train/b/1.png'")
-    with refused("3 unreadable images", ", ".join(names), "remove or repair them", str(root)):
+    broken = (
+        "'train/a/0.png' (the file is empty)",
+        "'train/a/3.png' (cannot identify image file)",
+        "'train/b/1.png' (image file is truncated)",
+    )
+    with refused("3 unreadable images", ", ".join(broken), "remove or repair them", str(root)):
         load_train(str(root))
 
 
@@ -1033,7 +1037,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 def test_too_large_for_the_memory_is_refused_before_it_is_taken(tmp_path, monkeypatch):
     root = two_classes(tmp_path)
-    with refused("--image-size 10000000", str(4 * 3 * 10**14), "bytes"):
+    with refused("--image-size 10000000", "1,117,587.1 GiB"):
         load_train(str(root), image_size=10**7)
     with refused("--image-size 10000000"):
         load_train("digits", image_size=10**7)

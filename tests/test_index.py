@@ -227,8 +227,8 @@ def signed(text):
 @pytest.mark.parametrize(
     "content",
     [b"", b"\n", b"{}", signed(b"{"), signed(b"null"), signed(b"[]"), pickle.dumps({"a": 1}),
-     signed(b'{"format": "dnas-index/2", "folder": "", "groups": {}}'),
-     signed(b'{"format": "dnas-index/1", "folder": "", "groups": {"x": {"sides": {"a": 1}, "grey": true}}}')],
+     signed(b'{"format": "dnas-index/1", "folder": "", "groups": {}}'),
+     signed(b'{"format": "dnas-index/2", "folder": "", "groups": {"x": {"sides": {"a": 1}, "grey": true}}}')],
 )  # fmt: skip
 def test_another_file_in_its_place_is_no_index(folder, content):
     path = folder.parent / "cache" / "index.json"

@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from dnas.errors import InputError
-from dnas.files import Bytes, Labels, in_test, is_file, refuse_member, require_memory
+from dnas.files import Bytes, Labels, in_test, is_file, refuse_member
+from dnas.memory import require_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -21,6 +21,7 @@ from cyclopts.exceptions import CycloptsError
 from dnas.console import print_architecture, print_findings, print_json, print_ranking, print_result, print_study
 from dnas.errors import InputError, Interrupted, RunError
 from dnas.execution import Execution, execution, follows, launched
+from dnas.memory import is_short, shortage
 from dnas.options import (
     WHOLE,
     BothOptions,
@@ -31,6 +32,7 @@ from dnas.options import (
     SearchOptions,
     nested,
 )
+from dnas.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dnas.architecture import Architecture
@@ -496,6 +498,8 @@ def _call(arguments: list[str]) -> int:
     except CycloptsError as error:
         return _fail(" ".join(str(error).split()), 2, debug)
     except InputError as error:
+        if debug and isinstance(error, Unreadable):
+            print(*error.lines(), sep="\n", file=sys.stderr)
         return _fail(str(error), 2, debug)
     except RunError as error:
         return _fail(str(error), 1, debug)
@@ -509,12 +513,19 @@ def _call(arguments: list[str]) -> int:
         # The reader of a pipe has seen enough; keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        name = f" {error.filename}" if error.filename else ""
-        return _fail(f"cannot use{name}: {error.strerror or error}; free space or choose another place", 1, debug)
-    except Exception as error:  # a defect of ours: still one line, and the traceback where it is wanted
-        return _fail(f"internal error, {type(error).__name__}: {error}; please report it with --debug", 1, debug)
+    except Exception as error:
+        return _fail(_unexpected(error), 1, debug)
     return 0
+
+
+def _unexpected(error: Exception) -> str:
+    """What to say of an error that is not one of ours: memory, a disk, or else a defect of this program."""
+    if is_short(error):
+        return f"{shortage(error)}; give a smaller --image-size, --batch-size or --channels, or end other programs"
+    if isinstance(error, OSError):
+        name = f" {error.filename}" if error.filename else ""
+        return f"cannot use{name}: {error.strerror or error}; free space or choose another place"
+    return f"internal error, {type(error).__name__}: {error}; please report it with --debug"
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

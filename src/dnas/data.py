@@ -1,9 +1,9 @@
 """Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
 A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or the path of a
-folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`, `valid/`)
-of class folders, class folders directly, or a named set as its makers unpack it. A name wins over a
-folder of the same name; write `./digits` for the folder.
+folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `splits` has
+all names) of class folders, class folders directly, or a named set as its makers unpack it. A name wins over
+a folder of the same name; write `./digits` for the folder.
 
 The training and the test split come from two functions, so that a search that is handed the result of
 `load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a
@@ -17,8 +17,8 @@ How a picture file becomes a tensor:
 - The size is `image_size`; without it the most common shorter side of the training pictures if none is
   above 64 (at least 8), otherwise 64. The shorter side is scaled to it (bilinear, antialiased; untouched
   when it fits already) and the middle square is kept.
-- Hidden files and files with another ending than Pillow's common ones are skipped. Pictures that cannot
-  be decoded are all found, then refused by name.
+- Hidden files and files with another ending than Pillow's common ones are left out and counted. Pictures
+  that cannot be decoded are all found, then refused by name and reason.
 
 Images are held in memory where they take at most half of it; those of a larger folder stay in their files and are
 decoded a batch at a time (`streaming`), with the same bits. Everything else here is the same for both.
@@ -32,9 +32,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,11 +43,13 @@ from torch import Tensor
 from dnas.arrays import array_classes, read_arrays
 from dnas.decoders import Decoders
 from dnas.errors import InputError
-from dnas.files import Bytes, Counts, Labels, fit_in_memory, is_dir, require_tensor_fits
+from dnas.files import Bytes, Counts, Labels, is_dir
 from dnas.index import Files, Index, index_file
+from dnas.listing import LeftOut, Listing, many
+from dnas.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
+from dnas.memory import images as in_words
 from dnas.pictures import (
     SMALLEST_IMAGE,
-    Listing,
     Tree,
     count_values,
     decode,
@@ -59,18 +61,25 @@ from dnas.progress import Reporter
 from dnas.sources import data_root, locate
 from dnas.streaming import Streamed
 from dnas.streams import torch_stream
+from dnas.unreadable import Broken, Unreadable
 
 Memory = Literal["auto", "whole", "stream"]
 # Images of the batches that are in memory at a time, which must fit.
 STREAMED_AT_ONCE = 1024
+# How many times as many training images the largest class may have as the smallest until that is told.
+UNBALANCED = 4
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N]."""
+    """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
+
+    `left_out`: the files beside the images that were read, which belong to no split.
+    """
 
     images: Tensor | Streamed
     labels: Tensor
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -170,11 +179,11 @@ def load_train(
             listing = list_pictures(tree, place.kind, "train")
             _require_two_classes(listing.labels, listing.classes, place.path)
             images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
-        labels, classes = listing.labels, listing.classes
+        labels, classes, left_out = listing.labels, listing.classes, listing.left_out
     else:
         _require_no_streaming(memory, workers, source)
         arrays, labels = read_arrays(place.kind, place.path, "train")
-        classes = array_classes(place.kind, labels)
+        classes, left_out = array_classes(place.kind, labels), LeftOut()
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
         images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
@@ -182,7 +191,7 @@ def load_train(
     mean, std = _PUBLISHED_MEAN_STD.get(place.kind) or _mean_std(counts)
     flip = place.kind not in ("digits", "idx")
     info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, flip)
-    return Split(images, torch.from_numpy(labels)), info
+    return Split(images, torch.from_numpy(labels), left_out), info
 
 
 def load_test(
@@ -210,7 +219,7 @@ def load_test(
             images, _ = _pictures(
                 tree, listing, "test", info.channels, info.image_size, data_dir, memory, workers, reporter
             )
-        return Split(images, torch.from_numpy(listing.labels))
+        return Split(images, torch.from_numpy(listing.labels), listing.left_out)
     _require_no_streaming(memory, workers, source)
     arrays, labels = read_arrays(place.kind, place.path, "test")
     _require_labels_below(len(info.classes), labels, place.path)
@@ -220,6 +229,50 @@ def load_test(
             "give the data set that was trained on, or one like it"
         )
     return Split(_resized(arrays, info.image_size), torch.from_numpy(labels))
+
+
+def load_splits(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> tuple[Split, DataInfo, Split]:
+    """The training split, what there is to know of the data set, and the test split: for what trains and tests.
+
+    Both splits are held in the same way, and unreadable pictures of both are listed together.
+
+    Args:
+        source, data_dir, image_size, memory, workers, reporter: as of `load_train`.
+
+    Raises:
+        InputError: as `load_train` and `load_test`.
+    """
+    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "reporter": reporter}
+    try:
+        train, info = load_train(source, image_size=image_size, memory=memory, **shared)
+    except Unreadable as error:
+        others = _unreadable_test(source, error, memory=memory, **shared)
+        raise Unreadable(error.path, [*error.broken, *others], error.channels, error.size) from None
+    return train, info, load_test(source, info, memory=train.memory, **shared)
+
+
+def _unreadable_test(
+    source: str, training: Unreadable, data_dir: str | None, memory: Memory, workers: int, reporter: Reporter | None
+) -> list[Broken]:
+    """The unreadable test pictures of a data set that has unreadable training pictures."""
+    place = locate(source, data_dir)
+    try:
+        with open_tree(place.path) as tree:
+            listing = list_pictures(tree, place.kind, "test")
+            _pictures(tree, listing, "test", training.channels, training.size, data_dir, memory, workers, reporter)
+    except Unreadable as error:
+        return error.broken
+    except InputError:  # told when the training pictures are mended
+        pass
+    return []
 
 
 def _pictures(
@@ -272,6 +325,34 @@ def _require_no_workers(workers: int, source: str) -> None:
             f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
             "give --data-memory stream for a folder of pictures"
         )
+
+
+def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[str]:
+    """What was found, for the user: classes and counts in one line, and a line per reason why files are left out.
+
+    For example "10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray". Where the largest class has
+    four times the images of the smallest or more, both are named.
+    """
+    names = [_short(name) for name in info.classes]
+    classes = ", ".join(names if len(names) <= 5 else [*names[:3], "…"])
+    count = f"{len(train):,} training" + (" images" if test is None else f" and {len(test):,} test images")
+    kind = "gray" if info.channels == 1 else "color"
+    text = f"{len(names):,} classes ({classes}), {count}, {info.image_size}×{info.image_size}, {kind}"
+    each = np.bincount(train.labels.cpu().numpy(), minlength=len(names))
+    low, high = int(each.argmin()), int(each.argmax())
+    if each[high] >= UNBALANCED * each[low]:
+        smallest = f"{many(int(each[low]), 'training image')} ({names[low]})"
+        text += f"; unbalanced: from {smallest} to {each[high]:,} ({names[high]})"
+    left_out = LeftOut()
+    for split in (train, test):
+        if split is not None:
+            left_out.include(split.left_out)
+    return [text, *(f"left out: {line}" for line in left_out.lines())]
+
+
+def _short(name: str) -> str:
+    name = name if len(name) <= 30 else f"{name[:29]}…"
+    return name if name.isprintable() else repr(name)
 
 
 def fingerprint(split: Split) -> str:
@@ -330,16 +411,18 @@ def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "o
 
 
 def _resized(images: Bytes, size: int) -> Tensor:
-    require_tensor_fits(len(images), images.shape[1], size)
-    if images.shape[-1] == size:
-        # A copy, as arrays made from the bytes of a file are read-only.
-        return torch.from_numpy(images.copy())
-    resized = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8)
-    for start in range(0, len(images), 1024):
-        pixels = torch.from_numpy(images[start : start + 1024].astype(np.float32))
-        pixels = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-        resized[start : start + 1024] = pixels.round_().clamp_(0, 255)
-    return resized
+    count, channels = images.shape[:2]
+    require_tensor_fits(count, channels, size)
+    with memory_for(count * channels * size * size, in_words(count, channels, size), FEWER_IMAGES):
+        if images.shape[-1] == size:
+            # A copy, as arrays made from the bytes of a file are read-only.
+            return torch.from_numpy(images.copy())
+        resized = torch.empty(count, channels, size, size, dtype=torch.uint8)
+        for start in range(0, count, 1024):
+            pixels = torch.from_numpy(images[start : start + 1024].astype(np.float32))
+            pixels = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+            resized[start : start + 1024] = pixels.round_().clamp_(0, 255)
+        return resized
 
 
 def _require_two_classes(labels: Labels, classes: Sequence[str], path: Path) -> None:

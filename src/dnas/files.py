@@ -1,4 +1,4 @@
-"""What the readers of data share: types, careful looks at the disk, the fixed test fifth, and limits of memory."""
+"""What the readers of data share: types, careful looks at the disk, and the fixed test fifth."""
 
 from __future__ import annotations
 
@@ -58,28 +58,3 @@ def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
         chosen[members[ranked[:quota]]] = True
         before = after
     return chosen
-
-
-def require_tensor_fits(count: int, channels: int, size: int, instead: str = "") -> None:
-    """Raises InputError where so many images may not be held; `instead`: what else can be done."""
-    what = f"{count} images with {channels} channels at --image-size {size}"
-    require_memory(count * channels * size * size, what, f"give a smaller --image-size or fewer images{instead}")
-
-
-def fit_in_memory(count: int, channels: int, size: int) -> bool:
-    """Whether so many images may be held: they take at most half of this machine's memory."""
-    return count * channels * size * size <= _memory_limit()
-
-
-def require_memory(size: int, what: str, remedy: str) -> None:
-    limit = _memory_limit()
-    if size > limit:
-        raise InputError(
-            f"{what} would take {size} bytes, above half of this machine's memory ({limit} bytes); {remedy}"
-        )
-
-
-def _memory_limit() -> int:
-    import psutil  # type: ignore[import-untyped,unused-ignore]
-
-    return int(psutil.virtual_memory().total) // 2

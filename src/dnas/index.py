@@ -25,8 +25,9 @@ from dnas.checkpoint import write_atomically
 from dnas.decoders import Decoders, Task
 from dnas.errors import RunError
 from dnas.files import Counts, File, Labels
-from dnas.pictures import count_files, require_whole, shape_of, survey_files
+from dnas.pictures import count_files, shape_of, survey_files
 from dnas.progress import Reporter, Silent
+from dnas.unreadable import Broken, require_whole
 
 GROUP = 1024
 SAVE_SECONDS = 10.0
@@ -101,7 +102,7 @@ class _Known(BaseModel):
 
 class _Content(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["dnas-index/1"] = "dnas-index/1"
+    format: Literal["dnas-index/2"] = "dnas-index/2"  # 1 took JPEG files without their end for whole
     folder: str
     groups: dict[str, _Known]
 
@@ -135,14 +136,14 @@ class Index:
     def counts(self, channels: int, size: int, decoders: Decoders) -> Counts:
         """How often each value occurs in each channel of all pictures [C, 256]. What is not known is decoded, and kept.
 
-        Raises InputError with the names of broken pictures.
+        Raises Unreadable with all broken pictures.
         """
         self.shape()
         key = f"{channels}x{size}"
         unknown = [digest for digest in self.groups if key not in self._known[digest].counts]
         if unknown:
             self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
-        broken: list[str] = []
+        broken: list[Broken] = []
         saved = time.monotonic()
         try:
             for done, (digest, counts, names) in enumerate(self._counted(unknown, channels, size, decoders), 1):
@@ -157,7 +158,7 @@ class Index:
             if unknown:
                 self._save()  # an interrupted look goes on where it was
                 self.reporter.finish()
-        require_whole(Path(self.files.root), broken)
+        require_whole(Path(self.files.root), broken, channels, size)
         total = np.zeros((channels, 256), np.int64)
         for digest in self.groups:
             total += np.array(self._known[digest].counts[key], np.int64)
@@ -165,9 +166,9 @@ class Index:
 
     def _counted(
         self, digests: Sequence[str], channels: int, size: int, decoders: Decoders
-    ) -> Iterator[tuple[str, Counts, list[str]]]:
+    ) -> Iterator[tuple[str, Counts, list[Broken]]]:
         """What `count_files` finds in some groups, in their order."""
-        begun: deque[tuple[str, Task[tuple[Counts, list[str]]]]] = deque()
+        begun: deque[tuple[str, Task[tuple[Counts, list[Broken]]]]] = deque()
         for digest in digests:
             files = self.files.at(self.groups[digest])
             begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size)))

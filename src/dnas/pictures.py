@@ -21,7 +21,11 @@ from typing import IO, TYPE_CHECKING, TypeVar
 import numpy as np
 
 from dnas.errors import InputError, RunError
-from dnas.files import Bytes, Counts, File, Labels, in_test, is_dir, refuse_member, require_tensor_fits
+from dnas.files import Bytes, Counts, File, is_dir, refuse_member
+from dnas.folders import list_folder
+from dnas.listing import LeftOut, Listing, Reason, is_picture, look_below
+from dnas.memory import FEWER_IMAGES, images, is_short, memory_for, require_tensor_fits
+from dnas.unreadable import Broken, require_jpeg_end, require_whole, why
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +37,6 @@ LARGEST_DEFAULT_IMAGE = 64
 LARGEST_MEMBER = 2**28  # bytes of a file in an archive
 # Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,10 @@ class Tree:
     open: Callable[[str], IO[bytes]]
 
 
-@dataclass(frozen=True)
-class Listing:
-    classes: tuple[str, ...]
-    names: list[str]
-    labels: Labels
-
-
 @contextmanager
 def open_tree(path: Path) -> Iterator[Tree]:
     if is_dir(path):
-        yield Tree(path, lambda folder: _images_below(path, folder), lambda name: _open_regular(path / name))
+        yield Tree(path, lambda folder: look_below(path, folder).names, lambda name: _open_regular(path / name))
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -70,7 +66,7 @@ def open_tree(path: Path) -> Iterator[Tree]:
                     f"{str(path)!r} has the member {member.filename!r} of {member.file_size} bytes, more than any "
                     "picture has; fetch the archive again"
                 )
-        names = sorted(name.removeprefix(top) for name in archive.namelist() if _is_picture(name))
+        names = sorted(name.removeprefix(top) for name in archive.namelist() if is_picture(name))
 
         def images(folder: str) -> list[str]:
             # "0" is the character after "/", so these are all the names that start with the folder.
@@ -79,115 +75,17 @@ def open_tree(path: Path) -> Iterator[Tree]:
         yield Tree(path, images, lambda name: archive.open(top + name))
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.rpartition("/")[2].startswith(".")
-
-
 def _open_regular(path: Path) -> IO[bytes]:
     if not path.is_file():
         raise OSError("not a regular file")  # opening a pipe would wait for ever
     return path.open("rb")
 
 
-def _images_below(root: Path, folder: str) -> list[str]:
-    def refuse(error: OSError) -> None:
-        raise _unreadable_folder(Path(error.filename), error) from error
-
-    names = []
-    for parent, folders, files in os.walk(root / folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(parent).relative_to(root).as_posix()
-        names += [f"{relative}/{name}" for name in files if _is_picture(name)]
-    return sorted(names)
-
-
-def _unreadable_folder(folder: Path, error: OSError) -> InputError:
-    return InputError(f"the folder {str(folder)!r} cannot be read ({error.strerror}); check its permissions")
-
-
 def list_pictures(tree: Tree, kind: str, part: str, classes: tuple[str, ...] | None = None) -> Listing:
     """The pictures of a part ("train" or "test"). `classes` are those of training, once known."""
     if kind == "tiny-imagenet":
         return _tiny_train(tree) if part == "train" else _tiny_test(tree)
-    return _class_folders(tree, part, classes)
-
-
-def _class_folders(tree: Tree, part: str, classes: tuple[str, ...] | None) -> Listing:
-    parts = _part_folders(tree.path)
-    base = parts[part] if parts else ""
-    folders = _subfolders(tree.path / base)
-    if not folders:
-        raise InputError(
-            f"--data {str(tree.path)!r} holds neither class folders of images, nor train/ and test/ with "
-            "class folders, nor IDX files; give a folder that does"
-        )
-    classes = classes or tuple(folders)
-    index = {name: label for label, name in enumerate(classes)}
-    names: list[str] = []
-    labels: list[int] = []
-    for folder in folders:
-        below = tree.images(f"{base}/{folder}" if base else folder)
-        if not below:
-            raise InputError(
-                f"the class folder {str(tree.path / base / folder)!r} holds no images "
-                f"({' '.join(ENDINGS)}); fill it or remove it"
-            )
-        if not parts and len(below) < 2:
-            raise InputError(
-                f"the class folder {str(tree.path / folder)!r} holds one image, too few to split into "
-                "training and test; add images or remove it"
-            )
-        if folder not in index:
-            raise InputError(
-                f"the class {folder!r} in {str(tree.path / base)!r} was not there in training; "
-                "remove it or train with it"
-            )
-        names += below
-        labels += [index[folder]] * len(below)
-    if parts:
-        return Listing(classes, names, np.array(labels, np.int64))
-    chosen = np.flatnonzero(in_test(np.array(labels, np.int64)) == (part == "test"))
-    return Listing(classes, [names[k] for k in chosen], np.array(labels, np.int64)[chosen])
-
-
-def _part_folders(root: Path) -> dict[str, str] | None:
-    """The folders of the two splits; None where the class folders lie directly in `root`.
-
-    Only names of folders are looked at, for the training too: an unusable test folder had better be
-    known before the search than after it.
-    """
-    held_out = [name for name in ("test", "val", "valid") if is_dir(root / name)]
-    train = root / "train"
-    train_classes = _subfolders(train) if is_dir(train) else []
-    if not train_classes:
-        if held_out and is_dir(train):
-            raise InputError(f"{str(train)!r} holds no class folders; put the images in one folder per class")
-        return None
-    for name in held_out:
-        test_classes = _subfolders(root / name)
-        strangers = [folder for folder in test_classes if folder not in set(train_classes)]
-        if strangers:
-            raise InputError(
-                f"the class {strangers[0]!r} in {str(root / name)!r} has no folder in train/; "
-                "rename it, remove it or add training images"
-            )
-        if test_classes:
-            return {"train": "train", "test": name}
-    raise InputError(
-        f"{str(root)!r} has train/ but no test/, val/ or valid/ with class folders; add one, or give "
-        "the train folder itself, of which a fifth is then held out"
-    )
-
-
-def _subfolders(folder: Path) -> list[str]:
-    try:
-        names = [item.name for item in folder.iterdir() if not item.name.startswith(".") and is_dir(item)]
-    except OSError as error:
-        raise _unreadable_folder(folder, error) from error
-    for name in names:
-        if name.encode(errors="replace").decode() != name:
-            raise InputError(f"the name of the class folder {str(folder / name)!r} is not UTF-8; rename it")
-    return sorted(names)
+    return list_folder(tree.path, part, classes)
 
 
 def _tiny_train(tree: Tree) -> Listing:
@@ -204,7 +102,10 @@ def _tiny_train(tree: Tree) -> Listing:
             raise InputError(f"{str(tree.path)!r} lacks the images of {wnid}; fetch the data set again")
         names += below
         labels += [label] * len(below)
-    return Listing(classes, names, np.array(labels, np.int64))
+    left_out = LeftOut()
+    if (not is_dir(tree.path) or is_dir(tree.path / "test")) and (unlabeled := tree.images("test")):
+        left_out.add(Reason.UNLABELED, "test", len(unlabeled))
+    return Listing(classes, names, np.array(labels, np.int64), left_out)
 
 
 def _tiny_test(tree: Tree) -> Listing:
@@ -282,30 +183,25 @@ def shape_of(sides: Mapping[int, int], grey: bool) -> tuple[int, int]:
 
 
 def decode(tree: Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
-    """All pictures as one array [N, C, size, size]."""
+    """All pictures as one array [N, C, size, size].
+
+    Raises Unreadable with all that are broken, and RunError where memory runs short.
+    """
     require_tensor_fits(len(names), channels, size)
-    pixels = np.empty((len(names), channels, size, size), np.uint8)
+    with memory_for(len(names) * channels * size * size, images(len(names), channels, size), FEWER_IMAGES):
+        pixels = np.empty((len(names), channels, size, size), np.uint8)
 
-    def fill(index: int) -> bool:
-        try:
-            with tree.open(names[index]) as stream:
-                pixels[index] = _decoded(stream, channels, size)
-            return True
-        except Exception:  # Pillow's decoders raise many types for a damaged file
-            return False
+        def fill(index: int) -> str | None:
+            found = _read(lambda: tree.open(names[index]), channels, size)
+            if isinstance(found, str):
+                return found
+            pixels[index] = found
+            return None
 
-    whole = _in_threads(fill, range(len(names)))
-    require_whole(tree.path, [name for name, good in zip(names, whole, strict=True) if not good])
+        reasons = _in_threads(fill, range(len(names)))
+    broken = [(name, reason) for name, reason in zip(names, reasons, strict=True) if reason]
+    require_whole(tree.path, broken, channels, size)
     return pixels
-
-
-def require_whole(path: Path, broken: Sequence[str]) -> None:
-    """Raises InputError with the names of up to 20 broken pictures, where there are any."""
-    if broken:
-        shown = ", ".join(repr(name) for name in broken[:20])
-        more = f" and {len(broken) - 20} more" if len(broken) > 20 else ""
-        images = "image" if len(broken) == 1 else "images"
-        raise InputError(f"{len(broken)} unreadable {images} in {str(path)!r}: {shown}{more}; remove or repair them")
 
 
 def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> Bytes:
@@ -316,34 +212,51 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     for index, (name, *listed) in enumerate(files):
         path = Path(root, name)
-        try:
-            with _open_regular(path) as stream:
-                status = os.fstat(stream.fileno())
-                if [status.st_size, status.st_mtime_ns] != listed:
-                    raise OSError("its size or time of change is another")
-                pixels[index] = _decoded(stream, channels, size)
-        except Exception as error:  # Pillow's decoders raise many types for a damaged file
-            reason = " ".join(str(error).split()) or type(error).__name__
+
+        def opened(path: Path = path, listed: list[int] = listed) -> IO[bytes]:
+            stream = _open_regular(path)
+            status = os.fstat(stream.fileno())
+            if [status.st_size, status.st_mtime_ns] != listed:
+                stream.close()
+                raise OSError("its size or time of change is another")
+            return stream
+
+        found = _read(opened, channels, size)
+        if isinstance(found, str):
             raise RunError(
-                f"the picture {str(path)!r} is not what it was when the run began ({reason}): "
+                f"the picture {str(path)!r} is not what it was when the run began ({found}): "
                 "restore it and resume, or start a new run"
-            ) from None
+            )
+        pixels[index] = found
     return pixels
 
 
-def count_files(root: str, files: Sequence[File], channels: int, size: int) -> tuple[Counts, list[str]]:
+def count_files(root: str, files: Sequence[File], channels: int, size: int) -> tuple[Counts, list[Broken]]:
     """How often each of the 256 values is in each channel of some pictures in a folder [C, 256]; the broken ones."""
     counts = np.zeros((channels, 256), np.int64)
     broken = []
     for name, _, _ in files:
-        try:
-            with _open_regular(Path(root, name)) as stream:
-                pixels = _decoded(stream, channels, size)
-        except Exception:
-            broken.append(name)
+        found = _read(lambda name=name: _open_regular(Path(root, name)), channels, size)  # type: ignore[misc]
+        if isinstance(found, str):
+            broken.append((name, found))
         else:
-            counts += count_values(pixels[None])
+            counts += count_values(found[None])
     return counts, broken
+
+
+def _read(opened: Callable[[], IO[bytes]], channels: int, size: int) -> Bytes | str:
+    """A picture as [C, size, size], or why it cannot be read."""
+    stream = None
+    try:
+        stream = opened()
+        return _decoded(stream, channels, size)
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        if is_short(error):
+            raise
+        return why(error, stream)
+    finally:
+        if stream is not None:
+            stream.close()
 
 
 def count_values(images: Bytes) -> Counts:
@@ -364,14 +277,21 @@ def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:
     from PIL import Image
 
     with Image.open(stream, formats=FORMATS) as image:
-        return _square(image, channels, size)
+        pixels = _square(image, channels, size)
+        kind = image.format
+    if kind in ("JPEG", "MPO"):
+        require_jpeg_end(stream)
+    return pixels
 
 
 def _square(image: Image.Image, channels: int, size: int) -> Bytes:
     """One picture as [C, size, size], by the rules at the top of the module."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _turn(image)
+    if turn is not None:
+        image = image.transpose(Image.Transpose[turn])
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -394,3 +314,28 @@ def _square(image: Image.Image, channels: int, size: int) -> Bytes:
         image = image.resize((size, size), Image.Resampling.BILINEAR, box=middle)
     pixels: Bytes = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
     return pixels
+
+
+# What undoes an orientation of EXIF, by Pillow's names.
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def _turn(image: Image.Image) -> str | None:
+    """What undoes how a picture was stored, by its EXIF data; None where it is upright or these cannot be read.
+
+    Pillow's `exif_transpose` fails on such data, and where it cannot write them again, though no pixel is wrong.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except MemoryError:
+        raise
+    except Exception:
+        return None

@@ -21,11 +21,12 @@ from dnas import draw, ranks
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
-from dnas.data import DataInfo, Memory, Split, fingerprint, load_test, load_train
+from dnas.data import DataInfo, Memory, Split, fingerprint, load_splits, load_test, load_train, overview
 from dnas.errors import InputError, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
+from dnas.memory import amount, is_short, shortage
 from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.network import build, macs, params
 from dnas.options import add_options
@@ -65,28 +66,28 @@ class Data:
 
 def load_data(config: Config, reporter: Reporter | None = None) -> Data:
     """Both splits of the configured data set. Raises InputError."""
-    source, data_dir, workers = config.data.source, config.data.data_dir or None, config.data.workers
+    test: Split | None = None
     # What is downloaded or listed for the first time is so by one process of a machine.
     with ranks.first_on_machine():
-        train, info = _training_images(config, reporter)
-        test = None
-        if config.command != "search":
-            # One kind for both, which is then in config.toml, so that a resumed run decides nothing anew.
-            test = load_test(source, info, data_dir=data_dir, memory=train.memory, workers=workers, reporter=reporter)
+        if config.command == "search":
+            train, info = load_train(config.data.source, **_reading(config, reporter))
+        else:
+            # Both are held in one way, which is then in config.toml, so that a resumed run decides nothing anew.
+            train, info, test = load_splits(config.data.source, **_reading(config, reporter))
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
 
-def _training_images(config: Config, reporter: Reporter | None) -> tuple[Split, DataInfo]:
+def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
+    """How the images are read."""
     data = config.data
-    return load_train(
-        data.source,
-        data_dir=data.data_dir or None,
-        image_size=data.image_size or None,
-        memory=data.memory,
-        workers=data.workers,
-        reporter=reporter,
-    )
+    return {
+        "data_dir": data.data_dir or None,
+        "image_size": data.image_size or None,
+        "memory": data.memory,
+        "workers": data.workers,
+        "reporter": reporter,
+    }
 
 
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
@@ -108,7 +109,10 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
         InputError: One of them cannot begin.
     """
     drafts = [checked_draft(run) if here else parse({**run, "search": None, "train": None}) for run in runs]
-    train, info = _training_images(drafts[0], reporter)
+    train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
+    if reporter is not None:
+        for line in overview(info, train):
+            reporter.say(line)
     for run in runs:
         resolve(run, info, len(train), "", train.memory)
     return info
@@ -170,6 +174,8 @@ def _begin(
         ranks.wait()
         session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
+        for line in overview(data.info, data.train, data.test):
+            session.say(line)
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)
@@ -539,12 +545,11 @@ def memory_errors(device: str) -> Iterator[None]:
     """Running out of memory as a RunError that names what to turn down."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if isinstance(error, RunError) or not short:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_short(error):
             raise
         raise RunError(
-            f"out of memory, after a peak of {peak_memory(device) / 2**30:.1f} GiB: start anew with a smaller "
+            f"{shortage(error, device)}, after a peak of {amount(peak_memory(device))}; start anew with a smaller "
             "--batch-size, --channels or --layers, or free memory and resume"
         ) from error
 
