@@ -292,7 +292,7 @@ def test_idx_of_unequal_counts_or_odd_shapes_is_refused(tmp_path):
 def test_a_header_that_claims_the_world_takes_no_memory(tmp_path):
     idx_folder(tmp_path)
     write(tmp_path / "train-images-idx3-ubyte", struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**16, 2**16))
-    with refused("train-images-idx3-ubyte", "bytes"):
+    with refused("train-images-idx3-ubyte", "GiB"):
         load_train(str(tmp_path))
 
 

@@ -45,7 +45,7 @@ from dnas.decoders import Decoders
 from dnas.errors import InputError
 from dnas.files import Bytes, Counts, Labels, is_dir
 from dnas.index import Files, Index, index_file
-from dnas.listing import LeftOut, Listing, many
+from dnas.listing import LeftOut, Listing
 from dnas.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
 from dnas.memory import images as in_words
 from dnas.pictures import (
@@ -66,8 +66,6 @@ from dnas.unreadable import Broken, Unreadable
 Memory = Literal["auto", "whole", "stream"]
 # Images of the batches that are in memory at a time, which must fit.
 STREAMED_AT_ONCE = 1024
-# How many times as many training images the largest class may have as the smallest until that is told.
-UNBALANCED = 4
 
 
 @dataclass(frozen=True)
@@ -325,34 +323,6 @@ def _require_no_workers(workers: int, source: str) -> None:
             f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
             "give --data-memory stream for a folder of pictures"
         )
-
-
-def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[str]:
-    """What was found, for the user: classes and counts in one line, and a line per reason why files are left out.
-
-    For example "10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray". Where the largest class has
-    four times the images of the smallest or more, both are named.
-    """
-    names = [_short(name) for name in info.classes]
-    classes = ", ".join(names if len(names) <= 5 else [*names[:3], "…"])
-    count = f"{len(train):,} training" + (" images" if test is None else f" and {len(test):,} test images")
-    kind = "gray" if info.channels == 1 else "color"
-    text = f"{len(names):,} classes ({classes}), {count}, {info.image_size}×{info.image_size}, {kind}"
-    each = np.bincount(train.labels.cpu().numpy(), minlength=len(names))
-    low, high = int(each.argmin()), int(each.argmax())
-    if each[high] >= UNBALANCED * each[low]:
-        smallest = f"{many(int(each[low]), 'training image')} ({names[low]})"
-        text += f"; unbalanced: from {smallest} to {each[high]:,} ({names[high]})"
-    left_out = LeftOut()
-    for split in (train, test):
-        if split is not None:
-            left_out.include(split.left_out)
-    return [text, *(f"left out: {line}" for line in left_out.lines())]
-
-
-def _short(name: str) -> str:
-    name = name if len(name) <= 30 else f"{name[:29]}…"
-    return name if name.isprintable() else repr(name)
 
 
 def fingerprint(split: Split) -> str:

@@ -236,10 +236,10 @@ def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> Non
                 f"the folder {folder!r} in {str(base)!r} holds the folders beside it once more "
                 f"({_quoted(repeated)}), so it is not a class; remove it or give it as --data"
             )
-        if whole and (other := held_out_of(folder, siblings)):
+        if whole and (other := held_out_of(folder, folders)):
             raise InputError(
-                f"the folder {folder!r} in {str(base)!r} looks like a split of {other!r}, not like a class; move the class "
-                "folders of the one into train/ and those of the other into test/, or rename them if they are classes"
+                f"the folder {folder!r} in {str(base)!r} looks like a split of {other!r}, not like a class; move the "
+                "class folders of the one into train/ and those of the other into test/, or rename it if it is a class"
             )
         if whole and not (may_be_class(folder) and (found.loose or not is_part(folder))):
             raise InputError(

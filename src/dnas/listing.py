@@ -181,8 +181,19 @@ def _listed(texts: list[str]) -> str:
     return ", ".join(texts[:_SHOWN]) + (", …" if len(texts) > _SHOWN else "")
 
 
+def _ranked(items: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent ones first; in no order that the file system gives."""
+    return sorted(items.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _by_folder(items: Counter[str]) -> str:
+    return _listed([f"{count:,} in {item!r}" for item, count in sorted(items.items())])
+
+
 def _folders(items: Counter[str]) -> str:
-    return _listed([f"{item!r} ({many(count, 'image') if count else 'no images'})" for item, count in items.items()])
+    return _listed(
+        [f"{item!r} ({many(count, 'image') if count else 'no images'})" for item, count in sorted(items.items())]
+    )
 
 
 def _validation(items: Counter[str]) -> str:
@@ -198,23 +209,21 @@ def _beside(items: Counter[str]) -> str:
 
 
 def _loose(items: Counter[str]) -> str:
-    return f"images outside class folders: {_listed([f'{count:,} in {item!r}' for item, count in items.items()])}"
+    return f"images outside class folders: {_by_folder(items)}"
 
 
 def _not_images(items: Counter[str]) -> str:
-    kinds = [f"{count:,} {item or 'without an ending'}" for item, count in items.most_common()]
+    kinds = [f"{count:,} {item or 'without an ending'}" for item, count in _ranked(items)]
     kind = "is not an image" if items.total() == 1 else "are not images"
     return f"{many(items.total(), 'file')} that {kind} ({_listed(kinds)})"
 
 
 def _links(items: Counter[str]) -> str:
-    return (
-        f"linked folders within class folders: {_listed([f'{count:,} in {item!r}' for item, count in items.items()])}"
-    )
+    return f"linked folders within class folders: {_by_folder(items)}"
 
 
 def _hidden_ones(items: Counter[str]) -> str:
-    names = [f"{count:,} {item}" if count > 1 else item for item, count in items.most_common()]
+    names = [f"{count:,} {item}" if count > 1 else item for item, count in _ranked(items)]
     return f"hidden files and folders: {_listed([name if name.isprintable() else repr(name) for name in names])}"
 
 

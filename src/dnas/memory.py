@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 from dnas.errors import InputError, RunError
 
-_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 # As torch and numpy say it.
-_ASKED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|[KMGT]iB)")
+_ASKED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]iB)")
 
 
 def require_tensor_fits(count: int, channels: int, size: int, instead: str = "") -> None:

@@ -21,7 +21,7 @@ from dnas import draw, ranks
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
-from dnas.data import DataInfo, Memory, Split, fingerprint, load_splits, load_test, load_train, overview
+from dnas.data import DataInfo, Memory, Split, fingerprint, load_splits, load_test, load_train
 from dnas.errors import InputError, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
@@ -30,6 +30,7 @@ from dnas.memory import amount, is_short, shortage
 from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.network import build, macs, params
 from dnas.options import add_options
+from dnas.overview import overview
 from dnas.plan import plan, size
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
