@@ -426,34 +426,3 @@ def test_each_folder_is_looked_at_few_times(tmp_path, png, monkeypatch):
     list_folder(tmp_path, "train")
     deep = {path: count for path, count in looks.items() if path.endswith(("/x", "/y", "/a", "/b", "/c"))}
     assert set(deep.values()) == {1} and len(deep) == 9
-
-
-# --- the line of classes and counts ------------------------------------------------------------------------------
-
-
-def test_digits_in_one_line():
-    train, info, test = load_splits("digits")
-    assert overview(info, train, test) == ["10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray"]
-    assert overview(info, train) == ["10 classes (0, 1, 2, …), 1,437 training images, 8×8, gray"]
-
-
-def test_unbalanced_classes_are_told(tmp_path, png):
-    grow(tmp_path, "train/few *2\ntrain/many *8\ntrain/some *5\ntest/{few,many,some} *1", png)
-    train, info, test = load_splits(str(tmp_path))
-    assert overview(info, train, test) == [
-        "3 classes (few, many, some), 15 training and 3 test images, 8×8, color; "
-        "unbalanced: from 2 training images (few) to 8 (many)"
-    ]
-    (tmp_path / "train" / "few" / "2.png").write_bytes(png)
-    (tmp_path / "train" / "many" / "7.png").unlink()
-    train, info, test = load_splits(str(tmp_path))
-    assert "unbalanced" not in overview(info, train, test)[0]
-
-
-def test_odd_and_long_names_stay_on_one_line(tmp_path, png):
-    grow(tmp_path, "train/{line\nbreak,x} *2\ntest/x *1".replace("line\nbreak", "LINE"), png)
-    (tmp_path / "train" / "LINE").rename(tmp_path / "train" / "line\nbreak")
-    (tmp_path / "train" / "x").rename(tmp_path / "train" / ("x" * 99))
-    (tmp_path / "test" / "x").rename(tmp_path / "test" / ("x" * 99))
-    train, info, test = load_splits(str(tmp_path))
-    assert overview(info, train, test)[0].startswith(f"2 classes ('line\\nbreak', {'x' * 29}…), 4 training and 1 test")
