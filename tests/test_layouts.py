@@ -245,7 +245,7 @@ PUBLIC = {
     "EuroSAT": Refused("2750/{AnnualCrop,Forest} *2", ("one folder '2750'", "/2750'")),
     "PlantVillage": Refused("{color,grayscale,segmented}/{Apple,Corn} *2", ("'color'", "versions of the same images")),
     "PlantVillage, color": flat("{Apple___scab,Corn___rust} *2", "Apple___scab Corn___rust"),
-    "Food-101": Refused("images/{apple_pie,ramen} *2\nmeta/{classes.txt,train.txt}\nREADME.txt", ("one folder 'images'",)),
+    "Food-101": Refused("images/{apple_pie,ramen} *2\nmeta/{classes.txt,train.txt}\nREADME.txt", ("one folder 'images', and 'meta' holds none",)),
     "Food-11": Read("{training,validation,evaluation}/{Bread,Soup} *2", "Bread Soup", "training", "evaluation", (
         "validation images in 'validation' (4 images), since there is a test folder; to train on them, move them there",)),
     "MNIST as PNG": Read("{training,testing}/{0,1,2,3,4,5,6,7,8,9} *1", "0 1 2 3 4 5 6 7 8 9", "training", "testing"),

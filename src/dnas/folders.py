@@ -207,8 +207,10 @@ def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> Non
     rename = "or rename them if they are classes"
     full = [found for found in below.values() if found.names]
     if whole and len(full) == 1 and (within := _wrapped(full[0].names)):
+        empty = [folder for folder, found in below.items() if not found.names]
+        others = f", and {_quoted(empty)} hold{'s' if len(empty) == 1 else ''} none" if empty else ""
         raise InputError(
-            f"all images in {str(base)!r} lie in the one folder {within!r}; give --data {str(base / within)!r}"
+            f"all images in {str(base)!r} lie in the one folder {within!r}{others}; give --data {str(base / within)!r}"
         )
     what = not_classes(folders)
     if what is not None:
