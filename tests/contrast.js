@@ -37,6 +37,7 @@
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
     if (!text || element.closest("title, desc, style")) continue;
+    if (!element.getClientRects().length) continue;  // of a chart's other shape, which this screen does not show
     const drawn = element.closest("svg"), style = getComputedStyle(element);
     const under = drawn ? shape(element) : ground(element);
     const value = contrast(over(parse(drawn ? style.fill : style.color), under), under);

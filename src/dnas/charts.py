@@ -2,17 +2,20 @@
 
 What is drawn in one of the page's colours (`PAGE_COLOURS`) is written as `var(--name)`, so a chart is dark where the
 page is; an operation keeps its colour everywhere. Text stays text, in the page's font. Every chart has a title and a
-description, which are what a screen reader says. Lengths are in points; a page scales a chart to its column.
+description, which are what a screen reader says. Lengths are in points; a page scales a chart to its column. What has
+the page's width comes in a second, `narrow` shape, of which a telephone shows all.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -30,10 +33,13 @@ PAGE_COLOURS = {INK: "ink", PAPER: "paper", SOFT: "soft", RULE: "rule", ACCENT: 
 
 WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
 WIDE = 600  # of one that has the page's width
+NARROW = 350  # of one that has a telephone's
 SMALL = (170, 104)  # of one among many
 ROW = 23  # of a named row
-NAME = 44  # characters of a name, at most
+LINE = 14  # of a line of a name that takes several
+LINES = 3  # of a name, at most
 FONT = 11.0
+FAMILY = "DejaVu Sans"
 _SVG = "http://www.w3.org/2000/svg"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
@@ -114,9 +120,11 @@ def lines(
         axes.annotate(unit, (0, 1), (-30, 8), xycoords="axes fraction", textcoords="offset points", color=SOFT)
         if mark is not None:
             axes.axvline(mark[0], color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+            # Towards the middle, where there is room for it.
+            start, stop = axes.get_xlim()
             axes.annotate(
                 mark[1], (mark[0], 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
-                color=SOFT, fontsize=FONT - 1, ha="center",
+                color=SOFT, fontsize=FONT - 1, ha="left" if mark[0] < (start + stop) / 2 else "right",
             )  # fmt: skip
         low, high = axes.get_ylim()
         ends = _spread([(scale * line.values[-1] - low) / (high - low) for line in series], 13 / (HEIGHT - 58))
@@ -156,13 +164,21 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
 
 
 def shares_by_layer(
-    key: str, title: str, layers: Sequence[Mapping[str, float]], *, reductions: Sequence[int] = (), small: bool = False
+    key: str,
+    title: str,
+    layers: Sequence[Mapping[str, float]],
+    *,
+    reductions: Sequence[int] = (),
+    small: bool = False,
+    narrow: bool = False,
 ) -> str:
     """The share of each operation in every layer, from the first (left) to the last, one on another."""
     ops = _ordered({op: 0 for layer in layers for op in layer})
-    width, height = SMALL if small else (WIDE, 210)
+    width, height = SMALL if small else (NARROW, 210) if narrow else (WIDE, 210)
+    label = "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
     with _figure(width, height) as figure:
-        axes = _axes(figure, left=4, right=4, top=4, bottom=20 if small else 42)
+        label = folded(label, width - 8)
+        axes = _axes(figure, left=4, right=4, top=4, bottom=20 if small else 28 + LINE * len(label.split("\n")))
         low = [0.0] * len(layers)
         edges = [k - 0.5 for k in range(len(layers) + 1)]
         for op in ops:
@@ -175,12 +191,16 @@ def shares_by_layer(
         axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, 1), yticks=[])
         _whole_ticks(axes.xaxis, 4 if small else 20, True)
         if not small:
-            axes.set_xlabel(
-                "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
-            )
-            ticks = [k for k in axes.get_xticks() if k in range(len(layers))]
-            axes.set_xticks(sorted({*ticks, *reductions}))
-            axes.set_xticklabels([f"{k:.0f} ½" if k in reductions else f"{k:.0f}" for k in axes.get_xticks()])
+            axes.set_xlabel(label)
+            names = {int(k): f"{k:.0f}" for k in axes.get_xticks() if k in range(len(layers))}
+            marked = {k: f"{k} ½" for k in reductions}
+            step = (width - 8) / len(layers)
+            for k in names.keys() - marked.keys():
+                # What would touch the name of a reduction gives way.
+                if any(abs(k - r) * step < (_width(names[k]) + _width(marked[r])) / 2 + 4 for r in marked):
+                    del names[k]
+            names |= marked
+            axes.set_xticks(sorted(names), [names[k] for k in sorted(names)])
         told = []
         for op in ops:
             thirds = [[layer for k, layer in enumerate(layers) if 3 * k // len(layers) == third] for third in range(3)]
@@ -193,16 +213,27 @@ def shares_by_layer(
 # --- of a study -----------------------------------------------------------------------------------------------
 
 
-def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zero: bool = False) -> str:
+def intervals(
+    key: str, title: str, rows: Sequence[Interval], *, label: str, zero: bool = False, narrow: bool = False
+) -> str:
     """A row for every name, from above: the mean as a bar, its interval as a line, single results as dots.
+
+    Names stand beside their rows; above them where it is narrow.
 
     Args:
         label: Of the axis. Values are shares of one, drawn as per cent.
         zero: Draw a line at zero, which intervals may leave out or not.
     """
-    with _figure(WIDE, ROW * len(rows) + 52) as figure:
-        longest = max(len(clip(row.name)) for row in rows)
-        axes = _axes(figure, left=min(6.3 * longest, 0.47 * WIDE) + 12, right=14, top=6, bottom=46)
+    width = NARROW if narrow else WIDE
+    with _figure(width, width) as figure:
+        names = [folded(row.name, width - 16 if narrow else 0.47 * width) for row in rows]
+        room = max(_width(line) for name in names for line in name.split("\n"))
+        label = folded(label, width - 16 if narrow else width - room)
+        lines = max(name.count("\n") + 1 for name in names)
+        row_height = LINE * lines + ROW - 6 if narrow else max(ROW, LINE * lines + 6)
+        below = 32 + LINE * (label.count("\n") + 1)
+        figure.set_size_inches(width / 72, (row_height * len(rows) + 6 + below) / 72)
+        axes = _axes(figure, left=18 if narrow else room + 12, right=18 if narrow else 14, top=6, bottom=below)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
         for y, row in enumerate(rows):
@@ -212,8 +243,19 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
             dots = [100 * dot for dot in row.dots]
             axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, markerfacecolor=PAPER, markeredgewidth=1)
             axes.plot([100 * row.mean], [y], "|", color=colour, markersize=12, markeredgewidth=2.4)
-        axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-        axes.set_yticklabels([clip(row.name) for row in rows], color=INK)
+        if narrow:
+            # A row's line lies low in its band, below the name.
+            low = (ROW - 6) / 2 / row_height
+            axes.set(ylim=(len(rows) - 1 + low, low - 1), yticks=[])
+            for y, name in enumerate(names):
+                axes.annotate(
+                    name, (0, y), (-10, ROW / 2 - 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    color=INK, va="bottom",
+                )  # fmt: skip
+            _whole_ticks(axes.xaxis, 5, False)
+        else:
+            axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+            axes.set_yticklabels(names, color=INK)
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_xlabel(label)
         told = "; ".join(
@@ -224,9 +266,9 @@ def intervals(key: str, title: str, rows: Sequence[Interval], *, label: str, zer
         return _svg(figure, key, title, f"{told}.")
 
 
-def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_label: str) -> str:
+def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_label: str, narrow: bool = False) -> str:
     """Points by kind, each with its number; y is a share of one, drawn as per cent, with its interval where known."""
-    with _figure(WIDE, 320) as figure:
+    with _figure(NARROW if narrow else WIDE, 320) as figure:
         axes = _axes(figure, left=48, right=16, top=8, bottom=46)
         for point in points:
             colour = ACCENT if point.kind == "searched" else SOFT
@@ -238,6 +280,7 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
             )  # fmt: skip
             axes.annotate(point.label, (point.x, 100 * point.y), (7, 3), textcoords="offset points", color=INK)
         axes.margins(0.08)
+        _whole_ticks(axes.xaxis, 5 if narrow else 9, False)
         axes.grid(color=RULE, linewidth=0.6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -273,7 +316,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         "svg.fonttype": "none",
         "svg.hashsalt": "dnas",
         "text.parse_math": False,
-        "font.family": "DejaVu Sans",
+        "font.family": FAMILY,
         "font.size": FONT,
         "axes.edgecolor": RULE,
         "axes.labelcolor": SOFT,
@@ -326,10 +369,42 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def clip(text: str, room: int = NAME) -> str:
-    """One printable line of at most `room` characters."""
-    text = plain(text)
-    return text if len(text) <= room else f"{text[: room - 1]}…"
+def folded(text: str, room: float, lines: int = LINES) -> str:
+    """A text in printable lines, none of them wider than `room` points; cut only after the last line.
+
+    Broken at spaces, and inside a word only where that alone is wider.
+    """
+    made = [""]
+    for word in plain(text).split():
+        whole = f"{made[-1]} {word}".strip()
+        if _width(whole) <= room:
+            made[-1] = whole
+            continue
+        if made[-1]:
+            made.append("")
+        for letter in word:
+            if made[-1] and _width(made[-1] + letter) > room:
+                made.append("")
+            made[-1] += letter
+    if len(made) > lines:
+        last = made[lines - 1]
+        while last and _width(f"{last}…") > room:
+            last = last[:-1]
+        made[lines - 1 :] = [f"{last}…"]
+    return "\n".join(made)
+
+
+@cache
+def _width(text: str) -> float:
+    """Points that a text takes at FONT, in a font that is among the wide ones."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    # Letters as wide as high, which that font lacks.
+    square = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    text = "".join(letter for letter in text if unicodedata.east_asian_width(letter) not in "WF")
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=FAMILY, size=FONT), False)
+    return float(width) + 1.25 * FONT * square
 
 
 # --- SVG for a page -------------------------------------------------------------------------------------------
@@ -341,7 +416,7 @@ def _svg(figure: Figure, key: str, title: str, description: str) -> str:
 
     for drawn in figure.findobj(Text):
         assert isinstance(drawn, Text)
-        drawn.set_text(plain(drawn.get_text()))
+        drawn.set_text("\n".join(plain(line) for line in drawn.get_text().split("\n")))
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     root = ET.fromstring(file.getvalue())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MARGIN = 20
 LAYER_COLUMN = 96  # layer number, tag, "reduction ½"
 STATE_STEP = 60  # from one state of the cell to the next
+NARROW_MARGIN, NARROW_LAYER_COLUMN, NARROW_STATE_STEP = 6, 68, 47  # on a telephone
 STATE_WIDTH, STATE_HEIGHT = 26, 15
 PORT_STEP, PORT_REACH = 6, 9  # where lines leave and enter a state: how far apart, how far from its middle
 ARC_BASE, ARC_STEP, ARC_CORNER = 6.0, 4.3, 11  # lowest arc, from one to the next, width of a bend
@@ -99,12 +100,17 @@ def _state(state: int) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """The measures that all bands of one picture share."""
+    """The measures that all bands of one picture share; a narrow one has no gene in words."""
 
     states: int
     rows: int
     up: float
     down: float
+    narrow: bool = False
+
+    @property
+    def margin(self) -> int:
+        return NARROW_MARGIN if self.narrow else MARGIN
 
     @property
     def line(self) -> float:
@@ -115,31 +121,37 @@ class Frame:
     @property
     def band(self) -> float:
         drawn = self.up + self.down + STATE_HEIGHT
-        return round(max(drawn, self.rows * GENE_ROW, 2 * GENE_ROW) + 2 * BAND_PADDING)
+        rows = 2 if self.narrow else max(2, self.rows)
+        return round(max(drawn, rows * GENE_ROW) + 2 * BAND_PADDING)
 
     @property
     def genes_x(self) -> float:
-        return self.x(self.states - 1) + STATE_WIDTH / 2 + GAP
+        """Where the gene in words begins, or would begin."""
+        return self.x(self.states - 1) + STATE_WIDTH / 2 + (0 if self.narrow else GAP)
 
     @property
     def width(self) -> float:
+        if self.narrow:
+            return max(self.genes_x + self.margin, 340)
         return max(self.genes_x + GENE_COLUMN * (self.states - 2) + MARGIN, 640)
 
     def x(self, state: int) -> float:
-        return MARGIN + LAYER_COLUMN + STATE_WIDTH / 2 + STATE_STEP * state
+        column, step = (NARROW_LAYER_COLUMN, NARROW_STATE_STEP) if self.narrow else (LAYER_COLUMN, STATE_STEP)
+        return self.margin + column + STATE_WIDTH / 2 + step * state
 
 
-def svg(architecture: Architecture, *, title: str = "", subtitle: str = "") -> str:
+def svg(architecture: Architecture, *, title: str = "", subtitle: str = "", narrow: bool = False) -> str:
     """The architecture as a standalone SVG document: a legend, then a band for every layer, stage by stage.
 
     A band has the layer's number, its gene's letter (equal genes share one), the cell as arcs from left to
     right, and the gene in words. The first input of a node is an arc above the line, the second one below it.
+    A narrow picture, which a telephone shows whole, leaves out the words.
     """
     arcs = {cell: _arcs(cell) for cell in architecture.layers}
     lifts = [(arc.side, arc.lift) for cell in arcs.values() for arc in cell]
     up, down = (max((lift for at, lift in lifts if at == side), default=0.0) for side in (-1, 1))
     rows = max(len(node) for cell in architecture.layers for node in cell.nodes)
-    frame = Frame(2 + max(len(cell.nodes) for cell in architecture.layers), rows, up, down)
+    frame = Frame(2 + max(len(cell.nodes) for cell in architecture.layers), rows, up, down, narrow)
 
     heading = plain(title) or f"Architecture of {_count(len(architecture), 'layer')}"
     head, y = _head(architecture, heading, plain(subtitle), frame)
@@ -157,9 +169,9 @@ def svg(architecture: Architecture, *, title: str = "", subtitle: str = "") -> s
             body += _margin(k, k in architecture.reductions, tags[k], recurring, frame, y)
             cell = architecture.layers[k]
             body += _cell(k, cell, arcs[cell], k in architecture.reductions, frame, y)
-            body += [*_gene(cell, frame, y), "</g>"]
+            body += [*([] if narrow else _gene(cell, frame, y)), "</g>"]
             y += frame.band
-    width, height = _n(frame.width), _n(y + MARGIN)
+    width, height = _n(frame.width), _n(y + frame.margin)
     counts = ", ".join(f"{PRIMITIVES[op].label} {n}" for op, n in _in_order(_operations(architecture.layers)))
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
@@ -252,36 +264,40 @@ def _line(path: str, op: str, under: str) -> str:
 
 def _head(architecture: Architecture, heading: str, subtitle: str, frame: Frame) -> tuple[list[str], float]:
     """Title, subtitle, how many genes differ, the operations that occur, what shapes mean; and its end."""
-    room = frame.width - 2 * MARGIN
-    y = MARGIN + 18.0
-    parts = [_text(MARGIN, y, _clip(heading, room, 20), size=20, bold=True)]
-    if subtitle:
-        y += 19
-        parts.append(_text(MARGIN, y, _clip(subtitle, room, 12), size=12, fill=SOFT))
-    y += 19
-    parts.append(_text(MARGIN, y, _clip(_summary(architecture), room, 12), size=12))
+    margin = frame.margin
+    room = frame.width - 2 * margin
+    y = margin + 18.0
+    parts = [_text(margin, y, _clip(heading, room, 20), size=20, bold=True)]
+    for text, fill in ((subtitle, SOFT), (_summary(architecture), INK)):
+        y += 3 if text else 0
+        for line in _lines(text, room, 12):
+            y += 16
+            parts.append(_text(margin, y, line, size=12, fill=fill))
     y += 10
     operations = _in_order(_operations(architecture.layers))
     names = [f"{PRIMITIVES[op].label} · {n}" for op, n in operations]
     item = LEGEND_LINE + 6 + max(_text_width(name, 11) for name in names) + LEGEND_GAP
     across = int((room + LEGEND_GAP) // item)
     for i, (op, _) in enumerate(operations):
-        x = MARGIN + item * (i % across)
+        x = margin + item * (i % across)
         y += LEGEND_ROW if i % across == 0 else 0
         parts.append(_line(f"M{_n(x)} {_n(y - 4)}h{LEGEND_LINE}", op, PAPER))
         parts.append(_text(x + LEGEND_LINE + 6, y, names[i]))
     y += LEGEND_ROW + 2
-    x = float(MARGIN)
+    x = float(margin)
     for look, label, words in _shapes(architecture):
         item = STATE_WIDTH + 6 + _text_width(words, 11)
-        if x + item > frame.width - MARGIN:
-            x, y = float(MARGIN), y + LEGEND_ROW
+        if x + item > frame.width - margin:
+            x, y = float(margin), y + LEGEND_ROW
         parts.append(_shape(look, label, x + STATE_WIDTH / 2, y - 4, PAPER))
         parts.append(_text(x + STATE_WIDTH + 6, y, words, fill=SOFT))
         x += item + LEGEND_GAP
     y += LEGEND_ROW - 2
     reading = "Arcs run from left to right; a node's first input above, its second below."
-    return [*parts, _text(MARGIN, y, reading, fill=SOFT)], y + 8
+    for line in _lines(reading, room, 11):
+        parts.append(_text(margin, y, line, fill=SOFT))
+        y += 15
+    return parts, y - 7
 
 
 def _shapes(architecture: Architecture) -> list[tuple[str, str, str]]:
@@ -317,40 +333,41 @@ def _shape(look: str, label: str, x: float, y: float, under: str) -> str:
 def _stage(stage: int, layers: range, halvings: int, frame: Frame, y: float) -> list[str]:
     """The row above a stage: its layers, its resolution, and the names of the nodes over their columns."""
     extent = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
-    x = MARGIN + _text_width(f"Stage {stage}", 11) + 10
+    x = frame.margin + _text_width(f"Stage {stage}", 11) + 10
     resolution = ("1", "½", "¼", "⅛")[halvings] if halvings < 4 else f"1/{2**halvings}"
     size = f"{extent} · resolution {resolution} · width ×{2**halvings}"
     parts = [
-        _text(MARGIN, y + 16, f"Stage {stage}", bold=True),
+        _text(frame.margin, y + 16, f"Stage {stage}", bold=True),
         _text(x, y + 16, _clip(size, frame.genes_x - x, 11), fill=SOFT),
-        f'<path d="M{MARGIN} {_n(y + STAGE_ROW)}H{_n(frame.width - MARGIN)}" stroke="{SOFT}"/>',
+        f'<path d="M{frame.margin} {_n(y + STAGE_ROW)}H{_n(frame.width - frame.margin)}" stroke="{SOFT}"/>',
     ]
-    columns = range(frame.states - 2)
+    columns = range(0 if frame.narrow else frame.states - 2)
     return parts + [_text(frame.genes_x + GENE_COLUMN * n, y + 16, _state(2 + n), fill=SOFT) for n in columns]
 
 
 def _margin(k: int, reduces: bool, tag: str, recurring: list[str], frame: Frame, y: float) -> list[str]:
     """The left of a band: ground, layer number and the tag of the gene; a reduction is tinted and named."""
     middle = y + frame.line - (7 if reduces else 0)
-    right = frame.width - MARGIN
+    right = frame.width - frame.margin
     parts = []
     if reduces:
         parts.append(
-            f'<rect data-reduction="{k}" x="{MARGIN}" y="{_n(y)}" width="{_n(right - MARGIN)}" '
+            f'<rect data-reduction="{k}" x="{frame.margin}" y="{_n(y)}" width="{_n(right - frame.margin)}" '
             f'height="{_n(frame.band)}" fill="{TINT}"/>'
         )
         # A funnel: the feature map enters wide and leaves half as wide.
-        parts.append(f'<path d="M{MARGIN + 6} {_n(middle + 12)}h12l-3 9h-6z" fill="{SOFT}"/>')
-        parts.append(_text(MARGIN + 23, middle + 20.5, "reduction ½", size=10, fill=SOFT))
-    parts.append(f'<path d="M{MARGIN} {_n(y + frame.band)}H{_n(right)}" stroke="{RULE}"/>')
+        parts.append(f'<path d="M{frame.margin + 6} {_n(middle + 12)}h12l-3 9h-6z" fill="{SOFT}"/>')
+        name = "½" if frame.narrow else "reduction ½"
+        parts.append(_text(frame.margin + 23, middle + 20.5, name, size=10, fill=SOFT))
+    parts.append(f'<path d="M{frame.margin} {_n(y + frame.band)}H{_n(right)}" stroke="{RULE}"/>')
     again = tag in recurring
     fill = TAG_COLOURS[recurring.index(tag) % len(TAG_COLOURS)] if again else PAPER
     width = max(18, _text_width(tag, 11) + 8)
     parts += [
-        _text(MARGIN + 30, middle + 4.5, str(k), size=13, bold=True, anchor="end"),
-        f'<rect x="{MARGIN + 42}" y="{_n(middle - 8)}" width="{_n(width)}" height="16" rx="3" fill="{fill}" '
+        _text(frame.margin + 30, middle + 4.5, str(k), size=13, bold=True, anchor="end"),
+        f'<rect x="{frame.margin + 42}" y="{_n(middle - 8)}" width="{_n(width)}" height="16" rx="3" fill="{fill}" '
         f'stroke="{fill if again else SOFT}"/>',
-        _text(MARGIN + 42 + width / 2, middle + 4, tag, fill=PAPER if again else INK, anchor="middle"),
+        _text(frame.margin + 42 + width / 2, middle + 4, tag, fill=PAPER if again else INK, anchor="middle"),
     ]
     return parts
 
@@ -418,6 +435,11 @@ def _text(
 
 def _text_width(text: str, size: float) -> float:
     return GLYPH * size * len(text)
+
+
+def _lines(text: str, room: float, size: float) -> list[str]:
+    """A text in lines that fit, three at most."""
+    return wrap(text, int(room / (GLYPH * size)), max_lines=3, placeholder=" …")
 
 
 def _clip(text: str, room: float, size: float) -> str:

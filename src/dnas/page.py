@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -40,6 +40,12 @@ def safe(svg: str) -> Markup:
     from markupsafe import Markup
 
     return Markup(svg)
+
+
+def both(draw: Callable[..., str], key: str, *arguments: Any, **look: Any) -> Markup:
+    """A chart in both its shapes, of which the page shows the one that its reader's screen has room for."""
+    broad, narrow = draw(key, *arguments, **look), draw(f"{key}-narrow", *arguments, **look, narrow=True)
+    return safe(f'<div class="broad">{broad}</div><div class="narrow">{narrow}</div>')
 
 
 def href(target: Path, base: Path) -> str:

@@ -17,7 +17,7 @@ from dnas import charts, draw, verdict
 from dnas.architecture import Architecture
 from dnas.charts import Interval, Series
 from dnas.errors import InputError
-from dnas.page import amount, duration, href, legend, profile, render, safe, short_source, thirds
+from dnas.page import amount, both, duration, href, legend, profile, render, safe, short_source, thirds
 from dnas.runfolder import read_json, read_metrics, read_toml
 
 if TYPE_CHECKING:
@@ -172,14 +172,17 @@ def _compared(run: Run) -> Markup | None:
         Interval(name, row["test_accuracy"], row["test_interval"][0], row["test_interval"][1], strong=strong)
         for name, row, strong in ((run.name, run.result, True), ("random, same size", run.result["baseline"], False))
     ]
-    return safe(charts.intervals("compared", "Test accuracy of both networks", rows, label="test accuracy, %"))
+    return both(charts.intervals, "compared", "Test accuracy of both networks", rows, label="test accuracy, %")
 
 
 def _drawing(architecture: Architecture, run: Run) -> Markup:
-    text = draw.svg(architecture, title=run.name)
-    for colour, name in DRAWING_COLOURS.items():
-        text = text.replace(f'"{colour}"', f'"var(--{name})"')
-    return safe(text)
+    def drawn(_: str, narrow: bool = False) -> str:
+        text = draw.svg(architecture, title=run.name, narrow=narrow)
+        for colour, name in DRAWING_COLOURS.items():
+            text = text.replace(f'"{colour}"', f'"var(--{name})"')
+        return text
+
+    return both(drawn, "network")
 
 
 def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, Any]:
@@ -189,13 +192,12 @@ def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, 
         "charts": [
             (
                 name if other is not None else "",
-                safe(
-                    charts.shares_by_layer(
-                        f"depth-{i}",
-                        f"Operations by layer, {name}" if other is not None else "Operations by layer",
-                        profile(each),
-                        reductions=each.reductions,
-                    )
+                both(
+                    charts.shares_by_layer,
+                    f"depth-{i}",
+                    f"Operations by layer, {name}" if other is not None else "Operations by layer",
+                    profile(each),
+                    reductions=each.reductions,
                 ),
             )
             for i, (name, each) in enumerate(shown)
@@ -337,6 +339,8 @@ def _mistakes(run: Run) -> dict[str, Any]:
         "recorded": None if recorded == right else recorded,
         "images": len(labels),
         "matrix": _matrix(matrix, info) if count <= MATRIX_CLASSES else None,
+        # Names of more than a number's width stand upright over their columns, whole.
+        "named": max(map(len, info.classes)) > 3,
         "confused": _confused(matrix, info),
         "recalls": _recalls(matrix, info)[:CONFUSED],
         "classes": count,

@@ -13,6 +13,7 @@ from dnas.charts import Interval, Point
 from dnas.errors import InputError
 from dnas.page import (
     amount,
+    both,
     duration,
     href,
     in_points,
@@ -85,7 +86,7 @@ def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
         )
         for row in rows
     ]
-    return safe(charts.intervals("errors", "Test error of every row", lines, label="test error, %"))
+    return both(charts.intervals, "errors", "Test error of every row", lines, label="test error, %")
 
 
 def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -104,7 +105,7 @@ def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not lines:
         return None
     label = "difference in points; left of zero: the first is better"
-    return safe(charts.intervals("paired", "Paired differences of test error", lines, label=label, zero=True))
+    return both(charts.intervals, "paired", "Paired differences of test error", lines, label=label, zero=True)
 
 
 def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     if not points:
         return None
     labels = {"x_label": "parameters, millions", "y_label": "test error, %"}
-    return safe(charts.scatter("sizes", "Test error against size", points, **labels))
+    return both(charts.scatter, "sizes", "Test error against size", points, **labels)
 
 
 def _inside(path: Path, name: Any) -> Path | None:
