@@ -6,8 +6,12 @@ written to `config.toml`, which `--config` reads back.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
+import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -315,10 +319,23 @@ def environment(handmade: str = "") -> dict[str, Any]:
         **({PACKAGE: version(PACKAGE)} if handmade else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
+        "processors": os.cpu_count() or 1,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "threads": torch.get_num_threads(),
         **({"ranks": ranks.count()} if ranks.count() > 1 else {}),
         "kernels": "native" if native.available() else "torch",
     }
+
+
+@cache
+def _processor() -> str:
+    """The processor's name; on Linux `platform.processor` often has none."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        if name := re.search(r"^model name\s*:\s*(\S.*)$", text, re.M):
+            return " ".join(name[1].split())
+    return platform.processor() or platform.machine()
 
 
 # Settings of a search or a training that have an option of their own on the command line.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -306,13 +306,13 @@ class StudyFacts:
     """Trainings of every found architecture."""
     random_baseline: bool
     """Whether random search is one of the methods."""
-    same_data: bool
-    """The same images in the same split, for all methods."""
+    same_data: bool | None
+    """The same images in the same split, for all methods; like the next ones None where runs do not record it."""
     same_space: bool
-    same_trainer: bool
+    same_trainer: bool | None
     """The same final training with the same settings."""
-    same_machine: bool
-    same_versions: bool
+    same_machine: bool | None
+    same_versions: bool | None
     """Of dnas and the libraries."""
     equal_cost: bool
     """Whether all searches had the same budget of time."""
@@ -332,6 +332,8 @@ class StudyFacts:
     """Whether the study's author says how settings were tuned; None where that is not known."""
     outside_methods: tuple[str, ...] = ()
     """Methods whose code is not that of dnas."""
+    found: Mapping[str, str] = field(default_factory=dict)
+    """What was seen of a part that verdicts name, by its name: what differs, or what is not recorded."""
 
 
 def practices(facts: StudyFacts) -> list[Practice]:
@@ -363,15 +365,19 @@ def practices(facts: StudyFacts) -> list[Practice]:
                 "the final training": facts.same_trainer,
             },
             "not the same for all methods",
+            facts.found,
         ),
         "confounders": _all(
-            "all searches had one kind of machine, the same versions and the same time",
+            "all runs began on one kind of machine with the same versions"
+            + "".join(f" ({facts.found[part]})" for part in ("the machine",) if facts.found.get(part))
+            + ", and all searches had the same time",
             {
                 "the machine": facts.same_machine,
                 "versions": facts.same_versions,
                 "the time of a search": facts.equal_cost,
             },
             "not the same for all methods",
+            facts.found,
         ),
         "ablation": (
             facts.ablations > 0,
@@ -415,11 +421,13 @@ def practices(facts: StudyFacts) -> list[Practice]:
     return [Practice(key, practice, *verdicts[key]) for key, practice in PRACTICES.items()]
 
 
-def _protocol(facts: StudyFacts) -> tuple[bool, str]:
-    if not facts.same_trainer:
+def _protocol(facts: StudyFacts) -> tuple[bool | None, str]:
+    if facts.same_trainer is False:
         return False, "the final training is not the same for all methods"
     if facts.tuned_on_test:
         return False, "test images chose a setting or a network, so that accuracies on them are too high"
+    if facts.same_trainer is None:
+        return None, "test images chose nothing, but not every run records its final training"
     return True, "every found architecture had the same training, and test images chose nothing"
 
 
@@ -432,9 +440,22 @@ def _repeated(facts: StudyFacts, searches: str) -> tuple[bool, str]:
     return True, f"{searches}, and {trained}"
 
 
-def _all(met: str, parts: Mapping[str, bool], missed: str = "not recorded") -> tuple[bool, str]:
-    missing = [part for part, given in parts.items() if not given]
-    return (False, f"{missed}: {', '.join(missing)}") if missing else (True, met)
+def _all(
+    met: str, parts: Mapping[str, bool | None], missed: str = "not recorded", found: Mapping[str, str] | None = None
+) -> tuple[bool | None, str]:
+    """The verdict on a practice of several parts: met, missed by those that are False, or not known for those None.
+
+    Args:
+        found: What was seen of a part, to be told with it.
+    """
+
+    def told(verdict: bool | None) -> str:
+        parts_of_it = [part for part, given in parts.items() if given is verdict]
+        return ", ".join(f"{part} ({found[part]})" if found and found.get(part) else part for part in parts_of_it)
+
+    if told(False):
+        return False, f"{missed}: {told(False)}"
+    return (None, f"not known: {told(None)}") if told(None) else (True, met)
 
 
 def _number(count: int, noun: str) -> str:

@@ -18,9 +18,12 @@ from typing import Any
 from tabulate import tabulate
 
 from dnas.checkpoint import write_atomically
+from dnas.errors import InputError
 from dnas.mapping import SHARED
+from dnas.runfolder import read_toml
 from dnas.statistics import Difference, StudyFacts, adjusted, estimate, paired, practices
 from dnas.study import RUNS, Network, StudySettings, networks, read_study, results
+from dnas.surroundings import Surroundings, compared
 
 FORMAT = "dnas-study/1"
 FORMS = {"md": "markdown", "csv": "csv", "tex": "latex"}
@@ -44,6 +47,7 @@ def summarise(path: Path) -> dict[str, Any]:
         if network.run(training) not in found
     ]
     first = next(iter(found.values()), {})
+    configs = [_config(path / RUNS / name) for name in found]
     return {
         "format": FORMAT,
         "data": first.get("data", settings.run.get("data", {}).get("source", "")),
@@ -53,7 +57,7 @@ def summarise(path: Path) -> dict[str, Any]:
         "settings": settings.model_dump(),
         "rows": made,
         "differences": _differences(made),
-        "practices": [asdict(practice) for practice in practices(_facts(settings, made))],
+        "practices": [asdict(practice) for practice in practices(_facts(settings, made, compared(configs)))],
         "missing": missing,
     }
 
@@ -140,26 +144,40 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]]) -> StudyFacts:
+def _config(run: Path) -> dict[str, Any]:
+    """What a run began with; {} where that is not there or cannot be read, which is then not known."""
+    try:
+        return read_toml(run / "config.toml")
+    except (InputError, OSError):
+        return {}
+
+
+def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Surroundings) -> StudyFacts:
     searches = list(settings.searches())
-    preset = settings.run.get("preset", "quick")
     return StudyFacts(
         methods=len(searches),
         seeds=min((len(row["searches"]) for row in rows if row["kind"] == "searched"), default=0),
         training_seeds=settings.training_seeds,
         random_baseline="random" in settings.methods,
-        same_data=True,
+        same_data=runs.data.same,
+        # One space is a setting of the whole study.
         same_space=True,
-        same_trainer=preset != "paper",
-        same_machine=True,
-        same_versions=True,
+        same_trainer=runs.trainer.same,
+        same_machine=runs.machine.same,
+        same_versions=runs.versions.same,
+        found={
+            "data and split": runs.data.found,
+            "the final training": runs.trainer.found,
+            "the machine": runs.machine.found,
+            "versions": runs.versions.found,
+        },
         equal_cost=bool(settings.run.get("search", {}).get("seconds")),
         # The same method under two mappings differs in nothing else.
         ablations=sum(a[0] == b[0] for a, b in combinations(searches, 2)),
         tuned_on_test=False,
         settings_recorded=True,
-        versions_recorded=True,
-        machine_recorded=True,
+        versions_recorded=runs.versions.same is not None,
+        machine_recorded=runs.machine.same is not None,
         cost_reported=True,
         curves_reported=False,
     )
