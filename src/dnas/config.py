@@ -1,7 +1,7 @@
 """Every setting once: what it means, its default, and what the presets make of it.
 
-Order of precedence: preset < method's paper < configuration file < command line. What is in force is
-written to `config.toml`, which `--config` reads back.
+Order of precedence: defaults < method's paper < quick preset < configuration file < command line; under the preset
+`shared` no method has settings of its own. What is in force is written to `config.toml`, which `--config` reads back.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CIFAR10_IMAGES = 50_000
 class DataSettings(Settings):
     """Where the images come from, and what was found there."""
 
-    source: str = Field("digits", description="a named data set or a folder")
-    data_dir: str = Field("", description="where named data sets lie")
+    source: str = Field("digits", description="name of a data set, or a folder of images")
+    data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
     image_size: int = Field(0, ge=0, le=4096, description="pixels of a side; 0: from the data")
     memory: Memory = Field(
         "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
@@ -61,16 +61,27 @@ class Config(Settings):
 
     format: Literal["dnas-run/1"] = "dnas-run/1"
     command: Literal["run", "search", "train"] = "run"
-    preset: Literal["quick", "shared", "paper"] = "quick"
-    method: str = "dnas"
-    mapping: str = ""
-    space: str = "darts"
+    preset: Literal["quick", "shared", "paper"] = Field(
+        "quick",
+        description="quick: minutes on two cores; paper: the settings of the method's paper; shared: DARTS' for every "
+        "method",
+    )
+    method: str = Field("dnas", description="how to search: a name that `dnas methods` lists")
+    mapping: str = Field(
+        "", description="how parameters describe the layers: shared, full or decoupled; empty: the method's own"
+    )
+    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
-    seed: int = Field(0, ge=0, lt=2**63)
-    device: Literal["cpu", "cuda"] = "cpu"
-    deterministic: bool = False
-    backend: Literal["auto", "native", "torch"] = "auto"
+    seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it"
+    )
+    deterministic: bool = Field(False, description="bit-for-bit equal results on a GPU too, which costs speed")
+    backend: Literal["auto", "native", "torch"] = Field(
+        "auto",
+        description="native: compiled kernels on the CPU; torch: without; auto: native where there is a C compiler",
+    )
     baseline: bool = Field(True, description="also train a random architecture of the same size")
     data: DataSettings = DataSettings()
     search: SerializeAsAny[SearchSettings] | None = None

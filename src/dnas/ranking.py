@@ -60,7 +60,9 @@ class RankingSettings(Settings):
     layers: list[int] = Field(default_factory=list, description="depths of shallower trainings")
     epochs: list[int] = Field(default_factory=list, description="lengths of shorter trainings")
     seed: int = Field(0, ge=0, lt=2**63)
-    threads: int = Field(0, ge=0, le=1024, description="of every run; 0: the machine's, shared; on a cluster 1")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+    )
     run: dict[str, Any] = Field(default_factory=dict)
 
 

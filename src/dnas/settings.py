@@ -22,19 +22,21 @@ class Settings(BaseModel):
 class SearchSettings(Settings):
     """What every search has. Defaults are those of DARTS on CIFAR-10 (Liu et al. 2019, A.1)."""
 
-    layers: int = Field(8, ge=3, le=1000, description="depth L of what is searched")
-    channels: int = Field(16, ge=2, description="width C of its first cells")
+    layers: int = Field(8, ge=3, le=1000, description="depth L of the searched network, in cells")
+    channels: int = Field(16, ge=2, description="width C of the supernet's first cells, or of a candidate's")
     epochs: int = Field(50, ge=1, description="passes over the weights' images; in every trial, where there are trials")
-    batch_size: int = Field(64, ge=2, description="images of a step")
+    batch_size: int = Field(64, ge=2, description="images per step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     train_share: float = Field(
         0.5, gt=0, lt=1, description="share of the images that the weights see; the others judge architectures"
     )
-    learning_rate: float = Field(0.025, gt=0, description="A15: of the weights' SGD, at the start")
-    learning_rate_min: float = Field(0.001, ge=0, description="A15: at the end of the cosine")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of the weights' SGD")
-    weight_decay: float = Field(3e-4, ge=0, description="of all weights")
-    clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
+    learning_rate: float = Field(0.025, gt=0, description="A15: learning rate of the weights' SGD at the start")
+    learning_rate_min: float = Field(0.001, ge=0, description="A15: learning rate at the end of the cosine")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights' SGD")
+    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on all weights, as SGD adds it to the gradient")
+    clip_norm: float = Field(
+        5.0, gt=0, description="largest norm of the weights' gradient; a longer one is scaled to it"
+    )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     seconds: float = Field(0.0, ge=0, description="stop after this time, at the end of a step or trial; 0: no limit")
     steps: int = Field(
@@ -94,7 +96,7 @@ class SupernetSettings(SearchSettings):
     learning_rate_cycles: int = Field(
         1, ge=1, le=10, description="cosines of the learning rate, each twice as long as the one before"
     )
-    nesterov: bool = Field(False, description="Nesterov's momentum in the weights' SGD")
+    nesterov: bool = Field(False, description="use Nesterov's momentum in the weights' SGD")
     parts: int = Field(
         1,
         ge=1,
@@ -128,11 +130,12 @@ class GradientSettings(SupernetSettings):
     architecture_learning_rate: float = Field(
         3e-4,
         ge=0,
-        description="A15: of the architecture parameters' Adam; 0: such that they travel as far as in the paper",
+        description="A15: learning rate of the architecture parameters' Adam; 0: such that they travel as far as in "
+        "the paper",
     )
-    architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: of Adam")
-    architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: of Adam")
-    architecture_weight_decay: float = Field(1e-3, ge=0, description="A17: of the architecture parameters")
+    architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: Adam's decay of its mean of gradients")
+    architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: Adam's decay of its mean of their squares")
+    architecture_weight_decay: float = Field(1e-3, ge=0, description="A17: L2 penalty on the architecture parameters")
     update: Literal["first-order", "second-order", "single-level"] = Field(
         "first-order", description="A13: bilevel with either gradient, or both moved by the same batch of all images"
     )
@@ -199,21 +202,25 @@ class NetworkTrainSettings(Settings):
     """The training of any network. Defaults are those of DARTS on CIFAR-10."""
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
-    batch_size: int = Field(96, ge=2, description="images of a step")
+    batch_size: int = Field(96, ge=2, description="images per step")
     parts: int = Field(
         1,
         ge=1,
         description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
     )
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
-    learning_rate: float = Field(0.025, gt=0, description="of the SGD, at the start")
-    learning_rate_min: float = Field(0.0, ge=0, description="at the end of the cosine")
-    schedule: Literal["cosine", "exponential"] = Field("cosine", description="of the learning rate")
-    decay: float = Field(0.97, gt=0, le=1, description="factor of an epoch, with schedule=exponential")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of the weights' SGD")
-    weight_decay: float = Field(3e-4, ge=0, description="of all weights")
-    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes")
+    learning_rate: float = Field(0.025, gt=0, description="learning rate of SGD at the start")
+    learning_rate_min: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    schedule: Literal["cosine", "exponential"] = Field(
+        "cosine", description="how the learning rate falls: by half a cosine, or by a constant factor (exponential)"
+    )
+    decay: float = Field(
+        0.97, gt=0, le=1, description="factor of the learning rate from epoch to epoch, with schedule=exponential"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on all weights, as SGD adds it to the gradient")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
@@ -258,10 +265,16 @@ class TrainSettings(NetworkTrainSettings):
 
     layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
     channels: int = Field(36, ge=2, description="width C of the first cells")
-    auxiliary_weight: float = Field(0.4, ge=0, description="of the auxiliary head's loss; 0: no head")
-    drop_path: float = Field(0.2, ge=0, lt=1, description="probability at the end of a linear ramp")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
+    drop_path: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="probability of dropping an operation's output per image, at the end of a linear ramp from 0",
+    )
     stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
-        "cifar", description="cifar, tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)"
+        "cifar",
+        description="first layers: cifar (keeps the resolution), tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)",
     )
 
     def drop_path_rate(self, epoch: int) -> float:

@@ -68,7 +68,9 @@ class StudySettings(Settings):
     )
     seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
     training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
-    threads: int = Field(0, ge=0, le=1024, description="of every run; 0: the machine's, shared; on a cluster 1")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+    )
     run: dict[str, Any] = Field(default_factory=dict)
 
     def searches(self) -> Iterator[tuple[str, str]]:

@@ -46,12 +46,14 @@ class BANANASOptions(MethodOptions):
     predictor_layers: int = Field(10, ge=1, description="hidden layers of a predictor")
     predictor_width: int = Field(20, ge=1, description="units of a hidden layer")
     predictor_epochs: int = Field(150, ge=1, description="passes of a predictor over the trials")
-    predictor_learning_rate: float = Field(0.01, gt=0, description="of the predictors' Adam")
+    predictor_learning_rate: float = Field(0.01, gt=0, description="learning rate of the predictors' Adam")
     standardise: bool = Field(True, description="errors are learnt in units of their standard deviation")
     loss: Literal["mae", "mape"] = Field(
         "mae", description="absolute error, or, as published for this space, relative to the error above lower_bound"
     )
-    lower_bound: float | None = Field(None, ge=0, lt=100, description="in per cent, for loss=mape; 4.5 unless set")
+    lower_bound: float | None = Field(
+        None, ge=0, lt=100, description="error in per cent that loss=mape takes off; 4.5 unless set"
+    )
 
 
 @lru_cache(10_000)

@@ -58,7 +58,12 @@ class DNASOptions(GradientOptions):
         "top-2",
         description="A11: two edges a node, or of these only the ones with σ(alpha)·σ(gamma) ≥ threshold",
     )
-    threshold: float | None = Field(None, gt=0, lt=1, description="A11: for derivation=threshold; 0.5 unless set")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="A11: least σ(alpha)·σ(gamma) that is kept, with derivation=threshold; 0.5 unless set",
+    )
 
 
 class DNAS(GradientMethod):

@@ -44,16 +44,18 @@ class ENASOptions(SupernetOptions):
         10.0, description="initial bias of the convolutions' logits, within the tanh; 10 holds them, 0 lets them learn"
     )
     normal_cell_bias: float = Field(
-        0.25, description="in normal cells, added to the convolutions' logits and taken from the others'"
+        0.25, description="what normal cells add to the convolutions' logits and take from the others'"
     )
-    controller_learning_rate: float = Field(0.0035, gt=0, description="of the controller's Adam")
-    controller_beta1: float = Field(0.0, ge=0, lt=1, description="of Adam; 0 in the authors' code")
-    controller_epsilon: float = Field(1e-3, gt=0, description="of Adam; 0.001 in the authors' code")
+    controller_learning_rate: float = Field(0.0035, gt=0, description="learning rate of the controller's Adam")
+    controller_beta1: float = Field(
+        0.0, ge=0, lt=1, description="first β of the controller's Adam; 0 in the authors' code"
+    )
+    controller_epsilon: float = Field(1e-3, gt=0, description="ε of the controller's Adam; 0.001 in the authors' code")
     controller_steps: int = Field(30, ge=1, description="steps of the controller after each epoch")
     aggregates: int = Field(10, ge=1, description="architectures that are sampled in each of them")
     reward_images: int = Field(160, ge=1, description="validation images that judge these, others in each step")
-    baseline_decay: float = Field(0.99, ge=0, lt=1, description="of the rewards' moving average")
-    entropy_weight: float = Field(1e-4, ge=0, description="of the entropy within the reward, without gradient")
+    baseline_decay: float = Field(0.99, ge=0, lt=1, description="decay of the moving average of rewards")
+    entropy_weight: float = Field(1e-4, ge=0, description="weight of the entropy within the reward, without gradient")
     finalists: int = Field(10, ge=1, description="architectures that are sampled at the end, of which the best is kept")
 
 

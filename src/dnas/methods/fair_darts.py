@@ -35,7 +35,10 @@ class FairDARTSOptions(GradientOptions):
         "top-2", description="two edges a node, or of these only the ones with σ(alpha) ≥ threshold, as published"
     )
     threshold: float | None = Field(
-        None, gt=0, lt=1, description=f"for derivation=threshold; {PAPER_THRESHOLD} unless set"
+        None,
+        gt=0,
+        lt=1,
+        description=f"least σ(alpha) that is kept, with derivation=threshold; {PAPER_THRESHOLD} unless set",
     )
 
 

@@ -41,7 +41,9 @@ class NASNetOptions(MethodOptions):
     hidden: int = Field(100, ge=1, description="units of the controller's LSTM (A.2)")
     initial_range: float = Field(0.1, gt=0, description="the controller's weights start uniform in ± this (A.2)")
     learning_rate: float = Field(
-        0.0, ge=0, description="of the controller's Adam; 0: 3.5e-4 (A.2) at the paper's 1,000 updates, more at fewer"
+        0.0,
+        ge=0,
+        description="learning rate of Adam; 0: 3.5e-4 (A.2) at the paper's 1,000 updates, more at fewer",
     )
     batch_size: int = Field(20, ge=1, description="architectures of an update (A.3); a quarter of all trials at most")
     inner_epochs: int = Field(4, ge=1, description="steps of Adam with every batch; not in the paper")
@@ -50,7 +52,7 @@ class NASNetOptions(MethodOptions):
         "architecture", description="whose probabilities a clipped ratio compares"
     )
     entropy_weight: float = Field(1e-5, ge=0, description="w: of the entropy (A.2)")
-    baseline_decay: float = Field(0.95, ge=0, lt=1, description="of the moving average of accuracies (A.2)")
+    baseline_decay: float = Field(0.95, ge=0, lt=1, description="decay of the moving average of accuracies (A.2)")
 
 
 class Controller(nn.Module):

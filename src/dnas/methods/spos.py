@@ -35,7 +35,7 @@ class SPOSOptions(SupernetOptions):
     mutants: float = Field(0.5, ge=0, le=1, description="share of a generation that are mutants of one parent")
     crossovers: float = Field(0.5, ge=0, le=1, description="share of a generation that are crossed from two parents")
     mutation_probability: float = Field(
-        0.1, gt=0, le=1, description="of each operation and each input of a mutant to be drawn anew"
+        0.1, gt=0, le=1, description="probability of each operation and each input of a mutant to be drawn anew"
     )
 
 
