@@ -1,4 +1,4 @@
-"""Architectures as data: the file format of the design's §6, refusals, and the literature's genotypes."""
+"""Architectures as data: the file format `dnas-architecture/1`, refusals, and the literature's genotypes."""
 
 import dataclasses
 import json

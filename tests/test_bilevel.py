@@ -1,4 +1,4 @@
-"""The updates against closed forms and exact second derivatives (`methods.md` §2.1, §2.2)."""
+"""The updates against closed forms and exact second derivatives (Liu et al. 2019)."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_unrolled_gradient_of_the_toy_problem_is_its_closed_form(alpha, w, xi, m
 
 @pytest.mark.parametrize(("xi", "fixed"), [(0.0, 2.0), (0.1, 2 / 1.2), (0.5, 1.0)])
 def test_descent_on_the_toy_problem_ends_at_its_fixed_point(xi, fixed):
-    """§2.2: α = w = 2 / (1 + 2ξ); ξ = 0.5 finds the true optimum (1, 1), the first order (2, 2)."""
+    """The paper's figure 2: α = w = 2 / (1 + 2ξ); ξ = 0.5 finds the true optimum (1, 1), the first order (2, 2)."""
     toy = Toy()
     for _ in range(600):
         if xi == 0:
@@ -119,7 +119,7 @@ def relative(got, expected):
 @given(seed=st.integers(0, 2**31), xi=st.sampled_from([0.025, 0.1, 1.0]))
 @settings(deadline=None, max_examples=20)
 def test_unrolled_gradient_equals_exact_double_backward(seed, xi):
-    """§2.2 asks for 1e-2; with a smooth net in float64, 600 cases gave at most 1.6e-5."""
+    """With a smooth net in float64, 600 cases gave at most 1.6e-5."""
     net = TwoLayers(seed)
     momentum, decay = 0.9, 0.01
     _, got = unrolled(

@@ -1,4 +1,4 @@
-"""`bananas`: methods.md §2.13."""
+"""`bananas` (White et al. 2021): docs/methods/bananas.md."""
 
 from itertools import combinations, product
 

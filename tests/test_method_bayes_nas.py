@@ -1,4 +1,4 @@
-"""`bayes-nas`: methods.md §2.8."""
+"""`bayes-nas` (Zhou et al. 2019): docs/methods/bayes-nas.md."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""`darts`: methods.md §2.1."""
+"""`darts` (Liu et al. 2019): docs/methods/darts.md."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`darts-2nd`: methods.md §2.2. The update by itself, with the paper's toy problem: tests/test_bilevel.py."""
+"""`darts-2nd` (Liu et al. 2019): docs/methods/darts-2nd.md. The update by itself, with the paper's toy problem: tests/test_bilevel.py."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def relative(got, expected):
 
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 def test_a_step_of_a_search_follows_the_exact_gradient_through_the_virtual_step(mapping_name, monkeypatch):
-    """§2.2 on a supernet in float64, with momentum and decay; so small a radius that no kink of a ReLU or maximum is crossed."""
+    """On a supernet in float64, with momentum and decay; so small a radius that no kink of a ReLU or maximum is crossed."""
     monkeypatch.setattr(bilevel, "RADIUS", 1e-7)
     search = double_search(mapping_name)
     weights = [w.detach().clone() for w in search.weights]

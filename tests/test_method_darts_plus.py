@@ -1,4 +1,4 @@
-"""`darts-plus`: methods.md §2.15."""
+"""`darts-plus` (Liang et al. 2019): docs/methods/darts-plus.md."""
 
 import json
 from types import SimpleNamespace

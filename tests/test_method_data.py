@@ -1,4 +1,4 @@
-"""`data`: methods.md §2.18, and what the authors' public code does."""
+"""`data` (Chang et al. 2019): docs/methods/data.md, and what the authors' public code does."""
 
 import pytest
 import torch

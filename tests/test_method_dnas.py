@@ -1,4 +1,4 @@
-"""`dnas`: methods.md §2.6, §3 and M1-M9 of §3.4."""
+"""`dnas` (Xu & He 2022): docs/methods/dnas.md. Equations are the paper's; what follows from them is checked here."""
 
 import math
 from itertools import combinations, pairwise
@@ -61,14 +61,14 @@ def swaps(architecture):
     )
 
 
-# --- M1-M5: psi as a function of alpha, beta and gamma ---------------------------------------------------
+# --- psi as a function of alpha, beta and gamma (eqs. 4, 5) -----------------------------------------------
 
 
 @pytest.mark.parametrize(("softmax", "groups"), [("node", NODES), ("layer", ((0, 14),))])
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 3.0]))
 @settings(deadline=None, max_examples=10)
 def test_gradients_of_dnas_are_the_three_marginals_of_one_tensor(softmax, groups, seed, scale):
-    """M1, with the factors 1 - σ(alpha), 1 - σ(gamma) and the softmax's correction within each group of edges."""
+    """With the factors 1 - σ(alpha), 1 - σ(gamma) and the softmax's correction within each group of edges."""
     method = create("dnas", None, {"beta_softmax": softmax}, DARTS)
     mapping = parameters(method, 5, seed, scale)
     psi, g, grads = with_gradient(method, mapping, seed)
@@ -93,7 +93,7 @@ def test_gradients_of_dnas_are_the_three_marginals_of_one_tensor(softmax, groups
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_log_psi_of_dnas_has_no_interaction_of_three(groups):
-    """M2: every mixed third difference over layer, edge and operation is 0 (with two alphas: within a layer type)."""
+    """Every mixed third difference over layer, edge and operation is 0 (with two alphas: within a layer type)."""
     method = create("dnas", None, {"alpha_groups": groups}, DARTS)
     mapping = parameters(method, 8, 3, 1.5)
     log = method.mixing(mapping, ALWAYS).psi.detach().log()
@@ -111,7 +111,7 @@ def test_a_table_for_every_layer_has_interactions_of_three():
 
 
 def test_psi_of_dnas_is_no_low_rank_tensor():
-    """M3: a row and column scaling of one matrix a layer, and of full multilinear rank all the same."""
+    """A row and column scaling of one matrix a layer, and of full multilinear rank all the same."""
     method = create("dnas", None, {}, DARTS)
     mapping = parameters(method, 8, 0, 1.0)
     psi = method.mixing(mapping, ALWAYS).psi.detach()
@@ -125,14 +125,14 @@ def test_psi_of_dnas_is_no_low_rank_tensor():
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=15)
 def test_no_two_layers_of_dnas_swap_operations_between_two_edges(scale, seed):
-    """M4."""
+    """A cross ratio of two edges and two operations is the same in every layer."""
     method = create("dnas", None, {}, DARTS)
     mapping = parameters(method, 12, seed, scale)
     assert swaps(method.derive(mapping, ALWAYS)) == 0
 
 
 def test_pc_darts_with_a_table_for_every_layer_does_swap():
-    """The counter-check of M4: were `swaps` blind, this would be 0 too."""
+    """The counter-check of the test above: were `swaps` blind, this would be 0 too."""
     method = create("pc-darts", "full", {}, DARTS)
     assert sum(swaps(method.derive(parameters(method, 12, seed, 1.0), ALWAYS)) for seed in range(5)) > 0
 
@@ -140,7 +140,7 @@ def test_pc_darts_with_a_table_for_every_layer_does_swap():
 @given(seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=15)
 def test_beta_ranks_edges_and_never_chooses_operations(seed):
-    """M4: the operation of an edge is argmax_j σ(alpha_ij) σ(gamma_kj)."""
+    """The operation of an edge is argmax_j σ(alpha_ij) σ(gamma_kj)."""
     method = create("dnas", None, {}, DARTS)
     mapping = parameters(method, 6, seed, 1.0)
     choice = (mapping.alpha.sigmoid() * mapping.gamma.sigmoid()[:, None, :]).argmax(2)
@@ -156,7 +156,7 @@ def test_beta_ranks_edges_and_never_chooses_operations(seed):
 
 @pytest.mark.parametrize(("softmax", "rank"), [("node", 227), ("layer", 238)])
 def test_what_can_be_identified_from_psi(softmax, rank):
-    """M5: the rank of the Jacobian of log psi at L = 8, below the 266 parameters."""
+    """The rank of the Jacobian of log psi at L = 8, below the 266 parameters."""
     method = create("dnas", None, {"beta_softmax": softmax}, DARTS)
     mapping = parameters(method, 8, 0, 1.0)
     log = method.mixing(mapping, ALWAYS).psi.log().flatten()
@@ -168,19 +168,19 @@ def test_what_can_be_identified_from_psi(softmax, rank):
     assert int(torch.linalg.matrix_rank(jacobian)) == rank
 
 
-# --- M6: counts ------------------------------------------------------------------------------------------
+# --- counts -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("layers", "decoupled", "full"), [(8, 266, 784), (14, 392, 1372), (20, 518, 1960)])
 def test_dnas_has_as_many_architecture_parameters_as_the_paper_says(layers, decoupled, full):
-    """M6; the paper compares with the operations' table alone, without beta."""
+    """The paper compares with the operations' table alone, without beta."""
     assert create("dnas", None, {}, DARTS).mapping(layers, 0).count() == decoupled
     mapping = create("dnas", "full", {}, DARTS).mapping(layers, 0)
     assert mapping.alpha.numel() == full
     assert mapping.count() == full + 14 * layers
 
 
-# --- M8: limits ------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------
 
 
 def test_without_gamma_and_beta_dnas_is_fairdarts_with_one_alpha():
@@ -224,7 +224,7 @@ def descend(method, mapping, steps=400, rate=0.1):
 
 
 def test_the_zero_one_loss_on_psi_drives_psi_to_zero():
-    """M8, the reason of reading A5: from the default start there is no other way away from ½."""
+    """The reason of reading A5: from the default start there is no other way away from ½."""
     method = create("dnas", None, {"zero_one_on": "psi"}, DARTS)
     mapping = method.mapping(4, 0).double()
     assert 0.04 < method.mixing(mapping, ALWAYS).psi.max() < 0.13
@@ -234,7 +234,7 @@ def test_the_zero_one_loss_on_psi_drives_psi_to_zero():
 
 
 def test_the_zero_one_loss_on_factors_drives_every_sigmoid_away_from_one_half():
-    """§2.6 and M8: monotonically, each to its own side."""
+    """Monotonically, each to its own side."""
     method = create("dnas", None, {}, DARTS)
     mapping = method.mapping(4, 0).double()
     start = torch.cat([mapping.alpha.flatten(), mapping.gamma.flatten()]).detach().clone()
@@ -248,14 +248,14 @@ def test_the_zero_one_loss_on_factors_drives_every_sigmoid_away_from_one_half():
     assert 0.1 < (now > 0).double().mean() < 0.9
 
 
-# --- §2.6: the zero-one loss -----------------------------------------------------------------------------
+# --- the zero-one loss (Chu et al. 2020) -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("on", ["factors", "alpha", "gamma"])
 @given(seed=st.integers(0, 2**31), weight=st.sampled_from([0.5, 10.0]))
 @settings(deadline=None, max_examples=10)
 def test_gradient_of_the_zero_one_loss(on, seed, weight):
-    """§2.6: -w01 (2/N) (σ - ½) σ (1 - σ), with N the number of values that the loss sees."""
+    """-w01 (2/N) (σ - ½) σ (1 - σ), with N the number of values that the loss sees."""
     method = create("dnas", None, {"zero_one_on": on, "zero_one_weight": weight}, DARTS)
     mapping = parameters(method, 5, seed, 1.0)
     loss = method.penalty(mapping, ALWAYS)

@@ -1,4 +1,4 @@
-"""`enas`: methods.md §2.9."""
+"""`enas` (Pham et al. 2018): docs/methods/enas.md."""
 
 import math
 from itertools import product

@@ -1,4 +1,4 @@
-"""`evolution`: methods.md §2.12."""
+"""`evolution` (Real et al. 2017, 2019): docs/methods/evolution.md."""
 
 from collections import Counter, deque
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`fair-darts`: methods.md §2.6."""
+"""`fair-darts` (Chu et al. 2020): docs/methods/fair-darts.md."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_operations_are_independent(seed, e, o):
 
 
 def test_the_start_is_one_half_everywhere_and_every_edge_counts_once():
-    """Zero init, as the public code; so a node starts with 3.5 per edge (M7)."""
+    """Zero init, as the public code; so a node starts with 3.5 per edge."""
     method = create("fair-darts", None, {}, DARTS)
     mixing = method.mixing(method.mapping(6, 0), ALWAYS)
     assert method.operations == DARTS.primitives and "none" not in method.operations
@@ -170,7 +170,7 @@ def test_the_loss_is_for_the_architecture_only():
 @given(seed=st.integers(0, 2**31), minimum=st.sampled_from([None, 0.3, 0.6]))
 @settings(deadline=None, max_examples=15)
 def test_threshold_keeps_of_the_top_edges_the_operations_that_reach_it(mapping_name, seed, minimum):
-    """§2.6: at most two edges a node, each with its best operation, if that has σ ≥ 0.85 (unless set)."""
+    """The published derivation: at most two edges a node, each with its best operation, if that has σ ≥ 0.85 (unless set)."""
     options = {"derivation": "threshold"} | ({} if minimum is None else {"threshold": minimum})
     method = create("fair-darts", mapping_name, options, DARTS)
     mapping = parameters(method, 5, seed, 2.0)

@@ -1,4 +1,4 @@
-"""`gdas`: methods.md §2.4."""
+"""`gdas` (Dong & Yang 2019): docs/methods/gdas.md."""
 
 import pytest
 import torch

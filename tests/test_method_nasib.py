@@ -1,4 +1,4 @@
-"""`nasib`: methods.md §2.14, a reconstruction."""
+"""`nasib` (Singh et al. 2019): docs/methods/nasib.md, a reconstruction."""
 
 import math
 

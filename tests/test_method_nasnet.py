@@ -1,4 +1,4 @@
-"""`nasnet`: methods.md §2.10."""
+"""`nasnet` (Zoph et al. 2018): docs/methods/nasnet.md."""
 
 from collections import Counter
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`nasp`: methods.md §2.7."""
+"""`nasp` (Yao et al. 2020): docs/methods/nasp.md."""
 
 import pytest
 import torch

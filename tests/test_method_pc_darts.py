@@ -1,4 +1,4 @@
-"""`pc-darts`: methods.md §2.1, §2.5, §3.1."""
+"""`pc-darts` (Xu et al. 2020): docs/methods/pc-darts.md."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_every_option_changes_its_part_of_a_search(option):
 
 
 def test_pc_darts_has_as_many_architecture_parameters_as_its_paper_says():
-    """M6 and §3.1."""
+    """14 edges with 8 operations or 7, and with a weight of their own; twice, or once a layer."""
     assert create("pc-darts", None, {}, DARTS).mapping(8, 0).count() == 252
     assert create("pc-darts", None, {"with_none": False}, DARTS).mapping(8, 0).count() == 224
     assert create("pc-darts", None, {"edge_normalisation": False}, DARTS).mapping(8, 0).count() == 224
@@ -45,7 +45,7 @@ def test_pc_darts_has_as_many_architecture_parameters_as_its_paper_says():
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([0.01, 1.0, 3.0]))
 @settings(deadline=None, max_examples=10)
 def test_gradient_of_softmax_mixing_is_darts_closed_form(with_none, seed, scale):
-    """§2.1: dL/dα_eo = p_eo (G_eo - Σ_q p_eq G_eq), summing to 0 on each edge."""
+    """dL/dα_eo = p_eo (G_eo - Σ_q p_eq G_eq), summing to 0 on each edge."""
     method = create("pc-darts", "full", {"edge_normalisation": False, "with_none": with_none}, DARTS)
     mapping = parameters(method, 4, seed, scale)
     psi, g, grads = with_gradient(method, mapping, seed)
@@ -59,7 +59,7 @@ def test_gradient_of_softmax_mixing_is_darts_closed_form(with_none, seed, scale)
 
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 def test_gradient_of_beta_sums_to_zero_in_every_node_of_pc_darts(mapping_name):
-    """§2.5."""
+    """As with any softmax, here over the incoming edges of a node."""
     method = create("pc-darts", mapping_name, {}, DARTS)
     _, _, grads = with_gradient(method, parameters(method, 6, 0, 1.0))
     for first, last in NODES:
@@ -68,7 +68,7 @@ def test_gradient_of_beta_sums_to_zero_in_every_node_of_pc_darts(mapping_name):
 
 
 def test_none_takes_its_share_and_changes_the_ranking_of_edges():
-    """§2.1, pt.darts issue 16: leaving `none` out of the softmax is not the same as not choosing it."""
+    """Asked in issue 16 of pt.darts: leaving `none` out of the softmax is not the same as not choosing it."""
     method = create("pc-darts", "full", {"edge_normalisation": False}, DARTS)
     mapping = parameters(method, 3, 0, 0.1)
     with torch.no_grad():

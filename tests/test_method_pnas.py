@@ -1,4 +1,4 @@
-"""`pnas`: methods.md §2.11."""
+"""`pnas` (Liu et al. 2018): docs/methods/pnas.md."""
 
 from itertools import combinations, product
 

@@ -1,4 +1,4 @@
-"""`rsws`: methods.md §2.17."""
+"""`rsws` (Li & Talwalkar 2019): docs/methods/rsws.md."""
 
 import math
 

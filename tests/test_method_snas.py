@@ -1,4 +1,4 @@
-"""`snas`: methods.md §2.3."""
+"""`snas` (Xie et al. 2019): docs/methods/snas.md."""
 
 import math
 

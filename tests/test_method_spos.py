@@ -1,4 +1,4 @@
-"""`spos`: methods.md §2.16."""
+"""`spos` (Guo et al. 2020): docs/methods/spos.md."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What methods have in common, on `dnas` and its pair `pc-darts`: methods.md §3.1, §3.4."""
+"""What methods have in common, on `dnas` and its pair `pc-darts`."""
 
 from itertools import combinations
 from pathlib import Path
@@ -28,7 +28,7 @@ from dnas.supernet import build_supernet
     ],
 )
 def test_mass_of_a_node_at_equal_parameters(name, options, masses):
-    """M7: the sum of psi over a node's edges and operations."""
+    """The sum of psi over a node's edges and operations."""
     method = create(name, None, {**options, "initial_scale": 0}, DARTS)
     psi = method.mixing(method.mapping(6, 0).double(), ALWAYS).psi
     for (first, last), mass in zip(NODES, masses, strict=True):
@@ -64,7 +64,7 @@ def test_zero_start_exports_one_degenerate_gene_and_noise_breaks_it_by_the_seed(
 
 @pytest.mark.parametrize("name", ["dnas", "pc-darts"])
 def test_full_tables_tied_by_type_equal_shared_ones(name):
-    """§3.1: equal logits, and the shared gradient is the sum over the layers of a type."""
+    """Equal logits, and the shared gradient is the sum over the layers of a type."""
     layers = 4
     shared_method, full_method = create(name, "shared", {}, DARTS), create(name, "full", {}, DARTS)
     shared, full = parameters(shared_method, layers, 0, 1.0), parameters(full_method, layers, 1, 1.0)

@@ -315,7 +315,7 @@ def test_capture_is_of_now_and_holds_both_optimisers():
 
 
 def test_the_weights_learning_rate_is_the_cosine_of_darts():
-    """§1: at epoch 49 of 50, the number in a user's log (quark0/darts issue 7)."""
+    """At epoch 49 of 50, the number in a user's log (quark0/darts issue 7)."""
     shape = GradientSettings()
     assert shape.rate(0) == 0.025
     assert shape.rate(49) == pytest.approx(1.023679e-3, rel=1e-6)
@@ -338,7 +338,7 @@ def test_cycles_of_the_learning_rate_are_each_twice_as_long_as_the_one_before():
 @pytest.mark.parametrize(("name", "travel"), [("dnas", 35 * 391 * 3e-4), ("pc-darts", 35 * 98 * 6e-4)])
 @pytest.mark.parametrize("count", [300, 1500, 60_000])
 def test_the_quick_preset_lets_the_architecture_travel_as_far_as_in_the_paper(name, travel, count):
-    """Adam moves a parameter by at most steps × learning rate: 4.1 for DNAS and 2.06 for PC-DARTS (§1)."""
+    """Adam moves a parameter by at most steps × learning rate: 4.1 for DNAS and 2.06 for PC-DARTS."""
     assert travel == pytest.approx({"dnas": 4.1, "pc-darts": 2.06}[name], rel=2e-3)
     _, info = pictures()
     method = create(name, None, {}, DARTS)

@@ -419,13 +419,20 @@ def report(
 
 @app.command(sort_key=8)
 def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
-    """List the methods, or the options of one."""
+    """List the methods; or the options of one, with all settings of its search and of a training."""
+    from dnas.config import sections
     from dnas.methods import get_method, registry
 
     if name is None:
         listed = [_describe(method) for method in registry().values()]
     else:
         listed = [_describe(get_method(name))]
+        tables = {section: sections(get_method(name))[section] for section in ("search", "train")}
+        listed[0]["settings"] = [
+            {"name": f"{section}.{key}", "default": field.default, "description": field.description}
+            for section, table in tables.items()
+            for key, field in table.model_fields.items()
+        ]
     if json:
         print_json(listed)
         return
@@ -433,7 +440,8 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
         print(f"{method['name']}: {method['paper']}")
         mappings = ", ".join(method["mappings"])
         print(f"  kind: {method['kind']}; mappings: {mappings} (default {method['default_mapping']})")
-        for option in method["options"]:
+        # Settings with their defaults without a preset.
+        for option in [*method["options"], *method.get("settings", ())]:
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
 
 

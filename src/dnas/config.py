@@ -93,6 +93,17 @@ class Config(Settings):
         return self.model_dump(exclude_none=True)
 
 
+def sections(method: type[Method]) -> dict[str, type[BaseModel]]:
+    """The tables of a configuration file and what they can hold, with this method; "" is its top."""
+    return {
+        "": Config,
+        "search": method.Settings,
+        "options": method.Options,
+        "train": TrainSettings,
+        "data": DataSettings,
+    }
+
+
 # --- presets -------------------------------------------------------------------------------------------
 
 # Tiny-ImageNet as NASP trains it, which is where the paper's table 3 compares (rotation and flip, no crop).
@@ -295,7 +306,7 @@ def checked(cls: type[_Checked], values: Mapping[str, Any], section: str = "", w
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ((section, *first["loc"]) if section else first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise InputError(f"unknown setting {key}{whose}; see `dnas methods` and docs/settings.md") from None
+            raise InputError(f"unknown setting {key}{whose}; list all with: dnas methods NAME") from None
         value = repr(first["input"])
         shown = value if len(value) <= 60 else value[:57] + "…"
         raise InputError(f"{_flag(key)} is {shown}: {first['msg']}") from None

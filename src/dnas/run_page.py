@@ -439,19 +439,17 @@ def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 def _meanings(run: Run) -> dict[str, str]:
     """What settings mean, where this installation knows the run's method."""
-    from dnas.config import Config, DataSettings
+    from dnas.config import Config, sections
     from dnas.methods import get_method
-    from dnas.settings import TrainSettings
 
-    classes: list[tuple[str, Any]] = [("", Config), ("data.", DataSettings), ("train.", TrainSettings)]
     try:
-        method = get_method(str(run.config.get("method", "")))
-        classes += [("search.", method.Settings), ("options.", method.Options)]
+        known, foreign = sections(get_method(str(run.config.get("method", "")))), False
     except InputError:
-        pass
+        known, foreign = sections(get_method(str(Config.model_fields["method"].default))), True
     return {
-        f"{section}{name}": (field.description or "").replace("`", "")
-        for section, cls in classes
+        f"{section}.{name}" if section else name: (field.description or "").replace("`", "")
+        for section, cls in known.items()
+        if not (foreign and section in ("search", "options"))
         for name, field in cls.model_fields.items()
     }
 
