@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -196,15 +195,7 @@ def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
     from dnas.config import environment
 
-    return {"cpu": _cpu(), "processors": psutil.cpu_count(), **environment()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return environment()
 
 
 def figures(seconds: Sequence[float], memory: int | None, counts: Counts | None) -> dict[str, Any]:
