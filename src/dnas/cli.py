@@ -28,8 +28,12 @@ from dnas.options import (
     ClusterOptions,
     DataOptions,
     ExecutionOptions,
+    RankingRunOptions,
     RunOptions,
     SearchOptions,
+    StudyRunOptions,
+    StudySearchOptions,
+    TestDataOptions,
     nested,
 )
 from dnas.unreadable import Unreadable
@@ -40,11 +44,17 @@ if TYPE_CHECKING:
     from dnas.ranking import RankingSettings
     from dnas.study import StudySettings
 
+
+def _shown(default: object) -> str | None:
+    """What the help prints as a default: not that a flag is off, nor what stands for an automatic value."""
+    return None if default in (None, False, 0, "") else str(default)
+
+
 app = App(
     name="dnas",
     help="Neural architecture search of whole networks: every layer may differ.",
     version_flags=["--version"],
-    default_parameter=Parameter(negative=""),
+    default_parameter=Parameter(negative="", show_default=_shown),
     suppress_keyboard_interrupt=False,
 )
 _FLAT = Parameter(name="*")
@@ -160,7 +170,7 @@ def evaluate(
     run: Path,
     /,
     *,
-    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    data: Annotated[TestDataOptions, _FLAT] = TestDataOptions(),
     device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
     json: Json = False,
     debug: Debug = False,
@@ -197,7 +207,11 @@ def resume(
     run: Path,
     /,
     *,
-    processes: Annotated[int, WHOLE, Parameter(help="Of a study or a ranking: runs at a time.")] = 0,
+    processes: Annotated[
+        int,
+        WHOLE,
+        Parameter(help="Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]"),
+    ] = 0,
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
@@ -228,7 +242,7 @@ def resume(
 @app.command(sort_key=6)
 def compare(
     *,
-    methods: Annotated[str, Parameter(help="Names, with commas between them. [default: none]")] = "",
+    methods: Annotated[str, Parameter(help="Names, with commas between them.")] = "",
     mappings: Annotated[
         str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
     ] = "",
@@ -240,9 +254,9 @@ def compare(
     processes: Processes = 0,
     threads: Threads = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
-    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    search: Annotated[StudySearchOptions, _FLAT] = StudySearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
-    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    common: Annotated[StudyRunOptions, _FLAT] = StudyRunOptions(),
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
@@ -288,9 +302,9 @@ def rank(
     processes: Processes = 0,
     threads: Threads = 0,
     data: Annotated[DataOptions, _FLAT] = DataOptions(),
-    search: Annotated[SearchOptions, _FLAT] = SearchOptions(),
+    search: Annotated[StudySearchOptions, _FLAT] = StudySearchOptions(),
     both: Annotated[BothOptions, _FLAT] = BothOptions(),
-    common: Annotated[RunOptions, _FLAT] = RunOptions(),
+    common: Annotated[RankingRunOptions, _FLAT] = RankingRunOptions(),
     execute: Annotated[ExecutionOptions, _FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, _FLAT] = ClusterOptions(),
     json: Json = False,
@@ -401,7 +415,7 @@ def report(
     path: Path,
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The file; report.html in the folder by default.")] = None,
+    out: Annotated[Path | None, Parameter(help="The file. [default: report.html in PATH]")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -448,7 +462,9 @@ def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = Fa
 @app.command(sort_key=9)
 def doctor(
     *,
-    data: Annotated[DataOptions, _FLAT] = DataOptions(),
+    data_dir: Annotated[
+        str | None, Parameter(help="Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
+    ] = None,
     out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
     json: Json = False,
     debug: Debug = False,
@@ -456,7 +472,7 @@ def doctor(
     """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
     from dnas.doctor import examine
 
-    findings = examine(data.data_dir, out)
+    findings = examine(data_dir, out)
     if json:
         print_json(findings)
     else:

@@ -104,6 +104,45 @@ class BothOptions:
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
 
 
+# Where an option that commands share means something else in one, or is refused there, the help must say so.
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySearchOptions(SearchOptions):
+    """Of many searches, whose methods and mappings are lists; the options of one are refused, and not shown."""
+
+    method: Annotated[str | None, Parameter(group=_SEARCH, show=False)] = None
+    mapping: Annotated[str | None, Parameter(group=_SEARCH, show=False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRunOptions(RunOptions):
+    """Of the runs of a study, which has many seeds."""
+
+    seed: Annotated[int | None, WHOLE, Parameter(group=_RUN, show=False)] = None
+    out: Annotated[str | None, Parameter(group=_RUN, help="The study's folder. [default: study]")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRunOptions(RunOptions):
+    """Of the runs of a ranking."""
+
+    out: Annotated[str | None, Parameter(group=_RUN, help="The ranking's folder. [default: ranking]")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestDataOptions(DataOptions):
+    """Of the images that a trained network is tested on."""
+
+    data: Annotated[
+        str | None,
+        Parameter(group=_DATA, help="A named data set or a folder, as of `dnas run`. [default: the run's test images]"),
+    ] = None
+    image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA, help="Pixels of a side. [default: the run's]")] = (
+        None
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
     """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
