@@ -90,3 +90,14 @@ def test_a_softmax_keeps_the_order_within_an_edge_and_not_across_edges():
     p = a.softmax(1)
     assert (p.argsort(1) == a.argsort(1)).all()
     assert a.max(1).values.argmax() == 0 and p.max(1).values.argmax() == 1
+
+
+def test_the_readme_lists_the_methods_as_they_are():
+    text = (PAGES.parents[1] / "README.md").read_text("utf-8")
+    for name in list_methods():
+        method = get_method(name)
+        mappings = ", ".join(f"**{m}**" if m == method.default_mapping else m for m in method.mappings)
+        assert f"| [`{name}`](docs/methods/{name}.md) | {method.kind} | {mappings} | {method.paper} |" in text
+    from dnas.architecture import published
+
+    assert f"# {len(published())} published architectures" in text

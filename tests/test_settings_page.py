@@ -77,3 +77,12 @@ def test_a_methods_options_and_settings_have_a_meaning(name):
 )
 def test_a_name_for_a_meaning_is_noticed(name, meaning):
     assert says_nothing(name, meaning)
+
+
+def test_environment_variables_that_are_read_are_documented():
+    code = "".join(path.read_text("utf-8") for path in sorted((PAGE.parents[1] / "src").rglob("*.py")))
+    read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code))
+    # torchrun gives these to its processes.
+    read -= {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+    (table,) = re.findall(r"(?ms)^## Environment\n(.*?)\n\n(?=\S)", PAGE.read_text("utf-8") + "\n\nx")
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", table)) == read and len(read) > 5
