@@ -11,7 +11,7 @@ import torch
 from faults.harness import SAME, STEPS, TINY, contents, invoke, make_images
 
 import dnas
-from dnas import config, data, pipeline, supernet_search, trainer
+from dnas import config, data, model, pipeline, supernet_search, trainer
 from dnas.architecture import Architecture, load_published
 
 KEYS = {
@@ -116,9 +116,9 @@ def test_the_architecture_is_the_one_of_the_network(whole, architecture):
     header = (whole[0] / "model.safetensors").read_bytes()
     header = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])["__metadata__"]
     facts = json.loads(header["dnas"])
-    assert facts["format"] == pipeline.MODEL_FORMAT
+    assert facts["format"] == model.MODEL_FORMAT
     assert Architecture.from_json(facts["architecture"]) == architecture
-    network, info = pipeline.load_model(whole[0])
+    network, info = model.load_model(whole[0])
     assert dnas.macs(network, (1, 8, 8)) == whole[1].json["macs"]
     assert len(network.cells) == len(architecture)
     assert info.classes == ("class 0", "class 1", "class 2")
@@ -171,7 +171,7 @@ def test_evaluate_on_other_data(whole, tmp_path):
     other = make_images(tmp_path / "other", classes=3, each=10, seed=5)
     outcome = invoke("evaluate", whole[0], "--data", other, "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["data"] == str(other) and outcome.json["test_images"] == 6
+    assert outcome.json["data"] == str(other) and outcome.json["test_images"] == 30
     four = make_images(tmp_path / "four", classes=4, each=10)
     outcome = invoke("evaluate", whole[0], "--data", four)
     assert outcome.code == 2 and len(outcome.lines) == 1

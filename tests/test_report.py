@@ -24,9 +24,9 @@ import torch
 from dnas import report, run_page
 from dnas.data import DataInfo, load_test
 from dnas.errors import InputError
+from dnas.model import load_model
 from dnas.ops import PRIMITIVES
 from dnas.page import mean_layer, thirds
-from dnas.pipeline import load_model
 from dnas.trainer import predict
 
 VOID = {"meta", "link", "img", "br", "wbr"}
@@ -253,14 +253,14 @@ def test_data_that_are_gone_or_changed_are_said_and_left_out(run, images, tmp_pa
 
 
 def test_a_named_set_that_is_not_here_is_not_downloaded(run, monkeypatch):
-    from dnas import pipeline, sources
+    from dnas import model, sources
 
     def download(*_):
         raise AssertionError("a report downloads nothing")
 
     network, info = load_model(run)
     monkeypatch.setattr(sources, "_download", download)
-    monkeypatch.setattr(pipeline, "load_model", lambda _: (network, DataInfo(**{**vars(info), "source": "cifar100"})))
+    monkeypatch.setattr(model, "load_model", lambda _: (network, DataInfo(**{**vars(info), "source": "cifar100"})))
     config = (run / "config.toml").read_text()
     (run / "config.toml").write_text(re.sub(r'data_dir = "[^"]*"', f'data_dir = "{run.as_posix()}"', config))
     report.report(run)

@@ -69,10 +69,10 @@ def test_a_mistyped_name_is_met_with_the_closest(subject: str, says: str, tmp_pa
 
 
 def test_a_run_hands_on_its_preset_unless_another_is_given(searched: Path) -> None:
-    given, found = to_train(searched, {})
-    assert given["preset"] == "quick" and found is not None and given["handmade"] == ""
-    assert to_train(searched, {"preset": "paper"})[0]["preset"] == "paper"
-    assert "preset" not in to_train(searched, {"config": "c.toml"})[0]
+    given, subject = to_train(searched, {})
+    assert subject.architecture is not None and given["handmade"] == ""
+    assert subject.beneath({})["preset"] == "quick"
+    assert subject.beneath({"preset": "paper"})["preset"] == "paper"
 
 
 def test_a_published_pair_is_stacked_and_an_architecture_stays_as_deep_as_it_is() -> None:

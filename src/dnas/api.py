@@ -6,15 +6,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from dnas import pipeline
 from dnas.architecture import Architecture
+from dnas.classifier import Classifier
 from dnas.errors import InputError
 from dnas.execution import execution
+from dnas.model import load_model
 from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested
 from dnas.progress import Reporter
-from dnas.subjects import to_train
+from dnas.subjects import Named, to_train
 
 
 def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def train(
 
     Args:
         architecture: An `Architecture`, or as on the command line: an architecture file, a run folder, a published name
-            ("DARTS_V2"), or a hand-made network ("vgg16-bn").
+            ("DARTS_V2"), or a hand-made network ("vgg16-bn"). A run hands on its data and its training, unless options
+            say otherwise.
 
     Raises:
         InputError: No such network, or an option that is not known or cannot work.
@@ -59,22 +60,32 @@ def resume(run: str | Path, *, reporter: Reporter | None = None, **options: Any)
     return pipeline.resume(run, reporter=reporter, execution=execution(**options))
 
 
-def load(run: str | Path) -> nn.Module:
-    """The trained network of a run folder, in evaluation mode, with weights from model.safetensors."""
-    return pipeline.load_model(run)[0]
+def load(run: str | Path) -> Classifier:
+    """Load the trained network of a run folder, in evaluation mode.
+
+    Returns:
+        A `Classifier`: it has `classes`, `image_size`, `channels`, `mean` and `std`, and `predict(pictures)` takes
+        paths, PIL images, uint8 arrays and tensors. Called with normalized images, as `preprocess(pictures)` gives
+        them, it returns logits. `network` is the plain module.
+
+    Raises:
+        InputError: There is no trained network, or its file is damaged.
+    """
+    return Classifier(*load_model(run)).eval()
 
 
 def _start(
-    command: Any, options: dict[str, Any], reporter: Reporter | None, architecture: Architecture | None = None
+    command: Any, options: dict[str, Any], reporter: Reporter | None, subject: Named | None = None
 ) -> dict[str, Any]:
     options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
     if isinstance(options.get("option"), dict):
         options["option"] = [f"{k}={v}" for k, v in options["option"].items()]
     out = options.pop("out", None)
     now = execution(**{name: options.pop(name, None) for name in names(ExecutionOptions)})
-    return pipeline.start(
-        nested(command, options), out=out, architecture=architecture, reporter=reporter, execution=now
-    )
+    settings, architecture = nested(command, options), None
+    if subject is not None:
+        settings, architecture = subject.beneath(settings), subject.architecture
+    return pipeline.start(settings, out=out, architecture=architecture, reporter=reporter, execution=now)
 
 
 def _known(options: dict[str, Any], *groups: type, more: Collection[str] = ()) -> None:

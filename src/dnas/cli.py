@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
-from dnas.console import print_architecture, print_findings, print_json, print_ranking, print_result, print_study
+from dnas.console import (
+    print_architecture,
+    print_evaluation,
+    print_findings,
+    print_json,
+    print_ranking,
+    print_result,
+    print_study,
+)
 from dnas.errors import InputError, Interrupted, RunError
 from dnas.execution import Execution, execution, follows, launched
 from dnas.memory import is_short, shortage
@@ -39,10 +47,10 @@ from dnas.options import (
 from dnas.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dnas.architecture import Architecture
     from dnas.cluster import RaySettings
     from dnas.ranking import RankingSettings
     from dnas.study import StudySettings
+    from dnas.subjects import Named
 
 
 def _shown(default: object) -> str | None:
@@ -155,7 +163,10 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train and test one architecture or hand-made network."""
+    """Train and test one architecture or hand-made network.
+
+    A run hands on its data, image size, preset and training; options and --config take precedence.
+    """
     now = _execution(execute)
     from dnas.subjects import to_train
 
@@ -174,9 +185,12 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Test the trained network of RUN, on its own test images or on those of --data."""
+    """Test the trained network of RUN, on its own test images or on those of --data.
+
+    Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
+    """
     from dnas.config import DataSettings, checked
-    from dnas.pipeline import evaluate as test
+    from dnas.evaluation import evaluate as test
     from dnas.progress import reporter
 
     given = {"memory": data.data_memory, "workers": data.data_workers}
@@ -191,14 +205,7 @@ def evaluate(
         settings.workers,
         reporter(json),
     )
-    if json:
-        print_json(result)
-    else:
-        low, high = result["test_interval"]
-        print(
-            f"{result['test_accuracy']:.4f} of {result['test_images']} test images of {result['data']} "
-            f"(95 % interval {low:.4f} to {high:.4f})"
-        )
+    print_evaluation(result, json)
 
 
 @app.command(sort_key=5)
@@ -346,23 +353,37 @@ def show(
     /,
     *,
     layers: Annotated[int | None, WHOLE, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
-    channels: Annotated[int | None, WHOLE, Parameter(help="Width of the first cells. [default: 36]")] = None,
-    classes: Annotated[int, WHOLE, Parameter(help="Classes of the classifier.")] = 10,
-    image_size: Annotated[int, WHOLE, Parameter(help="Pixels of a side, for the MACs.")] = 32,
-    image_channels: Annotated[int, WHOLE, Parameter(help="Channels of an image.")] = 3,
-    stem: Annotated[str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: cifar]")] = None,
+    channels: Annotated[
+        int | None, WHOLE, Parameter(help="Width of the first cells. [default: the run's, else 36]")
+    ] = None,
+    classes: Annotated[
+        int | None, WHOLE, Parameter(help="Classes of the classifier. [default: the run's, else 10]")
+    ] = None,
+    image_size: Annotated[
+        int | None, WHOLE, Parameter(help="Pixels of a side, for the MACs. [default: the run's, else 32]")
+    ] = None,
+    image_channels: Annotated[
+        int | None, WHOLE, Parameter(help="Channels of an image. [default: the run's, else 3]")
+    ] = None,
+    stem: Annotated[
+        str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: the run's, else cifar]")
+    ] = None,
     svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show an architecture: its layers, parameters, multiply-accumulates and a drawing.
 
-    Of a hand-made network it tells the size.
+    Of a hand-made network it tells the size. A run is shown as it is trained.
     """
     from dnas.plan import plan, size
     from dnas.subjects import named
 
-    found = named(architecture, layers).found
+    subject = named(architecture, layers)
+    found, shape = subject.found, subject.shape()
+    classes = shape.classes if classes is None else classes
+    image_size = shape.image_size if image_size is None else image_size
+    image_channels = shape.image_channels if image_channels is None else image_channels
     if image_size < 1:
         raise InputError(f"--image-size {image_size} is not a size; give at least 1")
     if image_channels < 1:
@@ -373,8 +394,8 @@ def show(
                 raise InputError(f"--{option} {value} has no use with {found}, whose shape is its own; leave it out")
         _show_handmade(found, classes, image_size, image_channels, json)
         return
-    channels = 36 if channels is None else channels
-    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or "cifar")
+    channels = shape.channels if channels is None else channels
+    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg
@@ -395,6 +416,8 @@ def show(
                 "channels": channels,
                 "classes": classes,
                 "image_size": image_size,
+                "image_channels": image_channels,
+                "stem": stem or shape.stem,
                 "params": cost.params,
                 "params_with_auxiliary": cost.params_with_auxiliary,
                 "macs": cost.macs,
@@ -563,13 +586,15 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 def _start(
-    command: Any, given: dict[str, Any], quiet: bool, now: Execution, architecture: Architecture | None = None
+    command: Any, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
 ) -> dict[str, Any]:
     from dnas.pipeline import start
     from dnas.progress import reporter
 
     out = given.pop("out", None)
-    settings = nested(command, given)
+    settings, architecture = nested(command, given), None
+    if subject is not None:
+        settings, architecture = subject.beneath(settings), subject.architecture
     return start(settings, out=out, architecture=architecture, reporter=reporter(quiet), execution=now)
 
 

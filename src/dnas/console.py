@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,23 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
     seconds += [f"the random network's {result['baseline']['seconds']:.0f} s"] if "baseline" in result else []
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
+
+
+def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
+    """What `evaluation.evaluate` gives; its warnings go to stderr."""
+    if as_json:
+        print_json(result)
+        return
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    low, high = result["test_interval"]
+    print(
+        f"{result['test_accuracy']:.4f} of {result['test_images']} test images of {result['data']} "
+        f"(95 % interval {low:.4f} to {high:.4f})"
+    )
+    if result["left_out"]:
+        count = result["left_out"] + result["test_images"]
+        print(f"{result['left_out']} of {count} images left out: they are among the run's training images")
 
 
 def _wide_console() -> Console:

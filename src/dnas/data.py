@@ -44,6 +44,7 @@ from dnas.arrays import array_classes, read_arrays
 from dnas.decoders import Decoders
 from dnas.errors import InputError
 from dnas.files import Bytes, Counts, Labels, is_dir
+from dnas.given import list_given
 from dnas.index import Files, Index, index_file
 from dnas.listing import LeftOut, Listing
 from dnas.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
@@ -53,6 +54,7 @@ from dnas.pictures import (
     Tree,
     count_values,
     decode,
+    image_digests,
     list_pictures,
     open_tree,
     survey,
@@ -107,6 +109,12 @@ class Split:
         if isinstance(self.images, Streamed):
             return self.images.batch(indices, coming)
         return self.images[indices.to(self.images.device)]
+
+    def digests(self) -> Labels:
+        """Return the digest of each image, int64 [N]; see `pictures.image_digests`."""
+        if isinstance(self.images, Streamed):
+            return self.images.picture_digests
+        return image_digests(self.images.cpu().numpy())
 
     def close(self) -> None:
         """End the processes that decode, where there are some; a later batch starts new ones."""
@@ -200,11 +208,13 @@ def load_test(
     memory: Memory = "auto",
     workers: int = 0,
     reporter: Reporter | None = None,
+    every: bool = False,
 ) -> Split:
     """The test split of `source`, in the classes, channels and size that `info` has from training.
 
     Args:
         data_dir, memory, workers, reporter: as of `load_train`.
+        every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
 
     Raises:
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
@@ -212,10 +222,14 @@ def load_test(
     place = locate(source, data_dir)
     if place.kind in ("tiny-imagenet", "folder"):
         with open_tree(place.path) as tree:
-            listing = list_pictures(tree, place.kind, "test", info.classes)
+            part = "test"
+            if every and place.kind == "folder":
+                listing, part = list_given(place.path, info.classes)
+            else:
+                listing = list_pictures(tree, place.kind, part, info.classes)
             _require_labels_below(len(info.classes), listing.labels, place.path)
             images, _ = _pictures(
-                tree, listing, "test", info.channels, info.image_size, data_dir, memory, workers, reporter
+                tree, listing, part, info.channels, info.image_size, data_dir, memory, workers, reporter
             )
         return Split(images, torch.from_numpy(listing.labels), listing.left_out)
     _require_no_streaming(memory, workers, source)
@@ -308,7 +322,7 @@ def _pictures(
     decoders = Decoders(workers)
     counts = index.counts(channels, size, decoders)
     decoders.close()  # until batches are asked for, if they are
-    return Streamed(index.files, channels, size, decoders), counts
+    return Streamed(index.files, channels, size, decoders, digests=index.digests(channels, size)), counts
 
 
 def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:

@@ -79,14 +79,14 @@ def _with_parts(root: Path, parts: Parts) -> Layout:
     for kind, names in (("training", parts.train), ("test", parts.test), ("validation", parts.validation)):
         if len(names) > 1 and (kind != "validation" or not parts.test):
             raise InputError(f"{str(root)!r} has several {kind} folders, {_quoted(names)}; keep one or join them")
-    train = _unwrapped(root, parts.train[0], ())
+    train = unwrapped(root, parts.train[0], ())
     classes = subfolders(root, train)
     if not classes:
         raise InputError(f"{str(root / train)!r} holds no class folders; put the images in one folder per class")
     test: str | None = None
     validation, unlabeled = [], []
     for name in (*parts.test, *parts.validation):
-        base = _unwrapped(root, name, classes)
+        base = unwrapped(root, name, classes)
         held_out = subfolders(root, base)
         if not held_out or _is_image_folder(root, base, held_out, classes):
             unlabeled.append(name)
@@ -108,7 +108,7 @@ def _with_parts(root: Path, parts: Parts) -> Layout:
     return Layout(train, test, tuple(validation), tuple(unlabeled))
 
 
-def _unwrapped(root: Path, folder: str, classes: Sequence[str]) -> str:
+def unwrapped(root: Path, folder: str, classes: Sequence[str]) -> str:
     """A split's folder, or the one folder within it that holds its class folders (seg_train/seg_train)."""
     while True:
         level = look(root, folder)

@@ -1,13 +1,14 @@
 """What is known of the pictures of a large folder, kept in a file, so that only the first start looks into them all.
 
 Names, sizes and times of change are asked of the file system at every start. What takes reading and decoding (sizes and
-colours of pictures, how often each value occurs, and that none is broken) is kept for groups of up to 1,024 pictures
-under a digest of those names, sizes and times. So an index is never out of date: a group in which a picture was added,
-removed or changed has another digest, and is read again.
+colors of pictures, how often each value occurs, a digest of each, and that none is broken) is kept for groups of up to
+1,024 pictures under a digest of those names, sizes and times. So an index is never out of date: a group in which a
+picture was added, removed or changed has another digest, and is read again.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import time
@@ -31,7 +32,7 @@ from dnas.unreadable import Broken, require_whole
 
 GROUP = 1024
 SAVE_SECONDS = 10.0
-LARGEST_FILE = 2**28  # bytes; a million pictures take some ten million
+LARGEST_FILE = 2**28  # bytes; a million pictures take some twenty million
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,15 @@ class _Known(BaseModel):
         sides: {shorter side: pictures that have it}, of the readable ones.
         grey: Whether all of these are stored as grey.
         counts: {"channels x size": [C][256]}: how often each value occurs; only where no picture is broken.
+        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise. An
+            older index has none, so its pictures are looked at again.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     sides: dict[int, int]
     grey: bool
     counts: dict[str, list[list[int]]] = Field(default_factory=dict)
+    digests: dict[str, str] = Field(default_factory=dict)
 
 
 class _Content(BaseModel):
@@ -140,16 +144,18 @@ class Index:
         """
         self.shape()
         key = f"{channels}x{size}"
-        unknown = [digest for digest in self.groups if key not in self._known[digest].counts]
+        unknown = [digest for digest in self.groups if not self._is_whole(digest, key)]
         if unknown:
             self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
         broken: list[Broken] = []
         saved = time.monotonic()
         try:
-            for done, (digest, counts, names) in enumerate(self._counted(unknown, channels, size, decoders), 1):
+            found = self._counted(unknown, channels, size, decoders)
+            for done, (digest, counts, digests, names) in enumerate(found, 1):
                 broken += names
                 if not names:
                     self._known[digest].counts[key] = counts.tolist()
+                    self._known[digest].digests[key] = base64.b64encode(digests.astype("<i8").tobytes()).decode()
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
@@ -164,11 +170,24 @@ class Index:
             total += np.array(self._known[digest].counts[key], np.int64)
         return total
 
+    def digests(self, channels: int, size: int) -> Labels:
+        """Return the digest of each picture, int64 [N] (`pictures.image_digests`), which `counts` has found."""
+        key = f"{channels}x{size}"
+        found = np.empty(len(self.files), np.int64)
+        for digest, group in self.groups.items():
+            found[group.start : group.stop] = np.frombuffer(base64.b64decode(self._known[digest].digests[key]), "<i8")
+        return found
+
+    def _is_whole(self, digest: str, key: str) -> bool:
+        """Return whether all is known of a group at these channels and this size."""
+        known = self._known[digest]
+        return key in known.counts and len(known.digests.get(key, "")) == 4 * -(-8 * len(self.groups[digest]) // 3)
+
     def _counted(
         self, digests: Sequence[str], channels: int, size: int, decoders: Decoders
-    ) -> Iterator[tuple[str, Counts, list[Broken]]]:
+    ) -> Iterator[tuple[str, Counts, Labels, list[Broken]]]:
         """What `count_files` finds in some groups, in their order."""
-        begun: deque[tuple[str, Task[tuple[Counts, list[Broken]]]]] = deque()
+        begun: deque[tuple[str, Task[tuple[Counts, Labels, list[Broken]]]]] = deque()
         for digest in digests:
             files = self.files.at(self.groups[digest])
             begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size)))

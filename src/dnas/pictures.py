@@ -5,6 +5,7 @@ The rules by which a file becomes pixels are in `data.py`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zipfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from dnas.errors import InputError, RunError
 from dnas.files import Bytes, Counts, File, is_dir, refuse_member
@@ -231,17 +233,26 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
     return pixels
 
 
-def count_files(root: str, files: Sequence[File], channels: int, size: int) -> tuple[Counts, list[Broken]]:
-    """How often each of the 256 values is in each channel of some pictures in a folder [C, 256]; the broken ones."""
+def count_files(
+    root: str, files: Sequence[File], channels: int, size: int
+) -> tuple[Counts, npt.NDArray[np.int64], list[Broken]]:
+    """Look at some pictures in a folder.
+
+    Returns:
+        How often each of the 256 values is in each channel [C, 256]; the digest of each picture, see `image_digests`,
+        0 for a broken one; the broken ones.
+    """
     counts = np.zeros((channels, 256), np.int64)
+    digests = np.zeros(len(files), np.int64)
     broken = []
-    for name, _, _ in files:
+    for index, (name, _, _) in enumerate(files):
         found = _read(lambda name=name: _open_regular(Path(root, name)), channels, size)  # type: ignore[misc]
         if isinstance(found, str):
             broken.append((name, found))
         else:
             counts += count_values(found[None])
-    return counts, broken
+            digests[index] = image_digests(found[None])[0]
+    return counts, digests, broken
 
 
 def _read(opened: Callable[[], IO[bytes]], channels: int, size: int) -> Bytes | str:
@@ -264,12 +275,41 @@ def count_values(images: Bytes) -> Counts:
     return np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
 
 
+def image_digests(images: Bytes) -> npt.NDArray[np.int64]:
+    """Return a digest of each of uint8 images [N, C, H, W], int64 [N]: 8-byte BLAKE2b of its pixels, little-endian.
+
+    Different images share a digest with probability 2^-64.
+    """
+    digests = (hashlib.blake2b(image, digest_size=8).digest() for image in np.ascontiguousarray(images))
+    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
+
+
 def _in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
     """[work(item) for item in items] on a few threads, in chunks as one small picture is not worth a task."""
     chunks = [items[start : start + 256] for start in range(0, len(items), 256)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         done = pool.map(lambda chunk: [work(item) for item in chunk], chunks)
         return [result for chunk in done for result in chunk]
+
+
+def read_picture(path: str | Path, channels: int, size: int) -> Bytes:
+    """Return a picture file as [C, size, size]. Raises InputError if it cannot be read, with the reason."""
+    found = _read(lambda: _open_regular(Path(path)), channels, size)
+    if isinstance(found, str):
+        raise InputError(f"cannot read the picture {str(path)!r} ({found}); repair it or choose another")
+    return found
+
+
+def square_picture(image: Image.Image, channels: int, size: int) -> Bytes:
+    """Return a picture as [C, size, size]. Raises InputError if it cannot be decoded, with the reason."""
+    try:
+        return _square(image, channels, size)
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        if is_short(error):
+            raise
+        raise InputError(
+            f"cannot use the picture {image!r} ({why(error, None)}); repair it or choose another"
+        ) from None
 
 
 def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:

@@ -9,29 +9,29 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dnas import draw, ranks
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
-from dnas.data import DataInfo, Memory, Split, fingerprint, load_splits, load_test, load_train
+from dnas.data import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.errors import InputError, RunError
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
 from dnas.memory import amount, is_short, shortage
 from dnas.methods import Method, Progress, SupernetMethod, create
-from dnas.network import build, macs, params
+from dnas.model import MODEL_FILE, first_line, model_bytes, read_tensors
+from dnas.network import macs, params
 from dnas.options import add_options
 from dnas.overview import overview
-from dnas.plan import plan, size
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
 from dnas.scalars import require_tensorboard
@@ -39,9 +39,9 @@ from dnas.searcher import search_architecture
 from dnas.session import Session
 from dnas.settings import GradientSettings, SearchSettings, TrainSettings
 from dnas.space import get_space
-from dnas.trainer import Accuracy, built, measure_accuracy, planned, random_of_size, to_device, train_network
+from dnas.trainer import Accuracy, built, measure_accuracy, planned, random_of_size, train_network
+from dnas.training_images import TRAINING_IMAGES_FILE, TrainingImages
 
-MODEL_FORMAT = "dnas-model/1"
 PARAMETERS_FILE = "architecture_parameters.safetensors"
 
 
@@ -172,6 +172,7 @@ def _begin(
             folder.write_text("architecture.json", architecture.dumps())
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
+        _keep_training_images(folder, data)
         ranks.wait()
         session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
@@ -180,6 +181,11 @@ def _begin(
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)
+
+
+def _keep_training_images(folder: RunFolder, data: Data) -> None:
+    if folder.writes:
+        folder.write_bytes(TRAINING_IMAGES_FILE, TrainingImages.of(data.train, data.info).to_bytes())
 
 
 def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
@@ -218,6 +224,8 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
                 "restore them or start a new run"
             )
+        if not (path / TRAINING_IMAGES_FILE).is_file():
+            _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
         # As the file has it: a newer dnas may have settings that it did not know.
         session = Session(folder, folder.read_config(), reporter, execution)
         now = environment(config.handmade)
@@ -289,7 +297,8 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
     """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
 
     def keep(network: nn.Module) -> None:
-        folder.write_bytes("model.safetensors", model_bytes(network, subject, config, data.info))
+        assert config.train is not None
+        folder.write_bytes(MODEL_FILE, model_bytes(network, subject, config.train, data.info))
         if isinstance(subject, Architecture) and not (folder.path / "architecture.svg").exists():
             folder.write_text("architecture.svg", picture(subject, config))
 
@@ -390,48 +399,12 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
     try:
         mapping.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(
-            f"the options do not fit the architecture parameters of {path}: {_first_line(error)}"
-        ) from None
+        raise InputError(f"the options do not fit the architecture parameters of {path}: {first_line(error)}") from None
     warmup = config.search.warmup_epochs if isinstance(config.search, GradientSettings) else 0
     architecture = method.derive(mapping, Progress(min(epoch, epochs) - 1, epochs, warmup))
     if architecture is None:
         raise InputError(f"{path}: {method.name} chose among candidates, so nothing can be derived again")
     return architecture
-
-
-def evaluate(
-    path: str | Path,
-    source: str | None = None,
-    data_dir: str | None = None,
-    image_size: int | None = None,
-    device: str = "cpu",
-    memory: Memory = "auto",
-    workers: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Test the trained network of a run folder on its own test split, or on that of another data set.
-
-    Raises InputError when there is no network, or when the classes or channels do not fit.
-    """
-    network, info = load_model(path)
-    if image_size is not None:
-        info = replace(info, image_size=image_size)
-    if source is not None:
-        info = replace(info, source=source)
-    elif data_dir is None and (Path(path) / "config.toml").is_file():
-        data_dir = read_toml(Path(path) / "config.toml").get("data", {}).get("data_dir") or None
-    check_device(device)
-    split = load_test(info.source, info, data_dir=data_dir, memory=memory, workers=workers, reporter=reporter)
-    with closing(split):
-        accuracy = measure_accuracy(to_device(network, device), split, info, device)
-    return {
-        "run": str(path),
-        "data": info.source,
-        "test_accuracy": accuracy.value,
-        "test_images": accuracy.images,
-        "test_interval": list(accuracy.interval),
-    }
 
 
 # --- what a run leaves ----------------------------------------------------------------------------------
@@ -465,80 +438,6 @@ def picture(architecture: Architecture, config: Config) -> str:
     else:
         title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
     return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")
-
-
-def model_bytes(network: nn.Module, subject: Subject, config: Config, info: DataInfo) -> bytes:
-    """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
-    if isinstance(subject, Architecture):
-        assert isinstance(config.train, TrainSettings)
-        shape: dict[str, Any] = {
-            "architecture": subject.to_json(),
-            "channels": config.train.channels,
-            "stem": config.train.stem,
-        }
-    else:
-        shape = {"handmade": subject.name}
-    weights = {
-        k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
-    }
-    facts = {"format": MODEL_FORMAT, **shape, "data": asdict(info)}
-    # One entry: safetensors writes several in an order that differs from run to run.
-    return safetensors.torch.save(weights, {"dnas": json.dumps(facts)})
-
-
-def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
-    """The trained network of a run folder, in evaluation mode, and what it expects of images.
-
-    Reads model.safetensors alone. Raises InputError when there is none or it is damaged.
-    """
-    path = Path(run) / "model.safetensors" if Path(run).is_dir() else Path(run)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; train first with `dnas train` or `dnas run`")
-    weights = read_tensors(path)
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("dnas", "{}"))
-        if facts.get("format") != MODEL_FORMAT:
-            raise InputError(f"{path} is not a model of dnas (its format is {facts.get('format')!r})")
-        info = info_from_json(facts["data"])
-        classes = len(info.classes)
-        if "handmade" in facts:
-            network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
-        else:
-            architecture = Architecture.from_json(facts["architecture"])
-            _check_size(path, architecture, facts, info, weights)
-            network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
-        network.load_state_dict(weights)
-    except Exception as error:  # what a forged header leads to has many types
-        if isinstance(error, InputError) and str(path) in str(error):
-            raise
-        raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
-    return to_device(network, "cpu").eval(), info
-
-
-def _check_size(
-    path: Path, architecture: Architecture, facts: Mapping[str, Any], info: DataInfo, weights: Mapping[str, Tensor]
-) -> None:
-    """Raises InputError, before memory is taken, for a network that its file cannot hold."""
-    shape = {"channels": facts["channels"], "classes": len(info.classes), "inputs": info.channels}
-    wanted = size(plan(architecture, **shape, stem=facts["stem"]), info.image_size).params
-    held = sum(tensor.numel() for tensor in weights.values())
-    if wanted > held:
-        raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
-
-
-def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
-    """What `dataclasses.asdict` made of a DataInfo, after a detour through JSON."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-    return DataInfo(**fields)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises InputError naming it when it is damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} cannot be loaded: {_first_line(error)}") from None
 
 
 @contextmanager
@@ -594,7 +493,3 @@ def choose_backend(config: Config) -> None:
     if config.backend == "native" and config.device != "cpu":
         raise InputError(f"--backend native is for the CPU, not --device {config.device}; use --backend auto or torch")
     native.choose(config.backend)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -310,7 +310,7 @@ def _mistakes(run: Run) -> dict[str, Any]:
     import torch
 
     from dnas.data import fingerprint, load_test
-    from dnas.pipeline import load_model
+    from dnas.model import load_model
     from dnas.sources import is_here
     from dnas.trainer import answers, to_device
 

@@ -235,11 +235,15 @@ class NetworkTrainSettings(Settings):
                 f"train.learning_rate_min={self.learning_rate_min} has no use with train.schedule=exponential; "
                 "choose cosine"
             )
-        images = _there("train", self.images, count)
-        _check_batches(images, self.batch_size, self.parts)
+        settings = self.in_numbers(count, image_size)
+        _check_batches(settings.images, self.batch_size, self.parts)
+        return settings
+
+    def in_numbers(self, count: int, image_size: int) -> Self:
+        """Return a copy with every automatic value replaced by its number, whether or not they go together."""
         return self.model_copy(
             update={
-                "images": images,
+                "images": _there("train", self.images, count),
                 "cutout": image_size // 2 if self.cutout < 0 else self.cutout,
                 "pad": round(image_size / 8) if self.pad < 0 else self.pad,
             }

@@ -33,6 +33,7 @@ class Streamed:
         decoders: Who decodes.
         positions: int64 [N], which files these images are; by default all, in their order.
         device: Where batches go.
+        digests: int64 [N], that of each file's picture; see `pictures.image_digests`.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class Streamed:
         decoders: Decoders,
         positions: Labels | None = None,
         device: str | torch.device = "cpu",
+        digests: Labels | None = None,
     ) -> None:
         self.files, self.channels, self.size, self.decoders, self.device = files, channels, size, decoders, device
         self.positions = np.arange(len(files)) if positions is None else positions
+        self._digests = digests
         self._begun: dict[bytes, list[Task[Bytes]]] = {}
 
     def __reduce__(self) -> tuple[type[Streamed], tuple[object, ...]]:
+        # Without the digests, for which a process that computes has no use.
         return Streamed, (self.files, self.channels, self.size, self.decoders, self.positions, self.device)
 
     @property
@@ -79,11 +83,21 @@ class Streamed:
 
     def subset(self, indices: Tensor) -> Streamed:
         """The images at `indices` (int64 [M]), in that order."""
-        return Streamed(self.files, self.channels, self.size, self.decoders, self._positions(indices), self.device)
+        return self._with(self._positions(indices), self.device)
 
     def to(self, device: str | torch.device) -> Streamed:
         """The same images, with batches on `device`."""
-        return Streamed(self.files, self.channels, self.size, self.decoders, self.positions, device)
+        return self._with(self.positions, device)
+
+    def _with(self, positions: Labels, device: str | torch.device) -> Streamed:
+        return Streamed(self.files, self.channels, self.size, self.decoders, positions, device, self._digests)
+
+    @property
+    def picture_digests(self) -> Labels:
+        """The digest of each of these images, int64 [N]."""
+        assert self._digests is not None, "they stay in the process that listed the files"
+        digests: Labels = self._digests[self.positions]
+        return digests
 
     def digest(self) -> str:
         """SHA-256 (hex) of shape, names, sizes and times of change: nothing is read."""

@@ -17,15 +17,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What the size of a network depends on besides its architecture. Defaults are those of CIFAR-10 in the literature.
+
+    Attributes:
+        channels: Width of the first cells.
+        classes: Classes of the classifier.
+        image_size, image_channels: Pixels of a side, and channels, of an image.
+        stem: As of `TrainSettings`.
+    """
+
+    channels: int = 36
+    classes: int = 10
+    image_size: int = 32
+    image_channels: int = 3
+    stem: str = "cifar"
+
+
+@dataclass(frozen=True)
 class Named:
     """What was named.
 
     Attributes:
         found: An architecture, or the name of a hand-made network.
-        config: The content of config.toml where a run folder was named, else empty.
+        run: The run folder, if one was named.
+        config: The content of its config.toml, else empty.
     """
 
     found: Architecture | str
+    run: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -36,6 +56,22 @@ class Named:
     def handmade(self) -> str:
         """The name of a hand-made network; "" for an architecture."""
         return self.found if isinstance(self.found, str) else ""
+
+    def beneath(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a training, with those of the run that was named beneath; see `inheritance`."""
+        if self.run is None:
+            return settings
+        from dnas.inheritance import inherit
+
+        return inherit(settings, self.run, self.config)
+
+    def shape(self) -> Shape:
+        """Return what the size of the network depends on: that of the run that was named, else the usual one."""
+        if self.run is None:
+            return Shape()
+        from dnas.inheritance import shape_of
+
+        return shape_of(self.run, self.config)
 
 
 def named(subject: str | Path | Architecture, layers: int | None = None) -> Named:
@@ -57,10 +93,10 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
 
         config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
         if config.get("handmade"):
-            return Named(str(config["handmade"]), config)
+            return Named(str(config["handmade"]), path, config)
         if not (path / "architecture.json").is_file():
             raise InputError(f"{text!r} has no architecture.json; is it a run folder whose search has ended?")
-        return Named(_at(Architecture.load(path / "architecture.json"), layers), config)
+        return Named(_at(Architecture.load(path / "architecture.json"), layers), path, config)
     if path.is_file():
         return Named(_at(Architecture.load(path), layers))
     if text in published():
@@ -79,23 +115,18 @@ def _at(architecture: Architecture, layers: int | None) -> Architecture:
     return architecture if layers is None else at_depth(architecture, layers)
 
 
-def to_train(
-    subject: str | Path | Architecture, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], Architecture | None]:
-    """Complete the options of a training by what is known of its subject.
+def to_train(subject: str | Path | Architecture, options: Mapping[str, Any]) -> tuple[dict[str, Any], Named]:
+    """Find what is to be trained, and name it in the options.
 
     Args:
         options: Those of `dnas train` by their names in Python; None where one is not given.
 
     Returns:
-        The options, and the architecture; None for a hand-made network, which the options name.
+        The options, and what was named.
 
     Raises:
         InputError: As `named`.
     """
     found = named(subject)
-    given = dict(options)
-    if given.get("preset") is None and given.get("config") is None and found.config.get("preset") is not None:
-        given["preset"] = found.config["preset"]
-    given |= {"architecture": "" if isinstance(subject, Architecture) else os.fspath(subject)}
-    return given | {"handmade": found.handmade}, found.architecture
+    name = "" if isinstance(subject, Architecture) else os.fspath(subject)
+    return {**options, "architecture": name, "handmade": found.handmade}, found

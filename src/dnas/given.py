@@ -1,0 +1,64 @@
+"""The pictures of a folder that is given to test a trained network with: which of them, and in which classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dnas.errors import InputError
+from dnas.folders import find_layout, unwrapped
+from dnas.listing import ENDINGS, LeftOut, Listing, look_below, subfolders
+from dnas.splits import find_parts, part_of
+
+
+def list_given(root: Path, classes: tuple[str, ...]) -> tuple[Listing, str]:
+    """List the pictures of a folder that is given to test a network with, in the classes of training.
+
+    All pictures of class folders, of which some classes may be missing. Of a folder that is split into parts those of
+    the test part; there may be no other. Folders that all have names of classes are class folders.
+
+    Returns:
+        The pictures, and which part of the folder they are: "test" or "all".
+
+    Raises:
+        InputError: No class folders, an empty one, or one of another class.
+    """
+    base = _base(root, classes)
+    folders = subfolders(root, base)
+    if not folders:
+        raise InputError(
+            f"--data {str(root)!r} has no class folders with images to test; name them as in training: "
+            f"{', '.join(classes[:6])}{', …' if len(classes) > 6 else ''}"
+        )
+    index = {name: label for label, name in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    left_out = LeftOut()
+    for folder in folders:
+        if folder not in index:
+            raise InputError(
+                f"the class {folder!r} in {str(root / base)!r} was not there in training; remove it or train with it"
+            )
+        below = look_below(root, f"{base}/{folder}" if base else folder)
+        if not below.names:
+            raise InputError(
+                f"the class folder {str(root / base / folder)!r} holds no images ({' '.join(ENDINGS)}); "
+                "fill it or remove it"
+            )
+        names += below.names
+        labels += [index[folder]] * len(below.names)
+        left_out.include(below.left_out)
+    return Listing(classes, names, np.array(labels, np.int64), left_out), "test" if base else "all"
+
+
+def _base(root: Path, classes: tuple[str, ...]) -> str:
+    """The folder, below the one that is given, that holds the class folders to test with; "" for that itself."""
+    folders = subfolders(root)
+    if set(folders) <= set(classes):
+        return ""
+    told = {name: part[0] for name in folders if (part := part_of(name)) and name not in classes}
+    if find_parts(told) or "train" in told.values():
+        return find_layout(root).test or ""
+    held_out = [name for kind in ("test", "validation") for name in told if told[name] == kind]
+    return next((base for name in held_out if subfolders(root, base := unwrapped(root, name, classes))), "")

@@ -1,0 +1,37 @@
+"""Run folders as a finished `dnas run` leaves them, with a network that nobody trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from dnas.architecture import load_published
+from dnas.config import resolve
+from dnas.data import fingerprint, load_train
+from dnas.model import MODEL_FILE, model_bytes
+from dnas.settings import TrainSettings
+from dnas.trainer import built
+from dnas.training_images import TRAINING_IMAGES_FILE, TrainingImages
+
+SMALL = {"channels": 4, "epochs": 1, "batch_size": 4}
+
+
+def make_run(
+    folder: Path, source: str | Path, *, image_size: int | None = None, record: bool = True, **overrides: Any
+) -> Path:
+    """A run folder on the images of `source`; without a record of them, as versions before wrote it."""
+    split, info = load_train(str(source), image_size=image_size)
+    architecture = load_published("DARTS_V2", 3)
+    given = {"command": "train", "data": {"source": str(source)}, "train": SMALL, **overrides}
+    config, _ = resolve(given, info, len(split), fingerprint(split))
+    assert isinstance(config.train, TrainSettings)
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(tomli_w.dumps(config.to_toml()), "utf-8")
+    (folder / "architecture.json").write_text(architecture.dumps())
+    network = built(architecture, config.train, info, seed=0)
+    (folder / MODEL_FILE).write_bytes(model_bytes(network, architecture, config.train, info))
+    if record:
+        (folder / TRAINING_IMAGES_FILE).write_bytes(TrainingImages.of(split, info).to_bytes())
+    return folder
