@@ -18,6 +18,7 @@ from dnas.config import resolve
 from dnas.data import DataInfo
 from dnas.inheritance import inherit, shape_of
 from dnas.options import nested
+from dnas.settings import TrainSettings
 from dnas.subjects import Shape, named
 from dnas.training_images import TRAINING_IMAGES_FILE
 
@@ -84,6 +85,14 @@ def test_other_data_comes_with_its_own_size_and_what_the_preset_chooses_for_it(r
     assert settings["data"]["source"] == "digits" and "image_size" not in settings["data"]
     # What the user once gave stays; pad, images, stem and what else was chosen for the other data does not.
     assert settings["train"] == {"channels": 6, "learning_rate": 0.07, "cutout": 2, "epochs": 1, "batch_size": 16}
+
+
+@pytest.mark.skipif("flip" not in TrainSettings.model_fields, reason="flips are no setting")
+def test_whether_images_are_mirrored_is_found_out_again_for_other_data() -> None:
+    given = {"command": "train", "data": {"source": "cifar10"}, "train": {"flip": "on"}}
+    first, _ = resolve(given, info("cifar10", 32), 5000, "print")
+    assert inherit({"command": "train"}, Path("run"), first.to_toml())["train"]["flip"] == "on"
+    assert "flip" not in inherit({"data": {"source": "digits"}}, Path("run"), first.to_toml())["train"]
 
 
 def test_another_preset_is_another_training_on_the_same_data(run: Path, images: Path) -> None:

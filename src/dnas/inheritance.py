@@ -24,6 +24,9 @@ from dnas.space import get_space
 from dnas.subjects import Shape
 from dnas.training_images import read_training_images
 
+# Settings of a training that a run finds out from its images, so they are found out again for others.
+MEASURED = ("flip",)
+
 
 def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a training that names a run, with those of the run beneath.
@@ -41,13 +44,15 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     own = _parsed(config)
     data = dict(settings.get("data", {}))
     theirs: dict[str, Any] = {"data_dir": own.data.data_dir} if own.data.data_dir else {}
-    if "source" not in data or same_data(data["source"], own.data.source):
+    same = "source" not in data or same_data(data["source"], own.data.source)
+    if same:
         require_there(run, own.data.source)
         theirs |= {"source": own.data.source, "image_size": own.data.image_size}
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
-        inherited |= {"preset": own.preset, "train": {**_given_training(own), **settings.get("train", {})}}
+        training = {name: value for name, value in _given_training(own).items() if same or name not in MEASURED}
+        inherited |= {"preset": own.preset, "train": {**training, **settings.get("train", {})}}
     return inherited
 
 
