@@ -187,12 +187,12 @@ def test_a_written_configuration_repeats_the_run_to_the_bit(run, tmp_path):
 
 
 def test_search_never_opens_the_test_split(tmp_path, images, monkeypatch):
-    from dnas import pipeline
+    from dnas import data
 
     def forbidden(*arguments, **options):
         raise AssertionError("test images were read")
 
-    monkeypatch.setattr(pipeline, "load_test", forbidden)
+    monkeypatch.setattr(data, "load_test", forbidden)
     outcome = invoke("search", "--data", images, *TINY, "--out", tmp_path / "s", "--json")
     assert outcome.code == 0, outcome.err
     assert "test_accuracy" not in outcome.json

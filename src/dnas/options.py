@@ -37,7 +37,7 @@ _CLUSTER = Group("Cluster", sort_key=6)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     data: Annotated[str | None, Parameter(group=_DATA)] = None
-    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a folder: class folders of images (with train/ and test/ or without), or IDX files. [default: those of the run, if one is named; else digits]"
+    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a folder: class folders of images (with train/ and test/ or without), or IDX files. [default: digits]"
     data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
@@ -53,7 +53,7 @@ class RunOptions:
     seed: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Of everything that is drawn. [default: 0]"
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
-    "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: that of the run, if one is named; else quick]"
+    "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: quick]"
     config: Annotated[str | None, Parameter(group=_RUN)] = None
     "A TOML file of settings, as config.toml of a run; options given here go before it."
     out: Annotated[str | None, Parameter(group=_RUN)] = None
