@@ -196,10 +196,8 @@ def _layout(cell: SupernetCell) -> _Layout | None:
         return None
     sources = [_source_layout(cell, s) for s in range(len(cell.leaving))]
     covered = [source for source in sources if source is not None]
-    if len(covered) < len(sources) or any(_chain(cell, n)[1].shape[2:] != (1, 1) for n in range(2)):
-        return None
     channels = cell.active * cell.partial
-    if any(_leaving(cell, n) != channels for n in range(2)):
+    if len(covered) < len(sources) or any(_preprocessed(cell, n) != channels for n in range(2)):
         return None
     edges = [first for first, _ in cell.space.node_edges]
     owners = [(part, name, weight) for part in cell.modules() for name, weight in part._parameters.items()]
@@ -266,9 +264,9 @@ def _stages(layers: list[Any], block: SourceBlock) -> list[tuple[nn.Conv2d, nn.C
         kernel, dilation, stride = deep.kernel_size, deep.dilation, 1 if stages else block.stride
         if not limits.depthwise(kernel, deep.stride, dilation) or deep.stride[0] != stride:
             return None
-        if alike not in (None, (kernel, dilation)) or point.kernel_size != (1, 1):
+        if alike not in (None, (kernel, dilation)):
             return None
-        if deep.weight.shape[:2] != (wide, 1) or point.weight.shape[:2] != (wide, block.channels):
+        if deep.weight.shape != (wide, 1, *kernel) or point.weight.shape != (wide, block.channels, 1, 1):
             return None
         alike = kernel, dilation
         stages.append((deep, point))
@@ -631,10 +629,12 @@ def _entering(cell: SupernetCell, n: int) -> int:
     return int(_chain(cell, n)[1].shape[1])
 
 
-def _leaving(cell: SupernetCell, n: int) -> int:
-    """Channels of a preprocessed input."""
+def _preprocessed(cell: SupernetCell, n: int) -> int | None:
+    """Channels that a preprocessing makes of an input; None where it is no 1×1 convolution, or two of one input."""
     reduce, weight = _chain(cell, n)
-    return len(weight) if reduce is None else len(weight) + len(reduce.odd.weight)
+    weights = [weight] if reduce is None else [weight, reduce.odd.weight]
+    alike = all(w.shape[1:] == (weight.shape[1], 1, 1) for w in weights)
+    return sum(map(len, weights)) if alike else None
 
 
 def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[_Preprocess, Tensor]:

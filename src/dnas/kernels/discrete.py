@@ -206,8 +206,6 @@ class Layout:
 
 def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
     """None where sizes do not fit."""
-    if program.pictures > limits.PICTURES:
-        return None
     shapes: dict[int, Shape] = {0: before, 1: previous}
     produced = {c.output: c for c in program.convolutions}
     for n in range(INPUTS, program.pictures):
@@ -511,6 +509,8 @@ def _fit(
     pixels = [batch * height * width for height, width, _ in layout.shapes]
     numbers = [n * shape[2] for n, shape in zip(pixels, layout.shapes, strict=True)]
     if min(pixels) < 2 or max(*numbers, batch * layout.kept_size) > limits.NUMBERS or len(previous) != batch:
+        return False
+    if program.pictures > limits.PICTURES:
         return False
     edges = 1 + max((term.edge for term in program.terms if term.edge is not None), default=-1)
     if paths is not None and (len(paths) < edges or paths.shape[1:] != (batch,) or paths.device.type != "cpu"):

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -88,10 +89,11 @@ def _built(source: str, structures: tuple[type[ctypes.Structure], ...], **define
     found = _find_or_compile(source, {**limits.MACROS, **defines})
     if found is not None and structures:
         sizes = [ctypes.sizeof(structure) for structure in structures]
-        table = list((ctypes.c_size_t * (len(sizes) + 1)).in_dll(found, "structures"))
-        if table != [*sizes, 0]:
+        table = (ctypes.c_size_t * (len(sizes) + 1)).in_dll(found, "structures")
+        in_c = list(takewhile(bool, table))  # 0 ends it
+        if in_c != sizes:
             raise RunError(
-                f"internal error: the structures of {source}.c have {table[:-1]} bytes, in Python {sizes}; report it, "
+                f"internal error: structures of {source}.c have {in_c} bytes in C and {sizes} in Python; report it, "
                 "and use --backend torch"
             )
     return found
