@@ -366,6 +366,25 @@ def test_weights_that_were_replaced_are_the_ones_that_count():
     assert not cells.covers(supernet, normal(2, 5, 5, 12), mixing.psi, mixing.bypass)
 
 
+# --- single precision: twice as many numbers in a vector -------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(1, 2), (5, 4), (6, 9)])
+def test_single_precision(size):
+    """What it gives is tested in double precision; here, that it stays in its memory and agrees in the loss."""
+    cell = cell_of(gene_of([*PLAIN, "sep_conv_5x5", "dil_conv_3x3"], 3, sum(size)), 5, 3, 7).float()
+    inputs = [x.detach().float().requires_grad_() for x in inputs_of(5, 3, *size, False)]
+    outputs = [results(cell, inputs, None, native_kernels) for native_kernels in (True, False)]
+    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=1e-3, atol=1e-2)
+    names = ["max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_5x5", "dil_conv_3x3"]
+    supernet, mixing = supernet_of(names).float(), mixing_of(names, dtype=torch.float32)
+    ran, got = computed(supernet, mixing, normal(3, 3, *size).float())
+    with native.only_torch():
+        _, expected = computed(supernet, mixing, normal(3, 3, *size).float())
+    assert ran
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-2, atol=1e-2)
+
+
 # --- what C and Python agree on ----------------------------------------------------------------------------
 
 
