@@ -205,7 +205,15 @@ def compiler() -> Finding:
     advice = native.advice()
     if advice:
         return Finding("kernels", "not compiled", advice)
-    return Finding("kernels", "compiled" if native.available() else "none for this processor; torch's are used")
+    if not native.available():
+        return Finding("kernels", "none for this processor; torch's are used")
+    if native.cache_folder() is None:
+        return Finding(
+            "kernels",
+            "compiled by every process for itself: others could write where they would be kept",
+            "make dnas/kernels in $XDG_CACHE_HOME or ~/.cache, and the folders above it, writable by you alone",
+        )
+    return Finding("kernels", "compiled")
 
 
 def clock(wall: float, monotonic: float, now: float) -> Finding:

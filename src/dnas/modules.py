@@ -160,9 +160,12 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
         case FactorizedReduce():
             return FactorizedReduceModule(layer.inputs, layer.outputs, norms, groups)
         case Conv():
-            # A square kernel with one input a group is what a depthwise kernel can do.
-            alone = layer.groups == layer.inputs == layer.outputs and layer.kernel[0] == layer.kernel[1] > 1
-            kind = DepthwiseConv2d if alone else nn.Conv2d if layer.padded else WholeConv2d
+            # A padded, odd and square kernel with one input a group is what a depthwise kernel can do.
+            alone = (
+                layer.groups == layer.inputs == layer.outputs and layer.padded and layer.stride[0] == layer.stride[1]
+            )
+            odd = layer.kernel[0] == layer.kernel[1] > 1 and layer.kernel[0] % 2 == 1
+            kind = DepthwiseConv2d if alone and odd else nn.Conv2d if layer.padded else WholeConv2d
             return kind(
                 groups * layer.inputs,
                 groups * layer.outputs,

@@ -30,7 +30,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dnas.errors import InputError
 from dnas.kernels import cells, channel_moments, depthwise_statistics, mixed_product, weighted_sum
-from dnas.kernels.fold import EPSILON, fold, fold_reduction, odd_grid, side_by_side
+from dnas.kernels.fold import fold, fold_reduction, odd_grid, side_by_side
+from dnas.kernels.limits import EPSILON
 from dnas.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
 from dnas.ops import PRIMITIVES, AvgPool, Chain, Identity, MaxPool, Noise, Zero
 from dnas.plan import STEMS, preprocess
@@ -426,7 +427,7 @@ class Supernet(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
         psi = mixing.psi
-        if mixing.active is None and cells.covers(self, previous):
+        if mixing.active is None and cells.covers(self, previous, psi, mixing.bypass):
             last = cells.run(self, previous, psi, mixing.bypass, draws)
         else:
             for k, cell in enumerate(self.cells):

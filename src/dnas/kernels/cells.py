@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.kernels import native
+from dnas.kernels import limits, native
+from dnas.kernels.depthwise import DepthwiseConv2d
 from dnas.kernels.fold import fold_reduction
 from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule
@@ -27,16 +28,14 @@ from dnas.modules import FactorizedReduceModule
 if TYPE_CHECKING:
     from dnas.supernet import Draws, Preprocess, SourceBlock, Supernet, SupernetCell
 
-MOST = 8  # separable candidates of an edge: the enum of source.c
-NODES = 16  # states of a cell: the enum of join.c
-
 number, pointer = ctypes.c_int, ctypes.c_void_p
 
 
 class _Separable(ctypes.Structure):
     _fields_ = (
         *((name, number) for name in ("kernel", "dilation", "stages", "column")),
-        *((name, pointer * 2) for name in ("deep", "point", "kept", "moments", "deep_gradient", "point_gradient")),
+        *((name, pointer * limits.STAGES) for name in ("deep", "point", "kept", "moments")),
+        *((name, pointer * limits.STAGES) for name in ("deep_gradient", "point_gradient")),
         ("work", pointer),
     )
 
@@ -62,10 +61,10 @@ class _Join(ctypes.Structure):
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "sources", "reduced", "threads")),
         *((name, number) for name in ("state_height", "state_width", "fresh", "node_pixel", "grad_pixel")),
-        *((name, number * NODES) for name in ("out_pixel", "state_pixel")),
-        *((name, pointer * NODES) for name in ("outs", "states")),
+        *((name, number * limits.STATES) for name in ("out_pixel", "state_pixel")),
+        *((name, pointer * limits.STATES) for name in ("outs", "states")),
         *((name, pointer) for name in ("bypass", "node", "grad")),
-        ("states_gradient", pointer * NODES),
+        ("states_gradient", pointer * limits.STATES),
         ("bypass_gradient", pointer),
     )
 
@@ -80,6 +79,10 @@ class _Preprocess(ctypes.Structure):
     )
 
 
+_STRUCTURES = {"source": (_Source, _Separable), "join": (_Join,), "preprocess": (_Preprocess,)}
+POOLS = ("max_pool_3x3", "avg_pool_3x3")  # in the order of limits.Pool
+
+
 def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
     """The C files for cells with this many channels an edge, and their macros."""
     return {"source": (("C", channels),), "join": (("C", channels), ("K", partial)), "preprocess": ()}
@@ -90,7 +93,7 @@ def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
     """The C functions of these files, or None where they cannot be had."""
     functions = {}
     for name, macros in _sources(channels, partial).items():
-        library = native.library(name, REAL=real, **dict(macros))
+        library = native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))
         if library is None:
             return None
         for direction in ("forward", "backward"):
@@ -98,11 +101,24 @@ def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
     return functions
 
 
-def covers(supernet: Supernet, stem: Tensor) -> bool:
-    """Whether these kernels can stand in for the supernet's cells: dtype, device, widths and operations."""
-    if stem.dtype not in native.REALS or stem.device.type != "cpu" or not len(stem) or not native.wanted():
+def covers(supernet: Supernet, stem: Tensor, psi: Tensor, bypass: Tensor) -> bool:
+    """Return True if these kernels can stand in for the supernet's cells: dtypes, device, sizes and operations.
+
+    All that C takes for granted of the arguments of `run` is looked at here; the rest is a layout's.
+    """
+    if stem.dtype not in native.REALS or not native.wanted() or (layouts := _layouts(supernet)) is None:
         return False
-    if (layouts := _layouts(supernet)) is None:
+    if any(x.dtype != stem.dtype or not x.is_cpu for x in (psi, bypass)) or not stem.is_cpu or stem.dim() != 4:
+        return False
+    first = layouts[0]
+    edges, operations = len(first.cell.space.edges), first.sources[0].source.operations
+    if psi.shape != (len(layouts), edges, operations) or bypass.shape != (len(layouts), edges):
+        return False
+    channels = _entering(first.cell, 0)
+    widest = max(channels, *(layout.channels * layout.cell.space.nodes for layout in layouts))
+    if stem.shape[3] != channels or not 0 < math.prod(stem.shape[:3]) * widest <= limits.NUMBERS:
+        return False
+    if not all(w.dtype == stem.dtype and w.is_cpu for layout in layouts for w in layout.weights):
         return False
     widths = frozenset((layout.cell.active, layout.cell.partial) for layout in layouts)
     return _available(native.REALS[stem.dtype], widths)
@@ -113,7 +129,8 @@ def _available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
     """Whether the functions of all these widths can be had."""
     files = {file for width in widths for file in _sources(*width).items()}
     with ThreadPoolExecutor() as pool:  # compilers side by side: the first use of a width takes seconds
-        list(pool.map(lambda file: native.library(file[0], REAL=real, **dict(file[1])), sorted(files, reverse=True)))
+        load = lambda name, macros: native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))  # noqa: E731
+        list(pool.map(load, *zip(*sorted(files, reverse=True), strict=True)))
     return all(_functions(real, *width) is not None for width in widths)
 
 
@@ -139,6 +156,15 @@ class _Layout:
     edges: list[int]  # of each node the first
     sources: list[_SourceLayout]
     weights: list[nn.Parameter]
+    shapes: list[torch.Size]
+    owners: list[tuple[nn.Module, str]]
+
+    def holds(self) -> bool:
+        """Whether the cell's weights are still those, as large, and contiguous."""
+        return all(
+            owner._parameters[name] is weight and weight.shape == shape and weight.is_contiguous()
+            for (owner, name), weight, shape in zip(self.owners, self.weights, self.shapes, strict=True)
+        )
 
 
 _known: WeakKeyDictionary[Supernet, list[_Layout] | None] = WeakKeyDictionary()
@@ -146,20 +172,45 @@ _known: WeakKeyDictionary[Supernet, list[_Layout] | None] = WeakKeyDictionary()
 
 def _layouts(supernet: Supernet) -> list[_Layout] | None:
     """Those of all cells; None where the kernels do not cover one."""
-    if supernet not in _known:
-        found = [_layout(cast("SupernetCell", cell)) for cell in supernet.cells]
-        layouts = [layout for layout in found if layout is not None]
-        _known[supernet] = layouts if len(layouts) == len(found) else None
-    return _known[supernet]
+    known = _known.get(supernet)
+    if supernet not in _known or (known is not None and not all(layout.holds() for layout in known)):
+        known = _known[supernet] = _new_layouts([cast("SupernetCell", cell) for cell in supernet.cells])
+    return known
+
+
+def _new_layouts(cells: list[SupernetCell]) -> list[_Layout] | None:
+    layouts = []
+    before = previous = _entering(cells[0], 0)
+    for cell in cells:
+        layout = _layout(cell)
+        if layout is None or [_entering(cell, n) for n in range(2)] != [before, previous] or not layout.holds():
+            return None
+        layouts.append(layout)
+        before, previous = previous, cell.space.nodes * layout.channels
+    return layouts
 
 
 def _layout(cell: SupernetCell) -> _Layout | None:
+    narrow = cell.active <= limits.CHANNELS and not cell.active & (cell.active - 1) and cell.partial <= limits.GROUPS
+    if not narrow or len(cell.leaving) > limits.STATES:
+        return None
     sources = [_source_layout(cell, s) for s in range(len(cell.leaving))]
     covered = [source for source in sources if source is not None]
-    if len(covered) < len(sources) or len(sources) >= NODES or cell.active & (cell.active - 1) or cell.active > 64:
+    channels = cell.active * cell.partial
+    if len(covered) < len(sources) or any(_preprocessed(cell, n) != channels for n in range(2)):
         return None
     edges = [first for first, _ in cell.space.node_edges]
-    return _Layout(cell, cell.active * cell.partial, edges, covered, list(cell.parameters()))
+    owners = [(part, name, weight) for part in cell.modules() for name, weight in part._parameters.items()]
+    found = [(part, name, weight) for part, name, weight in owners if weight is not None]
+    return _Layout(
+        cell,
+        channels,
+        edges,
+        covered,
+        [weight for *_, weight in found],
+        [weight.shape for *_, weight in found],
+        [(part, name) for part, name, _ in found],
+    )
 
 
 def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
@@ -171,16 +222,21 @@ def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
     for name, chain in block.apart.items():
         layers: list[Any] = list(chain.children())
         if isinstance(layers[0], FactorizedReduceModule):
+            if reduction is not None:
+                return None
             reduction = (block.columns[name], layers[0])
             continue
+        separable = _stages(layers, block)
+        if separable is None:
+            return None
         columns.append(block.columns[name])
-        stages.append(list(zip(layers[1::4], layers[2::4], strict=True)))
-    if len(stages) > MOST or any(len(stage) > 2 or stage[0][0].kernel_size[0] > 7 for stage in stages):
+        stages.append(separable)
+    if len(stages) > limits.SEPARABLES or not block.pools.keys() <= {*POOLS} or block.stride not in (1, 2):
         return None
     targets = [cell.space.edges[e][0] for e in cell.leaving[s]]
-    assert targets == list(range(targets[0], targets[0] + len(targets)))
+    assert targets == list(range(targets[0], targets[0] + len(targets))) and len(targets) == block.targets
     source = _Source(targets=len(targets), stride=block.stride, count=len(stages), operations=len(block.columns))
-    for k, name in enumerate(("max_pool_3x3", "avg_pool_3x3")):
+    for k, name in enumerate(POOLS):
         source.pools[k] = block.columns.get(name, -1)
     source.identity = -1 if block.identity is None else block.columns[block.identity]
     separables = (_Separable * len(stages))(
@@ -190,6 +246,31 @@ def _source_layout(cell: SupernetCell, s: int) -> _SourceLayout | None:
         )
     )
     return _SourceLayout(len(targets) * cell.active, targets[0], stages, reduction, source, separables)
+
+
+def _stages(layers: list[Any], block: SourceBlock) -> list[tuple[nn.Conv2d, nn.Conv2d]] | None:
+    """Depthwise and pointwise convolutions of a separable candidate; None where C has no room for it.
+
+    C takes both stages for alike, but for the stride.
+    """
+    wide, alike = block.targets * block.channels, None
+    stages: list[tuple[nn.Conv2d, nn.Conv2d]] = []
+    while layers:
+        match layers:
+            case [nn.ReLU(), DepthwiseConv2d() as deep, nn.Conv2d() as point, nn.BatchNorm2d(), *layers]:
+                pass
+            case _:
+                return None
+        kernel, dilation, stride = deep.kernel_size, deep.dilation, 1 if stages else block.stride
+        if not limits.depthwise(kernel, deep.stride, dilation) or deep.stride[0] != stride:
+            return None
+        if alike not in (None, (kernel, dilation)):
+            return None
+        if deep.weight.shape != (wide, 1, *kernel) or point.weight.shape != (wide, block.channels, 1, 1):
+            return None
+        alike = kernel, dilation
+        stages.append((deep, point))
+    return stages if 1 <= len(stages) <= limits.STAGES else None
 
 
 # --- what a layer computed -----------------------------------------------------------------------------------------
@@ -409,7 +490,7 @@ def _join(layer: _Layer, node: int, bypass: Tensor) -> _Join:
 def _pictures(layer: _Layer, channels: int) -> int:
     """Numbers of a batch of pictures [B, H', pitch] with rows of a whole number of vectors, see rows.h."""
     batch, height, width = layer.out.shape[:3]
-    lanes = 64 // layer.out.element_size()
+    lanes = limits.VECTOR // layer.out.element_size()
     return batch * height * -(-width * channels // lanes) * lanes
 
 
@@ -452,7 +533,7 @@ def _source_forward(
     moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
     features = None
     if keep:
-        numbers = stages * _pictures(layer, layout.wide) + 3 * _pictures(layer, cell.active)
+        numbers = stages * _pictures(layer, layout.wide) + len(limits.Pool) * _pictures(layer, cell.active)
         features = lease((numbers,), out.dtype)
     kept = _Kept(moments, features, None, 1.0)
     shape = (*out.shape[:3], layout.wide)
@@ -541,6 +622,19 @@ def _chain(cell: SupernetCell, n: int) -> tuple[FactorizedReduceModule | None, T
     if isinstance(first, FactorizedReduceModule):
         return first, first.even.weight
     return None, cast(nn.Conv2d, rest[0]).weight
+
+
+def _entering(cell: SupernetCell, n: int) -> int:
+    """Channels of an input."""
+    return int(_chain(cell, n)[1].shape[1])
+
+
+def _preprocessed(cell: SupernetCell, n: int) -> int | None:
+    """Channels that a preprocessing makes of an input; None where it is no 1×1 convolution, or two of one input."""
+    reduce, weight = _chain(cell, n)
+    weights = [weight] if reduce is None else [weight, reduce.odd.weight]
+    alike = all(w.shape[1:] == (weight.shape[1], 1, 1) for w in weights)
+    return sum(map(len, weights)) if alike else None
 
 
 def _preprocess(cell: SupernetCell, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[_Preprocess, Tensor]:

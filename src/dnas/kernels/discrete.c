@@ -10,10 +10,8 @@
    depthwise convolutions, which cost less to compute again than to store and load. Any number of channels. */
 #include "rows.h"
 
-enum { IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING }; /* kinds of terms */
 enum { PIXELS = 8, OUTER = 16 };    /* sums that stay in registers */
 enum { CHUNK = 8192 };              /* numbers of a chunk of rows, which stay in the first caches */
-enum { PAD = 6 };                   /* the widest padding */
 enum { STREAMS = 24, LINE = 64 };   /* of a look ahead; bytes that come at once */
 
 /* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that convolution's
@@ -44,7 +42,7 @@ struct convolution {
 };
 
 struct term {
-    int kind, node, source, stride; /* pictures */
+    int kind, node, source, stride; /* KIND_…; pictures */
     const real *factor;
 };
 
@@ -54,6 +52,8 @@ struct cell {
     struct convolution *convolution;
     struct term *term; /* in the order of their nodes */
 };
+
+STRUCTURES(sizeof(struct picture), sizeof(struct convolution), sizeof(struct term), sizeof(struct cell));
 
 /* --- tasks --------------------------------------------------------------------------------------------------- */
 
@@ -149,7 +149,7 @@ struct block {
     size_t size;
 };
 static void *grown(struct block *b, size_t size) {
-    if (b->size < size) {
+    if (b->size < size || GAP) { /* under AddressSanitizer never larger than asked for */
         free(b->data);
         b->data = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
         b->size = b->data ? size : 0;
@@ -158,11 +158,7 @@ static void *grown(struct block *b, size_t size) {
 }
 static __thread struct block coefficients_, sums_;
 
-static real *take(struct run *r, long n) {
-    real *at = r->free;
-    r->free += up(n);
-    return at;
-}
+static real *take(struct run *r, long n) { return piece(&r->free, n); }
 
 /* --- rows ---------------------------------------------------------------------------------------------------- */
 
@@ -520,7 +516,7 @@ static void pool_row(const real *frame, const long *at, int kind, long length, c
             best = either((v > best) | (v != v), v, best); /* what is no number wins, as in torch */
             sum += where(v != -INFINITY, v);
         }
-        if (kind == AVERAGE) best = sum * load(shares + i);
+        if (kind == KIND_AVERAGE) best = sum * load(shares + i);
         store(out + i, best);
     }
 }
@@ -530,7 +526,7 @@ static void unpool_row(const real *frame, real *back, const long *at, int kind, 
                        const real *grad) {
     for (long i = 0; i < length; i += V) {
         vec g = load(grad + i);
-        if (kind == AVERAGE) {
+        if (kind == KIND_AVERAGE) {
             g *= load(shares + i);
             for (int t = 0; t < 9; t++) store(back + at[t] + i, load(back + at[t] + i) + g);
             continue;
@@ -567,7 +563,7 @@ static void add_pool(const struct run *r, const struct term *e, int b, struct ro
     room->framed = -1;
     fill_frame(r, in, &f, b, 0, -INFINITY, room->frame, room->row);
     for (int y = 0; y < out->height; y++, image += row_length(out)) {
-        if (e->kind == AVERAGE) pool_shares(&f, out, y, room->other);
+        if (e->kind == KIND_AVERAGE) pool_shares(&f, out, y, room->other);
         pool_row(room->frame + y * e->stride * f.step, at, e->kind, row_length(out), room->other, room->row);
         add_row(room->row, row_length(out), factor_of(e->factor, b), first, image);
     }
@@ -582,13 +578,13 @@ static void node_image(const struct run *r, const struct task *t, struct room *r
     int pools = 0;
     (void)sums, (void)totals;
     for (const struct term *e = c->term; e < c->term + c->terms; e++)
-        if (e->node == t->item && (e->kind == MAXIMUM || e->kind == AVERAGE))
+        if (e->node == t->item && (e->kind == KIND_MAXIMUM || e->kind == KIND_AVERAGE))
             add_pool(r, e, b, room, pools++ == 0, room->g);
     for (int y = 0; y < out->height; y++) {
         real *row = pools ? room->g + y * length : room->g;
         int first = !pools;
         for (const struct term *e = c->term; e < c->term + c->terms; e++) {
-            if (e->node != t->item || (e->kind != IDENTITY && e->kind != CONVOLUTION)) continue;
+            if (e->node != t->item || (e->kind != KIND_IDENTITY && e->kind != KIND_CONVOLUTION)) continue;
             take_row(r, c->picture + e->source, b, y, 0, room->row);
             add_row(room->row, length, factor_of(e->factor, b), first, row);
             first = 0;
@@ -826,7 +822,7 @@ static void term_image(const struct run *r, const struct task *t, struct room *r
     const long length = row_length(out);
     const real factor = factor_of(e->factor, b);
     (void)sums, (void)totals;
-    if (e->kind == IDENTITY) {
+    if (e->kind == KIND_IDENTITY) {
         for (int y = 0; y < out->height; y++) {
             take_gradient(out, b, y, factor, room->row);
             give_row(in, b, y, room->row, NULL, t->first);
@@ -843,7 +839,7 @@ static void term_image(const struct run *r, const struct task *t, struct room *r
         const long row = y * e->stride * f.step;
         take_gradient(out, b, y, factor, room->row);
         memset(room->row + length, 0, V * sizeof(real));
-        if (e->kind == AVERAGE) pool_shares(&f, out, y, room->other);
+        if (e->kind == KIND_AVERAGE) pool_shares(&f, out, y, room->other);
         unpool_row(room->frame + row, room->back + row, at, e->kind, length, room->other, room->row);
     }
     for (int y = 0; y < in->height; y++) {
@@ -886,11 +882,12 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
         room = deep > room ? deep : room;
     }
     r->room = 8 * up(room + CHUNK + 8 * V);
-    r->free = grown(&coefficients_, (size + V) * sizeof(real));
+    r->free = grown(&coefficients_, (size + V) * sizeof(real) + GAPS);
     r->pad = calloc(cell->pictures, sizeof *r->pad);
     r->c = calloc(cell->convolutions, sizeof *r->c);
     r->task = calloc(cell->pictures + cell->terms + 2 * cell->convolutions, sizeof *r->task);
     if (!r->free || !r->pad || !r->c || !r->task) return 0;
+    ASAN_POISON_MEMORY_REGION(r->free, coefficients_.size);
     for (int n = 0; n < cell->convolutions; n++) {
         const struct convolution *v = cell->convolution + n;
         const struct picture *in = cell->picture + v->input, *out = cell->picture + v->output;
@@ -964,7 +961,7 @@ static void add_streams(const struct run *r, const struct task *last, const stru
         const struct term *e = cell->term + t->item;
         const struct picture *in = cell->picture + e->source, *out = cell->picture + e->node;
         add_stream(a, out, out->gradient, out->gradient_pixel, b);
-        if (e->kind != IDENTITY) add_stream(a, in, in->data, in->pixel, b);
+        if (e->kind != KIND_IDENTITY) add_stream(a, in, in->data, in->pixel, b);
         add_stream(a, in, in->gradient, in->gradient_pixel, b);
     }
 }
@@ -1105,7 +1102,7 @@ int cell_backward(const struct cell *c) {
     for (int n = c->pictures - 1; n >= 0; n--) {
         if (!c->picture[n].gradient) continue;
         for (int e = c->terms - 1; e >= 0; e--)
-            if (c->term[e].node == n && c->term[e].kind < CONVOLUTION && c->picture[c->term[e].source].gradient) {
+            if (c->term[e].node == n && c->term[e].kind < KIND_CONVOLUTION && c->picture[c->term[e].source].gradient) {
                 r->task[r->tasks++] = (struct task){.image = term_image, .wave = whole[n], .item = e};
                 whole[c->term[e].source] = later(whole[c->term[e].source], whole[n]);
             }

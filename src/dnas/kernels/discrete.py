@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.kernels import native
+from dnas.kernels import limits, native
 from dnas.kernels.depthwise import DepthwiseConv2d
+from dnas.kernels.limits import Kind
 from dnas.kernels.memory import lease
 from dnas.modules import FactorizedReduceModule, ZeroModule
 
 INPUTS = 2
-IDENTITY, MAXIMUM, AVERAGE, CONVOLUTION, NOTHING = range(5)
-MOST_PADDING = 6  # PAD in discrete.c
 
 Shape = tuple[int, int, int]  # height, width, channels
 
@@ -53,10 +52,21 @@ class Convolution:
         deep = [] if self.deep is None else [self.deep.weight]
         return [*deep, *(point.weight for point in self.points), self.norm.weight, self.norm.bias]
 
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Those that the parameters must have."""
+        deep = [] if self.deep is None else [(self.deep.in_channels, 1, *self.deep.kernel_size)]
+        points = [(point.out_channels, point.in_channels, 1, 1) for point in self.points]
+        return [*deep, *points, (self.norm.num_features,), (self.norm.num_features,)]
+
+    def statistics(self) -> list[Tensor]:
+        """What the batch norm tracks: mean, variance, and the number of batches."""
+        tracked = (self.norm.running_mean, self.norm.running_var, self.norm.num_batches_tracked)
+        return [x for x in tracked if x is not None]
+
 
 @dataclass(eq=False)
 class Term:
-    kind: int
+    kind: Kind
     node: int
     source: int
     stride: int
@@ -105,7 +115,7 @@ def program(
         states[node] = out.picture()
         for term in terms:
             term.node = states[node]
-            if term.kind == CONVOLUTION:
+            if term.kind == Kind.CONVOLUTION:
                 last = next(c for c in out.convolutions if c.output == term.source)
                 last.target, last.edge = states[node], term.edge
         out.terms += terms
@@ -121,13 +131,13 @@ def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | N
     """A chain's convolutions into the program, and what is left of it: the term of a node still to come."""
     match layers:
         case [nn.Identity()]:
-            return Term(IDENTITY, -1, source, 1, edge)
-        case [nn.MaxPool2d(stride=int(stride))]:
-            return Term(MAXIMUM, -1, source, stride, edge)
-        case [nn.AvgPool2d(stride=int(stride))]:
-            return Term(AVERAGE, -1, source, stride, edge)
+            return Term(Kind.IDENTITY, -1, source, 1, edge)
+        case [nn.MaxPool2d(kernel_size=3, padding=1, dilation=1, ceil_mode=False, stride=1 | 2 as stride)]:
+            return Term(Kind.MAXIMUM, -1, source, stride, edge)
+        case [nn.AvgPool2d(kernel_size=3, padding=1, count_include_pad=False, ceil_mode=False, stride=1 | 2 as stride)]:
+            return Term(Kind.AVERAGE, -1, source, stride, edge)
         case [ZeroModule() as zero]:
-            return Term(NOTHING, -1, source, zero.stride, edge)
+            return Term(Kind.NOTHING, -1, source, zero.stride, edge)
     while layers:
         match layers:
             case [FactorizedReduceModule() as reduce, *layers]:
@@ -142,14 +152,26 @@ def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | N
             return None
         made.output = made.target = source = out.picture()
         out.convolutions.append(made)
-    return Term(CONVOLUTION, -1, source, 1, edge)
+    return Term(Kind.CONVOLUTION, -1, source, 1, edge)
 
 
 def _covered(convolution: Convolution) -> bool:
-    deep, norm = convolution.deep, convolution.norm
-    plain = all(p.kernel_size == p.stride == p.dilation == (1, 1) and p.groups == 1 for p in convolution.points)
-    narrow = deep is None or (max(int(p) for p in deep.padding) <= MOST_PADDING and int(deep.stride[0]) <= 2)
-    return plain and narrow and norm.affine and norm.track_running_stats and norm.momentum is not None
+    deep, norm, points = convolution.deep, convolution.norm, convolution.points
+    plain = all(p.kernel_size == p.stride == p.dilation == (1, 1) and p.groups == 1 for p in points)
+    plain = plain and all(p.padding == (0, 0) and p.bias is None for p in points)
+    tracked = norm.affine and norm.track_running_stats and norm.momentum is not None
+    fits = norm.num_features == sum(p.out_channels for p in points)
+    return plain and tracked and fits and (deep is None or _deep_covered(deep))
+
+
+def _deep_covered(deep: nn.Conv2d) -> bool:
+    pad = int(deep.dilation[0]) * (int(deep.kernel_size[0]) // 2)
+    alone = deep.groups == deep.in_channels == deep.out_channels and deep.bias is None and deep.padding_mode == "zeros"
+    return alone and deep.padding == (pad, pad) and pad <= limits.PAD and limits.depthwise(*_steps(deep))
+
+
+def _steps(deep: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return deep.kernel_size, deep.stride, deep.dilation
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------
@@ -190,7 +212,7 @@ def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
         if n in produced:
             c = produced[n]
             height, width, channels = shapes[c.input]
-            if any(point.in_channels != channels for point in c.points):
+            if any(part.in_channels != channels for part in (*c.points, *([] if c.deep is None else [c.deep]))):
                 return None
             outputs = sum(point.out_channels for point in c.points)
             shapes[n] = (-(-height // c.stride), -(-width // c.stride), outputs)
@@ -205,13 +227,13 @@ def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
         shapes[n] = sizes.pop()
     if len({shapes[n][:2] for n in program.concat}) != 1:
         return None
-    read = {t.source for t in program.terms if t.kind in (IDENTITY, MAXIMUM, AVERAGE)}
+    read = {t.source for t in program.terms if t.kind in (Kind.IDENTITY, Kind.MAXIMUM, Kind.AVERAGE)}
     read |= {c.input for c in program.convolutions}
     reached = set(program.concat)
     for n in reversed(range(program.pictures)):
         if any(c.input == n and c.target in reached for c in program.convolutions):
             reached.add(n)
-        if any(t.source == n and t.node in reached and t.kind != NOTHING for t in program.terms):
+        if any(t.source == n and t.node in reached and t.kind != Kind.NOTHING for t in program.terms):
             reached.add(n)
     inner = {c.output for c in program.convolutions if c.target == c.output}
     kept = [n for n in range(INPUTS, program.pictures) if n not in program.concat]
@@ -441,7 +463,9 @@ class _Function(torch.autograd.Function):
 
 
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    return native.library("discrete", REAL=native.REALS[dtype]) if dtype in native.REALS else None
+    if dtype not in native.REALS:
+        return None
+    return native.library("discrete", _Picture, _Convolution, _Term, _Cell, REAL=native.REALS[dtype])
 
 
 def available(x: Tensor) -> bool:
@@ -459,19 +483,52 @@ def run(program: Program, before: Tensor, previous: Tensor, paths: Tensor | None
 
     before, previous: its inputs, before their ReLU. paths [edges, B]: factors of drop-path.
     """
+    if before.dim() != 4 or previous.dim() != 4:
+        return None
     shapes = _shape(before), _shape(previous)
     if shapes not in program.layouts:
         program.layouts[shapes] = _layout(program, *shapes)
     layout = program.layouts[shapes]
     parameters = [p for c in program.convolutions for p in c.parameters()]
-    if layout is None or before.dtype != previous.dtype or any(p.dtype != before.dtype for p in parameters):
+    if layout is None or not _fit(program, layout, before, previous, paths, parameters):
         return None
-    if not all(c.norm.training for c in program.convolutions):
-        return None
-    if len(before) * min(height * width for height, width, _ in layout.shapes) < 2:
-        return None  # for torch to refuse
     out: Tensor = _Function.apply(program, layout, before, previous, paths, *parameters)  # type: ignore[no-untyped-call]
     return out
+
+
+def _fit(
+    program: Program,
+    layout: Layout,
+    before: Tensor,
+    previous: Tensor,
+    paths: Tensor | None,
+    parameters: Sequence[Tensor],
+) -> bool:
+    """Whether all of this is as the C file takes for granted. What is not, torch computes, or refuses."""
+    batch, dtype = len(before), before.dtype
+    pixels = [batch * height * width for height, width, _ in layout.shapes]
+    numbers = [n * shape[2] for n, shape in zip(pixels, layout.shapes, strict=True)]
+    if min(pixels) < 2 or max(*numbers, batch * layout.kept_size) > limits.NUMBERS or len(previous) != batch:
+        return False
+    if program.pictures > limits.PICTURES:
+        return False
+    edges = 1 + max((term.edge for term in program.terms if term.edge is not None), default=-1)
+    if paths is not None and (len(paths) < edges or paths.shape[1:] != (batch,) or paths.device.type != "cpu"):
+        return False
+    if previous.dtype != dtype or previous.device.type != "cpu":
+        return False
+    read: list[Tensor] = list(parameters)
+    shapes: list[tuple[int, ...]] = [shape for c in program.convolutions for shape in c.shapes()]
+    for c in program.convolutions:
+        statistics, shape = c.statistics(), (c.norm.num_features,)
+        if not c.norm.training or len(statistics) < 3 or statistics[2].dtype != torch.int64:
+            return False
+        read += statistics[:2]
+        shapes += [shape, shape]
+    return all(
+        x.shape == shape and x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous()
+        for x, shape in zip(read, shapes, strict=True)
+    )
 
 
 def _shape(x: Tensor) -> Shape:

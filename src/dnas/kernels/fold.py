@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # of nn.BatchNorm2d
+from dnas.kernels.limits import EPSILON
 
 
 def fold(matrix: Tensor, mean: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,7 @@
    the largest of each 2×2 pixels is taken. Compiled for one C, one K and REAL. */
 #include "rows.h"
 
-#ifndef C
-#define C 4
-#endif
-#ifndef K
-#define K 4
-#endif
-enum { REST = C * (K - 1), MOST = 16 };
+_Static_assert(C <= CHANNELS && K <= GROUPS, "they lie on the stack");
 
 /* Group g of channels at one pixel: the mixtures for g = 0, else channels that passed by. */
 typedef real group __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
@@ -75,13 +69,15 @@ struct join {
     int state_height, state_width;                       /* of those */
     int fresh;                                           /* the first states' gradients hold nothing yet */
     int node_pixel, grad_pixel;                          /* numbers from pixel to pixel */
-    int out_pixel[MOST], state_pixel[MOST];
-    const real *outs[MOST], *states[MOST];
+    int out_pixel[STATES], state_pixel[STATES];
+    const real *outs[STATES], *states[STATES];
     const real *bypass; /* [sources] */
     real *node;         /* forward: the node; backward: its gradient */
     real *grad;         /* backward: of the mixtures, the same for all edges, [B, H, W, ≥ C] */
-    real *states_gradient[MOST], *bypass_gradient; /* added to, but for the fresh ones */
+    real *states_gradient[STATES], *bypass_gradient; /* added to, but for the fresh ones */
 };
+
+STRUCTURES(sizeof(struct join));
 
 /* Output pixel (b, y, x) of state s, at its own resolution or at twice that. */
 INLINE long place(const struct join *j, int s, int b, int y, int x) {
@@ -135,14 +131,14 @@ int join_forward(const struct join *j) {
 /* Returns 0, or 1 when memory is short. */
 int join_backward(const struct join *j) {
     const int threads = j->threads;
-    double *totals = calloc((size_t)threads * MOST, sizeof(double));
+    double *totals = calloc((size_t)threads * STATES, sizeof(double));
     if (!totals) return 1;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; t++) {
         const int rows = j->batch * j->height;
         for (int row = (int)((long)rows * t / threads); row < (int)((long)rows * (t + 1) / threads); row++) {
             const int b = row / j->height, y = row % j->height;
-            group inner[MOST] = {};
+            group inner[STATES] = {};
             for (int x = 0; x < j->width; x++) {
                 const long pixel = (long)row * j->width + x;
                 group back[K];
@@ -178,11 +174,11 @@ int join_backward(const struct join *j) {
                 }
             }
             for (int s = 0; s < j->sources; s++)
-                for (int i = 0; i < C; i++) totals[t * MOST + s] += inner[s][i];
+                for (int i = 0; i < C; i++) totals[t * STATES + s] += inner[s][i];
         }
     }
     for (int t = 0; t < threads; t++)
-        for (int s = 0; s < j->sources; s++) j->bypass_gradient[s] += totals[t * MOST + s];
+        for (int s = 0; s < j->sources; s++) j->bypass_gradient[s] += totals[t * STATES + s];
     free(totals);
     return 0;
 }

@@ -1,6 +1,8 @@
 """Finds or builds the native kernels: compiled once from the .c files here, cached by content, called through ctypes.
 
-Never part of an installation. Where there is no C compiler, everything works without, and slower.
+Never part of an installation. Without a C compiler everything works, and slower. A library is loaded only from a folder
+that nobody else can write to (`trust`); without such a folder every process compiles its own, in a folder that is gone
+once the library is loaded.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 
-from dnas.errors import InputError
+from dnas.errors import InputError, RunError
+from dnas.kernels import limits, trust
 
 # No -ffast-math: gcc would also make the whole process flush denormal numbers.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-std=gnu11")
@@ -70,13 +74,32 @@ def wanted() -> bool:
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
-def library(source: str, **defines: str | int) -> ctypes.CDLL | None:
-    """`source`.c with these macros as a library, or None where there is none: no compiler, or torch is wanted."""
-    return _built(source, **defines) if wanted() else None
+def library(source: str, *structures: type[ctypes.Structure], **defines: str | int) -> ctypes.CDLL | None:
+    """Load `source`.c, compiled with the macros of `limits` and these; None without a compiler, or if torch is wanted.
+
+    `structures` are what its functions take, in the order of its table of sizes.
+
+    Raises RunError if C and Python differ in the size of one of them: then each would write where the other does not.
+    """
+    return _built(source, structures, **defines) if wanted() else None
 
 
 @cache
-def _built(source: str, **defines: str | int) -> ctypes.CDLL | None:
+def _built(source: str, structures: tuple[type[ctypes.Structure], ...], **defines: str | int) -> ctypes.CDLL | None:
+    found = _find_or_compile(source, {**limits.MACROS, **defines})
+    if found is not None and structures:
+        sizes = [ctypes.sizeof(structure) for structure in structures]
+        table = (ctypes.c_size_t * (len(sizes) + 1)).in_dll(found, "structures")
+        in_c = list(takewhile(bool, table))  # 0 ends it
+        if in_c != sizes:
+            raise RunError(
+                f"internal error: structures of {source}.c have {in_c} bytes in C and {sizes} in Python; report it, "
+                "and use --backend torch"
+            )
+    return found
+
+
+def _find_or_compile(source: str, macros: dict[str, str | int]) -> ctypes.CDLL | None:
     files = {
         file.name: file.read_bytes()
         for file in resources.files("dnas.kernels").iterdir()
@@ -84,21 +107,40 @@ def _built(source: str, **defines: str | int) -> ctypes.CDLL | None:
     }
     found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
     compiler = shlex.split(os.environ.get("CC") or found)
-    if not compiler:
+    if not compiler or (version := _version(tuple(compiler))) is None:
         return None
-    flags = (*FLAGS, *(f"-D{name}={value}" for name, value in sorted(defines.items())))
-    content = repr((sorted(files.items()), compiler, flags, platform.machine(), _processor()))
+    flags = (*FLAGS, *(f"-D{name}={value}" for name, value in sorted(macros.items())))
+    content = repr((sorted(files.items()), compiler, version, flags, platform.machine(), _processor()))
     name = f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:20]}.so"
-    for folder in _folders():
+    if (folder := cache_folder()) is not None:
         path = folder / name
-        try:
-            with contextlib.suppress(OSError):  # not there, or not whole
-                return ctypes.CDLL(str(path))
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if trust.owned(path):
+                with contextlib.suppress(OSError):  # it is not whole
+                    return ctypes.CDLL(str(path))
             _compile(compiler, flags, files, f"{source}.c", path)
             return ctypes.CDLL(str(path))
-        except (OSError, subprocess.SubprocessError):
-            continue
+    # Of no use to any other process, so nothing of it need stay: what is loaded lives on without its file.
+    with (
+        contextlib.suppress(OSError, subprocess.SubprocessError),
+        tempfile.TemporaryDirectory(prefix="dnas-kernels-", ignore_cleanup_errors=True) as own,
+    ):
+        path = Path(own) / name
+        if trust.out_of_reach(path.parent, sticky=True):
+            _compile(compiler, flags, files, f"{source}.c", path)
+            return ctypes.CDLL(str(path))
     return None
+
+
+@cache
+def _version(compiler: tuple[str, ...]) -> str | None:
+    """What the compiler says of itself: an update may compile otherwise. None where there is no such program."""
+    command, plain = [*compiler, "--version"], {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, env=plain)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (done.stdout + done.stderr).decode(errors="replace")
 
 
 # Calls past torch since the start, {name: [count, bytes in and out]}: what a dispatch mode cannot see.
@@ -135,7 +177,6 @@ def advice() -> str | None:
 
 def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
     """Built beside its place and moved there, so that two processes cannot see half a library."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -152,16 +193,15 @@ def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes
         built.replace(path)
 
 
-def _folders() -> list[Path]:
-    """Where a library may be kept: the user's cache, else the temporary folder."""
-    folders = []
-    if "XDG_CACHE_HOME" in os.environ:
-        folders.append(Path(os.environ["XDG_CACHE_HOME"]) / "dnas" / "kernels")
-    else:
-        with contextlib.suppress(RuntimeError):  # no HOME
-            folders.append(Path.home() / ".cache" / "dnas" / "kernels")
-    owner = os.getuid() if hasattr(os, "getuid") else 0
-    return [*folders, Path(tempfile.gettempdir()) / f"dnas-kernels-{owner}"]
+def cache_folder() -> Path | None:
+    """The folder where libraries are kept from process to process; None if others could change what lies there."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        caches = given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:  # no HOME
+        return None
+    folder = caches / "dnas" / "kernels"
+    return folder if trust.secured(folder) else None
 
 
 def _processor() -> str:

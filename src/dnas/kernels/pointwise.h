@@ -6,10 +6,8 @@
 #define DNAS_POINTWISE_H
 #include "rows.h"
 
-#ifndef C
-#define C 4 /* channels of an edge: a power of two */
-#endif
-_Static_assert(C % V == 0 || V % C == 0, "vectors and targets must nest");
+/* Channels of an edge. */
+_Static_assert(C <= CHANNELS && (C & (C - 1)) == 0, "a power of two, so that vectors and targets nest");
 
 /* The C channels of one target at one pixel. */
 typedef real target __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
@@ -132,8 +130,6 @@ static void outer(const real *a, const real *b, long pitch, int rows, long lengt
 }
 
 /* --- the batch norm behind a 1×1 convolution, as a part of it ------------------------------------------------ */
-
-#define EPSILON 1e-5
 
 /* A variance that rounding has left slightly below zero; what is not a number stays. */
 INLINE double at_least_zero(double variance) { return variance < 0 ? 0 : variance; }

@@ -1,9 +1,8 @@
-/* 3×3 pools of C channels, with their gradients. Both read one frame, bordered by -∞. */
+/* 3×3 pools of C channels, with their gradients. Both read one frame, bordered by -∞. They make POOLED pictures of an
+   image: POOL_LARGEST, POOL_AVERAGE, and POOL_PLACE, where each largest pixel was. */
 #ifndef DNAS_POOLS_H
 #define DNAS_POOLS_H
 #include "pointwise.h"
-
-enum { LARGEST, AVERAGE, PLACE, POOLED }; /* pictures of an image: both pools, and where each largest pixel was */
 
 struct pools {
     struct frame frame, back; /* of the input; of the output's gradient */
@@ -68,8 +67,8 @@ static void pool(const struct pools *p, const real *frame, const real *shares, r
                 place = (here & larger) | (place & ~larger);
                 sum += where(v != -INFINITY, v);
             }
-            store(row[LARGEST] + f, best), store(row[PLACE] + f, (vec)place);
-            store(row[AVERAGE] + f, sum * rows * load(shares + f));
+            store(row[POOL_LARGEST] + f, best), store(row[POOL_PLACE] + f, (vec)place);
+            store(row[POOL_AVERAGE] + f, sum * rows * load(shares + f));
         }
         for (int k = 0; k < POOLED; k++)
             for (long f = length; f < p->pitch; f++) row[k][f] = 0;

@@ -5,7 +5,6 @@
 #include "rows.h"
 
 enum { TILE = 32, PIXELS = 8 }; /* pixels that stay in the first cache, and sums that stay in registers */
-#define EPSILON 1e-5
 
 struct preprocess {
     int batch, height, width, grids, inputs, outputs, threads; /* of the output; inputs: channels of x */
@@ -18,6 +17,8 @@ struct preprocess {
     int add;                 /* to what x_gradient holds; always with two grids */
     real *weight_gradient;   /* or NULL; added to */
 };
+
+STRUCTURES(sizeof(struct preprocess));
 
 /* Where grid g of output pixel n reads, or -1 beyond the picture. */
 INLINE long place(const struct preprocess *p, long n, int g) {

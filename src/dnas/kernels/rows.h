@@ -10,9 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef REAL
-#define REAL float
-#endif
+/* REAL (float or double), C and K of a file, and all bounds (TAPS, STATES, …) are macros: see limits.py. */
 typedef REAL real;
 
 #if defined(__AVX512F__)
@@ -22,6 +20,7 @@ typedef REAL real;
 #else
 #define BYTES 16
 #endif
+_Static_assert(BYTES <= VECTOR, "whoever makes room for whole vectors counts on it");
 enum { V = BYTES / sizeof(real) }; /* lanes of a vector */
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 #define INLINE static inline __attribute__((always_inline))
@@ -56,6 +55,19 @@ INLINE void repeat(real *to, const real *from, int n) {
     for (int i = 0; i < n + V; i++) to[i] = from[i % n];
 }
 
+/* What Python passes, so that it can compare: sizeof of a file's structures. */
+#define STRUCTURES(...) const size_t structures[] = {__VA_ARGS__, 0}
+
+/* Under AddressSanitizer what lies between the pieces of a block must not be touched: GAP bytes at least. */
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+enum { GAP = 64, GAPS = 64 * 1024 }; /* GAPS: for those of a whole block */
+#else
+#define ASAN_POISON_MEMORY_REGION(at, size) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(at, size) ((void)0)
+enum { GAP = 0, GAPS = 0 };
+#endif
+
 /* --- scratch memory: one growing block a thread, so that no call pays for fresh pages ------------------- */
 
 struct scratch {
@@ -66,18 +78,28 @@ static __thread struct scratch scratch_;
 
 /* Call with the sum of what will be taken; returns 0 when memory is short. */
 static int scratch_reserve(size_t numbers) {
-    const size_t bytes = numbers * sizeof(real) + 64 * 64;
+    const size_t bytes = numbers * sizeof(real) + 64 * 64 + GAPS;
     if (scratch_.size < bytes) {
         free(scratch_.data);
         scratch_.data = aligned_alloc(64, (bytes + 63) / 64 * 64);
         scratch_.size = scratch_.data ? bytes : 0;
     }
+    ASAN_POISON_MEMORY_REGION(scratch_.data, scratch_.size);
     scratch_.used = 0;
     return scratch_.data != NULL;
 }
 static real *scratch_take(size_t numbers) {
     real *at = (real *)(scratch_.data + scratch_.used);
-    scratch_.used += (numbers * sizeof(real) + 63) / 64 * 64;
+    scratch_.used += (numbers * sizeof(real) + 63) / 64 * 64 + GAP;
+    ASAN_UNPOISON_MEMORY_REGION(at, numbers * sizeof(real));
+    return at;
+}
+
+/* The next piece of a block that is used once: n numbers at `*free`. */
+static inline real *piece(real **free, long n) {
+    real *at = *free;
+    *free += up(n) + GAP / (long)sizeof(real);
+    ASAN_UNPOISON_MEMORY_REGION(at, n * sizeof(real));
     return at;
 }
 
@@ -116,9 +138,9 @@ INLINE void frame_row(real *data, const struct frame *f, int y, const real *row)
 /* Taps: where each reads relative to its output, its coefficients by channel (repeated to channels + V), and its number
    within the kernel. */
 struct taps {
-    int count, number[49];
-    long at[49];
-    const real *weight[49];
+    int count, number[TAPS];
+    long at[TAPS];
+    const real *weight[TAPS];
 };
 
 /* The taps of a depthwise convolution over a frame; `weight` holds kernel² rows of channels + V. */
@@ -129,7 +151,7 @@ static struct taps taps_forward(const struct frame *f, int kernel, int dilation,
         for (int j = 0; j < kernel; j++) {
             taps.at[taps.count] = (offset + i * dilation) * f->step + frame_column(f, offset + j * dilation);
             taps.number[taps.count] = i * kernel + j;
-            taps.weight[taps.count++] = weight + (long)(i * kernel + j) * (f->channels + V);
+            taps.weight[taps.count++] = weight ? weight + (long)(i * kernel + j) * (f->channels + V) : NULL;
         }
     return taps;
 }
@@ -146,7 +168,7 @@ static struct taps taps_backward(const struct frame *f, int kernel, int stride, 
             if (y % stride || x % stride) continue;
             taps.at[taps.count] = (f->pad + y / stride) * f->step + (f->pad + x / stride) * f->channels;
             taps.number[taps.count] = i * kernel + j;
-            taps.weight[taps.count++] = weight + (long)(i * kernel + j) * (f->channels + V);
+            taps.weight[taps.count++] = weight ? weight + (long)(i * kernel + j) * (f->channels + V) : NULL;
         }
     return taps;
 }
@@ -202,12 +224,12 @@ static void correlate_gradient(const real *in, long step, const struct taps *tap
     for (int p = 0; p < ph.count; p++)
         for (int t = 0; t < taps->count; t += 9) {
             real *to = sums + t * ph.stride + p * V;
-#define TAPS(n)                                                                                                  \
+#define ROUND(n)                                                                                                 \
     case n:                                                                                                      \
         gradient_block(n, in, step, taps->at + t, grad, pitch, rows, p * V, length, ph.stride, to, ph.stride);   \
         break;
-            switch (taps->count - t < 9 ? taps->count - t : 9) { TAPS(9) TAPS(7) TAPS(4) TAPS(1) }
-#undef TAPS
+            switch (taps->count - t < 9 ? taps->count - t : 9) { ROUND(9) ROUND(7) ROUND(4) ROUND(1) }
+#undef ROUND
         }
 }
 

@@ -15,8 +15,6 @@
    M = targets · C channels lie side by side, target-major. Compiled for one C (channels of an edge) and REAL. */
 #include "pools.h"
 
-enum { STAGES = 2, MOST = 8 };
-
 /* A separable or dilated convolution: [relu, depthwise, 1×1, batch norm], once or twice. */
 struct separable {
     int kernel, dilation, stages, column; /* its column in the mixing weights */
@@ -46,6 +44,8 @@ struct source {
     struct separable *separables;
 };
 
+STRUCTURES(sizeof(struct source), sizeof(struct separable));
+
 /* --- what all passes share --------------------------------------------------------------------------------- */
 
 /* Coefficients of one separable convolution, repeated for every phase. */
@@ -64,16 +64,12 @@ struct plan {
     long length, pitch, sum;      /* a row of h; its distance; the length of a row of sums */
     struct frame in, inner, back; /* padded inputs of first and second stages, and gradients of a first stage's output */
     struct pools pools;
-    struct coefficients c[MOST];
+    struct coefficients c[SEPARABLES];
     real *pool_scale[2], *identity_scale, *bias, *shares;
     real *memory, *free;
 };
 
-static real *take(struct plan *p, long n) {
-    real *at = p->free;
-    p->free += up(n);
-    return at;
-}
+static real *take(struct plan *p, long n) { return piece(&p->free, n); }
 
 static int plan_of(struct plan *p, const struct source *s) {
     *p = (struct plan){.s = s, .m = s->targets * C};
@@ -93,8 +89,9 @@ static int plan_of(struct plan *p, const struct source *s) {
     p->inner = frame_of(p->out_height, p->out_width, p->m, inner_pad, 1);
     p->back = frame_of(p->out_height, p->out_width, p->m, p->most_pad, 1);
     p->pools = pools_of(s->height, s->width, s->stride);
-    p->memory = p->free = calloc(size, sizeof(real));
+    p->memory = p->free = calloc(size + GAPS / sizeof(real), sizeof(real));
     if (!p->memory) return 0;
+    ASAN_POISON_MEMORY_REGION(p->memory, size * sizeof(real) + GAPS);
     for (int j = 0; j < s->count; j++) {
         const struct separable *e = s->separables + j;
         const int taps = e->kernel * e->kernel;
@@ -333,7 +330,7 @@ static const real *pooled(const struct plan *p, struct room *r, int b, int fresh
     return to;
 }
 
-static int any_pool(const struct source *s) { return s->pools[LARGEST] >= 0 || s->pools[AVERAGE] >= 0; }
+static int any_pool(const struct source *s) { return s->pools[POOL_LARGEST] >= 0 || s->pools[POOL_AVERAGE] >= 0; }
 
 /* Both pools of an image with their sums and sums of squares, [2, 2, pool phases]. */
 static void add_pool_moments(const struct plan *p, struct room *r, int b, long apart, real *sums) {
@@ -565,15 +562,15 @@ static void through_pools(const struct plan *p, struct room *r, int b, const str
             for (int x = 0; x < p->out_width; x++, at += C, to += C) {
                 target sum = mean + slope * (get(at) - centre);
                 for (int t = 0; t < s->targets; t++, g += C) sum += get(p->pool_scale[k] + t * C) * get(g);
-                if (k == AVERAGE) sum *= rows * p->shares[x * C];
+                if (k == POOL_AVERAGE) sum *= rows * p->shares[x * C];
                 put(to, sum);
             }
         }
     }
     for (int y = 0; y < p->out_height; y++)
-        frame_row(r->pool_back[PLACE], &q->back, y, pictures + PLACE * pooled_picture(q) + y * q->pitch);
-    pool_gradient(q, s->pools[LARGEST] < 0 ? NULL : r->pool_back[LARGEST], r->pool_back[PLACE],
-                  s->pools[AVERAGE] < 0 ? NULL : r->pool_back[AVERAGE], r->pool_planes);
+        frame_row(r->pool_back[POOL_PLACE], &q->back, y, pictures + POOL_PLACE * pooled_picture(q) + y * q->pitch);
+    pool_gradient(q, s->pools[POOL_LARGEST] < 0 ? NULL : r->pool_back[POOL_LARGEST], r->pool_back[POOL_PLACE],
+                  s->pools[POOL_AVERAGE] < 0 ? NULL : r->pool_back[POOL_AVERAGE], r->pool_planes);
 }
 
 /* Everything that reaches the state's pixels, added to its gradient. */
@@ -691,7 +688,7 @@ int source_backward(const struct source *s) {
             for (int i = 0; i < C; i++) s->weights_gradient[t * s->operations + s->identity] += shared[3 * m + t * C + i];
 
     /* Pass 2: [bias, C][phases] of the inner matrix, then [k²][phases] of the depthwise kernel, a candidate. */
-    long at[MOST], numbers = 0;
+    long at[SEPARABLES], numbers = 0;
     for (int j = 0; j < s->count; j++) {
         const struct separable *e = s->separables + j;
         at[j] = numbers;
