@@ -277,6 +277,10 @@ class ENAS(SupernetMethod):
             search.follow(reinforce(written.log_probability, advantage))
         return None
 
+    def judged_images(self, validation: int) -> tuple[float, float]:
+        options = self.options
+        return options.controller_steps * options.aggregates * options.reward_images, options.finalists * validation
+
     def finalists(self, mapping: Controller, progress: Progress) -> list[Candidate]:
         generator = torch_stream(progress.seed, "finalists")
         return [Candidate(found) for found in self._sampled(mapping, generator, self.options.finalists)]
