@@ -115,9 +115,11 @@ def search_work(method: Method, settings: SearchSettings) -> Work:
     each, last = (FORWARD * images / batch for images in method.judged_images(validation))
     # What the limit counts; to watch is no cost of the search.
     work = Work(settings.epochs * epoch, **costs, epoch_steps=epoch, epoch_cost=each, after=last, seconds=seconds)
-    if 0 < settings.steps < work.total:
-        steps = bisect.bisect_left(range(work.steps), settings.steps, key=lambda step: math.floor(work.until(step)))
-        work = replace(work, steps=steps, after=max(0.0, settings.steps - work.until(steps)))
+    # It counts in batches of full size.
+    limit = settings.steps * settings.batch_size / batch
+    if 0 < limit < work.total:
+        steps = bisect.bisect_left(range(work.steps), limit, key=work.until)
+        work = replace(work, steps=steps, after=max(0.0, limit - work.until(steps)))
     watching = FORWARD * watched * min(settings.watch_images, validation) / batch
     return replace(work, epoch_cost=work.epoch_cost + watching + eigenvalue)
 

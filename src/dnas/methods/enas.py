@@ -279,7 +279,8 @@ class ENAS(SupernetMethod):
 
     def judged_images(self, validation: int) -> tuple[float, float]:
         options = self.options
-        return options.controller_steps * options.aggregates * options.reward_images, options.finalists * validation
+        each = min(options.reward_images, validation)
+        return options.controller_steps * options.aggregates * each, options.finalists * validation
 
     def finalists(self, mapping: Controller, progress: Progress) -> list[Candidate]:
         generator = torch_stream(progress.seed, "finalists")
