@@ -63,13 +63,13 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
             return known["train"] * foretold.stages["baseline"].total / foretold.stages["train"].total
         if stage == STAGE:
             assert isinstance(config.search, TrialSettings)
-            return _seconds_of_trials(config, config.search, train, info)
+            seconds = _seconds_per_trial(config, config.search, train, info)
+            return None if seconds is None else seconds * stages[STAGE].total / max(1, config.search.processes)
         assert isinstance(config.train, TrainSettings)
         seconds = _seconds_per_step(config, config.train, train, info)
         return None if seconds is None else seconds * stages["train"].total
 
-    trials = isinstance(config.search, TrialSettings)
-    foretold = Estimate(stages, price, frozenset({STAGE} if trials else ()))
+    foretold = Estimate(stages, price, frozenset({STAGE} if isinstance(config.search, TrialSettings) else ()))
     return foretold
 
 
@@ -124,21 +124,18 @@ def search_work(method: Method, settings: SearchSettings) -> Work:
     return replace(work, epoch_cost=work.epoch_cost + watching + eigenvalue)
 
 
-def _seconds_of_trials(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
-    """How long all trials take: their steps are tried with the threads that each has."""
+def _seconds_per_trial(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
+    """How long a trial takes: its steps are tried with the threads that each trial has."""
     training = short_training(settings)
-    processes = max(1, settings.processes)
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // processes))
+    torch.set_num_threads(max(1, threads // max(1, settings.processes)))
     try:
         seconds = _seconds_per_step(config, training, train, info)
     finally:
         torch.set_num_threads(threads)
     if seconds is None:
         return None
-    assert config.search is not None
-    validation = settings.images - settings.weight_images
-    return seconds * train_work(training, validation).total * settings.trials / processes
+    return seconds * train_work(training, settings.images - settings.weight_images).total
 
 
 def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, info: DataInfo) -> float | None:
@@ -149,10 +146,10 @@ def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, inf
     if ranks.count() > 1:
         return None
     count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
-    pictures = train.subset(torch.linspace(0, len(train) - 1, count).long())
     short = settings.model_copy(update={"images": count, "epochs": TRIED_STEPS})
     watch = _Stopwatch()
     try:
+        pictures = train.subset(torch.linspace(0, len(train) - 1, count).long())
         network = built(_likely(config, settings, info), settings, info, config.seed)
         train_network(
             network,
