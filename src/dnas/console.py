@@ -23,6 +23,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     from rich.table import Table
 
     from dnas import verdict
+    from dnas.estimate import LABELS
 
     console = Console()
     if "test_accuracy" in result:
@@ -45,9 +46,12 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         console.print(table)
         if "baseline" in result:
             console.print(verdict.of_run(result), highlight=False)
-    seconds = [f"search {result['search_seconds']:.0f} s"] if result["search_seconds"] else []
-    seconds += [f"training {result['train_seconds']:.0f} s"] if result["train_seconds"] else []
-    seconds += [f"the random network's {result['baseline']['seconds']:.0f} s"] if "baseline" in result else []
+    taken = {
+        "search": result["search_seconds"],
+        "train": result["train_seconds"],
+        "baseline": result.get("baseline", {}).get("seconds"),
+    }
+    seconds = [f"{LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
 
 

@@ -17,12 +17,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from dnas import draw, ranks
+from dnas import draw, ranks, stages
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
 from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.errors import InputError, RunError
+from dnas.estimate import LABELS
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
@@ -253,6 +254,7 @@ def _carry_through(
 ) -> dict[str, Any]:
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
+    session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
     with session.signals(), memory_errors(config.device), closing(data):
         if config.search is not None:
             assert method is not None
@@ -302,14 +304,17 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
         if isinstance(subject, Architecture) and not (folder.path / "architecture.svg").exists():
             folder.write_text("architecture.svg", picture(subject, config))
 
-    result = _tested("train", subject, config, data, session, keep)
+    other = None
     if config.baseline and isinstance(subject, Architecture):
-        assert isinstance(config.train, TrainSettings)
+        assert isinstance(config.train, TrainSettings) and session.estimate is not None
+        # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
         try:
             other = random_of_size(subject, config.train, data.info, config.seed)
         except InputError as error:
             session.say(f"no comparison: {error}")
-            return result
+        stages.set_baseline(session.estimate, subject, other, config.train, data.info)
+    result = _tested("train", subject, config, data, session, keep)
+    if other is not None:
         tested = _tested("baseline", other, config, data, session)
         seconds = round(session.seconds["baseline"], 3)
         result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
@@ -335,7 +340,7 @@ def _tested(
             seed=config.seed,
             session=session,
             stage=stage,
-            title="train" if stage == "train" else "train a random one",
+            title=LABELS[stage],
             device=config.device,
         )
         keep(network)

@@ -17,6 +17,7 @@ from dnas import charts, draw, verdict
 from dnas.architecture import Architecture
 from dnas.charts import Interval, Series
 from dnas.errors import InputError
+from dnas.estimate import LABELS
 from dnas.page import amount, both, duration, href, legend, profile, render, safe, short_source, thirds
 from dnas.runfolder import read_json, read_metrics, read_toml
 
@@ -141,9 +142,8 @@ def _state(run: Run) -> str | None:
         return "This run has not finished an epoch yet."
     last = run.metrics[-1]
     where = f"trial {last['trial']}" if "trial" in last else f"epoch {last.get('epoch')}"
-    stages = {"search": "search", "train": "training", "baseline": "the random network's training"}
     stage = str(last.get("stage"))
-    return f"This run is not finished: the last line that it wrote is of {stages.get(stage, stage)}, {where}."
+    return f"This run is not finished: the last line that it wrote is of {LABELS.get(stage, stage)}, {where}."
 
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from dnas import ranks
 from dnas.checkpoint import Checkpoint, digests
 from dnas.errors import TIME_LIMIT, InputError, Interrupted, RunError
+from dnas.estimate import Estimate
 from dnas.execution import DEFAULT, Execution
 from dnas.progress import Reporter, Silent
 from dnas.runfolder import RunFolder
@@ -26,6 +27,9 @@ from dnas.scalars import Scalars
 # SIGUSR1 is what batch schedulers are asked to send some time before they end a job. Windows has none.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 Captured = tuple[dict[str, Tensor], dict[str, Any]]
+# An estimate may try steps of stages to come. So near the deadline there is no time for that: so many seconds, and so
+# many of the steps seen so far.
+ESTIMATE_SECONDS, ESTIMATE_STEPS = 60.0, 20
 
 
 class Session:
@@ -36,6 +40,9 @@ class Session:
         config: What was in force, for `result.json` and to refuse a resume under another.
         reporter: Shows progress.
         execution: When it writes checkpoints and must end.
+
+    Attributes:
+        estimate: How long the run will take, which is said once in each stage; None: nothing is said.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class Session:
         self._stepped: float | None = None
         self._divisible = False
         self._scalars: Scalars | None = None
+        self.estimate: Estimate | None = None
+        self._resumed = False
 
     # --- resuming ---------------------------------------------------------------------------------------
 
@@ -83,6 +92,7 @@ class Session:
         self.completed = checkpoint.state["completed"]
         self.seconds = checkpoint.state["seconds"]
         self._pending = checkpoint
+        self._resumed = True
         self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
 
     def start(self, stage: str, title: str, steps: int, *, divisible: bool = False) -> Checkpoint | None:
@@ -102,7 +112,11 @@ class Session:
         if pending is not None and pending.state["stage"] != stage:
             pending = None
         done = 0 if pending is None else int(pending.state["step"])
-        self.reporter.start(title, steps, done)
+        self.reporter.start(title if self.estimate is None else self.estimate.numbered(stage, title), steps, done)
+        if self.estimate is not None:
+            self.estimate.enter(stage, done, time.monotonic())
+            if stage in self.estimate.unmeasured:
+                self._foretell(done)
         return pending
 
     # --- the loop ---------------------------------------------------------------------------------------
@@ -127,7 +141,21 @@ class Session:
             raise Interrupted(self.folder.path, signum)
         if checkpoint:
             self._timed_checkpoint(step, capture)
+        self._foretell(step)
         self._stepped = time.monotonic()
+
+    def _foretell(self, step: int) -> None:
+        """Say how long the run will take, when enough is known. It counts as no time of the stage."""
+        began, deadline = time.monotonic(), self.execution.deadline
+        if self.estimate is None or not self.estimate.due(step, began):
+            return
+        if deadline is not None and deadline - began < ESTIMATE_SECONDS + ESTIMATE_STEPS * self._longest_step:
+            return
+        spent = self.seconds | {self._stage: self.elapsed()}
+        sentence = self.estimate.tell(step, began, spent, self._resumed)
+        self._entered += time.monotonic() - began
+        if sentence is not None:
+            self.say(sentence)
 
     def stopping(self) -> bool:
         """Whether to stop: a signal came, or going on for a step could last beyond the deadline."""

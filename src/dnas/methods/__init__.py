@@ -283,6 +283,11 @@ class SupernetMethod(Method):
         """
         return []
 
+    def judged_images(self, validation: int) -> tuple[float, float]:
+        """How many images run through the supernet in each `after_epoch`, and in all judging at the end, where there
+        are `validation` of them: for an estimate of the search's time, and for nothing else."""
+        return 0.0, 0.0
+
     def derive(self, mapping: Any, progress: Progress) -> Architecture | None:
         """The architecture that the parameters stand for; None where they stand for none."""
         return None

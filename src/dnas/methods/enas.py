@@ -277,6 +277,11 @@ class ENAS(SupernetMethod):
             search.follow(reinforce(written.log_probability, advantage))
         return None
 
+    def judged_images(self, validation: int) -> tuple[float, float]:
+        options = self.options
+        each = min(options.reward_images, validation)
+        return options.controller_steps * options.aggregates * each, options.finalists * validation
+
     def finalists(self, mapping: Controller, progress: Progress) -> list[Candidate]:
         generator = torch_stream(progress.seed, "finalists")
         return [Candidate(found) for found in self._sampled(mapping, generator, self.options.finalists)]

@@ -59,6 +59,10 @@ class RandomSharing(SupernetMethod):
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)
 
+    def judged_images(self, validation: int) -> tuple[float, float]:
+        options = self.options
+        return 0.0, options.rounds * (options.candidates * options.share + options.finalists) * validation
+
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         options = self.options
         completed, position = divmod(len(history), options.candidates + options.finalists)

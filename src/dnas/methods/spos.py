@@ -75,6 +75,9 @@ class SPOS(SupernetMethod):
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)
 
+    def judged_images(self, validation: int) -> tuple[float, float]:
+        return 0.0, self.options.generations * self.options.population * validation
+
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """The next generation: nothing that was judged before, mutants and crossovers of the best so far, and uniform
         architectures where those do not suffice."""
