@@ -3,6 +3,8 @@
 Everything raised on purpose for a user is one of these; `assert` is for our own invariants.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -45,3 +47,13 @@ class Interrupted(Exception):
     def __str__(self) -> str:
         what = "the time limit is reached" if self.signum == TIME_LIMIT else "interrupted"
         return f"{what}; go on with: dnas resume {self.run}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'darts'?" for the known name closest to a mistyped one, or "" if none is close.
+
+    Case does not count: 'DARTS' is close to 'darts'.
+    """
+    spelled = {candidate.lower(): candidate for candidate in known}
+    close = get_close_matches(name.lower(), spelled, n=1)
+    return f"; did you mean {spelled[close[0]]!r}?" if close else ""
