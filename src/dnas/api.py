@@ -12,9 +12,9 @@ from dnas import pipeline
 from dnas.architecture import Architecture
 from dnas.errors import InputError
 from dnas.execution import execution
-from dnas.handmade import get_handmade
 from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested
 from dnas.progress import Reporter
+from dnas.subjects import to_train
 
 
 def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
@@ -36,13 +36,21 @@ def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any
 
 
 def train(
-    architecture: Architecture | str, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
+    architecture: Architecture | str | Path, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Train and test one architecture, or a hand-made network by its name; the content of result.json."""
+    """Train and test a network and return the content of result.json. Options match those of `dnas train`.
+
+    Args:
+        architecture: An `Architecture`, or as on the command line: an architecture file, a run folder, a published name
+            ("DARTS_V2"), or a hand-made network ("vgg16-bn").
+
+    Raises:
+        InputError: No such network, or an option that is not known or cannot work.
+        RunError: The run failed; `dnas.resume` goes on.
+    """
     _known(options, DataOptions, RunOptions, ExecutionOptions, more=["option"])
-    name = get_handmade(architecture).name if isinstance(architecture, str) else ""
-    given = {**options, "baseline": baseline, "architecture": name, "handmade": name}
-    return _start("train", given, reporter, None if isinstance(architecture, str) else architecture)
+    given, found = to_train(architecture, {**options, "baseline": baseline})
+    return _start("train", given, reporter, found)
 
 
 def resume(run: str | Path, *, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:

@@ -157,12 +157,11 @@ def train(
 ) -> None:
     """Train and test one architecture or hand-made network."""
     now = _execution(execute)
+    from dnas.subjects import to_train
+
     given = _given(data, common) | {"baseline": baseline, "option": option}
-    found, preset = _subject(architecture, None)
-    if common.preset is None and common.config is None and preset is not None:
-        given["preset"] = preset
-    given |= {"architecture": architecture, "handmade": found if isinstance(found, str) else ""}
-    print_result(_start("train", given, quiet, now, None if isinstance(found, str) else found), json)
+    given, found = to_train(architecture, given)
+    print_result(_start("train", given, quiet, now, found), json)
 
 
 @app.command(sort_key=4)
@@ -361,8 +360,9 @@ def show(
     Of a hand-made network it tells the size.
     """
     from dnas.plan import plan, size
+    from dnas.subjects import named
 
-    found, _ = _subject(architecture, layers)
+    found = named(architecture, layers).found
     if image_size < 1:
         raise InputError(f"--image-size {image_size} is not a size; give at least 1")
     if image_channels < 1:
@@ -655,37 +655,6 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def _given(*groups: Any) -> dict[str, Any]:
     return {k: v for group in groups for k, v in asdict(group).items()}
-
-
-def _subject(text: str, layers: int | None) -> tuple[Architecture | str, str | None]:
-    """An architecture by file, run folder or published name, or a hand-made network's name; the run folder's preset."""
-    from dnas.architecture import Architecture, at_depth, load_published, published
-
-    path = Path(text)
-    if path.is_dir():
-        from dnas.runfolder import read_toml
-
-        config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
-        preset = config.get("preset")
-        if config.get("handmade"):
-            return str(config["handmade"]), preset
-        if not (path / "architecture.json").is_file():
-            raise InputError(f"{text} has no architecture.json; is it a run folder whose search has ended?")
-        found = Architecture.load(path / "architecture.json")
-        return (found if layers is None else at_depth(found, layers)), preset
-    if path.is_file():
-        found = Architecture.load(path)
-        return (found if layers is None else at_depth(found, layers)), None
-    if text in published():
-        return load_published(text, 20 if layers is None else layers), None
-    from dnas.handmade import HANDMADE
-
-    if text in HANDMADE:
-        return text, None
-    raise InputError(
-        f"{text} is neither a file, nor a run folder, nor a published architecture ({', '.join(published())}), nor a "
-        f"hand-made network ({', '.join(HANDMADE)})"
-    )
 
 
 def _require_folder(option: str, file: str) -> None:
