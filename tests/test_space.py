@@ -195,7 +195,7 @@ def test_the_spaces_of_robustdarts_have_its_candidates():
     assert SPACES["s2"].primitives == SPACES["s3"].primitives == ("skip_connect", "sep_conv_3x3")
     assert (SPACES["s2"].none, SPACES["s3"].none) == (False, True)
     assert SPACES["s4"].primitives == ("noise", "sep_conv_3x3")
-    with pytest.raises(InputError, match=r"--space 's5' is not known; choose from darts, s1"):
+    with pytest.raises(InputError, match=r"unknown --space 's5'; choose from darts, s1"):
         get_space("s5")
 
 

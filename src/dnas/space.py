@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnas.errors import InputError
+from dnas.errors import InputError, unknown
 from dnas.ops import PRIMITIVES
 
 if TYPE_CHECKING:
@@ -213,5 +213,5 @@ SPACES: dict[str, Space] = {space.name: space for space in (DARTS, S1, S2, S3, S
 def get_space(name: str) -> Space:
     """The space of a name. Raises InputError listing the names."""
     if name not in SPACES:
-        raise InputError(f"--space {name!r} is not known; choose from {', '.join(SPACES)}")
+        raise unknown("space", "--space", name, SPACES)
     return SPACES[name]
