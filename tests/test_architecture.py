@@ -504,5 +504,5 @@ def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth(
 
 
 def test_a_pair_needs_three_layers():
-    with pytest.raises(InputError, match="layers is 2"):
+    with pytest.raises(InputError, match="layers must be at least 3, got 2"):
         load_published("DARTS_V2", 2)

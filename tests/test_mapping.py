@@ -106,5 +106,5 @@ def test_what_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"unknown --mapping 'block'; choose from shared, full, decoupled"):
         mapping_class("block")
     for mapping in MAPPINGS.values():
-        with pytest.raises(InputError, match="layers is 2"):
+        with pytest.raises(InputError, match="layers must be at least 3, got 2"):
             mapping(2, 14, 7)

@@ -78,7 +78,7 @@ def test_reductions_lie_at_the_thirds(layers, expected):
 @pytest.mark.parametrize("layers", [-1, 0, 1, 2])
 def test_too_few_layers_are_refused(layers):
     assert MIN_LAYERS == 3
-    with pytest.raises(InputError, match=f"layers is {layers}"):
+    with pytest.raises(InputError, match=f"layers must be at least 3, got {layers}"):
         reduction_layers(layers)
 
 

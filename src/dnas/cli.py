@@ -379,19 +379,21 @@ def show(
     from dnas.plan import plan, size
     from dnas.subjects import named
 
-    found = named(architecture, layers).found
-    if image_size < 1:
-        raise InputError(f"--image-size {image_size} is not a size; give at least 1")
-    if image_channels < 1:
-        raise InputError(f"--image-channels {image_channels} is not possible; give at least 1")
+    typed_here = {"layers": "--layers", "stem": "--stem"}
+    with calling(typed_here):
+        found = named(architecture, layers).found
+    for option, value in (("image-size", image_size), ("image-channels", image_channels)):
+        if value < 1:
+            raise InputError(f"--{option} must be at least 1, got {value}")
     if isinstance(found, str):
-        for option, value in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
-            if value is not None:
-                raise InputError(f"--{option} {value} has no use with {found}, whose shape is its own; leave it out")
+        for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
+            if given is not None:
+                raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
         _show_handmade(found, classes, image_size, image_channels, json)
         return
     channels = 36 if channels is None else channels
-    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or "cifar")
+    with calling(typed_here):
+        network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or "cifar")
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg

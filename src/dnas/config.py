@@ -36,7 +36,7 @@ from dnas.settings import (
     TrainSettings,
     TrialSettings,
 )
-from dnas.space import get_space, reduction_layers
+from dnas.space import get_space
 from dnas.supernet import check_width
 from dnas.validation import checked
 
@@ -237,8 +237,6 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
                         f" {train.layers} does not match the searched depth of {config.search.layers}; another depth "
                         "requires --mapping shared",
                     )
-            if train.layers:
-                reduction_layers(train.layers)
             check_channels(train.channels, "train.channels")
         train.check()
         ranks.check_parts(train.parts, "train")

@@ -214,14 +214,17 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         check_machine(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
+        # As the file has it: a newer dnas may have settings that it did not know.
+        session = Session(folder, values, reporter, execution)
+        session.resume()
+        ranks.wait()
         data = load_data(config, reporter)
+        session.skip_time()
         if data.fingerprint != config.data.fingerprint:
             raise InputError(
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
                 "restore them or start a new run"
             )
-        # As the file has it: a newer dnas may have settings that it did not know.
-        session = Session(folder, values, reporter, execution)
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):
@@ -234,8 +237,6 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
                 f"begun on {began} ranks, resumed on {ranks.count()}: a batch keeps its parts, so the result may "
                 "differ in its last bits only"
             )
-        session.resume()
-        ranks.wait()
         method = None
         if config.method:
             method = create(config.method, config.mapping or None, config.options, get_space(config.space))

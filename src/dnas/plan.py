@@ -117,7 +117,7 @@ def plan(
     if classes < 2:
         raise InputError(f"classes is {classes}; a classifier needs at least 2")
     if stem not in STEMS:
-        raise unknown("train.stem", "stem", stem, STEMS)
+        raise unknown("stem", "stem", stem, STEMS)
     head = STEMS[stem](inputs, channels)
     stem_width = 3 * channels if stem == "cifar" else channels
     before, previous, width, shrunk = stem_width, stem_width, channels, bool(head.second)
@@ -149,9 +149,7 @@ def check_channels(channels: int, key: str = "channels") -> None:
         key: The dotted name of the setting.
     """
     if channels < 2 or channels % 2:
-        raise SettingError(
-            key, "--channels", f" must be even and at least 2, since a reduction halves it; got {channels}"
-        )
+        raise SettingError(key, "--channels", f" must be even and at least 2, got {channels}: a reduction halves it")
 
 
 def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool) -> CellPlan:

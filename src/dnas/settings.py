@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
+from dnas.space import MIN_LAYERS
 from dnas.units import duration
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
@@ -293,10 +294,18 @@ class NetworkTrainSettings(Settings):
         return 0.0
 
 
+def _depth(layers: int) -> int:
+    if layers != 0 and layers < MIN_LAYERS:
+        raise ValueError(f"must be at least {MIN_LAYERS}, got {layers}")
+    return layers
+
+
 class TrainSettings(NetworkTrainSettings):
     """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
 
-    layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
+    layers: Annotated[int, AfterValidator(_depth)] = Field(
+        0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found"
+    )
     channels: int = Field(36, ge=2, description="width C of the first cells")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
     drop_path: float = Field(

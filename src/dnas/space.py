@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnas.errors import InputError, unknown
+from dnas.errors import SettingError, unknown
 from dnas.ops import PRIMITIVES
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def reduction_layers(layers: int) -> tuple[int, int]:
     Raises InputError for fewer than 3 layers: both reductions and a normal layer need one each.
     """
     if layers < MIN_LAYERS:
-        raise InputError(f"layers is {layers}, but at least {MIN_LAYERS} are needed: two reduce the resolution")
+        raise SettingError(
+            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two reduce the resolution"
+        )
     return layers // 3, 2 * layers // 3
 
 
