@@ -55,7 +55,9 @@ class DataSettings(Settings):
     source: str = Field("digits", description="name of a data set, or a folder of images")
     data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
     image_size: Annotated[int, AfterValidator(_size)] = Field(
-        0, le=4096, description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data"
+        0,
+        le=4096,
+        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left out",
     )
     memory: Memory = Field(
         "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
