@@ -31,8 +31,8 @@ def no_pictures(monkeypatch):
     def opened(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a picture was opened before the settings were checked")
 
-    monkeypatch.setattr(pipeline, "load_train", opened)
-    monkeypatch.setattr(pipeline, "load_test", opened)
+    for name in ("load_train", "load_test", "load_splits"):
+        monkeypatch.setattr(pipeline, name, opened)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
 # What is typed, and what the message says. Each is known to be wrong whatever the images are.
 SEARCH = [
     (["-o", "search.epoch=3"], "unknown setting search.epoch of method dnas; did you mean 'search.epochs'?"),
-    (["-o", "search.lr=1"], "unknown setting search.lr of method dnas; list all with docs/settings.md"),
+    (["-o", "search.lr=1"], "unknown setting search.lr of method dnas; list all with `dnas methods dnas`"),
     (["-o", "serach.epochs=3"], "unknown setting serach.epochs; did you mean 'search.epochs'?"),
     (["-o", "skip_dropuot=0.1"], "unknown --option skip_dropuot of method dnas; did you mean 'skip_dropout'?"),
     (["-o", "skip_dropout=2"], "--option skip_dropout must be "),

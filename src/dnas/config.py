@@ -57,7 +57,8 @@ class DataSettings(Settings):
     image_size: Annotated[int, AfterValidator(_size)] = Field(
         0,
         le=4096,
-        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left out",
+        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
+        "out",
     )
     memory: Memory = Field(
         "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
