@@ -142,9 +142,9 @@ def test_anything_is_a_configuration_or_refused_in_a_sentence(values):
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("seconds", -1.0, "--search-seconds is -1.0"),
-        ("batch_size", 1, "--batch-size is 1"),
-        ("update", "joint", "--option search.update is 'joint'"),
+        ("seconds", -1.0, "--search-seconds must be at least 0, got -1.0"),
+        ("batch_size", 1, "--batch-size must be at least 2, got 1"),
+        ("update", "joint", "unknown search.update 'joint'; choose from first-order"),
     ],
 )
 def test_a_wrong_setting_is_called_what_the_command_line_calls_it(key, value, named):

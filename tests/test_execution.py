@@ -18,14 +18,14 @@ def test_the_limit_counts_from_now_by_the_monotonic_clock(monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["checkpoint_every", "time_limit"])
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "5", True, -math.inf])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "soon", "-1m", True, -math.inf])
 def test_what_is_no_time_is_refused_by_its_name(option, value):
-    with pytest.raises(InputError, match=f"--{option.replace('_', '-')} is "):
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')} must be "):
         execution(**{option: value})
 
 
 def test_a_limit_in_which_nothing_can_be_done_is_refused():
-    with pytest.raises(InputError, match="--time-limit is 0 seconds"):
+    with pytest.raises(InputError, match="--time-limit must be above 0, got 0"):
         execution(time_limit=0)
 
 
@@ -59,7 +59,7 @@ def test_from_python_it_is_the_same(tmp_path, images):
         dnas.search(**options, time_limit=1e-3, checkpoint_every=0)
     assert caught.value.code == 75
     assert dnas.resume(tmp_path / "run", time_limit=3600)["command"] == "search"
-    with pytest.raises(InputError, match="unknown option layers"):
+    with pytest.raises(InputError, match="unknown option 'layers'"):
         dnas.resume(tmp_path / "run", layers=3)
 
 

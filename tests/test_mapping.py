@@ -103,8 +103,8 @@ def test_parameters_are_all_that_a_state_holds(name):
 
 def test_what_does_not_exist_is_refused():
     assert [mapping_class(name) for name in ("shared", "full", "decoupled")] == [Shared, Full, Decoupled]
-    with pytest.raises(InputError, match=r"--mapping 'block' is not known; choose from shared, full, decoupled"):
+    with pytest.raises(InputError, match=r"unknown --mapping 'block'; choose from shared, full, decoupled"):
         mapping_class("block")
     for mapping in MAPPINGS.values():
-        with pytest.raises(InputError, match="layers is 2"):
+        with pytest.raises(InputError, match="layers must be at least 3, got 2"):
             mapping(2, 14, 7)

@@ -407,7 +407,7 @@ def test_what_is_missing_is_the_best_by_the_predictor(monkeypatch):
 
 
 def test_only_shared_cells_grow():
-    with pytest.raises(InputError, match="--mapping full does not go with method pnas"):
+    with pytest.raises(InputError, match="--mapping full cannot be used with method pnas"):
         create("pnas", "full", {}, DARTS)
 
 

@@ -89,7 +89,11 @@ def test_random_networks_have_the_size_that_the_literature_expects():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"channels": 7}, "--channels 7"), ({"classes": 1}, "classes is 1"), ({"stem": "mnist"}, "stem 'mnist'")],
+    [
+        ({"channels": 7}, "--channels must be even and at least 2, got 7"),
+        ({"classes": 1}, "classes is 1"),
+        ({"stem": "mnist"}, "stem 'mnist'"),
+    ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
     with pytest.raises(InputError, match=message):

@@ -78,7 +78,7 @@ def test_reductions_lie_at_the_thirds(layers, expected):
 @pytest.mark.parametrize("layers", [-1, 0, 1, 2])
 def test_too_few_layers_are_refused(layers):
     assert MIN_LAYERS == 3
-    with pytest.raises(InputError, match=f"layers is {layers}"):
+    with pytest.raises(InputError, match=f"layers must be at least 3, got {layers}"):
         reduction_layers(layers)
 
 
@@ -195,7 +195,7 @@ def test_the_spaces_of_robustdarts_have_its_candidates():
     assert SPACES["s2"].primitives == SPACES["s3"].primitives == ("skip_connect", "sep_conv_3x3")
     assert (SPACES["s2"].none, SPACES["s3"].none) == (False, True)
     assert SPACES["s4"].primitives == ("noise", "sep_conv_3x3")
-    with pytest.raises(InputError, match=r"--space 's5' is not known; choose from darts, s1"):
+    with pytest.raises(InputError, match=r"unknown --space 's5'; choose from darts, s1"):
         get_space("s5")
 
 

@@ -140,11 +140,17 @@ def test_settings_of_runs_cannot_change(whole):
     ("changes", "message"),
     [
         ({"methods": []}, "--methods names nothing"),
-        ({"methods": ["random"], "mappings": ["decoupled"]}, "no chosen method knows"),
-        ({"methods": ["lucky"]}, "--method 'lucky' is not known"),
-        ({"architectures": ["DARTS_V9"]}, "--architectures DARTS_V9 is neither published"),
-        ({"methods": ["darts", "enas"], "run": {**RUN, "options": {"hidden": 8}}}, "--option hidden: method darts has"),
-        ({"run": {**RUN, "train": {**RUN["train"], "layers": 8}}}, "--train-layers 8 differs"),
+        ({"methods": ["random"], "mappings": ["decoupled"]}, "no chosen method supports"),
+        ({"methods": ["lucky"]}, "unknown --method 'lucky'"),
+        (
+            {"architectures": ["DARTS_V9"]},
+            "--architectures 'DARTS_V9' is neither published nor a hand-made network; did you mean 'DARTS_V",
+        ),
+        (
+            {"methods": ["darts", "enas"], "run": {**RUN, "options": {"hidden": 8}}},
+            "unknown --option hidden of method darts",
+        ),
+        ({"run": {**RUN, "train": {**RUN["train"], "layers": 8}}}, "--train-layers 8 does not match"),
         ({"run": {**RUN, "data": {"source": "nowhere"}}}, "nowhere"),
     ],
 )
@@ -156,7 +162,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_written(changes, mes
 
 def test_what_cannot_be_added_leaves_a_study_as_it_was(whole):
     before = (whole / "study.toml").read_bytes()
-    with pytest.raises(InputError, match="--option partial_channels: method random has no such option"):
+    with pytest.raises(InputError, match="unknown --option partial_channels of method random"):
         compare(whole, study(methods=["random"]), processes=1)
     assert (whole / "study.toml").read_bytes() == before
 

@@ -343,7 +343,7 @@ def test_widths_that_do_not_fit_are_refused(channels, partial):
 
 
 def test_too_few_layers_are_refused():
-    with pytest.raises(InputError, match="layers is 2"):
+    with pytest.raises(InputError, match="layers must be at least 3, got 2"):
         build_supernet(DARTS, DARTS.primitives, layers=2, channels=8, classes=3)
 
 

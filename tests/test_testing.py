@@ -128,7 +128,10 @@ def broken(base, **changes):
         ({"mappings": ("full", "tied")}, "must be some of shared, full, decoupled"),
         ({"mappings": ("shared",)}, "default_mapping must be one of"),
         ({"paper_settings": lambda self, data: {"search": {"epoch": 3}}}, "do not hold: .*epoch"),
-        ({"paper_settings": lambda self, data: {"search": {"epochs": 5, "warmup_epochs": 5}}}, "do not hold: warmup"),
+        (
+            {"paper_settings": lambda self, data: {"search": {"epochs": 5, "warmup_epochs": 5}}},
+            "do not hold: search.warmup_epochs",
+        ),
         ({"paper_settings": lambda self, data: {"train": {"drop_path": 2.0}}}, "do not hold: .*drop_path"),
     ],
 )

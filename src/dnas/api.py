@@ -9,10 +9,10 @@ from typing import Any
 from dnas import pipeline
 from dnas.architecture import Architecture
 from dnas.classifier import Classifier
-from dnas.errors import InputError
+from dnas.errors import InputError, calling, did_you_mean
 from dnas.execution import execution
 from dnas.model import load_model
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested, typed
 from dnas.progress import Reporter
 from dnas.subjects import Named, to_train
 
@@ -24,13 +24,13 @@ def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: A
         InputError: An option that is not known or cannot work.
         RunError: The run failed; `dnas.resume` goes on.
     """
-    _known(options, DataOptions, RunOptions, ExecutionOptions, SearchOptions, BothOptions)
+    _known("run", options, DataOptions, RunOptions, ExecutionOptions, SearchOptions, BothOptions)
     return _start("run", {**options, "baseline": baseline}, reporter)
 
 
 def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
     """Search only; the content of result.json, with the architecture as an `Architecture`."""
-    _known(options, DataOptions, RunOptions, ExecutionOptions, SearchOptions)
+    _known("search", options, DataOptions, RunOptions, ExecutionOptions, SearchOptions)
     result = _start("search", options, reporter)
     return result | {"architecture": Architecture.load(Path(result["run"]) / "architecture.json")}
 
@@ -49,14 +49,14 @@ def train(
         InputError: No such network, or an option that is not known or cannot work.
         RunError: The run failed; `dnas.resume` goes on.
     """
-    _known(options, DataOptions, RunOptions, ExecutionOptions, more=["option"])
+    _known("train", options, DataOptions, RunOptions, ExecutionOptions, more=["option"])
     given, found = to_train(architecture, {**options, "baseline": baseline})
     return _start("train", given, reporter, found)
 
 
 def resume(run: str | Path, *, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:
     """Go on from the last checkpoint of a run folder; the content of result.json. Options as of `dnas resume`."""
-    _known(options, ExecutionOptions)
+    _known("resume", options, ExecutionOptions)
     return pipeline.resume(run, reporter=reporter, execution=execution(**options))
 
 
@@ -82,14 +82,16 @@ def _start(
         options["option"] = [f"{k}={v}" for k, v in options["option"].items()]
     out = options.pop("out", None)
     now = execution(**{name: options.pop(name, None) for name in names(ExecutionOptions)})
-    settings, architecture = nested(command, options), None
-    if subject is not None:
-        settings, architecture = subject.beneath(settings), subject.architecture
-    return pipeline.start(settings, out=out, architecture=architecture, reporter=reporter, execution=now)
+    with calling(typed(command, options)):
+        settings, architecture = nested(command, options), None
+        if subject is not None:
+            settings, architecture = subject.beneath(settings), subject.architecture
+        return pipeline.start(settings, out=out, architecture=architecture, reporter=reporter, execution=now)
 
 
-def _known(options: dict[str, Any], *groups: type, more: Collection[str] = ()) -> None:
+def _known(command: str, options: dict[str, Any], *groups: type, more: Collection[str] = ()) -> None:
     known = names(*groups) | set(more)
     for name in options:
         if name not in known:
-            raise InputError(f"unknown option {name}; choose from {', '.join(sorted(known))}")
+            hint = did_you_mean(name, sorted(known)) or f"; list all with `dnas {command} --help`"
+            raise InputError(f"unknown option {name!r}{hint}")

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dnas.errors import InputError
+from dnas.errors import InputError, choices, unknown
 from dnas.ops import PRIMITIVES
 from dnas.space import SPACES, reduction_layers
 
@@ -88,7 +88,7 @@ class Architecture:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "reductions", tuple(sorted(set(self.reductions))))
         if self.space not in SPACES and self.space != "free":
-            raise InputError(f"space {self.space!r} is not known; choose from {', '.join([*SPACES, 'free'])}")
+            raise unknown("space", "space", self.space, [*SPACES, "free"])
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise InputError(f"an architecture has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
         for k in self.reductions:
@@ -151,9 +151,9 @@ class Architecture:
             raise InputError("an architecture is a JSON object")
         if value.get("format") != FORMAT:
             raise InputError(f"format is {_short(value.get('format'))}, not {FORMAT!r}")
-        unknown = sorted(set(value) - {"format", "space", "reductions", "layers", "origin"})
-        if unknown:
-            raise InputError(f"unknown key {_short(unknown[0])} in the architecture")
+        strange = sorted(set(value) - {"format", "space", "reductions", "layers", "origin"})
+        if strange:
+            raise InputError(f"unknown key {_short(strange[0])} in the architecture")
         layers = value.get("layers")
         if not isinstance(layers, list):
             raise InputError("layers is not a list")
@@ -326,7 +326,7 @@ def published() -> Mapping[str, Mapping[str, Any]]:
 def load_published(name: str, layers: int = 20) -> Architecture:
     """A genotype of the literature, stacked. Raises InputError for an unknown name, listing the known."""
     if name not in published():
-        raise InputError(f"no published architecture {name!r}; choose from {', '.join(published())}")
+        raise InputError(f"unknown published architecture {name!r}{choices(name, published())}")
     entry = published()[name]
     return Architecture.from_darts(
         entry["normal"],

@@ -27,13 +27,14 @@ from dnas.console import (
     print_result,
     print_study,
 )
-from dnas.errors import InputError, Interrupted, RunError
+from dnas.errors import InputError, Interrupted, RunError, calling
 from dnas.execution import Execution, execution, follows, launched
 from dnas.memory import is_short, shortage
 from dnas.options import (
     WHOLE,
     BothOptions,
     ClusterOptions,
+    Command,
     DataOptions,
     ExecutionOptions,
     RankingRunOptions,
@@ -43,6 +44,7 @@ from dnas.options import (
     StudySearchOptions,
     TestDataOptions,
     nested,
+    typed,
 )
 from dnas.unreadable import Unreadable
 
@@ -132,11 +134,12 @@ def derive(
     """Derive an architecture again from a searched RUN, with other options if you like."""
     from dnas.pipeline import derive_again
 
-    architecture = derive_again(run, option or [])
     if out is not None:
         if Path(out).exists():
             raise InputError(f"--out {out} exists; choose another file")
         _require_folder("--out", out)
+    architecture = derive_again(run, option or [])
+    if out is not None:
         architecture.save(out)
     if json:
         print_json(architecture.to_json())
@@ -189,18 +192,21 @@ def evaluate(
 
     Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
     """
-    from dnas.config import DataSettings, checked
+    from dnas.config import DataSettings
     from dnas.evaluation import evaluate as test
     from dnas.progress import reporter
+    from dnas.validation import checked
 
-    given = {"memory": data.data_memory, "workers": data.data_workers}
-    settings = checked(DataSettings, {key: value for key, value in given.items() if value is not None}, "data")
+    given = _given(data) | {"device": device}
+    with calling(typed("train", given)):
+        chosen = nested("train", given)
+        settings = checked(DataSettings, chosen.get("data", {}), "data")
     result = test(
         run,
         data.data,
         data.data_dir,
         data.image_size,
-        _resolve_device(device),
+        chosen["device"],
         settings.memory,
         settings.workers,
         reporter(json),
@@ -274,28 +280,30 @@ def compare(
     The study's folder is --out; give it again to go on, or to add methods or seeds.
     """
     now = _execution(execute)
-    from dnas.config import checked
     from dnas.study import StudySettings
+    from dnas.validation import checked
 
     given = _given(data, search, both, common)
     for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
         if given.pop(option) is not None:
-            raise InputError(f"--{option} is of one run; a study has {instead}")
+            raise InputError(f"--{option} cannot be used with `dnas compare`; use {instead}")
     out = Path(given.pop("out") or "study")
-    run = nested("run", given)
-    del run["command"]
     lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
-    settings = checked(
-        StudySettings,
-        {
-            **{key: _names(text) for key, text in lists.items()},
-            "seeds": seeds,
-            "training_seeds": training_seeds,
-            "threads": threads,
-            "run": run,
-        },
-    )
-    _compare(out, settings, processes, cluster, quiet, json, now)
+    own = {key: f"--{key.replace('_', '-')}" for key in (*lists, "seeds", "training_seeds", "threads")}
+    with calling(typed("run", given) | own | {"method": "--methods", "mapping": "--mappings"}):
+        run = nested("run", given)
+        del run["command"]
+        settings = checked(
+            StudySettings,
+            {
+                **{key: _names(text) for key, text in lists.items()},
+                "seeds": seeds,
+                "training_seeds": training_seeds,
+                "threads": threads,
+                "run": run,
+            },
+        )
+        _compare(out, settings, processes, cluster, quiet, json, now)
 
 
 @app.command(sort_key=6)
@@ -322,27 +330,36 @@ def rank(
     The folder is --out; give it again to go on.
     """
     now = _execution(execute)
-    from dnas.config import checked
     from dnas.ranking import RankingSettings
+    from dnas.validation import checked
 
     given = _given(data, search, both, common)
     for option in ("method", "mapping"):
         if given.pop(option) is not None:
-            raise InputError(f"--{option} is of one run; a ranking has --methods, and searches shared cells")
+            raise InputError(f"--{option} cannot be used with `dnas rank`; use --methods, which search shared cells")
     out = Path(given.pop("out") or "ranking")
     seed = given.pop("seed")
-    run = nested("run", given)
-    del run["command"]
-    values = {
-        "count": architectures,
-        "methods": _names(methods),
-        "layers": _numbers("--proxy-layers", proxy_layers),
-        "epochs": _numbers("--proxy-epochs", proxy_epochs),
-        "seed": seed or 0,
-        "threads": threads,
-        "run": run,
+    own = {
+        "count": "--architectures",
+        "methods": "--methods",
+        "method": "--methods",
+        "layers": "--proxy-layers",
+        "epochs": "--proxy-epochs",
+        "threads": "--threads",
     }
-    _rank(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
+    with calling(typed("run", given) | own):
+        run = nested("run", given)
+        del run["command"]
+        values = {
+            "count": architectures,
+            "methods": _names(methods),
+            "layers": _numbers("--proxy-layers", proxy_layers),
+            "epochs": _numbers("--proxy-epochs", proxy_epochs),
+            "seed": 0 if seed is None else seed,
+            "threads": threads,
+            "run": run,
+        }
+        _rank(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
 
 
 @app.command(sort_key=7)
@@ -379,23 +396,25 @@ def show(
     from dnas.plan import plan, size
     from dnas.subjects import named
 
-    subject = named(architecture, layers)
+    typed_here = {"layers": "--layers", "stem": "--stem"}
+    with calling(typed_here):
+        subject = named(architecture, layers)
     found, shape = subject.found, subject.shape()
     classes = shape.classes if classes is None else classes
     image_size = shape.image_size if image_size is None else image_size
     image_channels = shape.image_channels if image_channels is None else image_channels
-    if image_size < 1:
-        raise InputError(f"--image-size {image_size} is not a size; give at least 1")
-    if image_channels < 1:
-        raise InputError(f"--image-channels {image_channels} is not possible; give at least 1")
+    for option, value in (("image-size", image_size), ("image-channels", image_channels)):
+        if value < 1:
+            raise InputError(f"--{option} must be at least 1, got {value}")
     if isinstance(found, str):
-        for option, value in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
-            if value is not None:
-                raise InputError(f"--{option} {value} has no use with {found}, whose shape is its own; leave it out")
+        for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
+            if given is not None:
+                raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
         _show_handmade(found, classes, image_size, image_channels, json)
         return
     channels = shape.channels if channels is None else channels
-    network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
+    with calling(typed_here):
+        network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
     cost = size(network, image_size)
     if svg is not None:
         from dnas.draw import svg as draw_svg
@@ -586,16 +605,17 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 def _start(
-    command: Any, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
+    command: Command, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
 ) -> dict[str, Any]:
     from dnas.pipeline import start
     from dnas.progress import reporter
 
     out = given.pop("out", None)
-    settings, architecture = nested(command, given), None
-    if subject is not None:
-        settings, architecture = subject.beneath(settings), subject.architecture
-    return start(settings, out=out, architecture=architecture, reporter=reporter(quiet), execution=now)
+    with calling(typed(command, given)):
+        settings, architecture = nested(command, given), None
+        if subject is not None:
+            settings, architecture = subject.beneath(settings), subject.architecture
+        return start(settings, out=out, architecture=architecture, reporter=reporter(quiet), execution=now)
 
 
 def _execution(options: ExecutionOptions) -> Execution:
@@ -613,6 +633,8 @@ def _compare(
     now: Execution,
 ) -> None:
     _require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
     from dnas.progress import reporter
     from dnas.study import compare
     from dnas.tables import keep
@@ -638,6 +660,8 @@ def _rank(
     now: Execution,
 ) -> None:
     _require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
     from dnas.progress import reporter
     from dnas.ranking import rank
 
@@ -674,7 +698,7 @@ def _names(text: str) -> list[str]:
 def _numbers(option: str, text: str) -> list[int]:
     for name in _names(text):
         if not name.isdecimal():
-            raise InputError(f"{option} has {name!r}; give whole numbers with commas between them")
+            raise InputError(f"{option} must be whole numbers with commas between them, got {name!r}")
     return [int(name) for name in _names(text)]
 
 
@@ -685,11 +709,6 @@ def _given(*groups: Any) -> dict[str, Any]:
 def _require_folder(option: str, file: str) -> None:
     if not Path(file).parent.is_dir():
         raise InputError(f"{option} {file}: there is no folder {Path(file).parent}; make it first")
-
-
-def _resolve_device(name: str) -> str:
-    settings = nested("train", {"device": name})
-    return str(settings["device"])
 
 
 def _describe(method: Any) -> dict[str, Any]:

@@ -14,15 +14,17 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny
 
 from dnas import ranks
 from dnas.data import DataInfo, Memory
-from dnas.errors import InputError
+from dnas.errors import InputError, SettingError
 from dnas.handmade import PACKAGE, get_handmade
 from dnas.methods import Method, SupernetMethod, create, get_method
+from dnas.options import flag_of
+from dnas.pictures import SMALLEST_IMAGE
 from dnas.plan import check_channels
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
@@ -34,10 +36,17 @@ from dnas.settings import (
     TrainSettings,
     TrialSettings,
 )
-from dnas.space import get_space, reduction_layers
+from dnas.space import get_space
 from dnas.supernet import check_width
+from dnas.validation import checked
 
 CIFAR10_IMAGES = 50_000
+
+
+def _size(pixels: int) -> int:
+    if pixels != 0 and pixels < SMALLEST_IMAGE:
+        raise ValueError(f"must be at least {SMALLEST_IMAGE}, got {pixels}")
+    return pixels
 
 
 class DataSettings(Settings):
@@ -45,7 +54,12 @@ class DataSettings(Settings):
 
     source: str = Field("digits", description="name of a data set, or a folder of images")
     data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
-    image_size: int = Field(0, ge=0, le=4096, description="pixels of a side; 0: from the data")
+    image_size: Annotated[int, AfterValidator(_size)] = Field(
+        0,
+        le=4096,
+        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
+        "out",
+    )
     memory: Memory = Field(
         "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
     )
@@ -190,6 +204,86 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
     return {"search": search, "train": train}
 
 
+def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
+    """Check the settings of a run as far as no image is needed, and return them before automatic values are resolved.
+
+    Raises:
+        InputError: A value, a name or a combination that cannot work, whatever the images are.
+    """
+    data = parse({**overrides, "search": None, "train": None}).data
+    # A stand-in: what the presets make of the number and the size of images is in order for any.
+    info = DataInfo(data.source, (), 3, data.image_size or 32, (), (), flip=False)
+    config, method = _composed(overrides, info, CIFAR10_IMAGES)
+    if data.workers and data.memory == "whole":
+        raise InputError(
+            f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
+        )
+    if config.command != "train":
+        assert config.search is not None
+        if isinstance(method, SupernetMethod):
+            check_width(config.search.channels, method.options.partial_channels)
+        else:
+            check_channels(config.search.channels, "search.channels")
+        config.search.check()
+        if isinstance(config.search, SupernetSettings):
+            ranks.check_parts(config.search.parts, "search")
+    if config.command != "search":
+        train = config.train
+        assert train is not None
+        if isinstance(train, TrainSettings):
+            if config.command == "run" and method.mapping_name != "shared":
+                assert config.search is not None
+                if train.layers not in (0, config.search.layers):
+                    raise SettingError(
+                        "train.layers",
+                        "--train-layers",
+                        f" {train.layers} does not match the searched depth of {config.search.layers}; another depth "
+                        "requires --mapping shared",
+                    )
+            check_channels(train.channels, "train.channels")
+        train.check()
+        ranks.check_parts(train.parts, "train")
+    return config, method
+
+
+def _composed(
+    overrides: Mapping[str, Any], info: DataInfo, count: int, found: Mapping[str, Any] | None = None
+) -> tuple[Config, Method]:
+    """The settings with those of preset and method below them, each value checked by itself, and the method.
+
+    Args:
+        info, count: Of the training images.
+        found: More of the configuration, which is nobody's choice.
+    """
+    chosen = dict(overrides)
+    own = parse({**chosen, "search": None, "train": None})
+    quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
+    method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))
+    base = preset_settings(own.preset, method, info, count)
+    if own.handmade:
+        base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
+    if ranks.count() > 1:
+        base["train"]["parts"] = ranks.count()
+        if isinstance(method, SupernetMethod):
+            base["search"]["parts"] = ranks.count()
+        elif own.command != "train":
+            raise InputError(
+                f"--method {method.name} trains candidates one by one, which ranks do not share; start it without "
+                "torchrun, and give -o search.processes"
+            )
+    config = parse(
+        {
+            **chosen,
+            "mapping": method.mapping_name,
+            "options": method.options.model_dump(exclude_none=True),
+            "search": {**base["search"], **chosen.get("search", {})},
+            "train": {**base["train"], **chosen.get("train", {})},
+            **(found or {}),
+        }
+    )
+    return config, method
+
+
 def resolve(
     overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprint: str, memory: Memory = "whole"
 ) -> tuple[Config, Method]:
@@ -202,70 +296,28 @@ def resolve(
     Raises:
         InputError: A value or combination that cannot work, with its name.
     """
-    chosen = dict(overrides)
-    draft = parse({**chosen, "search": None, "train": None})
-    quick = get_method(draft.method).quick.get("options", {}) if draft.preset == "quick" else {}
-    method = create(draft.method, draft.mapping or None, {**quick, **draft.options}, get_space(draft.space))
-    base = preset_settings(draft.preset, method, info, count)
-    if draft.handmade:
-        base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
-    if ranks.count() > 1:
-        base["train"]["parts"] = ranks.count()
-        if isinstance(method, SupernetMethod):
-            base["search"]["parts"] = ranks.count()
-        elif draft.command != "train":
-            raise InputError(
-                f"--method {method.name} trains candidates one by one, which ranks do not share; start it without "
-                "torchrun, and give -o search.processes"
-            )
-    config = parse(
-        {
-            **chosen,
-            "mapping": method.mapping_name,
-            "options": method.options.model_dump(exclude_none=True),
-            "data": {
-                **chosen.get("data", {}),
-                "image_size": info.image_size,
-                "memory": memory,
-                "train_images": count,
-                "fingerprint": fingerprint,
-            },
-            "search": {**base["search"], **chosen.get("search", {})},
-            "train": {**base["train"], **chosen.get("train", {})},
-            "environment": environment(draft.handmade),
-        }
-    )
+    own, _ = draft(overrides)
+    data = {
+        **overrides.get("data", {}),
+        "image_size": info.image_size,
+        "memory": memory,
+        "train_images": count,
+        "fingerprint": fingerprint,
+    }
+    found = {"data": data, "environment": environment(own.handmade)}
+    config, method = _composed(overrides, info, count, found)
     assert config.search is not None and config.train is not None
     updates: dict[str, Any] = {"search": None, "train": None}
     if config.command == "search":
         updates["baseline"] = False
     if config.command != "train":
-        search = config.search
-        if isinstance(method, SupernetMethod):
-            check_width(search.channels, method.options.partial_channels)
-        else:
-            check_channels(search.channels)
         # On a GPU trials would share its memory, and one fills it.
         threads = int(config.environment["threads"]) if config.device == "cpu" else 1
-        updates["search"] = search.resolved(count, paper_travel(method), info.image_size, threads)
-        if isinstance(search, SupernetSettings):
-            ranks.check_parts(search.parts, "search")
+        updates["search"] = config.search.resolved(count, paper_travel(method), info.image_size, threads)
     else:
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
-        train = config.train
-        if isinstance(train, TrainSettings):
-            per_layer = config.command == "run" and method.mapping_name != "shared"
-            if per_layer and train.layers not in (0, config.search.layers):
-                raise InputError(
-                    f"--train-layers {train.layers} differs from the searched {config.search.layers}: with "
-                    f"--mapping {method.mapping_name} every layer has its own gene, so both are the same depth"
-                )
-            if train.layers:
-                reduction_layers(train.layers)
-            check_channels(train.channels)
-        updates["train"] = train.resolved(count, info.image_size)
-        ranks.check_parts(train.parts, "train")
+        updates["train"] = config.train.resolved(count, info.image_size)
     return config.model_copy(update=updates), method
 
 
@@ -274,7 +326,8 @@ def parse(values: Mapping[str, Any]) -> Config:
     values = dict(values)
     name = values.get("method", Config.model_fields["method"].default)
     if isinstance(values.get("search"), Mapping) and isinstance(name, str) and name:
-        values["search"] = checked(get_method(name).Settings, values["search"], "search", f" of method {name}")
+        own = get_method(name).Settings
+        values["search"] = checked(own, values["search"], "search", f" of method {name}", f"`dnas methods {name}`")
     handmade = values.get("handmade", "")
     if isinstance(handmade, str) and handmade:
         _check_handmade(handmade, values)
@@ -293,23 +346,8 @@ def _check_handmade(name: str, values: Mapping[str, Any]) -> None:
         raise InputError(f"--baseline has no use with {name}: a random network of the same size is a search's control")
     useless = [key for key in values.get("train") or () if key in ARCHITECTURE_SETTINGS]
     if useless:
-        raise InputError(f"{_flag(f'train.{useless[0]}')} has no use with {name}, whose shape is its own; leave it out")
-
-
-_Checked = TypeVar("_Checked", bound=BaseModel)
-
-
-def checked(cls: type[_Checked], values: Mapping[str, Any], section: str = "", whose: str = "") -> _Checked:
-    try:
-        return cls.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in ((section, *first["loc"]) if section else first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise InputError(f"unknown setting {key}{whose}; list all with: dnas methods NAME") from None
-        value = repr(first["input"])
-        shown = value if len(value) <= 60 else value[:57] + "…"
-        raise InputError(f"{_flag(key)} is {shown}: {first['msg']}") from None
+        key = f"train.{useless[0]}"
+        raise SettingError(key, flag_of(key), f" has no use with {name}, whose shape is its own; leave it out")
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -358,23 +396,3 @@ def _processor() -> str:
         if name := re.search(r"^model name\s*:\s*(\S.*)$", text, re.M):
             return " ".join(name[1].split())
     return platform.processor() or platform.machine()
-
-
-# Settings of a search or a training that have an option of their own on the command line.
-_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("layers", "channels", "epochs", "batch_size")}
-
-
-def _flag(key: str) -> str:
-    """What the command line calls a setting: search.batch_size → --batch-size, search.pad → --option search.pad."""
-    section, _, name = key.rpartition(".")
-    if section == "":
-        return f"--{name.replace('_', '-')}"
-    if section == "options":
-        return f"--option {name}"
-    if key in ("search.seconds", "search.steps"):
-        return f"--search-{name}"
-    if key in ("data.memory", "data.workers"):
-        return f"--data-{name}"
-    if section in ("search", "train"):
-        return _FLAGS.get(name, f"--option {key}")
-    return key

@@ -1,9 +1,12 @@
-"""The two errors that users see, each as one line, and the interruption of a run.
+"""The errors that users see, each as one line, what helps with a mistyped name, and the interruption of a run.
 
 Everything raised on purpose for a user is one of these; `assert` is for our own invariants.
 """
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,6 +16,42 @@ class InputError(ValueError):
 
     The message names the option or file, the value, and what to do about it.
     """
+
+
+class SettingError(InputError):
+    """A setting has a value that it cannot have, or is not a setting. Who knows what the user typed renames it.
+
+    Attributes:
+        key: The dotted name of the setting, e.g. "search.epochs".
+        name: What the message calls it, e.g. "--epochs".
+        before, after: The message around that name.
+    """
+
+    def __init__(self, key: str, name: str, after: str, before: str = "") -> None:
+        super().__init__(key, name, after, before)  # the arguments as they are, so that it can be pickled
+        self.key, self.name, self.after, self.before = key, name, after, before
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.name}{self.after}"
+
+    def called(self, name: str) -> SettingError:
+        """The same error with another name for the setting."""
+        return SettingError(self.key, name, self.after, self.before)
+
+
+@contextmanager
+def calling(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, errors about settings call them what the user typed.
+
+    Args:
+        names: What the user typed, by dotted name: {"search.epochs": "--epochs"}.
+    """
+    try:
+        yield
+    except SettingError as error:
+        if error.key not in names:
+            raise
+        raise error.called(names[error.key]) from None
 
 
 class InUse(InputError):
@@ -49,11 +88,40 @@ class Interrupted(Exception):
         return f"{what}; go on with: dnas resume {self.run}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'darts'?" for the known name closest to a mistyped one, or "" if none is close.
 
-    Case does not count: 'DARTS' is close to 'darts'.
+    Case does not count: 'DARTS' is close to 'darts'. `prefix` goes before the known name in the answer.
     """
     spelled = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(name.lower(), spelled, n=1)
-    return f"; did you mean {spelled[close[0]]!r}?" if close else ""
+    return f"; did you mean {prefix + spelled[close[0]]!r}?" if close else ""
+
+
+# So many names are listed in a message; of more, it names what lists them.
+LISTED = 6
+
+
+def choices(name: str, known: Iterable[str], listed_by: str = "") -> str:
+    """Return what follows "unknown X 'name'": the closest known name, and all of them or where they are listed.
+
+    Args:
+        listed_by: What lists the known names if they are many, e.g. "`dnas methods`".
+    """
+    known = list(known)
+    close = did_you_mean(name, known)
+    if listed_by and len(known) > LISTED:
+        return f"{close} List all with {listed_by}" if close else f"; list all with {listed_by}"
+    if close and len(known) > LISTED:
+        return close
+    return f"{f'{close} Choose' if close else '; choose'} from {', '.join(known)}"
+
+
+def unknown(key: str, name: str, value: object, known: Iterable[str], listed_by: str = "") -> SettingError:
+    """Return the error for a setting whose value is not among the known names.
+
+    Args:
+        key, name: See `SettingError`.
+        listed_by: See `choices`.
+    """
+    return SettingError(key, name, f" {value!r}{choices(str(value), known, listed_by)}", before="unknown ")

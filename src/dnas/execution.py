@@ -5,12 +5,12 @@ So none of it is in `config.toml`, and every resume may choose anew. Needs no to
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from dataclasses import dataclass
 
 from dnas.errors import InputError
+from dnas.units import duration
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -46,13 +46,16 @@ def follows() -> bool:
 
 
 def execution(
-    checkpoint_every: float | None = None, time_limit: float | None = None, tensorboard: bool | None = None
+    checkpoint_every: float | str | None = None, time_limit: float | str | None = None, tensorboard: bool | None = None
 ) -> Execution:
-    """The options of the command line as an Execution that begins now. Raises InputError."""
+    """The options of the command line as an Execution that begins now; times as `dnas.units.duration` reads them.
+
+    Raises InputError.
+    """
     every = _seconds("--checkpoint-every", checkpoint_every)
     limit = _seconds("--time-limit", time_limit)
     if limit == 0:
-        raise InputError("--time-limit is 0 seconds, in which nothing can be done; give more, or leave it out")
+        raise InputError("--time-limit must be above 0, got 0; leave it out for no limit")
     return Execution(
         checkpoint_seconds=CHECKPOINT_SECONDS if every is None else every,
         deadline=None if limit is None else time.monotonic() + limit,
@@ -60,10 +63,13 @@ def execution(
     )
 
 
-def _seconds(option: str, value: float | None) -> float | None:
+def _seconds(option: str, value: float | str | None) -> float | None:
     if value is None:
         return None
-    # From Python anything may come.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise InputError(f"{option} is {value!r}; give seconds, as a number that is not negative")
-    return float(value)
+    try:
+        seconds = duration(value)  # from Python anything may come
+    except ValueError as error:
+        raise InputError(f"{option} {error}") from None
+    if seconds < 0:
+        raise InputError(f"{option} must be at least 0, got {value!r}")
+    return seconds

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dnas.errors import InputError
+from dnas.errors import InputError, choices
 from dnas.streams import derived_seed
 
 PACKAGE = "torchvision"
@@ -76,7 +76,7 @@ def build_handmade(name: str, classes: int, inputs: int, image_size: int, seed: 
 def get_handmade(name: str) -> HandMade:
     """The entry of a name. Raises InputError listing the names."""
     if name not in HANDMADE:
-        raise InputError(f"{name!r} is not a hand-made network; choose from {', '.join(HANDMADE)}")
+        raise InputError(f"unknown hand-made network {name!r}{choices(name, HANDMADE)}")
     return HANDMADE[name]
 
 

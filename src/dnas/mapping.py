@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dnas.errors import InputError
+from dnas.errors import unknown
 from dnas.space import layer_kinds
 from dnas.streams import torch_stream
 
@@ -152,5 +152,5 @@ MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
 def mapping_class(name: str) -> type[Shared] | type[Full] | type[Decoupled]:
     """The mapping of a name. Raises InputError listing the names."""
     if name not in MAPPINGS:
-        raise InputError(f"--mapping {name!r} is not known; choose from {', '.join(MAPPINGS)}")
+        raise unknown("mapping", "--mapping", name, MAPPINGS)
     return MAPPINGS[name]

@@ -6,14 +6,15 @@ Needs no torch, so that `dnas --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.errors import InputError
+from dnas.errors import InputError, SettingError, choices, unknown
+from dnas.units import duration
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -24,7 +25,12 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[0].value!r} is not a whole number") from None
 
 
+def _seconds(kind: Any, tokens: Sequence[Token]) -> float:
+    return duration(tokens[0].value)
+
+
 WHOLE = Parameter(converter=_whole)
+DURATION = Parameter(converter=_seconds)
 
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
@@ -41,7 +47,7 @@ class DataOptions:
     data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
-    "Pixels of a side. [default: from the data]"
+    "Pixels of a side, at least 8. [default: from the data; leave it out for that]"
     data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
@@ -82,8 +88,8 @@ class SearchOptions:
     "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
-    search_seconds: Annotated[float | None, Parameter(group=_SEARCH)] = None
-    "Stop searching after this time. [default: no limit]"
+    search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
+    "Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Stop searching after the cost of so many training steps. [default: no limit]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
@@ -147,10 +153,10 @@ class TestDataOptions(DataOptions):
 class ExecutionOptions:
     """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
 
-    checkpoint_every: Annotated[float | None, Parameter(group=_EXECUTION)] = None
-    "Seconds between checkpoints; 0: one after every step. [default: 30]"
-    time_limit: Annotated[float | None, Parameter(group=_EXECUTION)] = None
-    "Seconds after which this command must have stopped: it ends before, with a checkpoint and exit code 75. [default: no limit]"
+    checkpoint_every: Annotated[float | None, DURATION, Parameter(group=_EXECUTION)] = None
+    "Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]"
+    time_limit: Annotated[float | None, DURATION, Parameter(group=_EXECUTION)] = None
+    "Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a checkpoint and exit code 75. [default: no limit]"
     tensorboard: Annotated[bool | None, Parameter(group=_EXECUTION, negative="")] = None
     "Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard]."
 
@@ -161,9 +167,11 @@ class ClusterOptions:
     "Make the runs on a Ray cluster whose nodes all see --out: auto, or HOST:PORT of its head. [default: on this machine]"
     ray_retries: Annotated[int | None, WHOLE, Parameter(group=_CLUSTER)] = None
     "How often a run whose process or node was lost is tried again. [default: 3]"
-    ray_timeout: Annotated[float | None, Parameter(group=_CLUSTER)] = None
-    "Seconds after which a run counts as hung: its process is ended and it is tried again. [default: never]"
+    ray_timeout: Annotated[float | None, DURATION, Parameter(group=_CLUSTER)] = None
+    "Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and it is tried again. [default: never]"
 
+
+Command = Literal["run", "search", "train"]
 
 _DATA_SETTINGS = {
     "data": "source",
@@ -172,12 +180,86 @@ _DATA_SETTINGS = {
     "data_memory": "memory",
     "data_workers": "workers",
 }
+_SECTIONS: dict[Command, tuple[str, ...]] = {
+    "run": ("search", "train"),
+    "search": ("search",),
+    "train": ("train",),
+}
+# Settings of a search and a training that one option sets for both.
+_COMMON = ("layers", "channels", "epochs", "batch_size")
 
 
-def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) -> dict[str, Any]:
+def places(command: Command, option: str) -> tuple[str, ...]:
+    """Return the dotted names of the settings that an option sets: ("search.epochs", "train.epochs") for "epochs"."""
+    if option in _DATA_SETTINGS:
+        return (f"data.{_DATA_SETTINGS[option]}",)
+    if option in _COMMON:
+        # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
+        sections = ("search",) if command == "run" and option == "layers" else _SECTIONS[command]
+        return tuple(f"{section}.{option}" for section in sections)
+    section, _, name = option.partition("_")
+    if section in ("search", "train") and name in (*_COMMON, "seconds", "steps"):
+        return (f"{section}.{name}",)
+    return (option,)
+
+
+def _common_first(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with those first that set both sections, over which the others take precedence."""
+    return dict(sorted(given.items(), key=lambda item: item[0] not in _COMMON))
+
+
+def flag_of(key: str, own: bool = True) -> str:
+    """Return what a message calls a setting: its flag, or if it has none its dotted name.
+
+    Args:
+        own: Without, only the dotted name (of a setting that does not exist).
+    """
+    section, _, name = key.rpartition(".")
+    if section == "options":
+        return f"--option {name}"
+    if own:
+        for option in (*_COMMON, *names(DataOptions, RunOptions, SearchOptions, BothOptions), "baseline"):
+            if key in places("run", option) and (key != "train.layers" or option == "train_layers"):
+                return f"--{option.replace('_', '-')}"
+    return key
+
+
+def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the user typed for each setting, by its dotted name, as `dnas.errors.calling` takes it.
+
+    Args:
+        given: Flat options, as of `nested`.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    found = {}
+    if "config" in given:
+        from dnas.config import read_settings
+
+        found = in_file(read_settings(given["config"]), given["config"])
+    for option in _common_first(given):
+        found |= {key: f"--{option.replace('_', '-')}" for key in places(command, option)}
+    for text in given.get("option", []):
+        name = text.partition("=")[0]
+        found[name if "." in name else f"options.{name}"] = name if "." in name else f"--option {name}"
+    return found
+
+
+def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
+    """Return what to call each setting of a file, by its dotted name: "search.epochs in 'config.toml'"."""
+
+    def keys(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                yield from keys(value, f"{prefix}{key}.")
+
+    return {key: f"{key} in {str(file)!r}" for key in keys(settings, "")}
+
+
+def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     """Flat options (those that are not None) over a configuration file, as nested settings.
 
-    Raises InputError for an option that the command has no use for, or that is malformed.
+    Raises InputError for an option that cannot be used with the command, or that is malformed.
     """
     from dnas.config import read_settings
 
@@ -193,27 +275,23 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
 
         settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
     settings["command"] = command
-    for key, name in _DATA_SETTINGS.items():
-        if key in given:
-            settings.setdefault("data", {})[name] = given.pop(key)
+    if given.get("image_size") == 0:
+        # Only in a file is 0 the size that the data has.
+        raise SettingError("data.image_size", "--image-size", " must be at least 8, got 0; leave it out for automatic")
+    options = given.pop("option", [])
+    for option, value in _common_first(given).items():
+        for key in places(command, option):
+            section, _, name = key.rpartition(".")
+            if section:
+                settings[section] = {**settings.get(section, {}), name: value}
+                given.pop(option, None)
     if "data" in settings:
         folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
         settings["data"] = {**settings["data"], **folders}
     device = given.pop("device", settings.get("device", "auto"))
     settings["device"] = _device(device)
-    sections = {"run": ("search", "train"), "search": ("search",), "train": ("train",)}[command]
-    for key in ("layers", "channels", "epochs", "batch_size"):
-        if key in given:
-            value = given.pop(key)
-            for section in sections:
-                # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
-                if not (command == "run" and key == "layers" and section == "train"):
-                    settings.setdefault(section, {})[key] = value
-    for section in ("search", "train"):
-        for key in ("layers", "channels", "epochs", "seconds", "steps"):
-            if f"{section}_{key}" in given:
-                settings.setdefault(section, {})[key] = given.pop(f"{section}_{key}")
-    add_options(settings, given.pop("option", []), [*sections, "options"] if "search" in sections else sections)
+    sections = _SECTIONS[command]
+    add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)
@@ -233,11 +311,16 @@ def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequen
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise InputError(f"--option {text!r} is not NAME=VALUE")
+            raise InputError(f"--option {text!r} must be NAME=VALUE")
         section, key = name.split(".", 1) if "." in name else ("options", name)
         if section not in sections or name.startswith("options."):
+            if name != (flag := flag_of(name)) and section not in ("search", "train", "options"):
+                raise InputError(f"--option {name} cannot be used; use {flag}")
+            if section not in ("search", "train", "options"):
+                named = [f"{s}.{key}" for s in sections if s != "options"]
+                raise InputError(f"unknown setting {name}{choices(name, named)}")
             kinds = ["NAME of a method's option" if s == "options" else f"{s}.NAME" for s in sections]
-            raise InputError(f"--option {name} has no use here; what has is {' or '.join(kinds)}")
+            raise InputError(f"--option {name} cannot be used with this command; use {' or '.join(kinds)}")
         settings[section] = {**settings.get(section, {}), key: _value(value)}
 
 
@@ -272,7 +355,7 @@ def _absolute(value: Any) -> Any:
 
 def _device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {name!r} is not known; choose from auto, cpu, cuda")
+        raise unknown("device", "--device", name, ("auto", "cpu", "cuda"))
     if name != "auto":
         return name
     import torch

@@ -20,9 +20,9 @@ from torch import nn
 from dnas import draw, ranks, stages
 from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import newest
-from dnas.config import Config, environment, parse, resolve
+from dnas.config import Config, draft, environment, parse, resolve
 from dnas.data import DataInfo, Split, fingerprint, load_splits, load_train
-from dnas.errors import InputError, RunError
+from dnas.errors import InputError, RunError, calling
 from dnas.estimate import LABELS
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
@@ -31,7 +31,7 @@ from dnas.memory import amount, is_short, shortage
 from dnas.methods import Method, Progress, SupernetMethod, create
 from dnas.model import MODEL_FILE, first_line, model_bytes, read_tensors
 from dnas.network import macs, params
-from dnas.options import add_options
+from dnas.options import add_options, in_file
 from dnas.overview import overview
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, fresh_path, read_toml, refuse_used
@@ -93,11 +93,10 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
 
 
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
-    """What can be known before any image is: raises InputError for what cannot work, and chooses the backend."""
-    draft = parse({**overrides, "search": None, "train": None})
-    create(draft.method, draft.mapping or None, draft.options, get_space(draft.space))
-    check_machine(draft)
-    return draft
+    """Check all that can be checked before any image is read, and choose the backend. Raises InputError."""
+    config, _ = draft(overrides)
+    check_machine(config)
+    return config
 
 
 def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Reporter | None = None) -> DataInfo:
@@ -110,7 +109,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     Raises:
         InputError: One of them cannot begin.
     """
-    drafts = [checked_draft(run) if here else parse({**run, "search": None, "train": None}) for run in runs]
+    drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
     train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
     if reporter is not None:
         for line in overview(info, train):
@@ -140,18 +139,19 @@ def start(
         RunError: The run failed; its folder can be resumed.
     """
     check_execution(execution)
-    draft = checked_draft(overrides)
-    for text in (draft.data.source, draft.data.data_dir, str(out or "")):
+    config = checked_draft(overrides)
+    if architecture is not None and isinstance(config.train, TrainSettings):
+        architecture = at_depth(architecture, config.train.layers)
+    for text in (config.data.source, config.data.data_dir, str(out or "")):
         try:
             text.encode()
         except UnicodeEncodeError:
             raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
-    with ranks.joined(draft.device):
-        return _begin(draft, overrides, out, architecture, reporter if ranks.leads() else None, execution)
+    with ranks.joined(config.device):
+        return _begin(overrides, out, architecture, reporter if ranks.leads() else None, execution)
 
 
 def _begin(
-    draft: Config,
     overrides: Mapping[str, Any],
     out: str | Path | None,
     architecture: Architecture | None,
@@ -160,10 +160,10 @@ def _begin(
 ) -> dict[str, Any]:
     if out is not None and ranks.leads():
         refuse_used(Path(out))
-    data = load_data(draft, reporter)
+    # Once more, since some settings depend on the number of ranks, which is known by now.
+    data = load_data(draft(overrides)[0], reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     if architecture is not None and isinstance(config.train, TrainSettings):
-        architecture = at_depth(architecture, config.train.layers)
         planned(architecture, config.train, data.info)
     name = config.handmade or (method.name if architecture is None else "train")
     stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
@@ -211,7 +211,9 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         ranks.wait()
         if not ranks.leads():
             folder = opened.enter_context(RunFolder(path, writes=False))
-        config = parse(folder.read_config())
+        values = folder.read_config()
+        with calling(in_file(values, folder.path / "config.toml")):
+            config = parse(values)
         if (folder.path / "result.json").exists():
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
@@ -219,7 +221,12 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         check_machine(config)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
+        # As the file has it: a newer dnas may have settings that it did not know.
+        session = Session(folder, values, reporter, execution)
+        session.resume()
+        ranks.wait()
         data = load_data(config, reporter)
+        session.skip_time()
         if data.fingerprint != config.data.fingerprint:
             raise InputError(
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
@@ -227,8 +234,6 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
             )
         if not (path / TRAINING_IMAGES_FILE).is_file():
             _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
-        # As the file has it: a newer dnas may have settings that it did not know.
-        session = Session(folder, folder.read_config(), reporter, execution)
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):
@@ -241,8 +246,6 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
                 f"begun on {began} ranks, resumed on {ranks.count()}: a batch keeps its parts, so the result may "
                 "differ in its last bits only"
             )
-        session.resume()
-        ranks.wait()
         method = None
         if config.method:
             method = create(config.method, config.mapping or None, config.options, get_space(config.space))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dnas.architecture import Architecture, Cell
-from dnas.errors import InputError
+from dnas.errors import InputError, SettingError, unknown
 from dnas.ops import PRIMITIVES, Chain, Conv, Cost, FactorizedReduce, Norm, ReLU, chain_cost, relu_conv_norm
 
 AUXILIARY_HIDDEN = 128
@@ -117,7 +117,7 @@ def plan(
     if classes < 2:
         raise InputError(f"classes is {classes}; a classifier needs at least 2")
     if stem not in STEMS:
-        raise InputError(f"stem {stem!r} is not known; choose from {', '.join(STEMS)}")
+        raise unknown("stem", "stem", stem, STEMS)
     head = STEMS[stem](inputs, channels)
     stem_width = 3 * channels if stem == "cifar" else channels
     before, previous, width, shrunk = stem_width, stem_width, channels, bool(head.second)
@@ -142,10 +142,14 @@ def plan(
     return NetworkPlan(head, tuple(cells), auxiliary, after, previous, classes)
 
 
-def check_channels(channels: int) -> None:
-    """Raises InputError for a width that cannot be built: a reduction halves it."""
+def check_channels(channels: int, key: str = "channels") -> None:
+    """Raises SettingError for a width that cannot be built: a reduction halves it.
+
+    Args:
+        key: The dotted name of the setting.
+    """
     if channels < 2 or channels % 2:
-        raise InputError(f"--channels {channels} must be even and at least 2: a reduction halves it")
+        raise SettingError(key, "--channels", f" must be even and at least 2, got {channels}: a reduction halves it")
 
 
 def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool) -> CellPlan:

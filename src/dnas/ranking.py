@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
 from pydantic import Field
@@ -28,10 +28,11 @@ from dnas.architecture import Architecture, at_depth
 from dnas.checkpoint import write_atomically
 from dnas.cluster import RaySettings, of_tasks
 from dnas.config import resolve
-from dnas.errors import InputError, InUse
+from dnas.errors import InputError, InUse, calling
 from dnas.execution import DEFAULT, Execution
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, SupernetMethod, get_method
+from dnas.options import in_file
 from dnas.progress import Reporter
 from dnas.runfolder import RunFolder, read_json, read_toml
 from dnas.session import Session
@@ -41,6 +42,7 @@ from dnas.statistics import kendall
 from dnas.streams import numpy_stream
 from dnas.study import RESULT, RUNS, carry_out, depth_of, workers_for
 from dnas.supernet_search import search_supernet
+from dnas.validation import checked
 
 FILE = "ranking.toml"
 RANKED = "ranking.json"
@@ -57,8 +59,10 @@ class RankingSettings(Settings):
 
     count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
     methods: list[str] = Field(default_factory=list, description="whose supernets judge them")
-    layers: list[int] = Field(default_factory=list, description="depths of shallower trainings")
-    epochs: list[int] = Field(default_factory=list, description="lengths of shorter trainings")
+    layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
+        default_factory=list, description="depths of shallower trainings"
+    )
+    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="lengths of shorter trainings")
     seed: int = Field(0, ge=0, lt=2**63)
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
@@ -107,7 +111,7 @@ def rank(
     pipeline.check_execution(execution)
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
-            raise InputError(f"--methods {name}: it has no supernet to judge with; name methods that have one")
+            raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
     if (path / FILE).is_file():
         if read_ranking(path) != settings:
             raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
@@ -137,7 +141,9 @@ def rank(
 
 def read_ranking(path: Path) -> RankingSettings:
     """What a ranking compares, by its file. Raises InputError where it cannot be read."""
-    return RankingSettings.model_validate(read_toml(path / FILE))
+    values = read_toml(path / FILE)
+    with calling(in_file(values, path / FILE)):
+        return checked(RankingSettings, values)
 
 
 def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement]:

@@ -215,6 +215,10 @@ class Session:
         self.folder.save_checkpoint(tensors, state)
         self._saved = time.monotonic()
 
+    def skip_time(self) -> None:
+        """Count what has passed since the session began for no stage."""
+        self._entered = time.monotonic()
+
     def elapsed(self) -> float:
         """Seconds of this stage so far, over all executions."""
         return self.seconds.get(self._stage, 0.0) + time.monotonic() - self._entered

@@ -7,12 +7,17 @@ for is no setting of it, and is refused.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
+from dnas.space import MIN_LAYERS
+from dnas.units import duration
+
+# A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
+Duration = Annotated[float, BeforeValidator(duration)]
 
 
 class Settings(BaseModel):
@@ -38,10 +43,18 @@ class SearchSettings(Settings):
         5.0, gt=0, description="largest norm of the weights' gradient; a longer one is scaled to it"
     )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
-    seconds: float = Field(0.0, ge=0, description="stop after this time, at the end of a step or trial; 0: no limit")
+    seconds: Duration = Field(
+        0.0,
+        ge=0,
+        description='stop after this time, at the end of a step or trial: seconds, or a text such as "5m" or "1h30m"; '
+        "0: no limit",
+    )
     steps: int = Field(
         0, ge=0, description="stop after the cost of so many steps forward and backward, likewise; 0: no limit"
     )
+
+    def check(self) -> None:
+        """Check that these values go together, as far as that depends on no image. Raises InputError."""
 
     def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         """With every automatic value replaced by its number.
@@ -55,6 +68,7 @@ class SearchSettings(Settings):
         Raises:
             InputError: Values that do not go together.
         """
+        self.check()
         settings = self.model_copy(
             update={
                 "images": _there("search", self.images, count),
@@ -148,22 +162,35 @@ class GradientSettings(SupernetSettings):
         "batch, as `eigenvalue` in metrics.jsonl; by torch, so it takes some 100 native steps",
     )
 
-    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
+    def check(self) -> None:
+        super().check()
         if self.update == "single-level" and self.order != "architecture-first":
-            raise InputError(f"search.order={self.order} has no use with search.update=single-level: both move at once")
+            raise InputError(
+                f"search.order={self.order} cannot be used with search.update=single-level, which moves both at once"
+            )
         if self.update == "single-level" and self.train_share != GradientSettings().train_share:
             raise InputError(
-                f"search.train_share={self.train_share} has no use with search.update=single-level: it sees all images"
+                f"search.train_share={self.train_share} cannot be used with search.update=single-level, which uses all "
+                "images"
             )
         if self.eigenvalue and self.recompute:
-            raise InputError("search.eigenvalue does not go with search.recompute: second derivatives need all layers")
-        warmup = round(0.3 * self.epochs) if self.warmup_epochs < 0 else self.warmup_epochs
-        if warmup >= self.epochs:
             raise InputError(
-                f"warmup_epochs is {warmup} of {self.epochs} epochs, so the architecture would never move; lower it"
+                "search.eigenvalue cannot be used with search.recompute: second derivatives need all layers"
             )
+        if self.warmup >= self.epochs:
+            raise InputError(
+                f"search.warmup_epochs must be below the {self.epochs} epochs of the search, got {self.warmup}; else "
+                "the architecture would never move"
+            )
+
+    @property
+    def warmup(self) -> int:
+        """How many epochs only weights move."""
+        return round(0.3 * self.epochs) if self.warmup_epochs < 0 else self.warmup_epochs
+
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         settings = super().resolved(count, travel, image_size, threads)
-        settings = settings.model_copy(update={"warmup_epochs": warmup})
+        settings = settings.model_copy(update={"warmup_epochs": self.warmup})
         if settings.architecture_learning_rate == 0:
             rate = float(f"{travel / settings.architecture_steps:.4g}")
             settings = settings.model_copy(update={"architecture_learning_rate": rate})
@@ -225,16 +252,23 @@ class NetworkTrainSettings(Settings):
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
-    def resolved(self, count: int, image_size: int) -> Self:
-        """With every automatic value replaced by its number, for `count` training images."""
+    def check(self) -> None:
+        """Check that these values go together, as far as that depends on no image. Raises InputError."""
         defaults = NetworkTrainSettings()
         if self.schedule == "cosine" and self.decay != defaults.decay:
-            raise InputError(f"train.decay={self.decay} has no use with train.schedule=cosine; choose exponential")
+            raise InputError(
+                f"train.decay={self.decay} only applies to train.schedule=exponential, not cosine; remove it or change "
+                "the schedule"
+            )
         if self.schedule == "exponential" and self.learning_rate_min != defaults.learning_rate_min:
             raise InputError(
-                f"train.learning_rate_min={self.learning_rate_min} has no use with train.schedule=exponential; "
-                "choose cosine"
+                f"train.learning_rate_min={self.learning_rate_min} only applies to train.schedule=cosine, not "
+                "exponential; remove it or change the schedule"
             )
+
+    def resolved(self, count: int, image_size: int) -> Self:
+        """With every automatic value replaced by its number, for `count` training images."""
+        self.check()
         settings = self.in_numbers(count, image_size)
         _check_batches(settings.images, self.batch_size, self.parts)
         return settings
@@ -264,10 +298,18 @@ class NetworkTrainSettings(Settings):
         return 0.0
 
 
+def _depth(layers: int) -> int:
+    if layers != 0 and layers < MIN_LAYERS:
+        raise ValueError(f"must be at least {MIN_LAYERS}, got {layers}")
+    return layers
+
+
 class TrainSettings(NetworkTrainSettings):
     """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
 
-    layers: int = Field(0, ge=0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found")
+    layers: Annotated[int, AfterValidator(_depth)] = Field(
+        0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found"
+    )
     channels: int = Field(36, ge=2, description="width C of the first cells")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
     drop_path: float = Field(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnas.arrays import IDX_FILES, idx_file
-from dnas.errors import InputError
+from dnas.errors import InputError, did_you_mean
 from dnas.files import is_dir, is_file
 
 
@@ -108,10 +108,8 @@ def locate(source: str, data_dir: str | None) -> Place:
     if is_file(folder):
         raise InputError(f"--data {source!r} is a file; give the folder that holds the images or IDX files")
     if not source or not is_dir(folder):
-        raise InputError(
-            f"--data {source!r} is neither a known data set ({', '.join(NAMES)}) nor a folder; "
-            "give one of these names or the path of a folder"
-        )
+        hint = did_you_mean(source, NAMES) or f"; choose from {', '.join(NAMES)}, or give the path of a folder"
+        raise InputError(f"--data {source!r} is neither a known data set nor a folder{hint}")
     return Place(_kind_of(folder), folder)
 
 

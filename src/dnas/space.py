@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dnas.errors import InputError
+from dnas.errors import SettingError, unknown
 from dnas.ops import PRIMITIVES
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def reduction_layers(layers: int) -> tuple[int, int]:
     Raises InputError for fewer than 3 layers: both reductions and a normal layer need one each.
     """
     if layers < MIN_LAYERS:
-        raise InputError(f"layers is {layers}, but at least {MIN_LAYERS} are needed: two reduce the resolution")
+        raise SettingError(
+            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two reduce the resolution"
+        )
     return layers // 3, 2 * layers // 3
 
 
@@ -213,5 +215,5 @@ SPACES: dict[str, Space] = {space.name: space for space in (DARTS, S1, S2, S3, S
 def get_space(name: str) -> Space:
     """The space of a name. Raises InputError listing the names."""
     if name not in SPACES:
-        raise InputError(f"--space {name!r} is not known; choose from {', '.join(SPACES)}")
+        raise unknown("space", "--space", name, SPACES)
     return SPACES[name]

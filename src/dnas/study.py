@@ -30,17 +30,19 @@ from dnas.checkpoint import write_atomically
 from dnas.cluster import Cluster, RaySettings, of_tasks
 from dnas.config import PAPER_LAYERS, QUICK_LAYERS, parse
 from dnas.data import DataInfo
-from dnas.errors import InputError, Interrupted, InUse, RunError
+from dnas.errors import InputError, Interrupted, InUse, RunError, calling, did_you_mean
 from dnas.execution import DEFAULT, Execution
 from dnas.handmade import HANDMADE, torchvision_models
-from dnas.mapping import SHARED
+from dnas.mapping import SHARED, mapping_class
 from dnas.methods import get_method
+from dnas.options import in_file
 from dnas.progress import Reporter, Silent
 from dnas.runfolder import read_json, read_toml
 from dnas.session import Session
 from dnas.settings import ARCHITECTURE_SETTINGS, Settings, TrainSettings
 from dnas.streams import numpy_stream
 from dnas.trainer import random_of_size
+from dnas.validation import checked
 from dnas.workers import Workers
 
 FILE = "study.toml"
@@ -359,16 +361,17 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
     """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
     if not settings.methods and not settings.architectures:
         raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
+    for name in settings.mappings:
+        mapping_class(name)
     if not list(settings.searches()) and settings.methods:
-        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method knows one of them")
+        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
     for name in settings.architectures:
         if name in HANDMADE:
             torchvision_models()
         elif name not in published():
-            raise InputError(
-                f"--architectures {name} is neither published ({', '.join(published())}) nor a hand-made network "
-                f"({', '.join(HANDMADE)})"
-            )
+            known = [*published(), *HANDMADE]
+            hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
+            raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
     if not (path / FILE).exists():
         if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise InputError(f"--out {path} exists and is no study; choose another folder")
@@ -396,7 +399,9 @@ def read_study(path: Path) -> StudySettings:
     """What a study compares. Raises InputError where the folder has none."""
     if not (path / FILE).is_file():
         raise InputError(f"{path} is not a study, since it has no {FILE}; give the folder of `dnas compare`")
-    return StudySettings.model_validate(read_toml(path / FILE))
+    values = read_toml(path / FILE)
+    with calling(in_file(values, path / FILE)):
+        return checked(StudySettings, values)
 
 
 def _names(settings: StudySettings) -> Iterator[tuple[Network, int, str]]:

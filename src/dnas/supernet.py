@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dnas.errors import InputError
+from dnas.errors import InputError, SettingError
 from dnas.kernels import cells, channel_moments, depthwise_statistics, mixed_product, weighted_sum
 from dnas.kernels.fold import fold, fold_reduction, odd_grid, side_by_side
 from dnas.kernels.limits import EPSILON
@@ -460,9 +460,11 @@ def check_width(channels: int, partial: int) -> None:
     if channels < 2 or channels % (2 * partial):
         step = 2 * partial
         near = sorted({max(step, channels // step * step), (channels // step + 1) * step})
-        raise InputError(
-            f"--channels {channels} does not go with partial_channels={partial}: 1/{partial} of the channels must be "
-            f"an even number; try {' or '.join(map(str, near))}"
+        raise SettingError(
+            "search.channels",
+            "--channels",
+            f" {channels} cannot be used with partial_channels={partial}, which requires a multiple of {step}; try "
+            f"{' or '.join(map(str, near))}",
         )
 
 

@@ -534,8 +534,10 @@ def search_supernet(
     history: list[Trial] = []
     if search.stopped is None or finalists:
         limit = len(finalists) or None
+        # A limit ends the search, not the judging of what was given to be judged.
+        enough = (lambda: False) if finalists else spent
         finalists = finalists or method.finalists(search.mapping, last)
-        history = judged(method, settings.layers, seed, search.scores, judge, spent, limit, finalists)
+        history = judged(method, settings.layers, seed, search.scores, judge, enough, limit, finalists)
     give_back()
     if search.stopped is not None:
         architecture = search.stopped

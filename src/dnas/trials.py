@@ -155,12 +155,17 @@ def search_by_trials(
         return {}, {"scores": scores}
 
     def spent(number: int) -> bool:
-        """Whether trial `number`, 0-based, is beyond the budget; one is made in any case."""
-        return number > 0 and settings.spent(session.elapsed(), number * equivalents)
+        """Whether trial `number`, 0-based, is beyond the budget."""
+        return settings.spent(session.elapsed(), number * equivalents)
+
+    def scored() -> bool:
+        return any(score is not None for score in scores)
 
     def jobs(first: int, candidates: Sequence[Candidate]) -> Iterator[TrialJob]:
+        """Those within the budget, and the first as long as no trial has a score: a search ends with a network."""
+        needed = not scored()
         for number, candidate in enumerate(candidates, first):
-            if spent(number):
+            if spent(number) and not (needed and number == first):
                 return
             folder = None if root is None else root / f"{number + 1:04d}"
             if folder is not None:
@@ -192,18 +197,24 @@ def search_by_trials(
         return score
 
     def judge(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
-        early: dict[int, Outcome[float]] = {}
         recorded = 0
-        for outcome in workers.run(run, jobs(first, candidates), session.stopping):
-            early[outcome.index] = outcome
-            if isinstance(outcome.error, Interrupted):
-                session.signum = outcome.error.signum if session.signum is None else session.signum
-            # In the order of their numbers, whatever came first, so that every run of this search writes the same.
-            while recorded in early and not isinstance(early[recorded].error, Interrupted):
-                yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))
-                recorded += 1
-        if session.signum is not None:
-            session.step_done(len(scores), {}, capture)
+        while recorded < len(candidates):
+            early: dict[int, Outcome[float]] = {}
+            began = recorded
+            for outcome in workers.run(run, jobs(first + began, candidates[began:]), session.stopping):
+                early[began + outcome.index] = outcome
+                if isinstance(outcome.error, Interrupted):
+                    session.signum = outcome.error.signum if session.signum is None else session.signum
+                # In the order of their numbers, whatever came first, so that every run of this search writes the same.
+                while recorded in early and not isinstance(early[recorded].error, Interrupted):
+                    yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))
+                    recorded += 1
+            if session.signum is not None:
+                session.step_done(len(scores), {}, capture)
+                return
+            # Otherwise the limit is reached, and all have failed so far: on with the next.
+            if scored():
+                return
 
     def run_here(job: TrialJob) -> float:
         if evaluate is not None:

@@ -68,10 +68,10 @@ def test_sigint_before_the_run_has_begun_leaves_no_run(tmp_path, images):
 def _interrupt_while_loading():
     from dnas import pipeline
 
-    original = pipeline.load_train
+    original = pipeline.load_splits
 
-    def load_train(*arguments, **options):
+    def load_splits(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         return original(*arguments, **options)
 
-    pipeline.load_train = load_train
+    pipeline.load_splits = load_splits

@@ -21,17 +21,18 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dnas import derive
 from dnas.architecture import Architecture
-from dnas.errors import InputError, RunError
+from dnas.errors import InputError, RunError, SettingError, unknown
 from dnas.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
 from dnas.relaxation import MixingWeights, path
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import Space
 from dnas.streams import numpy_stream, torch_stream
+from dnas.validation import checked
 
 if TYPE_CHECKING:
     from dnas.supernet_search import Search
@@ -157,8 +158,10 @@ class Method:
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
             mapping_class(mapping)
-            raise InputError(
-                f"--mapping {mapping} does not go with method {self.name}; choose from {', '.join(self.mappings)}"
+            raise SettingError(
+                "mapping",
+                "--mapping",
+                f" {mapping} cannot be used with method {self.name}; choose from {', '.join(self.mappings)}",
             )
         self.options = options
         self.mapping_name = mapping
@@ -415,20 +418,12 @@ def list_methods() -> list[str]:
 def get_method(name: str) -> type[Method]:
     """The class of a method. Raises InputError listing the names."""
     if name not in registry():
-        raise InputError(f"--method {name!r} is not known; choose from {', '.join(registry())}")
+        raise unknown("method", "--method", name, registry(), "`dnas methods`")
     return registry()[name]
 
 
 def create(name: str, mapping: str | None, options: Dict[str, Any], space: Space) -> Method:
     """A method with checked options. Raises InputError naming the method, the option and its choices."""
     method = get_method(name)
-    try:
-        checked = method.Options.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(method.Options.model_fields)
-            raise InputError(f"--option {option}: method {name} has no such option; it has {known}") from None
-        raise InputError(f"--option {option}={first['input']!r} for method {name}: {first['msg']}") from None
-    return method(checked, mapping or method.default_mapping, space)
+    own = checked(method.Options, options, "options", f" of method {name}", f"`dnas methods {name}`")
+    return method(own, mapping or method.default_mapping, space)

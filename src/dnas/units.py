@@ -1,0 +1,37 @@
+"""Quantities as people write them: durations as "90", "5m" or "1h30m". Needs no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+
+# Seconds of each unit of time.
+TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
+
+_TERM = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h|d)"
+_SUM = re.compile(rf"(?:{_TERM}\s*)+", re.IGNORECASE)
+
+
+def duration(value: float | str) -> float:
+    """Return a duration in seconds.
+
+    Args:
+        value: A number of seconds, as a number or a text, or a sum of terms with units from `TIMES`: "5m", "1h30m",
+            "1.5 h", "500ms".
+
+    Raises:
+        ValueError: It is neither, or not finite. The message goes on from a name: "must be a duration …, got '5x'".
+    """
+    seconds = math.nan
+    if isinstance(value, str):
+        try:
+            seconds = float(value)
+        except ValueError:
+            if _SUM.fullmatch(value.strip()):
+                terms = re.findall(_TERM, value, re.IGNORECASE)
+                seconds = sum(float(number) * TIMES[unit.lower()] for number, unit in terms)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"must be a duration such as 90, 5m or 1h30m, got {value!r}")
+    return seconds
