@@ -322,7 +322,7 @@ def environment(handmade: str = "") -> dict[str, Any]:
 
 
 # Settings of a search or a training that have an option of their own on the command line.
-_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("layers", "channels", "epochs", "batch_size")}
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in ("layers", "channels", "epochs", "batch_size", "flip")}
 
 
 def _flag(key: str) -> str:

@@ -72,6 +72,8 @@ class RunOptions:
     "Passes over the images."
     batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Images of a step."
+    flip: Annotated[str | None, Parameter(group=_RUN)] = None
+    "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes. [default: auto]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,7 @@ def nested(command: Literal["run", "search", "train"], given: dict[str, Any]) ->
     device = given.pop("device", settings.get("device", "auto"))
     settings["device"] = _device(device)
     sections = {"run": ("search", "train"), "search": ("search",), "train": ("train",)}[command]
-    for key in ("layers", "channels", "epochs", "batch_size"):
+    for key in ("layers", "channels", "epochs", "batch_size", "flip"):
         if key in given:
             value = given.pop(key)
             for section in sections:

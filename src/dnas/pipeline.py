@@ -24,6 +24,7 @@ from dnas.config import Config, environment, parse, resolve
 from dnas.data import DataInfo, Memory, Split, fingerprint, load_test, load_train
 from dnas.errors import InputError, RunError
 from dnas.execution import DEFAULT, Execution
+from dnas.flips import resolve_flips
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
 from dnas.methods import Method, Progress, SupernetMethod, create
@@ -156,6 +157,7 @@ def _begin(
         refuse_used(Path(out))
     data = load_data(draft, reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+    config, flips = resolve_flips(config, data.train, data.info)
     if architecture is not None and isinstance(config.train, TrainSettings):
         architecture = at_depth(architecture, config.train.layers)
         planned(architecture, config.train, data.info)
@@ -170,6 +172,8 @@ def _begin(
         ranks.wait()
         session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
+        if flips:
+            session.say(flips)
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)

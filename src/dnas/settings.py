@@ -7,16 +7,24 @@ for is no setting of it, and is refused.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
 
+Flip = Literal["auto", "on", "off"]
+
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+_FLIP: Any = Field(
+    "auto",
+    description="mirror half of the images left to right; auto: unless that confuses classes, see docs/data.md",
+)
 
 
 class SearchSettings(Settings):
@@ -36,6 +44,7 @@ class SearchSettings(Settings):
     weight_decay: float = Field(3e-4, ge=0, description="of all weights")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the weights' gradient")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    flip: Flip = _FLIP
     seconds: float = Field(0.0, ge=0, description="stop after this time, at the end of a step or trial; 0: no limit")
     steps: int = Field(
         0, ge=0, description="stop after the cost of so many steps forward and backward, likewise; 0: no limit"
@@ -216,6 +225,7 @@ class NetworkTrainSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that goes to all classes")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    flip: Flip = _FLIP
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
     def resolved(self, count: int, image_size: int) -> Self:
