@@ -4,7 +4,7 @@
     python benchmarks/flips.py --facing sign-digits --other cifar10-jpeg
 
 Each line is one kind of data set, drawn anew `--rounds` times: in how many of them flips were turned off, in how many
-the surest pair was the right one (where there is one), and the seconds of CPU time that a measurement took.
+the pair was the right one (where there is one), and the seconds of CPU time that a measurement took.
 
 - Drawn: arrows and letters of any color, size and place, before backgrounds of any color with other shapes and noise.
 - `--facing`: folders or names of data sets whose images face one way. Of one class some stay as they are, and others
@@ -193,10 +193,10 @@ def main(
         for number in range(rounds):
             split = case.make(np.random.default_rng(number))
             start = time.process_time()
-            found = find_mirrored(split).pairs
+            found = find_mirrored(split).pair
             seconds.append(time.process_time() - start)
-            off += bool(found)
-            right += bool(found) and found[0].classes in case.pairs
+            off += found is not None
+            right += found is not None and found.classes in case.pairs
         shown = f"{right} of {rounds}" if case.pairs else ""
         print(f"| {case.name} | {off} of {rounds} | {shown} | {np.median(seconds):.2f} |", flush=True)
 

@@ -43,7 +43,7 @@ def _chosen(config: Config, split: Split, info: DataInfo) -> tuple[Literal["on",
     kind = locate(config.data.source, config.data.data_dir or None).kind
     if kind == "folder":
         found = find_mirrored(split)
-        return ("off" if found.pairs else "on"), _measured(found, info)
+        return ("off" if found.pair else "on"), _measured(found, info)
     if info.flip:
         return "on", f"flips on, as usual for {kind}"
     reason = "digits" if kind == "digits" else "IDX files, which often hold digits or letters"
@@ -52,11 +52,9 @@ def _chosen(config: Config, split: Split, info: DataInfo) -> tuple[Literal["on",
 
 def _measured(found: Finding, info: DataInfo) -> str:
     if not found.images:
-        return "flips on: each class has too few training images to measure whether mirroring confuses classes"
+        return "flips on: too few training images of each class to measure whether mirroring confuses classes"
     looked = f"measured on {found.images:,} training images"
-    if not found.pairs:
+    if found.pair is None:
         return f"flips on: mirroring confuses no classes, {looked}"
-    first, second = (info.classes[label] for label in found.pairs[0].classes)
-    more = len(found.pairs) - 1
-    others = f", as with {more} other {'pair' if more == 1 else 'pairs'} of classes" if more else ""
-    return f"flips off: mirrored {first!r} looks like {second!r}{others}, {looked}"
+    first, second = (info.classes[label] for label in found.pair.classes)
+    return f"flips off: mirrored {first!r} looks like {second!r}, {looked}"

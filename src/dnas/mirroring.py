@@ -8,7 +8,7 @@ of classes, and no training on copies:
 - one on what distinguishes them, which mirroring takes away.
 
 Where the second is the better one, the classes differ by the way that they face. Both are ridge regressions, by
-five-fold cross-validation on the same pictures, so the answers are compared picture by picture (McNemar's exact test).
+five-fold cross-validation on the same pictures, so the answers are compared picture by picture (McNemar's test).
 
 Features are responses to patches of the pictures themselves, whitened and contrast-normalised (Coates, Ng and Lee,
 "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", AISTATS 2011), and to the same patches
@@ -38,13 +38,16 @@ OF_A_CLASS = 40
 MOST_IMAGES = 3_000
 MOST_OF_A_CLASS = 300
 FOLDS = 5
-# How often a set in which mirroring confuses nothing may be found to have such a pair, whatever its number of pairs.
-LEVEL = 0.001
+# The share of sets whose labels say nothing in which a pair may be found, whatever the number of pairs.
+LEVEL = 0.01
 
 SIDE = 24  # pixels to which larger pictures are scaled
 PATCHES = 128
 BATCH = 128
 RIDGE = 0.1  # of the mean variance of a picture
+RESOLUTION = 4  # as good shuffles at which a pair is no longer found
+SHUFFLES_AT_ONCE = 1_000
+SUSPECTS = 5  # of which shuffles are made, at most
 
 Numbers = NDArray[np.float64]
 
@@ -57,8 +60,7 @@ class Mirrored:
         classes: Their positions among the classes, in order.
         facing: Share of held-out pictures of the two that is told apart by what mirroring takes away.
         rest: The same by what it leaves.
-        p: Of the exact tests that `facing` is more than `rest` (McNemar) and more than a half: the larger one, times
-            the number of pairs (Bonferroni).
+        p: How often chance does as well, among all pairs of classes.
     """
 
     classes: tuple[int, int]
@@ -69,17 +71,19 @@ class Mirrored:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked for in `images` training pictures, and the pairs that were found, the surest first."""
+    """What was found in `images` training pictures: the pair that mirroring confuses most surely, if there is one."""
 
     images: int
-    pairs: tuple[Mirrored, ...]
+    pair: Mirrored | None = None
 
 
 def find_mirrored(split: Split) -> Finding:
-    """The pairs of classes in a split that are mirror images of each other. A pure function of its pictures.
+    """Look for classes in a split that are mirror images of each other. A pure function of its pictures.
 
-    A pair is reported if the answers by what mirroring takes away are the better ones at the level `LEVEL`, after
-    Bonferroni over all pairs, and have at least twice as large a share of right ones beyond a half.
+    A pair of classes is found if the answers by what mirroring takes away are better than those by what it leaves, and
+    than chance, and have at least twice as large a share of right ones beyond a half. "Better" is at the level `LEVEL`
+    for all pairs together (Bonferroni), and is compared with as good answers for shuffled labels, since those of one
+    cross-validation vary more than independent ones.
 
     Args:
         split: Training pictures, in memory or streamed.
@@ -89,18 +93,27 @@ def find_mirrored(split: Split) -> Finding:
     """
     chosen = _drawn(split.labels.cpu().numpy())
     if len(chosen) < 2:
-        return Finding(0, ())
+        return Finding(0)
     every = np.concatenate(list(chosen.values()))
     taken, left = _features(split, every)
     grams = np.stack([taken @ taken.T, left @ left.T]).astype(np.float64)
-    starts = np.cumsum([0, *(len(of) for of in chosen.values())])
-    places = {
-        label: np.arange(start, start + len(of)) for start, (label, of) in zip(starts, chosen.items(), strict=False)
-    }
+    ends = np.cumsum([len(at) for at in chosen.values()])
+    places = {label: np.arange(end - len(at), end) for end, (label, at) in zip(ends, chosen.items(), strict=True)}
     pairs = list(combinations(places, 2))
-    found = [_compared(grams, (a, b), places[a], places[b], len(pairs)) for a, b in pairs]
-    told = [pair for pair in found if pair.p < LEVEL and pair.facing - 0.5 >= 2 * (pair.rest - 0.5)]
-    return Finding(len(every), tuple(sorted(told, key=lambda pair: pair.p)))
+    suspects = []
+    for a, b in pairs:
+        inverse, labels = _fitted(grams, places[a], places[b])
+        facing, rest = _right(inverse, labels[None])[:, 0]
+        coins = len(pairs) * _coins(facing, rest)
+        if coins < LEVEL and facing.mean() - 0.5 >= 2 * (rest.mean() - 0.5):
+            suspects.append((coins, a, b))
+    for _, a, b in sorted(suspects)[:SUSPECTS]:
+        inverse, labels = _fitted(grams, places[a], places[b])
+        facing, rest = _right(inverse, labels[None])[:, 0]
+        p = len(pairs) * _shuffled(inverse, labels, facing, rest, len(pairs))
+        if p <= LEVEL:
+            return Finding(len(every), Mirrored((a, b), float(facing.mean()), float(rest.mean()), p))
+    return Finding(len(every))
 
 
 def _drawn(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
@@ -117,34 +130,75 @@ def _drawn(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
     return {label: at for label, at in taken.items() if len(at) >= fewest}
 
 
-def _compared(
-    grams: Numbers, classes: tuple[int, int], first: NDArray[np.int64], second: NDArray[np.int64], pairs: int
-) -> Mirrored:
-    """Both classifiers of a pair of classes, by cross-validation with as many pictures of either in every fold.
+def _fitted(grams: Numbers, first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
+    """Both classifiers of a pair of classes, with as many pictures of either in every fold.
 
     Args:
         grams: [2, N, N] by what mirroring takes, and by what it leaves.
         first, second: Positions of their pictures.
-    """
-    from scipy.stats import binom
 
+    Returns:
+        The inverses of the Gram matrices of M pictures with their ridge, [2, M, M]; the labels 1 and -1,
+        [FOLDS, M / FOLDS].
+    """
     each = min(len(first), len(second))
     at = np.stack([first[:each].reshape(FOLDS, -1), second[:each].reshape(FOLDS, -1)], axis=1).reshape(-1)
-    answers = np.broadcast_to(np.array([1.0, -1.0])[None, :, None], (FOLDS, 2, each // FOLDS)).reshape(-1)
+    labels = np.broadcast_to(np.array([1.0, -1.0])[None, :, None], (FOLDS, 2, each // FOLDS)).reshape(FOLDS, -1)
     gram = grams[:, at[:, None], at]
-    # In place of an intercept, which the first has no use for: between a picture and its copy it is zero.
+    # In place of an intercept, which the first does not need: between a picture and its copy it is zero.
     gram[1] += gram[1].mean() - gram[1].mean(0) - gram[1].mean(1)[:, None]
     ridge = RIDGE * np.trace(gram, axis1=1, axis2=2) / len(at) + 1e-12
-    inverse = np.linalg.inv(gram + ridge[:, None, None] * np.eye(len(at)))
-    # What is missing to the answers of a fold that was held out, without the classifier that never saw it.
-    folds = np.arange(len(at)).reshape(FOLDS, -1)
+    inverse: Numbers = np.linalg.inv(gram + ridge[:, None, None] * np.eye(len(at)))
+    return inverse, labels
+
+
+def _right(inverse: Numbers, labels: Numbers) -> NDArray[np.bool_]:
+    """Whether pictures in folds are told apart by those of the other folds.
+
+    Args:
+        inverse: [K, N, N] of K Gram matrices with their ridge.
+        labels: [S, FOLDS, N / FOLDS] of 1 and -1, S of them.
+
+    Returns:
+        [K, S, N].
+    """
+    sets, _, size = labels.shape
+    folds = np.arange(FOLDS * size).reshape(FOLDS, size)
     blocks = np.stack([inverse[:, fold[:, None], fold] for fold in folds], axis=1)
-    missing = np.linalg.solve(blocks, (inverse @ answers).reshape(2, FOLDS, -1, 1)).reshape(2, -1)
-    facing, rest = (answers - missing) * answers > 0
+    fitted = (inverse @ labels.reshape(sets, -1).T).reshape(-1, FOLDS, size, sets)
+    # What is missing to the labels of a fold that was held out, without a fit for each.
+    missing = np.linalg.solve(blocks, fitted).transpose(0, 3, 1, 2)
+    right: NDArray[np.bool_] = ((labels - missing) * labels > 0).reshape(len(inverse), sets, -1)
+    return right
+
+
+def _coins(facing: NDArray[np.bool_], rest: NDArray[np.bool_]) -> float:
+    """How often fair coins are as good: where only one classifier is right (McNemar), and for the first one alone."""
+    from scipy.stats import binom
+
     better, worse = int((facing & ~rest).sum()), int((rest & ~facing).sum())
-    # Better than the other one, and than chance: held-out answers of a classifier that knows nothing can be worse.
-    p = max(binom.sf(better - 1, better + worse, 0.5), binom.sf(int(facing.sum()) - 1, len(at), 0.5))
-    return Mirrored(classes, float(facing.mean()), float(rest.mean()), min(1.0, float(p) * pairs))
+    return float(max(binom.sf(better - 1, better + worse, 0.5), binom.sf(int(facing.sum()) - 1, len(facing), 0.5)))
+
+
+def _shuffled(
+    inverse: Numbers, labels: Numbers, facing: NDArray[np.bool_], rest: NDArray[np.bool_], pairs: int
+) -> float:
+    """How often answers for labels that were shuffled within the folds are as good, in that respect in which more are.
+
+    Counted as by Phipson and Smyth ("Permutation p-values should never be zero", 2010), and until it is sure that it is
+    too often.
+    """
+    wanted = np.array([int(facing.sum()) - int(rest.sum()), int(facing.sum())])
+    as_good = np.zeros(2, np.int64)
+    shuffles = math.ceil(RESOLUTION * pairs / LEVEL)
+    rng = numpy_stream(0, "mirroring", 2)
+    for start in range(0, shuffles, SHUFFLES_AT_ONCE):
+        count = min(SHUFFLES_AT_ONCE, shuffles - start)
+        right = _right(inverse, rng.permuted(np.broadcast_to(labels, (count, *labels.shape)), axis=2)).sum(2)
+        as_good += (np.stack([right[0] - right[1], right[0]], 1) >= wanted).sum(0)
+        if as_good.max() >= RESOLUTION:
+            break
+    return float((1 + as_good.max()) / (1 + shuffles))
 
 
 def _features(split: Split, at: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
