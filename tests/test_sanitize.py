@@ -35,7 +35,7 @@ def test_a_check_that_fails_and_a_fault_that_is_not_seen_fail_the_job(monkeypatc
         return own
 
     monkeypatch.setattr(sanitize, "checked", checked)
-    for _own, seen, code in (((0, ""), True, 0), ((1, "AddressSanitizer"), True, 1), ((0, ""), False, 1)):
+    for own, seen, code in (((0, ""), True, 0), ((1, "AddressSanitizer"), True, 1), ((0, ""), False, 1)):  # noqa: B007 (`checked` reads it)
         reports["limits.py"] = "out of bounds" if seen else "something else"
         assert sanitize.main([]) == code
         assert ("was not seen" in capsys.readouterr().out) == (not seen)

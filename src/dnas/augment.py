@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dnas.data import DataInfo
 from dnas.errors import InputError
+from dnas.settings import Flip
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Augmentation:
             raise InputError(f"the augmentation's rotation is {self.rotation}; give 0 to 180 degrees")
 
 
+def mirrors(flip: Flip, info: DataInfo) -> bool:
+    """Return whether training pictures are mirrored under a setting.
+
+    Runs have "on" or "off" (`flips`); "auto" is of those from before there was the setting, which went by the kind of
+    the data set.
+    """
+    return info.flip if flip == "auto" else flip == "on"
+
+
 def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32) -> Tensor:
     """(x / 255 - mean) / std of uint8 [B, C, H, W], per channel, as `dtype`."""
     return _normalised(images.to(torch.promote_types(dtype, torch.float32)), info).to(dtype)
@@ -64,7 +74,7 @@ def augment(
 
     Args:
         images: uint8 [B, C, H, W].
-        recipe: what to do; `info.flip` is for whoever makes the recipe.
+        recipe: what to do; `mirrors` says whether to flip.
         info: mean and std.
         generator: a CPU generator; the only source of chance.
         among: where these are a part of a batch, the number of the first in it, and how many it has: they are as in it.

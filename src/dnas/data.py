@@ -23,8 +23,8 @@ How a picture file becomes a tensor:
 Images are held in memory where they take at most half of it; those of a larger folder stay in their files and are
 decoded a batch at a time (`streaming`), with the same bits. Everything else here is the same for both.
 
-Mirrored pictures keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST; not in
-digits and other IDX files, which hold digits and letters.
+Mirrored pictures are taken to keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST; not in
+digits and other IDX files, which hold digits and letters. `flips` also measures it, in folders.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class DataInfo:
     """What the network, the augmentation and the picture of a network need to know of a data set.
 
     `mean` and `std` are per channel, on the scale 0..1, over the training split (the published constants
-    where there are some). `flip`: whether a mirrored picture keeps its label. Pictures are square.
+    where there are some). `flip`: whether mirrored pictures keep their labels, by the kind
+    of the data set. Pictures are square.
     """
 
     source: str

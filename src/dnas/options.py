@@ -78,6 +78,8 @@ class RunOptions:
     "Passes over the images."
     batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Images of a step."
+    flip: Annotated[str | None, Parameter(group=_RUN)] = None
+    "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes. [default: auto]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ _SECTIONS: dict[Command, tuple[str, ...]] = {
     "train": ("train",),
 }
 # Settings of a search and a training that one option sets for both.
-_COMMON = ("layers", "channels", "epochs", "batch_size")
+_COMMON = ("layers", "channels", "epochs", "batch_size", "flip")
 
 
 def places(command: Command, option: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from dnas.data import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.errors import InputError, RunError, calling
 from dnas.estimate import LABELS
 from dnas.execution import DEFAULT, Execution
+from dnas.flips import resolve_flips
 from dnas.handmade import PACKAGE, HandMade, build_handmade, get_handmade, torchvision_models
 from dnas.kernels import native
 from dnas.memory import amount, is_short, shortage
@@ -163,6 +164,7 @@ def _begin(
     # Once more, since some settings depend on the number of ranks, which is known by now.
     data = load_data(draft(overrides)[0], reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+    config, flips = resolve_flips(config, data.train, data.info)
     if architecture is not None and isinstance(config.train, TrainSettings):
         planned(architecture, config.train, data.info)
     name = config.handmade or (method.name if architecture is None else "train")
@@ -179,6 +181,8 @@ def _begin(
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
         for line in overview(data.info, data.train, data.test):
             session.say(line)
+        if flips:
+            session.say(flips)
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)

@@ -30,6 +30,7 @@ from dnas.cluster import RaySettings, of_tasks
 from dnas.config import resolve
 from dnas.errors import InputError, InUse, calling
 from dnas.execution import DEFAULT, Execution
+from dnas.flips import resolve_flips
 from dnas.mapping import SHARED
 from dnas.methods import Candidate, SupernetMethod, get_method
 from dnas.options import in_file
@@ -196,6 +197,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         draft = pipeline.checked_draft(run.overrides)
         data = pipeline.load_data(draft)
         config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+        config, _ = resolve_flips(config, data.train, data.info)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         session = Session(folder, config.to_toml(), None, execution)

@@ -7,7 +7,7 @@ for is no setting of it, and is refused.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import Self
@@ -19,9 +19,17 @@ from dnas.units import duration
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
 
+Flip = Literal["auto", "on", "off"]
+
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+_FLIP: Any = Field(
+    "auto",
+    description="mirror half of the images left to right; auto: unless that confuses classes, see docs/data.md",
+)
 
 
 class SearchSettings(Settings):
@@ -43,6 +51,7 @@ class SearchSettings(Settings):
         5.0, gt=0, description="largest norm of the weights' gradient; a longer one is scaled to it"
     )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    flip: Flip = _FLIP
     seconds: Duration = Field(
         0.0,
         ge=0,
@@ -250,6 +259,7 @@ class NetworkTrainSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    flip: Flip = _FLIP
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
     def check(self) -> None:

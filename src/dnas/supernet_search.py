@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dnas import bilevel, ranks
 from dnas.architecture import Architecture
-from dnas.augment import Augmentation, augment, normalise
+from dnas.augment import Augmentation, augment, mirrors, normalise
 from dnas.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
 from dnas.data import DataInfo, Split, batches, chosen, halves
 from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
@@ -111,7 +111,7 @@ class Search:
             self.train_part = self.validation_part = torch.arange(len(self.pool))
         else:
             self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
-        self.recipe = Augmentation(settings.pad, info.flip, cutout=0)
+        self.recipe = Augmentation(settings.pad, mirrors(settings.flip, info), cutout=0)
         ranks.check_parts(settings.parts, "search")
         self.correct = 0  # of a step, on this rank
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
