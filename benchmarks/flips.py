@@ -27,8 +27,8 @@ from cyclopts import App, Parameter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dnas.data import Split, load_train
-from dnas.mirroring import find_mirrored
+from dnas.data.mirroring import find_mirrored
+from dnas.data.splits import Split, load_train
 
 Images = NDArray[np.uint8]  # [N, H, W, 3]
 ANGLES = {"left": 180.0, "right": 0.0, "up": 270.0, "down": 90.0}

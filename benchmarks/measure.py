@@ -193,7 +193,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
-    from dnas.config import environment
+    from dnas.pipeline.machine import environment
 
     return environment()
 

@@ -29,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.relaxation import MixingWeights
-from dnas.supernet import Supernet
+from dnas.supernet.relaxation import MixingWeights
+from dnas.supernet.supernet import Supernet
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -161,7 +161,7 @@ class Cell(nn.Module):
 
 
 class PlainSupernet(nn.Module):
-    """Called as `dnas.supernet.Supernet` is: images [B, C, H, W] and mixing weights → logits [B, classes]."""
+    """Called as `dnas.supernet.supernet.Supernet` is: images [B, C, H, W] and mixing weights → logits [B, classes]."""
 
     def __init__(
         self,

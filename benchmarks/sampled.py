@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from cyclopts import App, Parameter
 
-from dnas import bilevel
-from dnas.guard import clip
-from dnas.relaxation import MixingWeights, path
-from dnas.streams import numpy_stream
-from dnas.supernet import Supernet
+from dnas.rng import numpy_stream
+from dnas.supernet.relaxation import MixingWeights, path
+from dnas.supernet.supernet import Supernet
+from dnas.training import updates
+from dnas.training.guard import clip
 
 SAMPLED, DENSE = "sampled", "dense"
 # Largest differences that count as equal; see `supernet.FLOAT32` for those at the measured shape.
@@ -79,11 +79,11 @@ def weight_step(variant: str, network: Supernet, shape: Shape) -> Callable[[], N
         nonlocal steps
         mixing = path_of(shape, steps).to(images) if variant == SAMPLED else dense
         steps += 1
-        _, grads = bilevel.sparse_gradients(lambda: F.cross_entropy(network(images, mixing), labels), weights)
+        _, grads = updates.sparse_gradients(lambda: F.cross_entropy(network(images, mixing), labels), weights)
         reached = [g for g in grads if g is not None]
         clip(reached, 5.0, torch.nn.utils.get_total_norm(reached))
         parts = None if mixing.active is None else network.parts(mixing.active)
-        bilevel.apply(sgd, weights, grads, parts)
+        updates.apply(sgd, weights, grads, parts)
 
     return step
 
@@ -109,7 +109,7 @@ def differences(shape: Shape, dtype: torch.dtype) -> dict[str, float]:
     found = []
     for mixing in (sparse, replace(sparse, active=None)):
         logits = network(images, mixing)
-        loss, grads = bilevel.gradients(lambda logits=logits: F.cross_entropy(logits, labels), weights)
+        loss, grads = updates.gradients(lambda logits=logits: F.cross_entropy(logits, labels), weights)
         found.append((loss, logits.detach(), torch.cat([g.flatten() for g in grads])))
     kinds = ("loss", "logits", "weight_gradients")
     return {kind: float((a - b).norm() / b.norm()) for kind, a, b in zip(kinds, *found, strict=True)}

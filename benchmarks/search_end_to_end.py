@@ -1,4 +1,4 @@
-"""A whole search on digits by `dnas.supernet_search.Search`, with the engine and with the plain supernet inside.
+"""A whole search on digits by `dnas.searching.search.Search`, with the engine and with the plain supernet inside.
 
     python benchmarks/search_end_to_end.py                      # time and memory of a short search
     python benchmarks/search_end_to_end.py --curve curve.json   # does float32 drift further than by rounding?
@@ -30,13 +30,15 @@ from plain import PlainSupernet, copy_weights
 from rich.console import Console
 from rich.table import Table
 
-from dnas.config import paper_travel
-from dnas.data import load_train
-from dnas.methods import Progress, create
+from dnas.data.splits import load_train
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.pipeline.presets import paper_travel
+from dnas.rng import torch_stream
+from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Batch, Search
+from dnas.space.darts import DARTS
+from dnas.training.batches import Batch
 
 ENGINE, PLAIN = "engine", "plain"
 NOISE = 1e-7  # relative, about the rounding of float32

@@ -28,9 +28,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dnas.data import Memory, Split, load_train
-from dnas.pictures import decode_files
-from dnas.streaming import AHEAD, Streamed
+from dnas.data.pictures import decode_files
+from dnas.data.splits import Split, load_train
+from dnas.data.streaming import AHEAD, Streamed
+from dnas.settings import Memory
 
 CLASSES = 10
 STREAMED, LOADER = "streamed", "DataLoader"

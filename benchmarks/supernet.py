@@ -29,11 +29,11 @@ from cyclopts import App, Parameter
 from plain import PlainSupernet, copy_weights, weight_pairs
 from torch import Tensor, nn
 
-from dnas.mapping import Decoupled
-from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid
-from dnas.space import DARTS, Space
-from dnas.streams import torch_stream
-from dnas.supernet import build_supernet
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS, Space
+from dnas.supernet.mapping import Decoupled
+from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, sigmoid
+from dnas.supernet.supernet import build_supernet
 
 ENGINE, PLAIN = "engine", "plain"
 CLASSES = 10

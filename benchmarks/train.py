@@ -23,17 +23,18 @@ import torch.nn.functional as F
 from cyclopts import App, Parameter
 from torch import Tensor, nn
 
-from dnas.architecture import Architecture, load_published
-from dnas.augment import Augmentation, augment
-from dnas.bilevel import apply, gradients_of
-from dnas.data import DataInfo
-from dnas.guard import clip
-from dnas.modules import AuxiliaryPool
-from dnas.network import Network, build, drop_path
-from dnas.ops import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Norm, ReLU
-from dnas.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
-from dnas.streams import torch_stream
-from dnas.trainer import to_device
+from dnas.data.augment import Augmentation, augment
+from dnas.data.splits import DataInfo
+from dnas.network.modules import AuxiliaryPool
+from dnas.network.network import Network, build, drop_path
+from dnas.rng import torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
+from dnas.space.primitives import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Norm, ReLU
+from dnas.space.published import load_published
+from dnas.training.build import to_device
+from dnas.training.guard import clip
+from dnas.training.updates import apply, gradients_of
 
 ENGINE, PLAIN = "engine", "plain"
 CONVOLUTIONS = [
@@ -64,7 +65,7 @@ class Shape:
     size: int = 32
 
 
-# --- the public code's network: weights have the names of `dnas.network.Network` ---------------------------
+# --- the public code's network: weights have the names of `dnas.network.network.Network` ---------------------------
 
 
 class PlainReduce(nn.Module):

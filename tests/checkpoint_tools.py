@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnas import checkpoint
-from dnas.checkpoint import save
+from dnas.runtime import checkpoint
+from dnas.runtime.checkpoint import save
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

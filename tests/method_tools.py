@@ -2,12 +2,13 @@
 
 import torch
 
-from dnas.data import DataInfo, Split
-from dnas.methods import Progress, create
+from dnas.data.splits import DataInfo, Split
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search
+from dnas.space.darts import DARTS
 
 # Edges of each node, written out, so that a change of the space cannot hide in here.
 NODES = ((0, 2), (2, 5), (5, 9), (9, 14))

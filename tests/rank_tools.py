@@ -50,7 +50,8 @@ def finish(processes, seconds=120):
 
 def in_float64():
     """From here on images, weights and what is computed of them are float64."""
-    from dnas import supernet_search, trainer
+    from dnas.searching import search as supernet_search
+    from dnas.training import trainer
 
     torch.set_default_dtype(torch.float64)
     for module in (supernet_search, trainer):
@@ -61,11 +62,11 @@ def in_float64():
 
 def searched(folder, parts, method, update):
     """Tensors and metrics of a short search."""
-    from dnas.data import load_train
-    from dnas.methods import create
-    from dnas.session import Session
-    from dnas.space import DARTS
-    from dnas.supernet_search import Search
+    from dnas.data.splits import load_train
+    from dnas.methods.registry import create
+    from dnas.runtime.session import Session
+    from dnas.searching.search import Search
+    from dnas.space.darts import DARTS
 
     split, info = load_train("digits")
     options = {"partial_channels": 1} if method in ("dnas", "pc-darts") else {}
@@ -97,11 +98,14 @@ def searched(folder, parts, method, update):
 
 def trained(folder, parts):
     """Tensors of a short training, and its answers."""
-    from dnas.architecture import at_depth, load_published
-    from dnas.data import load_train
-    from dnas.session import Session
+    from dnas.data.splits import load_train
+    from dnas.runtime.session import Session
     from dnas.settings import TrainSettings
-    from dnas.trainer import answers, built, train_network
+    from dnas.space.architecture import at_depth
+    from dnas.space.published import load_published
+    from dnas.training.accuracy import answers
+    from dnas.training.build import built
+    from dnas.training.trainer import train_network
 
     split, info = load_train("digits")
     settings = TrainSettings(
@@ -113,10 +117,10 @@ def trained(folder, parts):
 
 
 if __name__ == "__main__":
-    from dnas import ranks
+    from dnas.runtime import distributed
 
     scenario, folder, parts, *more = sys.argv[1:]
     in_float64()
-    with ranks.joined("cpu"):
+    with distributed.joined("cpu"):
         found = {"search": searched, "train": trained}[scenario](Path(folder), int(parts), *more)
-        torch.save(found, Path(folder) / f"{scenario}-{ranks.count()}-{ranks.rank()}.pt")
+        torch.save(found, Path(folder) / f"{scenario}-{distributed.count()}-{distributed.rank()}.pt")

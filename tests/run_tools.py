@@ -7,13 +7,13 @@ from typing import Any
 
 import tomli_w
 
-from dnas.architecture import load_published
-from dnas.config import resolve
-from dnas.data import fingerprint, load_train
-from dnas.model import MODEL_FILE, model_bytes
+from dnas.data.splits import fingerprint, load_train
+from dnas.pipeline.config import resolve
+from dnas.pipeline.model import MODEL_FILE, model_bytes
+from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages
 from dnas.settings import TrainSettings
-from dnas.trainer import built
-from dnas.training_images import TRAINING_IMAGES_FILE, TrainingImages
+from dnas.space.published import load_published
+from dnas.training.build import built
 
 SMALL = {"channels": 4, "epochs": 1, "batch_size": 4}
 

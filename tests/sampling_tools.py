@@ -4,14 +4,16 @@ import copy
 
 import torch
 
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.methods import Progress, create
-from dnas.session import Session
+from dnas.data.splits import DataInfo, Split
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
 from dnas.settings import SupernetSettings
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search, search_supernet
+from dnas.space.darts import DARTS
 
 
 def pictures(count=48, classes=4):

@@ -4,15 +4,16 @@ import dataclasses
 
 import torch
 
-import dnas.supernet as supernet_module
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.methods import create
-from dnas.session import Session
+import dnas.supernet.supernet as supernet_module
+from dnas.data.splits import DataInfo, Split
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space import DARTS, reduction_layers
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search, search_supernet
+from dnas.space.darts import DARTS, reduction_layers
 
 COUNT = 24
 INFO = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from dnas.space import DARTS
+from dnas.space.darts import DARTS
 
 ROWS = (
     # name, kind, level, the row that it controls, mean test error

@@ -7,7 +7,8 @@ import torch
 from faults.harness import make_images
 
 import dnas
-from dnas.architecture import Architecture, load_published
+from dnas.space.architecture import Architecture
+from dnas.space.published import load_published
 
 TINY = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 16}
 FUNCTIONS = (

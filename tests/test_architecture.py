@@ -8,19 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.architecture import (
-    Architecture,
-    Cell,
-    at_depth,
-    cell_pair,
-    load_published,
-    parse_genotype,
-    published,
-    stack,
-)
 from dnas.errors import InputError
-from dnas.space import DARTS, reduction_layers
-from dnas.streams import numpy_stream
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture, at_depth, cell_pair, parse_genotype, stack
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS, reduction_layers
+from dnas.space.published import load_published, published
 
 SEP, SKIP, MAX = "sep_conv_3x3", "skip_connect", "max_pool_3x3"
 NODES = (((SEP, 0), (SKIP, 1)), ((SEP, 0), (SEP, 2)), ((MAX, 1), (SKIP, 3)), ((SEP, 2), (SEP, 4)))

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.augment import Augmentation, augment, normalise
-from dnas.data import DataInfo
+from dnas.data.augment import Augmentation, augment, normalise
+from dnas.data.splits import DataInfo
 from dnas.errors import InputError
-from dnas.streams import torch_stream
+from dnas.rng import torch_stream
 
 
 def info_for(channels: int) -> DataInfo:

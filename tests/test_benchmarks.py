@@ -10,8 +10,8 @@ import torch
 import train
 from mutations import MUTATIONS, ROOT
 
-from dnas.data import load_train
-from dnas.space import DARTS
+from dnas.data.splits import load_train
+from dnas.space.darts import DARTS
 
 
 @pytest.mark.parametrize(("partial", "nodes"), [(1, 4), (2, 3), (4, 5)])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dnas.bilevel import apply, dominant_eigenvalue, first_order, gradients, sparse_gradients, unrolled
-from dnas.streams import torch_stream
+from dnas.rng import torch_stream
+from dnas.training.updates import apply, dominant_eigenvalue, first_order, gradients, sparse_gradients, unrolled
 
 
 def number(value):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
 
-from dnas import charts
-from dnas.charts import Interval, Point, Series
-from dnas.ops import PRIMITIVES
+from dnas.pages import charts
+from dnas.pages.charts import Interval, Point, Series
+from dnas.space.primitives import PRIMITIVES
 
 HOSTILE = "</title><script>alert('1')</script> & \"$\\frac{1}{$\" \x07 名前 \U0001f600"
 

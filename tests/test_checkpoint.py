@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dnas.checkpoint import newest, next_sequence, pack_optimizer, save, unpack_optimizer, write_atomically
+from dnas.disk import write_atomically
 from dnas.errors import InputError, RunError
+from dnas.runtime.checkpoint import newest, next_sequence, pack_optimizer, save, unpack_optimizer
 
 # --- round trips -----------------------------------------------------------------------------------
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from pydantic_core.core_schema import ErrorType
 
 import dnas
-from dnas import pipeline
-from dnas.config import Config, DataSettings, parse
 from dnas.errors import InputError, SettingError
-from dnas.methods import get_method, list_methods
+from dnas.methods.registry import get_method, list_methods
 from dnas.options import flag_of
-from dnas.ranking import RankingSettings
-from dnas.settings import TrainSettings
-from dnas.study import StudySettings
+from dnas.pipeline import run as pipeline
+from dnas.pipeline.config import Config, parse
+from dnas.settings import DataSettings, TrainSettings
+from dnas.study.design import StudySettings
+from dnas.study.ranking import RankingSettings
 from dnas.validation import _objection, checked
 
 

@@ -16,9 +16,9 @@ from run_tools import make_run
 from torch import nn
 
 import dnas
-from dnas.classifier import Classifier, Prediction
-from dnas.data import DataInfo, load_test, load_train
-from dnas.model import load_model
+from dnas.data.splits import DataInfo, load_test, load_train
+from dnas.pipeline.classifier import Classifier, Prediction
+from dnas.pipeline.model import load_model
 
 
 @pytest.fixture(scope="module")

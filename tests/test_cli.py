@@ -9,7 +9,7 @@ import sys
 import pytest
 from faults.harness import TINY, invoke, make_images
 
-from dnas.architecture import load_published
+from dnas.space.published import load_published
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_written_configuration_repeats_the_run_to_the_bit(run, tmp_path):
 
 
 def test_search_never_opens_the_test_split(tmp_path, images, monkeypatch):
-    from dnas import data
+    from dnas.data import splits as data
 
     def forbidden(*arguments, **options):
         raise AssertionError("test images were read")
@@ -406,7 +406,7 @@ def test_a_folder_whose_name_is_not_utf8_works_or_is_refused(tmp_path, images):
 
 
 def test_a_defect_of_ours_is_one_line_too(monkeypatch):
-    from dnas import plan
+    from dnas.space import plan
 
     def broken(*arguments, **options):
         raise ZeroDivisionError("of ours")
@@ -449,8 +449,8 @@ def test_a_searchs_configuration_serves_a_run_with_its_baseline(tmp_path, images
 
 
 def test_a_run_without_a_control_of_its_size_says_so_and_ends_well(tmp_path, images, monkeypatch):
-    from dnas import pipeline
     from dnas.errors import InputError
+    from dnas.pipeline import run as pipeline
 
     def none_found(*arguments):
         raise InputError("no random architecture of that size")

@@ -15,13 +15,15 @@ import torch
 from faults.harness import invoke
 from test_study import study
 
-from dnas import cluster
-from dnas.cluster import Cluster, RaySettings
 from dnas.errors import InputError, Interrupted
-from dnas.runfolder import RunFolder
-from dnas.session import Session
-from dnas.study import StudySettings, compare, workers_for
-from dnas.workers import WorkerDied, Workers
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import Session
+from dnas.runtime.workers import WorkerDied, Workers
+from dnas.study import cluster
+from dnas.study.cluster import Cluster, RaySettings
+from dnas.study.compare import compare
+from dnas.study.design import StudySettings
+from dnas.study.jobs import workers_for
 
 NEVER = lambda: False
 

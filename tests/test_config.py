@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dnas.config import Config, paper_travel, parse, preset_settings, resolve
-from dnas.data import DataInfo
+from dnas.data.splits import DataInfo
 from dnas.errors import InputError
-from dnas.methods import create, get_method, registry
-from dnas.options import nested
-from dnas.space import DARTS
+from dnas.methods.registry import create, get_method, registry
+from dnas.pipeline.config import Config, parse, resolve
+from dnas.pipeline.overrides import nested
+from dnas.pipeline.presets import paper_travel, preset_settings
+from dnas.space.darts import DARTS
 
 
 def info(source="cifar10", image_size=32):

@@ -26,10 +26,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnas import data
-from dnas.data import DataInfo, Split, batches, fingerprint, halves, load_test, load_train
+from dnas.data import splits as data
+from dnas.data.sources.registry import found
+from dnas.data.splits import DataInfo, Split, batches, fingerprint, halves, load_test, load_train
 from dnas.errors import InputError
-from dnas.sources import found
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
 

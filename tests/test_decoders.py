@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 
-from dnas.decoders import DEATHS, Decoders
+from dnas.data.decoders import DEATHS, Decoders
 from dnas.errors import RunError
 
 

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.derive import threshold, top_edges
-from dnas.network import build
-from dnas.space import DARTS, SPACES
-from dnas.streams import torch_stream
+from dnas.network.network import build
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.space.registry import SPACES
+from dnas.supernet.derive import threshold, top_edges
 
 WITH_NONE = ("none", *DARTS.primitives)
 

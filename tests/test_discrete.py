@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnas.architecture import Cell, load_published
-from dnas.bilevel import gradients_of
 from dnas.kernels import discrete, native
 from dnas.kernels.memory import lease
-from dnas.modules import construct
-from dnas.network import NetworkCell, build, drop_path
-from dnas.plan import cell_plan
-from dnas.streams import numpy_stream, torch_stream
+from dnas.network.modules import construct
+from dnas.network.network import NetworkCell, build, drop_path
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space.cell import Cell
+from dnas.space.plan import cell_plan
+from dnas.space.published import load_published
+from dnas.training.updates import gradients_of
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
 

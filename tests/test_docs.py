@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from faults.harness import invoke
 
-from dnas import methods, testing
-from dnas.architecture import Architecture
-from dnas.data import DataInfo, Split, load_train
+from dnas import methods
+from dnas.data.splits import DataInfo, Split, load_train
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
+from dnas.space.architecture import Architecture
+from dnas.testing import contract as testing
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -134,7 +135,7 @@ def test_the_loop_of_ones_own_runs():
 
 def test_the_readmes_python_runs(monkeypatch, tmp_path):
     """With fewer images, and in a folder of its own."""
-    from dnas import pipeline
+    from dnas.pipeline import run as pipeline
 
     def few(*arguments, **options) -> tuple[Split, DataInfo]:
         split, info = load_train(*arguments, **options)

@@ -15,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dnas.architecture import Architecture, Cell, load_published, published, stack
-from dnas.draw import gene_tags, svg, terminal
-from dnas.ops import PRIMITIVES
-from dnas.space import DARTS
-from dnas.streams import numpy_stream
+from dnas.drawing.style import gene_tags
+from dnas.drawing.svg import svg
+from dnas.drawing.terminal import terminal
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture, stack
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS
+from dnas.space.primitives import PRIMITIVES
+from dnas.space.published import load_published, published
 
 SVG = "{http://www.w3.org/2000/svg}"
 Box = tuple[float, float, float, float]

@@ -10,24 +10,26 @@ from faults.harness import TINY, contents, invoke, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnas import pipeline, ranks, stages
-from dnas.architecture import load_published
-from dnas.checkpoint import newest
-from dnas.config import parse, resolve
-from dnas.data import DataInfo
+from dnas.data.splits import DataInfo
 from dnas.errors import InputError, Interrupted
-from dnas.estimate import MEASURED_SECONDS, SHORTEST_SECONDS, Estimate, Work
-from dnas.execution import Execution
-from dnas.methods import create
-from dnas.network import macs
-from dnas.plan import Size
-from dnas.progress import Silent
-from dnas.runfolder import RunFolder
-from dnas.session import ESTIMATE_SECONDS, Session
+from dnas.methods.registry import create
+from dnas.network.network import macs
+from dnas.pipeline import run as pipeline
+from dnas.pipeline import stages
+from dnas.pipeline.config import parse, resolve
+from dnas.reporter import Silent
+from dnas.runtime import distributed
+from dnas.runtime.checkpoint import newest
+from dnas.runtime.estimate import MEASURED_SECONDS, SHORTEST_SECONDS, Estimate, Work
+from dnas.runtime.execution import Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import ESTIMATE_SECONDS, Session
+from dnas.searching.search import Search
 from dnas.settings import TrainSettings
-from dnas.space import DARTS
-from dnas.supernet_search import Search
-from dnas.trainer import built
+from dnas.space.darts import DARTS
+from dnas.space.plan import Size
+from dnas.space.published import load_published
+from dnas.training.build import built
 
 
 class Lines(Silent):
@@ -503,7 +505,7 @@ def test_a_training_is_tried_wherever_its_pictures_are(images, monkeypatch, memo
     assert data.train.memory == memory
     expected.enter("search", 0, 0.0)
     assert not expected.due(1, 0.0) and expected.due(2, 9.0)
-    monkeypatch.setattr(ranks, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
     # Of several ranks none may fail alone.
     assert expected.tell(2, 9.0, {"search": 9.0}, False) is None
     monkeypatch.undo()

@@ -20,10 +20,10 @@ from PIL import Image
 from run_tools import make_run
 
 import dnas
-from dnas import evaluation
-from dnas.data import load_test, load_train
-from dnas.evaluation import evaluate
-from dnas.training_images import TRAINING_IMAGES_FILE, TrainingImages
+from dnas.data.splits import load_test, load_train
+from dnas.pipeline import evaluation
+from dnas.pipeline.evaluation import evaluate
+from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages
 
 
 @pytest.fixture(scope="module")

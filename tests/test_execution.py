@@ -5,7 +5,7 @@ from faults.harness import TINY, contents, invoke, make_images
 
 import dnas
 from dnas.errors import InputError
-from dnas.execution import CHECKPOINT_SECONDS, DEFAULT, Execution, execution
+from dnas.runtime.execution import CHECKPOINT_SECONDS, DEFAULT, Execution, execution
 
 
 def test_nothing_given_is_the_default():

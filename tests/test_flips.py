@@ -10,18 +10,20 @@ from PIL import Image
 from test_data import idx_folder
 
 import dnas
-from dnas import flips, mirroring, trainer
-from dnas.augment import mirrors
-from dnas.config import parse
-from dnas.data import DataInfo, Split, load_train
-from dnas.methods import create
-from dnas.options import nested
-from dnas.runfolder import read_toml
-from dnas.session import Session
+from dnas.data import mirroring
+from dnas.data.augment import mirrors
+from dnas.data.splits import DataInfo, Split, load_train
+from dnas.disk import read_toml
+from dnas.methods.registry import create
+from dnas.pipeline import flips
+from dnas.pipeline.config import parse
+from dnas.pipeline.overrides import nested
+from dnas.runtime.session import Session
+from dnas.searching.search import Search
+from dnas.searching.trials import short_training
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
-from dnas.space import DARTS
-from dnas.supernet_search import Search
-from dnas.trials import short_training
+from dnas.space.darts import DARTS
+from dnas.training import trainer
 
 TRAIN = ("train", "DARTS_V1", "--layers", 3, "--channels", 4, "--batch-size", 16, "-o", "train.auxiliary_weight=0")
 

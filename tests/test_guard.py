@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dnas.errors import RunError
-from dnas.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.training.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 
 
 def network():

@@ -11,17 +11,18 @@ from faults.harness import contents, invoke, make_images, run_command, send_at
 from test_plan import hooked_macs
 
 import dnas
-from dnas import handmade
-from dnas.config import parse
-from dnas.data import DataInfo, Split
+from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
-from dnas.handmade import HANDMADE, build_handmade
-from dnas.network import macs, params
-from dnas.options import nested
-from dnas.session import Session
+from dnas.network import handmade
+from dnas.network.handmade import HANDMADE, build_handmade
+from dnas.network.network import macs, params
+from dnas.pipeline.config import parse
+from dnas.pipeline.overrides import nested
+from dnas.rng import torch_stream
+from dnas.runtime.session import Session
 from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings
-from dnas.streams import torch_stream
-from dnas.trainer import measure_accuracy, train_network
+from dnas.training.accuracy import measure_accuracy
+from dnas.training.trainer import train_network
 
 SMALL = "shufflenet-v2"  # trains fastest
 NAMES = [name for name in HANDMADE if name != "densenet-bc-250"]
@@ -70,7 +71,7 @@ def test_torchvision_is_imported_where_it_is_used_only():
 @pytest.fixture
 def as_if_installed(monkeypatch, tmp_path):
     """A torchvision that is there and empty, and an empty folder to work in."""
-    from dnas import config
+    from dnas.pipeline import config
 
     monkeypatch.setattr(handmade, "import_module", lambda name: None)
     monkeypatch.setattr(config, "version", lambda name: "0")

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from faults.harness import invoke
 
-from dnas import cli, config, methods, options
-from dnas.cluster import RaySettings
-from dnas.config import Config, DataSettings
-from dnas.execution import DEFAULT
+from dnas import cli, methods, options
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
-from dnas.ranking import RankingSettings
-from dnas.space import get_space
-from dnas.study import StudySettings
+from dnas.pipeline import config
+from dnas.pipeline.config import Config
+from dnas.runtime.execution import DEFAULT
+from dnas.settings import DataSettings
+from dnas.space.registry import get_space
+from dnas.study.cluster import RaySettings
+from dnas.study.design import StudySettings
+from dnas.study.ranking import RankingSettings
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("run", "search", "derive", "train", "evaluate", "resume", "compare", "rank", "show", "report", "methods", "doctor")  # fmt: skip

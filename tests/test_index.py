@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnas import index as module
+from dnas.data import index as module
+from dnas.data.index import Files, Index, _groups, index_file
+from dnas.data.pictures import decode, survey
+from dnas.data.sources.tree import open_tree
 from dnas.errors import InputError
-from dnas.index import Files, Index, _groups, index_file
-from dnas.pictures import decode, open_tree, survey
-from dnas.progress import Silent
+from dnas.reporter import Silent
 
 
 @dataclass

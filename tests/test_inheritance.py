@@ -14,13 +14,13 @@ from faults.harness import invoke, make_images
 from run_tools import make_run
 
 import dnas
-from dnas.config import resolve
-from dnas.data import DataInfo
-from dnas.inheritance import inherit, shape_of
-from dnas.options import nested
+from dnas.data.splits import DataInfo
+from dnas.pipeline.config import resolve
+from dnas.pipeline.inheritance import Shape, inherit, shape_of
+from dnas.pipeline.overrides import nested
+from dnas.pipeline.subjects import named
+from dnas.pipeline.training_images import TRAINING_IMAGES_FILE
 from dnas.settings import TrainSettings
-from dnas.subjects import Shape, named
-from dnas.training_images import TRAINING_IMAGES_FILE
 
 TINY = ("--layers", 3, "--channels", 8, "--epochs", 1, "--batch-size", 16)
 
@@ -129,7 +129,7 @@ def test_the_training_of_a_search_is_that_which_a_run_would_have_gone_on_with() 
 
 def test_a_hand_made_network_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     # The package that has it need not be here.
-    monkeypatch.setattr("dnas.config.environment", lambda handmade="": {"threads": 1})
+    monkeypatch.setattr("dnas.pipeline.machine.environment", lambda handmade="": {"threads": 1})
     given = {
         "command": "train",
         "handmade": "vgg16-bn",

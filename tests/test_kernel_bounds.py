@@ -15,15 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_discrete import cell_of, close, inputs_of, results
 
-from dnas.architecture import Cell
 from dnas.errors import RunError
 from dnas.kernels import cells, depthwise, discrete, limits, native
-from dnas.modules import build_layer
-from dnas.ops import PRIMITIVES, Conv, Norm, Primitive, ReLU
-from dnas.relaxation import MixingWeights
-from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet import build_supernet
+from dnas.network.modules import build_layer
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS
+from dnas.space.primitives import PRIMITIVES, Conv, Norm, Primitive, ReLU
+from dnas.supernet.relaxation import MixingWeights
+from dnas.supernet.supernet import build_supernet
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
 

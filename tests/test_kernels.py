@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnas.kernels import channel_moments, depthwise, depthwise_statistics, mixed_product, native, weighted_sum
-from dnas.streams import torch_stream
+from dnas.kernels import depthwise, native
+from dnas.kernels.depthwise import depthwise_statistics
+from dnas.kernels.mixture import channel_moments, mixed_product, weighted_sum
+from dnas.rng import torch_stream
 
 KERNELS = [(3, 1), (5, 1), (3, 2), (5, 2), (7, 1)]
 

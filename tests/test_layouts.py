@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dnas.data import load_splits, load_train
+from dnas.data.overview import overview
+from dnas.data.sources.folder import find_layout, list_folder
+from dnas.data.sources.parts import part_of
+from dnas.data.splits import load_splits, load_train
 from dnas.errors import InputError
-from dnas.folders import find_layout, list_folder
-from dnas.overview import overview
-from dnas.splits import part_of
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS, Decoupled, Full, Shared, mapping_class
+from dnas.supernet.mapping import MAPPINGS, Decoupled, Full, Shared, mapping_class
 
 LAYERS, KIND = 8, [0, 0, 1, 0, 0, 1, 0, 0]  # reductions of 8 layers lie at 2 and 5
 

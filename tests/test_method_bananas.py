@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trial_tools import searched
 
-from dnas.architecture import Cell, load_published, stack
 from dnas.errors import InputError
-from dnas.judging import judged
-from dnas.methods import Trial, create
 from dnas.methods.bananas import BANANASOptions, Ensemble, paths, thompson
-from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream, torch_stream
+from dnas.searching.judging import judged
+from dnas.space.architecture import stack
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS
+from dnas.space.published import load_published
 
 FEW = {"predictor_epochs": 40}
 SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candidates": 20}

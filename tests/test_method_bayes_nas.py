@@ -12,19 +12,21 @@ from hypothesis import strategies as st
 from method_tools import ALWAYS, kept, parameters
 from test_supernet_search import bits, new_search, pictures, same
 
-from dnas import config
-from dnas.checkpoint import Checkpoint
 from dnas.errors import InputError
 from dnas.kernels import native
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create
 from dnas.methods.bayes_nas import SMALLEST_OMEGA, drawn_labels, gauss_newton, mixed, switches
-from dnas.session import Session
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.pipeline import config
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space import DARTS, Space
-from dnas.streams import torch_stream
-from dnas.supernet import build_supernet
-from dnas.supernet_search import Search, search_supernet
+from dnas.space.darts import DARTS, Space
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.supernet import build_supernet
 
 ACTS = {
     "partial_channels": ({}, 2),

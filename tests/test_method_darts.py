@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_tools import ALWAYS, kept, parameters, with_gradient
 
-from dnas.mapping import MAPPINGS
-from dnas.methods import create
-from dnas.space import DARTS
+from dnas.methods.registry import create
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
 
 # For every option: options around it, and a value with which a search is another one.
 ACTS = {

@@ -6,13 +6,13 @@ from method_tools import ALWAYS, kept, parameters, with_gradient
 from plain import PlainSupernet, copy_weights, weight_pairs
 from tiny_gradient import INFO, assert_goes_on_to_the_same_bits, found, new_search
 
-from dnas import bilevel
-from dnas.config import resolve
-from dnas.mapping import MAPPINGS
-from dnas.methods import create
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Batch
+from dnas.methods.registry import create
+from dnas.pipeline.config import resolve
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+from dnas.training import updates
+from dnas.training.batches import Batch
 
 # option → (options around it, a value with which a search is another one)
 ACTS = {
@@ -85,7 +85,7 @@ def relative(got, expected):
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 def test_a_step_of_a_search_follows_the_exact_gradient_through_the_virtual_step(mapping_name, monkeypatch):
     """On a supernet in float64, with momentum and decay; so small a radius that no kink of a ReLU or maximum is crossed."""
-    monkeypatch.setattr(bilevel, "RADIUS", 1e-7)
+    monkeypatch.setattr(updates, "RADIUS", 1e-7)
     search = double_search(mapping_name)
     weights = [w.detach().clone() for w in search.weights]
     whole, without_second_order, first_order = exact(search, 1)

@@ -8,12 +8,13 @@ import torch
 from method_tools import NODES, kept, parameters, with_gradient
 from tiny_gradient import INFO, assert_goes_on_to_the_same_bits, found
 
-from dnas.architecture import Architecture
-from dnas.config import resolve
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create
-from dnas.space import DARTS
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.pipeline.config import resolve
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
 
 # option → (options around it, a value with which a search is another one)
 ACTS = {

@@ -13,12 +13,13 @@ from sparse_tools import (
     found,
 )
 
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create
-from dnas.relaxation import expand, gumbel
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet import build_supernet
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.relaxation import expand, gumbel
+from dnas.supernet.supernet import build_supernet
 
 ACTS = {
     "partial_channels": ({}, 2),

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_tools import ALWAYS, NODES, changed_parts, kept, parameters, with_gradient
 
-from dnas.derive import top_edges
 from dnas.errors import InputError
-from dnas.methods import Progress, create
-from dnas.space import DARTS
-from dnas.streams import torch_stream
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.derive import top_edges
 
 # For every option: options around it, and a value with which a search is another one.
 ACTS = {

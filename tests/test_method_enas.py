@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas import config
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.methods import Progress, create
+from dnas.data.splits import DataInfo, Split
 from dnas.methods.enas import ENAS, Controller, ENASOptions, advantages, greedy, reinforce, sampling
-from dnas.session import Session
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.pipeline import config
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
 from dnas.settings import SupernetSettings
-from dnas.space import DARTS, Space
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search, search_supernet
+from dnas.space.darts import DARTS, Space
 
 LEARNS = {
     "controller_steps": 10,

@@ -11,10 +11,11 @@ from scipy.stats import chi2
 from trial_tools import searched
 
 from dnas.errors import InputError
-from dnas.judging import judged
-from dnas.methods import Trial, create
-from dnas.space import DARTS
-from dnas.streams import numpy_stream
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream
+from dnas.searching.judging import judged
+from dnas.space.darts import DARTS
 
 ACTS = {
     "mode": ({"population": 3}, "tournament"),

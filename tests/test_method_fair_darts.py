@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from method_tools import ALWAYS, NODES, kept, parameters, with_gradient
 from tiny_gradient import assert_goes_on_to_the_same_bits, found, new_search
 
-from dnas.architecture import load_published
-from dnas.config import paper_travel, resolve
-from dnas.derive import top_edges
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS
-from dnas.methods import create
-from dnas.network import build
-from dnas.space import DARTS
+from dnas.methods.registry import create
+from dnas.network.network import build
+from dnas.pipeline.config import resolve
+from dnas.pipeline.presets import paper_travel
+from dnas.space.darts import DARTS
+from dnas.space.published import load_published
+from dnas.supernet.derive import top_edges
+from dnas.supernet.mapping import MAPPINGS
 
 FAR = {"initial_scale": 2.0}
 # option → (options around it, a value with which a search is another one)

@@ -8,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_tools import NODES, kept, parameters
 
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create, nasib
-from dnas.session import Session
+from dnas.data.splits import DataInfo, Split
+from dnas.methods import nasib
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search, search_supernet
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
 
 ACTS = {
     "partial_channels": ({}, 2),

@@ -12,11 +12,12 @@ from scipy.stats import chi2
 from trial_tools import searched
 
 from dnas.errors import InputError
-from dnas.judging import judged
-from dnas.methods import Trial, create
 from dnas.methods.nasnet import Controller, surrogate
-from dnas.space import DARTS, Space
-from dnas.streams import numpy_stream, torch_stream
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream, torch_stream
+from dnas.searching.judging import judged
+from dnas.space.darts import DARTS, Space
 
 ACTS = {
     "hidden": ({}, 7),

@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 from method_tools import NODES, kept, with_gradient
 from tiny_gradient import INFO, assert_goes_on_to_the_same_bits, found, new_search
 
-from dnas.config import paper_travel, resolve
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create
-from dnas.relaxation import MixingWeights
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet import build_supernet
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
+from dnas.pipeline.config import resolve
+from dnas.pipeline.presets import paper_travel
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.relaxation import MixingWeights
+from dnas.supernet.supernet import build_supernet
 
 # option → (options around it, a value with which a search is another one)
 ACTS = {

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from trial_tools import searched
 
-from dnas.architecture import Architecture, Cell, stack
 from dnas.errors import InputError, RunError
-from dnas.judging import judged
-from dnas.methods import Trial, create, pnas
-from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.methods import pnas
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream, torch_stream
+from dnas.searching.judging import judged
+from dnas.space.architecture import Architecture, stack
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS
 
 SMALL = {"ensemble": 2, "units": 8, "predictor_steps": 5}
 LEARNS = {"predictor_steps": 20, "ensemble": 2, "units": 16}

@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 
 from dnas.errors import RunError
-from dnas.methods import Trial, create
-from dnas.space import DARTS, layer_kinds
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.space.darts import DARTS, layer_kinds
 
 ACTS = {}
 

@@ -8,10 +8,11 @@ import torch
 from sampling_tools import QUANTILE, Watched, chi_squared, new_search, path_of, run, settings
 
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Trial, create
-from dnas.space import DARTS
-from dnas.streams import numpy_stream
+from dnas.methods.protocol import Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import SHARED
 
 SMALL = {"rounds": 2, "candidates": 5, "finalists": 2, "share": 0.5}
 LEARNS = {"rounds": 1, "candidates": 40, "finalists": 4, "share": 0.5}

@@ -11,13 +11,14 @@ from method_tools import ALWAYS, kept, parameters, with_gradient
 from sparse_tools import INFO, SPLIT, assert_goes_on_to_the_same_bits, by_layer, drawn, found, new_search, tiny
 
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS
-from dnas.methods import Progress, create
+from dnas.methods.protocol import Progress
+from dnas.methods.registry import create
 from dnas.methods.snas import RESOURCES, resources
-from dnas.plan import plan, size
-from dnas.relaxation import gumbel
-from dnas.space import DARTS
-from dnas.supernet_search import Search
+from dnas.searching.search import Search
+from dnas.space.darts import DARTS
+from dnas.space.plan import plan, size
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.relaxation import gumbel
 
 ACTS = {
     "partial_channels": ({}, 2),

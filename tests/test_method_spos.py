@@ -12,14 +12,16 @@ from method_tools import NODES, kept
 from plain import PlainSupernet, copy_weights
 from sampling_tools import QUANTILE, Watched, chi_squared, new_search, path_of, run
 
-from dnas.architecture import Architecture, Cell
-from dnas.augment import normalise
+from dnas.data.augment import normalise
 from dnas.errors import InputError
-from dnas.methods import Progress, Trial, create
-from dnas.relaxation import path
-from dnas.space import DARTS, Space
-from dnas.streams import numpy_stream
-from dnas.supernet import build_supernet
+from dnas.methods.protocol import Progress, Trial
+from dnas.methods.registry import create
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS, Space
+from dnas.supernet.relaxation import path
+from dnas.supernet.supernet import build_supernet
 
 SMALL = {"population": 4, "generations": 3, "parents": 2}
 # Few architectures of many are of the first generation, which no other option of the evolution changes.

@@ -11,11 +11,11 @@ from method_tools import ALWAYS, NODES, outcome, parameters
 
 import dnas
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS, Full, Shared
-from dnas.methods import create, list_methods
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet import build_supernet
+from dnas.methods.registry import create, list_methods
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS, Full, Shared
+from dnas.supernet.supernet import build_supernet
 
 
 @pytest.mark.parametrize(

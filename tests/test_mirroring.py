@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dnas import mirroring
-from dnas.data import Split, load_train
-from dnas.mirroring import FOLDS, LEVEL, RIDGE, Finding, find_mirrored
+from dnas.data import mirroring
+from dnas.data.mirroring import FOLDS, LEVEL, RIDGE, Finding, find_mirrored
+from dnas.data.splits import Split, load_train
 
 
 def noise(count, classes=2, size=12, seed=0, channels=1):

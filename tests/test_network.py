@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from dnas.architecture import Architecture, load_published, published
 from dnas.errors import InputError
-from dnas.modules import WholeConv2d, even_and_odd
-from dnas.network import build, drop_path, macs, params
-from dnas.plan import STEMS
-from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.network.modules import WholeConv2d, even_and_odd
+from dnas.network.network import build, drop_path, macs, params
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.space.plan import STEMS
+from dnas.space.published import load_published, published
 
 
 def images(count=2, size=8, inputs=3):

@@ -4,9 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from dnas.modules import SEARCH, build_chain, construct
-from dnas.ops import PRIMITIVES, Conv, FactorizedReduce, Identity, MaxPool, Norm, ReLU, Zero, chain_cost, relu_conv_norm
-from dnas.streams import torch_stream
+from dnas.network.modules import SEARCH, build_chain, construct
+from dnas.rng import torch_stream
+from dnas.space.primitives import (
+    PRIMITIVES,
+    Conv,
+    FactorizedReduce,
+    Identity,
+    MaxPool,
+    Norm,
+    ReLU,
+    Zero,
+    chain_cost,
+    relu_conv_norm,
+)
 
 
 def depthwise(c, k):

@@ -4,18 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.config import Config, parse
 from dnas.errors import InputError
-from dnas.options import (
-    BothOptions,
-    DataOptions,
-    ExecutionOptions,
-    RunOptions,
-    SearchOptions,
-    add_options,
-    names,
-    nested,
-)
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
+from dnas.pipeline.config import Config, parse
+from dnas.pipeline.overrides import add_options, nested
 from dnas.settings import GradientSettings, TrainSettings
 
 FLAGS = ("layers", "channels", "epochs", "batch_size")
@@ -127,8 +119,8 @@ def test_the_file_of_another_command_still_says_how(tmp_path):
 @pytest.mark.parametrize("flags", [{}, {"epochs": 3, "data": "digits", "option": ["search.pad=1", "with_none=true"]}])
 def test_a_wrong_type_in_a_file_is_a_sentence(tmp_path, text, flags):
     """With and without flags over it, which must not trip over what the file put there."""
-    from dnas.config import resolve
-    from dnas.data import DataInfo
+    from dnas.data.splits import DataInfo
+    from dnas.pipeline.config import resolve
 
     path = tmp_path / "config.toml"
     path.write_text(text)

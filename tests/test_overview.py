@@ -9,10 +9,10 @@ import pytest
 from faults.harness import invoke, make_images
 from PIL import Image
 
-from dnas import pipeline
-from dnas.data import load_splits
-from dnas.overview import overview
-from dnas.progress import Plain
+from dnas.data.overview import overview
+from dnas.data.splits import load_splits
+from dnas.pipeline import run as pipeline
+from dnas.reporter import Plain
 
 DIGITS = "10 classes (0, 1, 2, …), 1,437 training"
 

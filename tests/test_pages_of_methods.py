@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dnas.methods import create, get_method, list_methods
-from dnas.space import DARTS
+from dnas.methods.registry import create, get_method, list_methods
+from dnas.space.darts import DARTS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
 WORDS = {0.9: "nine tenths"}
@@ -98,6 +98,6 @@ def test_the_readme_lists_the_methods_as_they_are():
         method = get_method(name)
         mappings = ", ".join(f"**{m}**" if m == method.default_mapping else m for m in method.mappings)
         assert f"| [`{name}`](docs/methods/{name}.md) | {method.kind} | {mappings} | {method.paper} |" in text
-    from dnas.architecture import published
+    from dnas.space.published import published
 
     assert f"# {len(published())} published architectures" in text

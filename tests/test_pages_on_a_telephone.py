@@ -13,8 +13,8 @@ from study_tools import make_study
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from dnas import charts, report
-from dnas.architecture import load_published
+from dnas.pages import charts, report
+from dnas.space.published import load_published
 
 PHONE = 390
 LONG = ("a species of bird with a long name", "Donaudampfschifffahrtsgesellschaftskapitän", "c")

@@ -11,8 +11,13 @@ import torch
 from faults.harness import SAME, STEPS, TINY, contents, invoke, make_images
 
 import dnas
-from dnas import config, data, model, pipeline, supernet_search, trainer
-from dnas.architecture import Architecture, load_published
+from dnas.data import splits as data
+from dnas.pipeline import config, model
+from dnas.pipeline import run as pipeline
+from dnas.searching import search as supernet_search
+from dnas.space.architecture import Architecture
+from dnas.space.published import load_published
+from dnas.training import trainer
 
 KEYS = {
     "run", "test_accuracy", "params", "macs", "search_seconds", "train_seconds", "peak_memory_bytes", "seed", "method",

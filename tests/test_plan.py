@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from dnas.architecture import load_published, published
 from dnas.errors import InputError
-from dnas.network import build, macs, params
-from dnas.plan import STEMS, plan, size
-from dnas.space import DARTS
-from dnas.streams import numpy_stream
+from dnas.network.network import build, macs, params
+from dnas.rng import numpy_stream
+from dnas.space.darts import DARTS
+from dnas.space.plan import STEMS, plan, size
+from dnas.space.published import load_published, published
 
 # Millions of parameters (methods of counting: without the auxiliary head), counted by others:
 # CIFAR-100 (36 channels, 20 layers), ImageNet (48, 14) and Tiny-ImageNet (48, 14).

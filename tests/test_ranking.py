@@ -6,10 +6,10 @@ import pytest
 from scipy.stats import kendalltau
 from test_study import RUN, Count
 
-from dnas.architecture import Architecture, at_depth, cell_pair
+from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
-from dnas.ranking import RankingSettings, architectures, rank, ranked
-from dnas.runfolder import read_toml
+from dnas.space.architecture import Architecture, at_depth, cell_pair
+from dnas.study.ranking import RankingSettings, architectures, rank, ranked
 
 NAMES = ("full", "layers-3", "epochs-2", "supernet of spos", "parameters")
 

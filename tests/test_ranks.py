@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rank_tools import finish, start_ranks
 
-from dnas import ranks
 from dnas.errors import InputError, RunError
+from dnas.runtime import distributed
 
 TOLERANCE = 1e-9
 
@@ -50,9 +50,9 @@ def test_ranks_share_a_batch(parts, images):
         rows, weights, sizes = [], 0.0, []
         for rank in range(count):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(ranks, "count", lambda count=count: count)
-                patch.setattr(ranks, "rank", lambda rank=rank: rank)
-                share = ranks.share(images, parts)
+                patch.setattr(distributed, "count", lambda count=count: count)
+                patch.setattr(distributed, "rank", lambda rank=rank: rank)
+                share = distributed.share(images, parts)
             mine = list(range(images))[share.rows]
             assert [row for part in share.parts for row in mine[part]] == mine
             rows += mine
@@ -63,32 +63,32 @@ def test_ranks_share_a_batch(parts, images):
 
 
 def test_parts_that_ranks_cannot_share_are_refused(monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(InputError, match=r"search.parts is 4, which 3 ranks cannot share"):
-        ranks.check_parts(4, "search")
-    ranks.check_parts(6, "search")
+        distributed.check_parts(4, "search")
+    distributed.check_parts(6, "search")
 
 
 def test_alone_everything_is_its_own(monkeypatch):
     tensors = [torch.ones(2), None]
-    assert ranks.total(tensors) == tensors and ranks.number(2.5) == 2.5 and ranks.most(3, 0) == (3, 0)
-    assert ranks.from_first("x") == "x" and ranks.leads()
-    ranks.require_same({"a": "1"}, "here")
+    assert distributed.total(tensors) == tensors and distributed.number(2.5) == 2.5 and distributed.most(3, 0) == (3, 0)
+    assert distributed.from_first("x") == "x" and distributed.leads()
+    distributed.require_same({"a": "1"}, "here")
 
 
 def test_a_rank_that_differs_is_named(monkeypatch):
     def gather(found, mine):
         found[:] = [{"mapping.alpha": "1", "x": "2"}, {"mapping.alpha": "3", "x": "2"}]
 
-    monkeypatch.setattr(ranks, "count", lambda: 2)
-    monkeypatch.setattr(ranks.dist, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", gather)
     with pytest.raises(RunError, match=r"search, step 7: rank 1 differs from rank 0 in mapping\.alpha"):
-        ranks.require_same({"mapping.alpha": "1", "x": "2"}, "search, step 7")
+        distributed.require_same({"mapping.alpha": "1", "x": "2"}, "search, step 7")
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "soon", "nan"])
 def test_a_time_that_is_none_is_refused(monkeypatch, text):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "DNAS_RANK_SECONDS": text}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="DNAS_RANK_SECONDS is"), ranks.joined("cpu"):
+    with pytest.raises(InputError, match="DNAS_RANK_SECONDS is"), distributed.joined("cpu"):
         raise AssertionError("joined")

@@ -8,7 +8,7 @@ import pytest
 from faults.harness import invoke
 
 from dnas import methods
-from dnas.config import sections
+from dnas.pipeline.config import sections
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,9 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid, softmax, straight_through
-from dnas.space import DARTS
-from dnas.streams import torch_stream
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.supernet.relaxation import (
+    MixingWeights,
+    edge_softmax,
+    expand,
+    layer_softmax,
+    sigmoid,
+    softmax,
+    straight_through,
+)
 
 NODES = ((0, 2), (2, 5), (5, 9), (9, 14))
 seeds = st.integers(0, 2**31)

@@ -21,13 +21,13 @@ pytest.importorskip("jinja2")
 
 import torch
 
-from dnas import report, run_page
-from dnas.data import DataInfo, load_test
+from dnas.data.splits import DataInfo, load_test
 from dnas.errors import InputError
-from dnas.model import load_model
-from dnas.ops import PRIMITIVES
-from dnas.page import mean_layer, thirds
-from dnas.trainer import predict
+from dnas.pages import report, run_page
+from dnas.pages.template import mean_layer, thirds
+from dnas.pipeline.model import load_model
+from dnas.space.primitives import PRIMITIVES
+from dnas.training.accuracy import predict
 
 VOID = {"meta", "link", "img", "br", "wbr"}
 HOSTILE = "<script>alert('1')</script>\"'&<b> 名前 \U0001f600"
@@ -143,7 +143,7 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
         assert words in page.words
     # The same words as in a terminal.
     result = json.loads((run / "result.json").read_text())
-    from dnas import verdict
+    from dnas.study import verdict
 
     assert verdict.of_run(result) in page.words
     assert f"{round(18 * result['test_accuracy'])} of them right" in page.words
@@ -253,7 +253,8 @@ def test_data_that_are_gone_or_changed_are_said_and_left_out(run, images, tmp_pa
 
 
 def test_a_named_set_that_is_not_here_is_not_downloaded(run, monkeypatch):
-    from dnas import model, sources
+    from dnas.data.sources import registry as sources
+    from dnas.pipeline import model
 
     def download(*_):
         raise AssertionError("a report downloads nothing")

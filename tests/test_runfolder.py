@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+from dnas.disk import read_toml
 from dnas.errors import InputError, RunError
-from dnas.runfolder import RunFolder, fresh_path, read_metrics, read_toml
+from dnas.runtime.runfolder import RunFolder, fresh_path, read_metrics
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
 

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from dnas import pipeline
 from dnas.errors import InputError, Interrupted
-from dnas.execution import Execution
-from dnas.progress import Silent
-from dnas.runfolder import RunFolder
-from dnas.scalars import FOLDER, STEPS, Scalars
-from dnas.session import Session
+from dnas.pipeline import run as pipeline
+from dnas.reporter import Silent
+from dnas.runtime.execution import Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.scalars import FOLDER, STEPS, Scalars
+from dnas.runtime.session import Session
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import signal
 import pytest
 import torch
 
-from dnas.errors import InputError
-from dnas.execution import Execution
-from dnas.progress import Bars, Plain, Silent, reporter
-from dnas.runfolder import RunFolder
-from dnas.session import SIGNALS, Interrupted, Session
+from dnas.errors import InputError, Interrupted
+from dnas.reporter import Bars, Plain, Silent, reporter
+from dnas.runtime.execution import Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import SIGNALS, Session
 
 CONFIG = {"seed": 0, "search": {"layers": 3, "rate": 0.1}}
 
@@ -102,7 +102,7 @@ def test_checkpoints_come_when_it_is_time_and_capture_is_called_for_no_other(fol
 
 def test_time_adds_up_over_resumes(folder, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("dnas.session.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("dnas.runtime.session.time.monotonic", lambda: next(clock))
     first = session(folder)
     first.start("search", "search", 9)
     first.step_done(1, {}, capture(1))
@@ -227,7 +227,7 @@ class Clock:
 
     def __init__(self, monkeypatch, folder, writing=0.0):
         self.now = 1e6
-        monkeypatch.setattr("dnas.session.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("dnas.runtime.session.time.monotonic", lambda: self.now)
         save = folder.save_checkpoint
 
         def save_checkpoint(*arguments):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dnas import methods
-from dnas.config import Config, DataSettings
-from dnas.settings import GradientSettings, TrainSettings, TrialSettings
+from dnas.pipeline.config import Config
+from dnas.settings import DataSettings, GradientSettings, TrainSettings, TrialSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 SECTIONS = {

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
-from dnas.space import DARTS, MIN_LAYERS, SPACES, Space, get_space, layer_kinds, reduction_layers
-from dnas.streams import numpy_stream
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import DARTS, MIN_LAYERS, Space, layer_kinds, reduction_layers
+from dnas.space.registry import SPACES, get_space
 
 
 def rng(seed=0):

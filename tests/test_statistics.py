@@ -11,19 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from dnas import statistics
-from dnas.statistics import (
+from dnas.study import statistics
+from dnas.study.practices import PRACTICES, StudyFacts, practices
+from dnas.study.statistics import (
     MOST_SEEDS,
-    PRACTICES,
     Correlation,
     Difference,
     Estimate,
-    StudyFacts,
     adjusted,
     estimate,
     kendall,
     paired,
-    practices,
     seeds_needed,
     t_power,
 )

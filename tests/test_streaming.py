@@ -18,11 +18,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import dnas
-from dnas.data import fingerprint, load_test, load_train
-from dnas.decoders import Decoders
+from dnas.data.decoders import Decoders
+from dnas.data.splits import fingerprint, load_test, load_train
+from dnas.data.streaming import AHEAD, HELD
 from dnas.errors import InputError, Interrupted, RunError
-from dnas.progress import Silent
-from dnas.streaming import AHEAD, HELD
+from dnas.reporter import Silent
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs processes of its own, as POSIX has them")
 
@@ -165,7 +165,7 @@ def limited(monkeypatch, total):
 
 def test_what_is_too_large_for_half_the_memory_is_streamed(photographs, monkeypatch):
     need = 40 * 3 * 50 * 50
-    monkeypatch.setattr("dnas.data.STREAMED_AT_ONCE", 8)
+    monkeypatch.setattr("dnas.data.splits.STREAMED_AT_ONCE", 8)
     for total, memory in ((2 * need, "whole"), (2 * need - 2, "stream"), (need, "stream")):
         limited(monkeypatch, total)
         train, info = load_train(str(photographs), image_size=50)
@@ -290,7 +290,7 @@ def test_other_kinds_of_search_give_the_same_bits(digits, tmp_path, method):
 
 
 def test_a_network_is_tested_and_reported_on_streamed_images(digits, tmp_path):
-    from dnas.report import report
+    from dnas.pages.report import report
 
     network = dnas.load_published("DARTS_V2", 3)
     shape = {key: value for key, value in FEW.items() if key != "layers"}
@@ -344,7 +344,7 @@ def test_a_resumed_run_does_not_decide_anew(tmp_path, images, monkeypatch):
     dnas.search(out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
         limited(patch, 2 * 48 * 64 - 2)
-        patch.setattr("dnas.data.STREAMED_AT_ONCE", 1)
+        patch.setattr("dnas.data.splits.STREAMED_AT_ONCE", 1)
         with pytest.raises(Interrupted):
             dnas.search(out=tmp_path / "run", reporter=Stops(), **options)
     assert 'memory = "stream"' in (tmp_path / "run" / "config.toml").read_text()

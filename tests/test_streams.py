@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.streams import derived_seed, numpy_stream, torch_stream
+from dnas.rng import derived_seed, numpy_stream, torch_stream
 
 ARGUMENTS = st.tuples(
     st.integers(0, 2**63 - 1),

@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnas.architecture import Architecture, load_published
+from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
-from dnas.progress import Silent
-from dnas.runfolder import RunFolder, read_toml
-from dnas.space import DARTS
-from dnas.streams import numpy_stream
-from dnas.study import Network, StudySettings, compare, depth_of, networks, read_study, results, shuffled
+from dnas.reporter import Silent
+from dnas.rng import numpy_stream
+from dnas.runtime.runfolder import RunFolder
+from dnas.space.architecture import Architecture
+from dnas.space.controls import shuffled
+from dnas.space.darts import DARTS
+from dnas.space.published import load_published
+from dnas.study.compare import compare
+from dnas.study.design import Network, StudySettings, depth_of, networks, read_study, results
 
 RUN = {
     "data": {"source": "digits"},

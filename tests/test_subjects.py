@@ -8,8 +8,9 @@ import pytest
 from faults.harness import invoke, make_images
 
 import dnas
-from dnas.architecture import Architecture, load_published
-from dnas.subjects import named, to_train
+from dnas.pipeline.subjects import named, to_train
+from dnas.space.architecture import Architecture
+from dnas.space.published import load_published
 
 TINY = {"channels": 4, "epochs": 1, "batch_size": 16, "layers": 3, "seed": 1}
 FLAGS = ("--channels", 4, "--epochs", 1, "--batch-size", 16, "--layers", 3, "--seed", 1, "--quiet")

@@ -6,14 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import PlainSupernet, copy_weights, weight_pairs
 
-import dnas.supernet as supernet_module
+import dnas.supernet.supernet as supernet_module
 from dnas.errors import InputError
 from dnas.kernels import cells, native
-from dnas.mapping import MAPPINGS
-from dnas.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
-from dnas.space import DARTS, SPACES
-from dnas.streams import torch_stream
-from dnas.supernet import Draws, build_supernet
+from dnas.kernels.draws import Draws
+from dnas.rng import torch_stream
+from dnas.space.darts import DARTS
+from dnas.space.registry import SPACES
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
+from dnas.supernet.supernet import build_supernet
 
 WITH_NONE = ("none", *DARTS.primitives)
 

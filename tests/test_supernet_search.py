@@ -6,19 +6,26 @@ import pytest
 import torch
 from test_contract import table
 
-from dnas import bilevel, checkpoint, config, supernet_search, testing
-from dnas.augment import normalise
-from dnas.data import DataInfo, Split
+from dnas.data.augment import normalise
+from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
 from dnas.kernels import native
-from dnas.mapping import MAPPINGS
-from dnas.methods import Candidate, Progress, create, get_method, list_methods
-from dnas.searcher import search_architecture
-from dnas.session import Session
+from dnas.methods.protocol import Candidate, Progress
+from dnas.methods.registry import create, get_method, list_methods
+from dnas.pipeline import config
+from dnas.rng import numpy_stream, torch_stream
+from dnas.runtime import checkpoint
+from dnas.runtime.session import Session
+from dnas.searching import search as supernet_search
+from dnas.searching.loop import search_architecture
+from dnas.searching.search import Search
+from dnas.searching.watch import by_operation
 from dnas.settings import GradientSettings, SearchSettings
-from dnas.space import DARTS, SPACES, Space
-from dnas.streams import numpy_stream, torch_stream
-from dnas.supernet_search import Search, by_operation
+from dnas.space.darts import DARTS, Space
+from dnas.space.registry import SPACES
+from dnas.supernet.mapping import MAPPINGS
+from dnas.testing import contract as testing
+from dnas.training import updates
 
 COUNT = 32
 CLASSES = 4
@@ -171,13 +178,13 @@ def test_a_second_order_step_looks_ahead_by_the_weights_own_next_step(monkeypatc
     search = new_search(update="second-order", batch_size=16, learning_rate=0.3, weight_decay=0.01)
     search.step(0)
     seen = []
-    unrolled = bilevel.unrolled
+    unrolled = updates.unrolled
 
     def spy(train_loss, validation_loss, architecture, weights, **settings):
         seen.append((train_loss().item(), validation_loss().item(), settings))
         return unrolled(train_loss, validation_loss, architecture, weights, **settings)
 
-    monkeypatch.setattr(bilevel, "unrolled", spy)
+    monkeypatch.setattr(updates, "unrolled", spy)
     momenta = [search.weight_optimizer.state[w]["momentum_buffer"].clone() for w in search.weights]
     train = search.weight_loss(search.batch(1, 0), 1).item()
     validation = search.architecture_loss(search.batch(1, 1), 1).item()
@@ -561,7 +568,7 @@ def test_the_eigenvalue_leaves_state_and_backend_and_is_the_same_again():
 
 def test_an_eigenvalue_that_is_no_number_is_left_out(monkeypatch):
     search = small_search("darts", eigenvalue=True)
-    monkeypatch.setattr(bilevel, "dominant_eigenvalue", lambda *_: math.nan)
+    monkeypatch.setattr(updates, "dominant_eigenvalue", lambda *_: math.nan)
     assert "eigenvalue" not in search.epoch_metrics(0)
 
 

@@ -6,11 +6,11 @@ import pytest
 import tomli_w
 from faults.harness import TINY, invoke, make_images
 
-from dnas.config import environment
-from dnas.runfolder import read_toml
-from dnas.study import StudySettings
-from dnas.surroundings import MACHINE, NEEDED, VERSIONS, compared
-from dnas.tables import summarise
+from dnas.disk import read_toml
+from dnas.pipeline.machine import environment
+from dnas.study.design import StudySettings
+from dnas.study.surroundings import MACHINE, NEEDED, VERSIONS, compared
+from dnas.study.tables import summarise
 
 HERE = {
     "dnas": "0.1.0", "torch": "2.13.0", "python": "3.11.7", "platform": "Linux-6", "processor": "AMD EPYC",

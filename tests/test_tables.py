@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 from scipy import stats
 
-from dnas.study import StudySettings
-from dnas.tables import HEADER, cells, difference_cells, keep, render, summarise
+from dnas.study.design import StudySettings
+from dnas.study.tables import HEADER, cells, difference_cells, keep, render, summarise
 
 SEEDS = 4
 

@@ -13,24 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field
 
-from dnas import data, methods, testing
-from dnas.architecture import Architecture
-from dnas.data import DataInfo, load_test
+from dnas import methods
+from dnas.data import splits as data
+from dnas.data.splits import DataInfo, load_test
 from dnas.errors import InputError
-from dnas.mapping import MAPPINGS
-from dnas.methods import (
-    Candidate,
-    GradientMethod,
-    GradientOptions,
-    MethodOptions,
-    SupernetMethod,
-    TrialMethod,
-    create,
-    get_method,
-)
-from dnas.relaxation import MixingWeights, expand, path, softmax
-from dnas.space import DARTS
-from dnas.streams import numpy_stream, torch_stream
+from dnas.methods.protocol import Candidate, GradientMethod, GradientOptions, MethodOptions, SupernetMethod, TrialMethod
+from dnas.methods.registry import create, get_method
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+from dnas.supernet.relaxation import MixingWeights, expand, path, softmax
+from dnas.testing import contract as testing
 
 LAYERS = testing.LAYERS
 
@@ -514,8 +508,9 @@ def test_a_look_at_test_images_is_found_by_whatever_name(tried):
 
 def test_test_images_that_are_read_past_the_data_module_are_found(tried):
     def after_epoch(self, search, progress):
-        from dnas.pictures import decode, list_pictures, open_tree
-        from dnas.sources import locate
+        from dnas.data.pictures import decode
+        from dnas.data.sources.registry import list_pictures, locate
+        from dnas.data.sources.tree import open_tree
 
         with open_tree(locate(search.info.source, None).path) as tree:
             decode(tree, list_pictures(tree, "folder", "test", search.info.classes).names, 1, 8)
@@ -639,7 +634,7 @@ def logits_of(planted, mixing, count=64, operations=DARTS.primitives):
 
 
 def data_normalised(split, info):
-    from dnas.augment import normalise
+    from dnas.data.augment import normalise
 
     return normalise(split.images, info)
 

@@ -3,16 +3,21 @@ import math
 import pytest
 import torch
 
-from dnas.architecture import Architecture, Cell, cell_pair, load_published
-from dnas.data import DataInfo, Split
+from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
-from dnas.network import build
-from dnas.plan import plan, size
-from dnas.session import Session
+from dnas.network.network import build
+from dnas.rng import numpy_stream, torch_stream
+from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
-from dnas.space import DARTS, reduction_layers
-from dnas.streams import numpy_stream, torch_stream
-from dnas.trainer import Accuracy, built, measure_accuracy, predict, random_of_size, train_network
+from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.cell import Cell
+from dnas.space.controls import random_of_size
+from dnas.space.darts import DARTS, reduction_layers
+from dnas.space.plan import plan, size
+from dnas.space.published import load_published
+from dnas.training.accuracy import Accuracy, measure_accuracy, predict
+from dnas.training.build import built
+from dnas.training.trainer import train_network
 
 INFO = DataInfo("toy", ("dark", "bright"), 1, 8, (0.5,), (0.25,), False)
 
@@ -121,7 +126,7 @@ def test_a_size_that_no_architecture_has_is_refused():
 
 def watched(monkeypatch, **changes):
     """Train, and give (epoch, drop-path rate or None, learning rate) of every step."""
-    from dnas import trainer
+    from dnas.training import trainer
 
     seen, original_apply, original_paths = [], trainer.apply, trainer.drop_path
     rates = []
@@ -161,8 +166,8 @@ def test_a_training_goes_on_from_a_checkpoint_to_the_same_bits(tmp_path, step):
     """Stopped within an epoch, at its end, and one step after."""
     import signal
 
-    from dnas.runfolder import RunFolder
-    from dnas.session import Interrupted
+    from dnas.errors import Interrupted
+    from dnas.runtime.runfolder import RunFolder
 
     class Stops(Session):
         def step_done(self, done, *rest):

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dnas
-from dnas import index as index_module
-from dnas.data import load_test, load_train
-from dnas.index import Index, _Content
-from dnas.pictures import image_digests
-from dnas.training_images import TRAINING_IMAGES_FILE, TrainingImages, read_training_images
+from dnas.data import index as index_module
+from dnas.data.index import Index, _Content
+from dnas.data.pictures import image_digests
+from dnas.data.splits import load_test, load_train
+from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages, read_training_images
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,18 @@ import signal
 import pytest
 import torch
 
-from dnas import pipeline
-from dnas.checkpoint import newest
 from dnas.errors import Diverged, InputError, Interrupted, RunError
-from dnas.methods import create
-from dnas.progress import Silent
-from dnas.session import Session
+from dnas.methods.registry import create
+from dnas.pipeline import run as pipeline
+from dnas.reporter import Silent
+from dnas.runtime.checkpoint import newest
+from dnas.runtime.session import Session
+from dnas.runtime.workers import WorkerDied
+from dnas.searching.trials import TrialJob, run_trial, search_by_trials, short_training
 from dnas.settings import TrialSettings
-from dnas.space import DARTS
-from dnas.testing import _contents as contents
-from dnas.testing import pictures
-from dnas.trials import TrialJob, run_trial, search_by_trials, short_training
-from dnas.workers import WorkerDied
+from dnas.space.darts import DARTS
+from dnas.testing.planted import pictures
+from dnas.testing.whole_run import _contents as contents
 
 SMALL = {"layers": 3, "channels": 4, "epochs": 2, "batch_size": 16, "images": 64, "trials": 5}
 
@@ -153,7 +153,7 @@ def test_a_diverged_trial_is_not_trained_again(tmp_path, monkeypatch):
         trained.append(1)
         raise Diverged("the loss is nan at step 3")
 
-    monkeypatch.setattr("dnas.trials.train_network", diverging)
+    monkeypatch.setattr("dnas.searching.trials.train_network", diverging)
     for _ in range(2):
         with pytest.raises(Diverged, match="the loss is nan at step 3"):
             run_trial(job)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dnas
-from dnas.config import parse
-from dnas.execution import execution
-from dnas.options import nested
-from dnas.runfolder import read_toml
+from dnas.disk import read_toml
+from dnas.pipeline.config import parse
+from dnas.pipeline.overrides import nested
+from dnas.runtime.execution import execution
 from dnas.units import TIMES, duration
 
 

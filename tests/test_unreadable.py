@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from dnas import cli, data, memory, pictures
-from dnas.data import load_splits, load_test, load_train
-from dnas.decoders import Decoders
+from dnas import cli
+from dnas.data import memory, pictures
+from dnas.data import splits as data
+from dnas.data.decoders import Decoders
+from dnas.data.memory import amount, is_short, memory_for, shortage
+from dnas.data.splits import load_splits, load_test, load_train
+from dnas.data.unreadable import Unreadable, require_jpeg_end, require_whole
 from dnas.errors import InputError, RunError
-from dnas.memory import amount, is_short, memory_for, shortage
-from dnas.pipeline import memory_errors
-from dnas.unreadable import Unreadable, require_jpeg_end, require_whole
+from dnas.pipeline.machine import memory_errors
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
@@ -312,7 +314,7 @@ def test_other_errors_are_not_taken_for_it():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command_line_says_memory_whoever_ran_short(kind, monkeypatch, capsys):
-    monkeypatch.setattr("dnas.pipeline.load_data", lambda *arguments: failing(kind))
+    monkeypatch.setattr("dnas.pipeline.inputs.load_data", lambda *arguments: failing(kind))
     assert cli._call(["run", "--quiet"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out of memory: ") and "GiB are free" in line and "--image-size" in line

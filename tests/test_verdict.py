@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnas import verdict
+from dnas.study import verdict
 
 
 def row(accuracy, low, high):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dnas.cluster import Cluster, RaySettings
 from dnas.errors import InputError, Interrupted
-from dnas.workers import WorkerDied, Workers
+from dnas.runtime.workers import WorkerDied, Workers
+from dnas.study.cluster import Cluster, RaySettings
 
 NEVER = lambda: False
 

@@ -4,13 +4,14 @@ import json
 
 import torch
 
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.methods import create
-from dnas.session import Session
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.supernet_search import Search, search_supernet
+from dnas.data.splits import DataInfo, Split
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.searching.search import Search
+from dnas.space.darts import DARTS
 
 COUNT = 16
 INFO = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)

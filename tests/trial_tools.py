@@ -2,14 +2,14 @@
 
 import torch
 
-from dnas.checkpoint import Checkpoint
-from dnas.data import DataInfo, Split
-from dnas.methods import create
-from dnas.session import Session
+from dnas.data.splits import DataInfo, Split
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Session
+from dnas.searching.trials import search_by_trials
 from dnas.settings import TrialSettings
-from dnas.space import DARTS
-from dnas.streams import torch_stream
-from dnas.trials import search_by_trials
+from dnas.space.darts import DARTS
 
 
 class Scores(Session):

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from dnas.api import run as run
     from dnas.api import search as search
     from dnas.api import train as train
-    from dnas.architecture import Architecture as Architecture
-    from dnas.architecture import Cell as Cell
-    from dnas.architecture import load_published as load_published
-    from dnas.architecture import parse_genotype as parse_genotype
-    from dnas.architecture import stack as stack
+    from dnas.space.architecture import Architecture as Architecture
+    from dnas.space.cell import Cell as Cell
+    from dnas.space.published import load_published as load_published
+    from dnas.space.architecture import parse_genotype as parse_genotype
+    from dnas.space.architecture import stack as stack
     from dnas.errors import InputError as InputError
     from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
-    from dnas.methods import get_method as get_method
-    from dnas.methods import list_methods as list_methods
-    from dnas.network import build as build
-    from dnas.network import macs as macs
-    from dnas.network import params as params
+    from dnas.methods.registry import get_method as get_method
+    from dnas.methods.registry import list_methods as list_methods
+    from dnas.network.network import build as build
+    from dnas.network.network import macs as macs
+    from dnas.network.network import params as params
 
 _HOME = {
     "Architecture": "dnas.architecture",

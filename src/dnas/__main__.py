@@ -1,5 +1,5 @@
 """`python -m dnas`."""
 
-from dnas.cli import main
+from dnas.cli.entry import main
 
 main()

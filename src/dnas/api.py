@@ -6,15 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dnas import pipeline
-from dnas.architecture import Architecture
-from dnas.classifier import Classifier
 from dnas.errors import InputError, calling, did_you_mean
-from dnas.execution import execution
-from dnas.model import load_model
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names, nested, typed
-from dnas.progress import Reporter
-from dnas.subjects import Named, to_train
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
+from dnas.pipeline import run as pipeline
+from dnas.pipeline.classifier import Classifier
+from dnas.pipeline.model import load_model
+from dnas.pipeline.overrides import nested, typed
+from dnas.pipeline.subjects import Named, to_train
+from dnas.reporter import Reporter
+from dnas.runtime.execution import execution
+from dnas.space.architecture import Architecture
 
 
 def run(*, baseline: bool = True, reporter: Reporter | None = None, **options: Any) -> dict[str, Any]:

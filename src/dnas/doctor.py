@@ -13,16 +13,18 @@ from typing import Any
 import psutil
 import torch
 
-from dnas.config import environment
-from dnas.data import load_test, load_train
+from dnas.data.sources.registry import found
+from dnas.data.splits import load_test, load_train
 from dnas.kernels import native
-from dnas.methods import create
-from dnas.searcher import search_architecture
-from dnas.session import Session
+from dnas.methods.registry import create
+from dnas.pipeline.machine import environment
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_architecture
 from dnas.settings import GradientSettings, TrainSettings
-from dnas.sources import found
-from dnas.space import DARTS
-from dnas.trainer import built, measure_accuracy, train_network
+from dnas.space.darts import DARTS
+from dnas.training.accuracy import measure_accuracy
+from dnas.training.build import built
+from dnas.training.trainer import train_network
 
 GIB = 2**30
 # A run of the paper's size keeps two checkpoints of some 100 MB, and its pictures; a study has many runs.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -125,3 +126,13 @@ def unknown(key: str, name: str, value: object, known: Iterable[str], listed_by:
         listed_by: See `choices`.
     """
     return SettingError(key, name, f" {value!r}{choices(str(value), known, listed_by)}", before="unknown ")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind if it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

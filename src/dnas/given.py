@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dnas.data.sources.folder import find_layout, unwrapped
+from dnas.data.sources.listing import ENDINGS, LeftOut, Listing, look_below, subfolders
+from dnas.data.sources.parts import find_parts, part_of
 from dnas.errors import InputError
-from dnas.folders import find_layout, unwrapped
-from dnas.listing import ENDINGS, LeftOut, Listing, look_below, subfolders
-from dnas.splits import find_parts, part_of
 
 
 def list_given(root: Path, classes: tuple[str, ...]) -> tuple[Listing, str]:

@@ -6,14 +6,12 @@ Needs no torch, so that `dnas --help` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.errors import InputError, SettingError, choices, unknown
 from dnas.units import duration
 
 
@@ -31,7 +29,6 @@ def _seconds(kind: Any, tokens: Sequence[Token]) -> float:
 
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
-
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 _TRAIN = Group("Training", sort_key=3)
@@ -174,7 +171,6 @@ class ClusterOptions:
 
 
 Command = Literal["run", "search", "train"]
-
 _DATA_SETTINGS = {
     "data": "source",
     "data_dir": "data_dir",
@@ -182,7 +178,7 @@ _DATA_SETTINGS = {
     "data_memory": "memory",
     "data_workers": "workers",
 }
-_SECTIONS: dict[Command, tuple[str, ...]] = {
+SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),
     "search": ("search",),
     "train": ("train",),
@@ -197,7 +193,7 @@ def places(command: Command, option: str) -> tuple[str, ...]:
         return (f"data.{_DATA_SETTINGS[option]}",)
     if option in _COMMON:
         # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
-        sections = ("search",) if command == "run" and option == "layers" else _SECTIONS[command]
+        sections = ("search",) if command == "run" and option == "layers" else SECTIONS[command]
         return tuple(f"{section}.{option}" for section in sections)
     section, _, name = option.partition("_")
     if section in ("search", "train") and name in (*_COMMON, "seconds", "steps"):
@@ -205,7 +201,7 @@ def places(command: Command, option: str) -> tuple[str, ...]:
     return (option,)
 
 
-def _common_first(given: Mapping[str, Any]) -> dict[str, Any]:
+def common_first(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options with those first that set both sections, over which the others take precedence."""
     return dict(sorted(given.items(), key=lambda item: item[0] not in _COMMON))
 
@@ -226,140 +222,6 @@ def flag_of(key: str, own: bool = True) -> str:
     return key
 
 
-def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the user typed for each setting, by its dotted name, as `dnas.errors.calling` takes it.
-
-    Args:
-        given: Flat options, as of `nested`.
-    """
-    given = {key: value for key, value in given.items() if value is not None}
-    found = {}
-    if "config" in given:
-        from dnas.config import read_settings
-
-        found = in_file(read_settings(given["config"]), given["config"])
-    for option in _common_first(given):
-        found |= {key: f"--{option.replace('_', '-')}" for key in places(command, option)}
-    for text in given.get("option", []):
-        name = text.partition("=")[0]
-        found[name if "." in name else f"options.{name}"] = name if "." in name else f"--option {name}"
-    return found
-
-
-def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
-    """Return what to call each setting of a file, by its dotted name: "search.epochs in 'config.toml'"."""
-
-    def keys(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
-        for key, value in values.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, Mapping):
-                yield from keys(value, f"{prefix}{key}.")
-
-    return {key: f"{key} in {str(file)!r}" for key in keys(settings, "")}
-
-
-def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
-    """Flat options (those that are not None) over a configuration file, as nested settings.
-
-    Raises InputError for an option that cannot be used with the command, or that is malformed.
-    """
-    from dnas.config import read_settings
-
-    given = {k: v for k, v in given.items() if v is not None}
-    settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
-    if settings.get("command", command) != command:
-        # A file of another command still says how to search or to train.
-        for key in ("architecture", "handmade", "baseline"):
-            settings.pop(key, None)
-    if given.get("handmade") and not settings.get("handmade"):
-        # So does a file of an architecture, but for what only that has use for.
-        from dnas.settings import ARCHITECTURE_SETTINGS
-
-        settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
-    settings["command"] = command
-    if given.get("image_size") == 0:
-        # Only in a file is 0 the size that the data has.
-        raise SettingError("data.image_size", "--image-size", " must be at least 8, got 0; leave it out for automatic")
-    options = given.pop("option", [])
-    for option, value in _common_first(given).items():
-        for key in places(command, option):
-            section, _, name = key.rpartition(".")
-            if section:
-                settings[section] = {**settings.get(section, {}), name: value}
-                given.pop(option, None)
-    if "data" in settings:
-        folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
-        settings["data"] = {**settings["data"], **folders}
-    device = given.pop("device", settings.get("device", "auto"))
-    settings["device"] = _device(device)
-    sections = _SECTIONS[command]
-    add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
-    if command == "train":
-        settings.pop("method", None)
-        settings.pop("mapping", None)
-        settings.pop("space", None)
-        settings.pop("options", None)
-    for section in {"search", "train"} - set(sections):
-        settings.pop(section, None)
-    return settings | given
-
-
-def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
-    """Put NAME=VALUE texts where they belong: SECTION.NAME, or the plain NAME of a method's option.
-
-    Raises InputError for a text of another form, or for a section that is not among `sections`; plain names
-    belong to the section "options".
-    """
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"--option {text!r} must be NAME=VALUE")
-        section, key = name.split(".", 1) if "." in name else ("options", name)
-        if section not in sections or name.startswith("options."):
-            if name != (flag := flag_of(name)) and section not in ("search", "train", "options"):
-                raise InputError(f"--option {name} cannot be used; use {flag}")
-            if section not in ("search", "train", "options"):
-                named = [f"{s}.{key}" for s in sections if s != "options"]
-                raise InputError(f"unknown setting {name}{choices(name, named)}")
-            kinds = ["NAME of a method's option" if s == "options" else f"{s}.NAME" for s in sections]
-            raise InputError(f"--option {name} cannot be used with this command; use {' or '.join(kinds)}")
-        settings[section] = {**settings.get(section, {}), key: _value(value)}
-
-
 def names(*groups: type) -> set[str]:
     """The option names of some groups."""
     return {field.name for group in groups for field in fields(group)}
-
-
-def _value(text: str) -> Any:
-    """An option's text as TOML would read it; a bare word is a text."""
-    match text:
-        case "true" | "True":
-            return True
-        case "false" | "False":
-            return False
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _absolute(value: Any) -> Any:
-    """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
-    from dnas.sources import NAMES
-
-    if isinstance(value, str) and value and value not in NAMES and Path(value).is_dir():
-        return str(Path(value).absolute())
-    return value
-
-
-def _device(name: str) -> str:
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown("device", "--device", name, ("auto", "cpu", "cuda"))
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,12 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from typing_extensions import Self
 
 from dnas.errors import InputError
-from dnas.space import MIN_LAYERS
+from dnas.space.darts import MIN_LAYERS
 from dnas.units import duration
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
-
 Flip = Literal["auto", "on", "off"]
 
 
@@ -368,3 +367,34 @@ def _check_batches(images: int, batch_size: int, parts: int) -> None:
 def _cosine(top: float, bottom: float, epoch: float, epochs: float) -> float:
     # The last epoch is one step short of the bottom, as with the schedulers of DARTS' time.
     return bottom + (top - bottom) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def _size(pixels: int) -> int:
+    if pixels != 0 and pixels < SMALLEST_IMAGE:
+        raise ValueError(f"must be at least {SMALLEST_IMAGE}, got {pixels}")
+    return pixels
+
+
+class DataSettings(Settings):
+    """Where the images come from, and what was found there."""
+
+    source: str = Field("digits", description="name of a data set, or a folder of images")
+    data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
+    image_size: Annotated[int, AfterValidator(_size)] = Field(
+        0,
+        le=4096,
+        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
+        "out",
+    )
+    memory: Memory = Field(
+        "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
+    )
+    workers: int = Field(
+        0, ge=0, le=1024, description="processes that decode what is streamed; 0: as many as torch has threads"
+    )
+    train_images: int = Field(0, ge=0)
+    fingerprint: str = ""
+
+
+Memory = Literal["auto", "whole", "stream"]
+SMALLEST_IMAGE = 8

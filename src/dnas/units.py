@@ -7,7 +7,6 @@ import re
 
 # Seconds of each unit of time.
 TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
-
 _TERM = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h|d)"
 _SUM = re.compile(rf"(?:{_TERM}\s*)+", re.IGNORECASE)
 
@@ -35,3 +34,11 @@ def duration(value: float | str) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"must be a duration such as 90, 5m or 1h30m, got {value!r}")
     return seconds
+
+
+def time_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

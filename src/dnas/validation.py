@@ -12,7 +12,6 @@ from dnas.errors import LISTED, SettingError, did_you_mean, unknown
 from dnas.options import flag_of
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
-
 # pydantic's types of errors, and what a value must be instead; {…} is of the error's context.
 _MUST = {
     "bool": "true or false",

@@ -181,7 +181,7 @@ def _become_rank(rank: int, count: int, port: int, fault: Callable[[], None] | N
 
 def at_step(stage: str, step: int, action: Callable[[], None]) -> None:
     """Do something when step `step` (1-based) of a stage is done and before its checkpoint is written."""
-    from dnas.session import Session
+    from dnas.runtime.session import Session
 
     original = Session.step_done
 
@@ -213,7 +213,7 @@ def dies_after(checkpoint: int, seconds: float) -> Callable[[], None]:
 
 
 def _die_after(checkpoint: int, seconds: float) -> None:
-    from dnas.runfolder import RunFolder
+    from dnas.runtime.runfolder import RunFolder
 
     def arm() -> None:
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -235,7 +235,7 @@ def _die_after(checkpoint: int, seconds: float) -> None:
 
 def newest_number(run: Path) -> int:
     """The number of the newest whole checkpoint, 0 if there is none."""
-    from dnas.checkpoint import newest
+    from dnas.runtime.checkpoint import newest
 
     checkpoint, _ = newest(run / "checkpoints")
     return 0 if checkpoint is None else checkpoint.sequence

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.harness import PATIENCE, TINY, Command, contents, dies_after, newest_number, run_command
 
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
 
 
 def survives(folder: Path, images: Path, kills: list[tuple[int, float]], more: tuple[str, ...] = ()) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from checkpoint_tools import assert_holds, count_system_calls, exit_status_of, names, posix, save_number
 
-from dnas.checkpoint import newest, next_sequence, write_atomically
+from dnas.disk import write_atomically
+from dnas.runtime.checkpoint import newest, next_sequence
 
 
 def kill_at(fatal: int) -> None:

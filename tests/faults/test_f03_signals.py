@@ -6,7 +6,7 @@ import signal
 import pytest
 from faults.harness import TINY, contents, run_command, send_at
 
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_sigint_before_the_run_has_begun_leaves_no_run(tmp_path, images):
 
 
 def _interrupt_while_loading():
-    from dnas import pipeline
+    from dnas.pipeline import run as pipeline
 
     original = pipeline.load_splits
 

@@ -15,8 +15,8 @@ from checkpoint_tools import assert_holds, count_system_calls, exit_status_of, n
 from faults.harness import TINY, at_step, contents, run_command
 from torch import Tensor
 
-from dnas.checkpoint import newest, save
 from dnas.errors import RunError
+from dnas.runtime.checkpoint import newest, save
 
 
 def assert_failed_once_and_resumes(folder, images, undisturbed, fault, words):
@@ -79,7 +79,7 @@ def limit_file_size(size):
 
 def limit_to_the_metrics():
     """From the end of this step's checkpoint on, the next line of metrics does not fit."""
-    from dnas.runfolder import RunFolder
+    from dnas.runtime.runfolder import RunFolder
 
     original = RunFolder.save_checkpoint
 
@@ -91,7 +91,7 @@ def limit_to_the_metrics():
 
 
 def no_space_for(name):
-    from dnas import checkpoint, runfolder
+    from dnas.runtime import checkpoint, runfolder
 
     original, fsync = checkpoint.write_atomically, os.fsync
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from checkpoint_tools import assert_holds, flip, save_number
 
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
 
 
 def test_no_flipped_bit_or_truncation_is_loaded(tmp_path: Path) -> None:

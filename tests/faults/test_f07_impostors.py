@@ -19,7 +19,7 @@ import torch
 from checkpoint_tools import assert_holds, forged_manifest, posix, save_number
 from faults.harness import TINY, invoke, newest_number, run_command, send_at
 
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
 
 
 class Bomb:

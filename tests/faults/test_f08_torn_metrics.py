@@ -3,7 +3,7 @@
 import pytest
 from faults.harness import TINY, contents, dies_after, run_command
 
-from dnas.runfolder import read_metrics
+from dnas.runtime.runfolder import read_metrics
 
 
 @pytest.mark.parametrize("tail", [b'{"stage": "train", "epoch": 1}\n\x00\x00\x00', b'{"stage": 7}\n' * 50])

@@ -4,8 +4,9 @@ with step, stage and place; the newest checkpoint is the one before t, valid and
 import torch
 from faults.harness import TINY, invoke
 
-from dnas import bilevel, supernet_search, trainer
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
+from dnas.searching import search as supernet_search
+from dnas.training import trainer, updates
 
 SEARCH_STEP, TRAIN_STEP = 3, 4  # 1-based; in the search, the first step after the warm-up
 
@@ -74,12 +75,12 @@ def test_loss_in_training(tmp_path, images, monkeypatch):
 
 
 def test_gradient_of_the_weights_in_search(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, bilevel, "sparse_gradients", 2, poison_first)
+    broken_at(monkeypatch, updates, "sparse_gradients", 2, poison_first)
     fails(tmp_path, images, monkeypatch, "search", 2, "the gradient norm", "the gradient of stem")
 
 
 def test_gradient_of_the_architecture_in_search(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, bilevel, "first_order", 1, poison_first)
+    broken_at(monkeypatch, updates, "first_order", 1, poison_first)
     fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "gradient norm", "the gradient of alpha")
 
 

@@ -10,7 +10,7 @@ import pytest
 from faults.harness import TINY, invoke, make_images, run_command, send_at
 from PIL import Image
 
-from dnas.checkpoint import newest
+from dnas.runtime.checkpoint import newest
 
 
 @pytest.fixture(scope="module")

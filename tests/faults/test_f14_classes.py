@@ -6,7 +6,8 @@ import os
 import pytest
 from faults.harness import TINY, contents, invoke, make_images
 
-from dnas import files, listing
+from dnas import files
+from dnas.data.sources import listing
 
 
 def refused(data, *words):

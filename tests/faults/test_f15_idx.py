@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from faults.harness import TINY, invoke
 
-from dnas.arrays import IDX_FILES
+from dnas.data.sources.idx import IDX_FILES
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = IDX_FILES
 

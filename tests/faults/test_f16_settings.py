@@ -9,11 +9,11 @@ from faults.harness import in_depth, invoke
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dnas import pipeline
 from dnas.errors import RunError
-from dnas.methods import get_method, registry
+from dnas.methods.registry import get_method, registry
 from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
-from dnas.runfolder import RunFolder
+from dnas.pipeline import run as pipeline
+from dnas.runtime.runfolder import RunFolder
 from dnas.settings import TrainSettings
 
 many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

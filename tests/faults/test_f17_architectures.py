@@ -11,7 +11,7 @@ from faults.harness import in_depth, invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dnas.architecture import load_published
+from dnas.space.published import load_published
 
 VALID = load_published("DARTS_V2", 4).to_json()
 many = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

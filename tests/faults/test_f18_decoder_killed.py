@@ -29,7 +29,7 @@ def die(*arguments):
 
 
 def decoders_die_from_now_on():
-    from dnas import streaming
+    from dnas.data import streaming
 
     streaming.decode_files = die
 

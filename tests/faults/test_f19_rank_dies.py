@@ -6,7 +6,7 @@ import signal
 import pytest
 from faults.harness import TINY, contents, run_ranks, send_at
 
-from dnas.runfolder import read_metrics
+from dnas.runtime.runfolder import read_metrics
 
 # A kill of a whole machine that takes rank 0, which writes, and of one that takes another.
 DEATHS = [("search", 2, 1), ("search", 3, 0), ("train", 2, 1), ("train", 5, 0)]

@@ -8,7 +8,7 @@ def disturb():
     """After its second step this rank has other architecture parameters."""
     import torch
 
-    from dnas.supernet_search import Search
+    from dnas.searching.search import Search
 
     original = Search.step
 

@@ -9,10 +9,11 @@ import sys
 import pytest
 from test_study import outcomes, study
 
-from dnas.cluster import RaySettings
 from dnas.errors import Interrupted
-from dnas.progress import Silent
-from dnas.study import compare, read_study, results
+from dnas.reporter import Silent
+from dnas.study.cluster import RaySettings
+from dnas.study.compare import compare
+from dnas.study.design import read_study, results
 
 NAMES = {f"darts-full-s{seed}{control}" for seed in range(4) for control in ("", "-random", "-shuffled")}
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from faults.harness import PATIENCE, Command, run_command
 
-from dnas import workers
-from dnas.workers import Workers
+from dnas.runtime import workers
+from dnas.runtime.workers import Workers
 
 TRIALS = (
     "--method", "random", "--layers", "3", "--channels", "4", "--epochs", "2", "--batch-size", "16",

@@ -45,7 +45,7 @@ def test_a_time_zone_that_changes_under_way(tmp_path, images, undisturbed):
 
 
 def change_zones():
-    from dnas.session import Session
+    from dnas.runtime.session import Session
 
     original, zones = Session.step_done, itertools.cycle(["UTC", "XXX-14", "XXX+12", "XXX-5:45", "XXX+3YYY"])
 
@@ -70,7 +70,7 @@ def test_the_time_limit_is_not_reached_by_a_jump_and_is_by_time(tmp_path, images
 
 
 def an_hour_passes():
-    from dnas.session import Session
+    from dnas.runtime.session import Session
 
     original, real, late = Session.step_done, time.monotonic, [0.0]
     time.monotonic = lambda: real() + late[0]

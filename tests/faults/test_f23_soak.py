@@ -17,7 +17,7 @@ def watch(file):
 
     import psutil
 
-    from dnas.session import Session
+    from dnas.runtime.session import Session
 
     original, process, calls = Session.step_done, psutil.Process(), []
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from faults.harness import TINY, contents, run_command, send_at
 
-from dnas.runfolder import read_toml
+from dnas.disk import read_toml
 
 
 def test_the_same_command_again_and_in_another_folder(tmp_path, images, undisturbed):

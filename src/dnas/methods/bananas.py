@@ -18,13 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dnas import bilevel
-from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
-from dnas.space import Space
-from dnas.streams import numpy_stream, torch_stream
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space
+from dnas.supernet.mapping import SHARED
+from dnas.training import updates
 
 PREDICTOR_BATCH = 32
 LOWER_BOUND = 4.5
@@ -119,7 +120,7 @@ class Ensemble:
             for part in torch.split(order, PREDICTOR_BATCH, 1):
                 # A sum over networks: none sees another's loss.
                 loss = (weights[part] * (self(x[part]) - y[part]).abs()).mean(1).sum()
-                bilevel.apply(optimizer, parameters, bilevel.gradients_of(loss, parameters))
+                updates.apply(optimizer, parameters, updates.gradients_of(loss, parameters))
 
 
 def thompson(predictions: Tensor, generator: torch.Generator) -> Tensor:

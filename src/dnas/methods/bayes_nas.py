@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dnas import bilevel
-from dnas.architecture import Architecture
-from dnas.mapping import SHARED, Decoupled, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.space.architecture import Architecture
+from dnas.supernet.mapping import SHARED, Decoupled, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand
+from dnas.training import updates
 
 if TYPE_CHECKING:
-    from dnas.supernet_search import Search
+    from dnas.searching.search import Search
 
 KINDS = ("edges", "operations")
 # What has no curvature would have no penalty either, and an infinite variance.
@@ -100,7 +100,7 @@ class BayesNAS(GradientMethod):
     def curvature(self, search: Search, progress: Progress) -> tuple[Tensor, Tensor]:
         """H of the edges' [R, E] and of the operations' [R, E, O] switches: the mean of `draws` unbiased estimates."""
         totals = [torch.zeros_like(switch) for switch in switches(search.mapping)]
-        with bilevel.frozen(search.weights):
+        with updates.frozen(search.weights):
             for draw in range(self.options.draws):
                 batch = search.batch(progress.step + draw, 1)
                 wanted = [switch.detach().requires_grad_() for switch in switches(search.mapping)]
@@ -149,4 +149,4 @@ def gauss_newton(logits: Tensor, labels: Tensor, wanted: Sequence[Tensor]) -> li
     whose terms have the mean 0 and do not correlate, so B g² has the wanted mean, also where a batch norm makes the
     images depend on one another.
     """
-    return [len(logits) * g**2 for g in bilevel.gradients_of(F.cross_entropy(logits, labels), wanted)]
+    return [len(logits) * g**2 for g in updates.gradients_of(F.cross_entropy(logits, labels), wanted)]

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand, softmax
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, softmax
 
 
 class DARTSOptions(GradientOptions):

@@ -3,7 +3,7 @@
 y_e = Σ_o softmax(alpha_e)[o] O_o(x)                                                                  (eq. 2)
 ∂/∂alpha of L_val(w - ξ ∇w L_train(w, alpha), alpha)                                               (eqs. 6-8)
 
-The look-ahead is the setting `search.update=second-order` (`dnas.bilevel.unrolled`), so any gradient method can have
+The look-ahead is the setting `search.update=second-order` (`dnas.training.updates.unrolled`), so any gradient method can have
 it; this one has it unless told otherwise.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand, softmax
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, softmax
 
 
 class DARTS2ndOptions(GradientOptions):

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field
 
-from dnas.architecture import Architecture
 from dnas.errors import InputError
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.ops import PRIMITIVES
-from dnas.relaxation import MixingWeights, expand, softmax
-from dnas.space import Space
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.space.architecture import Architecture
+from dnas.space.darts import Space
+from dnas.space.primitives import PRIMITIVES
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, softmax
 
 if TYPE_CHECKING:
-    from dnas.supernet_search import Search
+    from dnas.searching.search import Search
 
 
 class DARTSPlusOptions(GradientOptions):

@@ -16,13 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas import derive
-from dnas.architecture import Architecture
 from dnas.errors import InputError
-from dnas.mapping import DECOUPLED, Decoupled, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
-from dnas.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid
-from dnas.space import Space
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.space.architecture import Architecture
+from dnas.space.darts import Space
+from dnas.supernet import derive
+from dnas.supernet.mapping import DECOUPLED, Decoupled, Mapping
+from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid
 
 
 class DNASOptions(GradientOptions):

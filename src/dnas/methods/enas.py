@@ -23,15 +23,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dnas.architecture import Architecture, Cell
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions
-from dnas.relaxation import MixingWeights, path
-from dnas.space import Space, reduction_layers
-from dnas.streams import torch_stream
+from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions
+from dnas.rng import torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space, reduction_layers
+from dnas.supernet.mapping import SHARED
+from dnas.supernet.relaxation import MixingWeights, path
 
 if TYPE_CHECKING:
-    from dnas.supernet_search import Search
+    from dnas.searching.search import Search
 
 
 class ENASOptions(SupernetOptions):

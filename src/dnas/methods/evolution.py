@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dnas.architecture import Architecture
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
+from dnas.rng import numpy_stream
 from dnas.settings import TrialSettings
-from dnas.space import Space
-from dnas.streams import numpy_stream
+from dnas.space.architecture import Architecture
+from dnas.space.darts import Space
+from dnas.supernet.mapping import SHARED
 
 # The published sizes of the population: Real et al. 2019 and 2017.
 LARGEST = {"aging": 100, "tournament": 1000}

@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas import derive
-from dnas.architecture import Architecture
 from dnas.errors import InputError
-from dnas.mapping import SHARED, Decoupled, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand, sigmoid
-from dnas.space import Space
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.space.architecture import Architecture
+from dnas.space.darts import Space
+from dnas.supernet import derive
+from dnas.supernet.mapping import SHARED, Decoupled, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, sigmoid
 
 PAPER_THRESHOLD = 0.85
 

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, gumbel, softmax, straight_through
 
 
 class GDASOptions(GradientOptions):

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.relaxation import MixingWeights, expand, gumbel
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, gumbel
 
 
 class NASIBOptions(GradientOptions):

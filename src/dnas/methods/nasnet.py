@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dnas import bilevel
-from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod
-from dnas.space import Space, reduction_layers
-from dnas.streams import torch_stream
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
+from dnas.rng import torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space, reduction_layers
+from dnas.supernet.mapping import SHARED
+from dnas.training import updates
 
 # A.2, A.3: the learning rate, and 20,000 architectures in batches of 20.
 PAPER_RATE, PAPER_UPDATES = 3.5e-4, 1000
@@ -224,7 +225,7 @@ class NASNet(TrialMethod):
         parameters = list(learnt.controller.parameters())
         for _ in range(self.options.inner_epochs):
             loss = self.loss(learnt.controller(tokens), old, tokens, advantages)
-            bilevel.apply(learnt.optimizer, parameters, bilevel.gradients_of(loss, parameters))
+            updates.apply(learnt.optimizer, parameters, updates.gradients_of(loss, parameters))
         decay = self.options.baseline_decay
         for reward in rewards:
             baseline = decay * baseline + (1 - decay) * reward

@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.ops import PRIMITIVES
-from dnas.relaxation import MixingWeights, expand, path
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
 from dnas.settings import GradientSettings
+from dnas.space.primitives import PRIMITIVES
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, path
 
 
 class NASPOptions(GradientOptions):

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress, whole_network
-from dnas.relaxation import MixingWeights, edge_softmax, expand, softmax
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, softmax
 
 
 class PCDARTSOptions(GradientOptions):

@@ -16,13 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dnas.architecture import Architecture, Cell, stack
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, MethodOptions, Trial, TrialMethod, best
-from dnas.modules import construct
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, best
+from dnas.network.modules import construct
+from dnas.rng import torch_stream
 from dnas.settings import TrialSettings
-from dnas.space import Space
-from dnas.streams import torch_stream
+from dnas.space.architecture import Architecture, stack
+from dnas.space.cell import Cell
+from dnas.space.darts import Space
+from dnas.supernet.mapping import SHARED
 
 # Adam's learning rate for cells of one node, and for larger ones.
 RATES = (0.01, 0.002)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, Trial, TrialMethod
-from dnas.streams import numpy_stream
+from dnas.methods.protocol import Candidate, Trial, TrialMethod
+from dnas.rng import numpy_stream
+from dnas.supernet.mapping import SHARED
 
 # How many are proposed at once, for as many processes.
 ROUND = 64

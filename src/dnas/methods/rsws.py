@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
-from dnas.relaxation import MixingWeights
-from dnas.space import Space
-from dnas.streams import numpy_stream
+from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
+from dnas.rng import numpy_stream
+from dnas.space.darts import Space
+from dnas.supernet.mapping import SHARED
+from dnas.supernet.relaxation import MixingWeights
 
 
 class RandomSharingOptions(SupernetOptions):

@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.errors import InputError
-from dnas.mapping import SHARED, Mapping
-from dnas.methods import GradientMethod, GradientOptions, Progress
-from dnas.ops import PRIMITIVES, AvgPool, Chain, Conv, FactorizedReduce, Identity, MaxPool
-from dnas.relaxation import MixingWeights, expand, gumbel, softmax
-from dnas.space import Space, reduction_layers
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.space.darts import Space, reduction_layers
+from dnas.space.primitives import PRIMITIVES, AvgPool, Chain, Conv, FactorizedReduce, Identity, MaxPool
+from dnas.supernet.mapping import SHARED, Mapping
+from dnas.supernet.relaxation import MixingWeights, expand, gumbel, softmax
 
 RESOURCES = ("params", "flops", "accesses")
 

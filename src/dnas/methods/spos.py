@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from dnas.architecture import Architecture, Cell
 from dnas.errors import InputError
-from dnas.mapping import SHARED
-from dnas.methods import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
-from dnas.relaxation import MixingWeights
-from dnas.space import Space, layer_kinds, reduction_layers
-from dnas.streams import numpy_stream
+from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space, layer_kinds, reduction_layers
+from dnas.supernet.mapping import SHARED
+from dnas.supernet.relaxation import MixingWeights
 
 TRIES = 10  # draws per wanted child, as in the authors' code
 

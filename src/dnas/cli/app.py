@@ -1,0 +1,58 @@
+"""The command-line application, and the options that several of its commands share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from dnas.cli.entry import shown
+from dnas.errors import InputError
+from dnas.options import (
+    WHOLE,
+    ExecutionOptions,
+)
+from dnas.runtime.execution import Execution, execution
+
+app = App(
+    name="dnas",
+    help="Neural architecture search of whole networks: every layer may differ.",
+    version_flags=["--version"],
+    default_parameter=Parameter(negative="", show_default=shown),
+    suppress_keyboard_interrupt=False,
+)
+FLAT = Parameter(name="*")
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, Parameter(name="--quiet", help="No progress.")]
+Debug = Annotated[bool, Parameter(name="--debug", help="A traceback where there is an error.")]
+Processes = Annotated[
+    int,
+    WHOLE,
+    Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
+]
+Threads = Annotated[
+    int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+]
+
+
+def begin_execution(options: ExecutionOptions) -> Execution:
+    """Called first in a command, since --time-limit counts from here, before torch is imported."""
+    return execution(**asdict(options))
+
+
+def names_of(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers_of(option: str, text: str) -> list[int]:
+    for name in names_of(text):
+        if not name.isdecimal():
+            raise InputError(f"{option} must be whole numbers with commas between them, got {name!r}")
+    return [int(name) for name in names_of(text)]
+
+
+def require_folder(option: str, file: str) -> None:
+    if not Path(file).parent.is_dir():
+        raise InputError(f"{option} {file}: there is no folder {Path(file).parent}; make it first")

@@ -1,0 +1,212 @@
+"""Commands that make many runs: compare, rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from dnas.cli.app import FLAT, Debug, Json, Processes, Quiet, Threads, app, begin_execution, names_of, numbers_of
+from dnas.cli.printing import (
+    print_json,
+    print_ranking,
+    print_study,
+)
+from dnas.errors import InputError, RunError, calling
+from dnas.options import (
+    WHOLE,
+    BothOptions,
+    ClusterOptions,
+    DataOptions,
+    ExecutionOptions,
+    RankingRunOptions,
+    StudyRunOptions,
+    StudySearchOptions,
+)
+from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.runtime.execution import Execution, launched
+
+if TYPE_CHECKING:
+    from dnas.study.cluster import RaySettings
+    from dnas.study.design import StudySettings
+    from dnas.study.ranking import RankingSettings
+
+
+@app.command(sort_key=6)
+def compare(
+    *,
+    methods: Annotated[str, Parameter(help="Names, with commas between them.")] = "",
+    mappings: Annotated[
+        str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
+    ] = "",
+    seeds: Annotated[int, WHOLE, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
+    training_seeds: Annotated[int, WHOLE, Parameter(help="Trainings of every network that is found.")] = 1,
+    architectures: Annotated[
+        str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
+    ] = "",
+    processes: Processes = 0,
+    threads: Threads = 0,
+    data: Annotated[DataOptions, FLAT] = DataOptions(),
+    search: Annotated[StudySearchOptions, FLAT] = StudySearchOptions(),
+    both: Annotated[BothOptions, FLAT] = BothOptions(),
+    common: Annotated[StudyRunOptions, FLAT] = StudyRunOptions(),
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, FLAT] = ClusterOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods × mappings × seeds on one protocol, beside random networks of the same size.
+
+    The study's folder is --out; give it again to go on, or to add methods or seeds.
+    """
+    now = begin_execution(execute)
+    from dnas.study.design import StudySettings
+    from dnas.validation import checked
+
+    given = given_options(data, search, both, common)
+    for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
+        if given.pop(option) is not None:
+            raise InputError(f"--{option} cannot be used with `dnas compare`; use {instead}")
+    out = Path(given.pop("out") or "study")
+    lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
+    own = {key: f"--{key.replace('_', '-')}" for key in (*lists, "seeds", "training_seeds", "threads")}
+    with calling(typed("run", given) | own | {"method": "--methods", "mapping": "--mappings"}):
+        run = nested("run", given)
+        del run["command"]
+        settings = checked(
+            StudySettings,
+            {
+                **{key: names_of(text) for key, text in lists.items()},
+                "seeds": seeds,
+                "training_seeds": training_seeds,
+                "threads": threads,
+                "run": run,
+            },
+        )
+        carry_out_study(out, settings, processes, cluster, quiet, json, now)
+
+
+@app.command(sort_key=6)
+def rank(
+    *,
+    architectures: Annotated[int, WHOLE, Parameter(help="How many random ones are ranked.")] = 20,
+    methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
+    proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
+    proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
+    processes: Processes = 0,
+    threads: Threads = 0,
+    data: Annotated[DataOptions, FLAT] = DataOptions(),
+    search: Annotated[StudySearchOptions, FLAT] = StudySearchOptions(),
+    both: Annotated[BothOptions, FLAT] = BothOptions(),
+    common: Annotated[RankingRunOptions, FLAT] = RankingRunOptions(),
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, FLAT] = ClusterOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ask how well supernets, shallower and shorter trainings rank architectures against full training.
+
+    The folder is --out; give it again to go on.
+    """
+    now = begin_execution(execute)
+    from dnas.study.ranking import RankingSettings
+    from dnas.validation import checked
+
+    given = given_options(data, search, both, common)
+    for option in ("method", "mapping"):
+        if given.pop(option) is not None:
+            raise InputError(f"--{option} cannot be used with `dnas rank`; use --methods, which search shared cells")
+    out = Path(given.pop("out") or "ranking")
+    seed = given.pop("seed")
+    own = {
+        "count": "--architectures",
+        "methods": "--methods",
+        "method": "--methods",
+        "layers": "--proxy-layers",
+        "epochs": "--proxy-epochs",
+        "threads": "--threads",
+    }
+    with calling(typed("run", given) | own):
+        run = nested("run", given)
+        del run["command"]
+        values = {
+            "count": architectures,
+            "methods": names_of(methods),
+            "layers": numbers_of("--proxy-layers", proxy_layers),
+            "epochs": numbers_of("--proxy-epochs", proxy_epochs),
+            "seed": 0 if seed is None else seed,
+            "threads": threads,
+            "run": run,
+        }
+        carry_out_ranking(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
+
+
+def carry_out_study(
+    out: Path,
+    settings: StudySettings,
+    processes: int,
+    cluster: ClusterOptions,
+    quiet: bool,
+    as_json: bool,
+    now: Execution,
+) -> None:
+    _require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.reporter import reporter
+    from dnas.study.compare import compare
+    from dnas.study.tables import keep
+
+    ray = _ray_settings(cluster)
+    failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
+    summary = keep(out)
+    if as_json:
+        print_json(summary)
+    else:
+        print_study(summary, out)
+    if failed:
+        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+
+
+def carry_out_ranking(
+    out: Path,
+    settings: RankingSettings,
+    processes: int,
+    cluster: ClusterOptions,
+    quiet: bool,
+    as_json: bool,
+    now: Execution,
+) -> None:
+    _require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.reporter import reporter
+    from dnas.study.ranking import rank
+
+    ray = _ray_settings(cluster)
+    summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
+    if as_json:
+        print_json(summary)
+    else:
+        print_ranking(summary, out)
+
+
+def _ray_settings(options: ClusterOptions) -> RaySettings | None:
+    from dnas.study.cluster import RaySettings
+
+    if options.ray is None:
+        for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
+            if value is not None:
+                raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
+        return None
+    return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
+
+
+def _require_no_ranks(folder: Path) -> None:
+    if launched():
+        raise InputError(
+            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
+        )

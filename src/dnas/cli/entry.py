@@ -1,0 +1,104 @@
+"""The edge of the program: a command is called, and what it raises becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclopts.exceptions import CycloptsError
+
+from dnas.cli.app import app
+from dnas.data.memory import is_short, shortage
+from dnas.data.unreadable import Unreadable
+from dnas.errors import InputError, Interrupted, RunError
+from dnas.runtime.execution import follows
+
+
+def shown(default: object) -> str | None:
+    """What the help prints as a default: not that a flag is off, nor what stands for an automatic value."""
+    return None if default in (None, False, 0, "") else str(default)
+
+
+# --- the edge: exceptions to exit codes -------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit the process with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed()
+    if follows():
+        # The first of torchrun's ranks prints what comes out.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that the locale lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_call(arguments))
+
+
+def _open_closed() -> None:
+    """Where the caller has closed stdin, stdout or stderr, open nothing in its place.
+
+    Else the next file that is opened would have its number, and what is printed would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue  # something else has the number by now
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _call(arguments: list[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(" ".join(str(error).split()), 2, debug)
+    except InputError as error:
+        if debug and isinstance(error, Unreadable):
+            print(*error.lines(), sep="\n", file=sys.stderr)
+        return _fail(str(error), 2, debug)
+    except RunError as error:
+        return _fail(str(error), 1, debug)
+    except Interrupted as stop:
+        if not follows():
+            print(stop, file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, debug)
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _fail(_unexpected(error), 1, debug)
+    return 0
+
+
+def _unexpected(error: Exception) -> str:
+    """What to say of an error that is not one of ours: memory, a disk, or else a defect of this program."""
+    if is_short(error):
+        return f"{shortage(error)}; give a smaller --image-size, --batch-size or --channels, or end other programs"
+    if isinstance(error, OSError):
+        name = f" {error.filename}" if error.filename else ""
+        return f"cannot use{name}: {error.strerror or error}; free space or choose another place"
+    return f"internal error, {type(error).__name__}: {error}; please report it with --debug"
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    who = f"rank {os.environ['RANK']}: " if follows() else ""
+    print(f"error: {who}{' '.join(message.splitlines())}", file=sys.stderr)
+    return code

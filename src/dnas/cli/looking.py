@@ -1,0 +1,279 @@
+"""Commands that look at what is there: show, derive, evaluate, report, methods, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dnas.cli.app import FLAT, Debug, Json, app, require_folder
+from dnas.cli.printing import (
+    print_architecture,
+    print_evaluation,
+    print_findings,
+    print_json,
+)
+from dnas.errors import InputError, RunError, calling
+from dnas.options import (
+    WHOLE,
+    TestDataOptions,
+)
+from dnas.pipeline.overrides import given_options, nested, typed
+
+
+@app.command(sort_key=2)
+def derive(
+    run: Path,
+    /,
+    *,
+    option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], help="NAME=VALUE of the method.")] = None,
+    out: Annotated[str | None, Parameter(help="Write the architecture file here, and not to stdout.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Derive an architecture again from a searched RUN, with other options if you like."""
+    from dnas.pipeline.revisit import derive_again
+
+    if out is not None:
+        if Path(out).exists():
+            raise InputError(f"--out {out} exists; choose another file")
+        require_folder("--out", out)
+    architecture = derive_again(run, option or [])
+    if out is not None:
+        architecture.save(out)
+    if json:
+        print_json(architecture.to_json())
+    elif out is None:
+        print_architecture(architecture)
+
+
+@app.command(sort_key=4)
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: Annotated[TestDataOptions, FLAT] = TestDataOptions(),
+    device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Test the trained network of RUN, on its own test images or on those of --data.
+
+    Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
+    """
+    from dnas.pipeline.evaluation import evaluate as test
+    from dnas.reporter import reporter
+    from dnas.settings import DataSettings
+    from dnas.validation import checked
+
+    given = given_options(data) | {"device": device}
+    with calling(typed("train", given)):
+        chosen = nested("train", given)
+        settings = checked(DataSettings, chosen.get("data", {}), "data")
+    result = test(
+        run,
+        data.data,
+        data.data_dir,
+        data.image_size,
+        chosen["device"],
+        settings.memory,
+        settings.workers,
+        reporter(json),
+    )
+    print_evaluation(result, json)
+
+
+@app.command(sort_key=7)
+def show(
+    architecture: Annotated[
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+    ],
+    /,
+    *,
+    layers: Annotated[int | None, WHOLE, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
+    channels: Annotated[
+        int | None, WHOLE, Parameter(help="Width of the first cells. [default: the run's, else 36]")
+    ] = None,
+    classes: Annotated[
+        int | None, WHOLE, Parameter(help="Classes of the classifier. [default: the run's, else 10]")
+    ] = None,
+    image_size: Annotated[
+        int | None, WHOLE, Parameter(help="Pixels of a side, for the MACs. [default: the run's, else 32]")
+    ] = None,
+    image_channels: Annotated[
+        int | None, WHOLE, Parameter(help="Channels of an image. [default: the run's, else 3]")
+    ] = None,
+    stem: Annotated[
+        str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: the run's, else cifar]")
+    ] = None,
+    svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show an architecture: its layers, parameters, multiply-accumulates and a drawing.
+
+    Of a hand-made network it tells the size. A run is shown as it is trained.
+    """
+    from dnas.pipeline.subjects import named
+    from dnas.space.plan import plan, size
+
+    typed_here = {"layers": "--layers", "stem": "--stem"}
+    with calling(typed_here):
+        subject = named(architecture, layers)
+    found, shape = subject.found, subject.shape()
+    classes = shape.classes if classes is None else classes
+    image_size = shape.image_size if image_size is None else image_size
+    image_channels = shape.image_channels if image_channels is None else image_channels
+    for option, value in (("image-size", image_size), ("image-channels", image_channels)):
+        if value < 1:
+            raise InputError(f"--{option} must be at least 1, got {value}")
+    if isinstance(found, str):
+        for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
+            if given is not None:
+                raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
+        _show_handmade(found, classes, image_size, image_channels, json)
+        return
+    channels = shape.channels if channels is None else channels
+    with calling(typed_here):
+        network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
+    cost = size(network, image_size)
+    if svg is not None:
+        from dnas.drawing.svg import svg as draw_svg
+
+        require_folder("--svg", svg)
+
+        text = draw_svg(
+            found,
+            title=Path(architecture).name,
+            subtitle=f"{cost.params:,} parameters at {channels} channels",
+        )
+        Path(svg).write_text(text, "utf-8")
+    if json:
+        print_json(
+            {
+                "name": architecture,
+                "layers": len(found),
+                "channels": channels,
+                "classes": classes,
+                "image_size": image_size,
+                "image_channels": image_channels,
+                "stem": stem or shape.stem,
+                "params": cost.params,
+                "params_with_auxiliary": cost.params_with_auxiliary,
+                "macs": cost.macs,
+                "in_space": found.in_space,
+                "architecture": found.to_json(),
+            }
+        )
+        return
+    print_architecture(found)
+    print(
+        f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
+        f"{image_size}×{image_size} images" + ("" if found.in_space else "; outside the search space")
+    )
+
+
+@app.command(sort_key=7)
+def report(
+    path: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The file. [default: report.html in PATH]")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a page of HTML about a RUN, finished or not, or about a study of `dnas compare`."""
+    from dnas.pages.report import report as write
+
+    if out is not None:
+        require_folder("--out", str(out))
+    page = write(path, out)
+    if json:
+        print_json({"report": str(page), "bytes": page.stat().st_size})
+    else:
+        print(page)
+
+
+@app.command(sort_key=8)
+def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
+    """List the methods; or the options of one, with all settings of its search and of a training."""
+    from dnas.methods.registry import get_method, registry
+    from dnas.pipeline.config import sections
+
+    if name is None:
+        listed = [_describe(method) for method in registry().values()]
+    else:
+        listed = [_describe(get_method(name))]
+        tables = {section: sections(get_method(name))[section] for section in ("search", "train")}
+        listed[0]["settings"] = [
+            {"name": f"{section}.{key}", "default": field.default, "description": field.description}
+            for section, table in tables.items()
+            for key, field in table.model_fields.items()
+        ]
+    if json:
+        print_json(listed)
+        return
+    for method in listed:
+        print(f"{method['name']}: {method['paper']}")
+        mappings = ", ".join(method["mappings"])
+        print(f"  kind: {method['kind']}; mappings: {mappings} (default {method['default_mapping']})")
+        # Settings with their defaults without a preset.
+        for option in [*method["options"], *method.get("settings", ())]:
+            print(f"  --option {option['name']}={option['default']}: {option['description']}")
+
+
+@app.command(sort_key=9)
+def doctor(
+    *,
+    data_dir: Annotated[
+        str | None, Parameter(help="Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
+    ] = None,
+    out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
+    from dnas.doctor import examine
+
+    findings = examine(data_dir, out)
+    if json:
+        print_json(findings)
+    else:
+        print_findings(findings)
+    if not findings["self_test"]["passed"]:
+        raise RunError("the self-test failed; see the lines above")
+
+
+def _describe(method: Any) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": method.title,
+        "kind": method.kind,
+        "mappings": list(method.mappings),
+        "default_mapping": method.default_mapping,
+        "paper": method.paper,
+        "options": [
+            {"name": key, "default": field.default, "description": field.description}
+            for key, field in method.Options.model_fields.items()
+        ],
+    }
+
+
+def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, as_json: bool) -> None:
+    from dnas.network.handmade import build_handmade, get_handmade
+    from dnas.network.network import macs, params
+
+    if classes < 2:
+        raise InputError(f"classes is {classes}; a classifier needs at least 2")
+    entry = get_handmade(name)
+    network = build_handmade(name, classes, image_channels, image_size, seed=0)
+    size = {"params": params(network), "macs": macs(network, (image_channels, image_size, image_size))}
+    if as_json:
+        shape = {"classes": classes, "image_size": image_size}
+        print_json({"name": name, "title": entry.title, "paper": entry.paper, **shape, **size})
+        return
+    print(
+        f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at {classes} classes, "
+        f"{image_size}×{image_size} images; made by hand, so there is no architecture to draw"
+    )

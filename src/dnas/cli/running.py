@@ -1,0 +1,154 @@
+"""Commands that make a run: run, search, train, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from dnas.cli.app import FLAT, Debug, Json, Quiet, app, begin_execution
+from dnas.cli.comparing import carry_out_ranking, carry_out_study
+from dnas.cli.printing import (
+    print_result,
+)
+from dnas.errors import InputError, calling
+from dnas.options import (
+    WHOLE,
+    BothOptions,
+    ClusterOptions,
+    Command,
+    DataOptions,
+    ExecutionOptions,
+    RunOptions,
+    SearchOptions,
+)
+from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.runtime.execution import Execution
+
+if TYPE_CHECKING:
+    from dnas.pipeline.subjects import Named
+
+
+@app.command(sort_key=0)
+def run(
+    *,
+    data: Annotated[DataOptions, FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, FLAT] = SearchOptions(),
+    both: Annotated[BothOptions, FLAT] = BothOptions(),
+    common: Annotated[RunOptions, FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    no_baseline: Annotated[bool, Parameter(help="Do not train a random network of the same size.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search, derive, train, test and draw, in one run folder.
+
+    With no options: the DNAS method on scikit-learn's digits, in minutes on two cores.
+    """
+    now = begin_execution(execute)
+    given = given_options(data, search, both, common)
+    if no_baseline:
+        given["baseline"] = False
+    print_result(_start("run", given, quiet, now), json)
+
+
+@app.command(name="search", sort_key=1)
+def search_(
+    *,
+    data: Annotated[DataOptions, FLAT] = DataOptions(),
+    search: Annotated[SearchOptions, FLAT] = SearchOptions(),
+    common: Annotated[RunOptions, FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search and derive only."""
+    now = begin_execution(execute)
+    print_result(_start("search", given_options(data, search, common), quiet, now), json)
+
+
+@app.command(sort_key=3)
+def train(
+    architecture: Annotated[
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+    ],
+    /,
+    *,
+    data: Annotated[DataOptions, FLAT] = DataOptions(),
+    common: Annotated[RunOptions, FLAT] = RunOptions(),
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    option: Annotated[
+        list[str] | None,
+        Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable."),
+    ] = None,
+    baseline: Annotated[bool, Parameter(help="Also train a random network of the same size.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train and test one architecture or hand-made network.
+
+    A run hands on its data, image size, preset and training; options and --config take precedence.
+    """
+    now = begin_execution(execute)
+    from dnas.pipeline.subjects import to_train
+
+    given = given_options(data, common) | {"baseline": baseline, "option": option}
+    given, found = to_train(architecture, given)
+    print_result(_start("train", given, quiet, now, found), json)
+
+
+@app.command(sort_key=5)
+def resume(
+    run: Path,
+    /,
+    *,
+    processes: Annotated[
+        int,
+        WHOLE,
+        Parameter(help="Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]"),
+    ] = 0,
+    execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
+    cluster: Annotated[ClusterOptions, FLAT] = ClusterOptions(),
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on from the last checkpoint of RUN, or with a study or a ranking; the result is the same, to the bit, as
+    without the interruption.
+
+    Where all is done it says what came out, so a job script may call it again and again.
+    """
+    now = begin_execution(execute)
+    from dnas.pipeline import run as pipeline
+    from dnas.reporter import reporter
+    from dnas.study import compare as study
+    from dnas.study import ranking
+
+    if (run / study.FILE).is_file():
+        carry_out_study(run, study.read_study(run), processes, cluster, quiet, json, now)
+    elif (run / ranking.FILE).is_file():
+        carry_out_ranking(run, ranking.read_ranking(run), processes, cluster, quiet, json, now)
+    elif processes:
+        raise InputError(f"--processes {processes} has no use here: {run} is one run; leave it out")
+    elif cluster != ClusterOptions():
+        raise InputError(f"--ray is for studies and rankings, and {run} is one run; leave it out")
+    else:
+        print_result(pipeline.resume(run, reporter=reporter(quiet), execution=now), json)
+
+
+def _start(
+    command: Command, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
+) -> dict[str, Any]:
+    from dnas.pipeline.run import start
+    from dnas.reporter import reporter
+
+    out = given.pop("out", None)
+    with calling(typed(command, given)):
+        settings, architecture = nested(command, given), None
+        if subject is not None:
+            settings, architecture = subject.beneath(settings), subject.architecture
+        return start(settings, out=out, architecture=architecture, reporter=reporter(quiet), execution=now)

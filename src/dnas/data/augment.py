@@ -1,0 +1,141 @@
+"""Pictures from uint8 to what a network eats: normalised, and in training augmented.
+
+A whole batch at a time, on the device where it is, with no worker processes. The draws come from a
+CPU generator, so a seed gives the same pictures on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnas.data.splits import DataInfo
+from dnas.errors import InputError
+from dnas.settings import Flip
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training picture, in this order.
+
+    Args:
+        pad: pixels of black added on each side before a random crop of the old size.
+        flip: whether half of the pictures are mirrored left to right.
+        cutout: side in pixels of the square that is blanked after normalising; 0 for none.
+        rotation: largest angle in degrees, up to 180; 0 for none.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    pad: int
+    flip: bool
+    cutout: int
+    rotation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("pad", self.pad), ("cutout", self.cutout)):
+            if value < 0:
+                raise InputError(f"the augmentation's {name} is {value}; give 0 or more pixels")
+        if not 0 <= self.rotation <= 180:
+            raise InputError(f"the augmentation's rotation is {self.rotation}; give 0 to 180 degrees")
+
+
+def mirrors(flip: Flip, info: DataInfo) -> bool:
+    """Return whether training pictures are mirrored under a setting.
+
+    Runs have "on" or "off" (`flips`); "auto" is of those from before there was the setting, which went by the kind of
+    the data set.
+    """
+    return info.flip if flip == "auto" else flip == "on"
+
+
+def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(x / 255 - mean) / std of uint8 [B, C, H, W], per channel, as `dtype`."""
+    return _normalised(images.to(torch.promote_types(dtype, torch.float32)), info).to(dtype)
+
+
+def augment(
+    images: Tensor,
+    recipe: Augmentation,
+    info: DataInfo,
+    generator: torch.Generator,
+    among: tuple[int, int] | None = None,
+) -> Tensor:
+    """A training batch: pictures cropped, mirrored, rotated, normalised and cut out.
+
+    Black fills what comes in from outside; the square of the cutout becomes 0, the mean, and is clipped
+    at the border (DeVries and Taylor, arXiv:1708.04552). Rotation is about the centre, to the nearest
+    pixel. One call takes 6 * B uniform numbers from `generator`, whatever the recipe: rows of
+    (vertical crop, horizontal crop, flip, cutout row, cutout column, angle).
+
+    Args:
+        images: uint8 [B, C, H, W].
+        recipe: what to do; `mirrors` says whether to flip.
+        info: mean and std.
+        generator: a CPU generator; the only source of chance.
+        among: where these are a part of a batch, the number of the first in it, and how many it has: they are as in it.
+
+    Returns:
+        float32 [B, C, H, W] on the pictures' device.
+    """
+    height, width = images.shape[2:]
+    device = images.device
+    first, of = among or (0, len(images))
+    uniform = torch.rand(6, of, generator=generator, dtype=torch.float32)[:, first : first + len(images)]
+    span = torch.tensor([2 * recipe.pad + 1, 2 * recipe.pad + 1, 2, height, width])
+    drawn = (uniform[:5] * span[:, None]).long().to(device)
+    down, right, flip, cut_row, cut_column = drawn[:, :, None]  # each [B, 1]
+    x, y = torch.arange(width, device=device), torch.arange(height, device=device)
+
+    rows = y + (down - recipe.pad)
+    columns = x + (right - recipe.pad)
+    if recipe.flip:
+        columns = torch.where(flip == 1, columns.flip(1), columns)
+    batch = _gathered(images, rows, columns).float()
+    if recipe.rotation:
+        batch = _rotated(batch, (uniform[5] * 2 - 1) * recipe.rotation)
+    batch = _normalised(batch, info)
+    if recipe.cutout:
+        first_row, first_column = cut_row - recipe.cutout // 2, cut_column - recipe.cutout // 2
+        in_rows = (y >= first_row) & (y < first_row + recipe.cutout)
+        in_columns = (x >= first_column) & (x < first_column + recipe.cutout)
+        batch.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+    return batch
+
+
+def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """uint8 [B, C, H, W]: pixel (b, c, y, x) is images[b, c, rows[b, y], columns[b, x]] (or 0)."""
+    count, channels, height, width = images.shape
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    pixel = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    plane = torch.arange(count * channels, device=images.device).view(count, channels) * (height * width)
+    batch = images.reshape(-1).take(plane[:, :, None, None] + pixel[:, None])
+    return batch.mul_(inside[:, None])
+
+
+def _rotated(batch: Tensor, degrees: Tensor) -> Tensor:
+    """float [B, C, H, W] turned counter-clockwise by `degrees` [B], nearest pixel, black outside."""
+    height, width = batch.shape[2:]
+    angle = degrees * (math.pi / 180)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # affine_grid counts both axes from -1 to 1, hence the ratios where a picture is not square.
+    theta = torch.stack(
+        [
+            torch.stack([cos, -sin * (height / width), zero], 1),
+            torch.stack([sin * (width / height), cos, zero], 1),
+        ],
+        1,
+    )
+    grid = torch.nn.functional.affine_grid(theta.to(batch.device), list(batch.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(batch, grid, mode="nearest", align_corners=False)
+
+
+def _normalised(pixels: Tensor, info: DataInfo) -> Tensor:
+    """`normalise` in place, of floating-point pixels 0..255."""
+    mean = torch.tensor(info.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
+    std = torch.tensor(info.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
+    return pixels.div_(255).sub_(mean).div_(std)

@@ -1,0 +1,242 @@
+"""What is known of the pictures of a large folder, kept in a file, so that only the first start looks into them all.
+
+Names, sizes and times of change are asked of the file system at every start. What takes reading and decoding (sizes and
+colors of pictures, how often each value occurs, a digest of each, and that none is broken) is kept for groups of up to
+1,024 pictures under a digest of those names, sizes and times. So an index is never out of date: a group in which a
+picture was added, removed or changed has another digest, and is read again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dnas.data.decoders import Decoders, Task
+from dnas.data.pictures import count_files, shape_of, survey_files
+from dnas.data.sources.protocol import Counts, File, Labels
+from dnas.data.unreadable import Broken, require_whole
+from dnas.disk import write_atomically
+from dnas.errors import RunError
+from dnas.reporter import Reporter, Silent
+
+GROUP = 1024
+SAVE_SECONDS = 10.0
+LARGEST_FILE = 2**28  # bytes; a million pictures take some twenty million
+
+
+@dataclass(frozen=True)
+class Files:
+    """A table of picture files: some 60 bytes each, and no object.
+
+    Attributes:
+        root: The folder.
+        text: The names below it, one after another, as the file system has them.
+        ends: int64 [N], where in `text` each ends.
+        sizes, times: int64 [N], bytes and nanoseconds; -1 where there is no regular file.
+    """
+
+    root: str
+    text: bytes
+    ends: Labels
+    sizes: Labels
+    times: Labels
+
+    @classmethod
+    def look(cls, root: Path, names: Sequence[str]) -> Files:
+        """The files with these names, as they are now."""
+        table = np.full((2, len(names)), -1, np.int64)
+        prefix = f"{root}/"  # a Path an image would take most of the time
+        for index, name in enumerate(names):
+            try:
+                status = os.stat(prefix + name)  # noqa: PTH116
+            except OSError:
+                continue  # decoding meets it again and reports it
+            table[:, index] = status.st_size, status.st_mtime_ns
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(str(root), b"".join(encoded), ends, table[0], table[1])
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def at(self, positions: Sequence[int] | Labels) -> list[File]:
+        """Name, size and time of the files at some positions."""
+        files = []
+        for position in map(int, positions):
+            name = self.text[self.ends[position - 1] if position else 0 : self.ends[position]]
+            files.append((os.fsdecode(name), int(self.sizes[position]), int(self.times[position])))
+        return files
+
+    def digest(self, positions: Sequence[int] | Labels) -> str:
+        """SHA-256 (hex) of names, sizes and times."""
+        digest = hashlib.sha256()
+        for name, size, changed in self.at(positions):
+            digest.update(b"%s\0%d\0%d\0" % (os.fsencode(name), size, changed))
+        return digest.hexdigest()
+
+
+class _Known(BaseModel):
+    """Of one group.
+
+    Attributes:
+        sides: {shorter side: pictures that have it}, of the readable ones.
+        grey: Whether all of these are stored as grey.
+        counts: {"channels x size": [C][256]}: how often each value occurs; only where no picture is broken.
+        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise. An
+            older index has none, so its pictures are looked at again.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    sides: dict[int, int]
+    grey: bool
+    counts: dict[str, list[list[int]]] = Field(default_factory=dict)
+    digests: dict[str, str] = Field(default_factory=dict)
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    format: Literal["dnas-index/2"] = "dnas-index/2"  # 1 took JPEG files without their end for whole
+    folder: str
+    groups: dict[str, _Known]
+
+
+class Index:
+    """What is known of a split's pictures.
+
+    Args:
+        files, labels: The pictures, in their order.
+        path: The file where it is kept.
+        reporter: Is told how far a first look is.
+    """
+
+    def __init__(self, files: Files, labels: Labels, path: Path, reporter: Reporter | None = None) -> None:
+        self.files, self.path, self.reporter = files, path, reporter or Silent()
+        self.groups = {files.digest(group): group for group in _groups(labels)}
+        self._known = {digest: group for digest, group in _read(path).items() if digest in self.groups}
+
+    def shape(self) -> tuple[int, int]:
+        """(image size, channels): see `pictures.shape_of`. Headers that are not known are read."""
+        sides: Counter[int] = Counter()
+        grey = True
+        for digest, group in self.groups.items():
+            if digest not in self._known:
+                found = survey_files(self.files.root, self.files.at(group))
+                self._known[digest] = _Known(sides=found[0], grey=found[1])
+            sides.update(self._known[digest].sides)
+            grey = grey and self._known[digest].grey
+        return shape_of(sides, grey)
+
+    def counts(self, channels: int, size: int, decoders: Decoders) -> Counts:
+        """How often each value occurs in each channel of all pictures [C, 256]. What is not known is decoded, and kept.
+
+        Raises Unreadable with all broken pictures.
+        """
+        self.shape()
+        key = f"{channels}x{size}"
+        unknown = [digest for digest in self.groups if not self._is_whole(digest, key)]
+        if unknown:
+            self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
+        broken: list[Broken] = []
+        saved = time.monotonic()
+        try:
+            found = self._counted(unknown, channels, size, decoders)
+            for done, (digest, counts, digests, names) in enumerate(found, 1):
+                broken += names
+                if not names:
+                    self._known[digest].counts[key] = counts.tolist()
+                    self._known[digest].digests[key] = base64.b64encode(digests.astype("<i8").tobytes()).decode()
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+                self.reporter.step(done, {})
+        finally:
+            if unknown:
+                self._save()  # an interrupted look goes on where it was
+                self.reporter.finish()
+        require_whole(Path(self.files.root), broken, channels, size)
+        total = np.zeros((channels, 256), np.int64)
+        for digest in self.groups:
+            total += np.array(self._known[digest].counts[key], np.int64)
+        return total
+
+    def digests(self, channels: int, size: int) -> Labels:
+        """Return the digest of each picture, int64 [N] (`pictures.image_digests`), which `counts` has found."""
+        key = f"{channels}x{size}"
+        found = np.empty(len(self.files), np.int64)
+        for digest, group in self.groups.items():
+            found[group.start : group.stop] = np.frombuffer(base64.b64decode(self._known[digest].digests[key]), "<i8")
+        return found
+
+    def _is_whole(self, digest: str, key: str) -> bool:
+        """Return whether all is known of a group at these channels and this size."""
+        known = self._known[digest]
+        return key in known.counts and len(known.digests.get(key, "")) == 4 * -(-8 * len(self.groups[digest]) // 3)
+
+    def _counted(
+        self, digests: Sequence[str], channels: int, size: int, decoders: Decoders
+    ) -> Iterator[tuple[str, Counts, Labels, list[Broken]]]:
+        """What `count_files` finds in some groups, in their order."""
+        begun: deque[tuple[str, Task[tuple[Counts, Labels, list[Broken]]]]] = deque()
+        for digest in digests:
+            files = self.files.at(self.groups[digest])
+            begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size)))
+            if len(begun) > 2 * decoders.count:
+                first, task = begun.popleft()
+                yield first, *decoders.finish(task)
+        for digest, task in begun:
+            yield digest, *decoders.finish(task)
+
+    def _save(self) -> None:
+        content = _Content(folder=self.files.root, groups=self._known)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            text = content.model_dump_json().encode()
+            write_atomically(self.path, _checksum(text) + b"\n" + text)
+        except (OSError, RunError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self.reporter.say(f"no index is kept, so the next start looks at all pictures again: {reason}")
+
+
+def index_file(folder: Path, root: Path, part: str) -> Path:
+    """Where, below `folder`, the index of a part ("train" or "test") of the folder `root` is kept.
+
+    The file is a line with the SHA-256 of what follows, and JSON.
+    """
+    name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+    return folder / "index" / f"{name}-{part}.index"
+
+
+def _groups(labels: Labels) -> list[range]:
+    """The positions of each group: of one class, where the classes come one after another."""
+    steps = np.diff(labels)
+    cuts = np.flatnonzero(steps) + 1 if (steps >= 0).all() else np.array([], np.int64)
+    edges = [0, *map(int, cuts), len(labels)]
+    return [
+        range(start, min(start + GROUP, end)) for begin, end in pairwise(edges) for start in range(begin, end, GROUP)
+    ]
+
+
+def _read(path: Path) -> dict[str, _Known]:
+    """What a file knows; nothing where there is none, or a damaged one."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return {}
+        checksum, _, text = path.read_bytes().partition(b"\n")
+        return _Content.model_validate_json(text).groups if checksum == _checksum(text) else {}
+    except (OSError, ValidationError):
+        return {}
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()

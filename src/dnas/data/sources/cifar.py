@@ -1,0 +1,117 @@
+"""CIFAR-10 and CIFAR-100, in their binary form."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnas.data.memory import require_memory
+from dnas.data.sources.protocol import Bytes, Labels
+from dnas.data.sources.tree import is_dir, is_file, refuse_member
+from dnas.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+LARGEST_NOTES = 2**16  # bytes
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
+    "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
+    "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
+    "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp",
+    "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+    "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+    "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider",
+    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television",
+    "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf",
+    "woman", "worm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Cifar:
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    label_bytes: int  # the last of them is the label that is used
+
+
+CIFAR_FORMS = {
+    "cifar10": _Cifar(
+        "cifar-10-batches-bin", tuple(f"data_batch_{k}.bin" for k in range(1, 6)), ("test_batch.bin",), 1
+    ),
+    "cifar100": _Cifar("cifar-100-binary", ("train.bin",), ("test.bin",), 2),
+}
+
+
+def read_cifar(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
+    layout = CIFAR_FORMS[kind]
+    names = layout.train if part == "train" else layout.test
+    record = layout.label_bytes + 3 * 32 * 32
+    tables = []
+    for name, content in _contents(path, layout.folder, names).items():
+        if not content or len(content) % record:
+            raise InputError(
+                f"{name} in {str(path)!r} has {len(content)} bytes, not a multiple of {record}; "
+                "it is damaged, so fetch it again"
+            )
+        tables.append(np.frombuffer(content, np.uint8).reshape(-1, record))
+    table = np.concatenate(tables)
+    images = np.ascontiguousarray(table[:, layout.label_bytes :]).reshape(-1, 3, 32, 32)
+    return images, table[:, layout.label_bytes - 1].astype(np.int64)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive; what is noted about the next one, as a long name, is bounded here."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in tarfile.REGULAR_TYPES and member.size > LARGEST_NOTES:
+            raise tarfile.ReadError(f"{member.size} bytes of notes about one member")
+        return member
+
+
+def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of the files `names` in a folder, or in the `folder` of a .tar.gz: nothing is unpacked."""
+    contents: dict[str, bytes] = {}
+    try:
+        if path.is_dir():
+            for name in names:
+                contents[name] = (path / name).read_bytes()
+            return contents
+        # A stream, as going back in a packed archive means to unpack it again from its start.
+        with tarfile.open(path, "r|gz", tarinfo=_Member) as archive:
+            for member in archive:
+                refuse_member(path, member.name, member.issym() or member.islnk())
+                name = member.name.removeprefix("./").removeprefix(folder + "/")
+                if name in names and member.isfile():
+                    require_memory(member.size, f"{name} in {str(path)!r}", "fetch the archive again")
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    contents[name] = stream.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
+    missing = [name for name in names if name not in contents]
+    if missing:
+        raise InputError(f"{str(path)!r} lacks {folder}/{missing[0]}; fetch it again")
+    return {name: contents[name] for name in names}
+
+
+def python_version(name: str, root: Path) -> str:
+    stems = {"cifar10": ("cifar-10-batches-py", "cifar-10-python"), "cifar100": ("cifar-100-python",)}
+    for file in (stem + ending for stem in stems.get(name, ()) for ending in ("", ".tar.gz")):
+        if is_dir(root / file) or is_file(root / file):
+            return f", and {file} there is the Python version, which is pickled and not read"
+    return ""

@@ -1,0 +1,17 @@
+"""scikit-learn's handwritten digits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dnas.data.sources.protocol import Bytes, Labels, in_test
+
+
+def read_digits(part: str) -> tuple[Bytes, Labels]:
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
+
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
+    chosen = in_test(labels) == (part == "test")
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    return images[chosen, None], labels[chosen]

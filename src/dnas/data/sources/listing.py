@@ -1,0 +1,238 @@
+"""The picture files below a folder, by name: those that are images, and those that are left out, with the reason.
+
+Nothing is opened: the file system is asked for names and kinds alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from dnas.data.sources.protocol import Labels
+from dnas.errors import InputError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# What file systems and archives leave in folders.
+_SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_SHOWN = 5  # items of one reason
+
+
+class Reason(Enum):
+    """Why files are left out; they are reported in this order."""
+
+    VALIDATION = "validation"
+    UNLABELED = "unlabeled"
+    BESIDE = "beside"
+    LOOSE = "loose"
+    NOT_IMAGES = "not images"
+    LINKS = "links"
+    HIDDEN = "hidden"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a listing does not use. Its size does not grow with the number of files.
+
+    Attributes:
+        counts: By reason, how many files (of hidden ones and links: entries) each item stands for. An item is a folder,
+            the ending of a name, or a name.
+    """
+
+    counts: dict[Reason, Counter[str]] = field(default_factory=dict)
+
+    def add(self, reason: Reason, item: str, count: int = 1) -> None:
+        """Count `count` more files."""
+        self.counts.setdefault(reason, Counter())[item] += count
+
+    def include(self, other: LeftOut) -> None:
+        """Count the files of another one, too."""
+        for reason, items in other.counts.items():
+            self.counts.setdefault(reason, Counter()).update(items)
+
+    def lines(self) -> list[str]:
+        """One line per reason."""
+        return [_TEXTS[reason](self.counts[reason]) for reason in Reason if reason in self.counts]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one split.
+
+    Attributes:
+        classes: In the order of their labels.
+        names: The files, below the folder of the data set.
+        labels: int64 [N].
+        left_out: The files that belong to neither this split nor another one.
+    """
+
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: Labels
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What lies directly in a folder: images and folders by name, sorted; and what is left out."""
+
+    images: list[str]
+    folders: list[str]
+    left_out: LeftOut
+
+
+@dataclass(frozen=True)
+class Below:
+    """What lies anywhere below a folder.
+
+    Attributes:
+        names: The images, below the root, sorted.
+        loose: How many of them lie directly in the folder.
+        folders: The folders directly in it.
+    """
+
+    names: list[str]
+    loose: int
+    folders: list[str]
+    left_out: LeftOut
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.rpartition("/")[2].startswith(".")
+
+
+def look(root: Path, folder: str = "", *, follow: bool = True) -> Level:
+    """What lies directly in a folder below `root`. Raises InputError if it cannot be read.
+
+    Args:
+        follow: Whether linked folders count as folders; else they are left out.
+    """
+    images: list[str] = []
+    folders: list[str] = []
+    left_out = LeftOut()
+    path = root / folder
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or name in _SYSTEM:
+                    left_out.add(Reason.HIDDEN, _hidden(name))
+                elif _is_folder(entry):
+                    if follow or not entry.is_symlink():
+                        folders.append(name)
+                    else:
+                        left_out.add(Reason.LINKS, folder)
+                elif name.lower().endswith(ENDINGS):
+                    images.append(name)
+                else:
+                    left_out.add(Reason.NOT_IMAGES, os.path.splitext(name)[1].lower())  # noqa: PTH122
+    except OSError as error:
+        raise InputError(
+            f"the folder {str(path)!r} cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    return Level(sorted(images), sorted(folders), left_out)
+
+
+def look_below(root: Path, folder: str) -> Below:
+    """What lies anywhere below a folder; linked folders within it are not followed."""
+    top = look(root, folder, follow=False)
+    names: list[str] = []
+    left_out = LeftOut()
+    coming = [(folder, top)]
+    while coming:
+        place, level = coming.pop()
+        names += [f"{place}/{name}" for name in level.images]
+        left_out.include(level.left_out)
+        coming += [(f"{place}/{name}", look(root, f"{place}/{name}", follow=False)) for name in level.folders]
+    return Below(sorted(names), len(top.images), top.folders, left_out)
+
+
+def subfolders(root: Path, folder: str = "") -> list[str]:
+    """The folders directly in a folder, sorted. Raises InputError if a name is not UTF-8."""
+    names = look(root, folder).folders
+    for name in names:
+        if name.encode(errors="replace").decode() != name:
+            raise InputError(f"the name of the class folder {str(root / folder / name)!r} is not UTF-8; rename it")
+    return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _hidden(name: str) -> str:
+    """A hidden file's name, or the kind of name where there may be one for every image."""
+    if name.startswith("._"):  # what macOS keeps beside a file on other file systems
+        return "._*"
+    return f".*{os.path.splitext(name)[1]}" if name.lower().endswith(ENDINGS) else name  # noqa: PTH122
+
+
+def many(count: int, what: str) -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _listed(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (", …" if len(texts) > _SHOWN else "")
+
+
+def _ranked(items: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent ones first; in no order that the file system gives."""
+    return sorted(items.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _by_folder(items: Counter[str]) -> str:
+    return _listed([f"{count:,} in {item!r}" for item, count in sorted(items.items())])
+
+
+def _folders(items: Counter[str]) -> str:
+    return _listed(
+        [f"{item!r} ({many(count, 'image') if count else 'no images'})" for item, count in sorted(items.items())]
+    )
+
+
+def _validation(items: Counter[str]) -> str:
+    return f"validation images in {_folders(items)}, since there is a test folder; to train on them, move them there"
+
+
+def _unlabeled(items: Counter[str]) -> str:
+    return f"images without class folders in {_folders(items)}"
+
+
+def _beside(items: Counter[str]) -> str:
+    return f"folders beside the splits: {_folders(items)}"
+
+
+def _loose(items: Counter[str]) -> str:
+    return f"images outside class folders: {_by_folder(items)}"
+
+
+def _not_images(items: Counter[str]) -> str:
+    kinds = [f"{count:,} {item or 'without an ending'}" for item, count in _ranked(items)]
+    kind = "is not an image" if items.total() == 1 else "are not images"
+    return f"{many(items.total(), 'file')} that {kind} ({_listed(kinds)})"
+
+
+def _links(items: Counter[str]) -> str:
+    return f"linked folders within class folders: {_by_folder(items)}"
+
+
+def _hidden_ones(items: Counter[str]) -> str:
+    names = [f"{count:,} {item}" if count > 1 else item for item, count in _ranked(items)]
+    return f"hidden files and folders: {_listed([name if name.isprintable() else repr(name) for name in names])}"
+
+
+_TEXTS = {
+    Reason.VALIDATION: _validation,
+    Reason.UNLABELED: _unlabeled,
+    Reason.BESIDE: _beside,
+    Reason.LOOSE: _loose,
+    Reason.NOT_IMAGES: _not_images,
+    Reason.LINKS: _links,
+    Reason.HIDDEN: _hidden_ones,
+}

@@ -1,0 +1,58 @@
+"""Tiny-ImageNet, unpacked or in its archive."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from dnas.data.sources.listing import LeftOut, Listing, Reason
+from dnas.data.sources.tree import Tree, is_dir, plain, text
+from dnas.errors import InputError
+
+
+def tiny_train(tree: Tree) -> Listing:
+    wnids = _wnids(tree)
+    words = dict(line.split("\t", 1) for line in text(tree, "words.txt").splitlines() if "\t" in line)
+    short = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    uses = Counter(short)
+    classes = tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(short, wnids, strict=True))
+    names: list[str] = []
+    labels: list[int] = []
+    for label, wnid in enumerate(wnids):
+        below = tree.images(f"train/{wnid}")
+        if not below:
+            raise InputError(f"{str(tree.path)!r} lacks the images of {wnid}; fetch the data set again")
+        names += below
+        labels += [label] * len(below)
+    left_out = LeftOut()
+    if (not is_dir(tree.path) or is_dir(tree.path / "test")) and (unlabeled := tree.images("test")):
+        left_out.add(Reason.UNLABELED, "test", len(unlabeled))
+    return Listing(classes, names, np.array(labels, np.int64), left_out)
+
+
+def tiny_test(tree: Tree) -> Listing:
+    """The pictures of val/: those of test/ come without labels."""
+    wnids = _wnids(tree)
+    index = {wnid: label for label, wnid in enumerate(wnids)}
+    rows = [line.split("\t") for line in text(tree, "val/val_annotations.txt").splitlines() if line.strip()]
+    for row in rows:
+        if len(row) < 2 or row[1] not in index or not plain(row[0]):
+            raise InputError(
+                f"val/val_annotations.txt in {str(tree.path)!r} has the line {row!r} without a picture and a class of "
+                "wnids.txt; fetch the data set again"
+            )
+    if not rows:
+        raise InputError(f"val/val_annotations.txt in {str(tree.path)!r} is empty; fetch the data set again")
+    names = [f"val/images/{row[0]}" for row in rows]
+    return Listing(tuple(wnids), names, np.array([index[row[1]] for row in rows], np.int64))
+
+
+def _wnids(tree: Tree) -> list[str]:
+    wnids = sorted(set(text(tree, "wnids.txt").split()))
+    for wnid in wnids:
+        if not plain(wnid):
+            raise InputError(
+                f"wnids.txt in {str(tree.path)!r} has {wnid!r}, which is no class; fetch the data set again"
+            )
+    return wnids

@@ -1,0 +1,439 @@
+"""Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
+
+A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or the path of a
+folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `splits` has
+all names) of class folders, class folders directly, or a named set as its makers unpack it. A name wins over
+a folder of the same name; write `./digits` for the folder.
+
+The training and the test split come from two functions, so that a search that is handed the result of
+`load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a
+fifth of each class to the test split: the same pictures always, whatever the seed of the run.
+
+How a picture file becomes a tensor:
+
+- Pillow decodes it; the EXIF orientation is applied; of an animation the first frame is taken.
+- Alpha is composed on white, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bit.
+- The data set has one channel if every training picture is stored as grey, otherwise three (RGB).
+- The size is `image_size`; without it the most common shorter side of the training pictures if none is
+  above 64 (at least 8), otherwise 64. The shorter side is scaled to it (bilinear, antialiased; untouched
+  when it fits already) and the middle square is kept.
+- Hidden files and files with another ending than Pillow's common ones are left out and counted. Pictures
+  that cannot be decoded are all found, then refused by name and reason.
+
+Images are held in memory where they take at most half of it; those of a larger folder stay in their files and are
+decoded a batch at a time (`streaming`), with the same bits. Everything else here is the same for both.
+
+Mirrored pictures are taken to keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST; not in
+digits and other IDX files, which hold digits and letters. `flips` also measures it, in folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnas.data.decoders import Decoders
+from dnas.data.index import Files, Index, index_file
+from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
+from dnas.data.memory import images as in_words
+from dnas.data.pictures import count_values, decode, image_digests, survey
+from dnas.data.sources.listing import LeftOut, Listing
+from dnas.data.sources.protocol import Bytes, Counts, Labels
+from dnas.data.sources.registry import array_classes, data_root, list_pictures, locate, read_arrays
+from dnas.data.sources.tree import Tree, is_dir, open_tree
+from dnas.data.streaming import Streamed
+from dnas.data.unreadable import Broken, Unreadable
+from dnas.errors import InputError
+from dnas.given import list_given
+from dnas.reporter import Reporter
+from dnas.rng import torch_stream
+from dnas.settings import SMALLEST_IMAGE, Memory
+
+# Images of the batches that are in memory at a time, which must fit.
+STREAMED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
+
+    `left_out`: the files beside the images that were read, which belong to no split.
+    """
+
+    images: Tensor | Streamed
+    labels: Tensor
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.images, Tensor):
+            assert self.images.dtype == torch.uint8 and self.images.ndim == 4, self.images.shape
+        assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str | torch.device) -> Split:
+        """The same split on `device`."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    @property
+    def memory(self) -> Literal["whole", "stream"]:
+        """Where the images are: in memory, or in their files."""
+        return "stream" if isinstance(self.images, Streamed) else "whole"
+
+    def batch(self, indices: Tensor, coming: Iterable[Tensor] = ()) -> Tensor:
+        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W], on the split's device.
+
+        `coming`: the indices of batches that will be asked for next, so that streamed ones are decoded meanwhile. It
+        changes nothing else.
+
+        Raises RunError where a streamed picture is not what it was when it was listed.
+        """
+        if isinstance(self.images, Streamed):
+            return self.images.batch(indices, coming)
+        return self.images[indices.to(self.images.device)]
+
+    def digests(self) -> Labels:
+        """Return the digest of each image, int64 [N]; see `pictures.image_digests`."""
+        if isinstance(self.images, Streamed):
+            return self.images.picture_digests
+        return image_digests(self.images.cpu().numpy())
+
+    def close(self) -> None:
+        """End the processes that decode, where there are some; a later batch starts new ones."""
+        if isinstance(self.images, Streamed):
+            self.images.decoders.close()
+
+    def subset(self, indices: Tensor) -> Split:
+        """The samples at `indices` (int64 [M]), in that order; a copy where they are in memory."""
+        labels = self.labels[indices.to(self.labels.device)]
+        if isinstance(self.images, Streamed):
+            return Split(self.images.subset(indices), labels)
+        return Split(self.batch(indices), labels)
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What the network, the augmentation and the picture of a network need to know of a data set.
+
+    `mean` and `std` are per channel, on the scale 0..1, over the training split (the published constants
+    where there are some). `flip`: whether mirrored pictures keep their labels, by the kind
+    of the data set. Pictures are square.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+
+_PUBLISHED_MEAN_STD = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+}
+
+
+def load_train(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> tuple[Split, DataInfo]:
+    """The training split of `source` and what there is to know of the data set. Reads no test picture.
+
+    Args:
+        source: a name or a folder, see the module.
+        data_dir: where named data sets lie or are downloaded to; by default the environment's
+            DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
+        image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
+        memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
+            streams where they would take more than half of this machine's memory.
+        workers: processes that decode streamed pictures; 0: as many as torch has threads.
+        reporter: is told how far a first look at streamed pictures is.
+
+    Raises:
+        InputError: the source is unknown, damaged, unusable, or too large for this machine's memory.
+    """
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
+    place = locate(source, data_dir)
+    if place.kind in ("tiny-imagenet", "folder"):
+        with open_tree(place.path) as tree:
+            listing = list_pictures(tree, place.kind, "train")
+            _require_two_classes(listing.labels, listing.classes, place.path)
+            images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
+        labels, classes, left_out = listing.labels, listing.classes, listing.left_out
+    else:
+        _require_no_streaming(memory, workers, source)
+        arrays, labels = read_arrays(place.kind, place.path, "train")
+        classes, left_out = array_classes(place.kind, labels), LeftOut()
+        _require_labels_below(len(classes), labels, place.path)
+        _require_two_classes(labels, classes, place.path)
+        images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
+        counts = _counts(images)
+    mean, std = _PUBLISHED_MEAN_STD.get(place.kind) or _mean_std(counts)
+    flip = place.kind not in ("digits", "idx")
+    info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, flip)
+    return Split(images, torch.from_numpy(labels), left_out), info
+
+
+def load_test(
+    source: str,
+    info: DataInfo,
+    *,
+    data_dir: str | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+    every: bool = False,
+) -> Split:
+    """The test split of `source`, in the classes, channels and size that `info` has from training.
+
+    Args:
+        data_dir, memory, workers, reporter: as of `load_train`.
+        every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
+
+    Raises:
+        InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
+    """
+    place = locate(source, data_dir)
+    if place.kind in ("tiny-imagenet", "folder"):
+        with open_tree(place.path) as tree:
+            part = "test"
+            if every and place.kind == "folder":
+                listing, part = list_given(place.path, info.classes)
+            else:
+                listing = list_pictures(tree, place.kind, part, info.classes)
+            _require_labels_below(len(info.classes), listing.labels, place.path)
+            images, _ = _pictures(
+                tree, listing, part, info.channels, info.image_size, data_dir, memory, workers, reporter
+            )
+        return Split(images, torch.from_numpy(listing.labels), listing.left_out)
+    _require_no_streaming(memory, workers, source)
+    arrays, labels = read_arrays(place.kind, place.path, "test")
+    _require_labels_below(len(info.classes), labels, place.path)
+    if arrays.shape[1] != info.channels:
+        raise InputError(
+            f"--data {source!r} has {arrays.shape[1]} colour channels where training had {info.channels}; "
+            "give the data set that was trained on, or one like it"
+        )
+    return Split(_resized(arrays, info.image_size), torch.from_numpy(labels))
+
+
+def load_splits(
+    source: str,
+    *,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> tuple[Split, DataInfo, Split]:
+    """The training split, what there is to know of the data set, and the test split: for what trains and tests.
+
+    Both splits are held in the same way, and unreadable pictures of both are listed together.
+
+    Args:
+        source, data_dir, image_size, memory, workers, reporter: as of `load_train`.
+
+    Raises:
+        InputError: as `load_train` and `load_test`.
+    """
+    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "reporter": reporter}
+    try:
+        train, info = load_train(source, image_size=image_size, memory=memory, **shared)
+    except Unreadable as error:
+        others = _unreadable_test(source, error, memory=memory, **shared)
+        raise Unreadable(error.path, [*error.broken, *others], error.channels, error.size) from None
+    return train, info, load_test(source, info, memory=train.memory, **shared)
+
+
+def _unreadable_test(
+    source: str, training: Unreadable, data_dir: str | None, memory: Memory, workers: int, reporter: Reporter | None
+) -> list[Broken]:
+    """The unreadable test pictures of a data set that has unreadable training pictures."""
+    place = locate(source, data_dir)
+    try:
+        with open_tree(place.path) as tree:
+            listing = list_pictures(tree, place.kind, "test")
+            _pictures(tree, listing, "test", training.channels, training.size, data_dir, memory, workers, reporter)
+    except Unreadable as error:
+        return error.broken
+    except InputError:  # told when the training pictures are mended
+        pass
+    return []
+
+
+def _pictures(
+    tree: Tree,
+    listing: Listing,
+    part: str,
+    channels: int | None,
+    size: int | None,
+    data_dir: str | None,
+    memory: Memory,
+    workers: int,
+    reporter: Reporter | None,
+) -> tuple[Tensor | Streamed, Counts]:
+    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256].
+
+    `channels` and `size` are taken from the pictures where they are None.
+    """
+    count = len(listing.names)
+    index = None
+    if memory != "whole" and is_dir(tree.path):
+        files = Files.look(tree.path, listing.names)
+        index = Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
+    elif memory == "stream":
+        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
+    if channels is None or size is None:
+        found = index.shape() if index is not None else survey(tree, listing.names)
+        channels, size = channels or found[1], size or found[0]
+    if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
+        _require_no_workers(workers, str(tree.path))
+        if is_dir(tree.path):
+            require_tensor_fits(count, channels, size, ", or --data-memory stream")
+        images = torch.from_numpy(decode(tree, listing.names, channels, size))
+        return images, _counts(images)
+    require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
+    decoders = Decoders(workers)
+    counts = index.counts(channels, size, decoders)
+    decoders.close()  # until batches are asked for, if they are
+    return Streamed(index.files, channels, size, decoders, digests=index.digests(channels, size)), counts
+
+
+def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:
+    if memory == "stream":
+        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
+    _require_no_workers(workers, source)
+
+
+def _require_no_workers(workers: int, source: str) -> None:
+    if workers:
+        raise InputError(
+            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
+            "give --data-memory stream for a folder of pictures"
+        )
+
+
+def fingerprint(split: Split) -> str:
+    """SHA-256 (hex) over shape, pixels and labels: equal exactly when the splits are equal.
+
+    Of streamed images nothing is read: names, sizes and times of change stand for the pixels.
+    """
+    digest = hashlib.sha256(str(tuple(split.images.shape)).encode())
+    if isinstance(split.images, Streamed):
+        digest.update(split.images.digest().encode())
+    else:
+        digest.update(np.ascontiguousarray(split.images.cpu().numpy()).data)
+    digest.update(np.ascontiguousarray(split.labels.cpu().numpy().astype("<i8")).data)
+    return digest.hexdigest()
+
+
+def halves(count: int, seed: int, fraction: float = 0.5) -> tuple[Tensor, Tensor]:
+    """0..count-1 dealt into two disjoint sets of indices (int64), for the two levels of a search.
+
+    The first has round(count * fraction). A pure function of its arguments.
+
+    Raises:
+        InputError: one of the two would be empty.
+    """
+    first = round(count * fraction) if math.isfinite(fraction) else 0
+    if not 0 < first < count:
+        raise InputError(
+            f"{count} training images cannot be dealt out by the fraction {fraction}, as one part would be "
+            "empty; give more images or a fraction between 0 and 1"
+        )
+    order = torch.randperm(count, generator=torch_stream(seed, "split"))
+    return order[:first], order[first:]
+
+
+def chosen(split: Split, images: int, seed: int) -> Split:
+    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it."""
+    if images >= len(split):
+        return split
+    return split.subset(torch.randperm(len(split), generator=torch_stream(seed, "subset"))[:images].sort().values)
+
+
+def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "order") -> list[Tensor]:
+    """One epoch: 0..count-1 shuffled and cut into ceil(count / batch_size) nearly equal index tensors.
+
+    Sizes differ by at most one and none is above `batch_size`, so no small last batch upsets batch
+    normalisation. A pure function of its arguments.
+
+    Raises:
+        InputError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size} is too small; give 1 or more")
+    assert count > 0, count
+    order = torch.randperm(count, generator=torch_stream(seed, stream, epoch))
+    return list(order.tensor_split(-(-count // batch_size)))
+
+
+def _resized(images: Bytes, size: int) -> Tensor:
+    count, channels = images.shape[:2]
+    require_tensor_fits(count, channels, size)
+    with memory_for(count * channels * size * size, in_words(count, channels, size), FEWER_IMAGES):
+        if images.shape[-1] == size:
+            # A copy, as arrays made from the bytes of a file are read-only.
+            return torch.from_numpy(images.copy())
+        resized = torch.empty(count, channels, size, size, dtype=torch.uint8)
+        for start in range(0, count, 1024):
+            pixels = torch.from_numpy(images[start : start + 1024].astype(np.float32))
+            pixels = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+            resized[start : start + 1024] = pixels.round_().clamp_(0, 255)
+        return resized
+
+
+def _require_two_classes(labels: Labels, classes: Sequence[str], path: Path) -> None:
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise InputError(
+            f"the training images in {str(path)!r} are all of one class, {classes[int(present[0])]!r}; "
+            "a classifier needs two or more"
+        )
+
+
+def _require_labels_below(count: int, labels: Labels, path: Path) -> None:
+    if labels.max() >= count:
+        raise InputError(
+            f"{str(path)!r} has the label {labels.max()} where only 0 to {count - 1} are known; "
+            "give the data set that belongs to these classes, or fetch it again"
+        )
+
+
+def _counts(images: Tensor) -> Counts:
+    """How often each of the 256 values occurs in each channel of [N, C, H, W]: [C, 256]."""
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for start in range(0, len(images), 1024):
+        counts += count_values(images[start : start + 1024].numpy())
+    return counts
+
+
+def _mean_std(counts: Counts) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel on the scale 0..1, from counts of the 256 values [C, 256].
+
+    A channel that never varies gets 1, as it is to be divided by.
+    """
+    values = np.arange(256)
+    mean = counts @ values / counts.sum(1)
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+    varies = (counts > 0).sum(1) > 1
+    std = np.where(varies, np.sqrt(variance) / 255, 1.0)
+    return tuple((mean / 255).tolist()), tuple(std.tolist())

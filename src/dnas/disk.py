@@ -1,0 +1,115 @@
+"""Files on disk: written atomically, read as what they must be."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dnas.errors import InputError, RunError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block (disk full, read-only, vanished) into a RunError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        cure = "there is space" if error.errno in NO_SPACE else "it can be written again"
+        raise RunError(
+            f"cannot write {path} ({error.strerror or error}): the previous checkpoint is intact, "
+            f"and the run can be resumed once {cure}"
+        ) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Makes `data` the content of the file `path`; a reader or a kill at any moment meets the old or the new.
+
+    On return the content survives a power failure. Raises RunError when the system refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with writing(path):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    # Windows cannot open a folder, and some network file systems cannot fsync one.
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_FSYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Deletes what killed writes left in `folder`; only its one writer may call this. Raises OSError."""
+    for path in sorted(folder.iterdir()):
+        if TEMPORARY_NAME.fullmatch(path.name):
+            path.unlink()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises InputError, naming the file, when it cannot be read or is not TOML."""
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid TOML ({error}); correct it") from error
+    return table
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file that holds a JSON object says. Raises InputError, naming the file, when it cannot be read."""
+    try:
+        return parse_object(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a JSON object ({error}); restore the file") from error
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    value: Any = json.loads(line, parse_constant=_refuse_constant)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

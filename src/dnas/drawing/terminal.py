@@ -1,0 +1,93 @@
+"""An architecture as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from dnas.drawing.style import THIRDS, describe_operations, gene_tags, in_order, state_name, summary
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.primitives import PRIMITIVES
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+
+# --- terminal ---------------------------------------------------------------------------------------
+
+
+def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
+    """The architecture as text: a line (or a few) for every layer, then the operations by depth.
+
+    A line has the layer's number, N or R (a reduction), the letter of its gene, and for every node its
+    operations with what they read: i0 and i1 are the outputs of layers k-2 and k-1, n0, n1, … the nodes.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    tags, cells = gene_tags(architecture), architecture.layers
+    digits, letters = len(str(len(cells) - 1)), max(map(len, tags))
+    genes = [[_node_text(node) for node in cell.nodes] for cell in cells]
+    for cell, gene in zip(cells, genes, strict=True):
+        if cell.concat != Cell(cell.nodes).concat:
+            gene.append(Text("output " + " ".join(map(state_name, cell.concat))))
+    names = [Text(state_name(2 + n), style="bold") for n in range(max(len(cell.nodes) for cell in cells))]
+    column = max(text.cell_len for gene in genes for text in gene)
+
+    def rows(label: str, texts: list[Text], style: str = "") -> list[Text]:
+        for text in texts:
+            text.pad_right(column - text.cell_len)
+        lines = _wrapped(texts, width - len(label), gap="  ")
+        heads = [label] + [" " * len(label)] * (len(lines) - 1)
+        return [Text.assemble((head, style), line) for head, line in zip(heads, lines, strict=True)]
+
+    lines = [Text(line) for line in wrap(summary(architecture), width)]
+    lines += rows(" " * (digits + letters + 4), names)
+    for k, gene in enumerate(genes):
+        kind = "R" if k in architecture.reductions else "N"
+        label = f"{k:>{digits}} {kind} {tags[k]:<{letters}} "
+        lines += rows(label, gene, "bold" if kind == "R" else "")
+    for line in lines:
+        line.rstrip()
+    thirds = [describe_operations(c for k, c in enumerate(cells) if 3 * k // len(cells) == t) for t in range(3)]
+    items = [Text(f"{'·'.join(THIRDS)}:")]
+    for op, _ in in_order(describe_operations(cells)):
+        items.append(Text.assemble(_chip(op), " " + "·".join(str(third[op]) for third in thirds)))
+    key = "N normal, R reduction; equal letters, equal genes; i0 and i1: the outputs of layers k−2 and k−1"
+    return Group(*lines, *_wrapped(items, width, gap="  "), *map(Text, wrap(key, width)))
+
+
+def _wrapped(items: Sequence[Text], width: int, gap: str) -> list[Text]:
+    """The items in order on as few lines as fit; an item is broken only when it is wider than a line."""
+    from rich.text import Text
+
+    lines: list[list[Text]] = []
+    used = 0
+    for item in items:
+        used += len(gap) + item.cell_len
+        if not lines or used > width:
+            lines.append([])
+            used = item.cell_len
+        lines[-1].append(item)
+    return [Text(gap).join(line) for line in lines]
+
+
+def _node_text(node: Sequence[tuple[str, int]]) -> Text:
+    from rich.text import Text
+
+    if not node:
+        return Text("no input")
+    return Text(" ").join(Text.assemble(_chip(op), f"←{state_name(source)}") for op, source in node)
+
+
+def _chip(op: str) -> Text:
+    """An operation's label on its colour, in black or white, whichever reads better on it."""
+    from rich.text import Text
+
+    colour = PRIMITIVES[op].colour
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 110
+    return Text(PRIMITIVES[op].label, style=f"{'white' if dark else 'black'} on {colour}")

@@ -1,0 +1,106 @@
+"""What the C files are told, structure by structure, and their functions."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dnas.kernels import limits, native
+
+if TYPE_CHECKING:
+    from dnas.supernet.supernet import SupernetCell
+
+
+number, pointer = ctypes.c_int, ctypes.c_void_p
+
+
+class Separable(ctypes.Structure):
+    _fields_ = (
+        *((name, number) for name in ("kernel", "dilation", "stages", "column")),
+        *((name, pointer * limits.STAGES) for name in ("deep", "point", "kept", "moments")),
+        *((name, pointer * limits.STAGES) for name in ("deep_gradient", "point_gradient")),
+        ("work", pointer),
+    )
+
+
+class Source(ctypes.Structure):
+    _fields_ = (
+        *((name, number) for name in ("batch", "height", "width", "targets", "stride", "threads", "count")),
+        ("operations", number),
+        ("pools", number * 2),
+        *((name, number) for name in ("identity", "x_pixel", "grad_pixel")),
+        *((name, pointer) for name in ("x", "weights", "alive")),
+        ("alive_scale", ctypes.c_double),
+        *((name, pointer) for name in ("pool_moments", "pooled", "out")),
+        ("add", number),
+        *((name, pointer) for name in ("grad", "x_gradient")),
+        ("fresh", number),
+        ("weights_gradient", pointer),
+        ("separables", ctypes.POINTER(Separable)),
+    )
+
+
+class Join(ctypes.Structure):
+    _fields_ = (
+        *((name, number) for name in ("batch", "height", "width", "sources", "reduced", "threads")),
+        *((name, number) for name in ("state_height", "state_width", "fresh", "node_pixel", "grad_pixel")),
+        *((name, number * limits.STATES) for name in ("out_pixel", "state_pixel")),
+        *((name, pointer * limits.STATES) for name in ("outs", "states")),
+        *((name, pointer) for name in ("bypass", "node", "grad")),
+        ("states_gradient", pointer * limits.STATES),
+        ("bypass_gradient", pointer),
+    )
+
+
+class _Preprocess(ctypes.Structure):
+    _fields_ = (
+        *((name, number) for name in ("batch", "height", "width", "grids", "inputs", "outputs", "threads")),
+        *((name, number) for name in ("x_height", "x_width")),
+        *((name, pointer) for name in ("x", "weight", "y", "inverse", "grad", "x_gradient")),
+        ("add", number),
+        ("weight_gradient", pointer),
+    )
+
+
+_STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (_Preprocess,)}
+
+
+def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
+    """The C files for cells with this many channels an edge, and their macros."""
+    return {"source": (("C", channels),), "join": (("C", channels), ("K", partial)), "preprocess": ()}
+
+
+@cache
+def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
+    """The C functions of these files, or None where they cannot be had."""
+    functions = {}
+    for name, macros in _sources(channels, partial).items():
+        library = native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))
+        if library is None:
+            return None
+        for direction in ("forward", "backward"):
+            functions[f"{name}_{direction}"] = getattr(library, f"{name}_{direction}")
+    return functions
+
+
+@cache
+def available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
+    """Whether the functions of all these widths can be had."""
+    files = {file for width in widths for file in _sources(*width).items()}
+    with ThreadPoolExecutor() as pool:  # compilers side by side: the first use of a width takes seconds
+        load = lambda name, macros: native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))  # noqa: E731
+        list(pool.map(load, *zip(*sorted(files, reverse=True), strict=True)))
+    return all(_functions(real, *width) is not None for width in widths)
+
+
+def call_kernel(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
+    """`numbers` are what goes in and out, for who counts them."""
+    functions = _functions(native.REALS[like.dtype], cell.active, cell.partial)
+    assert functions is not None
+    native.count(name, numbers * like.element_size())
+    if functions[name](ctypes.byref(structure)):
+        raise MemoryError(f"no memory for {name}")

@@ -1,0 +1,176 @@
+"""An architecture as a network: images [B, C, H, W] → logits [B, classes].
+
+The evaluation network of DARTS (Liu et al. 2019): stem, cells, global pooling, a linear classifier, an
+auxiliary head while training, and drop-path on every operation but the identity.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dnas.kernels import discrete
+from dnas.network.modules import AuxiliaryPool, build_chain, construct
+from dnas.rng import torch_stream
+from dnas.space.architecture import Architecture
+from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
+from dnas.space.primitives import Identity
+
+
+class NetworkCell(nn.Module):
+    """One layer: two preprocessed inputs, nodes that sum their edges, concatenated."""
+
+    def __init__(self, cell: CellPlan) -> None:
+        super().__init__()
+        self.preprocess = nn.ModuleList(build_chain(chain) for chain in cell.preprocess)
+        self.operations = nn.ModuleList(build_chain(edge.chain) for edge in cell.edges)
+        self.ends = [(edge.source, edge.target) for edge in cell.edges]
+        # DARTS drops the path of every operation but the identity, so that a node never loses all.
+        self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
+        self.concat = cell.concat
+        self.parts = [part for part in self.modules() if part is not self]
+        self.program = discrete.program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
+
+    def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
+        """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""
+        if self.training and self.program is not None and discrete.available(before) and not self._watched():
+            out = discrete.run(self.program, before, previous, paths)
+            if out is not None:
+                return out
+        states: dict[int, Tensor] = {
+            0: self.preprocess[0](before, rectified),
+            1: self.preprocess[1](previous, rectified),
+        }
+        rectified_states: dict[int, Tensor] = {}
+        owned: set[int] = set()  # states whose tensor nobody else has
+        for e, (operation, (source, target)) in enumerate(zip(self.operations, self.ends, strict=True)):
+            if operation.rectifies:
+                if source not in rectified_states:
+                    rectified_states[source] = F.relu(states[source])
+                y = operation(rectified_states[source], rectified=True)
+            else:
+                y = operation(states[source])
+            factor = paths[e, :, None, None, None] if paths is not None and self.droppable[e] else None
+            # In place, where only this sum has the tensor: no backward pass of a norm or pool needs its output.
+            if factor is not None:
+                y = y.mul_(factor)
+            if target in states:
+                states[target] = states[target].add_(y) if target in owned else states[target] + y
+                owned.add(target)
+            else:
+                states[target] = y
+                if self.droppable[e]:
+                    owned.add(target)
+        return torch.cat([states[s] for s in self.concat], 1)
+
+    def _watched(self) -> bool:
+        """Whether anyone wants to see what modules inside give, as `guard.first_bad_layer` does."""
+        return any(part._forward_hooks for part in self.parts)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier inside the network, for training only."""
+
+    def __init__(self, network: NetworkPlan) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.ReLU(), AuxiliaryPool(), build_chain(network.auxiliary))
+        self.classifier = nn.Linear(AUXILIARY_FEATURES, network.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.features(x).flatten(1))
+        return out
+
+
+class Network(nn.Module):
+    """A planned network with weights.
+
+    `network(images)` gives logits [B, classes]. With an auxiliary head and in training mode it gives
+    (logits, auxiliary logits). `paths` are the factors of drop-path from `drop_path`.
+    """
+
+    def __init__(self, network: NetworkPlan, auxiliary: bool) -> None:
+        super().__init__()
+        self.stem = build_chain(network.stem.first)
+        self.stem_second = build_chain(network.stem.second) if network.stem.second else None
+        self.cells = nn.ModuleList(NetworkCell(cell) for cell in network.cells)
+        self.auxiliary = AuxiliaryHead(network) if auxiliary else None
+        self.auxiliary_after = network.auxiliary_after
+        self.classifier = nn.Linear(network.features, network.classes)
+        self.max_edges = max(len(cell.edges) for cell in network.cells)
+
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        before = self.stem(images)
+        previous = before if self.stem_second is None else self.stem_second(before)
+        auxiliary_logits = None
+        # Both cells that read a layer, and the auxiliary head, begin with a ReLU; they share it, unless native kernels
+        # do it on their way.
+        shared = not (self.training and discrete.available(before))
+        if shared:
+            before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
+        for k, cell in enumerate(self.cells):
+            out = cell(before, previous, None if paths is None else paths[k], rectified=shared)
+            before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
+            if k == self.auxiliary_after and self.auxiliary is not None and self.training:
+                auxiliary_logits = self.auxiliary(previous)
+        # The mean over pixels; written so, its gradient has channels last, like everything else.
+        logits: Tensor = self.classifier(previous.permute(0, 2, 3, 1).flatten(1, 2).mean(1))
+        return logits if auxiliary_logits is None else (logits, auxiliary_logits)
+
+
+def build(
+    architecture: Architecture,
+    channels: int = 36,
+    num_classes: int = 10,
+    *,
+    inputs: int = 3,
+    stem: str = "cifar",
+    auxiliary: bool = False,
+    seed: int = 0,
+) -> Network:
+    """The network of an architecture, with fresh weights.
+
+    Args:
+        channels: Width of the first cells.
+        num_classes: Size of the output.
+        inputs: Channels of an image.
+        stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224.
+        auxiliary: Add the auxiliary head, used in training mode only.
+        seed: Of the weights; the global random state is neither read nor changed.
+
+    Raises:
+        InputError: A width or class count that cannot be built.
+    """
+    layout = plan(architecture, channels=channels, classes=num_classes, inputs=inputs, stem=stem)
+    network = construct(lambda: Network(layout, auxiliary), torch_stream(seed, "init"))
+    assert isinstance(network, Network)
+    return network
+
+
+def drop_path(network: Network, batch: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Factors [layers, edges, batch] of drop-path: 0 with `probability`, else 1 / (1 - probability).
+
+    One draw for a whole step, instead of one a path: the mean of every path's output is kept.
+    """
+    keep = 1.0 - probability
+    shape = (len(network.cells), network.max_edges, batch)
+    return torch.empty(shape).bernoulli_(keep, generator=generator).div_(keep)
+
+
+def params(network: nn.Module) -> int:
+    """Parameters without the auxiliary head, as the literature counts them."""
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
+
+
+def macs(network: nn.Module, image: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image of shape (C, H, W), at inference."""
+    parameter = next(network.parameters())
+    mode = network.training
+    network.eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, *image, dtype=parameter.dtype, device=parameter.device))
+    finally:
+        network.train(mode)
+    return int(counter.get_total_flops()) // 2

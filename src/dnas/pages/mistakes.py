@@ -1,0 +1,118 @@
+"""The mistakes of a trained network, for the page of its run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+from dnas.errors import InputError
+from dnas.pages.run_page import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dnas.data.splits import DataInfo
+
+
+MATRIX_CLASSES = 20  # above, a matrix cannot be read
+CONFUSED, WORST = 10, 12
+PICTURE = 96  # pixels of a side, at most
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+def mistakes_of(run: Run) -> dict[str, Any]:
+    """What the trained network gets wrong on the run's own test images; {"why": …} where that cannot be told."""
+    import torch
+
+    from dnas.data.sources.registry import is_here
+    from dnas.data.splits import fingerprint, load_test
+    from dnas.pipeline.model import load_model
+    from dnas.training.accuracy import answers
+    from dnas.training.build import to_device
+
+    data = run.config.get("data", {})
+    device = "cuda" if run.config.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+    try:
+        network, info = load_model(run.path)
+        if not is_here(info.source, data.get("data_dir") or None):
+            return {"why": f"the data set {info.source} is not on this machine any more"}
+        split = load_test(info.source, info, data_dir=data.get("data_dir") or None, memory=data.get("memory", "auto"))
+    except InputError as error:
+        return {"why": str(error)}
+    if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:
+        return {"why": f"the test images of {info.source} have changed since the run"}
+    logits = answers(to_device(network, device), split, info, device).float()
+    shares, predicted = logits.softmax(1).max(1)
+    labels, count = split.labels, len(info.classes)
+    matrix = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count)
+    wrong = (predicted != labels).nonzero().flatten()
+    worst = wrong[shares[wrong].argsort(descending=True, stable=True)][:WORST]
+    right = int((predicted == labels).sum())
+    recorded = None if run.result is None else round(run.result["test_accuracy"] * run.result["test_images"])
+    return {
+        "why": None,
+        "right": right,
+        "recorded": None if recorded == right else recorded,
+        "images": len(labels),
+        "matrix": _matrix(matrix, info) if count <= MATRIX_CLASSES else None,
+        # Names of more than a number's width stand upright over their columns, whole.
+        "named": max(map(len, info.classes)) > 3,
+        "confused": _confused(matrix, info),
+        "recalls": _recalls(matrix, info)[:CONFUSED],
+        "classes": count,
+        "worst": [
+            {
+                "picture": _picture(split.batch(torch.tensor([i]))[0]),
+                "true": info.classes[labels[i]],
+                "predicted": info.classes[predicted[i]],
+                "confidence": f"{100 * shares[i]:.0f} %",
+            }
+            for i in worst.tolist()
+        ],
+    }
+
+
+def _matrix(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """A row for every true class; mistakes are shaded in five tones by their share of the row."""
+    rows = []
+    for i, counts in enumerate(matrix.tolist()):
+        total = sum(counts) or 1
+        tones = ["right" if j == i else f"tone-{min(5, -(-20 * n // total))}" for j, n in enumerate(counts)]
+        rows.append({"name": info.classes[i], "cells": list(zip(counts, tones, strict=True)), "total": sum(counts)})
+    return rows
+
+
+def _confused(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """The pairs (true, predicted) that occur most often."""
+    counts = [(n, i, j) for i, row in enumerate(matrix.tolist()) for j, n in enumerate(row) if i != j and n]
+    counts.sort(key=lambda each: (-each[0], each[1:]))
+    totals = matrix.sum(1).tolist()
+    return [
+        {"true": info.classes[i], "predicted": info.classes[j], "count": n, "of": totals[i]}
+        for n, i, j in counts[:CONFUSED]
+    ]
+
+
+def _recalls(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+    """How much of each class is recognised, the worst first."""
+    rows = []
+    for i, counts in enumerate(matrix.tolist()):
+        if sum(counts):
+            rows.append({"name": info.classes[i], "right": counts[i], "of": sum(counts)})
+    return sorted(rows, key=lambda row: (row["right"] / row["of"], row["name"]))
+
+
+def _picture(image: Tensor) -> str:
+    """A picture uint8 [C, H, W] as the address of a PNG that holds all of it."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    if max(picture.size) > PICTURE:
+        picture.thumbnail((PICTURE, PICTURE))
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,40 @@
+"""`dnas report`: a run or a study as one page of HTML that needs nothing else.
+
+The page is read from what lies in the folder; nothing in it is fetched, and it holds no script. Every name that comes
+from data is escaped by the templates; what is marked as safe is our own SVG alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dnas.errors import InputError
+from dnas.pages.run_page import run_page
+from dnas.pages.study_page import study_page
+
+
+def report(path: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run folder or a study folder. Returns where it lies.
+
+    Args:
+        path: The folder that `dnas run`, `search` or `train` wrote, finished or not, or that of `dnas compare`.
+        out: The file; by default `report.html` in the folder.
+
+    Raises:
+        InputError: Neither of the two, damaged, not to be written, or a package is missing.
+    """
+    path = Path(path)
+    target = Path(out) if out is not None else path / "report.html"
+    if (path / "study.json").is_file():
+        text = study_page(path, target.parent)
+    elif (path / "config.toml").is_file():
+        text = run_page(path, target.parent)
+    else:
+        raise InputError(
+            f"{path} has neither config.toml nor study.json; give a folder of `dnas run` or of `dnas compare`"
+        )
+    try:
+        target.write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {target} ({error.strerror or error}); choose another --out") from None
+    return target

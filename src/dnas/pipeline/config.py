@@ -1,0 +1,225 @@
+"""The settings of a whole run: checked, completed for the data, written to config.toml and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, SerializeAsAny
+
+from dnas.data.splits import DataInfo
+from dnas.errors import InputError, SettingError
+from dnas.methods.protocol import Method, SupernetMethod
+from dnas.methods.registry import create, get_method
+from dnas.network.handmade import get_handmade
+from dnas.options import flag_of
+from dnas.pipeline.machine import environment
+from dnas.pipeline.presets import CIFAR10_IMAGES, paper_travel, preset_settings
+from dnas.runtime import distributed
+from dnas.settings import (
+    ARCHITECTURE_SETTINGS,
+    DataSettings,
+    Memory,
+    NetworkTrainSettings,
+    SearchSettings,
+    Settings,
+    SupernetSettings,
+    TrainSettings,
+)
+from dnas.space.plan import check_channels, check_width
+from dnas.space.registry import get_space
+from dnas.validation import checked
+
+
+class Config(Settings):
+    """A whole run."""
+
+    format: Literal["dnas-run/1"] = "dnas-run/1"
+    command: Literal["run", "search", "train"] = "run"
+    preset: Literal["quick", "shared", "paper"] = Field(
+        "quick",
+        description="quick: minutes on two cores; paper: the settings of the method's paper; shared: DARTS' for every "
+        "method",
+    )
+    method: str = Field("dnas", description="how to search: a name that `dnas methods` lists")
+    mapping: str = Field(
+        "", description="how parameters describe the layers: shared, full or decoupled; empty: the method's own"
+    )
+    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
+    architecture: str = Field("", description="what `train` was given")
+    handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it"
+    )
+    deterministic: bool = Field(False, description="bit-for-bit equal results on a GPU too, which costs speed")
+    backend: Literal["auto", "native", "torch"] = Field(
+        "auto",
+        description="native: compiled kernels on the CPU; torch: without; auto: native where there is a C compiler",
+    )
+    baseline: bool = Field(True, description="also train a random architecture of the same size")
+    data: DataSettings = DataSettings()
+    search: SerializeAsAny[SearchSettings] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    train: SerializeAsAny[NetworkTrainSettings] | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    def to_toml(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+def sections(method: type[Method]) -> dict[str, type[BaseModel]]:
+    """The tables of a configuration file and what they can hold, with this method; "" is its top."""
+    return {
+        "": Config,
+        "search": method.Settings,
+        "options": method.Options,
+        "train": TrainSettings,
+        "data": DataSettings,
+    }
+
+
+def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
+    """Check the settings of a run as far as no image is needed, and return them before automatic values are resolved.
+
+    Raises:
+        InputError: A value, a name or a combination that cannot work, whatever the images are.
+    """
+    data = parse({**overrides, "search": None, "train": None}).data
+    # A stand-in: what the presets make of the number and the size of images is in order for any.
+    info = DataInfo(data.source, (), 3, data.image_size or 32, (), (), flip=False)
+    config, method = _composed(overrides, info, CIFAR10_IMAGES)
+    if data.workers and data.memory == "whole":
+        raise InputError(
+            f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
+        )
+    if config.command != "train":
+        assert config.search is not None
+        if isinstance(method, SupernetMethod):
+            check_width(config.search.channels, method.options.partial_channels)
+        else:
+            check_channels(config.search.channels, "search.channels")
+        config.search.check()
+        if isinstance(config.search, SupernetSettings):
+            distributed.check_parts(config.search.parts, "search")
+    if config.command != "search":
+        train = config.train
+        assert train is not None
+        if isinstance(train, TrainSettings):
+            if config.command == "run" and method.mapping_name != "shared":
+                assert config.search is not None
+                if train.layers not in (0, config.search.layers):
+                    raise SettingError(
+                        "train.layers",
+                        "--train-layers",
+                        f" {train.layers} does not match the searched depth of {config.search.layers}; another depth "
+                        "requires --mapping shared",
+                    )
+            check_channels(train.channels, "train.channels")
+        train.check()
+        distributed.check_parts(train.parts, "train")
+    return config, method
+
+
+def _composed(
+    overrides: Mapping[str, Any], info: DataInfo, count: int, found: Mapping[str, Any] | None = None
+) -> tuple[Config, Method]:
+    """The settings with those of preset and method below them, each value checked by itself, and the method.
+
+    Args:
+        info, count: Of the training images.
+        found: More of the configuration, which is nobody's choice.
+    """
+    chosen = dict(overrides)
+    own = parse({**chosen, "search": None, "train": None})
+    quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
+    method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))
+    base = preset_settings(own.preset, method, info, count)
+    if own.handmade:
+        base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
+    if distributed.count() > 1:
+        base["train"]["parts"] = distributed.count()
+        if isinstance(method, SupernetMethod):
+            base["search"]["parts"] = distributed.count()
+        elif own.command != "train":
+            raise InputError(
+                f"--method {method.name} trains candidates one by one, which ranks do not share; start it without "
+                "torchrun, and give -o search.processes"
+            )
+    config = parse(
+        {
+            **chosen,
+            "mapping": method.mapping_name,
+            "options": method.options.model_dump(exclude_none=True),
+            "search": {**base["search"], **chosen.get("search", {})},
+            "train": {**base["train"], **chosen.get("train", {})},
+            **(found or {}),
+        }
+    )
+    return config, method
+
+
+def resolve(
+    overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprint: str, memory: Memory = "whole"
+) -> tuple[Config, Method]:
+    """The configuration in force, and its method.
+
+    Args:
+        overrides: Nested values of the configuration file and command line, e.g. {"search": {"layers": 8}}.
+        info, count, fingerprint, memory: Of the training split.
+
+    Raises:
+        InputError: A value or combination that cannot work, with its name.
+    """
+    own, _ = draft(overrides)
+    data = {
+        **overrides.get("data", {}),
+        "image_size": info.image_size,
+        "memory": memory,
+        "train_images": count,
+        "fingerprint": fingerprint,
+    }
+    found = {"data": data, "environment": environment(own.handmade)}
+    config, method = _composed(overrides, info, count, found)
+    assert config.search is not None and config.train is not None
+    updates: dict[str, Any] = {"search": None, "train": None}
+    if config.command == "search":
+        updates["baseline"] = False
+    if config.command != "train":
+        # On a GPU trials would share its memory, and one fills it.
+        threads = int(config.environment["threads"]) if config.device == "cpu" else 1
+        updates["search"] = config.search.resolved(count, paper_travel(method), info.image_size, threads)
+    else:
+        updates |= {"method": "", "mapping": "", "options": {}}
+    if config.command != "search":
+        updates["train"] = config.train.resolved(count, info.image_size)
+    return config.model_copy(update=updates), method
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check a nested mapping. Raises InputError naming the first key, its value and what is wrong."""
+    values = dict(values)
+    name = values.get("method", Config.model_fields["method"].default)
+    if isinstance(values.get("search"), Mapping) and isinstance(name, str) and name:
+        own = get_method(name).Settings
+        values["search"] = checked(own, values["search"], "search", f" of method {name}", f"`dnas methods {name}`")
+    handmade = values.get("handmade", "")
+    if isinstance(handmade, str) and handmade:
+        _check_handmade(handmade, values)
+    if isinstance(values.get("train"), Mapping):
+        values["train"] = checked(NetworkTrainSettings if handmade else TrainSettings, values["train"], "train")
+    return checked(Config, values)
+
+
+def _check_handmade(name: str, values: Mapping[str, Any]) -> None:
+    """Raises InputError for a name that is not known, and for what only an architecture has use for."""
+    get_handmade(name)
+    command = values.get("command", Config.model_fields["command"].default)
+    if command != "train":
+        raise InputError(f"handmade is {name!r}, which `dnas {command}` has no use for; use `dnas train {name}`")
+    if values.get("baseline"):
+        raise InputError(f"--baseline has no use with {name}: a random network of the same size is a search's control")
+    useless = [key for key in values.get("train") or () if key in ARCHITECTURE_SETTINGS]
+    if useless:
+        key = f"train.{useless[0]}"
+        raise SettingError(key, flag_of(key), f" has no use with {name}, whose shape is its own; leave it out")

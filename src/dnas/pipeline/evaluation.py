@@ -1,0 +1,140 @@
+"""Test the trained network of a run on images that it was not trained on.
+
+What a run trained on is in its folder (`training_images`). Every image of a test is compared with it by its pixels, so
+a folder that has grown since, or whose files have other names, puts no training image into the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+
+from dnas.data.splits import DataInfo, Split, load_test
+from dnas.disk import read_toml
+from dnas.errors import InputError
+from dnas.pipeline.inheritance import require_there, same_data
+from dnas.pipeline.machine import check_device
+from dnas.pipeline.model import load_model
+from dnas.pipeline.training_images import TrainingImages, read_training_images
+from dnas.reporter import Reporter
+from dnas.settings import SMALLEST_IMAGE, Memory
+from dnas.training.accuracy import measure_accuracy
+from dnas.training.build import to_device
+
+
+def evaluate(
+    path: str | Path,
+    source: str | None = None,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    device: str = "cpu",
+    memory: Memory = "auto",
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Test the trained network of a run folder on its own test images, or on those of another data set.
+
+    Of a folder of class folders that is not split into parts all images are tested, of others the test part; in both
+    cases without those that the run trained on. A run without a record of these, of an earlier version, is tested on a
+    fifth of its own folder, and on all images of another; `warnings` says so.
+
+    Args:
+        path: The run folder.
+        source, data_dir, image_size: Other data; by default those of the run.
+        device, memory, workers, reporter: As of `load_test`.
+
+    Returns:
+        Accuracy, interval and counts; `left_out`: how many images were not tested since the run trained on them, None
+        if that is not known; `warnings`: sentences.
+
+    Raises:
+        InputError: There is no network, classes or channels do not fit, or no image is left to test.
+    """
+    if image_size is not None and image_size < SMALLEST_IMAGE:
+        raise InputError(f"--image-size must be at least {SMALLEST_IMAGE}, got {image_size}")
+    network, info = load_model(path)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    record = read_training_images(folder)
+    own = source is None or same_data(source, info.source)
+    if source is None:
+        require_there(folder, info.source)
+        source = info.source
+    if data_dir is None and (folder / "config.toml").is_file():
+        data_dir = read_toml(folder / "config.toml").get("data", {}).get("data_dir") or None
+    check_device(device)
+
+    def load(info: DataInfo) -> Split:
+        every = record is not None or not own
+        return load_test(
+            source, info, data_dir=data_dir, memory=memory, workers=workers, reporter=reporter, every=every
+        )
+
+    info = replace(info, source=source)
+    tested, left_out = unseen(load, info, image_size or info.image_size, record)
+    if not len(tested):
+        raise InputError(
+            f"all {left_out} images of {source!r} are among the training images of {str(path)!r}; give others by --data"
+        )
+    if reporter is not None:
+        for line in tested.left_out.lines():
+            reporter.say(f"left out: {line}")
+    with closing(tested):
+        info = replace(info, image_size=image_size or info.image_size)
+        accuracy = measure_accuracy(to_device(network, device), tested, info, device)
+    return {
+        "run": str(path),
+        "data": source,
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+        "left_out": left_out,
+        "warnings": list(_warnings(path, record)),
+    }
+
+
+def unseen(
+    load: Callable[[DataInfo], Split], info: DataInfo, size: int, record: TrainingImages | None
+) -> tuple[Split, int | None]:
+    """Load the images to test without those that a run trained on.
+
+    Args:
+        load: Reads the images in the size of the facts that it is given.
+        info: Facts of the run's data.
+        size: Side of the images to test, in pixels.
+        record: What the run trained on, or None if that is not known.
+
+    Returns:
+        The images, and how many were left out; None without a record.
+    """
+    split = load(info)
+    if record is None:
+        return (split if size == info.image_size else load(replace(info, image_size=size))), None
+    seen = record.among(split.digests())
+    if size != info.image_size:
+        # Recognized at the run's size, tested at another.
+        resized = load(replace(info, image_size=size))
+        if not torch.equal(split.labels, resized.labels):
+            raise InputError(f"the images of {info.source!r} changed while they were read; try again")
+        split = resized
+    rest = split.subset(torch.from_numpy((~seen).nonzero()[0])) if seen.any() else split
+    return replace(rest, left_out=split.left_out), int(seen.sum())
+
+
+def _warnings(path: str | Path, record: TrainingImages | None) -> list[str]:
+    if record is None:
+        return [
+            f"{str(path)!r} has no record of its training images, since an earlier version made it; images that it was "
+            "trained on cannot be left out"
+        ]
+    if record.pillow != PIL.__version__:
+        return [
+            f"{str(path)!r} recorded its training images with Pillow {record.pillow}, and this is Pillow "
+            f"{PIL.__version__}; if the two decode JPEG differently, training images are not recognized"
+        ]
+    return []

@@ -1,0 +1,155 @@
+"""What a run hands on when it is named: its data, image size, preset and training are the defaults of what is done with
+it. Whatever the user gives, as an option or in a configuration file, takes precedence.
+
+`config.toml` has every setting in force and does not say who chose it. So a run hands on the settings of its training
+that differ from those its preset chooses for its data; the others follow from the preset, on other data again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnas.data.sources.registry import NAMES
+from dnas.data.sources.tree import is_dir, is_file
+from dnas.data.splits import DataInfo
+from dnas.disk import read_json
+from dnas.errors import InputError
+from dnas.methods.registry import create
+from dnas.pipeline.config import Config, parse
+from dnas.pipeline.model import MODEL_FILE, read_info
+from dnas.pipeline.presets import preset_settings
+from dnas.pipeline.training_images import read_training_images
+from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings, TrainSettings
+from dnas.space.registry import get_space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# Settings of a training that a run finds out from its images, so they are found out again for others.
+MEASURED = ("flip",)
+
+
+def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training that names a run, with those of the run beneath.
+
+    Args:
+        settings: What the user gives, nested.
+        run: The run folder.
+        config: The content of its config.toml; without any, nothing is handed on.
+
+    Raises:
+        InputError: config.toml is not one, or the run's images are not there any more.
+    """
+    if not config:
+        return dict(settings)
+    own = _parsed(config)
+    data = dict(settings.get("data", {}))
+    theirs: dict[str, Any] = {"data_dir": own.data.data_dir} if own.data.data_dir else {}
+    same = "source" not in data or same_data(data["source"], own.data.source)
+    if same:
+        require_there(run, own.data.source)
+        theirs |= {"source": own.data.source, "image_size": own.data.image_size}
+    inherited = {**settings, "data": {**theirs, **data}}
+    # A preset is a whole training, so one that the user chooses stands in place of the run's.
+    if "preset" not in settings:
+        training = {name: value for name, value in _given_training(own).items() if same or name not in MEASURED}
+        inherited |= {"preset": own.preset, "train": {**training, **settings.get("train", {})}}
+    return inherited
+
+
+def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
+    """Return what a run's network was, or would be, trained with.
+
+    Args:
+        run, config: As of `inherit`.
+
+    Raises:
+        InputError: A file of the run is damaged.
+    """
+    shape: dict[str, Any] = {}
+    if config:
+        own = _parsed(config)
+        training = _training(own)
+        shape["image_size"] = own.data.image_size
+        if isinstance(training, TrainSettings):
+            shape |= {"channels": training.channels, "stem": training.stem}
+    record = read_training_images(run)
+    if record is not None or is_file(run / MODEL_FILE):
+        info = read_info(run / MODEL_FILE) if record is None else record.info
+        shape |= {"classes": len(info.classes), "image_size": info.image_size, "image_channels": info.channels}
+    elif is_file(run / "result.json"):
+        shape["classes"] = read_json(run / "result.json").get("classes")
+    return Shape(**{name: value for name, value in shape.items() if value})
+
+
+def same_data(one: str, other: str) -> bool:
+    """Return whether two sources are the same data set or folder."""
+    if one == other or one in NAMES or other in NAMES:
+        return one == other
+    try:
+        return Path(one).expanduser().samefile(Path(other).expanduser())
+    except (OSError, RuntimeError):
+        return False
+
+
+def require_there(run: Path, source: str) -> None:
+    """Raises InputError if a run's images are in a folder that does not exist any more."""
+    if source not in NAMES and not is_dir(Path(source).expanduser()):
+        raise InputError(f"the images of {str(run)!r} are not at {source!r} any more; put them back or give --data")
+
+
+def _parsed(config: Mapping[str, Any]) -> Config:
+    # A run's search is not needed, and its method may be of a package that is not here.
+    return parse(config if config.get("command") == "search" else {**config, "search": None})
+
+
+def _training(own: Config) -> NetworkTrainSettings:
+    """The training of a run; of a search the one that `dnas run` would have gone on with."""
+    if own.train is not None:
+        return own.train
+    method = create(own.method, own.mapping or None, own.options, get_space(own.space))
+    return _of_preset(own, preset_settings(own.preset, method, _info(own), own.data.train_images)["train"])
+
+
+def _given_training(own: Config) -> dict[str, Any]:
+    """The settings of a run's training that the preset would not choose for `dnas train` on its data."""
+    training = _training(own)
+    default = Config()
+    method = create(default.method, None, {}, get_space(default.space))
+    chosen = _of_preset(own, preset_settings(own.preset, method, _info(own), own.data.train_images)["train"])
+    names = type(chosen).model_fields
+    return {name: getattr(training, name) for name in names if getattr(training, name) != getattr(chosen, name)}
+
+
+def _of_preset(own: Config, values: Mapping[str, Any]) -> NetworkTrainSettings:
+    if own.handmade:
+        values = {name: value for name, value in values.items() if name not in ARCHITECTURE_SETTINGS}
+    settings = NetworkTrainSettings(**values) if own.handmade else TrainSettings(**values)
+    return settings.in_numbers(own.data.train_images, own.data.image_size)
+
+
+def _info(own: Config) -> DataInfo:
+    """What a preset asks of a data set: its name and the size of its images."""
+    return DataInfo(own.data.source, (), 0, own.data.image_size, (), (), flip=False)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the size of a network depends on besides its architecture. Defaults are those of CIFAR-10 in the literature.
+
+    Attributes:
+        channels: Width of the first cells.
+        classes: Classes of the classifier.
+        image_size, image_channels: Pixels of a side, and channels, of an image.
+        stem: As of `TrainSettings`.
+    """
+
+    channels: int = 36
+    classes: int = 10
+    image_size: int = 32
+    image_channels: int = 3
+    stem: str = "cifar"

@@ -1,0 +1,83 @@
+"""What a run reads, and what can be refused before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dnas.data.overview import overview
+from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
+from dnas.pipeline.config import Config, draft, resolve
+from dnas.pipeline.machine import check_machine
+from dnas.reporter import Reporter
+from dnas.runtime import distributed
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads. `test` is None where nothing is tested, and search is never handed it."""
+
+    train: Split
+    info: DataInfo
+    test: Split | None
+    fingerprint: str
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        for split in (self.train, self.test):
+            if split is not None:
+                split.close()
+
+
+def load_data(config: Config, reporter: Reporter | None = None) -> Data:
+    """Both splits of the configured data set. Raises InputError."""
+    test: Split | None = None
+    # What is downloaded or listed for the first time is so by one process of a machine.
+    with distributed.first_on_machine():
+        if config.command == "search":
+            train, info = load_train(config.data.source, **_reading(config, reporter))
+        else:
+            # Both are held in one way, which is then in config.toml, so that a resumed run decides nothing anew.
+            train, info, test = load_splits(config.data.source, **_reading(config, reporter))
+    prints = [fingerprint(split) for split in (train, test) if split is not None]
+    return Data(train, info, test, "-".join(p[:32] for p in prints))
+
+
+def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
+    """How the images are read."""
+    data = config.data
+    return {
+        "data_dir": data.data_dir or None,
+        "image_size": data.image_size or None,
+        "memory": data.memory,
+        "workers": data.workers,
+        "reporter": reporter,
+    }
+
+
+def checked_draft(overrides: Mapping[str, Any]) -> Config:
+    """Check all that can be checked before any image is read, and choose the backend. Raises InputError."""
+    config, _ = draft(overrides)
+    check_machine(config)
+    return config
+
+
+def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Reporter | None = None) -> DataInfo:
+    """Check the settings of runs with the same images, as `start` would. Returns what is known of the images.
+
+    Args:
+        runs: Overrides, as of `start`.
+        here: They are made on this machine, so it must have what they need.
+
+    Raises:
+        InputError: One of them cannot begin.
+    """
+    drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
+    train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
+    if reporter is not None:
+        for line in overview(info, train):
+            reporter.say(line)
+    for run in runs:
+        resolve(run, info, len(train), "", train.memory)
+    return info

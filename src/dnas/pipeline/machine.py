@@ -1,0 +1,122 @@
+"""What a run needs of this machine: device, backend, memory; and which versions it has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnas.data.memory import amount, is_short, shortage
+from dnas.errors import InputError, RunError, unknown
+from dnas.kernels import native
+from dnas.network.handmade import PACKAGE, torchvision_models
+from dnas.pipeline.config import Config
+from dnas.runtime import distributed
+from dnas.runtime.execution import Execution
+from dnas.runtime.scalars import require_tensorboard
+
+
+def environment(handmade: str = "") -> dict[str, Any]:
+    """What a result depends on besides its settings; a hand-made network on the package that has it, too."""
+    import torch
+
+    from dnas.kernels import native
+
+    return {
+        "dnas": version("dnas"),
+        "torch": torch.__version__,
+        **({PACKAGE: version(PACKAGE)} if handmade else {}),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "processors": os.cpu_count() or 1,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        "threads": torch.get_num_threads(),
+        **({"ranks": distributed.count()} if distributed.count() > 1 else {}),
+        "kernels": "native" if native.available() else "torch",
+    }
+
+
+@cache
+def _processor() -> str:
+    """The processor's name; on Linux `platform.processor` often has none."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        if name := re.search(r"^model name\s*:\s*(\S.*)$", text, re.M):
+            return " ".join(name[1].split())
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def memory_errors(device: str) -> Iterator[None]:
+    """Running out of memory as a RunError that names what to turn down."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_short(error):
+            raise
+        raise RunError(
+            f"{shortage(error, device)}, after a peak of {amount(peak_memory(device))}; start anew with a smaller "
+            "--batch-size, --channels or --layers, or free memory and resume"
+        ) from error
+
+
+def peak_memory(device: str) -> int:
+    """The most memory that this process has held, in bytes; on a GPU, the most that torch has allocated there."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def check_machine(config: Config) -> None:
+    """Raises InputError where the device, the kernels or the networks that are asked for are not to be had."""
+    check_device(config.device)
+    choose_backend(config)
+    if config.handmade:
+        torchvision_models()
+
+
+def check_execution(execution: Execution) -> None:
+    """Raises InputError where what an execution needs is not there."""
+    if execution.tensorboard:
+        require_tensorboard()
+
+
+def check_device(device: str) -> None:
+    """Raises InputError where the device is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+
+
+def choose_backend(config: Config) -> None:
+    """Raises InputError where native kernels are asked for and cannot run."""
+    if config.backend == "native" and config.device != "cpu":
+        raise InputError(f"--backend native is for the CPU, not --device {config.device}; use --backend auto or torch")
+    native.choose(config.backend)
+
+
+def resolve_device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", "--device", name, ("auto", "cpu", "cuda"))
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

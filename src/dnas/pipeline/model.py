@@ -1,0 +1,139 @@
+"""The file of a trained network: its weights, and all that rebuilds it.
+
+`model.safetensors` holds one tensor per weight and, in its header, the architecture, the width and the facts of the
+data. Nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from dnas.data.splits import DataInfo
+from dnas.errors import InputError, first_line
+from dnas.network.handmade import HandMade, build_handmade
+from dnas.network.network import build
+from dnas.pipeline.config import Config
+from dnas.settings import NetworkTrainSettings, TrainSettings
+from dnas.space.architecture import Architecture
+from dnas.space.plan import plan, size
+from dnas.training.build import built, to_device
+
+MODEL_FILE = "model.safetensors"
+MODEL_FORMAT = "dnas-model/1"
+
+
+def model_bytes(
+    network: nn.Module, subject: Architecture | HandMade, settings: NetworkTrainSettings, info: DataInfo
+) -> bytes:
+    """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
+    if isinstance(subject, Architecture):
+        assert isinstance(settings, TrainSettings)
+        shape: dict[str, Any] = {
+            "architecture": subject.to_json(),
+            "channels": settings.channels,
+            "stem": settings.stem,
+        }
+    else:
+        shape = {"handmade": subject.name}
+    weights = {
+        k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
+    }
+    facts = {"format": MODEL_FORMAT, **shape, "data": asdict(info)}
+    # One entry: safetensors writes several in an order that differs from run to run.
+    return safetensors.torch.save(weights, {"dnas": json.dumps(facts)})
+
+
+def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
+    """The trained network of a run folder, in evaluation mode, and what it expects of images.
+
+    Reads model.safetensors alone. Raises InputError when there is none, it is damaged, or a weight is not finite.
+    """
+    path = Path(run) / MODEL_FILE if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; train first with `dnas train` or `dnas run`")
+    weights = read_tensors(path)
+    try:
+        facts = _facts(path)
+        info = info_from_json(facts["data"])
+        classes = len(info.classes)
+        if "handmade" in facts:
+            network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
+        else:
+            architecture = Architecture.from_json(facts["architecture"])
+            _check_size(path, architecture, facts, info, weights)
+            network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
+        network.load_state_dict(weights)
+    except Exception as error:  # what a forged header leads to has many types
+        if isinstance(error, InputError) and str(path) in str(error):
+            raise
+        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+    return to_device(network, "cpu").eval(), info
+
+
+def read_info(path: Path) -> DataInfo:
+    """What the network of a model.safetensors expects of images. Raises InputError when the file is damaged."""
+    try:
+        return info_from_json(_facts(path)["data"])
+    except Exception as error:  # as above
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the header of a model.safetensors says. Raises InputError for another file."""
+    with safetensors.safe_open(path, "pt") as file:
+        facts: dict[str, Any] = json.loads((file.metadata() or {}).get("dnas", "{}"))
+    if facts.get("format") != MODEL_FORMAT:
+        raise InputError(f"{path} is not a model of dnas (its format is {facts.get('format')!r})")
+    return facts
+
+
+def _check_size(
+    path: Path, architecture: Architecture, facts: Mapping[str, Any], info: DataInfo, weights: Mapping[str, Tensor]
+) -> None:
+    """Raises InputError, before memory is taken, for a network that its file cannot hold."""
+    shape = {"channels": facts["channels"], "classes": len(info.classes), "inputs": info.channels}
+    wanted = size(plan(architecture, **shape, stem=facts["stem"]), info.image_size).params
+    held = sum(tensor.numel() for tensor in weights.values())
+    if wanted > held:
+        raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
+
+
+def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
+    """What `dataclasses.asdict` made of a DataInfo, after a detour through JSON."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return DataInfo(**fields)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises InputError naming it when it is damaged or a number is not finite."""
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            kind = "NaN" if tensor.isnan().any() else "infinite values"
+            raise InputError(f"{path} cannot be used: the tensor {name!r} holds {kind}; restore it or train again")
+    return tensors
+
+
+# What a run is about: an architecture, searched or given, or a network that people designed.
+Subject = Architecture | HandMade
+
+
+def fresh(subject: Subject, config: Config, info: DataInfo) -> nn.Module:
+    """The network that a run trains, with the weights that its seed gives."""
+    if isinstance(subject, HandMade):
+        return build_handmade(subject.name, len(info.classes), info.channels, info.image_size, config.seed)
+    assert isinstance(config.train, TrainSettings)
+    return built(subject, config.train, info, config.seed)

@@ -1,0 +1,163 @@
+"""Flat options become nested settings, over those of a configuration file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dnas.errors import InputError, SettingError, choices
+from dnas.options import (
+    SECTIONS,
+    Command,
+    common_first,
+    flag_of,
+    places,
+)
+from dnas.pipeline.machine import resolve_device
+
+
+def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the user typed for each setting, by its dotted name, as `dnas.errors.calling` takes it.
+
+    Args:
+        given: Flat options, as of `nested`.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    found = {}
+    if "config" in given:
+        from dnas.pipeline.overrides import read_settings
+
+        found = in_file(read_settings(given["config"]), given["config"])
+    for option in common_first(given):
+        found |= {key: f"--{option.replace('_', '-')}" for key in places(command, option)}
+    for text in given.get("option", []):
+        name = text.partition("=")[0]
+        found[name if "." in name else f"options.{name}"] = name if "." in name else f"--option {name}"
+    return found
+
+
+def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
+    """Return what to call each setting of a file, by its dotted name: "search.epochs in 'config.toml'"."""
+
+    def keys(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                yield from keys(value, f"{prefix}{key}.")
+
+    return {key: f"{key} in {str(file)!r}" for key in keys(settings, "")}
+
+
+def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
+    """Flat options (those that are not None) over a configuration file, as nested settings.
+
+    Raises InputError for an option that cannot be used with the command, or that is malformed.
+    """
+    from dnas.pipeline.overrides import read_settings
+
+    given = {k: v for k, v in given.items() if v is not None}
+    settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
+    if settings.get("command", command) != command:
+        # A file of another command still says how to search or to train.
+        for key in ("architecture", "handmade", "baseline"):
+            settings.pop(key, None)
+    if given.get("handmade") and not settings.get("handmade"):
+        # So does a file of an architecture, but for what only that has use for.
+        from dnas.settings import ARCHITECTURE_SETTINGS
+
+        settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
+    settings["command"] = command
+    if given.get("image_size") == 0:
+        # Only in a file is 0 the size that the data has.
+        raise SettingError("data.image_size", "--image-size", " must be at least 8, got 0; leave it out for automatic")
+    options = given.pop("option", [])
+    for option, value in common_first(given).items():
+        for key in places(command, option):
+            section, _, name = key.rpartition(".")
+            if section:
+                settings[section] = {**settings.get(section, {}), name: value}
+                given.pop(option, None)
+    if "data" in settings:
+        folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
+        settings["data"] = {**settings["data"], **folders}
+    device = given.pop("device", settings.get("device", "auto"))
+    settings["device"] = resolve_device(device)
+    sections = SECTIONS[command]
+    add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
+    if command == "train":
+        settings.pop("method", None)
+        settings.pop("mapping", None)
+        settings.pop("space", None)
+        settings.pop("options", None)
+    for section in {"search", "train"} - set(sections):
+        settings.pop(section, None)
+    return settings | given
+
+
+def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
+    """Put NAME=VALUE texts where they belong: SECTION.NAME, or the plain NAME of a method's option.
+
+    Raises InputError for a text of another form, or for a section that is not among `sections`; plain names
+    belong to the section "options".
+    """
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--option {text!r} must be NAME=VALUE")
+        section, key = name.split(".", 1) if "." in name else ("options", name)
+        if section not in sections or name.startswith("options."):
+            if name != (flag := flag_of(name)) and section not in ("search", "train", "options"):
+                raise InputError(f"--option {name} cannot be used; use {flag}")
+            if section not in ("search", "train", "options"):
+                named = [f"{s}.{key}" for s in sections if s != "options"]
+                raise InputError(f"unknown setting {name}{choices(name, named)}")
+            kinds = ["NAME of a method's option" if s == "options" else f"{s}.NAME" for s in sections]
+            raise InputError(f"--option {name} cannot be used with this command; use {' or '.join(kinds)}")
+        settings[section] = {**settings.get(section, {}), key: _value(value)}
+
+
+def _value(text: str) -> Any:
+    """An option's text as TOML would read it; a bare word is a text."""
+    match text:
+        case "true" | "True":
+            return True
+        case "false" | "False":
+            return False
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _absolute(value: Any) -> Any:
+    """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
+    from dnas.data.sources.registry import NAMES
+
+    if isinstance(value, str) and value and value not in NAMES and Path(value).is_dir():
+        return str(Path(value).absolute())
+    return value
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """A configuration file as nested values. What a run found (environment, fingerprint) is left out.
+
+    Raises InputError naming the file.
+    """
+    from dnas.disk import read_toml
+
+    values = read_toml(Path(path))
+    for section in ("data", "search", "options", "train"):
+        if not isinstance(values.get(section, {}), dict):
+            raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
+    values.pop("environment", None)
+    for found in ("fingerprint", "train_images"):
+        values.get("data", {}).pop(found, None)
+    return values
+
+
+def given_options(*groups: Any) -> dict[str, Any]:
+    return {k: v for group in groups for k, v in asdict(group).items()}

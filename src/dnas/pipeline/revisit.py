@@ -1,0 +1,64 @@
+"""What is done again with the search of an earlier run: derive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dnas.disk import read_toml
+from dnas.errors import InputError, first_line
+from dnas.methods.protocol import Progress, SupernetMethod
+from dnas.methods.registry import create
+from dnas.pipeline.config import parse
+from dnas.pipeline.model import read_tensors
+from dnas.pipeline.overrides import add_options
+from dnas.pipeline.run import PARAMETERS_FILE
+from dnas.runtime.checkpoint import newest
+from dnas.settings import GradientSettings
+from dnas.space.architecture import Architecture
+from dnas.space.registry import get_space
+
+
+def derive_again(path: str | Path, options: list[str]) -> Architecture:
+    """Derive an architecture from the architecture parameters of a search, finished or not.
+
+    Args:
+        path: The run folder.
+        options: NAME=VALUE of the method's options over those of the run.
+
+    Raises:
+        InputError: No search in this folder, or an option that does not fit.
+    """
+    path = Path(path)
+    if not (path / "config.toml").is_file():
+        raise InputError(f"{path} is not a run folder, since it has no config.toml; give the folder of a search")
+    values = read_toml(path / "config.toml")
+    config = parse(values)
+    if config.search is None:
+        raise InputError(
+            f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
+        )
+    merged = dict(values)
+    add_options(merged, options, ["options"])
+    method = create(config.method, config.mapping, merged.get("options", {}), get_space(config.space))
+    if not isinstance(method, SupernetMethod):
+        raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
+    mapping = method.mapping(config.search.layers, config.seed)
+    epochs = config.search.epochs
+    if (path / PARAMETERS_FILE).is_file():
+        tensors = read_tensors(path / PARAMETERS_FILE)
+        epoch = epochs
+    else:
+        checkpoint, _ = newest(path / "checkpoints")
+        if checkpoint is None or checkpoint.state["stage"] != "search":
+            raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
+        tensors = checkpoint.part("mapping")
+        epoch = max(1, checkpoint.state["step"] // config.search.steps_per_epoch)
+    try:
+        mapping.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"the options do not fit the architecture parameters of {path}: {first_line(error)}") from None
+    warmup = config.search.warmup_epochs if isinstance(config.search, GradientSettings) else 0
+    architecture = method.derive(mapping, Progress(min(epoch, epochs) - 1, epochs, warmup))
+    if architecture is None:
+        raise InputError(f"{path}: {method.name} chose among candidates, so nothing can be derived again")
+    return architecture

@@ -1,0 +1,329 @@
+"""The pipeline: search, derive, train, test, draw, in one run folder; started, or resumed to the same bits.
+
+`start` checks everything that can be wrong with the input before it makes the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from dnas.data.overview import overview
+from dnas.data.splits import DataInfo
+from dnas.disk import read_toml
+from dnas.drawing import svg as draw
+from dnas.errors import InputError, calling
+from dnas.kernels import native
+from dnas.methods.protocol import Method
+from dnas.methods.registry import create
+from dnas.network.handmade import PACKAGE, get_handmade
+from dnas.network.network import macs, params
+from dnas.pipeline import stages
+from dnas.pipeline.config import Config, draft, parse, resolve
+from dnas.pipeline.flips import resolve_flips
+from dnas.pipeline.inputs import Data, checked_draft, load_data
+from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
+from dnas.pipeline.model import MODEL_FILE, Subject, fresh, model_bytes
+from dnas.pipeline.overrides import in_file
+from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages
+from dnas.reporter import Reporter
+from dnas.runtime import distributed
+from dnas.runtime.estimate import LABELS
+from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_architecture
+from dnas.settings import SearchSettings, TrainSettings
+from dnas.space.architecture import Architecture, at_depth
+from dnas.space.controls import random_of_size
+from dnas.space.registry import get_space
+from dnas.training.accuracy import Accuracy, measure_accuracy
+from dnas.training.build import planned
+from dnas.training.trainer import train_network
+
+PARAMETERS_FILE = "architecture_parameters.safetensors"
+
+
+def start(
+    overrides: Mapping[str, Any],
+    *,
+    out: str | Path | None = None,
+    architecture: Architecture | None = None,
+    reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
+) -> dict[str, Any]:
+    """Begin a run and carry it through. Returns the content of result.json.
+
+    Args:
+        overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
+        out: The run folder; by default a new one under runs/.
+        architecture: For the command "train", unless `overrides` name a hand-made network.
+
+    Raises:
+        InputError: Before anything is written.
+        RunError: The run failed; its folder can be resumed.
+    """
+    check_execution(execution)
+    config = checked_draft(overrides)
+    if architecture is not None and isinstance(config.train, TrainSettings):
+        architecture = at_depth(architecture, config.train.layers)
+    for text in (config.data.source, config.data.data_dir, str(out or "")):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
+    with distributed.joined(config.device):
+        return _begin(overrides, out, architecture, reporter if distributed.leads() else None, execution)
+
+
+def _begin(
+    overrides: Mapping[str, Any],
+    out: str | Path | None,
+    architecture: Architecture | None,
+    reporter: Reporter | None,
+    execution: Execution,
+) -> dict[str, Any]:
+    if out is not None and distributed.leads():
+        refuse_used(Path(out))
+    # Once more, since some settings depend on the number of ranks, which is known by now.
+    data = load_data(draft(overrides)[0], reporter)
+    config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+    config, flips = resolve_flips(config, data.train, data.info)
+    if architecture is not None and isinstance(config.train, TrainSettings):
+        planned(architecture, config.train, data.info)
+    name = config.handmade or (method.name if architecture is None else "train")
+    stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
+    path = distributed.from_first(fresh_path(Path("runs"), stem) if out is None else Path(out))
+    with RunFolder.create(path) if distributed.leads() else RunFolder(path, writes=False) as folder:
+        if architecture is not None:
+            folder.write_text("architecture.json", architecture.dumps())
+        # Last: a folder is a run folder from the moment that it has a config.toml.
+        folder.write_config(config.to_toml())
+        _keep_training_images(folder, data)
+        distributed.wait()
+        session = Session(folder, config.to_toml(), reporter, execution)
+        session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
+        for line in overview(data.info, data.train, data.test):
+            session.say(line)
+        if flips:
+            session.say(flips)
+        if config.device == "cpu" and (advice := native.advice()):
+            session.say(advice)
+        return _carry_through(config, method, data, folder, session)
+
+
+def _keep_training_images(folder: RunFolder, data: Data) -> None:
+    if folder.writes:
+        folder.write_bytes(TRAINING_IMAGES_FILE, TrainingImages.of(data.train, data.info).to_bytes())
+
+
+def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
+    """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
+
+    Of a run that has ended it is the result that is there.
+
+    Raises:
+        InputError: Not a run folder, in use, or its configuration, data or format has changed.
+    """
+    path = Path(path)
+    device = read_toml(path / "config.toml").get("device", "cpu") if (path / "config.toml").is_file() else "cpu"
+    with distributed.joined(device):
+        return _resume(path, reporter if distributed.leads() else None, execution)
+
+
+def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict[str, Any]:
+    with ExitStack() as opened:
+        if distributed.leads():
+            folder = opened.enter_context(RunFolder.reopen(path, execution.patience))
+        # What the first rank clears away and begins to write is no matter of the others, who read now.
+        distributed.wait()
+        if not distributed.leads():
+            folder = opened.enter_context(RunFolder(path, writes=False))
+        values = folder.read_config()
+        with calling(in_file(values, folder.path / "config.toml")):
+            config = parse(values)
+        if (folder.path / "result.json").exists():
+            result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
+            return result
+        check_execution(execution)
+        check_machine(config)
+        # The number of threads decides the order of sums, so a resumed run takes the first one's.
+        torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
+        # As the file has it: a newer dnas may have settings that it did not know.
+        session = Session(folder, values, reporter, execution)
+        session.resume()
+        distributed.wait()
+        data = load_data(config, reporter)
+        session.skip_time()
+        if data.fingerprint != config.data.fingerprint:
+            raise InputError(
+                f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
+                "restore them or start a new run"
+            )
+        if not (path / TRAINING_IMAGES_FILE).is_file():
+            _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
+        now = environment(config.handmade)
+        for key in ("dnas", "torch", PACKAGE, "kernels"):
+            if config.environment.get(key) != now.get(key):
+                session.say(
+                    f"warning: begun with {key} {config.environment.get(key)}, resumed with {now.get(key)}: "
+                    "the result may differ in its last bits"
+                )
+        if (began := config.environment.get("ranks", 1)) != distributed.count():
+            session.say(
+                f"begun on {began} ranks, resumed on {distributed.count()}: a batch keeps its parts, so the result may "
+                "differ in its last bits only"
+            )
+        method = None
+        if config.method:
+            method = create(config.method, config.mapping or None, config.options, get_space(config.space))
+        return _carry_through(config, method, data, folder, session)
+
+
+def _carry_through(
+    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session
+) -> dict[str, Any]:
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
+    with session.signals(), memory_errors(config.device), closing(data):
+        if config.search is not None:
+            assert method is not None
+            subject: Subject = _search(config, method, data, folder, session)
+        elif config.handmade:
+            subject = get_handmade(config.handmade)
+        else:
+            subject = Architecture.load(folder.path / "architecture.json")
+        result = summary(config, subject, data.info, folder.path)
+        if config.train is not None:
+            result |= _train(config, subject, data, folder, session)
+        if config.search is not None:
+            done = session.completed["search"]
+            result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
+        result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
+        result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
+        result["peak_memory_bytes"] = peak_memory(config.device)
+        folder.write_json("result.json", result)
+    return result
+
+
+def _search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
+    assert config.search is not None
+    if "search" in session.completed:
+        return Architecture.from_json(session.completed["search"]["architecture"])
+    found = search_architecture(
+        method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
+    )
+    architecture = found.architecture
+    if isinstance(config.train, TrainSettings):
+        architecture = at_depth(architecture, config.train.layers)
+    if found.parameters:
+        folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
+    folder.write_text("architecture.json", architecture.dumps())
+    folder.write_text("architecture.svg", picture(architecture, config))
+    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
+    session.complete({"architecture": architecture.to_json(), **known})
+    return architecture
+
+
+def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session) -> dict[str, Any]:
+    """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
+
+    def keep(network: nn.Module) -> None:
+        assert config.train is not None
+        folder.write_bytes(MODEL_FILE, model_bytes(network, subject, config.train, data.info))
+        if isinstance(subject, Architecture) and not (folder.path / "architecture.svg").exists():
+            folder.write_text("architecture.svg", picture(subject, config))
+
+    other = None
+    if config.baseline and isinstance(subject, Architecture):
+        assert isinstance(config.train, TrainSettings) and session.estimate is not None
+        # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
+        try:
+            other = random_of_size(subject, config.train, data.info, config.seed)
+        except InputError as error:
+            session.say(f"no comparison: {error}")
+        stages.set_baseline(session.estimate, subject, other, config.train, data.info)
+    result = _tested("train", subject, config, data, session, keep)
+    if other is not None:
+        tested = _tested("baseline", other, config, data, session)
+        seconds = round(session.seconds["baseline"], 3)
+        result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
+    return result
+
+
+def _tested(
+    stage: str,
+    subject: Subject,
+    config: Config,
+    data: Data,
+    session: Session,
+    keep: Callable[[nn.Module], None] = lambda network: None,
+) -> dict[str, Any]:
+    """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
+    assert config.train is not None and data.test is not None
+    if stage not in session.completed:
+        network = train_network(
+            fresh(subject, config, data.info),
+            config.train,
+            data.train,
+            data.info,
+            seed=config.seed,
+            session=session,
+            stage=stage,
+            title=LABELS[stage],
+            device=config.device,
+        )
+        keep(network)
+        image = (data.info.channels, data.info.image_size, data.info.image_size)
+        accuracy = measure_accuracy(network, data.test, data.info, config.device)
+        session.complete({"correct": accuracy.correct, "params": params(network), "macs": macs(network, image)})
+    done = session.completed[stage]
+    accuracy = Accuracy(done["correct"], len(data.test))
+    return {
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+        "params": done["params"],
+        "macs": done["macs"],
+    }
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------
+
+
+def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dict[str, Any]:
+    """The part of result.json that is known before training."""
+    if isinstance(subject, Architecture):
+        settings = config.train or config.search
+        assert isinstance(settings, TrainSettings | SearchSettings)
+        shape: dict[str, Any] = {"layers": len(subject), "channels": settings.channels}
+    else:
+        shape = {"architecture": subject.name}
+    return {
+        "run": str(path),
+        "command": config.command,
+        "preset": config.preset,
+        "method": config.method,
+        "mapping": config.mapping,
+        "seed": config.seed,
+        "data": info.source,
+        "classes": len(info.classes),
+        **shape,
+    }
+
+
+def picture(architecture: Architecture, config: Config) -> str:
+    """The SVG of an architecture, titled by its run."""
+    if config.method:
+        title = f"{config.method} · {config.mapping} · {config.data.source}"
+    else:
+        title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
+    return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")

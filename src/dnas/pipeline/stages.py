@@ -1,0 +1,198 @@
+"""The stages of a run: how much work each is, and how long those that have not begun are expected to take."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dnas.data.splits import DataInfo, Split
+from dnas.errors import InputError, RunError
+from dnas.kernels.memory import give_back
+from dnas.methods.protocol import Method, SupernetMethod
+from dnas.pipeline.config import Config
+from dnas.reporter import Silent
+from dnas.rng import numpy_stream
+from dnas.runtime import distributed
+from dnas.runtime.estimate import Estimate, Work
+from dnas.runtime.session import Session
+from dnas.searching.judging import FORWARD, STAGE
+from dnas.searching.trials import short_training
+from dnas.settings import (
+    GradientSettings,
+    NetworkTrainSettings,
+    SearchSettings,
+    SupernetSettings,
+    TrainSettings,
+    TrialSettings,
+)
+from dnas.space.architecture import Architecture, at_depth
+from dnas.space.plan import size
+from dnas.space.registry import get_space
+from dnas.supernet.mapping import SHARED
+from dnas.training.build import built, planned
+from dnas.training.trainer import train_network
+
+# Passes forward and backward in a step that moves the architecture, too.
+PASSES = {"first-order": 2.0, "second-order": 5.0, "single-level": 1.0}
+# What a look at the eigenvalue costs, in the same unit.
+EIGENVALUE_PASSES = 100.0
+# A training is tried for its speed: its first step, which has more to do, counts for nothing, and it ends after these.
+TRIED_SECONDS, TRIED_STEPS = 1.0, 8
+# Random architectures, of which the one of middle size stands for the one that will be found.
+DRAWS = 25
+
+
+def estimate(config: Config, method: Method | None, train: Split, test: Split | None, info: DataInfo) -> Estimate:
+    """The estimate for a run with these resolved settings."""
+    stages: dict[str, Work] = {}
+    if config.search is not None:
+        assert method is not None
+        stages[STAGE] = search_work(method, config.search)
+    if config.train is not None:
+        stages["train"] = train_work(config.train, 0 if test is None else len(test))
+        if config.baseline:
+            stages["baseline"] = stages["train"]
+
+    def price(stage: str, known: Mapping[str, float]) -> float | None:
+        if stage == "baseline":
+            return known["train"] * foretold.stages["baseline"].total / foretold.stages["train"].total
+        if stage == STAGE:
+            assert isinstance(config.search, TrialSettings)
+            seconds = _seconds_per_trial(config, config.search, train, info)
+            return None if seconds is None else seconds * stages[STAGE].total / max(1, config.search.processes)
+        assert isinstance(config.train, TrainSettings)
+        seconds = _seconds_per_step(config, config.train, train, info)
+        return None if seconds is None else seconds * stages["train"].total
+
+    foretold = Estimate(stages, price, frozenset({STAGE} if isinstance(config.search, TrialSettings) else ()))
+    return foretold
+
+
+def set_baseline(
+    foretold: Estimate,
+    architecture: Architecture,
+    baseline: Architecture | None,
+    settings: TrainSettings,
+    info: DataInfo,
+) -> None:
+    """Tell an estimate what is trained, and what as its baseline; None: nothing is."""
+    if baseline is None:
+        foretold.leave_out("baseline")
+        return
+    macs, like = (size(planned(each, settings, info), info.image_size).macs for each in (baseline, architecture))
+    foretold.stages["baseline"] = foretold.stages["train"].times(macs / like)
+
+
+def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
+    """That of a training and the test at its end. In steps."""
+    batch = settings.images / settings.steps_per_epoch
+    return Work(settings.epochs * settings.steps_per_epoch, after=FORWARD * test_images / batch)
+
+
+def search_work(method: Method, settings: SearchSettings) -> Work:
+    """That of a search, no more than its limits allow: of trials in trials, else in passes forward and backward."""
+    validation = (settings.images - settings.weight_images) or settings.images
+    seconds = settings.seconds or math.inf
+    if isinstance(settings, TrialSettings):
+        trial = (settings.epochs * settings.weight_images + FORWARD * validation) / settings.batch_size
+        trials = min(settings.trials, math.ceil(settings.steps / trial)) if settings.steps else settings.trials
+        return Work(trials, seconds=seconds)
+    assert isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings)
+    epoch = settings.steps_per_epoch
+    batch = settings.weight_images / epoch
+    costs: dict[str, Any] = {}
+    watched = 0.0 if type(method).derive is SupernetMethod.derive else 1.0  # what is derived, if anything is
+    eigenvalue = 0.0
+    if isinstance(settings, GradientSettings):
+        costs = {"early_steps": settings.warmup_epochs * epoch, "cost": PASSES[settings.update]}
+        watched += 1  # the supernet
+        eigenvalue = EIGENVALUE_PASSES if settings.eigenvalue else 0.0
+    each, last = (FORWARD * images / batch for images in method.judged_images(validation))
+    # What the limit counts; to watch is no cost of the search.
+    work = Work(settings.epochs * epoch, **costs, epoch_steps=epoch, epoch_cost=each, after=last, seconds=seconds)
+    # It counts in batches of full size.
+    limit = settings.steps * settings.batch_size / batch
+    if 0 < limit < work.total:
+        steps = bisect.bisect_left(range(work.steps), limit, key=work.until)
+        work = replace(work, steps=steps, after=max(0.0, limit - work.until(steps)))
+    watching = FORWARD * watched * min(settings.watch_images, validation) / batch
+    return replace(work, epoch_cost=work.epoch_cost + watching + eigenvalue)
+
+
+def _seconds_per_trial(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
+    """How long a trial takes: its steps are tried with the threads that each trial has."""
+    training = short_training(settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // max(1, settings.processes)))
+    try:
+        seconds = _seconds_per_step(config, training, train, info)
+    finally:
+        torch.set_num_threads(threads)
+    if seconds is None:
+        return None
+    return seconds * train_work(training, settings.images - settings.weight_images).total
+
+
+def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, info: DataInfo) -> float | None:
+    """How long a step of a training takes that has not begun, tried on a network of likely size and on a few pictures.
+
+    None where it cannot be known: a try must not end a run, and of several ranks none may fail alone.
+    """
+    if distributed.count() > 1:
+        return None
+    count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
+    short = settings.model_copy(update={"images": count, "epochs": TRIED_STEPS})
+    watch = _Stopwatch()
+    try:
+        pictures = train.subset(torch.linspace(0, len(train) - 1, count).long())
+        network = built(_likely(config, settings, info), settings, info, config.seed)
+        train_network(
+            network,
+            short,
+            pictures,
+            info,
+            seed=config.seed,
+            session=Session(None, {}, watch),
+            stage="estimate",
+            device=config.device,
+        )
+    except _Enough:
+        return (watch.ends[-1] - watch.ends[0]) / (len(watch.ends) - 1)
+    except (InputError, RunError, MemoryError, RuntimeError):
+        return None
+    finally:
+        give_back()
+    raise AssertionError("there are as many steps as are tried")
+
+
+def _likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architecture:
+    """An architecture such as the search may find: of random ones, that with the median of multiply-accumulates."""
+    assert config.search is not None
+    rng = numpy_stream(config.seed, "estimate")
+    shared = config.mapping == SHARED
+    space = get_space(config.space)
+    draws = [at_depth(space.sample(rng, config.search.layers, shared=shared), settings.layers) for _ in range(DRAWS)]
+    return sorted(draws, key=lambda a: size(planned(a, settings, info), info.image_size).macs)[DRAWS // 2]
+
+
+class _Enough(Exception):
+    """A training has been tried for long enough."""
+
+
+class _Stopwatch(Silent):
+    """Takes the time at the end of each step, and ends the training when that tells its speed."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, step: int, shown: Mapping[str, float]) -> None:
+        self.ends.append(time.monotonic())
+        enough = self.ends[-1] - self.ends[0] >= TRIED_SECONDS or len(self.ends) == TRIED_STEPS
+        if enough and len(self.ends) > 1:
+            raise _Enough

@@ -1,0 +1,116 @@
+"""What a user names where a network is wanted: an architecture file, a run folder, a published architecture, or a
+hand-made network. The commands `train` and `show` and `dnas.train` find it here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnas.errors import InputError, did_you_mean
+from dnas.pipeline.inheritance import Shape
+from dnas.space.architecture import Architecture, at_depth
+from dnas.space.published import load_published, published
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Named:
+    """What was named.
+
+    Attributes:
+        found: An architecture, or the name of a hand-made network.
+        run: The run folder, if one was named.
+        config: The content of its config.toml, else empty.
+    """
+
+    found: Architecture | str
+    run: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture | None:
+        return None if isinstance(self.found, str) else self.found
+
+    @property
+    def handmade(self) -> str:
+        """The name of a hand-made network; "" for an architecture."""
+        return self.found if isinstance(self.found, str) else ""
+
+    def beneath(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a training, with those of the run that was named beneath; see `inheritance`."""
+        if self.run is None:
+            return settings
+        from dnas.pipeline.inheritance import inherit
+
+        return inherit(settings, self.run, self.config)
+
+    def shape(self) -> Shape:
+        """Return what the size of the network depends on: that of the run that was named, else the usual one."""
+        if self.run is None:
+            return Shape()
+        from dnas.pipeline.inheritance import shape_of
+
+        return shape_of(self.run, self.config)
+
+
+def named(subject: str | Path | Architecture, layers: int | None = None) -> Named:
+    """Find what a user names.
+
+    Args:
+        subject: A path or a name. A path that exists takes precedence; an architecture stands for itself.
+        layers: The depth at which a pair of cells is stacked; None: that of the file, or 20 for a published pair.
+
+    Raises:
+        InputError: There is no such network, or it has not this depth.
+    """
+    if isinstance(subject, Architecture):
+        return Named(_at(subject, layers))
+    text = os.fspath(subject)
+    path = Path(text)
+    if path.is_dir():
+        from dnas.disk import read_toml
+
+        config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
+        if config.get("handmade"):
+            return Named(str(config["handmade"]), path, config)
+        if not (path / "architecture.json").is_file():
+            raise InputError(f"{text!r} has no architecture.json; is it a run folder whose search has ended?")
+        return Named(_at(Architecture.load(path / "architecture.json"), layers), path, config)
+    if path.is_file():
+        return Named(_at(Architecture.load(path), layers))
+    if text in published():
+        return Named(load_published(text, 20 if layers is None else layers))
+    from dnas.network.handmade import HANDMADE
+
+    if text in HANDMADE:
+        return Named(text)
+    if len(path.parts) > 1 or path.suffix == ".json":
+        raise InputError(f"{text!r} does not exist; give an architecture file, a run folder or a known name")
+    choices = f"; choose from {', '.join([*published(), *HANDMADE])}, or give a file or a run folder"
+    raise InputError(f"unknown architecture {text!r}{did_you_mean(text, [*published(), *HANDMADE]) or choices}")
+
+
+def _at(architecture: Architecture, layers: int | None) -> Architecture:
+    return architecture if layers is None else at_depth(architecture, layers)
+
+
+def to_train(subject: str | Path | Architecture, options: Mapping[str, Any]) -> tuple[dict[str, Any], Named]:
+    """Find what is to be trained, and name it in the options.
+
+    Args:
+        options: Those of `dnas train` by their names in Python; None where one is not given.
+
+    Returns:
+        The options, and what was named.
+
+    Raises:
+        InputError: As `named`.
+    """
+    found = named(subject)
+    name = "" if isinstance(subject, Architecture) else os.fspath(subject)
+    return {**options, "architecture": name, "handmade": found.handmade}, found

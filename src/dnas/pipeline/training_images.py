@@ -1,0 +1,87 @@
+"""What a run trained on: a digest of each training image, so that a later test can leave these out.
+
+Kept in `training_images.safetensors` in the run folder, 8 bytes per image. It covers the whole training split: a search
+reads both halves of it, and mean and standard deviation come from all. The digest is of the decoded pixels at the
+run's size and channels, so it does not depend on names or places of files. A copy of an image with the same pixels has
+the same digest; one that was scaled, compressed or cropped again has another.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+import safetensors
+import safetensors.torch
+import torch
+
+from dnas.data.sources.protocol import Labels
+from dnas.data.splits import DataInfo, Split
+from dnas.errors import InputError
+from dnas.pipeline.model import info_from_json
+
+TRAINING_IMAGES_FILE = "training_images.safetensors"
+FORMAT = "dnas-training-images/1"
+HASH = "8-byte BLAKE2b of uint8 pixels [channels, size, size], little-endian"
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The record of a run's training images.
+
+    Attributes:
+        digests: int64 [N], see `pictures.image_digests`.
+        info: What the run knew of its data: the digests are of images in its channels and size.
+        pillow: Version of the library that decoded them.
+    """
+
+    digests: Labels
+    info: DataInfo
+    pillow: str = PIL.__version__
+
+    @classmethod
+    def of(cls, split: Split, info: DataInfo) -> TrainingImages:
+        """Return the record of a training split."""
+        return cls(split.digests(), info)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file, the same bytes for the same images."""
+        facts = {
+            "format": FORMAT,
+            "hash": HASH,
+            "size": self.info.image_size,
+            "channels": self.info.channels,
+            "pillow": self.pillow,
+            "data": asdict(self.info),
+        }
+        # One entry: safetensors writes several in an order that differs from run to run.
+        return safetensors.torch.save({"digests": torch.from_numpy(self.digests)}, {"dnas": json.dumps(facts)})
+
+    def among(self, digests: Labels) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        """Return, for each digest of int64 [M], whether it is one of these, bool [M]."""
+        return np.isin(digests, self.digests)
+
+
+def read_training_images(run: Path) -> TrainingImages | None:
+    """Return the record of a run folder, or None if it has none, as runs of earlier versions.
+
+    Raises InputError, naming the file, if it is damaged.
+    """
+    path = run / TRAINING_IMAGES_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get("dnas", "{}"))
+            digests = file.get_tensor("digests")
+        if facts.get("format") != FORMAT:
+            raise ValueError(f"its format is {facts.get('format')!r}")
+        if digests.dtype != torch.int64 or digests.ndim != 1:
+            raise ValueError(f"its digests are {digests.dtype} {list(digests.shape)}")
+        return TrainingImages(digests.numpy(), info_from_json(facts["data"]), str(facts["pillow"]))
+    except Exception as error:  # what a forged header leads to has many types
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{str(path)!r} cannot be read ({reason}); restore the file") from None

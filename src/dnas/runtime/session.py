@@ -1,0 +1,269 @@
+"""What surrounds a loop: checkpoints, signals, metrics, progress. Knows no method and no network.
+
+A run is a sequence of stages ("search", "train", "baseline"), each a loop over steps. A loop asks for the
+point to resume from, calls `step_done` after every step, and `complete` at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from dnas.errors import TIME_LIMIT, InputError, Interrupted, RunError
+from dnas.reporter import Reporter, Silent
+from dnas.runtime import distributed
+from dnas.runtime.checkpoint import Checkpoint, digests
+from dnas.runtime.estimate import Estimate
+from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.scalars import Scalars
+
+# SIGUSR1 is what batch schedulers are asked to send some time before they end a job. Windows has none.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
+Captured = tuple[dict[str, Tensor], dict[str, Any]]
+# An estimate may try steps of stages to come. So near the deadline there is no time for that: so many seconds, and so
+# many of the steps seen so far.
+ESTIMATE_SECONDS, ESTIMATE_STEPS = 60.0, 20
+
+
+class Session:
+    """One execution of a run, with or without a folder to keep it in.
+
+    Args:
+        folder: Where checkpoints and metrics go; None keeps nothing (as the self-test of `dnas doctor`).
+        config: What was in force, for `result.json` and to refuse a resume under another.
+        reporter: Shows progress.
+        execution: When it writes checkpoints and must end.
+
+    Attributes:
+        estimate: How long the run will take, which is said once in each stage; None: nothing is said.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        config: Mapping[str, Any],
+        reporter: Reporter | None = None,
+        execution: Execution = DEFAULT,
+    ) -> None:
+        self.folder = folder
+        self.config = dict(config)
+        self.reporter = reporter or Silent()
+        self.execution = execution
+        self.completed: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+        self.signum: int | None = None
+        self._pending: Checkpoint | None = None
+        self._stage = ""
+        self._entered = self._saved = time.monotonic()
+        # What a step and a checkpoint have taken at most, in seconds, and when the last step ended.
+        self._longest_step = self._longest_write = 0.0
+        self._stepped: float | None = None
+        self._divisible = False
+        self._scalars: Scalars | None = None
+        self.estimate: Estimate | None = None
+        self._resumed = False
+
+    # --- resuming ---------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Load the newest whole checkpoint. Raises InputError when the configuration is no longer its own."""
+        assert self.folder is not None
+        checkpoint, warnings = self.folder.load_checkpoint()
+        for warning in warnings:
+            self.say(warning)
+        if checkpoint is None:
+            self.folder.rewind_metrics(0)
+            self.say("no checkpoint yet; starting from the beginning")
+            return
+        differences = list(_differences(checkpoint.state["config"], self.config))
+        if differences:
+            raise InputError(
+                f"{self.folder.path} cannot be resumed: {'; '.join(differences)}; restore what was in force or "
+                "start a new run"
+            )
+        self.folder.rewind_metrics(checkpoint.state["metrics_bytes"])
+        self.completed = checkpoint.state["completed"]
+        self.seconds = checkpoint.state["seconds"]
+        self._pending = checkpoint
+        self._resumed = True
+        self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
+
+    def start(self, stage: str, title: str, steps: int, *, divisible: bool = False) -> Checkpoint | None:
+        """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage.
+
+        What came since the last stage, or the session's beginning, counts as this stage's time.
+
+        Args:
+            divisible: Whether a step has sessions of its own within it, which can stop it.
+        """
+        self._stage, self._divisible = stage, divisible
+        self._saved = time.monotonic()
+        self._longest_step, self._stepped = 0.0, None
+        if self.execution.tensorboard and self.folder is not None and self.folder.writes and self._scalars is None:
+            self._scalars = Scalars(self.folder.path)
+        pending, self._pending = self._pending, None
+        if pending is not None and pending.state["stage"] != stage:
+            pending = None
+        done = 0 if pending is None else int(pending.state["step"])
+        self.reporter.start(title if self.estimate is None else self.estimate.numbered(stage, title), steps, done)
+        if self.estimate is not None:
+            self.estimate.enter(stage, done, time.monotonic())
+            if stage in self.estimate.unmeasured:
+                self._foretell(done)
+        return pending
+
+    # --- the loop ---------------------------------------------------------------------------------------
+
+    def step_done(self, step: int, shown: Mapping[str, float], capture: Callable[[], Captured]) -> None:
+        """After step `step` (1-based): show it; checkpoint if it is time, or if it must stop, and then do so.
+
+        `capture` gives the tensors and the JSON that the loop needs to go on from here.
+        """
+        self.reporter.step(step, shown)
+        if self.folder is None:
+            return
+        # The first step of an execution has more to do than any other, so it foretells nothing.
+        if self._stepped is not None and not self._divisible:
+            self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
+        due = time.monotonic() - self._saved >= self.execution.checkpoint_seconds
+        # What one rank is to do, all do.
+        stop, signum, checkpoint = distributed.most(self.stopping(), self.signum or 0, due)
+        if stop:
+            self.signum = signum
+            self._timed_checkpoint(step, capture)
+            raise Interrupted(self.folder.path, signum)
+        if checkpoint:
+            self._timed_checkpoint(step, capture)
+        self._foretell(step)
+        self._stepped = time.monotonic()
+
+    def _foretell(self, step: int) -> None:
+        """Say how long the run will take, when enough is known. It counts as no time of the stage."""
+        began, deadline = time.monotonic(), self.execution.deadline
+        if self.estimate is None or not self.estimate.due(step, began):
+            return
+        if deadline is not None and deadline - began < ESTIMATE_SECONDS + ESTIMATE_STEPS * self._longest_step:
+            return
+        spent = self.seconds | {self._stage: self.elapsed()}
+        sentence = self.estimate.tell(step, began, spent, self._resumed)
+        self._entered += time.monotonic() - began
+        if sentence is not None:
+            self.say(sentence)
+
+    def stopping(self) -> bool:
+        """Whether to stop: a signal came, or going on for a step could last beyond the deadline."""
+        deadline = self.execution.deadline
+        if self.signum is None and deadline is not None:
+            # To go on may mean a checkpoint now, and means a step and a checkpoint after it.
+            needed = self._longest_step + 2 * self._longest_write
+            if time.monotonic() + needed >= deadline:
+                self.signum = TIME_LIMIT
+        return self.signum is not None
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        """Leave the stage with a JSON result that later stages and a resume can read."""
+        self.reporter.finish()
+        self.completed[self._stage] = dict(result)
+        if self.folder is not None:
+            self._checkpoint(0, ({}, {}))
+        else:
+            self._count_time()
+
+    def metric(self, **values: Any) -> None:
+        """One line of metrics.jsonl. Only what a second run would repeat: no times."""
+        self.reporter.metric(values)
+        if self.folder is not None:
+            self.folder.metric(**values)
+        if self._scalars is not None:
+            self._scalars.add(values)
+
+    def say(self, text: str) -> None:
+        """A line for the user, and for log.txt."""
+        self.reporter.say(text)
+        if self.folder is not None:
+            self.folder.log(text)
+
+    def _timed_checkpoint(self, step: int, capture: Callable[[], Captured]) -> None:
+        began = time.monotonic()
+        self._checkpoint(step, capture())
+        self._longest_write = max(self._longest_write, time.monotonic() - began)
+
+    def _checkpoint(self, step: int, captured: Captured) -> None:
+        assert self.folder is not None
+        self._count_time()
+        tensors, loop = captured
+        state = {
+            "stage": self._stage,
+            "step": step,
+            "completed": self.completed,
+            "seconds": self.seconds,
+            "config": self.config,
+            "loop": loop,
+        }
+        if distributed.count() > 1:
+            known = digests(tensors) | {"what earlier stages found": repr(self.completed)}
+            distributed.require_same(known, f"{self._stage}, step {step}")
+        if self._scalars is not None:
+            self._scalars.flush()
+        self.folder.save_checkpoint(tensors, state)
+        self._saved = time.monotonic()
+
+    def skip_time(self) -> None:
+        """Count what has passed since the session began for no stage."""
+        self._entered = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of this stage so far, over all executions."""
+        return self.seconds.get(self._stage, 0.0) + time.monotonic() - self._entered
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._entered
+        self._entered = now
+
+    # --- signals ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGUSR1 ask the loop to stop at its next step; a second SIGINT ends the process at once.
+
+        At the end, event files for TensorBoard are closed.
+        """
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            if self.signum is not None and signum == signal.SIGINT:
+                # Every file of a run folder is whole at any moment, so this is safe.
+                raise KeyboardInterrupt
+            self.signum = signum
+
+        previous = {s: signal.signal(s, handle) for s in SIGNALS}
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.folder is None:
+                raise
+            raise Interrupted(self.folder.path, signal.SIGINT) from None
+        finally:
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+            if self._scalars is not None:
+                # What the last checkpoint knew has been written.
+                with contextlib.suppress(RunError):
+                    self._scalars.close()
+                self._scalars = None
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} was {a!r} and is {b!r}"

@@ -1,0 +1,93 @@
+"""What a search on a supernet and one by trials share: how candidates are judged, and what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dnas.methods.protocol import Candidate, Method, Trial
+from dnas.space.architecture import Architecture
+
+STAGE = "search"
+# A backward pass takes twice a forward pass: one set of products for the inputs' gradients, one for the weights'.
+FORWARD = 1 / 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        architecture: The result.
+        parameters: The architecture parameters behind it; empty where there are none.
+        cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
+            counts a third); `architectures_evaluated`: how many were judged one by one.
+        validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
+        history: All that were judged one by one.
+    """
+
+    architecture: Architecture
+    parameters: dict[str, Tensor]
+    cost: dict[str, float]
+    validation_accuracy: float | None = None
+    history: tuple[Trial, ...] = ()
+
+
+def judged_in_rounds(
+    method: Method,
+    layers: int,
+    seed: int,
+    known: Sequence[float | None],
+    judge: Callable[[int, Sequence[Candidate]], Iterable[float | None]],
+    limit: int | None = None,
+    finalists: Sequence[Candidate] = (),
+) -> list[Trial]:
+    """Judge what a method proposes until it proposes nothing, or it is enough.
+
+    Args:
+        known: The scores of the first candidates, from an earlier execution: those are proposed again, and not judged.
+        judge: Number of the first and candidates → their scores in order; fewer than that end the search.
+        limit: Candidates at most.
+        finalists: What is judged before anything is proposed.
+    """
+    history: list[Trial] = []
+    while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
+        room = candidates if limit is None else candidates[: limit - len(history)]
+        scores = list(known[len(history) : len(history) + len(room)])
+        if len(scores) < len(room):
+            scores += judge(len(history) + len(scores), room[len(scores) :])
+        # Where it is enough, or the limit is reached, there are fewer scores than candidates.
+        history += [Trial(c.architecture, score, c.share) for c, score in zip(candidates, scores, strict=False)]
+        if len(scores) < len(candidates):
+            break
+    return history
+
+
+def judged(
+    method: Method,
+    layers: int,
+    seed: int,
+    known: Sequence[float | None],
+    judge: Callable[[int, Candidate], float | None],
+    enough: Callable[[], bool],
+    limit: int | None = None,
+    finalists: Sequence[Candidate] = (),
+) -> list[Trial]:
+    """As `judged_in_rounds`, one after another: `judge` takes a number and a candidate, and `enough` says whether to
+    end before the next; one is judged in any case."""
+
+    def one_by_one(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
+        for number, candidate in enumerate(candidates, first):
+            if number > 0 and enough():
+                return
+            yield judge(number, candidate)
+
+    return judged_in_rounds(method, layers, seed, known, one_by_one, limit, finalists)
+
+
+def score_of(architecture: Architecture, history: Sequence[Trial]) -> float | None:
+    """What an architecture was judged as, on the largest share of images; None where it was not."""
+    known = [trial for trial in history if trial.architecture == architecture and trial.score is not None]
+    return max(known, key=lambda trial: trial.share).score if known else None

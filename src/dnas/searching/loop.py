@@ -1,0 +1,107 @@
+"""A search from its first step, or its last checkpoint, to an architecture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from dnas.data.splits import DataInfo, Split
+from dnas.kernels.memory import give_back
+from dnas.methods.protocol import Candidate, Method, SupernetMethod, Trial, TrialMethod
+from dnas.runtime import distributed
+from dnas.runtime.session import Session
+from dnas.searching.judging import STAGE, Found, judged, score_of
+from dnas.searching.search import Search
+from dnas.searching.trials import search_by_trials
+from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
+
+
+def search_supernet(
+    method: SupernetMethod,
+    settings: SupernetSettings,
+    split: Split,
+    info: DataInfo,
+    *,
+    seed: int,
+    session: Session,
+    device: str = "cpu",
+    supernet: nn.Module | None = None,
+    finalists: Sequence[Candidate] = (),
+) -> Found:
+    """Search on the training split.
+
+    Args:
+        supernet: See `Search`.
+        finalists: Judged at the end, in place of all that the method would judge.
+
+    Raises:
+        RunError: A loss or gradient is not finite.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    search = Search(method, settings, split, info, seed, device, supernet)
+    steps = settings.epochs * settings.steps_per_epoch
+    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", steps)
+    if checkpoint is not None:
+        search.restore(checkpoint)
+
+    def spent() -> bool:
+        # By the slowest rank's clock.
+        return bool(distributed.most(settings.spent(session.elapsed(), search.cost["step_equivalents"]))[0])
+
+    # Where candidates have been judged, the steps were over, for whatever reason.
+    while search.trained < steps and not search.scores and search.stopped is None:
+        step = search.trained
+        if step and spent():
+            break
+        loss = search.step(step)
+        if (step + 1) % settings.steps_per_epoch == 0:
+            session.metric(**search.epoch_metrics(step))
+            search.stopped = method.after_epoch(search, search.progress(step, draw=1))
+        search.trained += 1
+        session.step_done(search.trained, {"loss": loss}, search.capture)
+
+    def judge(number: int, candidate: Candidate) -> float:
+        score = search.accuracy(candidate.architecture, math.ceil(candidate.share * len(search.validation_part)))
+        search.scores.append(score)
+        session.step_done(search.trained + number + 1, {"accuracy": score}, search.capture)
+        return score
+
+    last = search.progress(max(search.trained - 1, 0), draw=1)
+    history: list[Trial] = []
+    if search.stopped is None or finalists:
+        limit = len(finalists) or None
+        # A limit ends the search, not the judging of what was given to be judged.
+        enough = (lambda: False) if finalists else spent
+        finalists = finalists or method.finalists(search.mapping, last)
+        history = judged(method, settings.layers, seed, search.scores, judge, enough, limit, finalists)
+    give_back()
+    if search.stopped is not None:
+        architecture = search.stopped
+    elif history:
+        architecture = method.choose(history)
+    else:
+        derived = method.derive(search.mapping, last)
+        assert derived is not None, f"{method.name} neither derives nor proposes"
+        architecture = derived
+    parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
+    judged_as = score_of(architecture, history) if history else search.derived_accuracy
+    return Found(architecture, parameters, search.cost, judged_as, tuple(history))
+
+
+def search_architecture(
+    method: Method,
+    settings: SearchSettings,
+    split: Split,
+    info: DataInfo,
+    *,
+    seed: int,
+    session: Session,
+    device: str = "cpu",
+) -> Found:
+    """Search with resolved settings of the method's own kind. See the two functions that it calls."""
+    if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
+        return search_supernet(method, settings, split, info, seed=seed, session=session, device=device)
+    assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
+    return search_by_trials(method, settings, split, info, seed=seed, session=session, device=device)

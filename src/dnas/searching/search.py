@@ -1,0 +1,450 @@
+"""Runs a method with a supernet on the training split: images in, an architecture out.
+
+It is handed the training split and nothing else, so no method can see test images. A gradient method moves its
+architecture parameters on one part of the images (after the warm-up) and the weights on the other part (DARTS,
+algorithm 1); a sampling method moves the weights of what it samples, and judges architectures on the other part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnas.data.augment import Augmentation, augment, mirrors, normalise
+from dnas.data.splits import DataInfo, Split, batches, chosen, halves
+from dnas.data.streaming import AHEAD
+from dnas.kernels import native
+from dnas.kernels.draws import Draws
+from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
+from dnas.rng import torch_stream
+from dnas.runtime import distributed
+from dnas.runtime.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
+from dnas.runtime.session import Captured
+from dnas.searching.judging import FORWARD, STAGE
+from dnas.searching.watch import by_operation, entropy
+from dnas.settings import GradientSettings, SupernetSettings
+from dnas.space.architecture import Architecture
+from dnas.space.darts import layer_kinds
+from dnas.supernet.relaxation import MixingWeights, path
+from dnas.supernet.supernet import Supernet, build_supernet
+from dnas.training import updates
+from dnas.training.batches import Batch
+from dnas.training.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+
+JUDGED_AT_ONCE = 256
+
+
+class Search:
+    """The state of a search, and its two steps. `search_supernet` loops over it; so can you.
+
+    Args:
+        method: With its options and mapping.
+        settings: Resolved, i.e. with every automatic value replaced by its number.
+        split, info: Training images and what is known of them.
+        seed: Of everything drawn.
+        device: "cpu" or "cuda".
+        supernet: What stands for the supernet: called as one, (images, mixing weights, skip dropout) → logits. Without
+            it, one is built.
+    """
+
+    def __init__(
+        self,
+        method: SupernetMethod,
+        settings: SupernetSettings,
+        split: Split,
+        info: DataInfo,
+        seed: int,
+        device: str,
+        supernet: nn.Module | None = None,
+    ) -> None:
+        self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
+        self.pool = chosen(split, settings.images, seed).to(device)
+        if supernet is None:
+            supernet = build_supernet(
+                method.space,
+                method.operations,
+                layers=settings.layers,
+                channels=settings.channels,
+                classes=len(info.classes),
+                inputs=info.channels,
+                partial=method.options.partial_channels,
+                recompute=settings.recompute,
+                seed=seed,
+            )
+        self.supernet = supernet.to(device)
+        self.mapping = method.mapping(settings.layers, seed).to(device)
+        self.weights = list(self.supernet.parameters())
+        self.architecture = list(self.mapping.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights,
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+            foreach=True,
+        )
+        self.architecture_optimizer = method.optimizer(self.mapping, settings)
+        # [L, E, O]: where edges have primitives of their own, the others are not executed.
+        self.active = None if method.allowed is None else method.allowed[torch.tensor(layer_kinds(settings.layers))]
+        if settings.weight_images == len(self.pool):
+            self.train_part = self.validation_part = torch.arange(len(self.pool))
+        else:
+            self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
+        self.recipe = Augmentation(settings.pad, mirrors(settings.flip, info), cutout=0)
+        distributed.check_parts(settings.parts, "search")
+        self.correct = 0  # of a step, on this rank
+        self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
+        # What the search cost so far: see `Cost`.
+        self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
+        self.memory: dict[str, Any] = {}
+        self.trained = 0  # steps, of which a limit of time can have left some out
+        self.scores: list[float] = []
+        self.stopped: Architecture | None = None
+        self.derived_accuracy: float | None = None  # of the last epoch's, where it was watched
+        self._executed: Tensor | None = None
+        self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
+
+    # --- where a step is ----------------------------------------------------------------------------------
+
+    def progress(self, step: int, draw: int = 0) -> Progress:
+        settings = self.settings
+        warmup = settings.warmup_epochs if isinstance(settings, GradientSettings) else 0
+        return Progress(
+            step // settings.steps_per_epoch,
+            settings.epochs,
+            warmup,
+            step,
+            draw,
+            self.seed,
+            settings.channels,
+            self.info.image_size,
+        )
+
+    def batch(self, step: int, draw: int) -> Batch:
+        """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+        images, labels, _ = self._drawn(step, draw, lambda count: slice(0, count))
+        return Batch(images, labels, draw)
+
+    def parts(self, step: int, draw: int) -> list[Batch]:
+        """The same, cut into the settings' parts, of which these are this rank's (see `ranks.py`)."""
+        if self.settings.parts == 1:
+            return [self.batch(step, draw)]
+        images, labels, count = self._drawn(
+            step, draw, lambda count: distributed.share(count, self.settings.parts).rows
+        )
+        share = distributed.share(count, self.settings.parts)
+        return [
+            Batch(images[rows], labels[rows], draw, share.weight(rows), share.rows.start + rows.start)
+            for rows in share.parts
+        ]
+
+    def _drawn(self, step: int, draw: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
+        """Those images and labels of a batch that are `mine` of so many, and how many it has."""
+        epoch, i = divmod(step, self.settings.steps_per_epoch)
+        if self._orders[0] != epoch:
+            size = self.settings.batch_size
+            self._orders = (
+                epoch,
+                batches(len(self.train_part), size, self.seed, epoch, "order"),
+                batches(len(self.validation_part), size, self.seed, epoch, "order-validation"),
+            )
+        part, order = ((self.train_part, self._orders[1]), (self.validation_part, self._orders[2]))[draw]
+        last = min(i + AHEAD, self.settings.steps_per_epoch - 1)
+        whole = [part[order[k % len(order)]] for k in range(i, last + 1)]
+        indices, *coming = [each[mine(len(each))] for each in whole]
+        generator = torch_stream(self.seed, "augment", step, draw)
+        among = (mine(len(whole[0])).start, len(whole[0]))
+        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, generator, among)
+        return images, self.pool.labels[indices.to(self.device)], len(whole[0])
+
+    # --- losses -------------------------------------------------------------------------------------------
+
+    def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
+        """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
+        progress = self.progress(step, batch.draw)
+        mixing = self._mixing(progress)
+        self._executed = mixing.active
+        rate = self.method.skip_dropout(progress)
+        counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
+        draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
+        return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
+
+    def _mixing(self, progress: Progress) -> MixingWeights:
+        """The method's, in the supernet's type; nothing is executed that an edge has not."""
+        mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
+        if mixing.active is None and self.active is not None:
+            mixing = replace(mixing, active=self.active)
+        return mixing
+
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+        """[B, classes] of normalised images under any mixing weights; counted in `cost`."""
+        passes = 1.0 if torch.is_grad_enabled() else FORWARD
+        self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
+        logits: Tensor = self.supernet(images, mixing, draws)
+        return logits
+
+    def architecture_loss(self, batch: Batch, step: int) -> Tensor:
+        loss = F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
+        assert isinstance(self.method, GradientMethod)
+        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
+        return loss if penalty is None else loss + penalty
+
+    def weight_loss(self, batch: Batch, step: int) -> Tensor:
+        logits = self.logits(batch, step, relaxed=False)
+        self.correct += int((logits.detach().argmax(1) == batch.labels).sum())
+        return F.cross_entropy(logits, batch.labels)
+
+    def over_parts(self, loss: Callable[[Batch, int], Tensor], parts: Sequence[Batch], step: int) -> updates.Loss:
+        """The loss of a whole batch, as `bilevel` wants it, from that of its parts."""
+
+        def terms() -> Iterator[Tensor]:
+            before = self.cost["step_equivalents"]
+            for part in parts:
+                yield part.weight * loss(part, step)
+            # What all ranks computed, which each knows.
+            self.cost["step_equivalents"] = before + self._count(step, parts[0].draw) / self.settings.batch_size
+
+        return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
+
+    def _count(self, step: int, draw: int) -> int:
+        """Images of a batch."""
+        order = (self._orders[1], self._orders[2])[draw]
+        return len(order[step % self.settings.steps_per_epoch % len(order)])
+
+    @torch.no_grad()
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
+        """The supernet's accuracy on `images` validation images from the `first` on, going round, not augmented: of one
+        architecture, of which nothing else is executed, or of mixing weights.
+
+        Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
+        own statistics, as after a recalibration (Guo et al. 2020, §3.2).
+        """
+        if isinstance(what, Architecture):
+            self.cost["architectures_evaluated"] += 1
+            what = path(what, self.method.operations, self.method.space).to(self.weights[0])
+        part = self.validation_part.roll(-first)[:images]
+        correct = 0
+        before = self.cost["step_equivalents"]
+        chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[distributed.rank() :: distributed.count()]
+        for k, indices in enumerate(chunks):
+            batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
+            logits = self.forward(normalise(batch, self.info), what)
+            correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
+        self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
+        return distributed.number(correct) / len(part)
+
+    def eigenvalue(self, step: int) -> float:
+        """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
+        the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
+        """
+        part = self.validation_part[: self.settings.batch_size]
+        images, labels = normalise(self.pool.batch(part), self.info), self.pool.labels[part.to(self.device)]
+        progress = self.progress(step, draw=1)
+
+        def loss() -> Tensor:
+            return F.cross_entropy(self.supernet(images, self._mixing(progress)), labels)
+
+        with native.only_torch():
+            return updates.dominant_eigenvalue(loss, self.architecture, self.weights)
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def architecture_step(self, step: int) -> None:
+        """Move the architecture parameters; the weights stay as they are, to the bit."""
+        assert isinstance(self.settings, GradientSettings)
+        parts = self.parts(step, 1)
+        validation_loss = self.over_parts(self.architecture_loss, parts, step)
+        if self.settings.update == "second-order":
+
+            def relaxed(part: Batch, step: int) -> Tensor:
+                return F.cross_entropy(self.logits(part, step, relaxed=True), part.labels)
+
+            loss, grads = updates.unrolled(
+                self.over_parts(relaxed, self.parts(step, 0), step),
+                validation_loss,
+                self.architecture,
+                self.weights,
+                xi=self.settings.rate(self.progress(step).epoch),
+                momentum=self.settings.momentum,
+                buffers=[self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
+                weight_decay=self.settings.weight_decay,
+            )
+        else:
+            loss, grads = updates.first_order(validation_loss, self.architecture, self.weights)
+        self._move_architecture(parts[0], step, loss, grads)
+
+    def weight_step(self, step: int) -> float:
+        """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
+        parts = self.parts(step, 0)
+        self.correct = 0
+        loss, grads = updates.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
+        self.sums["correct"] += distributed.number(self.correct)
+        return self._move_weights(parts[0], step, loss, grads)
+
+    def joint_step(self, step: int) -> float:
+        """Move both along the gradients of one batch (single level). Returns the loss."""
+        parts = self.parts(step, 0)
+        loss, grads = updates.sparse_gradients(
+            self.over_parts(self.architecture_loss, parts, step), [*self.weights, *self.architecture]
+        )
+        count = len(self.weights)
+        self._move_architecture(parts[0], step, loss, updates.filled(grads[count:], self.architecture))
+        return self._move_weights(parts[0], step, loss, grads[:count])
+
+    def step(self, step: int) -> float:
+        """All of one step, 0-based. Returns the training loss."""
+        settings = self.settings
+        if not settings.moves_architecture(self.progress(step).epoch):
+            return self.weight_step(step)
+        assert isinstance(settings, GradientSettings)
+        if settings.update == "single-level":
+            return self.joint_step(step)
+        if settings.order == "weights-first":
+            loss = self.weight_step(step)
+            self.architecture_step(step)
+            return loss
+        self.architecture_step(step)
+        return self.weight_step(step)
+
+    def follow(self, loss: Tensor) -> None:
+        """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
+        assert self.architecture_optimizer is not None
+        updates.apply(self.architecture_optimizer, self.architecture, updates.gradients_of(loss, self.architecture))
+
+    def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
+        assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)
+        assert self.architecture_optimizer is not None
+        value = self._checked(batch, step, loss, "the validation loss")
+        norm = torch.nn.utils.get_total_norm(grads)
+        self.sums["gradient"] += require_finite(
+            norm,
+            "the architecture's gradient norm",
+            STAGE,
+            step,
+            lambda: first_bad_gradient(self.mapping, grads),
+        )
+        decay = self.settings.architecture_weight_decay
+        self.sums["decay"] += decay * float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
+        self.sums["validation_loss"] += value
+        updates.apply(self.architecture_optimizer, self.architecture, grads)
+        with torch.no_grad():
+            self.method.project(self.mapping)
+
+    def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
+        """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
+        value = self._checked(batch, step, loss, "the training loss")
+        reached = [g for g in grads if g is not None]
+        norm = torch.nn.utils.get_total_norm(reached)
+        require_finite(norm, "the gradient norm", STAGE, step, lambda: first_bad_gradient(self.supernet, grads))
+        clip(reached, self.settings.clip_norm, norm)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.progress(step).epoch)
+        parts = None
+        if self._executed is not None and isinstance(self.supernet, Supernet):
+            parts = self.supernet.parts(self._executed)
+        updates.apply(self.weight_optimizer, self.weights, grads, parts)
+        self.sums["loss"] += value * self._count(step, batch.draw)
+        return value
+
+    def _checked(self, batch: Batch, step: int, loss: Tensor, what: str) -> float:
+        def where() -> str:
+            return first_bad_layer(self.supernet, batch.images, lambda: self.logits(batch, step, relaxed=False))
+
+        return require_finite(loss, what, STAGE, step, where)
+
+    # --- what is kept -------------------------------------------------------------------------------------
+
+    def capture(self) -> Captured:
+        """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
+        tensors = {f"supernet.{k}": v for k, v in self.supernet.state_dict().items()}
+        tensors |= {f"mapping.{k}": v for k, v in self.mapping.state_dict().items()}
+        state: dict[str, Any] = {
+            "sums": self.sums,
+            "cost": self.cost,
+            "memory": self.memory,
+            "trained": self.trained,
+            "scores": self.scores,
+            "derived_accuracy": self.derived_accuracy,
+            "stopped": None if self.stopped is None else self.stopped.to_json(),
+        }
+        for name, optimizer in self._optimizers():
+            packed, state[name] = pack_optimizer(name, optimizer)
+            tensors |= packed
+        return tensors, state
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Be as when the checkpoint was captured."""
+        state = checkpoint.state["loop"]
+        restore_module(checkpoint, "supernet", self.supernet)
+        restore_module(checkpoint, "mapping", self.mapping)
+        for name, optimizer in self._optimizers():
+            unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
+        self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
+        self.trained, self.scores = int(state["trained"]), list(state["scores"])
+        self.derived_accuracy = state["derived_accuracy"]
+        self.stopped = None if state["stopped"] is None else Architecture.from_json(state["stopped"])
+
+    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        pairs = [("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)]
+        return [(name, optimizer) for name, optimizer in pairs if optimizer is not None]
+
+    def epoch_metrics(self, step: int) -> dict[str, Any]:
+        """What an epoch that ends with `step` was like; starts the sums anew.
+
+        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
+        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
+        skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
+        weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
+        what is lost where operations are taken away; `travel` is the largest architecture parameter;
+        `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
+        where the setting is.
+        """
+        settings, method = self.settings, self.method
+        progress = self.progress(step, draw=1)
+        metrics: dict[str, Any] = {
+            "stage": STAGE,
+            "epoch": progress.epoch + 1,
+            "learning_rate": settings.rate(progress.epoch),
+            "loss": self.sums["loss"] / len(self.train_part),
+        }
+        moved = settings.steps_per_epoch if settings.moves_architecture(progress.epoch) else 0
+        joint = moved and isinstance(settings, GradientSettings) and settings.update == "single-level"
+        if not joint:
+            metrics["accuracy"] = self.sums["correct"] / len(self.train_part)
+        if moved:
+            metrics["validation_loss"] = self.sums["validation_loss"] / moved
+            if self.sums["decay"]:
+                metrics["gradient_over_decay"] = self.sums["gradient"] / self.sums["decay"]
+        if isinstance(method, GradientMethod):
+            with torch.no_grad():
+                scores = method.scores(self.mapping, progress)
+            metrics["entropy"] = entropy(scores)
+            metrics["scores"] = by_operation(scores, method.operations, self.active)
+        if isinstance(settings, GradientSettings) and settings.eigenvalue:
+            value = self.eigenvalue(step)
+            if math.isfinite(value):  # to watch must not end a run
+                metrics["eigenvalue"] = value
+        if self.architecture:
+            metrics["travel"] = max(float(p.detach().abs().max()) for p in self.architecture)
+        derived = method.derive(self.mapping, progress)
+        if derived is not None:
+            metrics["skips"] = derived.count("skip_connect")
+        if settings.watch_images:
+            before = dict(self.cost)
+            if isinstance(method, GradientMethod):
+                with torch.no_grad():
+                    mixing = self._mixing(progress)
+                metrics["supernet_accuracy"] = self.accuracy(mixing, settings.watch_images)
+            if derived is not None and derived.in_space:
+                metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)
+            self.derived_accuracy = metrics.get("derived_accuracy")
+            # Watching chooses nothing, so it is no cost of the search.
+            self.cost = before
+        self.sums = dict.fromkeys(self.sums, 0.0)
+        return metrics

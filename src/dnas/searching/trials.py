@@ -1,0 +1,234 @@
+"""Runs a method that has every candidate trained from scratch, shortly: images in, an architecture out.
+
+Each trial trains the discrete network of a candidate on one part of the training images and judges it on the other, by
+one and the same short training for every method. A trial has a folder of its own within the run folder, with its own
+checkpoints, so an interrupted search goes on within the trials where it stopped; and it may have a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnas.data.splits import DataInfo, Split, chosen, halves
+from dnas.disk import read_json
+from dnas.errors import Diverged, Interrupted
+from dnas.kernels import native
+from dnas.methods.protocol import Candidate, TrialMethod
+from dnas.reporter import Reporter
+from dnas.rng import derived_seed
+from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import Captured, Session
+from dnas.runtime.workers import Outcome, WorkerDied, Workers
+from dnas.searching.judging import FORWARD, STAGE, Found, judged_in_rounds, score_of
+from dnas.settings import TrainSettings, TrialSettings
+from dnas.space.architecture import Architecture
+from dnas.training.accuracy import measure_accuracy
+from dnas.training.build import built
+from dnas.training.trainer import train_network
+
+FOLDER = "trials"
+RESULT = "result.json"
+# A process whose parent was killed gives its folder back after the step that it is in.
+LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial, as it is sent to a process.
+
+    Attributes:
+        title: For the progress.
+        folder: Where it keeps what it has, None for nowhere.
+        config, execution: Those of the run.
+    """
+
+    architecture: Architecture
+    training: TrainSettings
+    train: Split
+    validation: Split
+    info: DataInfo
+    seed: int
+    title: str
+    device: str
+    folder: Path | None
+    config: dict[str, Any]
+    execution: Execution = DEFAULT
+
+
+def short_training(settings: TrialSettings) -> TrainSettings:
+    """The training of a trial: that of a network without auxiliary head, drop-path and cutout."""
+    shared = ("channels", "epochs", "batch_size", "learning_rate", "learning_rate_min", "momentum", "weight_decay")
+    return TrainSettings(
+        **{name: getattr(settings, name) for name in (*shared, "clip_norm", "pad", "flip")},
+        images=settings.weight_images,
+        auxiliary_weight=0.0,
+        drop_path=0.0,
+        cutout=0,
+    )
+
+
+def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
+    """Train and judge a candidate, or go on with it. Returns its validation accuracy.
+
+    Raises:
+        Diverged: Its training did.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    if job.folder is None:
+        return _trained(job, Session(None, {}, reporter))
+    with RunFolder(job.folder, LOCK_SECONDS) as folder:
+        if not (job.folder / RESULT).exists():
+            session = Session(folder, job.config, reporter, job.execution)
+            if folder.has_checkpoints():
+                session.resume()
+            with session.signals():
+                try:
+                    result: dict[str, Any] = {"accuracy": _trained(job, session)}
+                except Diverged as error:
+                    result = {"accuracy": None, "error": str(error)}
+            folder.write_json(RESULT, result)
+            folder.drop_checkpoints()
+        result = read_json(job.folder / RESULT)
+    if result["accuracy"] is None:
+        raise Diverged(result["error"])
+    return float(result["accuracy"])
+
+
+def _trained(job: TrialJob, session: Session) -> float:
+    network = train_network(
+        built(job.architecture, job.training, job.info, job.seed),
+        job.training,
+        job.train,
+        job.info,
+        seed=job.seed,
+        session=session,
+        stage="trial",
+        title=job.title,
+        device=job.device,
+    )
+    session.reporter.finish()
+    return measure_accuracy(network, job.validation, job.info, job.device).value
+
+
+def _run_in_process(job: TrialJob) -> float:
+    native.choose(job.config.get("backend", "auto"))
+    torch.use_deterministic_algorithms(job.config.get("deterministic", False))
+    with closing(job.train), closing(job.validation):
+        return run_trial(job)
+
+
+def search_by_trials(
+    method: TrialMethod,
+    settings: TrialSettings,
+    split: Split,
+    info: DataInfo,
+    *,
+    seed: int,
+    session: Session,
+    device: str = "cpu",
+    evaluate: Callable[[Architecture], float] | None = None,
+) -> Found:
+    """Search on the training split.
+
+    Args:
+        evaluate: Architecture → accuracy, instead of the training. May raise Diverged, as that may.
+
+    Raises:
+        RunError: Every trial failed, or something else than a trial did.
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    pool = chosen(split, settings.images, seed)
+    train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
+    training = short_training(settings)
+    method.budget = settings.trials
+    equivalents = (training.epochs * len(train_part) + FORWARD * len(validation_part)) / settings.batch_size
+    root = None if session.folder is None else session.folder.path / FOLDER
+
+    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials, divisible=True)
+    scores: list[float | None] = [] if checkpoint is None else list(checkpoint.state["loop"]["scores"])
+
+    def capture() -> Captured:
+        return {}, {"scores": scores}
+
+    def spent(number: int) -> bool:
+        """Whether trial `number`, 0-based, is beyond the budget."""
+        return settings.spent(session.elapsed(), number * equivalents)
+
+    def scored() -> bool:
+        return any(score is not None for score in scores)
+
+    def jobs(first: int, candidates: Sequence[Candidate]) -> Iterator[TrialJob]:
+        """Those within the budget, and the first as long as no trial has a score: a search ends with a network."""
+        needed = not scored()
+        for number, candidate in enumerate(candidates, first):
+            if spent(number) and not (needed and number == first):
+                return
+            folder = None if root is None else root / f"{number + 1:04d}"
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            yield TrialJob(
+                candidate.architecture,
+                training,
+                train_part,
+                validation_part,
+                info,
+                derived_seed(seed, "trial", number),
+                f"trial {number + 1} of {settings.trials} ({method.name}, {method.mapping_name})",
+                device,
+                folder,
+                session.config,
+                # The search has a line for every trial; their epochs are in their own folders.
+                replace(session.execution, tensorboard=False),
+            )
+
+    def record(number: int, architecture: Architecture, outcome: Outcome[float]) -> float | None:
+        if isinstance(outcome.error, Diverged | WorkerDied):
+            session.say(f"trial {number + 1} failed: {outcome.error}")
+        elif outcome.error is not None:
+            raise outcome.error
+        score = outcome.result
+        scores.append(score)
+        session.metric(stage=STAGE, trial=number + 1, accuracy=score, skips=architecture.count("skip_connect"))
+        session.step_done(number + 1, {} if score is None else {"accuracy": score}, capture)
+        return score
+
+    def judge(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
+        recorded = 0
+        while recorded < len(candidates):
+            early: dict[int, Outcome[float]] = {}
+            began = recorded
+            for outcome in workers.run(run, jobs(first + began, candidates[began:]), session.stopping):
+                early[began + outcome.index] = outcome
+                if isinstance(outcome.error, Interrupted):
+                    session.signum = outcome.error.signum if session.signum is None else session.signum
+                # In the order of their numbers, whatever came first, so that every run of this search writes the same.
+                while recorded in early and not isinstance(early[recorded].error, Interrupted):
+                    yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))
+                    recorded += 1
+            if session.signum is not None:
+                session.step_done(len(scores), {}, capture)
+                return
+            # Otherwise the limit is reached, and all have failed so far: on with the next.
+            if scored():
+                return
+
+    def run_here(job: TrialJob) -> float:
+        if evaluate is not None:
+            return evaluate(job.architecture)
+        return run_trial(job, session.reporter)
+
+    processes = settings.processes or 1
+    here = processes == 1 or evaluate is not None
+    run = run_here if here else _run_in_process
+    with Workers(1 if here else processes, max(1, torch.get_num_threads() // processes)) as workers:
+        history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
+    cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
+    architecture = method.choose(history)
+    return Found(architecture, {}, cost, score_of(architecture, history), tuple(history))

@@ -1,0 +1,267 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dnas.errors import InputError, shown, unknown
+from dnas.space.cell import MAX_LAYERS, Cell, buildable, cell_from_json, integers
+from dnas.space.darts import reduction_layers
+from dnas.space.genotype import literal, nodes_of_genotype
+from dnas.space.registry import SPACES
+
+FORMAT = "dnas-architecture/1"
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A whole network's architecture: one `Cell` a layer. Hashable; equal when its content is equal.
+
+    Attributes:
+        layers: The genes, from the stem to the classifier.
+        reductions: The layers that halve the resolution and double the width.
+        space: "darts" (4 nodes, 2 distinct inputs each, 7 operations) or "free": whatever can be built,
+            for published genotypes outside that space.
+        origin: Where it came from; free, and not part of its identity.
+
+    Raises:
+        InputError: Something lies outside the space; the message names layer, node and slot.
+    """
+
+    layers: tuple[Cell, ...]
+    reductions: tuple[int, ...]
+    space: str = "darts"
+    origin: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "reductions", tuple(sorted(set(self.reductions))))
+        if self.space not in SPACES and self.space != "free":
+            raise unknown("space", "space", self.space, [*SPACES, "free"])
+        if not 1 <= len(self.layers) <= MAX_LAYERS:
+            raise InputError(f"an architecture has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
+        for k in self.reductions:
+            if not 0 <= k < len(self.layers):
+                raise InputError(f"reduction layer {k} does not exist: there are {len(self.layers)} layers")
+        for k, cell in enumerate(self.layers):
+            problem = buildable(cell)
+            if not problem and self.space != "free":
+                problem = SPACES[self.space].objection(cell.nodes, k in self.reductions)
+            if not problem and self.space != "free" and len(cell.concat) != len(cell.nodes):
+                problem = f"concat {list(cell.concat)} leaves out a node, which the {self.space} space does not"
+            if problem:
+                raise InputError(f"layer {k}, {problem}")
+
+    @property
+    def in_space(self) -> bool:
+        """Whether it lies in the search space (and not only among what can be built)."""
+        return self.space != "free"
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def count(self, operation: str) -> int:
+        """How many edges of all layers hold this operation."""
+        return sum(op == operation for cell in self.layers for node in cell.nodes for op, _ in node)
+
+    # --- JSON ---------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        layers: list[dict[str, Any]] = []
+        for cell in self.layers:
+            layer: dict[str, Any] = {"nodes": [[list(slot) for slot in node] for node in cell.nodes]}
+            if cell.concat != Cell(cell.nodes).concat:
+                layer["concat"] = list(cell.concat)
+            layers.append(layer)
+        return {
+            "format": FORMAT,
+            "space": self.space,
+            "reductions": list(self.reductions),
+            "layers": layers,
+            "origin": dict(self.origin),
+        }
+
+    def dumps(self) -> str:
+        """The JSON text of a file: one line a layer, so that a reader and a diff see genes."""
+        value = self.to_json()
+        genes = ",\n  ".join(json.dumps(layer) for layer in value.pop("layers"))
+        origin = json.dumps(value.pop("origin"), sort_keys=True)
+        head = json.dumps(value)[:-1]
+        return f'{head},\n "layers": [\n  {genes}\n ],\n "origin": {origin}}}\n'
+
+    def save(self, path: str | Path) -> None:
+        """Write an architecture file, which `load` reads."""
+        Path(path).write_text(self.dumps(), "utf-8")
+
+    @classmethod
+    def from_json(cls, value: Any) -> Architecture:
+        """The architecture of a parsed JSON value. Raises InputError naming the first thing that is wrong."""
+        if not isinstance(value, dict):
+            raise InputError("an architecture is a JSON object")
+        if value.get("format") != FORMAT:
+            raise InputError(f"format is {shown(value.get('format'))}, not {FORMAT!r}")
+        strange = sorted(set(value) - {"format", "space", "reductions", "layers", "origin"})
+        if strange:
+            raise InputError(f"unknown key {shown(strange[0])} in the architecture")
+        layers = value.get("layers")
+        if not isinstance(layers, list):
+            raise InputError("layers is not a list")
+        if not 1 <= len(layers) <= MAX_LAYERS:
+            raise InputError(f"an architecture has 1 to {MAX_LAYERS} layers, not {len(layers)}")
+        origin = value.get("origin", {})
+        space = value.get("space")
+        if not isinstance(space, str):
+            raise InputError("space is not a text")
+        return cls(
+            layers=tuple(cell_from_json(layer, k) for k, layer in enumerate(layers)),
+            reductions=integers(value.get("reductions"), "reductions"),
+            space=space,
+            origin=origin if isinstance(origin, dict) else {},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read an architecture file; also the text of a `Genotype(normal=[…], …)`, stacked to 20 layers.
+
+        Raises InputError when the file is missing, too large, not JSON or outside its space.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"cannot read architecture file {path}: {error.strerror}") from None
+        if len(text) > MAX_FILE_BYTES:
+            raise InputError(f"architecture file {path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        try:
+            if text.lstrip().startswith(b"Genotype"):
+                return parse_genotype(text.decode())
+            return cls.from_json(json.loads(text))
+        except InputError as error:
+            raise InputError(f"architecture file {path}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            raise InputError(f"architecture file {path} is not JSON: {reason}") from None
+
+    # --- the literature's two-cell genotypes ----------------------------------------------------------
+
+    @classmethod
+    def from_darts(
+        cls,
+        normal: Sequence[Sequence[Any]],
+        reduce: Sequence[Sequence[Any]],
+        layers: int = 20,
+        *,
+        normal_concat: Iterable[int] | None = None,
+        reduce_concat: Iterable[int] | None = None,
+        origin: Mapping[str, Any] | None = None,
+    ) -> Architecture:
+        """Stack a DARTS genotype.
+
+        Args:
+            normal, reduce: (primitive, input) pairs, two a node in node order, as DARTS prints them; or
+                (primitive, to-state, from-state) triples, as FairDARTS does.
+            layers: The depth; reductions lie at layers // 3 and 2 · layers // 3.
+            normal_concat, reduce_concat: States that form a cell's output; all nodes by default.
+        """
+        cells = tuple(
+            Cell(nodes_of_genotype(genes, which), tuple(concat or ()))
+            for genes, concat, which in ((normal, normal_concat, "normal"), (reduce, reduce_concat, "reduce"))
+        )
+        return stack(cells[0], cells[1], layers, origin=origin)
+
+    def to_darts(self) -> dict[str, Any]:
+        """The two-cell genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
+
+        Raises InputError when its layers differ: only a stacked architecture has a genotype.
+        """
+        pair = cell_pair(self)
+        if pair is None:
+            raise InputError(
+                "the layers differ (or there is no normal or no reduction layer), so this architecture has no "
+                "two-cell genotype; save it as JSON"
+            )
+        genotype: dict[str, Any] = {}
+        for kind, cell in zip(("normal", "reduce"), pair, strict=True):
+            triples = any(len(node) != 2 for node in cell.nodes)
+            genotype[kind] = [
+                [op, 2 + n, source] if triples else [op, source]
+                for n, node in enumerate(cell.nodes)
+                for op, source in node
+            ]
+            genotype[f"{kind}_concat"] = list(cell.concat)
+        return genotype
+
+
+def stack(
+    normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None, space: str = "darts"
+) -> Architecture:
+    """Copy a pair of cells to all layers: the identity architecture mapping of the paper (§3.2)."""
+    reductions = reduction_layers(layers)
+    genes = tuple(reduction if k in reductions else normal for k in range(layers))
+    inside = space in SPACES and all(
+        SPACES[space].objection(cell.nodes, bool(kind)) is None and len(cell.concat) == len(cell.nodes)
+        for kind, cell in enumerate((normal, reduction))
+    )
+    return Architecture(genes, reductions, space if inside else "free", origin or {})
+
+
+def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
+    """The (normal, reduction) genes of an architecture that stacks such a pair; None where layers differ."""
+    reductions = {architecture.layers[k] for k in architecture.reductions}
+    normals = {cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions}
+    if len(reductions) != 1 or len(normals) != 1:
+        return None
+    return normals.pop(), reductions.pop()
+
+
+def at_depth(architecture: Architecture, layers: int) -> Architecture:
+    """The architecture at another depth: possible where all normal layers are equal, and all reductions.
+
+    Raises InputError otherwise: a gene of its own for every layer has no other depth.
+    """
+    if layers in (0, len(architecture)):
+        return architecture
+    pair = cell_pair(architecture)
+    if pair is None:
+        raise InputError(
+            f"--layers {layers} differs from the architecture's {len(architecture)}, and its layers differ, so it "
+            "cannot be stacked anew; leave --layers out"
+        )
+    return stack(*pair, layers, origin=architecture.origin, space=architecture.space)
+
+
+def parse_genotype(text: str, layers: int = 20) -> Architecture:
+    """The architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
+
+    Parsed as data, never evaluated: literals and `range(…)` of literals are all it may hold.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
+            raise InputError("a genotype text reads Genotype(normal=[…], normal_concat=…, reduce=[…], …)")
+        values = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
+    except InputError:
+        raise
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(f"the genotype text cannot be parsed: {' '.join(str(error).split())}") from None
+    missing = {"normal", "reduce"} - set(values)
+    if missing or set(values) - {"normal", "normal_concat", "reduce", "reduce_concat"}:
+        raise InputError("a genotype has normal, normal_concat, reduce and reduce_concat, and nothing else")
+    for key in ("normal_concat", "reduce_concat"):
+        if key in values:
+            concat = values[key]
+            values[key] = integers(list(concat) if isinstance(concat, tuple | range) else concat, key)
+    return Architecture.from_darts(
+        values["normal"],
+        values["reduce"],
+        layers,
+        normal_concat=values.get("normal_concat"),
+        reduce_concat=values.get("reduce_concat"),
+    )

@@ -1,0 +1,100 @@
+"""A gene: what one layer consists of, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dnas.errors import InputError, shown
+from dnas.space.primitives import PRIMITIVES
+
+# Far above any real network and small enough to refuse a hostile file at once.
+MAX_LAYERS = 1000
+MAX_NODES = 32
+Slot = tuple[str, int]  # (primitive, input state); states 0 and 1 are the two previous cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The gene of one layer.
+
+    Attributes:
+        nodes: For each intermediate node its incoming edges (primitive, input state), in index order.
+        concat: States that are concatenated to the cell's output; by default all live nodes.
+    """
+
+    nodes: tuple[tuple[Slot, ...], ...]
+    concat: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for n, node in enumerate(self.nodes):
+            for s, slot in enumerate(node):
+                if not (len(slot) == 2 and isinstance(slot[0], str) and is_int(slot[1])):
+                    raise InputError(f"node {n}, slot {s}: {shown(slot)} is not an (operation, input) pair")
+        nodes = tuple(tuple(sorted(map(tuple, node), key=lambda slot: (slot[1], slot[0]))) for node in self.nodes)
+        object.__setattr__(self, "nodes", nodes)
+        live = self.live_states[2:]
+        concat = tuple(sorted({s for s in self.concat if s in live})) if self.concat else live
+        object.__setattr__(self, "concat", concat)
+
+    @property
+    def live_states(self) -> tuple[int, ...]:
+        """The states that carry a signal: the two inputs and every node that a live state reaches.
+
+        FairDARTS' genotypes have nodes without inputs; its code ignores them and the edges that leave them.
+        """
+        live = [0, 1]
+        for n, node in enumerate(self.nodes):
+            if any(source in live for _, source in node):
+                live.append(2 + n)
+        return tuple(live)
+
+
+# --- reading what others wrote ----------------------------------------------------------------------
+
+
+def buildable(cell: Cell) -> str | None:
+    """Why the cell cannot be built at all, or None."""
+    if not 1 <= len(cell.nodes) <= MAX_NODES:
+        return f"a cell has 1 to {MAX_NODES} nodes, not {len(cell.nodes)}"
+    for n, node in enumerate(cell.nodes):
+        for s, (op, source) in enumerate(node):
+            if op not in PRIMITIVES:
+                return f"node {n}, slot {s}: unknown operation {shown(op)}; known are {', '.join(PRIMITIVES)}"
+            if not 0 <= source < n + 2:
+                return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
+    if not cell.concat:
+        return "no node has an input, so the cell has no output"
+    return None
+
+
+def cell_from_json(value: Any, k: int) -> Cell:
+    if not isinstance(value, dict) or not isinstance(value.get("nodes"), list):
+        raise InputError(f'layer {k} is not an object {{"nodes": […]}}')
+    if set(value) - {"nodes", "concat"}:
+        raise InputError(f"layer {k}: unknown key {shown(sorted(set(value) - {'nodes', 'concat'})[0])}")
+    if len(value["nodes"]) > MAX_NODES:
+        raise InputError(f"layer {k}, a cell has 1 to {MAX_NODES} nodes, not {len(value['nodes'])}")
+    nodes = []
+    for n, node in enumerate(value["nodes"]):
+        if not isinstance(node, list) or len(node) > 4 * MAX_NODES:
+            raise InputError(f"layer {k}, node {n} is not a list of [operation, input] pairs")
+        for s, slot in enumerate(node):
+            if not (isinstance(slot, list) and len(slot) == 2 and isinstance(slot[0], str) and is_int(slot[1])):
+                raise InputError(f"layer {k}, node {n}, slot {s} is not an [operation, input] pair")
+        nodes.append(tuple((slot[0], slot[1]) for slot in node))
+    concat = integers(value["concat"], f"layer {k}, concat") if "concat" in value else ()
+    cell = Cell(tuple(nodes), concat)
+    if "concat" in value and cell.concat != tuple(sorted(concat)):
+        raise InputError(f"layer {k}, concat {list(concat)} names a state that is not a node with an input")
+    return cell
+
+
+def integers(value: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(is_int(v) for v in value):
+        raise InputError(f"{what} is not a list of whole numbers")
+    return tuple(value)
+
+
+def is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

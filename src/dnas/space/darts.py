@@ -1,0 +1,199 @@
+"""The spaces of cells: nodes, edges, primitives, and which layers reduce."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnas.errors import SettingError
+from dnas.space.primitives import PRIMITIVES
+from dnas.space.sampling import with_slot
+
+if TYPE_CHECKING:
+    from dnas.space.architecture import Architecture
+
+
+MIN_LAYERS = 3
+
+
+def reduction_layers(layers: int) -> tuple[int, int]:
+    """The layers that halve the resolution: layers // 3 and 2 · layers // 3 (DARTS).
+
+    Raises InputError for fewer than 3 layers: both reductions and a normal layer need one each.
+    """
+    if layers < MIN_LAYERS:
+        raise SettingError(
+            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two reduce the resolution"
+        )
+    return layers // 3, 2 * layers // 3
+
+
+def layer_kinds(layers: int) -> list[int]:
+    """0 for each normal layer, 1 for each reduction."""
+    reductions = reduction_layers(layers)
+    return [int(k in reductions) for k in range(layers)]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A cell space. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n.
+
+    Attributes:
+        name: As in an architecture file.
+        nodes: Intermediate nodes of a cell.
+        inputs_per_node: Incoming edges that a node keeps in an architecture.
+        primitives: The candidate operations, in canonical order.
+        per_edge: For normal layers and for reductions, the primitives of each edge; empty: every edge has all.
+        none: Whether `none` is a candidate while searching: None leaves it to the method.
+    """
+
+    name: str
+    nodes: int
+    inputs_per_node: int
+    primitives: tuple[str, ...]
+    per_edge: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    none: bool | None = None
+
+    def choices(self, reduction: bool, edge: int) -> tuple[str, ...]:
+        """The primitives of an edge in a layer of this kind."""
+        return self.per_edge[reduction][edge] if self.per_edge else self.primitives
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(node, source state) of every edge, node-major: node n has n + 2 incoming edges."""
+        return tuple((n, source) for n in range(self.nodes) for source in range(n + 2))
+
+    @cached_property
+    def node_edges(self) -> tuple[tuple[int, int], ...]:
+        """[first, last) edge of each node: (0, 2), (2, 5), (5, 9), (9, 14) for 4 nodes."""
+        ends = np.cumsum([n + 2 for n in range(self.nodes)])
+        return tuple((int(end) - n - 2, int(end)) for n, end in enumerate(ends))
+
+    def objection(self, nodes: Sequence[Sequence[tuple[str, int]]], reduction: bool = False) -> str | None:
+        """What keeps a gene out of this space, as a phrase that names node and slot; None if nothing does."""
+        if len(nodes) != self.nodes:
+            return f"the gene has {len(nodes)} nodes, but the {self.name} space has {self.nodes}"
+        for n, node in enumerate(nodes):
+            if len(node) != self.inputs_per_node:
+                return f"node {n} has {len(node)} inputs, but the {self.name} space has {self.inputs_per_node}"
+            for s, (op, source) in enumerate(node):
+                if op not in self.primitives:
+                    return f"node {n}, slot {s}: operation {op!r} is not in the {self.name} space"
+                if not 0 <= source < n + 2:
+                    return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
+                if source in [other for _, other in node[:s]]:
+                    return f"node {n}, slot {s}: input {source} is taken twice; the inputs of a node differ"
+                if op not in (choices := self.choices(reduction, self.node_edges[n][0] + source)):
+                    kind = "reduction" if reduction else "normal layer"
+                    return f"node {n}, slot {s}: on input {source} a {kind} has {' or '.join(choices)}, not {op!r}"
+        return None
+
+    def cells(self, reduction: bool = False) -> int:
+        """How many genes a layer has: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
+        return math.prod(
+            sum(
+                math.prod(len(self.choices(reduction, edge)) for edge in edges)
+                for edges in combinations(range(first, last), self.inputs_per_node)
+            )
+            for first, last in self.node_edges
+        )
+
+    def count(self, layers: int) -> int:
+        """How many architectures of this depth there are when every layer is free."""
+        return int(self.cells() ** (layers - 2) * self.cells(True) ** 2)
+
+    def sample(self, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
+        """A uniform architecture: every layer its own uniform gene, or one for all normal layers and one for all
+        reductions where cells are `shared`. (Uniform where all edges have equally many primitives.)"""
+        from dnas.space.architecture import Architecture
+        from dnas.space.cell import Cell
+
+        reductions = reduction_layers(layers)
+        genes = []
+        for k in [0, reductions[0]] if shared else range(layers):
+            nodes = []
+            for n, (first, _) in enumerate(self.node_edges):
+                sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
+                choices = [self.choices(k in reductions, first + source) for source in sources]
+                ops = rng.integers([len(names) for names in choices])
+                nodes.append(tuple((names[o], s) for names, o, s in zip(choices, ops, sources, strict=True)))
+            genes.append(Cell(tuple(nodes)))
+        if shared:
+            genes = [genes[k in reductions] for k in range(layers)]
+        return Architecture(tuple(genes), reductions, self.name, {"sampled": "uniform"})
+
+    def neighbours(self, architecture: Architecture) -> list[Architecture]:
+        """All architectures that differ in one operation or one input of one slot."""
+        return [
+            with_slot(architecture, (k,), n, s, slot)
+            for k, cell in enumerate(architecture.layers)
+            for n, node in enumerate(cell.nodes)
+            for s in range(len(node))
+            for slot in self._other_slots(node, n, s, k in architecture.reductions)
+        ]
+
+    def mutate(self, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False) -> Architecture:
+        """A uniform layer, node and slot with another operation or, as often, another input where there is one.
+
+        Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
+        """
+        kinds = [
+            tuple(k for k in range(len(architecture)) if k not in architecture.reductions),
+            architecture.reductions,
+        ]
+        same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
+        k = same[0]
+        n = int(rng.integers(self.nodes))
+        node = architecture.layers[k].nodes[n]
+        s = int(rng.integers(len(node)))
+        slots = self._other_slots(node, n, s, k in architecture.reductions)
+        inputs = [slot for slot in slots if slot[1] != node[s][1]]
+        if inputs and rng.integers(2):
+            return with_slot(architecture, same, n, s, inputs[int(rng.integers(len(inputs)))])
+        operations = [slot for slot in slots if slot[1] == node[s][1]]
+        return with_slot(architecture, same, n, s, operations[int(rng.integers(len(operations)))])
+
+    def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int, reduction: bool) -> list[tuple[str, int]]:
+        """What slot s of node n could hold instead: another operation, or another input with the same one.
+
+        An input that has not this operation comes with each of its own.
+        """
+        op, source = node[s]
+        taken = {other for _, other in node}
+        first = self.node_edges[n][0]
+        slots = [(other, source) for other in self.choices(reduction, first + source) if other != op]
+        for other in set(range(n + 2)) - taken:
+            choices = self.choices(reduction, first + other)
+            slots += [(name, other) for name in ((op,) if op in choices else choices)]
+        return slots
+
+
+DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=tuple(PRIMITIVES)[:7])
+
+
+def _pairs(text: str) -> tuple[tuple[str, ...], ...]:
+    """The primitives of each edge from their labels: s skip, m and a pools, 3 and 5 separable, d and D dilated."""
+    names = dict(zip("mas35dD", DARTS.primitives, strict=True))
+    return tuple(tuple(sorted((names[c] for c in pair), key=DARTS.primitives.index)) for pair in text.split())
+
+
+# The four spaces in which differentiable search is known to end in skip connections or worse (Zela et al., ICLR 2020,
+# §3; the pairs of S1 are those of the authors' code). Nothing of a method's own changes what takes part there.
+S1 = replace(
+    DARTS,
+    name="s1",
+    none=False,
+    per_edge=(
+        _pairs("sd sD sD s3 sd ms s3 s3 sd s3 ms sd dD dD"),
+        _pairs("ma md ma ma sD ma m3 sd sD ma ma sD sD sD"),
+    ),
+)
+S2 = replace(DARTS, name="s2", none=False, primitives=("skip_connect", "sep_conv_3x3"))
+S3 = replace(S2, name="s3", none=True)
+S4 = replace(DARTS, name="s4", none=False, primitives=("noise", "sep_conv_3x3"))

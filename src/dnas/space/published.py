@@ -1,0 +1,37 @@
+"""Architectures that papers published, with their sources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from dnas.errors import InputError, choices
+from dnas.space.architecture import Architecture
+
+# --- published genotypes ----------------------------------------------------------------------------
+
+
+@cache
+def published() -> Mapping[str, Mapping[str, Any]]:
+    """The genotypes of the literature by name, each with its source."""
+    text = resources.files("dnas").joinpath("published/genotypes.json").read_text("utf-8")
+    genotypes: dict[str, dict[str, Any]] = json.loads(text)["genotypes"]
+    return genotypes
+
+
+def load_published(name: str, layers: int = 20) -> Architecture:
+    """A genotype of the literature, stacked. Raises InputError for an unknown name, listing the known."""
+    if name not in published():
+        raise InputError(f"unknown published architecture {name!r}{choices(name, published())}")
+    entry = published()[name]
+    return Architecture.from_darts(
+        entry["normal"],
+        entry["reduce"],
+        layers,
+        normal_concat=entry["normal_concat"],
+        reduce_concat=entry["reduce_concat"],
+        origin={"published": name, "source": entry["source"]},
+    )

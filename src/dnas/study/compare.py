@@ -1,0 +1,200 @@
+"""Compares methods: a folder of run folders, one protocol, and the controls without which no search means anything.
+
+Every method is searched under every mapping with every seed, and what it finds is trained. Beside each found network
+stand a random one of the same size and, where layers differ, one with the same layers in another order. A study is
+resumed by running it again: a run that has a result is not run twice, and methods or seeds may be added.
+
+    STUDY/study.toml            what is compared, and the settings of all runs
+    STUDY/runs/NAME             run folders: METHOD-MAPPING-sSEED, with -random, -shuffled, -tN
+    STUDY/study.json, table.*   what came out (`dnas.tables`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock
+
+from dnas.data.splits import DataInfo
+from dnas.disk import read_toml, write_atomically
+from dnas.errors import InputError, InUse, did_you_mean
+from dnas.network.handmade import HANDMADE, torchvision_models
+from dnas.pipeline import run as pipeline
+from dnas.pipeline.config import parse
+from dnas.reporter import Reporter
+from dnas.runtime.execution import DEFAULT, Execution
+from dnas.settings import TrainSettings
+from dnas.space.architecture import Architecture
+from dnas.space.controls import random_of_size, shuffled
+from dnas.space.published import load_published, published
+from dnas.study.cluster import RaySettings, of_tasks
+from dnas.study.design import (
+    FILE,
+    REFERENCES,
+    RESULT,
+    RUNS,
+    Network,
+    StudySettings,
+    depth_of,
+    networks,
+    read_study,
+    run_overrides,
+    settings_names,
+)
+from dnas.study.jobs import carry_out, workers_for
+from dnas.supernet.mapping import mapping_class
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study, as it is sent to a process.
+
+    Attributes:
+        overrides: What to begin it with, where there is no run folder yet.
+        source: The run folder of the search whose network it trains or controls: itself, where it searches.
+        depth: At which published cells are stacked.
+    """
+
+    path: Path
+    overrides: dict[str, Any]
+    network: Network
+    source: Path
+    depth: int
+    info: DataInfo
+
+
+def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = None) -> bool:
+    """Begin a run, or go on with it; False where another process has it."""
+    try:
+        if (run.path / "config.toml").exists():
+            pipeline.resume(run.path, reporter=reporter, execution=execution)
+        else:
+            pipeline.start(
+                run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
+            )
+    except InUse:
+        return False
+    return True
+
+
+def _architecture(run: Run) -> Architecture | None:
+    """What a run trains; None where it searches, and for a hand-made network."""
+    network = run.network
+    if network.kind == "published":
+        return load_published(network.method, run.depth)
+    if run.path == run.source or network.kind == "handmade":
+        return None
+    found = Architecture.load(run.source / "architecture.json")
+    if network.kind == "shuffled":
+        return shuffled(found, network.seed)
+    if network.kind == "random":
+        config = parse(read_toml(run.source / "config.toml"))
+        assert isinstance(config.train, TrainSettings)
+        return random_of_size(found, config.train, run.info, network.seed)
+    return found
+
+
+def compare(
+    path: Path,
+    settings: StudySettings,
+    *,
+    processes: int = 0,
+    ray: RaySettings | None = None,
+    reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
+) -> list[str]:
+    """Make all runs of a study that have no result yet. Returns the names of those that could not be made.
+
+    Args:
+        path: The study's folder, new or of an earlier call with the same settings of runs.
+        processes: Runs at a time; 0: one a thread on the CPU, else one; on a cluster as many as it has room for.
+        ray: The cluster that makes them, and not this machine.
+        execution: Its deadline is that of all runs together.
+
+    Raises:
+        InputError: A setting that cannot work, before anything is run.
+        Interrupted: A signal came; what ran has a checkpoint.
+    """
+    pipeline.check_execution(execution)
+    wanted = _joined(path, settings)
+    # A study that is complete needs neither its images nor a device.
+    if all((path / RUNS / name / RESULT).exists() for _, _, name in settings_names(wanted)):
+        return []
+    # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
+    one_of_each = [run_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
+    info = pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
+    settings = _begin(path, settings)
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
+    return carry_out(
+        path,
+        partial(do, execution=execution if ray is None else of_tasks(execution)),
+        lambda: list(_runs(path, settings, info)),
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
+        reporter,
+        execution,
+        # No random network may have the size that is wanted: a fact to be reported, not the end of a study.
+        lambda run, error: run.network.kind == "random" and isinstance(error, InputError),
+    )
+
+
+def _begin(path: Path, settings: StudySettings) -> StudySettings:
+    """Write what is compared; where the folder has a study, with that."""
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        # Another process may have begun or added to the study since.
+        settings = _joined(path, settings)
+        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+    return settings
+
+
+def _joined(path: Path, settings: StudySettings) -> StudySettings:
+    """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
+    if not settings.methods and not settings.architectures:
+        raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
+    for name in settings.mappings:
+        mapping_class(name)
+    if not list(settings.searches()) and settings.methods:
+        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
+    for name in settings.architectures:
+        if name in HANDMADE:
+            torchvision_models()
+        elif name not in published():
+            known = [*published(), *HANDMADE]
+            hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
+            raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
+    if not (path / FILE).exists():
+        if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+            raise InputError(f"--out {path} exists and is no study; choose another folder")
+        return settings
+    old = read_study(path)
+    if old.run != settings.run:
+        raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
+    if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
+        raise InputError(
+            f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
+            "depend; leave it out, or choose another folder"
+        )
+    lists = ("methods", "mappings", "architectures")
+    return old.model_copy(
+        update={
+            **{key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)])) for key in lists},
+            "seeds": max(old.seeds, settings.seeds),
+            "training_seeds": max(old.training_seeds, settings.training_seeds),
+            "threads": settings.threads or old.threads,
+        }
+    )
+
+
+def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
+    """What can be run now: a control waits for the network that it controls."""
+    for network, training, name in settings_names(settings):
+        folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
+        ready = folder == source or network.kind in REFERENCES or (source / RESULT).exists()
+        if ready and not (folder / RESULT).exists():
+            yield Run(folder, run_overrides(settings, network, training), network, source, depth_of(settings.run), info)

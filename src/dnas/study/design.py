@@ -1,0 +1,159 @@
+"""What a study compares, where its results lie, and its format."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dnas.disk import read_json, read_toml
+from dnas.errors import InputError, calling
+from dnas.methods.registry import get_method
+from dnas.network.handmade import HANDMADE
+from dnas.pipeline.overrides import in_file
+from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
+from dnas.settings import ARCHITECTURE_SETTINGS, Settings
+from dnas.supernet.mapping import SHARED
+from dnas.validation import checked
+
+FILE = "study.toml"
+RUNS = "runs"
+RESULT = "result.json"
+# Training seeds after the first lie this far apart, so that no two searches share one.
+TRAINING_STRIDE = 1_000_000
+Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
+REFERENCES = ("published", "handmade")
+
+
+class StudySettings(Settings):
+    """What a study compares.
+
+    Attributes:
+        run: Settings of every run, nested as in a run's config.toml.
+    """
+
+    format: Literal["dnas-study/1"] = "dnas-study/1"
+    methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
+    mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
+    architectures: list[str] = Field(
+        default_factory=list, description="published ones and hand-made networks, trained by the same trainer"
+    )
+    seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
+    training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+    )
+    run: dict[str, Any] = Field(default_factory=dict)
+
+    def searches(self) -> Iterator[tuple[str, str]]:
+        """The pairs of method and mapping, in order."""
+        for name in self.methods:
+            method = get_method(name)
+            for mapping in self.mappings or [method.default_mapping]:
+                if mapping in method.mappings:
+                    yield name, mapping
+
+    def command(self) -> str:
+        """The command line that makes this study; where it does not say --out, the default."""
+        words = ["dnas", "compare"]
+        lists = {"methods": self.methods, "mappings": self.mappings, "architectures": self.architectures}
+        counts = {"seeds": self.seeds, "training-seeds": self.training_seeds}
+        if self.threads:
+            counts["threads"] = self.threads
+        flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
+        for section, values in self.run.items():
+            if section == "data":
+                flags |= {"data" if name == "source" else name: value for name, value in values.items()}
+            elif not isinstance(values, dict):
+                flags[section] = values
+        for name, value in flags.items():
+            if value is not False:
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        for section in ("search", "options", "train"):
+            for name, value in self.run.get(section, {}).items():
+                words += ["-o", f"{name if section == 'options' else f'{section}.{name}'}={value}"]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a study, whose trainings are runs.
+
+    Attributes:
+        kind: "searched", its controls "random" and "shuffled", or a reference, "published" or "handmade".
+        method, mapping: Of the search that it comes from or controls; the name of a reference, and "".
+        seed: Of that search, or of the reference's training.
+    """
+
+    kind: Kind
+    method: str
+    mapping: str
+    seed: int
+
+    def run(self, training: int = 0) -> str:
+        """The name of a training's run folder; the first of a searched network is its search, too."""
+        stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
+        control = "" if self.kind in ("searched", *REFERENCES) else f"-{self.kind}"
+        return f"{stem}{control}" + (f"-t{training}" if training else "")
+
+
+def networks(settings: StudySettings) -> list[Network]:
+    """Every network of a study. Searched ones come seed after seed, so that an interrupted study is balanced."""
+    found = [
+        Network("searched", method, mapping, seed)
+        for seed in range(settings.seeds)
+        for method, mapping in settings.searches()
+    ]
+    controls = [replace(network, kind="random") for network in found]
+    controls += [replace(network, kind="shuffled") for network in found if network.mapping != SHARED]
+    references = [
+        Network("handmade" if name in HANDMADE else "published", name, "", seed)
+        for name in settings.architectures
+        for seed in range(settings.seeds)
+    ]
+    return found + controls + references
+
+
+def depth_of(run: Mapping[str, Any]) -> int:
+    """The layers of trained networks by these settings: what cells that come from elsewhere are stacked to."""
+    given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
+    quick = run.get("preset", "quick") == "quick"
+    return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
+
+
+def read_study(path: Path) -> StudySettings:
+    """What a study compares. Raises InputError where the folder has none."""
+    if not (path / FILE).is_file():
+        raise InputError(f"{path} is not a study, since it has no {FILE}; give the folder of `dnas compare`")
+    values = read_toml(path / FILE)
+    with calling(in_file(values, path / FILE)):
+        return checked(StudySettings, values)
+
+
+def settings_names(settings: StudySettings) -> Iterator[tuple[Network, int, str]]:
+    for training in range(settings.training_seeds):
+        for network in networks(settings):
+            yield network, training, network.run(training)
+
+
+def run_overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
+    given = {**settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
+    if network.kind == "searched" and training == 0:
+        return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
+    given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
+    given |= {"command": "train", "architecture": network.run()}
+    if network.kind == "handmade":
+        # Width and depth are its own.
+        train = {k: v for k, v in given.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
+        given |= {"architecture": network.method, "handmade": network.method, "train": train}
+    return given
+
+
+def results(path: Path) -> Mapping[str, dict[str, Any]]:
+    """The content of result.json of every run that has one, by the run's name."""
+    found = sorted((path / RUNS).glob(f"*/{RESULT}"))
+    return {file.parent.name: read_json(file) for file in found}

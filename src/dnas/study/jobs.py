@@ -1,0 +1,101 @@
+"""Many runs, in processes of this machine or on a cluster; what is done already is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from dnas.errors import Interrupted, RunError
+from dnas.reporter import Reporter, Silent
+from dnas.runtime.execution import Execution
+from dnas.runtime.session import Session
+from dnas.runtime.workers import Workers
+from dnas.study.cluster import Cluster, RaySettings
+
+
+class HasPath(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+R = TypeVar("R", bound=HasPath)
+
+
+def carry_out(
+    path: Path,
+    function: Callable[[R], bool],
+    pending: Callable[[], Sequence[R]],
+    workers: Workers | Cluster,
+    reporter: Reporter | None,
+    execution: Execution,
+    tolerated: Callable[[R, Exception], bool] = lambda run, error: False,
+) -> list[str]:
+    """Make runs until none is left. Returns the names of those that failed, each of which is tried once.
+
+    Args:
+        path: The folder to resume, for the message.
+        function: Begins or resumes a run; False where another process has it.
+        pending: What is to be run, as far as it is known; asked again when that is done.
+        workers: Who makes them; entered here, and left.
+        execution: That of the runs, which `function` knows by itself.
+        tolerated: Errors that are a run's failure, besides RunError; others end all.
+
+    Raises:
+        Interrupted: A signal came; what ran has a checkpoint.
+    """
+    session = Session(None, {}, reporter, execution)
+    failed: list[str] = []
+    with session.signals(), workers:
+        while runs := [run for run in pending() if run.path.name not in failed]:
+            busy = 0
+            session.reporter.start(path.name, len(runs), 0)
+            for done, outcome in enumerate(workers.run(function, runs, session.stopping), 1):
+                run, error = runs[outcome.index], outcome.error
+                if isinstance(error, Interrupted):
+                    session.signum = error.signum if session.signum is None else session.signum
+                elif error is not None and (isinstance(error, RunError) or tolerated(run, error)):
+                    failed.append(run.path.name)
+                    session.say(f"{run.path.name} failed: {error}")
+                elif error is not None:
+                    raise error
+                busy += outcome.result is False
+                session.reporter.step(done, {})
+            session.reporter.finish()
+            if session.stopping():
+                assert session.signum is not None
+                raise Interrupted(path, session.signum)
+            if busy == len(runs):
+                session.say(f"another process makes the {busy} runs that are left")
+                break
+    return sorted(failed)
+
+
+def workers_for(
+    path: Path,
+    run: Mapping[str, Any],
+    processes: int,
+    threads: int,
+    ray: RaySettings | None,
+    reporter: Reporter | None,
+) -> Workers | Cluster:
+    """Who makes the runs of a folder: processes of this machine, or a cluster.
+
+    Args:
+        run: Settings of every run.
+        processes: Runs at a time; 0: on the CPU one a thread, for small networks gain little from a second; else one.
+        threads: Of every run; 0: this machine's, shared by its processes; 1 on a cluster, wherever a run is made.
+    """
+    cpu = run.get("device", "cpu") == "cpu"
+    if ray is not None:
+        return Cluster(ray, path, threads or 1, 0 if cpu else 1, processes, (reporter or Silent()).say)
+    if threads == 0:
+        processes = processes or (torch.get_num_threads() if cpu else 1)
+        return Workers(processes, max(1, torch.get_num_threads() // processes))
+    processes = processes or (max(1, torch.get_num_threads() // threads) if cpu else 1)
+    if processes == 1:
+        # Those of this process, which makes the runs itself.
+        torch.set_num_threads(threads)
+    return Workers(processes, threads)

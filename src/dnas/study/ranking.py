@@ -1,0 +1,258 @@
+"""How well cheap measures rank architectures against full training: the proxy gap, which the paper gives as its motive.
+
+The same random cells are trained in full, at fewer layers or for fewer epochs, and judged with the shared weights of a
+supernet; each measure's order is compared with that of the full training by Kendall's τ. The number of parameters
+stands beside them: a measure that ranks no better than it is worth nothing.
+
+    RANKING/ranking.toml              what is ranked, and the settings of all runs
+    RANKING/runs/full-000 …           run folders: full, layers-L and epochs-E, a number for every architecture
+    RANKING/supernets/METHOD          a search whose supernet judges all of them at its end
+    RANKING/ranking.json              what came out
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import Field
+
+from dnas.disk import read_json, read_toml, write_atomically
+from dnas.errors import InputError, InUse, calling
+from dnas.methods.protocol import Candidate, SupernetMethod
+from dnas.methods.registry import get_method
+from dnas.pipeline import run as pipeline
+from dnas.pipeline.config import resolve
+from dnas.pipeline.flips import resolve_flips
+from dnas.pipeline.overrides import in_file
+from dnas.reporter import Reporter
+from dnas.rng import numpy_stream
+from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import Session
+from dnas.searching.loop import search_supernet
+from dnas.settings import Settings, SupernetSettings
+from dnas.space.architecture import Architecture, at_depth
+from dnas.space.registry import get_space
+from dnas.study.cluster import RaySettings, of_tasks
+from dnas.study.design import RESULT, RUNS, depth_of
+from dnas.study.jobs import carry_out, workers_for
+from dnas.study.statistics import kendall
+from dnas.supernet.mapping import SHARED
+from dnas.validation import checked
+
+FILE = "ranking.toml"
+RANKED = "ranking.json"
+SUPERNETS = "supernets"
+FULL = "full"
+
+
+class RankingSettings(Settings):
+    """What a ranking compares.
+
+    Attributes:
+        run: Settings of every run, nested as in a run's config.toml.
+    """
+
+    count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
+    methods: list[str] = Field(default_factory=list, description="whose supernets judge them")
+    layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
+        default_factory=list, description="depths of shallower trainings"
+    )
+    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="lengths of shorter trainings")
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+    )
+    run: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of a ranking, as it is sent to a process: the training of one architecture, or one supernet with all.
+
+    Attributes:
+        method: Of a supernet; "" for a training.
+    """
+
+    path: Path
+    overrides: dict[str, Any]
+    architectures: tuple[Architecture, ...]
+    method: str = ""
+
+
+def architectures(settings: RankingSettings) -> list[Architecture]:
+    """The random architectures that are ranked: all normal layers alike, and all reductions, at the full depth."""
+    space = get_space(settings.run.get("space", "darts"))
+    rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
+    return [space.sample(rng, depth_of(settings.run), shared=True) for rng in rngs]
+
+
+def rank(
+    path: Path,
+    settings: RankingSettings,
+    *,
+    processes: int = 0,
+    ray: RaySettings | None = None,
+    reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
+) -> dict[str, Any]:
+    """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
+
+    `processes` and `ray` are as in `dnas.study.compare.compare`.
+
+    Raises:
+        InputError: A setting that cannot work; a folder of another ranking.
+        Interrupted: A signal came; what ran has a checkpoint.
+    """
+    pipeline.check_execution(execution)
+    for name in settings.methods:
+        if not issubclass(get_method(name), SupernetMethod):
+            raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
+    if (path / FILE).is_file():
+        if read_ranking(path) != settings:
+            raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
+    elif path.exists() and any(path.iterdir()):
+        raise InputError(f"--out {path} exists and is no ranking; choose another folder")
+    else:
+        # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
+        one_of_each = [*_supernets(settings).values(), *_trainings(settings).values()]
+        pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
+    missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
+    failed = carry_out(
+        path,
+        partial(measure, execution=execution if ray is None else of_tasks(execution)),
+        lambda: [run for run in missing if not (run.path / RESULT).exists()],
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
+        reporter,
+        execution,
+    )
+    summary = ranked(path, settings) | {"failed": failed}
+    write_atomically(path / RANKED, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def read_ranking(path: Path) -> RankingSettings:
+    """What a ranking compares, by its file. Raises InputError where it cannot be read."""
+    values = read_toml(path / FILE)
+    with calling(in_file(values, path / FILE)):
+        return checked(RankingSettings, values)
+
+
+def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement]:
+    found = architectures(settings)
+    for method, overrides in _supernets(settings).items():
+        yield Measurement(path / SUPERNETS / method, overrides, tuple(found), method)
+    for name, overrides in _trainings(settings).items():
+        for i, architecture in enumerate(found):
+            yield Measurement(path / RUNS / f"{name}-{i:03d}", overrides, (architecture,))
+
+
+def _supernets(settings: RankingSettings) -> dict[str, dict[str, Any]]:
+    """The settings of the searches, by method."""
+    common = {**settings.run, "command": "search", "mapping": SHARED, "seed": settings.seed}
+    return {method: {**common, "method": method} for method in settings.methods}
+
+
+def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
+    """The settings of the trainings, by measure."""
+    without_search = {key: value for key, value in settings.run.items() if key not in ("search", "options", "space")}
+    common = {**without_search, "command": "train", "baseline": False, "seed": settings.seed}
+    changes: dict[str, dict[str, int]] = {
+        FULL: {},
+        **{f"layers-{layers}": {"layers": layers} for layers in settings.layers},
+        **{f"epochs-{epochs}": {"epochs": epochs} for epochs in settings.epochs},
+    }
+    return {name: {**common, "train": {**settings.run.get("train", {}), **change}} for name, change in changes.items()}
+
+
+def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
+    """Begin a run, or go on with it; False where another process has it."""
+    try:
+        if run.method:
+            _judge_all(run, execution)
+        elif (run.path / "config.toml").exists():
+            pipeline.resume(run.path, execution=execution)
+        else:
+            pipeline.start(run.overrides, out=run.path, architecture=run.architectures[0], execution=execution)
+    except InUse:
+        return False
+    return True
+
+
+def _judge_all(run: Measurement, execution: Execution) -> None:
+    """Search, and at the end judge the given architectures on the supernet, and nothing else."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    with RunFolder(run.path, execution.patience) as folder:
+        if (run.path / RESULT).exists():
+            return
+        draft = pipeline.checked_draft(run.overrides)
+        data = pipeline.load_data(draft)
+        config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+        config, _ = resolve_flips(config, data.train, data.info)
+        assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
+        candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
+        session = Session(folder, config.to_toml(), None, execution)
+        if folder.has_checkpoints():
+            session.resume()
+        with session.signals(), closing(data):
+            found = search_supernet(
+                method,
+                config.search,
+                data.train,
+                data.info,
+                seed=config.seed,
+                session=session,
+                device=config.device,
+                finalists=candidates,
+            )
+        scores = [trial.score for trial in found.history]
+        seconds = round(session.elapsed(), 3)
+        folder.write_json(RESULT, {"scores": scores, "seconds": seconds, **found.cost})
+        folder.drop_checkpoints()
+
+
+def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
+    """What is known so far: for every measure its τ with the full training, over the architectures that have both."""
+    results = {file.parent.name: read_json(file) for file in sorted((path / RUNS).glob(f"*/{RESULT}"))}
+
+    def of_runs(name: str, key: str) -> list[float | None]:
+        return [results.get(f"{name}-{i:03d}", {}).get(key) for i in range(settings.count)]
+
+    measures = {name: (of_runs(name, "test_accuracy"), of_runs(name, "train_seconds")) for name in _trainings(settings)}
+    for method in settings.methods:
+        file = path / SUPERNETS / method / RESULT
+        if file.exists():
+            result = read_json(file)
+            # What all architectures cost together: a share for each.
+            measures[f"supernet of {method}"] = (result["scores"], [result["seconds"] / settings.count])
+    measures["parameters"] = (of_runs(FULL, "params"), [])
+    truth = measures[FULL][0]
+    rows = []
+    for name, (values, seconds) in measures.items():
+        row: dict[str, Any] = {"measure": name, "seconds": _mean(seconds)}
+        if name != FULL:
+            both = [(t, v) for t, v in zip(truth, values, strict=True) if t is not None and v is not None]
+            row |= asdict(kendall([t for t, _ in both], [v for _, v in both], settings.seed))
+        rows.append(row)
+    return {
+        "format": "dnas-ranking/1",
+        "architectures": settings.count,
+        "rows": rows,
+        "values": {name: values for name, (values, _) in measures.items()},
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

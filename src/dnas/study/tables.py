@@ -1,0 +1,254 @@
+"""What came out of a study, as one JSON value and as tables: text, Markdown, CSV and LaTeX.
+
+A row is a method under a mapping, one of its controls, or a published network. The mean is that over searches; beside
+it stands the best search, by the accuracy on the images that the searches validated with, never by test images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from dnas.disk import read_toml, write_atomically
+from dnas.errors import InputError
+from dnas.study.design import RUNS, Network, StudySettings, networks, read_study, results
+from dnas.study.practices import StudyFacts, practices
+from dnas.study.statistics import Difference, adjusted, estimate, paired
+from dnas.study.surroundings import Surroundings, compared
+from dnas.supernet.mapping import SHARED
+
+FORMAT = "dnas-study/1"
+FORMS = {"md": "markdown", "csv": "csv", "tex": "latex"}
+CONTROLS = {"random": "random, same size", "shuffled": "layers shuffled"}
+
+
+def summarise(path: Path) -> dict[str, Any]:
+    """All that a study found so far, as JSON: rows, paired differences, practices, what is missing."""
+    settings, found = read_study(path), results(path)
+    rows: dict[str, list[Network]] = {}
+    for network in networks(settings):
+        rows.setdefault(_name(network), []).append(network)
+    made = [row for row in (_row(name, group, settings, found) for name, group in rows.items()) if row["searches"]]
+    # A row, and below it what controls it.
+    order = [row["name"] for row in made if row["of"] is None]
+    made.sort(key=lambda row: order.index(row["of"] or row["name"]))
+    missing = [
+        network.run(training)
+        for training in range(settings.training_seeds)
+        for network in networks(settings)
+        if network.run(training) not in found
+    ]
+    first = next(iter(found.values()), {})
+    configs = [_config(path / RUNS / name) for name in found]
+    return {
+        "format": FORMAT,
+        "data": first.get("data", settings.run.get("data", {}).get("source", "")),
+        "preset": settings.run.get("preset", "quick"),
+        "test_images": first.get("test_images"),
+        "command": settings.command(),
+        "settings": settings.model_dump(),
+        "rows": made,
+        "differences": _differences(made),
+        "practices": [asdict(practice) for practice in practices(_facts(settings, made, compared(configs)))],
+        "missing": missing,
+    }
+
+
+def _name(network: Network) -> str:
+    base = f"{network.method} ({network.mapping})" if network.mapping else network.method
+    return f"{base}, {CONTROLS[network.kind]}" if network.kind in CONTROLS else base
+
+
+def _row(
+    name: str, group: Sequence[Network], settings: StudySettings, found: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    searches = []
+    for network in group:
+        runs = [
+            (network.run(t), found[network.run(t)]) for t in range(settings.training_seeds) if network.run(t) in found
+        ]
+        if not runs:
+            continue
+        trainings = [{"seed": r["seed"], "run": f"{RUNS}/{n}", "test_accuracy": r["test_accuracy"]} for n, r in runs]
+        run, result = runs[0]
+        searches.append(
+            {
+                "seed": network.seed,
+                "run": f"{RUNS}/{run}",
+                "validation_accuracy": result.get("validation_accuracy"),
+                "params": result["params"],
+                "macs": result["macs"],
+                "search_seconds": result["search_seconds"] or None,
+                "step_equivalents": result.get("step_equivalents"),
+                "trainings": trainings,
+            }
+        )
+    first = group[0]
+    errors = {search["seed"]: _error(search) for search in searches}
+    return {
+        "name": name,
+        "method": first.method,
+        "mapping": first.mapping,
+        "kind": first.kind,
+        "level": ("cell" if first.mapping == SHARED else "global") if first.mapping else "",
+        "of": _name(replace(first, kind="searched")) if first.kind in CONTROLS else None,
+        "searches": searches,
+        "test_error": asdict(estimate(errors.values())),
+        "best": _best(searches),
+        "params": _mean(searches, "params"),
+        "macs": _mean(searches, "macs"),
+        "search_seconds": _mean(searches, "search_seconds"),
+    }
+
+
+def _error(search: Mapping[str, Any]) -> float:
+    """The mean test error over a network's trainings, 0 to 1."""
+    accuracies: list[float] = [training["test_accuracy"] for training in search["trainings"]]
+    return 1 - sum(accuracies) / len(accuracies)
+
+
+def _best(searches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The search whose network was best on validation images, with the test error over its trainings."""
+    judged = [search for search in searches if search["validation_accuracy"] is not None]
+    if not judged:
+        return None
+    best = max(judged, key=lambda search: search["validation_accuracy"])
+    return {"seed": best["seed"], **asdict(estimate(1 - t["test_accuracy"] for t in best["trainings"]))}
+
+
+def _mean(searches: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [search[key] for search in searches if search[key] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each row against its controls, and all pairs of searched rows, with tests corrected for their number."""
+    searched = [row for row in rows if row["of"] is None]
+    pairs = [(row, control) for row in searched for control in rows if control["of"] == row["name"]]
+    pairs += list(combinations(searched, 2))
+    found: list[Difference] = []
+    for a, b in pairs:
+        one, two = ({search["seed"]: _error(search) for search in row["searches"]} for row in (a, b))
+        found.append(paired(one, two))
+    return [
+        {"a": a["name"], "b": b["name"], **asdict(difference)}
+        for (a, b), difference in zip(pairs, adjusted(found), strict=True)
+    ]
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """What a run began with; {} where that is not there or cannot be read, which is then not known."""
+    try:
+        return read_toml(run / "config.toml")
+    except (InputError, OSError):
+        return {}
+
+
+def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Surroundings) -> StudyFacts:
+    searches = list(settings.searches())
+    return StudyFacts(
+        methods=len(searches),
+        seeds=min((len(row["searches"]) for row in rows if row["kind"] == "searched"), default=0),
+        training_seeds=settings.training_seeds,
+        random_baseline="random" in settings.methods,
+        same_data=runs.data.same,
+        # One space is a setting of the whole study.
+        same_space=True,
+        same_trainer=runs.trainer.same,
+        same_machine=runs.machine.same,
+        same_versions=runs.versions.same,
+        found={
+            "data and split": runs.data.found,
+            "the final training": runs.trainer.found,
+            "the machine": runs.machine.found,
+            "versions": runs.versions.found,
+        },
+        equal_cost=bool(settings.run.get("search", {}).get("seconds")),
+        # The same method under two mappings differs in nothing else.
+        ablations=sum(a[0] == b[0] for a, b in combinations(searches, 2)),
+        tuned_on_test=False,
+        settings_recorded=True,
+        versions_recorded=runs.versions.same is not None,
+        machine_recorded=runs.machine.same is not None,
+        cost_reported=True,
+        curves_reported=False,
+    )
+
+
+def keep(path: Path) -> dict[str, Any]:
+    """Summarise a study, and write study.json and table.md, .csv and .tex into its folder."""
+    summary = summarise(path)
+    files = {"study.json": json.dumps(summary, indent=2, allow_nan=False) + "\n"}
+    files |= {f"table.{end}": render(summary, form) for end, form in FORMS.items()}
+    for name, text in files.items():
+        write_atomically(path / name, text.encode())
+    return summary
+
+
+# --- renderings ----------------------------------------------------------------------------------------------
+
+HEADER = ("network", "level", "searches", "test error %", "best search %", "params M", "MACs M", "search s")
+DIFFERENCES = ("difference", "pairs", "points of test error", "95 % interval", "p", "p corrected", "seeds to resolve")
+
+
+def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of the table, as texts under HEADER."""
+    return [
+        (
+            row["name"],
+            row["level"],
+            str(len(row["searches"])),
+            _spread(row["test_error"]),
+            "" if row["best"] is None else _spread(row["best"]),
+            _scaled(row["params"], 1e6, 3),
+            _scaled(row["macs"], 1e6, 1),
+            _scaled(row["search_seconds"], 1, 0),
+        )
+        for row in summary["rows"]
+    ]
+
+
+def difference_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The paired differences, as texts under DIFFERENCES."""
+    return [
+        (
+            f"{d['a']} − {d['b'].replace(d['a'] + ', ', 'its ')}",
+            str(d["count"]),
+            "" if d["mean"] is None else f"{100 * d['mean']:+.2f}",
+            "" if d["low"] is None else f"{100 * d['low']:+.2f} … {100 * d['high']:+.2f}",
+            _scaled(d["p"], 1, 3),
+            _scaled(d["p_adjusted"], 1, 3),
+            "" if d["seeds_needed"] is None else str(d["seeds_needed"]),
+        )
+        for d in summary["differences"]
+    ]
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return ""
+    return f"{100 * value['mean']:.2f}" + ("" if value["sd"] is None else f" ± {100 * value['sd']:.2f}")
+
+
+def _scaled(value: float | None, unit: float, digits: int) -> str:
+    return "" if value is None else f"{value / unit:.{digits}f}"
+
+
+def render(summary: Mapping[str, Any], form: str) -> str:
+    """Both tables as "markdown" or "latex", or the first as "csv"."""
+    if form == "csv":
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([HEADER, *cells(summary)])
+        return file.getvalue()
+    style = {"markdown": "github", "latex": "latex_booktabs"}[form]
+    tables = [(HEADER, cells(summary)), (DIFFERENCES, difference_cells(summary))]
+    # As texts: 5.10 shall not become 5.1.
+    return "\n\n".join(tabulate(rows, header, style, disable_numparse=True) for header, rows in tables) + "\n"

@@ -1,0 +1,97 @@
+"""From mixing weights to a discrete architecture.
+
+Scores are [L, E, O] (layers, edges, operations): whatever a method ranks by, e.g. psi.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space, reduction_layers
+
+
+def top_edges(
+    scores: Tensor, operations: Sequence[str], space: Space, origin: Mapping[str, Any] | None = None
+) -> Architecture:
+    """Each node keeps its strongest edges, each edge its best operation (DARTS §2.4).
+
+    An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge.
+    """
+    genes = tuple(
+        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer)) for layer in _kept(scores, operations, space)
+    )
+    return Architecture(genes, reduction_layers(len(genes)), space.name, origin or {})
+
+
+def threshold(
+    scores: Tensor,
+    weights: Tensor,
+    operations: Sequence[str],
+    space: Space,
+    minimum: float,
+    origin: Mapping[str, Any] | None = None,
+) -> Architecture:
+    """As `top_edges`, then without the operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
+
+    Nodes may lose inputs, so the result can lie outside the search space; it builds all the same. A layer
+    that would lose its output keeps the strongest of the operations that read one of its two inputs.
+    """
+    genes = []
+    for k, layer in enumerate(_kept(scores, operations, space)):
+        strength = {(e, o): weights[k, e, o].item() for node in layer for _, _, e, o in node}
+        strong = {slot for slot, weight in strength.items() if weight >= minimum}
+        gene = _gene(layer, strong)
+        if not gene.concat:
+            from_inputs = [(e, o) for node in layer for _, source, e, o in node if source < 2]
+            gene = _gene(layer, strong | {max(from_inputs, key=lambda slot: strength[slot])})
+        genes.append(gene)
+    reductions = reduction_layers(len(genes))
+    inside = all(space.objection(gene.nodes, k in reductions) is None for k, gene in enumerate(genes))
+    return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
+
+
+def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Cell:
+    """The gene of a layer's kept operations, those with their (edge, operation) among `slots`."""
+    return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
+
+
+def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
+    """For each layer and node the kept (operation, source, edge index, operation index)."""
+    assert scores.shape[1:] == (len(space.edges), len(operations))
+    reductions = reduction_layers(len(scores))
+    # On the CPU in float64: the ranking of close scores must not depend on the device.
+    ranked_by = scores.detach().to("cpu", torch.float64)
+    # What an edge has not, and `none`, cannot be chosen, whatever its score.
+    closed = torch.tensor(
+        [
+            [[name not in space.choices(k in reductions, e) for name in operations] for e in range(len(space.edges))]
+            for k in range(len(scores))
+        ]
+    )
+    strength, choice = ranked_by.masked_fill(closed, -math.inf).max(-1)
+    layers = []
+    for k in range(len(scores)):
+        nodes = []
+        for first, last in space.node_edges:
+            ranked = sorted(range(first, last), key=lambda e: (-strength[k, e].item(), e))
+            kept = sorted(ranked[: space.inputs_per_node])
+            nodes.append(
+                [
+                    (
+                        operations[int(choice[k, e])],
+                        space.edges[e][1],
+                        e,
+                        int(choice[k, e]),
+                    )
+                    for e in kept
+                ]
+            )
+        layers.append(nodes)
+    return layers

@@ -1,0 +1,156 @@
+"""How few architecture parameters describe every layer: shared cell, full table, decoupled.
+
+A mapping owns the architecture parameters and gives, for all layers at once,
+
+- `terms()`: tensors that broadcast to [L, E, O] (layers, edges, operations), and
+- `edge_logits()`: [L, E], or None where the method has no edge weights.
+
+A relaxation (`relaxation.py`) combines the terms: a softmax-like one adds them before it normalises, a
+sigmoid-like one multiplies their sigmoids. `Shared` and `Full` have one term, `Decoupled` two (alpha and
+gamma), so the decoupled form is "no three-way interaction" in the log domain for every method
+(DNAS, eqs. 3-5).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnas.errors import unknown
+from dnas.rng import torch_stream
+from dnas.space.darts import layer_kinds
+
+SHARED, FULL, DECOUPLED = "shared", "full", "decoupled"
+
+
+class Mapping(nn.Module):
+    """What the three have in common. A table of two rows has one for normal layers and one for reductions.
+
+    Args:
+        layers: Depth L, at least 3.
+        with_edges: Whether edges have weights of their own (beta).
+        scale: Standard deviation of the normal law of the initial parameters.
+        seed: Of the initial parameters.
+        allowed: [2, E, O] of bool, the candidates of each edge in normal layers and reductions; None: all of all.
+        tables: Shape of each table of parameters, by its name.
+    """
+
+    alpha: nn.Parameter
+    beta: nn.Parameter | None
+    kind: Tensor
+    barrier: Tensor | None
+
+    def __init__(
+        self,
+        layers: int,
+        *,
+        with_edges: bool = True,
+        scale: float = 1e-3,
+        seed: int = 0,
+        allowed: Tensor | None = None,
+        **tables: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.layers = layers
+        # [L]: 0 for a normal layer, 1 for a reduction.
+        self.register_buffer("kind", torch.tensor(layer_kinds(layers)), False)
+        # [L, E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
+        barrier = None if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)[self.kind]
+        self.register_buffer("barrier", barrier, False)
+        generator = torch_stream(seed, "architecture")
+        for name, shape in tables.items():
+            table = nn.Parameter(scale * torch.randn(shape, generator=generator))
+            self.register_parameter(name, table if name != "beta" or with_edges else None)
+
+    def terms(self) -> tuple[Tensor, ...]:
+        """Tensors that broadcast to [L, E, O]."""
+        return (self._open(self._per_layer(self.alpha)),)
+
+    def edge_logits(self) -> Tensor | None:
+        """[L, E], or None without edge weights."""
+        return None if self.beta is None else self._per_layer(self.beta)
+
+    def count(self) -> int:
+        """How many architecture parameters there are."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def rows(self) -> int:
+        """How many layers can differ in their mixing weights: two where cells are shared, L otherwise."""
+        return self.layers
+
+    def over_layers(self, rows: Tensor) -> Tensor:
+        """[rows, …] → [L, …]: e.g. one random draw a cell type where cells are shared, one a layer otherwise."""
+        return rows
+
+    def _per_layer(self, table: Tensor) -> Tensor:
+        return table[self.kind] if len(table) == 2 else table
+
+    def _open(self, term: Tensor) -> Tensor:
+        return term if self.barrier is None else term + self.barrier
+
+
+class Shared(Mapping):
+    """One table for all normal layers and one for all reductions (DARTS; the paper's IAM).
+
+    alpha [2, E, O], beta [2, E], for E edges of a cell and O candidates of an edge.
+    """
+
+    def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
+        super().__init__(layers, alpha=(2, edges, operations), beta=(2, edges), **common)
+
+    @property
+    def rows(self) -> int:
+        return 2
+
+    def over_layers(self, rows: Tensor) -> Tensor:
+        return rows[self.kind]
+
+
+class Full(Mapping):
+    """A table for every layer: alpha [L, E, O], beta [L, E] (the paper's "global" rows)."""
+
+    def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
+        super().__init__(layers, alpha=(layers, edges, operations), beta=(layers, edges), **common)
+
+
+class Decoupled(Mapping):
+    """alpha [G, E, O], beta [L, E], gamma [L, O]: the paper's CAM (§3.3, fig. 4).
+
+    With beta these are L·E + L·O + E·O parameters where a full table of operations needs L·E·O.
+
+    Args:
+        alpha_groups: G = 1, one alpha for all layers, or 2, reductions have their own (reading A12).
+    """
+
+    gamma: nn.Parameter
+
+    def __init__(self, layers: int, edges: int, operations: int, *, alpha_groups: int = 1, **common: Any) -> None:
+        assert alpha_groups in (1, 2)
+        super().__init__(
+            layers,
+            alpha=(alpha_groups, edges, operations),
+            beta=(layers, edges),
+            gamma=(layers, operations),
+            **common,
+        )
+
+    def terms(self) -> tuple[Tensor, ...]:
+        return (self._open(self._per_layer(self.alpha)), self.gamma[:, None, :])
+
+
+MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
+    SHARED: Shared,
+    FULL: Full,
+    DECOUPLED: Decoupled,
+}
+
+
+def mapping_class(name: str) -> type[Shared] | type[Full] | type[Decoupled]:
+    """The mapping of a name. Raises InputError listing the names."""
+    if name not in MAPPINGS:
+        raise unknown("mapping", "--mapping", name, MAPPINGS)
+    return MAPPINGS[name]

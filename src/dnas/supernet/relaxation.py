@@ -1,0 +1,122 @@
+"""From architecture parameters to mixing weights.
+
+Shapes: L layers, E edges, O operations. The terms of a mapping broadcast to [L, E, O].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dnas.space.architecture import Architecture
+from dnas.space.darts import Space
+from dnas.supernet.mapping import Mapping
+
+
+@dataclass(frozen=True)
+class MixingWeights:
+    """What multiplies the operations of a supernet in one step.
+
+    Attributes:
+        operations: [L, E, O], weight of each operation on its edge.
+        edges: [L, E], weight of each edge's operations in its node.
+        bypass: [L, E], weight of the channels that partial channels leave out.
+        active: [L, E, O] of bool on the CPU: the operations that are executed, for sparse relaxations. The others have
+            the weight 0, and neither they nor their weights receive gradients. None: all.
+    """
+
+    operations: Tensor
+    edges: Tensor
+    bypass: Tensor
+    active: Tensor | None = None
+
+    @property
+    def psi(self) -> Tensor:
+        """[L, E, O], the architecture weight of an operation: edges · operations (DNAS, eq. 4)."""
+        return self.edges[..., None] * self.operations
+
+    def detach(self) -> MixingWeights:
+        return replace(
+            self, operations=self.operations.detach(), edges=self.edges.detach(), bypass=self.bypass.detach()
+        )
+
+    def to(self, like: Tensor) -> MixingWeights:
+        """On the device and in the type of a tensor."""
+        return replace(
+            self, operations=self.operations.to(like), edges=self.edges.to(like), bypass=self.bypass.to(like)
+        )
+
+
+def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+    """[L, E, O]: the operations of an edge compete (DARTS, eq. 2). Terms are added before normalising.
+
+    With `gumbel` noise among the terms it is a draw of the concrete distribution (Maddison et al. 2017).
+    """
+    return torch.softmax(_summed(terms) / temperature, -1)
+
+
+def straight_through(soft: Tensor) -> Tensor:
+    """One-hot at the largest of the last dimension; its gradient is that of `soft` (Jang et al. 2017)."""
+    hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
+    # The bracket is 0 to the bit: only its gradient counts.
+    return hard + (soft - soft.detach())
+
+
+def sigmoid(terms: Sequence[Tensor]) -> Tensor:
+    """[L, E, O]: operations do not compete (FairDARTS, eq. 4). The terms' sigmoids are multiplied (DNAS, eq. 4)."""
+    return math.prod((term.sigmoid() for term in terms[1:]), start=terms[0].sigmoid())
+
+
+def edge_softmax(logits: Tensor, space: Space) -> Tensor:
+    """[L, E]: the incoming edges of each node compete (PC-DARTS, eq. 4, edge normalisation)."""
+    return torch.cat([torch.softmax(logits[:, first:last], -1) for first, last in space.node_edges], -1)
+
+
+def layer_softmax(logits: Tensor) -> Tensor:
+    """[L, E]: all edges of a layer compete, the literal reading of DNAS §3.3 (A1)."""
+    return torch.softmax(logits, -1)
+
+
+def expand(
+    operations: Tensor,
+    edges: Tensor | None,
+    layers: int,
+    bypass: Tensor | None = None,
+    active: Tensor | None = None,
+) -> MixingWeights:
+    """Mixing weights for all layers. Without `edges` every edge counts once; `bypass` follows `edges`."""
+    operations = operations.expand(layers, *operations.shape[1:])
+    if edges is None:
+        edges = operations.new_ones(operations.shape[:2])
+    active = None if active is None else active.expand(operations.shape)
+    return MixingWeights(operations, edges, edges if bypass is None else bypass, active)
+
+
+def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """[L, *shape] of standard Gumbel noise, -log(-log U); layers that share a cell share their draw."""
+    # An exponential variate is -log U, without the infinities of a uniform one at 0 and 1.
+    noise = -torch.empty(mapping.rows, *shape, dtype=torch.float64).exponential_(generator=generator).log()
+    like = mapping.alpha
+    return mapping.over_layers(noise.to(like.device, like.dtype))
+
+
+def path(architecture: Architecture, operations: Sequence[str], space: Space) -> MixingWeights:
+    """The mixing weights of one architecture within a supernet: 1 for what it has, and nothing else is executed."""
+    active = torch.zeros(len(architecture), len(space.edges), len(operations), dtype=torch.bool)
+    for k, cell in enumerate(architecture.layers):
+        for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
+            for operation, source in node:
+                active[k, first + source, operations.index(operation)] = True
+    edges = active.any(-1).float()
+    return MixingWeights(active.float(), edges, edges, active)
+
+
+def _summed(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

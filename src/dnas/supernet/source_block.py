@@ -1,0 +1,205 @@
+"""All candidate operations that read one state of a cell, computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from dnas.kernels.depthwise import depthwise_statistics
+from dnas.kernels.draws import Draws
+from dnas.kernels.fold import fold, fold_reduction, side_by_side
+from dnas.kernels.limits import EPSILON
+from dnas.kernels.mixture import channel_moments, mixed_product
+from dnas.network.modules import SEARCH, FactorizedReduceModule, build_chain
+from dnas.space.primitives import PRIMITIVES, AvgPool, Identity, MaxPool, Noise, Zero
+
+
+class _Source:
+    """A state x [B, H, W, c] as operations read it; what several targets read alike is computed once, at first use."""
+
+    def __init__(self, x: Tensor, pools: nn.ModuleDict, targets: int, draws: Draws | None) -> None:
+        self.x, self.pools, self.targets = x, pools, targets
+        self.draws = draws or Draws(0.0, 0, ())
+        self._pooled: dict[str, Tensor] = {}
+
+    @cached_property
+    def relu(self) -> Tensor:
+        return self.x.relu()
+
+    @cached_property
+    def planes(self) -> Tensor:
+        return self.x.permute(0, 3, 1, 2)
+
+    @cached_property
+    def masked(self) -> Tensor:
+        """[B, H, W, targets, c]: what skip-dropout leaves of it for each target."""
+        return self.draws.factors(self.x, self.targets) * self.x[:, :, :, None]
+
+    def noise(self, height: int, width: int) -> Tensor:
+        """[B, height, width, targets, c] in the place of what an operation makes of it."""
+        return self.draws.noise(self.x.new_empty(len(self.x), height, width, self.targets, self.x.shape[3]))
+
+    def pooled(self, name: str) -> Tensor:
+        if name not in self._pooled:
+            self._pooled[name] = self.pools[name](self.planes).permute(0, 2, 3, 1)
+        return self._pooled[name]
+
+
+class SourceBlock(nn.Module):
+    """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', c] for each target.
+
+    Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
+    convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
+    pixels for a factorised reduction. With the mean and the second moments of the features that batch norm is known
+    beforehand (`fold`), so mixing weight, batch norm and linear map are one matrix, and the mixture of all operations
+    one accumulating product.
+    """
+
+    def __init__(self, channels: int, targets: int, stride: int, operations: tuple[str, ...]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.targets = targets
+        self.stride = stride
+        self.columns = {name: o for o, name in enumerate(operations)}
+        self.apart = nn.ModuleDict()  # weights of its own for every target
+        self.pools = nn.ModuleDict()  # no weights: the same for every target
+        self.identity: str | None = None
+        self.noise: str | None = None
+        for name in operations:
+            chain = PRIMITIVES[name].chain(channels, stride)
+            if chain == (Identity(),):
+                self.identity = name
+            elif isinstance(chain[0], Noise):
+                self.noise = name
+            elif isinstance(chain[0], AvgPool | MaxPool):
+                self.pools[name] = build_chain(chain)
+            elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
+                self.apart[name] = build_chain(chain, SEARCH, groups=targets)
+
+    def forward(
+        self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None
+    ) -> list[Tensor | None]:
+        """What each target gets, [B, H', W', c].
+
+        `weights` [targets, O] multiply the operations. Of these only the `active` [targets, O] are executed, target by
+        target; a target that has none gets None.
+        """
+        source = _Source(x, self.pools, self.targets, draws)
+        if active is None:
+            return list(self._mixed(source, weights, set(self.columns), None).unbind(3))
+        names = [{name for name, o in self.columns.items() if row[o]} for row in active]
+        return [
+            self._mixed(source, weights[t : t + 1], names[t], t)[:, :, :, 0] if names[t] else None
+            for t in range(self.targets)
+        ]
+
+    def _mixed(self, source: _Source, weights: Tensor, names: set[str], target: int | None) -> Tensor:
+        """[B, H', W', n, c]: these operations for all n targets side by side, or for one target alone."""
+        x = source.x
+        targets = self.targets if target is None else 1
+        mixture = Mixture(targets, self.channels)
+        # Target-major channels: copy t of the source occupies channels t·c … (t+1)·c.
+        copies = source.relu.repeat(1, 1, 1, targets) if target is None else None
+        for name, chain in self.apart.items():
+            if name not in names:
+                continue
+            weight = weights[:, self.columns[name]]
+            first = next(chain.children())
+            if isinstance(first, FactorizedReduceModule):
+                even, odd = (self._of(grid.weight, target) for grid in (first.even, first.odd))
+                mixture.add_common(*fold_reduction(source.relu, even, odd, targets), weight)
+            else:
+                self._separable(chain, source.relu if copies is None else copies, weight, mixture, target)
+        for name in self.pools:
+            if name in names:
+                mixture.add_pool(source.pooled(name), weights[:, self.columns[name]])
+        identity = self.identity if self.identity in names else None
+        if identity is not None and not source.draws.probability:
+            mixture.add_shared(x, weights[:, self.columns[identity], None].expand(-1, self.channels))
+        height, width = (-(-side // self.stride) for side in x.shape[1:3])
+        shape = (len(x), height, width, targets, self.channels)
+        mixed = mixture.mix().view(shape) if mixture.features else x.new_zeros(shape)
+        if self.noise in names:
+            noise = source.noise(height, width)
+            noise = noise if target is None else noise[:, :, :, target : target + 1]
+            mixed = torch.addcmul(mixed, noise, weights[:, self.columns[self.noise], None])
+        if identity is None or not source.draws.probability:
+            return mixed
+        # Each target drops other elements, so the identity leaves the common product.
+        masked = source.masked if target is None else source.masked[:, :, :, target : target + 1]
+        return torch.addcmul(mixed, masked, weights[:, self.columns[identity], None])
+
+    def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, target: int | None) -> None:
+        """Stages of ReLU, depthwise, pointwise, batch norm, for all of the mixture's targets side by side."""
+        layers = iter(chain.children())
+        stages = list(zip(layers, layers, layers, layers, strict=True))
+        shape = (mixture.targets, self.channels)
+        for n, (_, deep, point, _) in enumerate(stages):
+            assert isinstance(deep, nn.Conv2d) and isinstance(point, nn.Conv2d)
+            kernels, maps = (self._of(conv.weight, target) for conv in (deep, point))
+            h, mean, gram = depthwise_statistics(u, kernels, int(deep.stride[0]), int(deep.dilation[0]))
+            blocks = gram.view(*shape, *shape).diagonal(0, 0, 2).permute(2, 0, 1)
+            matrix, bias = fold(maps.reshape(*shape, self.channels), mean.view(shape), blocks)
+            if n == len(stages) - 1:
+                mixture.add(h, matrix, bias, weight)
+            else:
+                u = torch.addmm(bias.flatten(), h.flatten(0, 2), side_by_side(matrix)).view(h.shape).relu_()
+
+    def _of(self, weight: Tensor, target: int | None) -> Tensor:
+        """A target's part of a weight [targets · n, …]."""
+        return weight if target is None else weight.chunk(self.targets)[target]
+
+    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
+        """Of each weight, which targets' parts are executed."""
+        for name, chain in self.apart.items():
+            executed = [row[self.columns[name]] for row in active]
+            for weight in chain.parameters():
+                yield weight, executed
+
+
+class Mixture:
+    """Collects features with their matrices, and mixes them in one accumulating product.
+
+    What is added comes with the mixing weights [targets] of its operation.
+    """
+
+    def __init__(self, targets: int, channels: int) -> None:
+        self.targets, self.channels = targets, channels
+        self.features: list[Tensor] = []
+        self.matrices: list[Tensor] = []
+        self.biases: list[Tensor] = []
+
+    def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, targets · c] of each target's own: `matrix` [targets, c, c], `bias` [targets, c]."""
+        self._append(h, side_by_side(weight[:, None, None] * matrix))
+        self.biases.append(weight[:, None] * bias)
+
+    def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, i] that all targets share: `matrix` [targets, c, i], `bias` [targets, c]."""
+        self._append(h, (weight[:, None, None] * matrix).permute(2, 0, 1).flatten(1))
+        self.biases.append(weight[:, None] * bias)
+
+    def add_pool(self, h: Tensor, weight: Tensor) -> None:
+        """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
+        variance, mean = channel_moments(h)
+        scale = (variance + EPSILON).rsqrt() * weight[:, None]
+        self.add_shared(h, scale)
+        self.biases.append(-scale * mean)
+
+    def add_shared(self, h: Tensor, scale: Tensor) -> None:
+        """Features [B, H, W, c] that every target takes by channel: `scale` [targets, c]."""
+        self._append(h, torch.diag_embed(scale).permute(1, 0, 2).reshape(self.channels, -1))
+
+    def _append(self, h: Tensor, matrix: Tensor) -> None:
+        self.features.append(h.flatten(0, 2))
+        self.matrices.append(matrix)
+
+    def mix(self) -> Tensor:
+        """[pixels, targets · c]."""
+        bias = (
+            torch.stack(self.biases).sum(0) if self.biases else self.features[0].new_zeros(self.targets, self.channels)
+        )
+        return mixed_product(self.features, self.matrices, bias.flatten())

@@ -1,0 +1,229 @@
+"""The weight-sharing network: images [B, C, H, W] and mixing weights → logits [B, classes].
+
+It knows weights and no method. Every edge of every layer holds all candidate operations; with partial
+channels only the first C/K channels of a state pass through them and the rest go by (PC-DARTS, §3.1):
+
+    node n of layer k = Σ over its edges e of  shuffle([ edges[k,e] Σ_o operations[k,e,o] O_o(x[:C/K]) ,
+                                                         bypass[k,e] x[C/K:] ])
+
+The mathematics is per edge (`benchmarks/plain.py` writes it so); the work is done per *source state*, with
+channels last. A cell has 14 edges but 5 sources with 4, 4, 3, 2, 1 targets: the operations that leave one source
+run side by side over targets · C/K channels, what has no weights (pools, identity) runs once for all targets,
+and the mixture of all of them is one accumulating matrix product (`SourceBlock`).
+
+Inside, tensors are [B, H, W, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dnas.kernels import cells
+from dnas.kernels.draws import Draws
+from dnas.kernels.fold import odd_grid
+from dnas.kernels.limits import EPSILON
+from dnas.kernels.mixture import weighted_sum
+from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
+from dnas.rng import torch_stream
+from dnas.space.darts import Space, reduction_layers
+from dnas.space.plan import STEMS, check_width, preprocess
+from dnas.space.primitives import Chain
+from dnas.supernet.relaxation import MixingWeights
+from dnas.supernet.source_block import SourceBlock
+
+
+class Preprocess(nn.Module):
+    """Brings a layer's input [B, H, W, C'] to its width, and after a reduction to its resolution."""
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self.chain = build_chain(chain, SEARCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.chain[0]
+        relu = x.relu()
+        y: Tensor
+        if isinstance(first, FactorizedReduceModule):
+            even = F.linear(relu[:, ::2, ::2], first.even.weight.flatten(1))
+            odd = F.linear(odd_grid(relu), first.odd.weight.flatten(1))
+            y = torch.cat([even, odd], 3)
+        else:
+            y = F.linear(relu, self.chain[1].weight.flatten(1))  # type: ignore[operator]
+        normed = F.batch_norm(y.permute(0, 3, 1, 2), None, None, training=True, eps=EPSILON)
+        return normed.permute(0, 2, 3, 1)
+
+
+class SupernetCell(nn.Module):
+    """One layer: states in, the concatenation of its nodes out."""
+
+    def __init__(
+        self,
+        space: Space,
+        operations: tuple[str, ...],
+        before: int,
+        previous: int,
+        width: int,
+        partial: int,
+        reduction: bool,
+        shrunk: bool,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.partial = partial
+        self.active = width // partial
+        self.reduction = reduction
+        self.preprocess = nn.ModuleList(Preprocess(chain) for chain in preprocess(before, previous, width, shrunk))
+        # Edges that leave state s, in node order.
+        self.leaving = [[e for e, (_, source) in enumerate(space.edges) if source == s] for s in range(space.nodes + 1)]
+        self.sources = nn.ModuleList(
+            SourceBlock(self.active, len(edges), 2 if reduction and s < 2 else 1, operations)
+            for s, edges in enumerate(self.leaving)
+        )
+
+    def forward(
+        self,
+        before: Tensor,
+        previous: Tensor,
+        psi: Tensor,
+        bypass: Tensor,
+        draws: Draws | None = None,
+        executed: Tensor | None = None,
+    ) -> Tensor:
+        """`psi` [E, O], `bypass` [E]: this layer's mixing weights; without `executed` [E, O] all operations run."""
+        choices = None if executed is None else executed.tolist()
+        if executed is not None:
+            psi = psi * executed.to(psi.device)
+        states = [self.preprocess[0](before), self.preprocess[1](previous)]
+        active: list[Tensor | None] = [None] * self.space.nodes
+        passed: list[list[Tensor]] = [[] for _ in range(self.space.nodes)]
+        for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
+            x = states[s]
+            dropout = None if draws is None else draws.within(s)
+            chosen = None if choices is None else [choices[e] for e in leaving]
+            # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
+            first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
+            outs = block(first_channels.contiguous(), psi[leaving], dropout, chosen)
+            rest = self._bypass(rest, 2 if self.reduction and s < 2 else 1)
+            for e, mixed in zip(leaving, outs, strict=True):
+                node = self.space.edges[e][0]
+                so_far = active[node]
+                active[node] = mixed if so_far is None else so_far if mixed is None else so_far + mixed
+                passed[node].append(rest)
+            # Sources come in order, so node s - 1 is complete once state s has left.
+            if s >= 1:
+                first, last = self.space.node_edges[s - 1]
+                states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
+        return torch.cat(states[2:], 3)
+
+    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
+        """Of each weight of an operation, on which edges its parts are executed, for `active` [E, O]."""
+        for block, leaving in zip(self.sources, self.leaving, strict=True):
+            assert isinstance(block, SourceBlock)
+            yield from block.parts([active[e] for e in leaving])
+
+    def _bypass(self, rest: Tensor, stride: int) -> Tensor:
+        """The channels that pass by the operations, at the resolution of the operations' output."""
+        if stride == 2 and self.partial > 1:
+            rest = F.max_pool2d(rest.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
+        return rest.contiguous()
+
+    def _join(self, active: Tensor | None, weights: Tensor, passed: list[Tensor]) -> Tensor:
+        """Both kinds of channels of a node, shuffled so that the next node's operations see others (PC-DARTS §3.1)."""
+        if active is None:
+            active = passed[0].new_zeros(*passed[0].shape[:3], self.active)
+        if self.partial == 1:
+            return active
+        rest = weighted_sum(weights, passed)
+        by_group = rest.view(*rest.shape[:3], self.partial - 1, self.active)
+        # One shuffle a node: it permutes channels, so it commutes with the sum over edges.
+        return torch.cat([active[..., None], by_group.transpose(3, 4)], 4).flatten(3)
+
+
+class Supernet(nn.Module):
+    """The whole weight-sharing network.
+
+    Batch norms use the statistics of the batch, in training and in validation: a supernet's running
+    statistics belong to mixing weights that have moved on. They learn no scale, except in the stem (DARTS).
+
+    Args:
+        space: The cell space.
+        operations: Candidates of an edge; `space.primitives`, or these with "none" in front.
+        layers: Depth L, at least 3.
+        channels: Width C of the first cells.
+        classes: Size of the output.
+        inputs: Channels of an image.
+        partial: K; 1/K of the channels pass through the operations. K divides C, and C/K is even.
+        recompute: Compute a layer's operations again in the backward pass: less memory, more time.
+
+    Raises:
+        InputError: Depth, width or K that do not fit.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        operations: tuple[str, ...],
+        *,
+        layers: int,
+        channels: int,
+        classes: int,
+        inputs: int = 3,
+        partial: int = 4,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        check_width(channels, partial)
+        reductions = reduction_layers(layers)
+        self.stem = build_chain(STEMS["cifar"](inputs, channels).first, SEARCH_STEM)
+        self.cells = nn.ModuleList()
+        before = previous = 3 * channels
+        width, shrunk = channels, False
+        for k in range(layers):
+            reduction = k in reductions
+            width *= 2 if reduction else 1
+            self.cells.append(SupernetCell(space, operations, before, previous, width, partial, reduction, shrunk))
+            before, previous, shrunk = previous, space.nodes * width, reduction
+        self.classifier = nn.Linear(previous, classes)
+
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
+        psi = mixing.psi
+        if mixing.active is None and cells.covers(self, previous, psi, mixing.bypass):
+            last = cells.run(self, previous, psi, mixing.bypass, draws)
+        else:
+            for k, cell in enumerate(self.cells):
+                dropout = None if draws is None else draws.within(k)
+                active = None if mixing.active is None else mixing.active[k]
+                arguments = (before, previous, psi[k], mixing.bypass[k], dropout, active)
+                out = checkpoint(cell, *arguments, use_reentrant=False) if self.recompute else cell(*arguments)
+                before, previous = previous, out
+            last = previous
+        logits: Tensor = self.classifier(last.mean((1, 2)))
+        return logits
+
+    def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
+        """The weights of which only a part is executed, where only the `active` [L, E, O] operations are.
+
+        A weight holds equal parts side by side along its first dimension, one for each edge that leaves a state; of
+        each part, whether it is executed.
+        """
+        found: dict[nn.Parameter, list[bool]] = {}
+        for cell, row in zip(self.cells, active.tolist(), strict=True):
+            assert isinstance(cell, SupernetCell)
+            found.update(cell.parts(row))
+        return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
+
+
+def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: Any) -> Supernet:
+    """A supernet with fresh weights from the run's seed; `shape` are the arguments of `Supernet`."""
+    supernet = construct(lambda: Supernet(space, operations, **shape), torch_stream(seed, "init"))
+    assert isinstance(supernet, Supernet)
+    return supernet

@@ -1,0 +1,215 @@
+"""Checks of what a method does: searches, exports, resumes, costs, survives."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from dnas.errors import RunError
+from dnas.methods.protocol import (
+    GradientMethod,
+    Progress,
+    SupernetMethod,
+    TrialMethod,
+)
+from dnas.methods.registry import get_method
+from dnas.network.network import Network
+from dnas.searching.judging import FORWARD
+from dnas.supernet.supernet import Supernet
+from dnas.testing.planted import PlantedSupernet, agreement, agreement_by_chance, plant
+from dnas.testing.record import LONG, REAL, Options, objection, random_mapping, search, tested_method
+
+# --- clauses on a method under a mapping ------------------------------------------------------------------------
+
+
+def check_searches(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """Real networks are searched, and what comes out lies in the space and is as deep as what was searched."""
+    record = search(name, mapping, options, size=REAL)
+    problem = objection(record.found.architecture, record.method)
+    assert problem is None, f"the architecture that {name} finds {problem}"
+
+
+def check_exports(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """Whatever was learnt, a method exports an architecture of the space: two distinct inputs a node, no `none`.
+
+    Candidates have the right depth, and their shares lie above 0 and up to 1.
+    """
+    mapping = mapping or get_method(name).default_mapping
+    record = search(name, mapping, options, planted=plant(mapping, 0))
+    problem = objection(record.found.architecture, record.method)
+    assert problem is None, f"the architecture that {name} finds {problem}"
+    for candidate in record.candidates:
+        problem = objection(candidate.architecture, record.method, final=False)
+        assert problem is None, f"an architecture that {name} proposes {problem}"
+        assert 0 < candidate.share <= 1, f"{name} proposes to judge on a share of {candidate.share} of the images"
+    if isinstance(method := record.method, SupernetMethod):
+        for number, scale in enumerate((0.0, 0.01, 1.0, 30.0)):
+            architecture = method.derive(random_mapping(method, scale, number), Progress(1, 2))
+            problem = None if architecture is None else objection(architecture, method)
+            assert problem is None, f"with parameters of size {scale}, what {name} derives {problem}"
+
+
+def check_deterministic(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """The seed decides every bit; another seed gives another search, and no global random state is read or moved."""
+    planted = plant(mapping or get_method(name).default_mapping, 0)
+    before = _global_states()
+    try:
+        records = []
+        for seed, state in ((0, 1), (0, 2), (1, 1)):
+            random.seed(state)
+            np.random.seed(state)
+            torch.manual_seed(state)
+            fresh = _global_states()
+            records.append(search(name, mapping, options, seed=seed, planted=planted))
+            moved = [library for library, value in _global_states().items() if value != fresh[library]]
+            assert not moved, (
+                f"{name} draws from the global random state of {', '.join(moved)}; use progress.generator, "
+                "streams.torch_stream or streams.numpy_stream"
+            )
+    finally:
+        _restore(before)
+    one, again, other = records
+    differing = one.differences(again)
+    assert not differing, f"two searches of {name} with one seed differ: {differing}; draw from the seed alone"
+    assert one.differences(other), f"{name} does the same whatever the seed; draw with the seed that it is given"
+
+
+def _global_states() -> dict[str, Any]:
+    kind, words, *rest = np.random.get_state()
+    return {
+        "random": random.getstate(),
+        "numpy": (kind, bytes(np.asarray(words)), *rest),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def _restore(states: Mapping[str, Any]) -> None:
+    kind, words, *rest = states["numpy"]
+    random.setstate(states["random"])
+    np.random.set_state((kind, np.frombuffer(words, np.uint32), *rest))
+    torch.set_rng_state(torch.frombuffer(bytearray(states["torch"]), dtype=torch.uint8))
+
+
+def check_resumes(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """From the checkpoint after any step, trial or judged candidate, a new object comes to the same end, to the bit."""
+    mapping = mapping or get_method(name).default_mapping
+    again = partial(search, name, mapping, options, planted=plant(mapping, 0))
+    whole = again()
+    for checkpoint in whole.session.checkpoints:
+        differing = whole.differences(again(start=checkpoint))
+        assert not differing, (
+            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} comes to another end: "
+            f"{differing}; what is learnt belongs into the parameters and buffers of `mapping` or into "
+            "`search.memory`, not into the method, and `propose` must be a function of its arguments"
+        )
+
+
+def check_cost(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """The cost of a search is what was computed: counted here from outside, at the networks."""
+    mapping = mapping or get_method(name).default_mapping
+    trials = issubclass(get_method(name), TrialMethod)
+    size = {**REAL, "batch_size": 4}  # so that batches are of more than one size
+    with _counted() as counted:
+        record = search(name, mapping, options, size=size, planted=None if trials else plant(mapping, 0))
+    cost, expected = record.found.cost, counted.images / tested_method(name, mapping, options, size)[1]["batch_size"]
+    assert cost["step_equivalents"] > 0, f"the search of {name} says that it cost nothing"
+    assert math.isclose(cost["step_equivalents"], expected, rel_tol=1e-9), (
+        f"{name} says that its search cost {cost['step_equivalents']:.3f} passes forward and backward, but the "
+        f"networks were asked for {expected:.3f}; add what it computes by itself to search.cost['step_equivalents']"
+    )
+    assert cost["architectures_evaluated"] == counted.judged, (
+        f"{name} says that it judged {cost['architectures_evaluated']} architectures, but it was {counted.judged}; "
+        "judge by search.accuracy, which counts, and do not count again"
+    )
+
+
+class _Count:
+    """Passes through networks: images · (⅓ forward, ⅔ backward); and how many architectures were judged."""
+
+    def __init__(self) -> None:
+        self.images = 0.0
+        self.paths = 0
+        self.trained: set[Network] = set()
+
+    @property
+    def judged(self) -> int:
+        return self.paths + len(self.trained)
+
+    def after_forward(self, module: nn.Module, inputs: tuple[Any, ...], logits: Any) -> None:
+        if not isinstance(module, Supernet | PlantedSupernet | Network):
+            return
+        size = len(inputs[0])
+        self.images += FORWARD * size
+        if logits.requires_grad:
+            logits.register_hook(partial(self._after_backward, size))
+        if isinstance(module, Network):
+            self.trained.add(module)
+        elif not torch.is_grad_enabled():
+            # An architecture's mixing weights are 1 and nothing else (`relaxation.path`).
+            active = inputs[1].active
+            self.paths += active is not None and torch.equal(inputs[1].operations, active.to(inputs[1].operations))
+
+    def _after_backward(self, size: int, gradient: Tensor) -> None:
+        self.images += (1 - FORWARD) * size
+
+
+@contextmanager
+def _counted() -> Iterator[_Count]:
+    count = _Count()
+    handle = register_module_forward_hook(count.after_forward)
+    try:
+        yield count
+    finally:
+        handle.remove()
+
+
+def check_survives_failures(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """Trials that fail are trials without a score: the method goes on, and only if all of them failed it gives up."""
+    if not issubclass(get_method(name), TrialMethod):
+        return
+    mapping = mapping or get_method(name).default_mapping
+    record = search(name, mapping, options, planted=plant(mapping, 0), failing=2)
+    problem = objection(record.found.architecture, record.method)
+    assert problem is None, f"where half of the trials fail, the architecture that {name} finds {problem}"
+    try:
+        search(name, mapping, options, planted=plant(mapping, 0), failing=1)
+    except RunError:
+        return
+    raise AssertionError(
+        f"{name} chooses an architecture although no trial has a score; raise RunError, as `best` does"
+    )
+
+
+def check_finds_planted(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """A planted best architecture is found more often than by chance (`agreement_by_chance`).
+
+    Over a few searches, the mean agreement lies 4 standard deviations above that of architectures that know nothing of
+    it. A gradient method ranks edges, too, and for these alone it is 1: few of them are wrong by chance, so the mean
+    cannot lie far above, but it lies far below where they are ranked the wrong way round.
+    """
+    gradient = issubclass(get_method(name), GradientMethod)
+    mapping = mapping or get_method(name).default_mapping
+    seeds = range(3 if gradient else 6)
+    planted = [plant(mapping, seed) for seed in seeds]
+    found = [
+        search(name, mapping, options, seed=seed, size=LONG, planted=planted[seed]).found.architecture for seed in seeds
+    ]
+    for inputs_only, deviations in ((False, 4), (True, 1))[: 1 + gradient]:
+        shares = [agreement(*pair, inputs_only=inputs_only) for pair in zip(found, planted, strict=True)]
+        mean, deviation = agreement_by_chance(mapping, inputs_only=inputs_only)
+        needed = mean + deviations * deviation / math.sqrt(len(seeds))
+        assert sum(shares) / len(seeds) > needed, (
+            f"of {'the inputs in ' * inputs_only}an architecture that the cross-entropy and the accuracy point to, "
+            f"{name} finds {', '.join(f'{100 * share:.0f} %' for share in shares)} under --mapping {mapping}; chance "
+            f"alone finds {100 * mean:.0f} %, and the mean must exceed {100 * needed:.0f} %. Does the gradient "
+            "reach the parameters with the right sign, and does the choice follow them, or the scores?"
+        )

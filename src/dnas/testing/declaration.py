@@ -1,0 +1,210 @@
+"""Checks of what a method declares: name, mappings, options, schedules."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import torch
+
+from dnas.data.splits import DataInfo
+from dnas.errors import InputError
+from dnas.methods.protocol import (
+    GradientMethod,
+    MethodOptions,
+    Progress,
+    SupernetMethod,
+    TrialMethod,
+)
+from dnas.methods.registry import create, get_method
+from dnas.pipeline.presets import preset_settings
+from dnas.settings import TrainSettings
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+from dnas.testing.planted import plant
+from dnas.testing.record import REAL, SMALL, Acts, Options, bits, random_mapping, search
+
+# Names that a method's paper may have settings for, with their training images and pixels of a side.
+_DATA_SETS = (("digits", 1_437, 8), ("cifar10", 50_000, 32), ("cifar100", 50_000, 32), ("tiny-imagenet", 100_000, 64))
+
+
+# --- clauses on a method as a whole -----------------------------------------------------------------------------
+
+
+def check_declaration(name: str) -> None:
+    """What a method says of itself is complete and true, and its paper's settings are settings."""
+    method = get_method(name)
+    kinds = (GradientMethod, SupernetMethod, TrialMethod)
+    kind = next((cls.kind for cls in kinds if issubclass(method, cls)), None)
+    assert vars(method).get("name") == name, f"{method.__name__}.name must be {name!r}, the name it is registered by"
+    for attribute in ("title", "paper"):
+        text = getattr(method, attribute, None)
+        assert text and isinstance(text, str), f"{method.__name__}.{attribute} must be a text for `dnas methods`"
+    assert kind is not None, f"{method.__name__} must derive from {', '.join(cls.__name__ for cls in kinds)}"
+    assert method.kind == kind, f"{method.__name__}.kind must stay {kind!r}, which its base class says"
+    assert method.mappings and set(method.mappings) <= set(MAPPINGS), (
+        f"{method.__name__}.mappings must be some of {', '.join(MAPPINGS)}"
+    )
+    assert getattr(method, "default_mapping", None) in method.mappings, (
+        f"{method.__name__}.default_mapping must be one of its mappings, {', '.join(method.mappings)}"
+    )
+    assert issubclass(method.Options, MethodOptions), f"{method.__name__}.Options must derive from MethodOptions"
+    for option, field in method.Options.model_fields.items():
+        assert not field.is_required(), f"option {option} of {name} needs a default: a method works without options"
+        assert field.description, f"option {option} of {name} needs a description"
+    for mapping in method.mappings:
+        for source, count, pixels in _DATA_SETS:
+            info = DataInfo(source, ("0", "1"), 3, pixels, (0.5,) * 3, (0.5,) * 3, True)
+            for preset in ("quick", "paper"):
+                preset_values = preset_settings(preset, create(name, mapping, {}, DARTS), info, count)
+                try:
+                    method.Settings(**preset_values["search"]).resolved(count, 1.0, pixels)
+                    TrainSettings(**preset_values["train"]).resolved(count, pixels)
+                except ValueError as error:
+                    raise AssertionError(
+                        f"paper_settings({source!r}) of {name} under --mapping {mapping} do not hold: {error}"
+                    ) from error
+
+
+def check_mappings(name: str) -> None:
+    """A mapping that the method does not claim is refused, by name."""
+    method = get_method(name)
+    for mapping in {*MAPPINGS, "no-such-mapping"} - set(method.mappings):
+        try:
+            create(name, mapping, {}, DARTS)
+        except InputError as error:
+            assert mapping in str(error), f"{name} refuses --mapping {mapping} without naming it: {error}"
+        else:
+            raise AssertionError(f"{name} does not claim --mapping {mapping} but takes it; call super().__init__ first")
+
+
+def check_options(name: str, options: Options | None = None, acts: Acts | None = None) -> None:
+    """Options that are not known or of a wrong type are refused by name, and each option acts.
+
+    Args:
+        acts: For each option of the method: options around it, and a value with which the search is another one than
+            without. Those of dnas' own classes need no line.
+    """
+    method = get_method(name)
+    _refused(name, "no_such_option", 1)
+    for option, field in method.Options.model_fields.items():
+        values: tuple[Any, ...] = ("no such value", 0.5, 7, True, None, [], {}, math.nan, math.inf)
+        wrong = [value for value in values if not _fits(value, field.annotation)]
+        for value in [*wrong, *_out_of_bounds(field.metadata)]:
+            _refused(name, option, value)
+    acts = {**_inherited_acts(method.Options), **(acts or {})}
+    missing, unknown = set(method.Options.model_fields) - set(acts), set(acts) - set(method.Options.model_fields)
+    assert not missing, (
+        f"say for {', '.join(sorted(missing))} of {name} with which value it acts: acts={{NAME: ({{}}, VALUE)}}"
+    )
+    assert not unknown, f"{name} has no option {', '.join(sorted(unknown))}, which acts names"
+    for option, (around, value) in acts.items():
+        check_option_acts(name, option, value, {**(options or {}), **around})
+
+
+def check_option_acts(name: str, option: str, value: Any, options: Options | None = None) -> None:
+    """With another value of an option something of the search is another, and its schedules still reach their ends."""
+    method = get_method(name)
+    without = dict(options or {})
+    default = without.get(option, method.Options.model_fields[option].default)
+    assert value != default, f"acts of {name} must name another value of {option} than {default!r}, which is in force"
+    check_schedules(name, None, {**without, option: value})
+    for size, planted in ((SMALL, plant(method.default_mapping, 0)), (REAL, None)):
+        one, two = (
+            search(name, None, given, size=size, planted=planted) for given in (without, {**without, option: value})
+        )
+        if one.differences(two):
+            return
+    raise AssertionError(
+        f"option {option}={value!r} of {name} changes nothing of a search with {without}; use the option, refuse it in "
+        "__init__ where it could not act, or name other options around it"
+    )
+
+
+def _refused(name: str, option: str, value: Any) -> None:
+    try:
+        create(name, None, {option: value}, DARTS)
+    except InputError as error:
+        assert re.search(rf"--option {option}\b", str(error)), (
+            f"{name} refuses {option}={value!r} without naming --option {option}: {error}"
+        )
+    else:
+        raise AssertionError(
+            f"{name} takes {option}={value!r}; leave the model_config of MethodOptions as it is (strict, nothing "
+            "extra, no infinities) and give the option its type and bounds"
+        )
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type, told without pydantic."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return any(value == known and type(value) is type(known) for known in get_args(annotation))
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(annotation))
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is (origin or annotation)
+
+
+def _out_of_bounds(metadata: Sequence[Any]) -> list[float]:
+    """Just outside the bounds of a pydantic field."""
+    found = []
+    for constraint in metadata:
+        for kind, beyond in (("ge", -1), ("gt", 0), ("le", 1), ("lt", 0)):
+            if isinstance(bound := getattr(constraint, kind, None), int | float):
+                found.append(bound + beyond)
+    return found
+
+
+def _inherited_acts(options: type[MethodOptions]) -> dict[str, tuple[Options, Any]]:
+    """Other values of the options that dnas' own classes of options have."""
+    fields = options.model_fields
+    found: dict[str, tuple[Options, Any]] = {}
+    if "partial_channels" in fields:
+        found["partial_channels"] = ({}, 1 if fields["partial_channels"].default == 2 else 2)
+    if "with_none" in fields:
+        found["with_none"] = ({}, not fields["with_none"].default)
+    if "initial_scale" in fields:
+        found["initial_scale"] = ({}, 0.5)
+    return found
+
+
+def check_schedules(name: str, mapping: str | None = None, options: Options | None = None) -> None:
+    """In the last epoch, mixing weights, penalty, skip dropout, scores and derivation are the same functions of the
+    parameters, however many epochs there were and however many of them were warm-up."""
+    own = {key: value for key, value in (options or {}).items() if not key.startswith("search.")}
+    lengths = ((1, 0), (2, 0), (2, 1), (5, 0), (5, 1), (9, 2))
+    for draw in (0, 1):
+        ends = []
+        for epochs, warmup in lengths:
+            method = create(name, mapping, own, DARTS)
+            if not isinstance(method, SupernetMethod):
+                return
+            learnt = random_mapping(method, 0.5, 0)
+            ends.append(_functions(method, learnt, Progress(epochs - 1, epochs, warmup, step=7, draw=draw)))
+        for (epochs, warmup), end in zip(lengths, ends, strict=True):
+            differing = [what for what in end if end[what] != ends[0][what]]
+            assert not differing, (
+                f"{name} ends {epochs} epochs, {warmup} of them warm-up, with other {', '.join(differing)} than 1 "
+                "epoch; let schedules be functions of progress.share, which is 1 in the last epoch"
+            )
+
+
+def _functions(method: SupernetMethod, mapping: Any, progress: Progress) -> dict[str, Any]:
+    with torch.no_grad():
+        mixing = method.mixing(mapping, progress)
+        found: dict[str, Any] = {
+            "mixing weights": bits({"o": mixing.operations, "e": mixing.edges, "b": mixing.bypass}),
+            "active operations": None if mixing.active is None else mixing.active.tolist(),
+            "skip dropout": method.skip_dropout(progress),
+            "derived architecture": method.derive(mapping, progress),
+        }
+        if isinstance(method, GradientMethod):
+            penalty = method.penalty(mapping, progress)
+            found["penalty"] = None if penalty is None else penalty.item()
+            found["scores"] = bits({"scores": method.scores(mapping, progress)})
+    return found

@@ -1,0 +1,231 @@
+"""A small search, watched: what it did, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnas.errors import Diverged
+from dnas.methods.protocol import (
+    Candidate,
+    GradientMethod,
+    Method,
+    SupernetMethod,
+    Trial,
+    TrialMethod,
+)
+from dnas.methods.registry import create
+from dnas.rng import torch_stream
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.session import Captured, Session
+from dnas.searching.judging import Found
+from dnas.searching.loop import search_supernet
+from dnas.searching.trials import search_by_trials
+from dnas.settings import SupernetSettings, TrialSettings
+from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.darts import DARTS, reduction_layers
+from dnas.supernet.mapping import SHARED
+from dnas.testing.planted import LAYERS, SIDE, PlantedSupernet, agreement, pictures
+
+Options = Mapping[str, Any]
+Acts = Mapping[str, tuple[Options, Any]]
+# Sizes of the searches. What a method's paper says of how it searches (single-level, weights first, …) stays.
+_EVERYWHERE = {
+    "layers": LAYERS,
+    "channels": 8,
+    "pad": 0,
+    "train_share": 0.5,
+    "learning_rate": 0.05,
+    "warmup_epochs": 1,
+    "architecture_learning_rate": 0.1,
+    "watch_images": 0,
+}
+SMALL = {**_EVERYWHERE, "epochs": 3, "batch_size": 8, "images": 32, "trials": 12}
+LONG = {**_EVERYWHERE, "epochs": 8, "batch_size": 32, "images": 256, "trials": 64}
+# With real networks: two epochs of two steps, or two trials of as many.
+REAL = {**_EVERYWHERE, "epochs": 2, "batch_size": 5, "images": 20, "trials": 2}
+
+
+# --- a search, and all that can be seen of it -------------------------------------------------------------------
+
+
+class Recorder(Session):
+    """A session in memory: the lines of metrics.jsonl, and a checkpoint after every step.
+
+    Args:
+        start: The checkpoint to go on from.
+    """
+
+    def __init__(self, start: Checkpoint | None = None) -> None:
+        super().__init__(None, {})
+        self.metrics: list[str] = []
+        self.checkpoints: list[Checkpoint] = []
+        if start is not None:
+            copy = replace(start, tensors=_copied(start.tensors), state=json.loads(json.dumps(start.state)))
+            self.metrics, self.completed, self._pending = copy.state["metrics"], copy.state["completed"], copy
+            self.checkpoints.append(start)
+
+    def metric(self, **values: Any) -> None:
+        self.metrics.append(json.dumps(values, allow_nan=False))
+
+    def step_done(self, step: int, shown: Mapping[str, float], capture: Any) -> None:
+        self._checkpoint(step, capture())
+
+    def complete(self, result: Mapping[str, Any]) -> None:
+        super().complete(result)
+        self._checkpoint(0, ({}, {}))
+
+    def _checkpoint(self, step: int, captured: Captured) -> None:
+        tensors, loop = captured
+        state = {"stage": self._stage, "step": step, "completed": self.completed, "metrics": self.metrics, "loop": loop}
+        try:
+            read = json.loads(json.dumps(state, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"search.memory must be JSON, since it goes into checkpoints: {error}") from None
+        assert read == state, "search.memory must be plain JSON: keys are texts, and a tuple would come back as a list"
+        self.checkpoints.append(Checkpoint(len(self.checkpoints), _copied(tensors), read))
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A search that was run to its end.
+
+    Attributes:
+        candidates: All that the method proposed, in order.
+    """
+
+    method: Method
+    found: Found
+    session: Recorder
+    candidates: list[Candidate]
+
+    def parts(self) -> dict[str, Any]:
+        """All that can be seen of the search, to the bit."""
+        last = self.session.checkpoints[-1]
+        return {
+            "architecture": self.found.architecture.dumps(),
+            "parameters": bits(self.found.parameters),
+            "cost": self.found.cost,
+            "metrics": self.session.metrics,
+            "tensors of the last checkpoint": bits(last.tensors),
+            "state of the last checkpoint": last.state,
+        }
+
+    def differences(self, other: Record) -> str:
+        """The names of the parts that are not the same; empty where all are."""
+        one, two = self.parts(), other.parts()
+        return ", ".join(part for part in one if one[part] != two[part])
+
+
+def bits(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int], bytes]]:
+    return {
+        name: (str(tensor.dtype), list(tensor.shape), tensor.contiguous().numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+
+
+def search(
+    name: str,
+    mapping: str | None = None,
+    options: Options | None = None,
+    *,
+    seed: int = 0,
+    size: Mapping[str, Any] = SMALL,
+    planted: Architecture | None = None,
+    start: Checkpoint | None = None,
+    failing: int = 0,
+) -> Record:
+    """Search as `dnas search` does, without a run folder.
+
+    Args:
+        size: Settings; those that the method's kind does not have are left out.
+        planted: What is to be found, by a `PlantedSupernet` or by trials of which nothing is trained. Without it, the
+            networks are real.
+        start: A checkpoint of the same search, to go on from.
+        failing: Every so many planted trials, one fails as if its training had diverged.
+    """
+    method, values = tested_method(name, mapping, options, size)
+    split, info = pictures(values["images"])
+    settings = method.Settings(**values).resolved(len(split), 1.0, SIDE)
+    candidates: list[Candidate] = []
+    propose = method.propose
+
+    def watched(history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
+        proposed = propose(history, layers, seed)
+        candidates.extend(proposed)
+        return proposed
+
+    method.propose = watched  # type: ignore[method-assign]
+    session = Recorder(start)
+    evaluations = 0
+
+    def evaluate(architecture: Architecture, planted: Architecture) -> float:
+        nonlocal evaluations
+        evaluations += 1
+        if failing and evaluations % failing == 0:
+            raise Diverged("as planned")
+        return agreement(architecture, planted)
+
+    if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
+        supernet = None if planted is None else PlantedSupernet(planted, method.operations, method.space)
+        found = search_supernet(method, settings, split, info, seed=seed, session=session, supernet=supernet)
+    else:
+        assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
+        judge = None if planted is None else partial(evaluate, planted=planted)
+        found = search_by_trials(method, settings, split, info, seed=seed, session=session, evaluate=judge)
+    return Record(method, found, session, candidates)
+
+
+def tested_method(
+    name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any]
+) -> tuple[Method, dict[str, Any]]:
+    """A method, and what its search is told: its paper's way, in this size, with the `search.` among the options."""
+    options = options or {}
+    own = {key: value for key, value in options.items() if not key.startswith("search.")}
+    method = create(name, mapping, own, DARTS)
+    fields = method.Settings.model_fields
+    values = {
+        **method.paper_settings("digits").get("search", {}),
+        **{key: value for key, value in size.items() if key in fields},
+        **{key.removeprefix("search."): value for key, value in options.items() if key not in own},
+    }
+    return method, values
+
+
+def objection(architecture: Architecture, method: Method, *, final: bool = True) -> str | None:
+    """What is wrong with an architecture, or None. Candidates that are not `final` may leave nodes without inputs."""
+    if len(architecture) != LAYERS:
+        return f"has {len(architecture)} layers where {LAYERS} were searched"
+    if architecture.reductions != reduction_layers(LAYERS):
+        return f"reduces at {architecture.reductions}, not at {reduction_layers(LAYERS)}"
+    if method.mapping_name == SHARED and cell_pair(architecture) is None:
+        return "has layers of one kind that differ, under --mapping shared"
+    for k, cell in enumerate(architecture.layers):
+        problem = method.space.objection(cell.nodes)
+        if final and problem is not None:
+            return f"lies outside the space: layer {k}, {problem}"
+    if final and not architecture.in_space:
+        return f"says space {architecture.space!r} where it should say {method.space.name!r}"
+    return None
+
+
+def random_mapping(method: SupernetMethod, scale: float, seed: int) -> Any:
+    """What a method learns, with normal parameters, where they may lie."""
+    mapping = method.mapping(LAYERS, 0)
+    generator = torch_stream(seed, "test-parameters")
+    with torch.no_grad():
+        for parameter in mapping.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+        if isinstance(method, GradientMethod):
+            method.project(mapping)
+    return mapping

@@ -1,0 +1,108 @@
+"""Checks of a whole run with a method."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dnas.data.splits import load_test
+from dnas.errors import Interrupted
+from dnas.methods.registry import get_method
+from dnas.pipeline import run as pipeline
+from dnas.reporter import Silent
+from dnas.testing.planted import pictures, plant
+from dnas.testing.record import REAL, Options, search, tested_method
+
+
+def check_reads_no_test_images(name: str, options: Options | None = None) -> None:
+    """A search has the training split and asks for no other. Also see `check_pipeline`."""
+    with _no_test_images():
+        search(name, None, options, planted=plant(get_method(name).default_mapping, 0))
+
+
+@contextmanager
+def _no_test_images() -> Iterator[None]:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a search must not read test images, and load_test was called; use the split it is given")
+
+    assert isinstance(load_test, FunctionType)
+    # The code and not the name, which others have imported.
+    code, load_test.__code__ = load_test.__code__, refuse.__code__
+    try:
+        yield
+    finally:
+        load_test.__code__ = code
+
+
+def check_pipeline(name: str, options: Options | None = None) -> None:
+    """In a run folder: interrupted by a signal in the middle of an epoch or trial and resumed, a search leaves the same
+    bytes as one that was not; and it does not mind that the test images of its data are damaged."""
+    method, values = tested_method(
+        name, None, options, {key: value for key, value in REAL.items() if key != "watch_images"}
+    )
+    overrides = {
+        "command": "search",
+        "method": name,
+        "mapping": method.mapping_name,
+        "options": {key: value for key, value in (options or {}).items() if not key.startswith("search.")},
+        "search": values,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        source = _poisoned(Path(folder) / "images", values["images"])
+        whole, broken = Path(folder) / "whole", Path(folder) / "broken"
+        steps = _Steps()
+        data = {"source": str(source)}
+        with _no_test_images():
+            pipeline.start({**overrides, "data": data}, out=whole, reporter=steps)
+            try:
+                pipeline.start({**overrides, "data": data}, out=broken, reporter=_Steps(steps.count // 2 + 1))
+            except Interrupted:
+                pipeline.resume(broken)
+            else:
+                raise AssertionError(f"the search of {name} has no step after which it could be interrupted")
+        one, two = (_contents(run) for run in (whole, broken))
+    assert one.keys() == two.keys(), f"interrupted and resumed, {name} leaves {sorted(two)} instead of {sorted(one)}"
+    differing = [file for file in one if one[file] != two[file]]
+    assert not differing, f"interrupted and resumed, {name} leaves another {', '.join(differing)}; see check_resumes"
+
+
+class _Steps(Silent):
+    """Counts steps, and asks the run to stop at one of them."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.count, self.stop = 0, stop
+
+    def step(self, step: int, shown: Mapping[str, float]) -> None:
+        self.count += 1
+        if self.count == self.stop:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _poisoned(folder: Path, count: int) -> Path:
+    """Training pictures as files, beside test pictures that no reader could read."""
+    split, _ = pictures(count)
+    for i, (image, label) in enumerate(zip(split.batch(torch.arange(count)), split.labels.tolist(), strict=True)):
+        for part in ("train", "test"):
+            (folder / part / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / "train" / str(label) / f"{i}.png")
+        (folder / "test" / str(label) / f"{i}.png").write_bytes(b"no picture")
+    return folder
+
+
+def _contents(run: Path) -> dict[str, Any]:
+    """What a search leaves and a second one must repeat, by file."""
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    for key in ("run", "search_seconds", "train_seconds", "peak_memory_bytes"):
+        result.pop(key)
+    names = {"architecture.json", "architecture.svg", "metrics.jsonl", pipeline.PARAMETERS_FILE}
+    files = {entry.name: entry.read_bytes() for entry in run.iterdir() if entry.name in names}
+    return {**files, "result.json": result}
