@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from dnas.api import run as run
     from dnas.api import search as search
     from dnas.api import train as train
-    from dnas.space.architecture import Architecture as Architecture
-    from dnas.space.cell import Cell as Cell
-    from dnas.space.published import load_published as load_published
-    from dnas.space.architecture import parse_genotype as parse_genotype
-    from dnas.space.architecture import stack as stack
     from dnas.errors import InputError as InputError
     from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
@@ -27,25 +22,30 @@ if TYPE_CHECKING:
     from dnas.network.network import build as build
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
+    from dnas.space.architecture import Architecture as Architecture
+    from dnas.space.architecture import parse_genotype as parse_genotype
+    from dnas.space.architecture import stack as stack
+    from dnas.space.cell import Cell as Cell
+    from dnas.space.published import load_published as load_published
 
 _HOME = {
-    "Architecture": "dnas.architecture",
-    "Cell": "dnas.architecture",
+    "Architecture": "dnas.space.architecture",
+    "Cell": "dnas.space.cell",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
-    "build": "dnas.network",
-    "get_method": "dnas.methods",
-    "list_methods": "dnas.methods",
+    "build": "dnas.network.network",
+    "get_method": "dnas.methods.registry",
+    "list_methods": "dnas.methods.registry",
     "load": "dnas.api",
-    "load_published": "dnas.architecture",
-    "macs": "dnas.network",
-    "params": "dnas.network",
-    "parse_genotype": "dnas.architecture",
+    "load_published": "dnas.space.published",
+    "macs": "dnas.network.network",
+    "params": "dnas.network.network",
+    "parse_genotype": "dnas.space.architecture",
     "resume": "dnas.api",
     "run": "dnas.api",
     "search": "dnas.api",
-    "stack": "dnas.architecture",
+    "stack": "dnas.space.architecture",
     "train": "dnas.api",
 }
 __all__ = list(_HOME)

@@ -1,5 +1,5 @@
 """`python -m dnas`."""
 
-from dnas.cli.entry import main
+from dnas.cli import main
 
 main()

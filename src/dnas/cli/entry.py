@@ -1,4 +1,9 @@
-"""The edge of the program: a command is called, and what it raises becomes a line and an exit code."""
+"""The edge of the program: a command is called, and what it raises becomes a line and an exit code.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong,
+128 + its number stopped by a signal after a checkpoint (130 SIGINT, 138 SIGUSR1, 143 SIGTERM), 75 likewise by
+--time-limit.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from pathlib import Path
 
 from cyclopts.exceptions import CycloptsError
 
+from dnas.cli import comparing, looking, running  # noqa: F401 (they put their commands into the app)
 from dnas.cli.app import app
 from dnas.data.memory import is_short, shortage
 from dnas.data.unreadable import Unreadable

@@ -125,11 +125,10 @@ def resume(
     now = begin_execution(execute)
     from dnas.pipeline import run as pipeline
     from dnas.reporter import reporter
-    from dnas.study import compare as study
-    from dnas.study import ranking
+    from dnas.study import design, ranking
 
-    if (run / study.FILE).is_file():
-        carry_out_study(run, study.read_study(run), processes, cluster, quiet, json, now)
+    if (run / design.FILE).is_file():
+        carry_out_study(run, design.read_study(run), processes, cluster, quiet, json, now)
     elif (run / ranking.FILE).is_file():
         carry_out_ranking(run, ranking.read_ranking(run), processes, cluster, quiet, json, now)
     elif processes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping as Dict
 from functools import cache
 from importlib import import_module
@@ -15,14 +16,12 @@ from dnas.methods.protocol import Method
 from dnas.space.darts import Space
 from dnas.validation import checked
 
-# --- the registry ---------------------------------------------------------------------------------------------
-
 
 def _built_in() -> dict[str, type[Method]]:
     """The methods of this folder: in each file, the classes that it defines and that have a name."""
     found = {}
-    for module in pkgutil.iter_modules(__path__):
-        path = f"{__name__}.{module.name}"
+    for module in pkgutil.iter_modules(sys.modules[__package__].__path__):
+        path = f"{__package__}.{module.name}"
         for _, value in inspect.getmembers(import_module(path), inspect.isclass):
             if value.__module__ == path and issubclass(value, Method) and "name" in vars(value):
                 found[value.name] = value

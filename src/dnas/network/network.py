@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dnas.kernels import discrete
 from dnas.network.modules import AuxiliaryPool, build_chain, construct
+from dnas.network.program import program as cell_program
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
@@ -31,7 +32,7 @@ class NetworkCell(nn.Module):
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
         self.concat = cell.concat
         self.parts = [part for part in self.modules() if part is not self]
-        self.program = discrete.program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
+        self.program = cell_program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
 
     def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
         """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.disk import read_json, read_toml
-from dnas.drawing import svg as draw
+from dnas.drawing.style import INK, NODE, SOFT, TAG_COLOURS, TINT
+from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError
 from dnas.pages import charts
 from dnas.pages.charts import Interval, Series
@@ -33,9 +34,9 @@ CURVE = 60  # epochs in a drawing of scores
 # The colours of a drawing that belong to the page; an operation keeps its own.
 DRAWING_COLOURS = {
     **charts.PAGE_COLOURS,
-    draw.TINT: "tint",
-    draw.NODE: "node",
-    **{colour: f"tag-{i}" for i, colour in enumerate(draw.TAG_COLOURS) if colour not in charts.PAGE_COLOURS},
+    TINT: "tint",
+    NODE: "node",
+    **{colour: f"tag-{i}" for i, colour in enumerate(TAG_COLOURS) if colour not in charts.PAGE_COLOURS},
 }
 
 
@@ -219,7 +220,7 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     settings = run.config.get("search") or {}
     warmup = settings.get("warmup_epochs") or 0
     mark = (float(warmup), "architecture moves") if epochs and 0 < warmup < epochs[-1]["epoch"] else None
-    ink, soft, accent = draw.INK, draw.SOFT, charts.ACCENT
+    ink, soft, accent = INK, SOFT, charts.ACCENT
     names = {"loss": ("training", accent, "-"), "validation_loss": ("validation", soft, "--")}
     yield from _curve(
         "search-loss", "Search: loss", _series(epochs, names), mark=mark,
@@ -247,7 +248,7 @@ def _train_curves(run: Run) -> Iterator[dict[str, Any]]:
     series, accuracy = [], []
     for stage, name, colour, dashes in (
         ("train", "found", charts.ACCENT, "-"),
-        ("baseline", "random", draw.SOFT, "--"),
+        ("baseline", "random", SOFT, "--"),
     ):
         series += _series(run.stage(stage), {"loss": (name, colour, dashes)})
         accuracy += _series(run.stage(stage), {"accuracy": (name, colour, dashes)})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.disk import read_json
-from dnas.drawing import svg as draw
+from dnas.drawing.svg import thumbnail as draw_thumbnail
 from dnas.errors import InputError
 from dnas.pages import charts
 from dnas.pages.charts import Interval, Point
@@ -128,7 +128,7 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
                 architecture = None
             if architecture is not None:
                 title = f"{row['name']}, seed {search['seed']}: {len(architecture)} layers"
-                thumbnail = safe(draw.thumbnail(architecture, title=title))
+                thumbnail = safe(draw_thumbnail(architecture, title=title))
                 profiles.append(profile(architecture))
         page = folder / "report.html" if folder is not None and (folder / "report.html").is_file() else folder
         searches.append({

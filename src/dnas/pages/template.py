@@ -26,7 +26,7 @@ def render(template: str, **values: Any) -> str:
         raise InputError("a report needs jinja2, which is not there; pip install 'dnas[report]'") from None
     from importlib.metadata import version
 
-    loader = jinja2.PackageLoader("dnas", "templates")
+    loader = jinja2.PackageLoader("dnas.pages", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

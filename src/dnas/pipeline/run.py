@@ -326,4 +326,4 @@ def picture(architecture: Architecture, config: Config) -> str:
         title = f"{config.method} · {config.mapping} · {config.data.source}"
     else:
         title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
-    return draw.svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")
+    return draw_svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from filelock import FileLock, Timeout
 
-from dnas.disk import parse_object, read_toml, write_atomically, writing
+from dnas.disk import TEMPORARY_NAME, parse_object, read_toml, remove_temporaries, write_atomically, writing
 from dnas.errors import InputError, InUse, RunError
 from dnas.runtime import checkpoint
 from dnas.runtime.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ class RunFolder:
         try:
             self.write_json(".owner.json", {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()})
             with writing(path):
-                checkpoint.remove_temporaries(path)
+                remove_temporaries(path)
                 _drop_torn_line(self._metrics)
         except BaseException:
             self.close()
@@ -276,7 +276,7 @@ def refuse_used(path: Path) -> None:
 
 
 def _leftover(name: str) -> bool:
-    return name in LOCK_FILES or checkpoint.TEMPORARY_NAME.fullmatch(name) is not None
+    return name in LOCK_FILES or TEMPORARY_NAME.fullmatch(name) is not None
 
 
 def _take_lock(path: Path, patience: float) -> FileLock:

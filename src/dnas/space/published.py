@@ -17,7 +17,7 @@ from dnas.space.architecture import Architecture
 @cache
 def published() -> Mapping[str, Mapping[str, Any]]:
     """The genotypes of the literature by name, each with its source."""
-    text = resources.files("dnas").joinpath("published/genotypes.json").read_text("utf-8")
+    text = resources.files("dnas.space").joinpath("genotypes.json").read_text("utf-8")
     genotypes: dict[str, dict[str, Any]] = json.loads(text)["genotypes"]
     return genotypes
 

@@ -24,8 +24,10 @@ from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
 from dnas.network.handmade import HANDMADE, torchvision_models
-from dnas.pipeline import run as pipeline
 from dnas.pipeline.config import parse
+from dnas.pipeline.inputs import check_runs
+from dnas.pipeline.machine import check_execution
+from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
 from dnas.runtime.execution import DEFAULT, Execution
 from dnas.settings import TrainSettings
@@ -72,9 +74,9 @@ def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = Non
     """Begin a run, or go on with it; False where another process has it."""
     try:
         if (run.path / "config.toml").exists():
-            pipeline.resume(run.path, reporter=reporter, execution=execution)
+            resume(run.path, reporter=reporter, execution=execution)
         else:
-            pipeline.start(
+            start(
                 run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
             )
     except InUse:
@@ -120,14 +122,14 @@ def compare(
         InputError: A setting that cannot work, before anything is run.
         Interrupted: A signal came; what ran has a checkpoint.
     """
-    pipeline.check_execution(execution)
+    check_execution(execution)
     wanted = _joined(path, settings)
     # A study that is complete needs neither its images nor a device.
     if all((path / RUNS / name / RESULT).exists() for _, _, name in settings_names(wanted)):
         return []
     # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
     one_of_each = [run_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
-    info = pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
+    info = check_runs(one_of_each, here=ray is None, reporter=reporter)
     settings = _begin(path, settings)
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()

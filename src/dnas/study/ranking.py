@@ -27,7 +27,6 @@ from dnas.disk import read_json, read_toml, write_atomically
 from dnas.errors import InputError, InUse, calling
 from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
-from dnas.pipeline import run as pipeline
 from dnas.pipeline.config import resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.overrides import in_file
@@ -111,7 +110,7 @@ def rank(
         InputError: A setting that cannot work; a folder of another ranking.
         Interrupted: A signal came; what ran has a checkpoint.
     """
-    pipeline.check_execution(execution)
+    check_execution(execution)
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
@@ -123,7 +122,7 @@ def rank(
     else:
         # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
         one_of_each = [*_supernets(settings).values(), *_trainings(settings).values()]
-        pipeline.check_runs(one_of_each, here=ray is None, reporter=reporter)
+        check_runs(one_of_each, here=ray is None, reporter=reporter)
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
     # The nodes of a cluster have working directories of their own.
@@ -182,9 +181,9 @@ def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
         if run.method:
             _judge_all(run, execution)
         elif (run.path / "config.toml").exists():
-            pipeline.resume(run.path, execution=execution)
+            resume(run.path, execution=execution)
         else:
-            pipeline.start(run.overrides, out=run.path, architecture=run.architectures[0], execution=execution)
+            start(run.overrides, out=run.path, architecture=run.architectures[0], execution=execution)
     except InUse:
         return False
     return True
@@ -196,8 +195,8 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
     with RunFolder(run.path, execution.patience) as folder:
         if (run.path / RESULT).exists():
             return
-        draft = pipeline.checked_draft(run.overrides)
-        data = pipeline.load_data(draft)
+        draft = checked_draft(run.overrides)
+        data = load_data(draft)
         config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         config, _ = resolve_flips(config, data.train, data.info)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)

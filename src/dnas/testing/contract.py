@@ -1,21 +1,4 @@
-"""The contract of a method, as checks that run on every registered one, those of other packages too.
-
-    from dnas import testing
-
-    def test_cooling_meets_the_contract():
-        testing.check_method("cooling")
-
-A check is one clause. It raises AssertionError with a sentence that says what is to be changed in the method; errors of
-the method itself come through as they are. The searches here have 3 layers and some 32 pictures, and where it is not
-the supernet that matters, a `PlantedSupernet` stands for it, or in trials a planted accuracy.
-
-Most checks take
-
-- `name`: of the method, as in `dnas methods`;
-- `mapping`: one that it claims; its default unless given;
-- `options`: those that keep its search small, e.g. `{"population": 4}` where it judges a thousand architectures by
-  default, and settings by the name `search.NAME`.
-"""
+"""All checks of a method, in order."""
 
 from __future__ import annotations
 
@@ -32,8 +15,6 @@ from dnas.testing.behaviour import (
 from dnas.testing.declaration import check_declaration, check_mappings, check_options, check_schedules
 from dnas.testing.record import Acts, Options
 from dnas.testing.whole_run import check_pipeline, check_reads_no_test_images
-
-# --- all of it --------------------------------------------------------------------------------------------------
 
 CHECKS_OF_A_METHOD = (check_declaration, check_mappings)
 CHECKS_OF_A_SEARCH = (check_reads_no_test_images, check_pipeline)

@@ -17,7 +17,7 @@ from PIL import Image
 from dnas.data.splits import load_test
 from dnas.errors import Interrupted
 from dnas.methods.registry import get_method
-from dnas.pipeline import run as pipeline
+from dnas.pipeline.run import PARAMETERS_FILE, resume, start
 from dnas.reporter import Silent
 from dnas.testing.planted import pictures, plant
 from dnas.testing.record import REAL, Options, search, tested_method
@@ -62,11 +62,11 @@ def check_pipeline(name: str, options: Options | None = None) -> None:
         steps = _Steps()
         data = {"source": str(source)}
         with _no_test_images():
-            pipeline.start({**overrides, "data": data}, out=whole, reporter=steps)
+            start({**overrides, "data": data}, out=whole, reporter=steps)
             try:
-                pipeline.start({**overrides, "data": data}, out=broken, reporter=_Steps(steps.count // 2 + 1))
+                start({**overrides, "data": data}, out=broken, reporter=_Steps(steps.count // 2 + 1))
             except Interrupted:
-                pipeline.resume(broken)
+                resume(broken)
             else:
                 raise AssertionError(f"the search of {name} has no step after which it could be interrupted")
         one, two = (_contents(run) for run in (whole, broken))
@@ -103,6 +103,6 @@ def _contents(run: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text("utf-8"))
     for key in ("run", "search_seconds", "train_seconds", "peak_memory_bytes"):
         result.pop(key)
-    names = {"architecture.json", "architecture.svg", "metrics.jsonl", pipeline.PARAMETERS_FILE}
+    names = {"architecture.json", "architecture.svg", "metrics.jsonl", PARAMETERS_FILE}
     files = {entry.name: entry.read_bytes() for entry in run.iterdir() if entry.name in names}
     return {**files, "result.json": result}

@@ -1,0 +1,25 @@
+"""From a folder to a batch of uint8 pictures, and their augmentation.
+
+Not here: architectures, networks and runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnas.data.splits import DataInfo as DataInfo
+    from dnas.data.splits import Split as Split
+    from dnas.data.splits import load_test as load_test
+    from dnas.data.splits import load_train as load_train
+
+_SPLITS = ("DataInfo", "Split", "load_test", "load_train")
+
+
+def __getattr__(name: str) -> Any:
+    # When first used, as they need torch and the names of data sets do not.
+    if name in _SPLITS:
+        from dnas.data import splits
+
+        return getattr(splits, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,22 @@
+"""One file a method, and what a method must give (`protocol`). Not here: the loop that runs it, pictures, kernels.
+
+What the authors of methods import is handed on here.
+"""
+
+from dnas.methods.protocol import Candidate as Candidate
+from dnas.methods.protocol import GradientMethod as GradientMethod
+from dnas.methods.protocol import GradientOptions as GradientOptions
+from dnas.methods.protocol import Method as Method
+from dnas.methods.protocol import MethodOptions as MethodOptions
+from dnas.methods.protocol import Nothing as Nothing
+from dnas.methods.protocol import Progress as Progress
+from dnas.methods.protocol import SupernetMethod as SupernetMethod
+from dnas.methods.protocol import SupernetOptions as SupernetOptions
+from dnas.methods.protocol import Trial as Trial
+from dnas.methods.protocol import TrialMethod as TrialMethod
+from dnas.methods.protocol import best as best
+from dnas.methods.protocol import whole_network as whole_network
+from dnas.methods.registry import create as create
+from dnas.methods.registry import get_method as get_method
+from dnas.methods.registry import list_methods as list_methods
+from dnas.methods.registry import registry as registry

@@ -1,0 +1,4 @@
+"""A plan as torch modules, and networks that people designed.
+
+Not here: pictures, runs and supernets.
+"""

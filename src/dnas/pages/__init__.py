@@ -1,0 +1,4 @@
+"""HTML about runs and studies.
+
+Not here: commands.
+"""

@@ -1,0 +1,12 @@
+"""What can be found, as data: primitives, cells, spaces, architectures, and their sizes by counting.
+
+Not here: torch, pictures and runs.
+"""
+
+from dnas.space.architecture import Architecture as Architecture
+from dnas.space.cell import Cell as Cell
+from dnas.space.darts import DARTS as DARTS
+from dnas.space.darts import Space as Space
+from dnas.space.darts import reduction_layers as reduction_layers
+from dnas.space.registry import SPACES as SPACES
+from dnas.space.registry import get_space as get_space

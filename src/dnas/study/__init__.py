@@ -1,0 +1,4 @@
+"""Many runs, and what their numbers say.
+
+Not here: options and pages.
+"""

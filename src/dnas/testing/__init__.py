@@ -1,0 +1,54 @@
+"""The contract of a method, as checks that run on every registered one, those of other packages too.
+
+    from dnas import testing
+
+    def test_cooling_meets_the_contract():
+        testing.check_method("cooling")
+
+A check is one clause. It raises AssertionError with a sentence that says what is to be changed in the method; errors of
+the method itself come through as they are. The searches here have 3 layers and some 32 pictures, and where it is not
+the supernet that matters, a `PlantedSupernet` stands for it, or in trials a planted accuracy.
+
+Most checks take
+
+- `name`: of the method, as in `dnas methods`;
+- `mapping`: one that it claims; its default unless given;
+- `options`: those that keep its search small, e.g. `{"population": 4}` where it judges a thousand architectures by
+  default, and settings by the name `search.NAME`.
+"""
+
+from dnas.testing.behaviour import check_cost as check_cost
+from dnas.testing.behaviour import check_deterministic as check_deterministic
+from dnas.testing.behaviour import check_exports as check_exports
+from dnas.testing.behaviour import check_finds_planted as check_finds_planted
+from dnas.testing.behaviour import check_resumes as check_resumes
+from dnas.testing.behaviour import check_searches as check_searches
+from dnas.testing.behaviour import check_survives_failures as check_survives_failures
+from dnas.testing.contract import CHECKS_OF_A_MAPPING as CHECKS_OF_A_MAPPING
+from dnas.testing.contract import CHECKS_OF_A_METHOD as CHECKS_OF_A_METHOD
+from dnas.testing.contract import CHECKS_OF_A_SEARCH as CHECKS_OF_A_SEARCH
+from dnas.testing.contract import check_method as check_method
+from dnas.testing.declaration import check_declaration as check_declaration
+from dnas.testing.declaration import check_mappings as check_mappings
+from dnas.testing.declaration import check_option_acts as check_option_acts
+from dnas.testing.declaration import check_options as check_options
+from dnas.testing.declaration import check_schedules as check_schedules
+from dnas.testing.planted import CLASSES as CLASSES
+from dnas.testing.planted import LAYERS as LAYERS
+from dnas.testing.planted import SIDE as SIDE
+from dnas.testing.planted import PlantedSupernet as PlantedSupernet
+from dnas.testing.planted import agreement as agreement
+from dnas.testing.planted import agreement_by_chance as agreement_by_chance
+from dnas.testing.planted import pictures as pictures
+from dnas.testing.planted import plant as plant
+from dnas.testing.planted import slots as slots
+from dnas.testing.record import LONG as LONG
+from dnas.testing.record import REAL as REAL
+from dnas.testing.record import SMALL as SMALL
+from dnas.testing.record import Acts as Acts
+from dnas.testing.record import Options as Options
+from dnas.testing.record import Record as Record
+from dnas.testing.record import Recorder as Recorder
+from dnas.testing.record import search as search
+from dnas.testing.whole_run import check_pipeline as check_pipeline
+from dnas.testing.whole_run import check_reads_no_test_images as check_reads_no_test_images
