@@ -29,9 +29,6 @@ def shown(default: object) -> str | None:
     return None if default in (None, False, 0, "") else str(default)
 
 
-# --- the edge: exceptions to exit codes -------------------------------------------------------------------
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

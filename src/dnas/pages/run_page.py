@@ -175,7 +175,7 @@ def _compared(run: Run) -> Markup | None:
 
 def _drawing(architecture: Architecture, run: Run) -> Markup:
     def drawn(_: str, narrow: bool = False) -> str:
-        text = draw.svg(architecture, title=run.name, narrow=narrow)
+        text = draw_svg(architecture, title=run.name, narrow=narrow)
         for colour, name in DRAWING_COLOURS.items():
             text = text.replace(f'"{colour}"', f'"var(--{name})"')
         return text

@@ -18,7 +18,7 @@ from torch import nn
 from dnas.data.overview import overview
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml
-from dnas.drawing import svg as draw
+from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method

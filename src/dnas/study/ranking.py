@@ -29,7 +29,10 @@ from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
 from dnas.pipeline.config import resolve
 from dnas.pipeline.flips import resolve_flips
+from dnas.pipeline.inputs import check_runs, checked_draft, load_data
+from dnas.pipeline.machine import check_execution
 from dnas.pipeline.overrides import in_file
+from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
 from dnas.rng import numpy_stream
 from dnas.runtime.execution import DEFAULT, Execution
