@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from cyclopts import App, Parameter
 
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.supernet.supernet import Supernet
 from dnas.training import updates
@@ -63,7 +64,7 @@ def network_of(shape: Shape) -> Supernet:
 
 def path_of(shape: Shape, number: int) -> MixingWeights:
     """The mixing weights of a uniform architecture."""
-    architecture = shape.space.sample(numpy_stream(number, "benchmark"), shape.layers)
+    architecture = sampling.sample(shape.space, numpy_stream(number, "benchmark"), shape.layers)
     return path(architecture, shape.space.primitives, shape.space)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from dnas.space import sampling
 from dnas.space.darts import DARTS
 
 ROWS = (
@@ -35,7 +36,7 @@ def make_study(
         for seed in range(searches):
             run = f"runs/row{number}-s{seed}"
             (folder / run).mkdir(parents=True)
-            DARTS.sample(rng, layers).save(folder / run / "architecture.json")
+            sampling.sample(DARTS, rng, layers).save(folder / run / "architecture.json")
             accuracies = 1 - mean + rng.normal(0, 0.0015, 2)
             found.append({
                 "seed": seed, "run": run, "validation_accuracy": 0.9, "params": 3_300_000 + 4e5 * rng.normal(),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture, at_depth, cell_pair, parse_genotype, stack
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, reduction_layers
@@ -34,7 +35,7 @@ def value(depth=3, **changes):
 @st.composite
 def architectures(draw):
     seed, layers = draw(st.integers(0, 2**31)), draw(st.integers(3, 8))
-    return DARTS.sample(numpy_stream(seed, "test"), layers)
+    return sampling.sample(DARTS, numpy_stream(seed, "test"), layers)
 
 
 # --- identity ----------------------------------------------------------------------------------------------
@@ -485,7 +486,7 @@ def test_stacking_copies_a_pair_by_layer_type(architecture, layers):
 
 
 def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth():
-    architecture = DARTS.sample(numpy_stream(0, "test"), 8)
+    architecture = sampling.sample(DARTS, numpy_stream(0, "test"), 8)
     assert cell_pair(architecture) is None
     assert at_depth(architecture, 8) is architecture
     with pytest.raises(InputError, match="--layers 9 differs from the architecture's 8"):

@@ -19,6 +19,7 @@ from dnas.drawing.style import gene_tags
 from dnas.drawing.svg import svg
 from dnas.drawing.terminal import terminal
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture, stack
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
@@ -47,7 +48,7 @@ ODD = Architecture(
 
 
 def sample(seed: int, layers: int = 20) -> Architecture:
-    return DARTS.sample(numpy_stream(seed, "sample"), layers)
+    return sampling.sample(DARTS, numpy_stream(seed, "sample"), layers)
 
 
 def examples() -> dict[str, Architecture]:

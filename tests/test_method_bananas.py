@@ -14,6 +14,7 @@ from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream, torch_stream
 from dnas.searching.judging import judged
+from dnas.space import sampling
 from dnas.space.architecture import stack
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
@@ -51,7 +52,7 @@ def run(made, score, trials, seed=0, layers=4):
 
 def architectures(count, seed=0, layers=4, shared=True):
     rng = numpy_stream(seed, "test")
-    return [DARTS.sample(rng, layers, shared=shared) for _ in range(count)]
+    return [sampling.sample(DARTS, rng, layers, shared=shared) for _ in range(count)]
 
 
 def convolutions(architecture):

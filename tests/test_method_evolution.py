@@ -15,6 +15,7 @@ from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream
 from dnas.searching.judging import judged
+from dnas.space import sampling
 from dnas.space.darts import DARTS
 
 ACTS = {
@@ -90,11 +91,11 @@ def match(architecture, target, shared=True):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_mutant_is_valid_and_one_slot_away_and_every_choice_is_uniform(shared):
     """Cell, node and slot are uniform; then another operation of 6 or, as often, another input of those free."""
-    architecture = DARTS.sample(numpy_stream(0, "sample"), 3, shared=shared)
+    architecture = sampling.sample(DARTS, numpy_stream(0, "sample"), 3, shared=shared)
     rng = numpy_stream(1, "sample")
     places, kinds, operations, inputs = Counter(), Counter(), Counter(), Counter()
     for _ in range(10_000):
-        mutant = DARTS.mutate(rng, architecture, shared=shared)
+        mutant = sampling.mutate(DARTS, rng, architecture, shared=shared)
         assert mutant.in_space and mutant.reductions == architecture.reductions
         ((g, n, (op, source), (new_op, new_source)),) = changes(architecture, mutant, shared)
         slot = genes(architecture, shared)[g].nodes[n].index((op, source))
@@ -140,7 +141,7 @@ class Asynchronous:
         population = deque()
         for i in range(self.size):
             rng = numpy_stream(self.seed, "candidate", i)
-            population.append(evaluate(DARTS.sample(rng, self.layers, shared=self.shared)))
+            population.append(evaluate(sampling.sample(DARTS, rng, self.layers, shared=self.shared)))
         draws = numpy_stream(self.seed, "tournament").random((count, self.sample))
         while len(evaluated) < count:
             bred = []
@@ -161,7 +162,7 @@ class Asynchronous:
                             worst = other
                     population.remove(worst)
                 rng.random()
-                bred.append(DARTS.mutate(rng, parent[0], shared=self.shared))
+                bred.append(sampling.mutate(DARTS, rng, parent[0], shared=self.shared))
             for child in bred:
                 population.append(evaluate(child))
                 if self.mode == "aging":
@@ -179,7 +180,7 @@ class Asynchronous:
 @settings(deadline=None, max_examples=8)
 def test_the_replayed_population_is_the_one_that_the_papers_keep(mode, mapping, seed, sample, children, spare, fails):
     size = children + sample + spare
-    target = DARTS.sample(numpy_stream(seed, "target"), 4)
+    target = sampling.sample(DARTS, numpy_stream(seed, "target"), 4)
 
     def score(number, architecture):
         if fails and number % 3 == 1:
@@ -194,7 +195,7 @@ def test_the_replayed_population_is_the_one_that_the_papers_keep(mode, mapping, 
 
 
 def population(seed=0, size=3, shared=True):
-    return [DARTS.sample(numpy_stream(seed, "population", i), 4, shared=shared) for i in range(size)]
+    return [sampling.sample(DARTS, numpy_stream(seed, "population", i), 4, shared=shared) for i in range(size)]
 
 
 def test_the_oldest_goes_even_if_it_is_the_best():
@@ -202,11 +203,11 @@ def test_the_oldest_goes_even_if_it_is_the_best():
     history = [Trial(a, s) for a, s in zip(population(), (0.9, 0.2, 0.1), strict=True)]
     (child,) = made.propose(history, 4, 0)
     assert parents_of([child], history) == [0]
-    history.append(Trial(DARTS.sample(numpy_stream(9, "sample"), 4, shared=True), 0.3))
+    history.append(Trial(sampling.sample(DARTS, numpy_stream(9, "sample"), 4, shared=True), 0.3))
     for seed in range(5):
         assert parents_of(made.propose(history, 4, seed), history) == [3]
-    history.append(Trial(DARTS.sample(numpy_stream(8, "sample"), 4, shared=True), 0.0))
-    history.append(Trial(DARTS.sample(numpy_stream(7, "sample"), 4, shared=True), 0.1))
+    history.append(Trial(sampling.sample(DARTS, numpy_stream(8, "sample"), 4, shared=True), 0.0))
+    history.append(Trial(sampling.sample(DARTS, numpy_stream(7, "sample"), 4, shared=True), 0.1))
     for seed in range(5):  # numbers 3, 4 and 5 live
         assert parents_of(made.propose(history, 4, seed), history) == [3]
     assert made.choose(history) == history[0].architecture  # the best of all is not forgotten
@@ -217,8 +218,8 @@ def test_in_tournaments_the_best_lives_for_ever():
     history = [Trial(a, s) for a, s in zip(population(), (0.9, 0.2, 0.1), strict=True)]
     for i, score in enumerate((0.05, 0.5, 0.4, 0.3, 0.0)):
         assert parents_of(made.propose(history, 4, 1), history) == [0]
-        history.append(Trial(DARTS.sample(numpy_stream(i, "later"), 4, shared=True), score))
-    history.append(Trial(DARTS.sample(numpy_stream(9, "later"), 4, shared=True), 1.0))
+        history.append(Trial(sampling.sample(DARTS, numpy_stream(i, "later"), 4, shared=True), score))
+    history.append(Trial(sampling.sample(DARTS, numpy_stream(9, "later"), 4, shared=True), 1.0))
     assert parents_of(made.propose(history, 4, 1), history) == [8]
 
 
@@ -276,7 +277,7 @@ def test_who_failed_is_worse_than_any(mode):
 @pytest.mark.parametrize(("mode", "trials"), [("aging", 800), ("tournament", 400)])
 def test_evolution_finds_what_random_draws_do_not(mode, trials):
     """The score is as OneMax, of a hidden architecture."""
-    target = DARTS.sample(numpy_stream(0, "target"), 4, shared=True)
+    target = sampling.sample(DARTS, numpy_stream(0, "target"), 4, shared=True)
 
     def found(made):
         history = judged(made, 4, 0, [], lambda i, c: match(c.architecture, target), lambda: False, trials)

@@ -17,6 +17,7 @@ from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream, torch_stream
 from dnas.searching.judging import judged
+from dnas.space import sampling
 from dnas.space.darts import DARTS, Space
 
 ACTS = {
@@ -263,7 +264,7 @@ def match(best):
     return score
 
 
-BEST = {m: DARTS.sample(numpy_stream(99, "planted"), 4, shared=m == "shared") for m in ("shared", "full")}
+BEST = {m: sampling.sample(DARTS, numpy_stream(99, "planted"), 4, shared=m == "shared") for m in ("shared", "full")}
 
 
 @pytest.mark.parametrize("mapping", ["shared", "full"])

@@ -15,6 +15,7 @@ from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream, torch_stream
 from dnas.searching.judging import judged
+from dnas.space import sampling
 from dnas.space.architecture import Architecture, stack
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
@@ -39,7 +40,7 @@ def method(budget=100, **options):
 def random_cells(count, nodes, seed=0):
     """[count, nodes, 4]: uniform ones."""
     rng = numpy_stream(seed, "cells")
-    architectures = [DARTS.sample(rng, 3) for _ in range(count)]
+    architectures = [sampling.sample(DARTS, rng, 3) for _ in range(count)]
     return pnas.tokens([Trial(a, None) for a in architectures], DARTS)[:, :nodes]
 
 

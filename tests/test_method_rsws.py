@@ -11,6 +11,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import SHARED
 
@@ -172,7 +173,7 @@ def test_a_search_gives_the_best_finalist_and_the_same_bits_for_the_same_seed(ma
     assert search.accuracy(found.architecture) == max(finalists)
     # The first candidate's score is that on half of the validation images.
     rng = numpy_stream(0, "candidate", 0)
-    first = DARTS.sample(rng, 3, shared=mapping == SHARED)
+    first = sampling.sample(DARTS, rng, 3, shared=mapping == SHARED)
     assert search.accuracy(first, 12) == scores[0] and len(search.validation_part) == 24
 
 

@@ -15,6 +15,7 @@ from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
 from dnas.methods.snas import RESOURCES, resources
 from dnas.searching.search import Search
+from dnas.space import sampling
 from dnas.space.darts import DARTS
 from dnas.space.plan import plan, size
 from dnas.supernet.mapping import MAPPINGS
@@ -199,7 +200,7 @@ def test_differences_of_networks_are_differences_of_their_operations(image_size)
     table = resources(DARTS, WITH_NONE, 5, 8, image_size)[..., RESOURCES.index("flops")]
     seen = []
     for _ in range(4):
-        architecture = DARTS.sample(rng, 5)
+        architecture = sampling.sample(DARTS, rng, 5)
         own = sum(
             table[k, e, WITH_NONE.index(op)].item()
             for k, layer in enumerate(kept(architecture))

@@ -17,6 +17,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Progress, Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, Space
@@ -43,7 +44,7 @@ def method(mapping="shared", space=DARTS, **options):
 
 def sampled(count, layers=4, shared=True, seed=0):
     rng = numpy_stream(seed, "test")
-    return [DARTS.sample(rng, layers, shared=shared) for _ in range(count)]
+    return [sampling.sample(DARTS, rng, layers, shared=shared) for _ in range(count)]
 
 
 def slots(architecture):

@@ -9,6 +9,7 @@ from dnas.errors import InputError
 from dnas.network.modules import WholeConv2d, even_and_odd
 from dnas.network.network import build, drop_path, macs, params
 from dnas.rng import numpy_stream, torch_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.space.plan import STEMS
@@ -20,7 +21,7 @@ def images(count=2, size=8, inputs=3):
 
 
 def sampled(layers=3, seed=0):
-    return DARTS.sample(numpy_stream(seed, "test"), layers)
+    return sampling.sample(DARTS, numpy_stream(seed, "test"), layers)
 
 
 # One of each operation, strided and not, and two identities in the normal cell.

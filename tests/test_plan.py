@@ -7,6 +7,7 @@ from torch import nn
 from dnas.errors import InputError
 from dnas.network.network import build, macs, params
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.darts import DARTS
 from dnas.space.plan import STEMS, plan, size
 from dnas.space.published import load_published, published
@@ -83,7 +84,7 @@ def test_multiply_accumulates_by_three_counters(name, stem):
 def test_random_networks_have_the_size_that_the_literature_expects():
     """Uniform genes at 20 layers and 36 channels: 2.90 ± 0.15 million (mean of 20, so ± 0.15 is over four sigma)."""
     rng = numpy_stream(0, "sample")
-    counts = [size(plan(DARTS.sample(rng, 20), channels=36, classes=10), 32).params / 1e6 for _ in range(20)]
+    counts = [size(plan(sampling.sample(DARTS, rng, 20), channels=36, classes=10), 32).params / 1e6 for _ in range(20)]
     assert abs(sum(counts) / 20 - 2.90) < 0.15
 
 

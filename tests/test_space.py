@@ -11,6 +11,7 @@ from scipy.stats import chi2
 
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, MIN_LAYERS, Space, layer_kinds, reduction_layers
@@ -87,7 +88,7 @@ def test_too_few_layers_are_refused(layers):
 @given(seed=st.integers(0, 2**31), layers=st.integers(3, 20))
 @settings(deadline=None, max_examples=30)
 def test_samples_are_valid_and_a_function_of_the_generator(seed, layers):
-    one, again = DARTS.sample(rng(seed), layers), DARTS.sample(rng(seed), layers)
+    one, again = sampling.sample(DARTS, rng(seed), layers), sampling.sample(DARTS, rng(seed), layers)
     assert one == again
     assert one.in_space and len(one) == layers and one.reductions == reduction_layers(layers)
     assert all(DARTS.objection(cell.nodes) is None for cell in one.layers)
@@ -96,7 +97,7 @@ def test_samples_are_valid_and_a_function_of_the_generator(seed, layers):
 
 
 def test_samples_are_uniform_over_operations_and_input_pairs():
-    cells = DARTS.sample(rng(), 1000).layers + DARTS.sample(rng(1), 1000).layers
+    cells = sampling.sample(DARTS, rng(), 1000).layers + sampling.sample(DARTS, rng(1), 1000).layers
     for n in range(4):
         pairs = Counter(tuple(source for _, source in cell.nodes[n]) for cell in cells)
         assert set(pairs) == set(combinations(range(n + 2), 2))
@@ -116,8 +117,8 @@ def test_the_uniformity_test_would_notice_a_bias():
 @settings(deadline=None, max_examples=10)
 def test_neighbours_differ_in_one_operation_or_one_input(seed):
     """60 a layer: per slot 6 other operations, and n other inputs at node n."""
-    architecture = DARTS.sample(rng(seed), 3)
-    neighbours = DARTS.neighbours(architecture)
+    architecture = sampling.sample(DARTS, rng(seed), 3)
+    neighbours = sampling.neighbours(DARTS, architecture)
     assert len(neighbours) == 3 * sum(2 * (6 + n) for n in range(4)) == 180
     assert len(set(neighbours)) == 180 and architecture not in neighbours
     inputs = 0
@@ -131,18 +132,18 @@ def test_neighbours_differ_in_one_operation_or_one_input(seed):
 
 
 def test_neighbourhood_is_symmetric():
-    architecture = DARTS.sample(rng(), 3)
-    for other in DARTS.neighbours(architecture)[::7]:
-        assert architecture in DARTS.neighbours(other)
+    architecture = sampling.sample(DARTS, rng(), 3)
+    for other in sampling.neighbours(DARTS, architecture)[::7]:
+        assert architecture in sampling.neighbours(DARTS, other)
 
 
 def test_mutations_are_neighbours_of_both_kinds_in_all_places():
-    architecture = DARTS.sample(rng(), 3)
-    neighbours = set(DARTS.neighbours(architecture))
+    architecture = sampling.sample(DARTS, rng(), 3)
+    neighbours = set(sampling.neighbours(DARTS, architecture))
     generator = rng(1)
     places, kinds, seen = Counter(), Counter(), set()
     for _ in range(3000):
-        child = DARTS.mutate(generator, architecture)
+        child = sampling.mutate(DARTS, generator, architecture)
         assert child in neighbours
         seen.add(child)
         (((k, n), ((op, _),), ((new_op, _),)),) = difference(architecture, child)
@@ -155,9 +156,9 @@ def test_mutations_are_neighbours_of_both_kinds_in_all_places():
 
 
 def test_mutation_is_a_function_of_the_generator_and_leaves_its_parent():
-    architecture = DARTS.sample(rng(), 5)
+    architecture = sampling.sample(DARTS, rng(), 5)
     text = architecture.dumps()
-    assert DARTS.mutate(rng(3), architecture) == DARTS.mutate(rng(3), architecture)
+    assert sampling.mutate(DARTS, rng(3), architecture) == sampling.mutate(DARTS, rng(3), architecture)
     assert architecture.dumps() == text
 
 
@@ -206,8 +207,8 @@ def test_the_spaces_of_robustdarts_have_its_candidates():
 def test_samples_and_mutants_lie_in_their_space(name, shared):
     space = SPACES[name]
     for seed in range(40):
-        one = space.sample(rng(seed), 5, shared=shared)
-        other = space.mutate(rng(seed), one, shared=shared)
+        one = sampling.sample(space, rng(seed), 5, shared=shared)
+        other = sampling.mutate(space, rng(seed), one, shared=shared)
         assert one.space == other.space == name and one != other
         kinds = layer_kinds(5)
         for architecture in (one, other):
@@ -227,7 +228,7 @@ def test_samples_and_mutants_lie_in_their_space(name, shared):
 
 def test_an_operation_that_an_edge_has_not_is_named():
     s1 = SPACES["s1"]
-    genes = list(s1.sample(rng(), 3).layers)
+    genes = list(sampling.sample(s1, rng(), 3).layers)
     genes[0] = Cell(((("sep_conv_3x3", 0), ("skip_connect", 1)), *genes[0].nodes[1:]))
     with pytest.raises(InputError, match="layer 0, node 0, slot 0: on input 0 a reduction has|a normal layer has"):
         Architecture(tuple(genes), reduction_layers(3), "s1")

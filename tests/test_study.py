@@ -13,6 +13,7 @@ from dnas.errors import InputError, Interrupted
 from dnas.reporter import Silent
 from dnas.rng import numpy_stream
 from dnas.runtime.runfolder import RunFolder
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.controls import shuffled
 from dnas.space.darts import DARTS
@@ -199,7 +200,7 @@ def test_a_shared_cell_has_no_order_to_shuffle_and_a_published_one_no_search():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(3, 20), st.integers(0, 2**31))
 def test_shuffled_layers_keep_their_stage(layers, seed):
-    architecture = DARTS.sample(numpy_stream(seed, "sample"), layers)
+    architecture = sampling.sample(DARTS, numpy_stream(seed, "sample"), layers)
     other = shuffled(architecture, seed)
     assert other.reductions == architecture.reductions and other.in_space
     borders = [-1, *architecture.reductions, layers]

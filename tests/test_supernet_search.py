@@ -21,6 +21,7 @@ from dnas.searching.loop import search_architecture
 from dnas.searching.search import Search
 from dnas.searching.watch import by_operation
 from dnas.settings import GradientSettings, SearchSettings
+from dnas.space import sampling
 from dnas.space.darts import DARTS, Space
 from dnas.space.registry import SPACES
 from dnas.supernet.mapping import MAPPINGS
@@ -667,7 +668,7 @@ def test_a_search_that_time_ended_goes_on_where_it_judged(monkeypatch):
 
     def finalists(self, mapping, progress):
         rng = numpy_stream(progress.seed, "finalists", progress.step)
-        return [Candidate(self.space.sample(rng, mapping.layers, shared=True))]
+        return [Candidate(sampling.sample(self.space, rng, mapping.layers, shared=True))]
 
     monkeypatch.setattr(get_method("spos"), "finalists", finalists)
     limits = {"search.seconds": 1e-9}

@@ -20,6 +20,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, GradientMethod, GradientOptions, MethodOptions, SupernetMethod, TrialMethod
 from dnas.methods.registry import create, get_method
 from dnas.rng import numpy_stream, torch_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import MAPPINGS
@@ -54,7 +55,7 @@ class PlainSampling(SupernetMethod):
     candidates = 4
 
     def draw(self, rng, layers):
-        return self.space.sample(rng, layers, shared=self.mapping_name == "shared")
+        return self.uniform(rng, layers)
 
     def mixing(self, mapping, progress):
         return path(self.draw(numpy_stream(progress.seed, "path", progress.step), LAYERS), self.operations, self.space)
@@ -73,7 +74,7 @@ class PlainTrials(TrialMethod):
 
     def propose(self, history, layers, seed):
         rng = numpy_stream(seed, "candidate", len(history))
-        return [Candidate(self.space.sample(rng, layers, shared=self.mapping_name == "shared"))]
+        return [Candidate(self.uniform(rng, layers))]
 
 
 @pytest.fixture
@@ -307,7 +308,7 @@ def test_a_memory_that_is_no_json_is_found(memory, tried):
 def test_proposals_that_are_no_function_of_the_history_are_found(tried):
     def propose(self, history, layers, seed):
         self.first = getattr(self, "first", time.perf_counter_ns())
-        return [Candidate(self.space.sample(numpy_stream(self.first, "candidate", len(history)), layers))]
+        return [Candidate(sampling.sample(self.space, numpy_stream(self.first, "candidate", len(history)), layers))]
 
     tried(broken(PlainTrials, propose=propose, default_mapping="full"))
     with pytest.raises(AssertionError, match="resumed from its checkpoint of step 1"):
@@ -365,7 +366,7 @@ def test_backward_passes_that_are_not_counted_are_found(tried):
 
 def test_architectures_that_are_counted_twice_are_found(tried):
     def after_epoch(self, search, progress):
-        search.accuracy(self.space.sample(numpy_stream(0, "any"), LAYERS))
+        search.accuracy(sampling.sample(self.space, numpy_stream(0, "any"), LAYERS))
 
     def twice(self, search, progress):
         after_epoch(self, search, progress)
@@ -465,7 +466,7 @@ def test_exports_that_are_none_are_found(change, said, tried):
 
 def test_layers_that_differ_under_a_shared_cell_are_found(tried):
     def propose(self, history, layers, seed):
-        return [Candidate(self.space.sample(numpy_stream(seed, "candidate", len(history)), layers))]
+        return [Candidate(sampling.sample(self.space, numpy_stream(seed, "candidate", len(history)), layers))]
 
     tried(broken(PlainTrials, propose=propose))
     testing.check_exports("tried", "full")
@@ -565,7 +566,7 @@ def uphill(self, mapping, progress):
 
 def anything(self, mapping, progress):
     rng = numpy_stream(progress.seed, "anything")
-    return self.space.sample(rng, mapping.layers, shared=self.mapping_name == "shared")
+    return self.uniform(rng, mapping.layers)
 
 
 def weakest_edges(self, mapping, progress):
@@ -618,8 +619,8 @@ def test_what_chance_finds_is_what_was_calculated(mapping, inputs_only):
     """Mean and standard deviation against 1000 pairs, within 4 standard errors; the architecture may be any."""
     mean, deviation = testing.agreement_by_chance(mapping, inputs_only=inputs_only)
     rng = numpy_stream(0, "architectures")
-    fixed = DARTS.sample(rng, LAYERS, shared=True)
-    for other in (lambda: fixed, lambda: DARTS.sample(rng, LAYERS, shared=mapping == "shared")):
+    fixed = sampling.sample(DARTS, rng, LAYERS, shared=True)
+    for other in (lambda: fixed, lambda: sampling.sample(DARTS, rng, LAYERS, shared=mapping == "shared")):
         shares = np.array(
             [testing.agreement(other(), testing.plant(mapping, seed), inputs_only=inputs_only) for seed in range(1000)]
         )
@@ -658,11 +659,11 @@ def test_pictures_tell_label_and_difficulty():
 @settings(deadline=None, max_examples=20)
 def test_a_planted_supernet_gets_as_many_pictures_right_as_an_architecture_agrees(seed):
     rng = numpy_stream(seed, "test")
-    planted = DARTS.sample(rng, LAYERS)
+    planted = sampling.sample(DARTS, rng, LAYERS)
     layers = tuple(
         one if keep else two
         for one, two, keep in zip(
-            planted.layers, DARTS.sample(rng, LAYERS).layers, rng.random(LAYERS) < 0.5, strict=True
+            planted.layers, sampling.sample(DARTS, rng, LAYERS).layers, rng.random(LAYERS) < 0.5, strict=True
         )
     )
     architecture = Architecture(layers, planted.reductions)

@@ -9,6 +9,7 @@ from dnas.network.network import build
 from dnas.rng import numpy_stream, torch_stream
 from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
+from dnas.space import sampling
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.cell import Cell
 from dnas.space.controls import random_of_size
@@ -16,7 +17,7 @@ from dnas.space.darts import DARTS, reduction_layers
 from dnas.space.plan import plan, size
 from dnas.space.published import load_published
 from dnas.training.accuracy import Accuracy, measure_accuracy, predict
-from dnas.training.build import built
+from dnas.training.build import built, parameters_of
 from dnas.training.trainer import train_network
 
 INFO = DataInfo("toy", ("dark", "bright"), 1, 8, (0.5,), (0.25,), False)
@@ -104,11 +105,11 @@ def uniform(op):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("like", ["sampled", "sep_conv_5x5", "sep_conv_3x3"])
 def test_the_control_has_the_same_size_and_is_another(like, seed):
-    wanted = DARTS.sample(numpy_stream(7, "sample"), 4) if like == "sampled" else uniform(like)
-    found = random_of_size(wanted, settings(), INFO, seed)
+    wanted = sampling.sample(DARTS, numpy_stream(7, "sample"), 4) if like == "sampled" else uniform(like)
+    found = random_of_size(wanted, parameters_of(settings(), INFO), seed)
     assert abs(parameters(found) / parameters(wanted) - 1) <= 0.05
     assert found != wanted and found.in_space and len(found) == 4
-    assert random_of_size(wanted, settings(), INFO, seed) == found
+    assert random_of_size(wanted, parameters_of(settings(), INFO), seed) == found
     # A searched cell is compared with a random cell.
     assert (cell_pair(found) is not None) == (like != "sampled")
 
@@ -118,7 +119,7 @@ def test_a_size_that_no_architecture_has_is_refused():
         (Cell(tuple((("sep_conv_7x7", 0), ("conv_7x1_1x7", 1)) for _ in range(4))),) * 4, reduction_layers(4), "free"
     )
     with pytest.raises(InputError, match="--no-baseline"):
-        random_of_size(huge, settings(channels=16), INFO, 0)
+        random_of_size(huge, parameters_of(settings(channels=16), INFO), 0)
 
 
 # --- what changes from epoch to epoch

@@ -160,23 +160,21 @@ class BANANAS(TrialMethod):
 
         Failed trials teach the predictors nothing and have no mutations, but they are not proposed again.
         """
-        number, shared = len(history), self.mapping_name == SHARED
+        number = len(history)
         judged = [trial for trial in history if trial.score is not None]
         missing = self._at_most(self.options.initial, 2) - number
         size = self._at_most(self.options.batch_size, 8)
         if missing > 0 or not judged:
             # Those of random search, so that the two are compared from a common beginning.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
-            drawn = self._new((self.space.sample(rng, layers, shared=shared) for rng in streams), history)
+            drawn = self._new((self.uniform(rng, layers) for rng in streams), history)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
         rng = numpy_stream(seed, "mutation", number)
         parents = sorted(judged, key=lambda trial: -(trial.score or 0.0))[: self.options.parents]
         mutations = (
-            self.space.mutate(rng, parent.architecture, shared=shared)
-            for parent in parents
-            for _ in range(self.options.candidates)
+            self.mutant(rng, parent.architecture) for parent in parents for _ in range(self.options.candidates)
         )
-        uniform = (self.space.sample(rng, layers, shared=shared) for _ in repeat(None))
+        uniform = (self.uniform(rng, layers) for _ in repeat(None))
         source = uniform if self.options.candidates_from == "random" else chain(mutations, uniform)
         candidates = list(islice(self._new(source, history), self.options.candidates))
         predictions = self.predict(judged, candidates, seed, number)

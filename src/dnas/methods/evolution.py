@@ -19,7 +19,6 @@ from dnas.rng import numpy_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
-from dnas.supernet.mapping import SHARED
 
 # The published sizes of the population: Real et al. 2019 and 2017.
 LARGEST = {"aging": 100, "tournament": 1000}
@@ -94,10 +93,9 @@ class Evolution(TrialMethod):
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """P uniform architectures, the same that random search draws; then rounds of children."""
-        shared = self.mapping_name == SHARED
         if not history:
             rngs = [numpy_stream(seed, "candidate", i) for i in range(self.population)]
-            return self._candidates([self.space.sample(rng, layers, shared=shared) for rng in rngs])
+            return self._candidates([self.uniform(rng, layers) for rng in rngs])
         # Numbers of trials, the oldest first. An ageing population is the last P whatever happened before.
         first = len(history) if self._ages else min(len(history), self.population)
         alive = list(range(first))[-self.population :]
@@ -108,7 +106,7 @@ class Evolution(TrialMethod):
             alive += numbers
         return self._candidates(
             [
-                parent if rng.random() < self.options.identity else self.space.mutate(rng, parent, shared=shared)
+                parent if rng.random() < self.options.identity else self.mutant(rng, parent)
                 for parent, rng in zip(parents, (numpy_stream(seed, "candidate", n) for n in numbers), strict=True)
             ]
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from dnas.errors import InputError, RunError, SettingError
 from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
 from dnas.supernet import derive
@@ -153,6 +155,14 @@ class Method:
         self.mapping_name = mapping
         self.space = space
 
+    def uniform(self, rng: np.random.Generator, layers: int) -> Architecture:
+        """A uniform architecture of the space: layer by layer, or one pair of cells where cells are shared."""
+        return sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED)
+
+    def mutant(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
+        """The architecture with one slot mutated: in one layer, or in all of a kind where cells are shared."""
+        return sampling.mutate(self.space, rng, architecture, shared=self.mapping_name == SHARED)
+
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
         return {}
@@ -246,7 +256,7 @@ class SupernetMethod(Method):
     def uniform_path(self, mapping: Any, progress: Progress) -> MixingWeights:
         """Those of a uniform architecture, another one in every draw; nothing else is executed."""
         rng = numpy_stream(progress.seed, "path", progress.step, progress.draw)
-        architecture = self.space.sample(rng, mapping.layers, shared=self.mapping_name == SHARED)
+        architecture = self.uniform(rng, mapping.layers)
         return path(architecture, self.operations, self.space)
 
     def optimizer(self, mapping: Any, settings: Any) -> torch.optim.Optimizer | None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 from dnas.methods.protocol import Candidate, Trial, TrialMethod
 from dnas.rng import numpy_stream
-from dnas.supernet.mapping import SHARED
 
 # How many are proposed at once, for as many processes.
 ROUND = 64
@@ -26,4 +25,4 @@ class Random(TrialMethod):
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """Round after round, until the budget is spent; each by its number, so rounds have no influence."""
         rngs = (numpy_stream(seed, "candidate", len(history) + i) for i in range(ROUND))
-        return [Candidate(self.space.sample(rng, layers, shared=self.mapping_name == SHARED)) for rng in rngs]
+        return [Candidate(self.uniform(rng, layers)) for rng in rngs]

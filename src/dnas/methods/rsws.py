@@ -70,8 +70,7 @@ class RandomSharing(SupernetMethod):
             return []
         if position == 0:
             rng = numpy_stream(seed, "candidate", len(history))
-            shared = self.mapping_name == SHARED
-            draws = [self.space.sample(rng, layers, shared=shared) for _ in range(options.candidates)]
+            draws = [self.uniform(rng, layers) for _ in range(options.candidates)]
             return [Candidate(architecture, options.share) for architecture in draws]
         scored = sorted(history[-options.candidates :], key=lambda trial: trial.score or 0.0, reverse=True)
         return [Candidate(trial.architecture) for trial in scored[: options.finalists]]

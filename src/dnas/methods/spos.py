@@ -102,7 +102,7 @@ class SPOS(SupernetMethod):
             return parents[int(rng.integers(len(parents)))]
 
         def uniform() -> Architecture:
-            return self.space.sample(rng, layers, shared=self.mapping_name == SHARED)
+            return self.uniform(rng, layers)
 
         if parents:
             add(int(options.mutants * options.population), lambda: self._network(self.mutate(rng, parent()), layers))

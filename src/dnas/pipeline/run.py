@@ -45,7 +45,7 @@ from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
 from dnas.space.registry import get_space
 from dnas.training.accuracy import Accuracy, measure_accuracy
-from dnas.training.build import planned
+from dnas.training.build import parameters_of, planned
 from dnas.training.trainer import train_network
 
 PARAMETERS_FILE = "architecture_parameters.safetensors"
@@ -247,7 +247,7 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
         assert isinstance(config.train, TrainSettings) and session.estimate is not None
         # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
         try:
-            other = random_of_size(subject, config.train, data.info, config.seed)
+            other = random_of_size(subject, parameters_of(config.train, data.info), config.seed)
         except InputError as error:
             session.say(f"no comparison: {error}")
         stages.set_baseline(session.estimate, subject, other, config.train, data.info)

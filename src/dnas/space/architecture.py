@@ -1,4 +1,4 @@
-"""TODO."""
+"""The discrete result as data: one gene a layer, read from JSON and from published genotypes."""
 
 from __future__ import annotations
 

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
-from dnas.data.splits import DataInfo
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
-from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.darts import DARTS
-from dnas.space.plan import size
 from dnas.space.registry import SPACES
-from dnas.training.build import planned
+from dnas.space.sampling import mutate, sample
 
 SIZE_TOLERANCE = 0.05
 
 
-def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, seed: int) -> Architecture:
+def random_of_size(like: Architecture, count: Callable[[Architecture], int], seed: int) -> Architecture:
     """A random architecture with as many parameters as `like`, ±5 %: the control of a search.
 
     Uniform architectures are drawn until one fits. Where the searched one is far from the usual size, which
     no uniform draw may ever meet, single slots of the nearest draw are redrawn as long as that does not lead
     away from the size. Where `like` is a stack of one pair of cells, so is what is drawn: what a search could find.
 
+    Args:
+        count: The parameters of an architecture's network.
+
     Raises:
         InputError: No architecture of the space has that size.
     """
-
-    def count(architecture: Architecture) -> int:
-        return size(planned(architecture, settings, info), info.image_size).params
-
     wanted = count(like)
     rng = numpy_stream(seed, "sample")
     space = SPACES.get(like.space, DARTS)
@@ -39,14 +36,14 @@ def random_of_size(like: Architecture, settings: TrainSettings, info: DataInfo, 
     def distance(architecture: Architecture) -> float:
         return abs(count(architecture) - wanted) / wanted
 
-    draws = [space.sample(rng, len(like), shared=shared)]
+    draws = [sample(space, rng, len(like), shared=shared)]
     while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
-        draws.append(space.sample(rng, len(like), shared=shared))
+        draws.append(sample(space, rng, len(like), shared=shared))
     best = min(draws, key=distance)
     for _ in range(5_000):
         if distance(best) <= SIZE_TOLERANCE:
             return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
-        candidate = space.mutate(rng, best, shared=shared)
+        candidate = mutate(space, rng, best, shared=shared)
         if distance(candidate) <= distance(best):
             best = candidate
     raise InputError(

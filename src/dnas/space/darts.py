@@ -7,17 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnas.errors import SettingError
 from dnas.space.primitives import PRIMITIVES
-from dnas.space.sampling import with_slot
-
-if TYPE_CHECKING:
-    from dnas.space.architecture import Architecture
-
 
 MIN_LAYERS = 3
 
@@ -108,56 +102,36 @@ class Space:
         """How many architectures of this depth there are when every layer is free."""
         return int(self.cells() ** (layers - 2) * self.cells(True) ** 2)
 
-    def sample(self, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
-        """A uniform architecture: every layer its own uniform gene, or one for all normal layers and one for all
-        reductions where cells are `shared`. (Uniform where all edges have equally many primitives.)"""
-        from dnas.space.architecture import Architecture
-        from dnas.space.cell import Cell
+    def sample(self, rng: np.random.Generator, reduction: bool) -> Cell:
+        """A uniform gene of a layer of this kind. (Uniform where all edges have equally many primitives.)"""
+        nodes = []
+        for n, (first, _) in enumerate(self.node_edges):
+            sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
+            choices = [self.choices(reduction, first + source) for source in sources]
+            ops = rng.integers([len(names) for names in choices])
+            nodes.append(tuple((names[o], s) for names, o, s in zip(choices, ops, sources, strict=True)))
+        return Cell(tuple(nodes))
 
-        reductions = reduction_layers(layers)
-        genes = []
-        for k in [0, reductions[0]] if shared else range(layers):
-            nodes = []
-            for n, (first, _) in enumerate(self.node_edges):
-                sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
-                choices = [self.choices(k in reductions, first + source) for source in sources]
-                ops = rng.integers([len(names) for names in choices])
-                nodes.append(tuple((names[o], s) for names, o, s in zip(choices, ops, sources, strict=True)))
-            genes.append(Cell(tuple(nodes)))
-        if shared:
-            genes = [genes[k in reductions] for k in range(layers)]
-        return Architecture(tuple(genes), reductions, self.name, {"sampled": "uniform"})
-
-    def neighbours(self, architecture: Architecture) -> list[Architecture]:
-        """All architectures that differ in one operation or one input of one slot."""
+    def neighbours(self, cell: Cell, reduction: bool) -> list[Cell]:
+        """All genes that differ in one operation or one input of one slot."""
         return [
-            with_slot(architecture, (k,), n, s, slot)
-            for k, cell in enumerate(architecture.layers)
+            _with_slot(cell, n, s, slot)
             for n, node in enumerate(cell.nodes)
             for s in range(len(node))
-            for slot in self._other_slots(node, n, s, k in architecture.reductions)
+            for slot in self._other_slots(node, n, s, reduction)
         ]
 
-    def mutate(self, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False) -> Architecture:
-        """A uniform layer, node and slot with another operation or, as often, another input where there is one.
-
-        Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
-        """
-        kinds = [
-            tuple(k for k in range(len(architecture)) if k not in architecture.reductions),
-            architecture.reductions,
-        ]
-        same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
-        k = same[0]
+    def mutate(self, rng: np.random.Generator, cell: Cell, reduction: bool) -> Cell:
+        """A uniform node and slot with another operation or, as often, another input where there is one."""
         n = int(rng.integers(self.nodes))
-        node = architecture.layers[k].nodes[n]
+        node = cell.nodes[n]
         s = int(rng.integers(len(node)))
-        slots = self._other_slots(node, n, s, k in architecture.reductions)
+        slots = self._other_slots(node, n, s, reduction)
         inputs = [slot for slot in slots if slot[1] != node[s][1]]
         if inputs and rng.integers(2):
-            return with_slot(architecture, same, n, s, inputs[int(rng.integers(len(inputs)))])
+            return _with_slot(cell, n, s, inputs[int(rng.integers(len(inputs)))])
         operations = [slot for slot in slots if slot[1] == node[s][1]]
-        return with_slot(architecture, same, n, s, operations[int(rng.integers(len(operations)))])
+        return _with_slot(cell, n, s, operations[int(rng.integers(len(operations)))])
 
     def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int, reduction: bool) -> list[tuple[str, int]]:
         """What slot s of node n could hold instead: another operation, or another input with the same one.
@@ -172,6 +146,12 @@ class Space:
             choices = self.choices(reduction, first + other)
             slots += [(name, other) for name in ((op,) if op in choices else choices)]
         return slots
+
+
+def _with_slot(cell: Cell, n: int, s: int, slot: Slot) -> Cell:
+    nodes = [list(node) for node in cell.nodes]
+    nodes[n][s] = slot
+    return Cell(tuple(tuple(node) for node in nodes))
 
 
 DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=tuple(PRIMITIVES)[:7])

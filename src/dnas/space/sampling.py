@@ -1,21 +1,45 @@
-"""Architectures drawn from a space, their neighbors and mutations."""
+"""Whole architectures of a space: drawn, mutated, and their neighbors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import numpy as np
 
-if TYPE_CHECKING:
-    from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space, reduction_layers
 
 
-def with_slot(architecture: Architecture, same: Sequence[int], n: int, s: int, slot: tuple[str, int]) -> Architecture:
-    """With another slot in these layers, which have one gene."""
-    from dnas.space.architecture import Architecture
-    from dnas.space.cell import Cell
+def sample(space: Space, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
+    """A uniform architecture: every layer its own uniform gene, or one for all normal layers and one for all
+    reductions where cells are `shared`."""
+    reductions = reduction_layers(layers)
+    genes = [space.sample(rng, k in reductions) for k in ([0, reductions[0]] if shared else range(layers))]
+    if shared:
+        genes = [genes[k in reductions] for k in range(layers)]
+    return Architecture(tuple(genes), reductions, space.name, {"sampled": "uniform"})
 
-    nodes = [list(node) for node in architecture.layers[same[0]].nodes]
-    nodes[n][s] = slot
-    gene = Cell(tuple(tuple(node) for node in nodes))
+
+def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
+    """All architectures that differ in one operation or one input of one slot."""
+    return [
+        _with_gene(architecture, (k,), gene)
+        for k, cell in enumerate(architecture.layers)
+        for gene in space.neighbours(cell, k in architecture.reductions)
+    ]
+
+
+def mutate(space: Space, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False) -> Architecture:
+    """A uniform layer with one slot mutated (`Space.mutate`).
+
+    Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
+    """
+    kinds = [tuple(k for k in range(len(architecture)) if k not in architecture.reductions), architecture.reductions]
+    same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
+    gene = space.mutate(rng, architecture.layers[same[0]], same[0] in architecture.reductions)
+    return _with_gene(architecture, same, gene)
+
+
+def _with_gene(architecture: Architecture, same: tuple[int, ...], gene: Cell) -> Architecture:
+    """With another gene in these layers."""
     layers = tuple(gene if k in same else cell for k, cell in enumerate(architecture.layers))
     return Architecture(layers, architecture.reductions, architecture.space)

@@ -76,9 +76,7 @@ def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = Non
         if (run.path / "config.toml").exists():
             resume(run.path, reporter=reporter, execution=execution)
         else:
-            start(
-                run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
-            )
+            start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution)
     except InUse:
         return False
     return True
@@ -97,7 +95,7 @@ def _architecture(run: Run) -> Architecture | None:
     if network.kind == "random":
         config = parse(read_toml(run.source / "config.toml"))
         assert isinstance(config.train, TrainSettings)
-        return random_of_size(found, config.train, run.info, network.seed)
+        return random_of_size(found, parameters_of(config.train, run.info), network.seed)
     return found
 
 

@@ -42,6 +42,7 @@ from dnas.searching.loop import search_supernet
 from dnas.settings import Settings, SupernetSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
+from dnas.space.sampling import sample
 from dnas.study.cluster import RaySettings, of_tasks
 from dnas.study.design import RESULT, RUNS, depth_of
 from dnas.study.jobs import carry_out, workers_for
@@ -93,7 +94,7 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
     """The random architectures that are ranked: all normal layers alike, and all reductions, at the full depth."""
     space = get_space(settings.run.get("space", "darts"))
     rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
-    return [space.sample(rng, depth_of(settings.run), shared=True) for rng in rngs]
+    return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
 
 
 def rank(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dnas.data.splits import DataInfo, Split
 from dnas.kernels.draws import Draws
 from dnas.rng import numpy_stream
+from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS, Space, reduction_layers
 from dnas.supernet.mapping import SHARED
@@ -40,7 +41,7 @@ def pictures(count: int) -> tuple[Split, DataInfo]:
 
 def plant(mapping: str, seed: int) -> Architecture:
     """A uniform architecture that is to be found."""
-    return DARTS.sample(numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
+    return sampling.sample(DARTS, numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
 
 
 def slots(architecture: Architecture) -> set[tuple[int, int, str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from dnas.data.splits import DataInfo
 from dnas.network.network import Network, build
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.plan import NetworkPlan, plan
+from dnas.space.plan import NetworkPlan, plan, size
 
 NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
@@ -25,6 +26,11 @@ def planned(architecture: Architecture, settings: TrainSettings, info: DataInfo)
         inputs=info.channels,
         stem=settings.stem,
     )
+
+
+def parameters_of(settings: TrainSettings, info: DataInfo) -> Callable[[Architecture], int]:
+    """How many parameters the network of an architecture has, as these settings train it on this data."""
+    return lambda architecture: size(planned(architecture, settings, info), info.image_size).params
 
 
 def built(architecture: Architecture, settings: TrainSettings, info: DataInfo, seed: int) -> Network:
