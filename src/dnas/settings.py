@@ -19,6 +19,8 @@ from dnas.units import duration
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
 Flip = Literal["auto", "on", "off"]
+Memory = Literal["auto", "whole", "stream"]
+SMALLEST_IMAGE = 8  # pixels of a side
 
 
 class Settings(BaseModel):
@@ -394,7 +396,3 @@ class DataSettings(Settings):
     )
     train_images: int = Field(0, ge=0)
     fingerprint: str = ""
-
-
-Memory = Literal["auto", "whole", "stream"]
-SMALLEST_IMAGE = 8

@@ -8,13 +8,18 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from dnas.cli.entry import shown
 from dnas.errors import InputError
 from dnas.options import (
     WHOLE,
     ExecutionOptions,
 )
 from dnas.runtime.execution import Execution, execution
+
+
+def shown(default: object) -> str | None:
+    """What the help prints as a default: not that a flag is off, nor what stands for an automatic value."""
+    return None if default in (None, False, 0, "") else str(default)
+
 
 app = App(
     name="dnas",

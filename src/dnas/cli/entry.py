@@ -24,11 +24,6 @@ from dnas.errors import InputError, Interrupted, RunError
 from dnas.runtime.execution import follows
 
 
-def shown(default: object) -> str | None:
-    """What the help prints as a default: not that a flag is off, nor what stands for an automatic value."""
-    return None if default in (None, False, 0, "") else str(default)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit the process with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)

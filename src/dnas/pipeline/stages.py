@@ -34,6 +34,7 @@ from dnas.settings import (
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.plan import size
 from dnas.space.registry import get_space
+from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 from dnas.training.build import built, planned
 from dnas.training.trainer import train_network
@@ -177,7 +178,7 @@ def _likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architec
     rng = numpy_stream(config.seed, "estimate")
     shared = config.mapping == SHARED
     space = get_space(config.space)
-    draws = [at_depth(space.sample(rng, config.search.layers, shared=shared), settings.layers) for _ in range(DRAWS)]
+    draws = [at_depth(sample(space, rng, config.search.layers, shared=shared), settings.layers) for _ in range(DRAWS)]
     return sorted(draws, key=lambda a: size(planned(a, settings, info), info.image_size).macs)[DRAWS // 2]
 
 

@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from dnas.errors import SettingError
+from dnas.space.cell import Cell, Slot
 from dnas.space.primitives import PRIMITIVES
 
 MIN_LAYERS = 3

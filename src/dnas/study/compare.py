@@ -50,6 +50,7 @@ from dnas.study.design import (
 )
 from dnas.study.jobs import carry_out, workers_for
 from dnas.supernet.mapping import mapping_class
+from dnas.training.build import parameters_of
 
 
 @dataclass(frozen=True)
