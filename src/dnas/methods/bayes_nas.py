@@ -11,21 +11,18 @@ H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the sw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, SearchState
 from dnas.space.architecture import Architecture
 from dnas.supernet.mapping import SHARED, Decoupled, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand
 from dnas.training import updates
-
-if TYPE_CHECKING:
-    from dnas.searching.search import Search
 
 KINDS = ("edges", "operations")
 # What has no curvature would have no penalty either, and an infinite variance.
@@ -89,7 +86,7 @@ class BayesNAS(GradientMethod):
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
         return mapping.over_layers(mapping.get_buffer("gamma_operations"))
 
-    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+    def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """Updates ω and γ, evenly over the epochs after the warm-up, in any case after the last one."""
         epochs = progress.epochs - progress.warmup_epochs
         done = progress.epoch + 1 - progress.warmup_epochs
@@ -97,7 +94,7 @@ class BayesNAS(GradientMethod):
             self.update(search.mapping, self.curvature(search, progress))
         return None
 
-    def curvature(self, search: Search, progress: Progress) -> tuple[Tensor, Tensor]:
+    def curvature(self, search: SearchState, progress: Progress) -> tuple[Tensor, Tensor]:
         """H of the edges' [R, E] and of the operations' [R, E, O] switches: the mean of `draws` unbiased estimates."""
         totals = [torch.zeros_like(switch) for switch in switches(search.mapping)]
         with updates.frozen(search.weights):

@@ -9,21 +9,18 @@ All else is DARTS, first order.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from dnas.errors import InputError
-from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, SearchState
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
 from dnas.space.primitives import PRIMITIVES
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, softmax
-
-if TYPE_CHECKING:
-    from dnas.searching.search import Search
 
 
 class DARTSPlusOptions(GradientOptions):
@@ -73,7 +70,7 @@ class DARTSPlus(GradientMethod):
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
         return expand(softmax(mapping.terms()), None, mapping.layers)
 
-    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+    def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """Ends the search where a criterion is met: by the first with the architecture of the epoch before, which is
         what it protects, by the second with this epoch's."""
         if progress.epoch < progress.warmup_epochs:

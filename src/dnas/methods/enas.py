@@ -17,22 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions
+from dnas.methods.protocol import Candidate, Progress, SearchState, SupernetMethod, SupernetOptions
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import Space, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights, path
-
-if TYPE_CHECKING:
-    from dnas.searching.search import Search
 
 
 class ENASOptions(SupernetOptions):
@@ -260,7 +257,7 @@ class ENAS(SupernetMethod):
         (architecture,) = self._sampled(mapping, progress.generator(), 1)
         return path(architecture, self.operations, self.space).to(mapping.start)
 
-    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+    def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """The controller's steps; all architectures of a step are judged on the same images."""
         controller, options = search.mapping, self.options
         for step in range(options.controller_steps):

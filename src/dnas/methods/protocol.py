@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,7 @@ from dnas.space.darts import Space
 from dnas.supernet import derive
 from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
-
-if TYPE_CHECKING:
-    from dnas.searching.search import Search
-
+from dnas.training.batches import Batch
 
 # --- options ------------------------------------------------------------------------------------------------
 
@@ -115,6 +112,35 @@ class Trial:
     architecture: Architecture
     score: float | None
     share: float = 1.0
+
+
+# --- what a method sees of a search ---------------------------------------------------------------------------
+
+
+class SearchState(Protocol):
+    """What a method may use of the search that runs it, in `after_epoch`.
+
+    Attributes:
+        mapping: The method's, with its architecture parameters.
+        weights: Of the supernet.
+        memory: What the method keeps from epoch to epoch, in checkpoints as JSON.
+    """
+
+    mapping: Any
+    weights: list[nn.Parameter]
+    memory: dict[str, Any]
+
+    def batch(self, step: int, draw: int) -> Batch:
+        """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+
+    def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
+        """Logits [B, classes] of normalized images under any mixing weights; counted in the cost."""
+
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
+        """The supernet's accuracy on validation images: of one architecture, or of mixing weights."""
+
+    def follow(self, loss: Tensor) -> None:
+        """Move the method's own parameters down a loss that it made itself."""
 
 
 # --- the protocols --------------------------------------------------------------------------------------------
@@ -267,7 +293,7 @@ class SupernetMethod(Method):
         """The probability with which the identity's output is dropped in this step."""
         return 0.0
 
-    def after_epoch(self, search: Search, progress: Progress) -> Architecture | None:
+    def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """Called after each epoch. An architecture ends the search with it.
 
         `search.accuracy(architecture)` judges on the supernet, `search.follow(loss)` moves the method's parameters

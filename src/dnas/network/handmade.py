@@ -88,7 +88,7 @@ def torchvision_models() -> Any:
         raise InputError(f"hand-made networks need {PACKAGE}, which is not installed: {EXTRA}") from None
     except (ImportError, OSError, RuntimeError) as error:
         # Compiled operators that do not fit are missed when torchvision registers with torch.
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise InputError(
             f"{PACKAGE} cannot be imported beside torch {torch.__version__} ({reason}); install the one made for it, "
             f"or both anew: {EXTRA}"

@@ -20,7 +20,6 @@ from dnas.data.memory import amount, is_short, shortage
 from dnas.errors import InputError, RunError, unknown
 from dnas.kernels import native
 from dnas.network.handmade import PACKAGE, torchvision_models
-from dnas.pipeline.config import Config
 from dnas.runtime import distributed
 from dnas.runtime.execution import Execution
 from dnas.runtime.scalars import require_tensorboard
@@ -28,10 +27,6 @@ from dnas.runtime.scalars import require_tensorboard
 
 def environment(handmade: str = "") -> dict[str, Any]:
     """What a result depends on besides its settings; a hand-made network on the package that has it, too."""
-    import torch
-
-    from dnas.kernels import native
-
     return {
         "dnas": version("dnas"),
         "torch": torch.__version__,
@@ -85,11 +80,11 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def check_machine(config: Config) -> None:
+def check_machine(device: str, backend: str, handmade: str) -> None:
     """Raises InputError where the device, the kernels or the networks that are asked for are not to be had."""
-    check_device(config.device)
-    choose_backend(config)
-    if config.handmade:
+    check_device(device)
+    choose_backend(device, backend)
+    if handmade:
         torchvision_models()
 
 
@@ -105,7 +100,7 @@ def check_device(device: str) -> None:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
 
 
-def choose_backend(config: Config) -> None:
+def choose_backend(device: str, backend: str) -> None:
     """Raises InputError where native kernels are asked for and cannot run."""
     if config.backend == "native" and config.device != "cpu":
         raise InputError(f"--backend native is for the CPU, not --device {config.device}; use --backend auto or torch")
@@ -117,6 +112,4 @@ def resolve_device(name: str) -> str:
         raise unknown("device", "--device", name, ("auto", "cpu", "cuda"))
     if name != "auto":
         return name
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -153,7 +153,7 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
             result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
             return result
         check_execution(execution)
-        check_machine(config)
+        check_machine(config.device, config.backend, config.handmade)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
         # As the file has it: a newer dnas may have settings that it did not know.

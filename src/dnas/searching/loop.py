@@ -15,6 +15,7 @@ from dnas.runtime.session import Session
 from dnas.searching.judging import STAGE, Found, judged, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
+from dnas.searching.watch import epoch_metrics
 from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
 
 
@@ -57,7 +58,7 @@ def search_supernet(
             break
         loss = search.step(step)
         if (step + 1) % settings.steps_per_epoch == 0:
-            session.metric(**search.epoch_metrics(step))
+            session.metric(**epoch_metrics(search, step))
             search.stopped = method.after_epoch(search, search.progress(step, draw=1))
         search.trained += 1
         session.step_done(search.trained, {"loss": loss}, search.capture)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 from dnas.data.augment import Augmentation, augment, mirrors, normalise
 from dnas.data.splits import DataInfo, Split, batches, chosen, halves
 from dnas.data.streaming import AHEAD
-from dnas.kernels import native
 from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
 from dnas.rng import torch_stream
@@ -27,14 +27,13 @@ from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
 from dnas.runtime.session import Captured
 from dnas.searching.judging import FORWARD, STAGE
-from dnas.searching.watch import by_operation, entropy
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.supernet.supernet import Supernet, build_supernet
 from dnas.training import updates
-from dnas.training.batches import Batch
+from dnas.training.batches import Batch, Batches
 from dnas.training.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 
 JUDGED_AT_ONCE = 256
@@ -98,6 +97,23 @@ class Search:
             self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
         self.recipe = Augmentation(settings.pad, mirrors(settings.flip, info), cutout=0)
         distributed.check_parts(settings.parts, "search")
+        self.batches = [
+            Batches(
+                self.pool,
+                part,
+                info,
+                self.recipe,
+                steps=settings.steps_per_epoch,
+                size=settings.batch_size,
+                parts=settings.parts,
+                seed=seed,
+                order=order,
+                generator=partial(self._augmentation, draw),
+            )
+            for draw, (part, order) in enumerate(
+                ((self.train_part, "order"), (self.validation_part, "order-validation"))
+            )
+        ]
         self.correct = 0  # of a step, on this rank
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
         # What the search cost so far: see `Cost`.
@@ -108,7 +124,6 @@ class Search:
         self.stopped: Architecture | None = None
         self.derived_accuracy: float | None = None  # of the last epoch's, where it was watched
         self._executed: Tensor | None = None
-        self._orders: tuple[int, list[Tensor], list[Tensor]] = (-1, [], [])
 
     # --- where a step is ----------------------------------------------------------------------------------
 
@@ -128,54 +143,28 @@ class Search:
 
     def batch(self, step: int, draw: int) -> Batch:
         """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
-        images, labels, _ = self._drawn(step, draw, lambda count: slice(0, count))
-        return Batch(images, labels, draw)
+        return self.batches[draw].whole(step, draw)
+
+    def _augmentation(self, draw: int, step: int) -> torch.Generator:
+        return torch_stream(self.seed, "augment", step, draw)
 
     def parts(self, step: int, draw: int) -> list[Batch]:
-        """The same, cut into the settings' parts, of which these are this rank's (see `ranks.py`)."""
-        if self.settings.parts == 1:
-            return [self.batch(step, draw)]
-        images, labels, count = self._drawn(
-            step, draw, lambda count: distributed.share(count, self.settings.parts).rows
-        )
-        share = distributed.share(count, self.settings.parts)
-        return [
-            Batch(images[rows], labels[rows], draw, share.weight(rows), share.rows.start + rows.start)
-            for rows in share.parts
-        ]
-
-    def _drawn(self, step: int, draw: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
-        """Those images and labels of a batch that are `mine` of so many, and how many it has."""
-        epoch, i = divmod(step, self.settings.steps_per_epoch)
-        if self._orders[0] != epoch:
-            size = self.settings.batch_size
-            self._orders = (
-                epoch,
-                batches(len(self.train_part), size, self.seed, epoch, "order"),
-                batches(len(self.validation_part), size, self.seed, epoch, "order-validation"),
-            )
-        part, order = ((self.train_part, self._orders[1]), (self.validation_part, self._orders[2]))[draw]
-        last = min(i + AHEAD, self.settings.steps_per_epoch - 1)
-        whole = [part[order[k % len(order)]] for k in range(i, last + 1)]
-        indices, *coming = [each[mine(len(each))] for each in whole]
-        generator = torch_stream(self.seed, "augment", step, draw)
-        among = (mine(len(whole[0])).start, len(whole[0]))
-        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, generator, among)
-        return images, self.pool.labels[indices.to(self.device)], len(whole[0])
+        """The same, cut into the settings' parts, of which these are this rank's (see `runtime/distributed.py`)."""
+        return self.batches[draw].parts(step, draw)
 
     # --- losses -------------------------------------------------------------------------------------------
 
     def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
         """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
         progress = self.progress(step, batch.draw)
-        mixing = self._mixing(progress)
+        mixing = self.mixing(progress)
         self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
         draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
         return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
 
-    def _mixing(self, progress: Progress) -> MixingWeights:
+    def mixing(self, progress: Progress) -> MixingWeights:
         """The method's, in the supernet's type; nothing is executed that an edge has not."""
         mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
         if mixing.active is None and self.active is not None:
@@ -208,14 +197,9 @@ class Search:
             for part in parts:
                 yield part.weight * loss(part, step)
             # What all ranks computed, which each knows.
-            self.cost["step_equivalents"] = before + self._count(step, parts[0].draw) / self.settings.batch_size
+            self.cost["step_equivalents"] = before + parts[0].of / self.settings.batch_size
 
         return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
-
-    def _count(self, step: int, draw: int) -> int:
-        """Images of a batch."""
-        order = (self._orders[1], self._orders[2])[draw]
-        return len(order[step % self.settings.steps_per_epoch % len(order)])
 
     @torch.no_grad()
     def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
@@ -238,20 +222,6 @@ class Search:
             correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
         self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
         return distributed.number(correct) / len(part)
-
-    def eigenvalue(self, step: int) -> float:
-        """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
-        the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
-        """
-        part = self.validation_part[: self.settings.batch_size]
-        images, labels = normalise(self.pool.batch(part), self.info), self.pool.labels[part.to(self.device)]
-        progress = self.progress(step, draw=1)
-
-        def loss() -> Tensor:
-            return F.cross_entropy(self.supernet(images, self._mixing(progress)), labels)
-
-        with native.only_torch():
-            return updates.dominant_eigenvalue(loss, self.architecture, self.weights)
 
     # --- steps --------------------------------------------------------------------------------------------
 
@@ -349,7 +319,7 @@ class Search:
         if self._executed is not None and isinstance(self.supernet, Supernet):
             parts = self.supernet.parts(self._executed)
         updates.apply(self.weight_optimizer, self.weights, grads, parts)
-        self.sums["loss"] += value * self._count(step, batch.draw)
+        self.sums["loss"] += value * batch.of
         return value
 
     def _checked(self, batch: Batch, step: int, loss: Tensor, what: str) -> float:
@@ -393,58 +363,3 @@ class Search:
     def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
         pairs = [("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)]
         return [(name, optimizer) for name, optimizer in pairs if optimizer is not None]
-
-    def epoch_metrics(self, step: int) -> dict[str, Any]:
-        """What an epoch that ends with `step` was like; starts the sums anew.
-
-        `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
-        edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
-        skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
-        weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
-        what is lost where operations are taken away; `travel` is the largest architecture parameter;
-        `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
-        where the setting is.
-        """
-        settings, method = self.settings, self.method
-        progress = self.progress(step, draw=1)
-        metrics: dict[str, Any] = {
-            "stage": STAGE,
-            "epoch": progress.epoch + 1,
-            "learning_rate": settings.rate(progress.epoch),
-            "loss": self.sums["loss"] / len(self.train_part),
-        }
-        moved = settings.steps_per_epoch if settings.moves_architecture(progress.epoch) else 0
-        joint = moved and isinstance(settings, GradientSettings) and settings.update == "single-level"
-        if not joint:
-            metrics["accuracy"] = self.sums["correct"] / len(self.train_part)
-        if moved:
-            metrics["validation_loss"] = self.sums["validation_loss"] / moved
-            if self.sums["decay"]:
-                metrics["gradient_over_decay"] = self.sums["gradient"] / self.sums["decay"]
-        if isinstance(method, GradientMethod):
-            with torch.no_grad():
-                scores = method.scores(self.mapping, progress)
-            metrics["entropy"] = entropy(scores)
-            metrics["scores"] = by_operation(scores, method.operations, self.active)
-        if isinstance(settings, GradientSettings) and settings.eigenvalue:
-            value = self.eigenvalue(step)
-            if math.isfinite(value):  # to watch must not end a run
-                metrics["eigenvalue"] = value
-        if self.architecture:
-            metrics["travel"] = max(float(p.detach().abs().max()) for p in self.architecture)
-        derived = method.derive(self.mapping, progress)
-        if derived is not None:
-            metrics["skips"] = derived.count("skip_connect")
-        if settings.watch_images:
-            before = dict(self.cost)
-            if isinstance(method, GradientMethod):
-                with torch.no_grad():
-                    mixing = self._mixing(progress)
-                metrics["supernet_accuracy"] = self.accuracy(mixing, settings.watch_images)
-            if derived is not None and derived.in_space:
-                metrics["derived_accuracy"] = self.accuracy(derived, settings.watch_images)
-            self.derived_accuracy = metrics.get("derived_accuracy")
-            # Watching chooses nothing, so it is no cost of the search.
-            self.cost = before
-        self.sums = dict.fromkeys(self.sums, 0.0)
-        return metrics

@@ -4,9 +4,90 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from dnas.data.augment import normalise
+from dnas.kernels import native
+from dnas.methods.protocol import GradientMethod
+from dnas.searching.judging import STAGE
+from dnas.searching.search import Search
+from dnas.settings import GradientSettings
+from dnas.training import updates
+
+
+def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
+    """What an epoch that ends with `step` was like; starts the sums anew.
+
+    `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
+    edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
+    skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
+    weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
+    what is lost where operations are taken away; `travel` is the largest architecture parameter;
+    `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
+    where the setting is.
+    """
+    settings, method = search.settings, search.method
+    progress = search.progress(step, draw=1)
+    metrics: dict[str, Any] = {
+        "stage": STAGE,
+        "epoch": progress.epoch + 1,
+        "learning_rate": settings.rate(progress.epoch),
+        "loss": search.sums["loss"] / len(search.train_part),
+    }
+    moved = settings.steps_per_epoch if settings.moves_architecture(progress.epoch) else 0
+    joint = moved and isinstance(settings, GradientSettings) and settings.update == "single-level"
+    if not joint:
+        metrics["accuracy"] = search.sums["correct"] / len(search.train_part)
+    if moved:
+        metrics["validation_loss"] = search.sums["validation_loss"] / moved
+        if search.sums["decay"]:
+            metrics["gradient_over_decay"] = search.sums["gradient"] / search.sums["decay"]
+    if isinstance(method, GradientMethod):
+        with torch.no_grad():
+            scores = method.scores(search.mapping, progress)
+        metrics["entropy"] = entropy(scores)
+        metrics["scores"] = by_operation(scores, method.operations, search.active)
+    if isinstance(settings, GradientSettings) and settings.eigenvalue:
+        value = eigenvalue(search, step)
+        if math.isfinite(value):  # to watch must not end a run
+            metrics["eigenvalue"] = value
+    if search.architecture:
+        metrics["travel"] = max(float(p.detach().abs().max()) for p in search.architecture)
+    derived = method.derive(search.mapping, progress)
+    if derived is not None:
+        metrics["skips"] = derived.count("skip_connect")
+    if settings.watch_images:
+        before = dict(search.cost)
+        if isinstance(method, GradientMethod):
+            with torch.no_grad():
+                mixing = search.mixing(progress)
+            metrics["supernet_accuracy"] = search.accuracy(mixing, settings.watch_images)
+        if derived is not None and derived.in_space:
+            metrics["derived_accuracy"] = search.accuracy(derived, settings.watch_images)
+        search.derived_accuracy = metrics.get("derived_accuracy")
+        # Watching chooses nothing, so it is no cost of the search.
+        search.cost = before
+    search.sums = dict.fromkeys(search.sums, 0.0)
+    return metrics
+
+
+def eigenvalue(search: Search, step: int) -> float:
+    """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
+    the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
+    """
+    part = search.validation_part[: search.settings.batch_size]
+    images, labels = normalise(search.pool.batch(part), search.info), search.pool.labels[part.to(search.device)]
+    progress = search.progress(step, draw=1)
+
+    def loss() -> Tensor:
+        return F.cross_entropy(search.supernet(images, search.mixing(progress)), labels)
+
+    with native.only_torch():
+        return updates.dominant_eigenvalue(loss, search.architecture, search.weights)
 
 
 def entropy(scores: Tensor) -> float:

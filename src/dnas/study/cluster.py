@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dnas.errors import InputError, Interrupted
+from dnas.errors import InputError, Interrupted, first_line
 from dnas.pipeline.machine import environment
 from dnas.runtime.execution import Execution
 from dnas.runtime.workers import LOOK, Job, Outcome, Result, WorkerDied
@@ -218,7 +218,7 @@ class Cluster:
         except errors.RayTaskError as failure:
             raise (failure.cause if isinstance(failure.cause, InputError) else failure) from None
         except errors.RayError as loss:
-            return None, f"{type(loss).__name__}, {_first_line(loss)}"
+            return None, f"{type(loss).__name__}, {first_line(loss)}"
         if error is not None:
             error.__cause__ = RuntimeError(f"in a task of the cluster:\n{trace}")
         return Outcome(attempt.index, result, error), str(error or "")
@@ -306,7 +306,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        text = "no cluster runs on this machine" if isinstance(error, ConnectionError) else _first_line(error)
+        text = "no cluster runs on this machine" if isinstance(error, ConnectionError) else first_line(error)
         raise InputError(
             f"--ray {address}: {text}; start one with `ray start --head`, or give HOST:PORT of its head"
         ) from None
@@ -400,10 +400,6 @@ def _attempt(
     finally:
         if timeout is not None:
             faulthandler.cancel_dump_traceback_later()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,10 +1,20 @@
-"""The pictures of a step, and the parts in which it is computed."""
+"""The pictures of a step: drawn by seed and step, this rank's share of them, augmented, in the parts that are computed.
+
+Searches and trainings draw by the same rule; what differs is the names of the streams.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from dnas.data.augment import Augmentation, augment
+from dnas.data.splits import DataInfo, Split, batches
+from dnas.data.streaming import AHEAD
+from dnas.runtime.distributed import Share, share
 
 
 @dataclass(frozen=True)
@@ -16,19 +26,74 @@ class Batch:
         draw: Its number within its step.
         weight: A part's share of the whole.
         part: Its first image in the whole; None where it is the whole.
+        of: Images of the whole.
     """
 
     images: Tensor
     labels: Tensor
-    draw: int
+    draw: int = 0
     weight: float = 1.0
     part: int | None = None
+    of: int = 0
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of a batch (see `ranks.py`): what the network takes, labels, and its share of the batch."""
+class Batches:
+    """All batches of a loop that goes over the images again and again.
 
-    inputs: tuple[Tensor, ...]
-    labels: Tensor
-    weight: float
+    Args:
+        pool: The images.
+        indices: int64 [M], which of them this loop sees.
+        steps: Batches of an epoch of the loop; where the images make fewer, they are gone through again.
+        size: Images of a batch, at most.
+        parts: Into how many a batch is cut, each with batch statistics of its own (see `runtime/distributed.py`).
+        seed, order: Of the order of the images, and its stream.
+        generator: Step → the generator of the step's augmentation.
+        recipe, info: What is done to the images.
+    """
+
+    def __init__(
+        self,
+        pool: Split,
+        indices: Tensor,
+        info: DataInfo,
+        recipe: Augmentation,
+        *,
+        steps: int,
+        size: int,
+        parts: int,
+        seed: int,
+        order: str,
+        generator: Callable[[int], torch.Generator],
+    ) -> None:
+        self.pool, self.indices, self.info, self.recipe = pool, indices, info, recipe
+        self.steps, self.size, self.parts_of_all, self.seed = steps, size, parts, seed
+        self.stream, self.generator = order, generator
+        self._epoch, self._order = -1, list[Tensor]()
+
+    def whole(self, step: int, draw: int = 0) -> Batch:
+        """All images of a step, whatever its parts and ranks."""
+        images, labels, of = self._drawn(step, lambda count: slice(0, count))
+        return Batch(images, labels, draw, of=of)
+
+    def parts(self, step: int, draw: int = 0) -> list[Batch]:
+        """Those parts of a step's batch that are this rank's; the batch itself where there is one part."""
+        if self.parts_of_all == 1:
+            return [self.whole(step, draw)]
+        images, labels, count = self._drawn(step, lambda count: share(count, self.parts_of_all).rows)
+        mine: Share = share(count, self.parts_of_all)
+        return [
+            Batch(images[rows], labels[rows], draw, mine.weight(rows), mine.rows.start + rows.start, count)
+            for rows in mine.parts
+        ]
+
+    def _drawn(self, step: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
+        """Those images and labels of a batch that are `mine` of so many, and how many it has."""
+        epoch, i = divmod(step, self.steps)
+        if self._epoch != epoch:
+            self._epoch, self._order = epoch, batches(len(self.indices), self.size, self.seed, epoch, self.stream)
+        last = min(i + AHEAD, self.steps - 1)
+        ahead = [self.indices[self._order[k % len(self._order)]] for k in range(i, last + 1)]
+        indices, *coming = [each[mine(len(each))] for each in ahead]
+        among = (mine(len(ahead[0])).start, len(ahead[0]))
+        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, self.generator(step), among)
+        return images, self.pool.labels[indices.to(self.pool.labels.device)], len(ahead[0])

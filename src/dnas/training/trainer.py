@@ -24,7 +24,7 @@ from dnas.runtime import distributed
 from dnas.runtime.checkpoint import pack_optimizer, restore_module, unpack_optimizer
 from dnas.runtime.session import Captured, Session
 from dnas.settings import NetworkTrainSettings, TrainSettings
-from dnas.training.batches import Part
+from dnas.training.batches import Batch, Batches
 from dnas.training.build import NetworkType, to_device
 from dnas.training.guard import clip, first_bad_gradient, first_bad_layer, require_finite
 from dnas.training.updates import apply, filled, sparse_gradients
@@ -81,34 +81,29 @@ def train_network(
         unpack_optimizer("optimizer", optimizer, checkpoint.tensors, checkpoint.state["loop"]["optimizer"])
         sums |= checkpoint.state["loop"]["sums"]
 
-    order: list[Tensor] = []
+    drawn = Batches(
+        pool,
+        torch.arange(len(pool)),
+        info,
+        recipe,
+        steps=steps,
+        size=settings.batch_size,
+        parts=settings.parts,
+        seed=seed,
+        order="order-train",
+        generator=lambda step: torch_stream(seed, "augment-train", step),
+    )
     for step in range(first, settings.epochs * steps):
         epoch, i = divmod(step, steps)
-        if not order or i == 0:
-            order = batches(len(pool), settings.batch_size, seed, epoch, "order-train")
-        shares = [distributed.share(len(each), settings.parts) for each in order[i : i + 1 + AHEAD]]
-        share = shares[0]
-        mine, *coming = [each[its.rows] for each, its in zip(order[i:], shares, strict=False)]
-        generator = torch_stream(seed, "augment-train", step)
-        images = augment(pool.batch(mine, coming), recipe, info, generator, (share.rows.start, share.of))
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = pool.labels[mine.to(device)]
+        parts = drawn.parts(step)
         paths = None
         if rate := settings.drop_path_rate(epoch):
             assert isinstance(network, Network)
-            paths = drop_path(network, share.of, rate, torch_stream(seed, "drop-path", step))[:, :, share.rows]
-            paths = paths.to(device)
-        parts = [
-            Part(
-                (images[rows],) if paths is None else (images[rows], paths[:, :, rows]),
-                labels[rows],
-                share.weight(rows),
-            )
-            for rows in share.parts
-        ]
+            paths = drop_path(network, parts[0].of, rate, torch_stream(seed, "drop-path", step)).to(device)
+        inputs = [_inputs(part, paths) for part in parts]
         right: list[int] = []
-        whole, found = sparse_gradients(partial(_losses, network, parts, settings, device, right), parameters)
-        where = partial(first_bad_layer, network, parts[0].inputs[0], partial(network, *parts[0].inputs))
+        whole, found = sparse_gradients(partial(_losses, network, parts, inputs, settings, device, right), parameters)
+        where = partial(first_bad_layer, network, inputs[0][0], partial(network, *inputs[0]))
         value = require_finite(whole, "the loss", stage, step, where)
         grads = filled(found, parameters)
         norm = torch.nn.utils.get_total_norm(grads)
@@ -117,7 +112,7 @@ def train_network(
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(epoch)
         apply(optimizer, parameters, grads)
-        sums["loss"] += value * share.of
+        sums["loss"] += value * parts[0].of
         sums["correct"] += distributed.number(sum(right))
         if i == steps - 1:
             session.metric(
@@ -133,14 +128,28 @@ def train_network(
     return network
 
 
+def _inputs(part: Batch, paths: Tensor | None) -> tuple[Tensor, ...]:
+    """What the network takes for a part: images and, where paths are dropped, their factors [layers, edges, B]."""
+    images = part.images.contiguous(memory_format=torch.channels_last)
+    if paths is None:
+        return (images,)
+    first = part.part or 0
+    return images, paths[:, :, first : first + len(images)]
+
+
 def _losses(
-    network: nn.Module, parts: Sequence[Part], settings: NetworkTrainSettings, device: str, right: list[int]
+    network: nn.Module,
+    parts: Sequence[Batch],
+    inputs: Sequence[tuple[Tensor, ...]],
+    settings: NetworkTrainSettings,
+    device: str,
+    right: list[int],
 ) -> Iterator[Tensor]:
     """Each part's share of the loss. Into `right` goes how many answers of it are."""
     with part_statistics(network, settings.parts) as forward:
-        for part in parts:
+        for part, taken in zip(parts, inputs, strict=True):
             with forward(part.weight), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                logits, loss = _loss(network, part.inputs, part.labels, settings)
+                logits, loss = _loss(network, taken, part.labels, settings)
             right.append(int((logits.detach().argmax(1) == part.labels).sum()))
             yield loss if settings.parts == 1 else part.weight * loss
 
