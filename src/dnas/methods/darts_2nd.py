@@ -3,8 +3,8 @@
 y_e = Σ_o softmax(alpha_e)[o] O_o(x)                                                                  (eq. 2)
 ∂/∂alpha of L_val(w - ξ ∇w L_train(w, alpha), alpha)                                               (eqs. 6-8)
 
-The look-ahead is the setting `search.update=second-order` (`dnas.training.updates.unrolled`), so any gradient method can have
-it; this one has it unless told otherwise.
+The look-ahead is the setting `search.update=second-order` (`dnas.training.updates.unrolled`), so any gradient method
+can have it; this one has it unless told otherwise.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dnas.errors import InputError, RunError, SettingError
+from dnas.kernels.draws import Draws
 from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import sampling

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dnas.errors import InputError, choices
+from dnas.errors import InputError, choices, first_line
 from dnas.rng import derived_seed
 
 PACKAGE = "torchvision"

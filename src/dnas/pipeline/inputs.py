@@ -59,7 +59,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
     """Check all that can be checked before any image is read, and choose the backend. Raises InputError."""
     config, _ = draft(overrides)
-    check_machine(config)
+    check_machine(config.device, config.backend, config.handmade)
     return config
 
 

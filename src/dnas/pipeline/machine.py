@@ -102,9 +102,9 @@ def check_device(device: str) -> None:
 
 def choose_backend(device: str, backend: str) -> None:
     """Raises InputError where native kernels are asked for and cannot run."""
-    if config.backend == "native" and config.device != "cpu":
-        raise InputError(f"--backend native is for the CPU, not --device {config.device}; use --backend auto or torch")
-    native.choose(config.backend)
+    if backend == "native" and device != "cpu":
+        raise InputError(f"--backend native is for the CPU, not --device {device}; use --backend auto or torch")
+    native.choose(backend)
 
 
 def resolve_device(name: str) -> str:

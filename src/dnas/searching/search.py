@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.data.augment import Augmentation, augment, mirrors, normalise
-from dnas.data.splits import DataInfo, Split, batches, chosen, halves
+from dnas.data.augment import Augmentation, mirrors, normalise
+from dnas.data.splits import DataInfo, Split, chosen, halves
 from dnas.data.streaming import AHEAD
 from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod

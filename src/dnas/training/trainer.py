@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.data.augment import Augmentation, augment, mirrors
-from dnas.data.splits import DataInfo, Split, batches, chosen
-from dnas.data.streaming import AHEAD
+from dnas.data.augment import Augmentation, mirrors
+from dnas.data.splits import DataInfo, Split, chosen
 from dnas.kernels.memory import give_back
 from dnas.network.network import Network, drop_path
 from dnas.rng import torch_stream
