@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.errors import InputError
-from dnas.pages.run_page import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +21,7 @@ CONFUSED, WORST = 10, 12
 PICTURE = 96  # pixels of a side, at most
 
 
-# --- mistakes -----------------------------------------------------------------------------------------------
-
-
-def mistakes_of(run: Run) -> dict[str, Any]:
+def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the trained network gets wrong on the run's own test images; {"why": …} where that cannot be told."""
     import torch
 
@@ -33,10 +31,10 @@ def mistakes_of(run: Run) -> dict[str, Any]:
     from dnas.training.accuracy import answers
     from dnas.training.build import to_device
 
-    data = run.config.get("data", {})
-    device = "cuda" if run.config.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+    data = config.get("data", {})
+    device = "cuda" if config.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
     try:
-        network, info = load_model(run.path)
+        network, info = load_model(path)
         if not is_here(info.source, data.get("data_dir") or None):
             return {"why": f"the data set {info.source} is not on this machine any more"}
         split = load_test(info.source, info, data_dir=data.get("data_dir") or None, memory=data.get("memory", "auto"))
@@ -51,7 +49,7 @@ def mistakes_of(run: Run) -> dict[str, Any]:
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[shares[wrong].argsort(descending=True, stable=True)][:WORST]
     right = int((predicted == labels).sum())
-    recorded = None if run.result is None else round(run.result["test_accuracy"] * run.result["test_images"])
+    recorded = None if result is None else round(result["test_accuracy"] * result["test_images"])
     return {
         "why": None,
         "right": right,

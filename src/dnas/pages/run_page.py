@@ -99,7 +99,7 @@ def run_page(path: Path, base: Path) -> str:
         depth=None if run.architecture is None else _depth(run.architecture, other),
         curves=[*_search_curves(run), *_train_curves(run)],
         scores=_scores(run),
-        mistakes=mistakes_of(run) if (path / "model.safetensors").is_file() else None,
+        mistakes=mistakes_of(run.path, run.config, run.result) if (path / "model.safetensors").is_file() else None,
         costs=_costs(run),
         settings=list(_settings(run)),
         state=_state(run),

@@ -18,12 +18,12 @@ from dnas.space.architecture import Architecture
 from dnas.space.registry import get_space
 
 
-def derive_again(path: str | Path, options: list[str]) -> Architecture:
+def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
     """Derive an architecture from the architecture parameters of a search, finished or not.
 
     Args:
         path: The run folder.
-        options: NAME=VALUE of the method's options over those of the run.
+        options: Of the method, over those of the run.
 
     Raises:
         InputError: No search in this folder, or an option that does not fit.
@@ -31,15 +31,12 @@ def derive_again(path: str | Path, options: list[str]) -> Architecture:
     path = Path(path)
     if not (path / "config.toml").is_file():
         raise InputError(f"{path} is not a run folder, since it has no config.toml; give the folder of a search")
-    values = read_toml(path / "config.toml")
-    config = parse(values)
+    config = parse(read_toml(path / "config.toml"))
     if config.search is None:
         raise InputError(
             f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
         )
-    merged = dict(values)
-    add_options(merged, options, ["options"])
-    method = create(config.method, config.mapping, merged.get("options", {}), get_space(config.space))
+    method = create(config.method, config.mapping, {**config.options, **options}, get_space(config.space))
     if not isinstance(method, SupernetMethod):
         raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
     mapping = method.mapping(config.search.layers, config.seed)
