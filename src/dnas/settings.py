@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from typing_extensions import Self
 
 from dnas.errors import InputError
-from dnas.space.darts import MIN_LAYERS
 from dnas.units import duration
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
@@ -21,6 +20,7 @@ Duration = Annotated[float, BeforeValidator(duration)]
 Flip = Literal["auto", "on", "off"]
 Memory = Literal["auto", "whole", "stream"]
 SMALLEST_IMAGE = 8  # pixels of a side
+MIN_LAYERS = 3  # a network has two reductions, and one layer at least that is none
 
 
 class Settings(BaseModel):

@@ -19,7 +19,7 @@ from dnas.options import (
     WHOLE,
     TestDataOptions,
 )
-from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.pipeline.overrides import add_options, given_options, nested, typed
 
 
 @app.command(sort_key=2)
@@ -39,7 +39,9 @@ def derive(
         if Path(out).exists():
             raise InputError(f"--out {out} exists; choose another file")
         require_folder("--out", out)
-    architecture = derive_again(run, option or [])
+    given: dict[str, Any] = {}
+    add_options(given, option or [], ["options"])
+    architecture = derive_again(run, given.get("options", {}))
     if out is not None:
         architecture.save(out)
     if json:

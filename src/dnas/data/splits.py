@@ -45,6 +45,7 @@ from dnas.data.index import Files, Index, index_file
 from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
 from dnas.data.memory import images as in_words
 from dnas.data.pictures import count_values, decode, image_digests, survey
+from dnas.data.sources.given import list_given
 from dnas.data.sources.listing import LeftOut, Listing
 from dnas.data.sources.protocol import Bytes, Counts, Labels
 from dnas.data.sources.registry import array_classes, data_root, list_pictures, locate, read_arrays
@@ -52,7 +53,6 @@ from dnas.data.sources.tree import Tree, is_dir, open_tree
 from dnas.data.streaming import Streamed
 from dnas.data.unreadable import Broken, Unreadable
 from dnas.errors import InputError
-from dnas.given import list_given
 from dnas.reporter import Reporter
 from dnas.rng import torch_stream
 from dnas.settings import SMALLEST_IMAGE, Memory

@@ -14,7 +14,7 @@ from dnas.kernels.structures import Join
 def run_join(layer: Layer, node: int, bypass: Tensor) -> Join:
     """What forward and backward of a node share. Its edges come from the states 0 … node + 1."""
     layout, out = layer.layout, layer.out
-    reduced, threads = 2 if layout.cell.reduction else 0, native.threads(out.numel())
+    reduced, threads = 2 if layout.reduction else 0, native.threads(out.numel())
     join = Join(*out.shape[:3], node + 2, reduced, threads, *layer.entering[0].shape[1:3])
     _, join.node, join.node_pixel = layer.state(node + 2)
     join.bypass = bypass.data_ptr() + layout.edges[node] * bypass.element_size()

@@ -1,20 +1,17 @@
-"""A supernet as numbers: what the native kernels are told of its layers, and what they keep for the way back."""
+"""A supernet as numbers and weights: what native kernels are told of its cells, and what they keep for the way back."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from dnas.kernels import limits
 from dnas.kernels.structures import Separable, Source
-from dnas.network.modules import FactorizedReduceModule
-
-if TYPE_CHECKING:
-    from dnas.supernet.supernet import SupernetCell
-
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")  # in the order of limits.Pool
 
@@ -22,33 +19,191 @@ POOLS = ("max_pool_3x3", "avg_pool_3x3")  # in the order of limits.Pool
 # --- what of a cell does not change --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class StageLayout:
+    """[ReLU, depthwise, 1×1, batch norm]: the depthwise convolution's steps, and both weights, [targets · c, …]."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    deep: Tensor
+    point: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SeparableLayout:
+    """A candidate with depthwise convolutions; `column` is its place among the operations."""
+
+    column: int
+    stages: list[StageLayout]
+
+
+@dataclass(frozen=True, eq=False)
 class SourceLayout:
-    """One source: its candidates, and its structures but for the addresses of a call."""
+    """What reads one state of a cell.
 
-    wide: int  # targets · c
-    first: int  # the first of its targets; the others follow
-    stages: list[list[tuple[nn.Conv2d, nn.Conv2d]]]  # depthwise and pointwise, of every separable candidate
-    reduction: tuple[int, FactorizedReduceModule] | None  # and its column
-    source: Source
-    separables: ctypes.Array[Separable]
+    Attributes:
+        channels: c of an edge.
+        first, targets: The nodes that its operations go to: `targets` of them, from the `first` on.
+        stride: Of its operations.
+        operations: How many candidates an edge has.
+        separables: The candidates with depthwise convolutions.
+        reductions: Column, even and odd weight of factorized reductions.
+        pools: Columns of pools, by name.
+        identity: Its column, or -1.
+        others: Candidates that are none of these.
+    """
 
-
-@dataclass(frozen=True)
-class Layout:
-    cell: SupernetCell
     channels: int
-    edges: list[int]  # of each node the first
+    first: int
+    targets: int
+    stride: int
+    operations: int
+    separables: list[SeparableLayout]
+    reductions: list[tuple[int, Tensor, Tensor]]
+    pools: dict[str, int]
+    identity: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def wide(self) -> int:
+        """Channels of all targets side by side."""
+        return self.targets * self.channels
+
+    @cached_property
+    def structures(self) -> tuple[Source, ctypes.Array[Separable]]:
+        """Its structures but for the addresses of a call."""
+        count = len(self.separables)
+        source = Source(targets=self.targets, stride=self.stride, count=count, operations=self.operations)
+        for k, name in enumerate(POOLS):
+            source.pools[k] = self.pools.get(name, -1)
+        source.identity = self.identity
+        firsts = [(each, each.stages[0]) for each in self.separables]
+        separables = (Separable * count)(
+            *(Separable(stage.kernel[0], stage.dilation[0], len(each.stages), each.column) for each, stage in firsts)
+        )
+        return source, separables
+
+    def covered(self) -> bool:
+        """Whether C has room for it."""
+        return (
+            not self.others
+            and len(self.separables) <= limits.SEPARABLES
+            and len(self.reductions) <= 1
+            and self.pools.keys() <= {*POOLS}
+            and self.stride in (1, 2)
+            and all(map(self._stages_covered, self.separables))
+        )
+
+    def _stages_covered(self, separable: SeparableLayout) -> bool:
+        """C takes both stages for alike, but for the stride."""
+        alike = None
+        for n, stage in enumerate(separable.stages):
+            if not limits.depthwise(stage.kernel, stage.stride, stage.dilation):
+                return False
+            if stage.stride[0] != (1 if n else self.stride) or alike not in (None, (stage.kernel, stage.dilation)):
+                return False
+            if stage.deep.shape != (self.wide, 1, *stage.kernel):
+                return False
+            if stage.point.shape != (self.wide, self.channels, 1, 1):
+                return False
+            alike = stage.kernel, stage.dilation
+        return 1 <= len(separable.stages) <= limits.STAGES
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessLayout:
+    """What brings an input to the width: one weight [outputs, inputs, 1, 1], or those of the even and the odd grid."""
+
+    weights: tuple[Tensor, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Channels of the input."""
+        return self.weights[0].shape[1]
+
+    @property
+    def outputs(self) -> int | None:
+        """Channels of what it makes of it; None where it is no 1×1 convolution, or two of one input."""
+        alike = all(w.shape[1:] == (self.inputs, 1, 1) for w in self.weights)
+        return sum(map(len, self.weights)) if alike else None
+
+
+@dataclass(frozen=True, eq=False)
+class CellLayout:
+    """A cell of a supernet.
+
+    Attributes:
+        active: Channels of an edge, c.
+        partial: K; a state has K · c channels.
+        nodes: Of the cell.
+        reduction: Whether it halves the resolution.
+        leaving: The edges that leave each state, in node order.
+        edges: The first edge of each node.
+        sources: What reads each state.
+        preprocess: Of both inputs.
+        weights: All, in the order of the module's parameters.
+    """
+
+    active: int
+    partial: int
+    nodes: int
+    reduction: bool
+    leaving: list[list[int]]
+    edges: list[int]
     sources: list[SourceLayout]
+    preprocess: tuple[PreprocessLayout, PreprocessLayout]
     weights: list[nn.Parameter]
-    shapes: list[torch.Size]
-    owners: list[tuple[nn.Module, str]]
+
+    @property
+    def channels(self) -> int:
+        """Of a state."""
+        return self.active * self.partial
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """What its C files are compiled for."""
+        return self.active, self.partial
+
+    @cached_property
+    def shapes(self) -> list[torch.Size]:
+        """Those of the weights when they were first looked at."""
+        return [weight.shape for weight in self.weights]
+
+    def covered(self) -> bool:
+        """Whether C has room for it."""
+        narrow = self.active <= limits.CHANNELS and not self.active & (self.active - 1)
+        return (
+            narrow
+            and self.partial <= limits.GROUPS
+            and len(self.leaving) <= limits.STATES
+            and all(source.covered() for source in self.sources)
+            and all(each.outputs == self.channels for each in self.preprocess)
+        )
+
+
+class SupernetLayout:
+    """All cells of a supernet."""
+
+    def __init__(self, cells: Sequence[CellLayout]) -> None:
+        self.cells = list(cells)
+
+    @cached_property
+    def covered(self) -> bool:
+        """Whether C has room for all of them, and each takes what those before it give."""
+        before = previous = self.cells[0].preprocess[0].inputs
+        for cell in self.cells:
+            if not cell.covered() or [each.inputs for each in cell.preprocess] != [before, previous]:
+                return False
+            before, previous = previous, cell.nodes * cell.channels
+        return True
 
     def holds(self) -> bool:
-        """Whether the cell's weights are still those, as large, and contiguous."""
+        """Whether the weights are as large as they were, and contiguous."""
         return all(
-            owner._parameters[name] is weight and weight.shape == shape and weight.is_contiguous()
-            for (owner, name), weight, shape in zip(self.owners, self.weights, self.shapes, strict=True)
+            weight.shape == shape and weight.is_contiguous()
+            for cell in self.cells
+            for weight, shape in zip(cell.weights, cell.shapes, strict=True)
         )
 
 
@@ -69,7 +224,7 @@ class Kept:
 class Layer:
     """What one cell computed, for its backward pass."""
 
-    layout: Layout
+    layout: CellLayout
     inputs: tuple[Tensor, Tensor]
     entering: tuple[Tensor, Tensor]  # its first two states
     inverses: tuple[Tensor, Tensor]

@@ -32,20 +32,20 @@ def _pictures(layer: Layer, channels: int) -> int:
 def _source(layer: Layer, s: int, psi: Tensor, kept: Kept) -> tuple[Source, ctypes.Array[Separable]]:
     """What forward and backward of a source share. The array must live as long as the structure."""
     layout, size = layer.layout.sources[s], layer.out.element_size()
-    source = Source.from_buffer_copy(layout.source)
-    separables = type(layout.separables).from_buffer_copy(layout.separables)
+    plain, several = layout.structures
+    source, separables = Source.from_buffer_copy(plain), type(several).from_buffer_copy(several)
     tensor, source.x, source.x_pixel = layer.state(s)
     source.batch, source.height, source.width = tensor.shape[:3]
     source.threads = native.threads(math.prod(layer.out.shape[:3]) * layout.wide)
     source.weights = psi.data_ptr()
     if kept.alive is not None:
         source.alive, source.alive_scale = kept.alive.data_ptr(), kept.scale
-    moments, wide = kept.moments.data_ptr(), (1 + layer.layout.cell.active) * layout.wide * 8
+    moments, wide = kept.moments.data_ptr(), (1 + layer.layout.active) * layout.wide * 8
     picture = _pictures(layer, layout.wide) * size
     feature = None if kept.features is None else kept.features.data_ptr()
-    for separable, stages in zip(separables, layout.stages, strict=True):
-        for n, (deep, point) in enumerate(stages):
-            separable.deep[n], separable.point[n] = deep.weight.data_ptr(), point.weight.data_ptr()
+    for separable, each in zip(separables, layout.separables, strict=True):
+        for n, stage in enumerate(each.stages):
+            separable.deep[n], separable.point[n] = stage.deep.data_ptr(), stage.point.data_ptr()
             separable.moments[n] = moments
             moments += wide
             if feature is not None:
@@ -63,8 +63,8 @@ def source_forward(
     draws: Draws | None,
     keep: bool,
 ) -> tuple[Tensor, Kept]:
-    layout, cell, out = layer.layout.sources[s], layer.layout.cell, layer.out
-    stages = sum(map(len, layout.stages))
+    layout, cell, out = layer.layout.sources[s], layer.layout, layer.out
+    stages = sum(len(each.stages) for each in layout.separables)
     moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
     features = None
     if keep:
@@ -72,18 +72,20 @@ def source_forward(
         features = lease((numbers,), out.dtype)
     kept = Kept(moments, features, None, 1.0)
     shape = (*out.shape[:3], layout.wide)
-    if draws is not None and layout.source.identity >= 0:
+    if draws is not None and layout.identity >= 0:
         kept.alive, kept.scale = draws.within(s).alive(shape), draws.scale
     source, separables = _source(layer, s, psi, kept)
-    if layout.reduction is None:
+    if not layout.reductions:
         mixed = lease(shape, out.dtype)
     else:
-        column, reduce = layout.reduction
+        ((column, even, odd),) = layout.reductions
         x = layer.entering[s][..., : cell.active]
-        mixed = _reduced(x, reduce.even.weight, reduce.odd.weight, psi[:, column]).view(shape)
+        mixed = _reduced(x, even, odd, psi[:, column]).view(shape)
         source.add = 1
     source.out = mixed.data_ptr()
-    call_kernel(cell, out, "source_forward", source, mixed.numel() * (2 + (stages if features is not None else 0)))
+    call_kernel(
+        cell.width, out, "source_forward", source, mixed.numel() * (2 + (stages if features is not None else 0))
+    )
     del separables
     return mixed, kept
 
@@ -98,47 +100,47 @@ def source_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
 ) -> None:
-    layout, cell, kept = layer.layout.sources[s], layer.layout.cell, layer.sources.pop()
+    layout, cell, kept = layer.layout.sources[s], layer.layout, layer.sources.pop()
     source, separables = _source(layer, s, psi, kept)
     first = layout.first * cell.active
     source.grad, source.grad_pixel = mixed.data_ptr() + first * mixed.element_size(), mixed.shape[3]
     source.x_gradient = back
     source.fresh = s < 2
     source.weights_gradient = grad_psi.data_ptr()
-    twice = sum(len(stages) == 2 for stages in layout.stages)
+    twice = sum(len(each.stages) == 2 for each in layout.separables)
     picture = _pictures(layer, layout.wide)
     work = lease((twice * picture,), mixed.dtype)
     address = work.data_ptr()
-    for separable, stages in zip(separables, layout.stages, strict=True):
-        for n, (deep, point) in enumerate(stages):
-            if id(deep.weight) in grads:
-                separable.deep_gradient[n] = grads[id(deep.weight)].data_ptr()
-            if id(point.weight) in grads:
-                separable.point_gradient[n] = grads[id(point.weight)].data_ptr()
-        if len(stages) == 2:
+    for separable, each in zip(separables, layout.separables, strict=True):
+        for n, stage in enumerate(each.stages):
+            if id(stage.deep) in grads:
+                separable.deep_gradient[n] = grads[id(stage.deep)].data_ptr()
+            if id(stage.point) in grads:
+                separable.point_gradient[n] = grads[id(stage.point)].data_ptr()
+        if len(each.stages) == 2:
             separable.work = address
             address += picture * work.element_size()
     call_kernel(
-        cell,
+        cell.width,
         mixed,
         "source_backward",
         source,
         picture * (3 + (source.count + twice if kept.features is not None else 0)),
     )
-    if layout.reduction is None:
+    if not layout.reductions:
         return
     # The factorised reduction is small and rare: torch's own operations do, run again with a graph.
-    column, reduce = layout.reduction
-    used = (layer.entering[s][..., : cell.active], reduce.even.weight, reduce.odd.weight, psi[:, column])
+    ((column, even, odd),) = layout.reductions
+    used = (layer.entering[s][..., : cell.active], even, odd, psi[:, column])
     with torch.enable_grad():
         leaves = [leaf.detach().requires_grad_() for leaf in used]
         out = _reduced(*leaves)
     wanted = torch.autograd.grad(out, leaves, mixed[..., first : first + layout.wide].reshape(out.shape))
     entering[s][..., : cell.active] += wanted[0]
     grad_psi[:, column] += wanted[3]
-    for grid, gradient in zip((reduce.even, reduce.odd), wanted[1:3], strict=True):
-        if id(grid.weight) in grads:
-            grads[id(grid.weight)] += gradient
+    for weight, gradient in zip((even, odd), wanted[1:3], strict=True):
+        if id(weight) in grads:
+            grads[id(weight)] += gradient
 
 
 def _reduced(x: Tensor, even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:

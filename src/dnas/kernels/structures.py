@@ -5,15 +5,11 @@ from __future__ import annotations
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from dnas.kernels import limits, native
-
-if TYPE_CHECKING:
-    from dnas.supernet.supernet import SupernetCell
-
 
 number, pointer = ctypes.c_int, ctypes.c_void_p
 
@@ -56,7 +52,7 @@ class Join(ctypes.Structure):
     )
 
 
-class _Preprocess(ctypes.Structure):
+class Preprocess(ctypes.Structure):
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "grids", "inputs", "outputs", "threads")),
         *((name, number) for name in ("x_height", "x_width")),
@@ -66,7 +62,7 @@ class _Preprocess(ctypes.Structure):
     )
 
 
-_STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (_Preprocess,)}
+_STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (Preprocess,)}
 
 
 def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
@@ -97,9 +93,12 @@ def available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
     return all(_functions(real, *width) is not None for width in widths)
 
 
-def call_kernel(cell: SupernetCell, like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
-    """`numbers` are what goes in and out, for who counts them."""
-    functions = _functions(native.REALS[like.dtype], cell.active, cell.partial)
+def call_kernel(width: tuple[int, int], like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
+    """Call a function of the files for a `width`: channels of an edge, and K.
+
+    `numbers` are what goes in and out, for who counts them.
+    """
+    functions = _functions(native.REALS[like.dtype], *width)
     assert functions is not None
     native.count(name, numbers * like.element_size())
     if functions[name](ctypes.byref(structure)):

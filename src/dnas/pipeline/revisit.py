@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dnas.disk import read_toml
 from dnas.errors import InputError, first_line
@@ -10,7 +12,6 @@ from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import create
 from dnas.pipeline.config import parse
 from dnas.pipeline.model import read_tensors
-from dnas.pipeline.overrides import add_options
 from dnas.pipeline.run import PARAMETERS_FILE
 from dnas.runtime.checkpoint import newest
 from dnas.settings import GradientSettings

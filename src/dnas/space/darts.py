@@ -11,10 +11,9 @@ from itertools import combinations
 import numpy as np
 
 from dnas.errors import SettingError
+from dnas.settings import MIN_LAYERS
 from dnas.space.cell import Cell, Slot
 from dnas.space.primitives import PRIMITIVES
-
-MIN_LAYERS = 3
 
 
 def reduction_layers(layers: int) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from dnas.kernels.depthwise import depthwise_statistics
+from dnas.kernels.depthwise import DepthwiseConv2d, depthwise_statistics
 from dnas.kernels.draws import Draws
 from dnas.kernels.fold import fold, fold_reduction, side_by_side
+from dnas.kernels.layout import SeparableLayout, SourceLayout, StageLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import channel_moments, mixed_product
 from dnas.network.modules import SEARCH, FactorizedReduceModule, build_chain
@@ -152,12 +153,51 @@ class SourceBlock(nn.Module):
         """A target's part of a weight [targets · n, …]."""
         return weight if target is None else weight.chunk(self.targets)[target]
 
+    def layout(self, first: int) -> SourceLayout:
+        """What it is, as the native kernels take it; its targets are the nodes from the `first` on."""
+        reductions, separables = [], []
+        others = [] if self.noise is None else [self.noise]  # it is drawn by torch's generator
+        for name, chain in self.apart.items():
+            column = self.columns[name]
+            match list(chain.children()):
+                case [FactorizedReduceModule() as reduce, *_]:
+                    reductions.append((column, reduce.even.weight, reduce.odd.weight))
+                case layers if (stages := _stages(layers)) is not None:
+                    separables.append(SeparableLayout(column, stages))
+                case _:
+                    others.append(name)
+        return SourceLayout(
+            channels=self.channels,
+            first=first,
+            targets=self.targets,
+            stride=self.stride,
+            operations=len(self.columns),
+            separables=separables,
+            reductions=reductions,
+            pools={name: self.columns[name] for name in self.pools},
+            identity=-1 if self.identity is None else self.columns[self.identity],
+            others=tuple(others),
+        )
+
     def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
         """Of each weight, which targets' parts are executed."""
         for name, chain in self.apart.items():
             executed = [row[self.columns[name]] for row in active]
             for weight in chain.parameters():
                 yield weight, executed
+
+
+def _stages(layers: list[nn.Module]) -> list[StageLayout] | None:
+    """The stages of a separable candidate; None where it is another."""
+    stages = []
+    while layers:
+        match layers:
+            case [nn.ReLU(), DepthwiseConv2d() as deep, nn.Conv2d() as point, nn.BatchNorm2d(), *layers]:
+                steps = (deep.kernel_size, deep.stride, tuple(map(int, deep.dilation)))
+                stages.append(StageLayout(*steps, deep.weight, point.weight))
+            case _:
+                return None
+    return stages
 
 
 class Mixture:

@@ -17,7 +17,8 @@ Inside, tensors are [B, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from dnas.kernels import cells
 from dnas.kernels.draws import Draws
 from dnas.kernels.fold import odd_grid
+from dnas.kernels.layout import CellLayout, PreprocessLayout, SupernetLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import weighted_sum
 from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
@@ -57,6 +59,13 @@ class Preprocess(nn.Module):
             y = F.linear(relu, self.chain[1].weight.flatten(1))  # type: ignore[operator]
         normed = F.batch_norm(y.permute(0, 3, 1, 2), None, None, training=True, eps=EPSILON)
         return normed.permute(0, 2, 3, 1)
+
+    def layout(self) -> PreprocessLayout:
+        """What it is, as the native kernels take it."""
+        first, *rest = self.chain
+        if isinstance(first, FactorizedReduceModule):
+            return PreprocessLayout((first.even.weight, first.odd.weight))
+        return PreprocessLayout((cast(nn.Conv2d, rest[0]).weight,))
 
 
 class SupernetCell(nn.Module):
@@ -120,6 +129,25 @@ class SupernetCell(nn.Module):
                 first, last = self.space.node_edges[s - 1]
                 states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
         return torch.cat(states[2:], 3)
+
+    def layout(self) -> CellLayout:
+        """What it is, as the native kernels take it."""
+        firsts = [[self.space.edges[e][0] for e in leaving] for leaving in self.leaving]
+        assert all(nodes == list(range(nodes[0], nodes[0] + len(nodes))) for nodes in firsts), firsts
+        before, previous = (cast(Preprocess, each).layout() for each in self.preprocess)
+        return CellLayout(
+            active=self.active,
+            partial=self.partial,
+            nodes=self.space.nodes,
+            reduction=self.reduction,
+            leaving=self.leaving,
+            edges=[first for first, _ in self.space.node_edges],
+            sources=[
+                cast(SourceBlock, block).layout(nodes[0]) for block, nodes in zip(self.sources, firsts, strict=True)
+            ],
+            preprocess=(before, previous),
+            weights=list(self.parameters()),
+        )
 
     def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
         """Of each weight of an operation, on which edges its parts are executed, for `active` [E, O]."""
@@ -196,8 +224,8 @@ class Supernet(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
         psi = mixing.psi
-        if mixing.active is None and cells.covers(self, previous, psi, mixing.bypass):
-            last = cells.run(self, previous, psi, mixing.bypass, draws)
+        if mixing.active is None and cells.covers(layout := self.layout(), previous, psi, mixing.bypass):
+            last = cells.run(layout, previous, psi, mixing.bypass, draws, self.recompute)
         else:
             for k, cell in enumerate(self.cells):
                 dropout = None if draws is None else draws.within(k)
@@ -208,6 +236,14 @@ class Supernet(nn.Module):
             last = previous
         logits: Tensor = self.classifier(last.mean((1, 2)))
         return logits
+
+    def layout(self) -> SupernetLayout:
+        """Its cells, as the native kernels take them; made anew where a weight is another."""
+        known = _known.get(self)
+        if known is None or any(owner._parameters[name] is not weight for owner, name, weight in known[1]):
+            owners = [(part, name, w) for part in self.cells.modules() for name, w in part._parameters.items()]
+            known = _known[self] = SupernetLayout([cast(SupernetCell, cell).layout() for cell in self.cells]), owners
+        return known[0]
 
     def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
         """The weights of which only a part is executed, where only the `active` [L, E, O] operations are.
@@ -220,6 +256,12 @@ class Supernet(nn.Module):
             assert isinstance(cell, SupernetCell)
             found.update(cell.parts(row))
         return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
+
+
+# Beside the module, so that a copy of it has its own; with the weights that it was made of, and who has them.
+_known: WeakKeyDictionary[Supernet, tuple[SupernetLayout, list[tuple[nn.Module, str, nn.Parameter | None]]]] = (
+    WeakKeyDictionary()
+)
 
 
 def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: Any) -> Supernet:
