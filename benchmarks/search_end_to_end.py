@@ -36,6 +36,7 @@ from dnas.methods.registry import create
 from dnas.pipeline.presets import paper_travel
 from dnas.rng import torch_stream
 from dnas.searching.search import Search
+from dnas.searching.watch import epoch_metrics
 from dnas.settings import GradientSettings
 from dnas.space.darts import DARTS
 from dnas.training.batches import Batch
@@ -146,7 +147,7 @@ def compare(setting: Setting, threads: int) -> dict[str, Any]:
             began = time.perf_counter()
             losses[variant].append(searches[variant].step(step))
             if (step + 1) % settings.steps_per_epoch == 0:
-                searches[variant].epoch_metrics(step)
+                epoch_metrics(searches[variant], step)
             seconds[variant].append(time.perf_counter() - began)
     rows = {}
     for variant in searches:

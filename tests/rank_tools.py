@@ -50,11 +50,11 @@ def finish(processes, seconds=120):
 
 def in_float64():
     """From here on images, weights and what is computed of them are float64."""
-    from dnas.searching import search as supernet_search
-    from dnas.training import trainer
+    from dnas.searching import search, watch
+    from dnas.training import batches, trainer
 
     torch.set_default_dtype(torch.float64)
-    for module in (supernet_search, trainer):
+    for module in (batches, watch, search, trainer):
         for name in ("augment", "normalise"):
             plain = getattr(module, name)
             setattr(module, name, lambda *given, plain=plain: plain(*given).double())
@@ -90,7 +90,7 @@ def searched(folder, parts, method, update):
     for step in range(settings.epochs * settings.steps_per_epoch):
         search.step(step)
         if (step + 1) % settings.steps_per_epoch == 0:
-            lines.append(search.epoch_metrics(step))
+            lines.append(watch.epoch_metrics(search, step))
     tensors, _ = search.capture()
     numbers = {k: v for line in lines for k, v in line.items() if isinstance(v, float)}
     return tensors | {"metrics": torch.tensor([numbers[k] for k in sorted(numbers)])}

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-import dnas.supernet.supernet as supernet_module
+import dnas.supernet.source_block as source_block
 from dnas.data.splits import DataInfo, Split
 from dnas.methods.registry import create
 from dnas.rng import torch_stream
@@ -98,8 +98,8 @@ class Executed:
 
             monkeypatch.setattr(owner, name, spied)
 
-        spy(supernet_module, "depthwise_statistics", self._convolution)
-        spy(supernet_module, "fold_reduction", self._reduction)
+        spy(source_block, "depthwise_statistics", self._convolution)
+        spy(source_block, "fold_reduction", self._reduction)
         for pool in (torch.nn.MaxPool2d, torch.nn.AvgPool2d):
             spy(pool, "forward", self._pool)
 

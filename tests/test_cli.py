@@ -239,7 +239,7 @@ def test_debug_shows_where_an_error_came_from():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["show", "DARTS_V1"], ["show", "DARTS_V1", "--json"]])
 def test_what_needs_no_torch_does_not_import_it(arguments):
-    code = f"import sys; from dnas import cli; cli._call({arguments!r}); sys.exit('torch' in sys.modules)"
+    code = f"import sys; from dnas.cli import entry; entry._call({arguments!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from faults.harness import invoke
 
-from dnas import methods
+from dnas import methods, testing
 from dnas.data.splits import DataInfo, Split, load_train
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
@@ -135,13 +135,13 @@ def test_the_loop_of_ones_own_runs():
 
 def test_the_readmes_python_runs(monkeypatch, tmp_path):
     """With fewer images, and in a folder of its own."""
-    from dnas.pipeline import run as pipeline
+    from dnas.pipeline import inputs
 
     def few(*arguments, **options) -> tuple[Split, DataInfo]:
         split, info = load_train(*arguments, **options)
         return Split(split.images[:32], split.labels[:32]), info
 
-    monkeypatch.setattr(pipeline, "load_train", few)
+    monkeypatch.setattr(inputs, "load_train", few)
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     (block,) = python_blocks(ROOT / "README.md")

@@ -14,10 +14,10 @@ import dnas
 from dnas.data import splits as data
 from dnas.pipeline import config, model
 from dnas.pipeline import run as pipeline
-from dnas.searching import search as supernet_search
+from dnas.searching import loop
 from dnas.space.architecture import Architecture
 from dnas.space.published import load_published
-from dnas.training import trainer
+from dnas.training import accuracy
 
 KEYS = {
     "run", "test_accuracy", "params", "macs", "search_seconds", "train_seconds", "peak_memory_bytes", "seed", "method",
@@ -275,12 +275,12 @@ def test_search_alone_finds_what_a_run_finds(whole, images, folder):
 def test_the_searcher_is_handed_the_training_split_alone(images, tmp_path, monkeypatch):
     seen = []
 
-    class Watched(supernet_search.Search):
+    class Watched(loop.Search):
         def __init__(self, method, settings, split, info, *rest):
             seen.append((split, info))
             super().__init__(method, settings, split, info, *rest)
 
-    monkeypatch.setattr(supernet_search, "Search", Watched)
+    monkeypatch.setattr(loop, "Search", Watched)
     assert invoke("run", "--data", images, *TINY, "--no-baseline", "--out", tmp_path / "run").code == 0
     train, info = data.load_train(str(images))
     test = data.load_test(str(images), info)
@@ -312,7 +312,7 @@ def test_other_test_images_change_nothing_but_the_accuracy(tmp_path):
 def test_what_is_reported_is_the_last_epochs_accuracy(images, tmp_path, monkeypatch):
     """The test split is looked at once, when the training is over, and not once an epoch."""
     calls = []
-    original = trainer.measure_accuracy
+    original = accuracy.measure_accuracy
 
     def counted(network, *arguments):
         calls.append({k: v.clone() for k, v in network.state_dict().items()})

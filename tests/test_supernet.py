@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import PlainSupernet, copy_weights, weight_pairs
 
-import dnas.supernet.supernet as supernet_module
+import dnas.supernet.source_block as source_block
 from dnas.errors import InputError
 from dnas.kernels import cells, native
 from dnas.kernels.draws import Draws
@@ -221,9 +221,9 @@ def test_sparse_weights_execute_only_what_is_active(monkeypatch):
     active[2, 0] = True
     values = torch.randn(layers, 14, 8, generator=generator, dtype=torch.float64).requires_grad_()
     run = []
-    original = supernet_module.depthwise_statistics
+    original = source_block.depthwise_statistics
     monkeypatch.setattr(
-        supernet_module,
+        source_block,
         "depthwise_statistics",
         lambda u, w, *rest: (run.append(len(w)), original(u, w, *rest))[1],
     )

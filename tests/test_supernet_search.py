@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_contract import table
 
+from dnas import testing
 from dnas.data.augment import normalise
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
@@ -19,7 +20,7 @@ from dnas.runtime.session import Session
 from dnas.searching import search as supernet_search
 from dnas.searching.loop import search_architecture
 from dnas.searching.search import Search
-from dnas.searching.watch import by_operation
+from dnas.searching.watch import by_operation, eigenvalue, epoch_metrics
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.space import sampling
 from dnas.space.darts import DARTS, Space
@@ -236,7 +237,7 @@ def test_a_search_never_changes_the_images(update):
     search = Search(create("dnas", None, {}, DARTS), settings(update=update, batch_size=16), split, info, 0, "cpu")
     for step in range(2 * search.settings.steps_per_epoch):
         search.step(step)
-    search.epoch_metrics(1)
+    epoch_metrics(search, 1)
     assert torch.equal(split.images, images) and torch.equal(split.labels, labels)
     assert torch.equal(search.pool.images, images)
 
@@ -281,7 +282,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits_to_the_end(tmp_path, nam
         for step in range(first, last):
             search.step(step)
             if (step + 1) % search.settings.steps_per_epoch == 0:
-                metrics.append(search.epoch_metrics(step))
+                metrics.append(epoch_metrics(search, step))
 
     shape = {"update": update, "batch_size": 4, "images": 12 if update == "single-level" else 24, "epochs": 3}
     whole, first, second = (new_search(name, mapping, **shape) for _ in range(3))
@@ -401,7 +402,7 @@ def test_metrics_of_an_epoch_are_what_happened_in_it():
     steps = search.settings.steps_per_epoch
     for epoch in range(2):
         losses = [search.step(epoch * steps + i) for i in range(steps)]
-        metrics = search.epoch_metrics((epoch + 1) * steps - 1)
+        metrics = epoch_metrics(search, (epoch + 1) * steps - 1)
         assert metrics["stage"] == "search" and metrics["epoch"] == epoch + 1
         # All batches are equally large here.
         assert metrics["loss"] == pytest.approx(sum(losses) / steps, rel=1e-9)
@@ -421,7 +422,7 @@ def test_metrics_of_an_epoch_are_what_happened_in_it():
 def test_scores_of_the_metrics_are_what_the_derivation_ranks_by_summed_over_edges():
     search = new_search(batch_size=8)
     search.step(0)
-    metrics = search.epoch_metrics(0)
+    metrics = epoch_metrics(search, 0)
     with torch.no_grad():
         scores = search.method.scores(search.mapping, search.progress(0, draw=1))
     assert list(metrics["scores"]) == list(search.method.operations)
@@ -446,7 +447,7 @@ def test_validation_loss_and_decay_ratio_of_the_metrics_are_means_over_the_steps
         gradient += torch.cat([g.flatten() for g in grads]).norm().item()
         decay += 1e-3 * torch.cat([p.detach().flatten() for p in search.architecture]).norm().item()
         search.step(step)
-    metrics = search.epoch_metrics(1)
+    metrics = epoch_metrics(search, 1)
     assert metrics["validation_loss"] == pytest.approx(sum(expected) / 2, rel=1e-5)
     assert metrics["gradient_over_decay"] == pytest.approx(gradient / decay, rel=1e-4)
 
@@ -456,7 +457,7 @@ def test_watching_costs_nothing_and_judging_does():
     for step in range(2):
         search.step(step)
     before = dict(search.cost)
-    metrics = search.epoch_metrics(1)
+    metrics = epoch_metrics(search, 1)
     assert {"supernet_accuracy", "derived_accuracy"} <= set(metrics)
     assert search.cost == before and before["architectures_evaluated"] == 0
     search.accuracy(search.method.derive(search.mapping, Progress()))
@@ -467,10 +468,10 @@ def test_watching_costs_nothing_and_judging_does():
 
 def test_entropy_of_the_metrics_is_one_for_equal_and_zero_for_one_hot_weights():
     search = new_search("pc-darts", "full", options={"initial_scale": 0.0})
-    assert search.epoch_metrics(0)["entropy"] == pytest.approx(1.0, abs=1e-6)
+    assert epoch_metrics(search, 0)["entropy"] == pytest.approx(1.0, abs=1e-6)
     with torch.no_grad():
         search.mapping.alpha[:, :, 3] = 100.0
-    metrics = search.epoch_metrics(0)
+    metrics = epoch_metrics(search, 0)
     assert metrics["entropy"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["skips"] == 24 and metrics["travel"] == 100.0
 
@@ -478,7 +479,7 @@ def test_entropy_of_the_metrics_is_one_for_equal_and_zero_for_one_hot_weights():
 def test_a_single_level_search_reports_no_accuracy_that_it_did_not_count():
     search = new_search(update="single-level", warmup_epochs=0, batch_size=16)
     losses = [search.step(step) for step in range(2)]
-    metrics = search.epoch_metrics(1)
+    metrics = epoch_metrics(search, 1)
     assert "accuracy" not in metrics
     assert metrics["loss"] == pytest.approx(sum(losses) / 2, rel=1e-9)
 
@@ -520,7 +521,7 @@ def test_eigenvalue_of_a_supernet_is_that_of_the_full_hessian_by_double_backward
     search = small_search(name, mapping, warmup_epochs=0)
     for step in range(3):
         search.step(step)
-    single = search.eigenvalue(3)
+    single = eigenvalue(search, 3)
     search.supernet.double()
     search.mapping.double()
     native.choose("torch")
@@ -535,7 +536,7 @@ def test_eigenvalue_of_a_supernet_is_that_of_the_full_hessian_by_double_backward
     expected = eigenvalues[eigenvalues.abs().argmax()].item()
     assert single == pytest.approx(expected, rel=2e-3)
     monkeypatch.setattr(supernet_search, "normalise", lambda images, info: (images.double() / 255 - 0.5) / 0.29)
-    assert search.eigenvalue(3) == pytest.approx(expected, rel=1e-3)
+    assert eigenvalue(search, 3) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_eigenvalue_changes_nothing_else_of_a_search():
@@ -560,7 +561,7 @@ def test_the_eigenvalue_leaves_state_and_backend_and_is_the_same_again():
     search = small_search("dnas", "decoupled", warmup_epochs=0, eigenvalue=True)
     search.step(0)
     (tensors, state), wanted = bits(search), native.wanted()
-    assert search.eigenvalue(0) == search.eigenvalue(0)
+    assert eigenvalue(search, 0) == eigenvalue(search, 0)
     after, state_after = bits(search)
     assert all(torch.equal(v, after[k]) for k, v in tensors.items()) and state == state_after
     assert native.wanted() == wanted
@@ -570,7 +571,7 @@ def test_the_eigenvalue_leaves_state_and_backend_and_is_the_same_again():
 def test_an_eigenvalue_that_is_no_number_is_left_out(monkeypatch):
     search = small_search("darts", eigenvalue=True)
     monkeypatch.setattr(updates, "dominant_eigenvalue", lambda *_: math.nan)
-    assert "eigenvalue" not in search.epoch_metrics(0)
+    assert "eigenvalue" not in epoch_metrics(search, 0)
 
 
 def test_the_eigenvalue_is_refused_where_layers_are_computed_again():

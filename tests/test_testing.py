@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field
 
-from dnas import methods
+from dnas import methods, testing
 from dnas.data import splits as data
 from dnas.data.splits import DataInfo, load_test
 from dnas.errors import InputError

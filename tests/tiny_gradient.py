@@ -11,6 +11,7 @@ from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_supernet
 from dnas.searching.search import Search
+from dnas.searching.watch import epoch_metrics
 from dnas.space.darts import DARTS
 
 COUNT = 16
@@ -51,7 +52,7 @@ def run_on(search, first, last):
         if search.stopped is None:
             search.step(step)
             if (step + 1) % steps == 0:
-                search.epoch_metrics(step)
+                epoch_metrics(search, step)
                 search.stopped = search.method.after_epoch(search, search.progress(step, draw=1))
 
 

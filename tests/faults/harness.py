@@ -64,11 +64,11 @@ def make_images(folder: Path, classes: int = 2, each: int = 30, size: int = 8, s
 
 def invoke(*arguments: Any) -> Outcome:
     """`dnas ARGUMENTS` in this process."""
-    from dnas import cli
+    from dnas.cli import entry
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli._call([str(argument) for argument in arguments])
+        code = entry._call([str(argument) for argument in arguments])
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
@@ -141,13 +141,13 @@ def _child(arguments: list[str], files: tuple[Path, Path], fault: Callable[[], N
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    from dnas import cli
+    from dnas.cli import entry
 
     if arguments[0] in EXECUTING and "--checkpoint-every" not in arguments:
         arguments = [*arguments, "--checkpoint-every", "0"]
     if fault is not None:
         fault()
-    cli.main(arguments)
+    entry.main(arguments)
 
 
 def run_ranks(

@@ -6,7 +6,7 @@ from faults.harness import TINY, invoke
 
 from dnas.runtime.checkpoint import newest
 from dnas.searching import search as supernet_search
-from dnas.training import trainer, updates
+from dnas.training import batches, trainer, updates
 
 SEARCH_STEP, TRAIN_STEP = 3, 4  # 1-based; in the search, the first step after the warm-up
 
@@ -50,12 +50,12 @@ def poison_first(result):
 
 def test_image_in_search(tmp_path, images, monkeypatch):
     # Before step 3, two steps of the warm-up: call 3 is the validation half of step 3.
-    broken_at(monkeypatch, supernet_search, "augment", SEARCH_STEP, poison)
+    broken_at(monkeypatch, batches, "augment", SEARCH_STEP, poison)
     fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "the validation loss", "the input images")
 
 
 def test_image_in_training(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, trainer, "augment", TRAIN_STEP, poison)
+    broken_at(monkeypatch, batches, "augment", TRAIN_STEP, poison)
     fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "the loss", "the input images")
 
 

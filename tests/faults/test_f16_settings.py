@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from dnas.errors import RunError
 from dnas.methods.registry import get_method, registry
 from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
+from dnas.pipeline import inputs
 from dnas.pipeline import run as pipeline
+from dnas.pipeline.config import parse
+from dnas.pipeline.inputs import load_data
 from dnas.runtime.runfolder import RunFolder
 from dnas.settings import TrainSettings
 
@@ -22,10 +25,10 @@ many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCh
 @pytest.fixture
 def begun(images, monkeypatch):
     """`dnas run` up to where it would make its folder; gives the settings that were in force there, if it came so far."""
-    loaded = pipeline.load_data(pipeline.parse({"data": {"source": str(images)}}))
+    loaded = load_data(parse({"data": {"source": str(images)}}))
     monkeypatch.setattr(pipeline, "load_data", lambda config, reporter=None: loaded)
     # What a machine has is no matter of settings.
-    monkeypatch.setattr(pipeline, "check_machine", lambda config: None)
+    monkeypatch.setattr(inputs, "check_machine", lambda *asked: None)
     original = pipeline.resolve
     found = []
 
