@@ -66,6 +66,7 @@ def searched(folder, parts, method, update):
     from dnas.methods.registry import create
     from dnas.runtime.session import Session
     from dnas.searching.search import Search
+    from dnas.searching.watch import epoch_metrics
     from dnas.space.darts import DARTS
 
     split, info = load_train("digits")
@@ -90,7 +91,7 @@ def searched(folder, parts, method, update):
     for step in range(settings.epochs * settings.steps_per_epoch):
         search.step(step)
         if (step + 1) % settings.steps_per_epoch == 0:
-            lines.append(watch.epoch_metrics(search, step))
+            lines.append(epoch_metrics(search, step))
     tensors, _ = search.capture()
     numbers = {k: v for line in lines for k, v in line.items() if isinstance(v, float)}
     return tensors | {"metrics": torch.tensor([numbers[k] for k in sorted(numbers)])}

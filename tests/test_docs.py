@@ -9,6 +9,7 @@ from faults.harness import invoke
 
 from dnas import methods, testing
 from dnas.data.splits import DataInfo, Split, load_train
+from dnas.methods import registry
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.testing import contract as testing
@@ -33,7 +34,7 @@ def test_every_setting_and_option_is_documented():
         for name, field in cls.model_fields.items():
             assert f"| `{name}` | {field.default} |" in settings
             assert field.description
-    for name, method in methods.registry().items():
+    for name, method in registry.registry().items():
         page = (ROOT / "docs" / "methods" / f"{name}.md").read_text("utf-8")
         for option in method.Options.model_fields:
             assert f"`{option}" in page, (name, option)
@@ -50,9 +51,9 @@ EXAMPLES = {"cooling": (COOLING, "Cooling"), "best-path": (BEST_PATH, "BestPath"
 def forget_methods():
     """What a test registers is gone after it."""
     before = set(sys.modules)
-    methods.registry.cache_clear()
+    registry.registry.cache_clear()
     yield
-    methods.registry.cache_clear()
+    registry.registry.cache_clear()
     for module in set(sys.modules) - before:
         if module == "my_package" or module.startswith("dnas.methods."):
             del sys.modules[module]

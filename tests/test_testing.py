@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field
 
-from dnas import methods, testing
+from dnas import testing
 from dnas.data import splits as data
 from dnas.data.splits import DataInfo, load_test
 from dnas.errors import InputError
+from dnas.methods import registry
 from dnas.methods.protocol import Candidate, GradientMethod, GradientOptions, MethodOptions, SupernetMethod, TrialMethod
 from dnas.methods.registry import create, get_method
 from dnas.rng import numpy_stream, torch_stream
@@ -82,8 +83,8 @@ def tried(monkeypatch):
     """Registers a class as the method `tried`."""
 
     def register(cls):
-        registered = {**methods.registry(), "tried": cls}
-        monkeypatch.setattr(methods, "registry", lambda: registered)
+        registered = {**registry.registry(), "tried": cls}
+        monkeypatch.setattr(registry, "registry", lambda: registered)
 
     return register
 
