@@ -16,7 +16,6 @@ import dnas
 from dnas.errors import InputError, SettingError
 from dnas.methods.registry import get_method, list_methods
 from dnas.options import flag_of
-from dnas.pipeline import run as pipeline
 from dnas.pipeline.config import Config, parse
 from dnas.settings import DataSettings, TrainSettings
 from dnas.study.design import StudySettings

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dnas import testing
 from dnas.methods.registry import get_method, list_methods
-from dnas.testing import contract as testing
 
 METHODS = list_methods()
 PAIRS = [(name, mapping) for name in METHODS for mapping in get_method(name).mappings]

@@ -12,7 +12,6 @@ from dnas.data.splits import DataInfo, Split, load_train
 from dnas.methods import registry
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
-from dnas.testing import contract as testing
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

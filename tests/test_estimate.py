@@ -17,6 +17,7 @@ from dnas.network.network import macs
 from dnas.pipeline import run as pipeline
 from dnas.pipeline import stages
 from dnas.pipeline.config import parse, resolve
+from dnas.pipeline.inputs import load_data
 from dnas.reporter import Silent
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import newest
@@ -501,7 +502,7 @@ def test_no_checkpoint_depends_on_it(tmp_path, images, monkeypatch):
 @pytest.mark.parametrize("memory", ["whole", "stream"])
 def test_a_training_is_tried_wherever_its_pictures_are(images, monkeypatch, memory):
     overrides = {"data": {"source": str(images), "memory": memory}, "search": {"layers": 3, "batch_size": 16}}
-    data = pipeline.load_data(parse({**overrides, "search": None}))
+    data = load_data(parse({**overrides, "search": None}))
     config, method = resolve(overrides, data.info, len(data.train), "", data.train.memory)
     expected = stages.estimate(config, method, data.train, data.test, data.info)
     assert data.train.memory == memory

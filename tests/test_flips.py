@@ -133,8 +133,8 @@ def test_of_ranks_the_first_one_measures(wedges, monkeypatch):
     split, info = load_train(str(wedges))
     config = parse({"command": "train", "data": {"source": str(wedges)}, "train": {}})
     told = []
-    monkeypatch.setattr(flips.ranks, "leads", lambda: False)
-    monkeypatch.setattr(flips.ranks, "from_first", lambda mine: told.append(mine) or ("off", "flips off"))
+    monkeypatch.setattr(flips.distributed, "leads", lambda: False)
+    monkeypatch.setattr(flips.distributed, "from_first", lambda mine: told.append(mine) or ("off", "flips off"))
     monkeypatch.setattr(flips, "find_mirrored", lambda split: pytest.fail("measured"))
     config, line = flips.resolve_flips(config, split, info)
     assert (config.train.flip, line, len(told)) == ("off", "flips off", 1)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from faults.harness import invoke
 
-from dnas import cli, methods, options
+from dnas import methods, options
+from dnas.cli import entry
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
-from dnas.pipeline import config
+from dnas.pipeline import config, overrides
 from dnas.pipeline.config import Config
 from dnas.runtime.execution import DEFAULT
 from dnas.settings import DataSettings
@@ -172,16 +173,16 @@ def test_a_command_line_of_a_page_is_taken(page, line):
         pytest.skip("a sentence")
     if words[1:] == []:
         return  # in a sentence the name of a command is enough
-    _, bound, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
+    _, bound, _ = entry.app.parse_args(words, exit_on_error=False, print_error=False)
     if words[0] not in ("run", "search"):
         return
     # The methods, settings and options that it names are there.
     groups = [value for value in bound.arguments.values() if isinstance(value, DataOptions | RunOptions | SearchOptions | BothOptions)]  # fmt: skip
-    given = cli._given(*groups)
+    given = overrides.given_options(*groups)
     if given.get("method") == "NAME" or given.get("config") or page == "add-a-method.md":
         return  # a method or a file of the reader's own
     given.pop("out", None)
-    settings = options.nested(words[0], given)
+    settings = overrides.nested(words[0], given)
     chosen = config.parse({**settings, "search": settings.get("search", {}), "train": settings.get("train")})
     if chosen.method in methods.list_methods():
         methods.create(chosen.method, chosen.mapping or None, chosen.options, get_space(chosen.space))

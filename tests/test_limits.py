@@ -11,6 +11,7 @@ from faults.harness import TINY, invoke, make_images
 from test_contract import PAIRS, table
 from trial_tools import Scores
 
+from dnas import testing
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import Diverged, RunError
 from dnas.methods.registry import create, get_method, list_methods
@@ -18,7 +19,6 @@ from dnas.network.network import build
 from dnas.searching.trials import search_by_trials
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
-from dnas.testing import contract as testing
 
 TRIALS = [name for name in list_methods() if get_method(name).kind == "trials"]
 ONE_STEP, AT_ONCE = {"search.steps": 1}, {"search.seconds": 1e-9}

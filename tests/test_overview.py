@@ -11,7 +11,7 @@ from PIL import Image
 
 from dnas.data.overview import overview
 from dnas.data.splits import load_splits
-from dnas.pipeline import run as pipeline
+from dnas.pipeline.inputs import check_runs
 from dnas.reporter import Plain
 
 DIGITS = "10 classes (0, 1, 2, …), 1,437 training"
@@ -73,5 +73,5 @@ def test_every_run_prints_it_and_keeps_it(tmp_path, command):
 
 def test_comparisons_print_it_once(capsys):
     run = {"command": "search", "data": {"source": "digits"}, "method": "random"}
-    pipeline.check_runs([run, {**run, "seed": 1}], here=True, reporter=Plain())
+    check_runs([run, {**run, "seed": 1}], here=True, reporter=Plain())
     assert capsys.readouterr().err.splitlines().count(f"{DIGITS} images, 8×8, gray") == 1

@@ -26,7 +26,6 @@ from dnas.space import sampling
 from dnas.space.darts import DARTS, Space
 from dnas.space.registry import SPACES
 from dnas.supernet.mapping import MAPPINGS
-from dnas.testing import contract as testing
 from dnas.training import updates
 
 COUNT = 32

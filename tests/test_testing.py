@@ -26,7 +26,6 @@ from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, expand, path, softmax
-from dnas.testing import contract as testing
 
 LAYERS = testing.LAYERS
 

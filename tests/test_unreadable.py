@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from dnas import cli
+from dnas.cli import entry
 from dnas.data import memory, pictures
 from dnas.data import splits as data
 from dnas.data.decoders import Decoders
@@ -248,11 +248,11 @@ def test_of_many_twenty_are_shown_and_all_are_listed_on_request(root, capsys):
         for k in range(count):
             (root / part / "a" / f"bad{k}.png").write_bytes(b"")
     arguments = ["run", "--data", str(root), "--quiet"]
-    assert cli._call(arguments) == 2
+    assert entry._call(arguments) == 2
     short = capsys.readouterr().err
     assert short.count("bad") == 20 and "25 unreadable images" in short
     assert "and 5 more, which --debug lists; remove or repair them" in short and len(short.splitlines()) == 1
-    assert cli._call([*arguments, "--debug"]) == 2
+    assert entry._call([*arguments, "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
     for part, count in (("train", 15), ("test", 10)):
         for k in range(count):
@@ -314,8 +314,8 @@ def test_other_errors_are_not_taken_for_it():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_command_line_says_memory_whoever_ran_short(kind, monkeypatch, capsys):
-    monkeypatch.setattr("dnas.pipeline.inputs.load_data", lambda *arguments: failing(kind))
-    assert cli._call(["run", "--quiet"]) == 1
+    monkeypatch.setattr("dnas.pipeline.run.load_data", lambda *arguments: failing(kind))
+    assert entry._call(["run", "--quiet"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out of memory: ") and "GiB are free" in line and "--image-size" in line
     assert "free space" not in line and "internal" not in line

@@ -66,7 +66,6 @@ def test_sigint_before_the_run_has_begun_leaves_no_run(tmp_path, images):
 
 
 def _interrupt_while_loading():
-    from dnas.pipeline import inputs
 
     original = pipeline.load_splits
 

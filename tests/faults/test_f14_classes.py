@@ -6,8 +6,7 @@ import os
 import pytest
 from faults.harness import TINY, contents, invoke, make_images
 
-from dnas import files
-from dnas.data.sources import listing
+from dnas.data.sources import listing, tree
 
 
 def refused(data, *words):
@@ -80,4 +79,4 @@ def test_links_pipes_and_loops_are_not_followed_for_ever(tmp_path):
     (data / "class 0" / "loop").symlink_to(data / "class 0")
     os.mkfifo(data / "class 1" / "pipe.png")
     refused(data, "class 1/pipe.png")
-    assert files.is_dir(data) and listing.ENDINGS
+    assert tree.is_dir(data) and listing.ENDINGS
