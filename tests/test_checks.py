@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from pydantic_core.core_schema import ErrorType
 
 import dnas
+from dnas.data import splits
 from dnas.errors import InputError, SettingError
 from dnas.methods.registry import get_method, list_methods
 from dnas.options import flag_of
+from dnas.pipeline import evaluation
 from dnas.pipeline.config import Config, parse
 from dnas.settings import DataSettings, TrainSettings
 from dnas.study.design import StudySettings
@@ -31,7 +33,7 @@ def no_pictures(monkeypatch):
         raise AssertionError("a picture was opened before the settings were checked")
 
     # Where pictures lie is asked first, whoever reads them.
-    monkeypatch.setattr(data, "locate", opened)
+    monkeypatch.setattr(splits, "locate", opened)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from dnas.runtime.estimate import MEASURED_SECONDS, SHORTEST_SECONDS, Estimate, 
 from dnas.runtime.execution import Execution
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import ESTIMATE_SECONDS, Session
+from dnas.searching import trials
 from dnas.searching.search import Search
 from dnas.settings import TrainSettings
 from dnas.space.darts import DARTS

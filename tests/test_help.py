@@ -10,7 +10,7 @@ import pytest
 from faults.harness import invoke
 
 from dnas import methods, options
-from dnas.cli import entry
+from dnas.cli import comparing, entry
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import Config
@@ -103,7 +103,8 @@ def test_the_defaults_of_show_are_those_of_a_network(tmp_path):
 @pytest.mark.parametrize(("command", "folder"), [("compare", "study"), ("rank", "ranking")])
 def test_a_study_lies_where_the_help_says(command, folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, f"_{command}", lambda out, *_: seen.append(out))
+    carry_out = {"compare": "carry_out_study", "rank": "carry_out_ranking"}[command]
+    monkeypatch.setattr(comparing, carry_out, lambda out, *_: seen.append(out))
     outcome = invoke(command, "--methods", "dnas")
     assert outcome.code == 0, outcome.err
     assert seen == [Path(folder)] and listed(command)["--out"] == [folder]

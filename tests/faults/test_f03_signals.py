@@ -66,11 +66,12 @@ def test_sigint_before_the_run_has_begun_leaves_no_run(tmp_path, images):
 
 
 def _interrupt_while_loading():
+    from dnas.pipeline import inputs
 
-    original = pipeline.load_splits
+    original = inputs.load_splits
 
     def load_splits(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
         return original(*arguments, **options)
 
-    pipeline.load_splits = load_splits
+    inputs.load_splits = load_splits
