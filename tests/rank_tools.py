@@ -51,12 +51,14 @@ def finish(processes, seconds=120):
 def in_float64():
     """From here on images, weights and what is computed of them are float64."""
     from dnas.searching import search, watch
-    from dnas.training import batches, trainer
+    from dnas.training import accuracy, batches
 
     torch.set_default_dtype(torch.float64)
-    for module in (batches, watch, search, trainer):
+    for module in (accuracy, batches, search, watch):
         for name in ("augment", "normalise"):
-            plain = getattr(module, name)
+            plain = getattr(module, name, None)
+            if plain is None:
+                continue
             setattr(module, name, lambda *given, plain=plain: plain(*given).double())
 
 

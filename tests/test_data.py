@@ -1054,7 +1054,10 @@ def test_too_large_for_the_memory_is_refused_before_it_is_taken(tmp_path, monkey
 
 @pytest.mark.parametrize("source", ["mnist", "", "CIFAR10", "no/such/folder", "\0", "x" * 5000, "two\nlines"])
 def test_an_unknown_source_lists_the_known_ones(source):
-    with refused("digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "folder"):
+    close = (
+        ["did you mean 'cifar10'?"] if source == "CIFAR10" else ["digits", "fashion-mnist", "cifar100", "tiny-imagenet"]
+    )
+    with refused("folder", *close):
         load_train(source)
 
 

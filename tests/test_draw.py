@@ -397,7 +397,7 @@ def test_a_narrow_terminal_folds_and_loses_nothing() -> None:
 
 def test_a_picture_needs_neither_torch_nor_rich() -> None:
     code = (
-        "import sys; from dnas.architecture import load_published; from dnas.draw import svg; "
+        "import sys; from dnas.space.published import load_published; from dnas.drawing.svg import svg; "
         "svg(load_published('DARTS_V2')); print({'torch', 'rich', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

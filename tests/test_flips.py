@@ -23,7 +23,7 @@ from dnas.searching.search import Search
 from dnas.searching.trials import short_training
 from dnas.settings import GradientSettings, TrainSettings, TrialSettings
 from dnas.space.darts import DARTS
-from dnas.training import trainer
+from dnas.training import build, trainer
 
 TRAIN = ("train", "DARTS_V1", "--layers", 3, "--channels", 4, "--batch-size", 16, "-o", "train.auxiliary_weight=0")
 
@@ -178,7 +178,7 @@ def test_it_acts_in_training():
     weights = {}
     for flip in ("auto", "on", "off"):
         settings = TrainSettings(channels=4, epochs=1, batch_size=16, auxiliary_weight=0, flip=flip).resolved(32, 8)
-        network = trainer.built(architecture, settings, info, 0)
+        network = build.built(architecture, settings, info, 0)
         trainer.train_network(network, settings, split, info, seed=0, session=Session(None, {}))
         weights[flip] = torch.cat([p.detach().flatten() for p in network.parameters()])
     assert torch.equal(weights["auto"], weights["on"]) and not torch.equal(weights["on"], weights["off"])

@@ -60,6 +60,7 @@ IN_FORCE: dict[str, Any] = {
     "--preset": Config().preset,
     "--backend": Config().backend,
     "--device": "auto",
+    "--flip": "auto",
     "--checkpoint-every": DEFAULT.checkpoint_seconds,
     "--ray-retries": RaySettings("auto").retries,
 }

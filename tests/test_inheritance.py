@@ -130,7 +130,7 @@ def test_the_training_of_a_search_is_that_which_a_run_would_have_gone_on_with() 
 
 def test_a_hand_made_network_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     # The package that has it need not be here.
-    monkeypatch.setattr("dnas.pipeline.machine.environment", lambda handmade="": {"threads": 1})
+    monkeypatch.setattr("dnas.pipeline.config.environment", lambda handmade="": {"threads": 1})
     given = {
         "command": "train",
         "handmade": "vgg16-bn",

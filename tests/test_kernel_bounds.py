@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_discrete import cell_of, close, inputs_of, results
 
 from dnas.errors import RunError
-from dnas.kernels import cells, depthwise, discrete, limits, native
+from dnas.kernels import cells, depthwise, discrete, limits, native, structures
 from dnas.network.modules import build_layer
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.cell import Cell
@@ -342,16 +342,16 @@ def test_mixing_weights_are_those_of_the_supernet():
     supernet = supernet_of(names)
     stem, mixing = normal(2, 5, 5, 12), mixing_of(names)
     psi, bypass = mixing.psi, mixing.bypass
-    assert cells.covers(supernet, stem, psi, bypass)
-    assert not cells.covers(supernet, stem, psi.float(), bypass)
-    assert not cells.covers(supernet, stem, psi, bypass.float())
-    assert not cells.covers(supernet, stem, psi[:, :13], bypass)
-    assert not cells.covers(supernet, stem, psi[:, :, :1], bypass)
-    assert not cells.covers(supernet, stem, psi[:2], bypass)
-    assert not cells.covers(supernet, stem, psi, bypass[:, :13])
-    assert not cells.covers(supernet, stem[..., :11], psi, bypass)
-    assert not cells.covers(supernet, stem[:, :0], psi, bypass)
-    assert not cells.covers(supernet.float(), stem, psi, bypass)
+    assert cells.covers(supernet.layout(), stem, psi, bypass)
+    assert not cells.covers(supernet.layout(), stem, psi.float(), bypass)
+    assert not cells.covers(supernet.layout(), stem, psi, bypass.float())
+    assert not cells.covers(supernet.layout(), stem, psi[:, :13], bypass)
+    assert not cells.covers(supernet.layout(), stem, psi[:, :, :1], bypass)
+    assert not cells.covers(supernet.layout(), stem, psi[:2], bypass)
+    assert not cells.covers(supernet.layout(), stem, psi, bypass[:, :13])
+    assert not cells.covers(supernet.layout(), stem[..., :11], psi, bypass)
+    assert not cells.covers(supernet.layout(), stem[:, :0], psi, bypass)
+    assert not cells.covers(supernet.float().layout(), stem, psi, bypass)
 
 
 def test_weights_that_were_replaced_are_the_ones_that_count():
@@ -363,7 +363,7 @@ def test_weights_that_were_replaced_are_the_ones_that_count():
     assert same_backends(supernet, mixing, images)
     deep = supernet.cells[0].sources[0].apart["sep_conv_3x3"][1]
     deep.weight.data = deep.weight.data[:, :, :2, :2].clone()
-    assert not cells.covers(supernet, normal(2, 5, 5, 12), mixing.psi, mixing.bypass)
+    assert not cells.covers(supernet.layout(), normal(2, 5, 5, 12), mixing.psi, mixing.bypass)
 
 
 # --- single precision: twice as many numbers in a vector -------------------------------------------------------
@@ -405,7 +405,7 @@ def test_structures_of_another_size_are_refused(source):
     if source == "discrete":
         right = (discrete._Picture, discrete._Convolution, discrete._Term, discrete._Cell)
     else:
-        right = cells._STRUCTURES[source]
+        right = structures.STRUCTURES[source]
     widths = {"source": {"C": 2}, "join": {"C": 2, "K": 1}}.get(source, {})
     assert native.library(source, *right, REAL="double", **widths) is not None
 

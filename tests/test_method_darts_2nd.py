@@ -1,5 +1,7 @@
 """`darts-2nd` (Liu et al. 2019): docs/methods/darts-2nd.md. The update by itself, with the paper's toy problem: tests/test_bilevel.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from method_tools import ALWAYS, kept, parameters, with_gradient
@@ -12,7 +14,6 @@ from dnas.rng import torch_stream
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import MAPPINGS
 from dnas.training import updates
-from dnas.training.batches import Batch
 
 # option → (options around it, a value with which a search is another one)
 ACTS = {
@@ -31,8 +32,9 @@ def double_search(mapping_name):
     with torch.no_grad():
         for p in search.mapping.parameters():
             p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
-    batch = search.batch
-    search.batch = lambda step, draw: Batch(batch(step, draw).images.double(), batch(step, draw).labels, draw)
+    parts = search.parts
+    search.parts = lambda step, draw: [replace(part, images=part.images.double()) for part in parts(step, draw)]
+    search.batch = lambda step, draw: search.parts(step, draw)[0]
     search.weight_step(0)
     return search
 

@@ -222,8 +222,8 @@ def test_a_published_genotype_of_a_threshold_is_derived_again_and_builds():
         ({"threshold": 0.5}, "threshold=0.5"),
         ({"zero_one_weight": 0, "zero_one_loss": "l1"}, "zero_one_loss=l1"),
         ({"with_none": True}, "with_none"),
-        ({"threshold": 1.0, "derivation": "threshold"}, "threshold=1.0"),
-        ({"zero_one_weight": -1}, "zero_one_weight=-1"),
+        ({"threshold": 1.0, "derivation": "threshold"}, "threshold must be below 1, got 1.0"),
+        ({"zero_one_weight": -1}, "zero_one_weight must be at least 0, got -1"),
     ],
 )
 def test_options_that_could_not_act_are_refused(options, named):

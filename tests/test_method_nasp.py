@@ -269,13 +269,13 @@ def test_the_start_is_one_half_with_noise_by_the_seed(mapping_name):
 def test_none_is_no_candidate_and_no_option():
     method = create("nasp", None, {}, DARTS)
     assert method.operations == DARTS.primitives
-    with pytest.raises(InputError, match="--option with_none: method nasp has no such option"):
+    with pytest.raises(InputError, match="unknown --option with_none of method nasp"):
         create("nasp", None, {"with_none": True}, DARTS)
 
 
 @pytest.mark.parametrize("update", ["second-order", "single-level"])
 def test_updates_that_proximal_iterations_do_not_have_are_refused(update):
-    with pytest.raises(InputError, match=rf"update is '{update}'.*first-order"):
+    with pytest.raises(InputError, match=rf"search.update '{update}'.*first-order"):
         resolve({"method": "nasp", "search": {"update": update}}, INFO, 100, "")
 
 

@@ -352,11 +352,8 @@ def test_children_that_are_known_are_replaced_by_uniform_ones():
 def test_a_space_of_two_architectures_is_exhausted_and_the_search_ends():
     two = sampled(2)
 
-    class Two(Space):
-        def sample(self, rng, layers, *, shared=False):
-            return two[int(rng.integers(2))]
-
-    searcher = create("spos", "shared", SMALL, Two(DARTS.name, DARTS.nodes, 2, DARTS.primitives))
+    searcher = create("spos", "shared", SMALL, DARTS)
+    searcher.uniform = lambda rng, layers: two[int(rng.integers(2))]
     searcher.mutate = searcher.cross = lambda rng, genes, *other: list(genes)
     history = judged(searcher, convolutions)
     assert len(history) == 12 and {t.architecture for t in history} == set(two)

@@ -23,7 +23,7 @@ import torch
 
 from dnas.data.splits import DataInfo, load_test
 from dnas.errors import InputError
-from dnas.pages import report, run_page
+from dnas.pages import mistakes, report
 from dnas.pages.template import mean_layer, thirds
 from dnas.pipeline.model import load_model
 from dnas.space.primitives import PRIMITIVES
@@ -188,7 +188,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
     wrong = int((predicted != split.labels).sum())
     assert wrong > 0, "two epochs teach this network everything; the test needs mistakes"
     pictures = page.all("img")
-    assert len(pictures) == min(wrong, run_page.WORST)
+    assert len(pictures) == min(wrong, mistakes.WORST)
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     alts = {
         f"Test picture of {info.classes[t]}, taken for {info.classes[p]}"
@@ -207,10 +207,10 @@ def test_the_picture_of_a_mistake_is_the_test_picture():
 
     for channels in (1, 3):
         image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (channels, 8, 8), np.uint8))
-        data = base64.b64decode(run_page._picture(image).partition(",")[2])
+        data = base64.b64decode(mistakes._picture(image).partition(",")[2])
         pixels = np.asarray(Image.open(io.BytesIO(data))).reshape(8, 8, channels).transpose(2, 0, 1)
         assert (pixels == image.numpy()).all()
-    large = run_page._picture(torch.zeros(3, 512, 256, dtype=torch.uint8))
+    large = mistakes._picture(torch.zeros(3, 512, 256, dtype=torch.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(large.partition(",")[2]))).size == (48, 96)
 
 
@@ -219,19 +219,19 @@ def test_many_classes_give_pairs_and_no_matrix():
     info = DataInfo("x", classes, 3, 32, (0.5,) * 3, (0.5,) * 3, True)
     matrix = torch.zeros(200, 200, dtype=torch.int64).fill_diagonal_(40)
     matrix[7, 150], matrix[150, 7], matrix[3, 4] = 9, 10, 9
-    pairs = run_page._confused(matrix, info)
+    pairs = mistakes._confused(matrix, info)
     assert [(p["true"], p["predicted"], p["count"]) for p in pairs] == [
         ("c150", "c7", 10),
         ("c3", "c4", 9),
         ("c7", "c150", 9),
     ]
-    assert run_page._recalls(matrix, info)[0] == {"name": "c150", "right": 40, "of": 50}
-    assert len(classes) > run_page.MATRIX_CLASSES
+    assert mistakes._recalls(matrix, info)[0] == {"name": "c150", "right": 40, "of": 50}
+    assert len(classes) > mistakes.MATRIX_CLASSES
 
 
 def test_mistakes_are_shaded_by_their_share_of_the_row():
     info = DataInfo("x", ("a", "b"), 1, 8, (0.5,), (0.5,), True)
-    rows = run_page._matrix(torch.tensor([[95, 5], [100, 0]]), info)
+    rows = mistakes._matrix(torch.tensor([[95, 5], [100, 0]]), info)
     assert rows[0]["cells"] == [(95, "right"), (5, "tone-1")]
     assert rows[1]["cells"] == [(100, "tone-5"), (0, "right")]
 

@@ -303,7 +303,7 @@ def test_f04_a_metric_that_met_a_full_disk_leaves_no_half_line(run: RunFolder) -
 import resource, signal, sys
 from pathlib import Path
 from dnas.errors import RunError
-from dnas.runfolder import RunFolder
+from dnas.runtime.runfolder import RunFolder
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 run = RunFolder.reopen(Path({str(run.path)!r}))
 unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -338,7 +338,7 @@ def test_f11_a_second_opener_in_this_process_is_refused(run: RunFolder) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from dnas.runfolder import RunFolder
+from dnas.runtime.runfolder import RunFolder
 assert "torch" not in sys.modules, "a run folder alone must open quickly"
 with RunFolder.reopen(Path(sys.argv[1])):
     print("held", flush=True)

@@ -334,7 +334,7 @@ class Stops(Silent):
         self.title = title
 
     def step(self, step, shown):
-        if self.title.startswith("search"):
+        if "search" in self.title:
             signal.raise_signal(signal.SIGINT)
 
 

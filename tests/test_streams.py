@@ -80,7 +80,7 @@ def test_neighbouring_streams_are_uncorrelated(kind):
 
 def test_another_process_draws_the_same():
     code = (
-        "import torch\nfrom dnas.streams import *\n"
+        "import torch\nfrom dnas.rng import *\n"
         "print(derived_seed(5, 'order', 3), torch.rand(3, generator=torch_stream(5, 'order', 3)).tolist(),"
         " numpy_stream(5, 'order', 3).random(3).tolist())"
     )
@@ -94,7 +94,5 @@ def test_another_process_draws_the_same():
 
 
 def test_numpy_streams_need_no_torch():
-    code = (
-        "import sys\nfrom dnas.streams import numpy_stream\nnumpy_stream(0, 'sample')\nsys.exit('torch' in sys.modules)"
-    )
+    code = "import sys\nfrom dnas.rng import numpy_stream\nnumpy_stream(0, 'sample')\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

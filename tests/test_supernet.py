@@ -126,11 +126,11 @@ def test_native_cells_are_in_use_where_they_cover_and_only_there():
         (DARTS.primitives, 8, 4, torch.float16, False),
     ):
         supernet = build_supernet(DARTS, names, layers=3, channels=channels, classes=3, partial=partial).to(dtype)
-        assert cells.covers(supernet, *arguments(channels, dtype)) == covered
+        assert cells.covers(supernet.layout(), *arguments(channels, dtype)) == covered
     native.choose("torch")
     try:
         supernet = build_supernet(DARTS, DARTS.primitives, layers=3, channels=8, classes=3)
-        assert not cells.covers(supernet, *arguments(8, torch.float32))
+        assert not cells.covers(supernet.layout(), *arguments(8, torch.float32))
     finally:
         native.choose("auto")
 

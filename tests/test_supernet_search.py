@@ -17,7 +17,7 @@ from dnas.pipeline import config
 from dnas.rng import numpy_stream, torch_stream
 from dnas.runtime import checkpoint
 from dnas.runtime.session import Session
-from dnas.searching import search as supernet_search
+from dnas.searching import watch
 from dnas.searching.loop import search_architecture
 from dnas.searching.search import Search
 from dnas.searching.watch import by_operation, eigenvalue, epoch_metrics
@@ -534,7 +534,7 @@ def test_eigenvalue_of_a_supernet_is_that_of_the_full_hessian_by_double_backward
         native.choose("auto")
     expected = eigenvalues[eigenvalues.abs().argmax()].item()
     assert single == pytest.approx(expected, rel=2e-3)
-    monkeypatch.setattr(supernet_search, "normalise", lambda images, info: (images.double() / 255 - 0.5) / 0.29)
+    monkeypatch.setattr(watch, "normalise", lambda images, info: (images.double() / 255 - 0.5) / 0.29)
     assert eigenvalue(search, 3) == pytest.approx(expected, rel=1e-3)
 
 

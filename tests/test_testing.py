@@ -26,6 +26,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, expand, path, softmax
+from dnas.testing import behaviour
 
 LAYERS = testing.LAYERS
 
@@ -319,14 +320,14 @@ def test_proposals_that_are_no_function_of_the_history_are_found(tried):
 def test_resuming_covers_every_step_trial_and_candidate(base, tried, monkeypatch):
     tried(base)
     starts = []
-    searched = testing.search
+    searched = behaviour.search
 
     def counted(*arguments, start=None, **options):
         if start is not None:
             starts.append((start.state["stage"], start.state["step"]))
         return searched(*arguments, start=start, **options)
 
-    monkeypatch.setattr(testing, "search", counted)
+    monkeypatch.setattr(behaviour, "search", counted)
     testing.check_resumes("tried")
     if base is PlainSampling:
         # 3 epochs of 2 steps, then 4 candidates.

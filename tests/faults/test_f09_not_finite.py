@@ -55,7 +55,7 @@ def test_image_in_search(tmp_path, images, monkeypatch):
 
 
 def test_image_in_training(tmp_path, images, monkeypatch):
-    broken_at(monkeypatch, batches, "augment", TRAIN_STEP, poison)
+    broken_at(monkeypatch, trainer, "_inputs", TRAIN_STEP, lambda inputs: (poison(inputs[0]), *inputs[1:]))
     fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "the loss", "the input images")
 
 

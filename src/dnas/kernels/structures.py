@@ -62,7 +62,7 @@ class Preprocess(ctypes.Structure):
     )
 
 
-_STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (Preprocess,)}
+STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (Preprocess,)}
 
 
 def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
@@ -75,7 +75,7 @@ def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
     """The C functions of these files, or None where they cannot be had."""
     functions = {}
     for name, macros in _sources(channels, partial).items():
-        library = native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))
+        library = native.library(name, *STRUCTURES[name], REAL=real, **dict(macros))
         if library is None:
             return None
         for direction in ("forward", "backward"):
@@ -88,7 +88,7 @@ def available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
     """Whether the functions of all these widths can be had."""
     files = {file for width in widths for file in _sources(*width).items()}
     with ThreadPoolExecutor() as pool:  # compilers side by side: the first use of a width takes seconds
-        load = lambda name, macros: native.library(name, *_STRUCTURES[name], REAL=real, **dict(macros))  # noqa: E731
+        load = lambda name, macros: native.library(name, *STRUCTURES[name], REAL=real, **dict(macros))  # noqa: E731
         list(pool.map(load, *zip(*sorted(files, reverse=True), strict=True)))
     return all(_functions(real, *width) is not None for width in widths)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dnas.disk import read_toml
 from dnas.errors import InputError, SettingError, choices
 from dnas.options import (
     SECTIONS,
@@ -15,7 +16,6 @@ from dnas.options import (
     flag_of,
     places,
 )
-from dnas.pipeline.machine import resolve_device
 
 
 def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
@@ -27,8 +27,6 @@ def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
     given = {key: value for key, value in given.items() if value is not None}
     found = {}
     if "config" in given:
-        from dnas.pipeline.overrides import read_settings
-
         found = in_file(read_settings(given["config"]), given["config"])
     for option in common_first(given):
         found |= {key: f"--{option.replace('_', '-')}" for key in places(command, option)}
@@ -55,8 +53,6 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
 
     Raises InputError for an option that cannot be used with the command, or that is malformed.
     """
-    from dnas.pipeline.overrides import read_settings
-
     given = {k: v for k, v in given.items() if v is not None}
     settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
     if settings.get("command", command) != command:
@@ -83,6 +79,8 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
         settings["data"] = {**settings["data"], **folders}
     device = given.pop("device", settings.get("device", "auto"))
+    from dnas.pipeline.machine import resolve_device  # with torch, which no help needs
+
     settings["device"] = resolve_device(device)
     sections = SECTIONS[command]
     add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
@@ -147,8 +145,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
     Raises InputError naming the file.
     """
-    from dnas.disk import read_toml
-
     values = read_toml(Path(path))
     for section in ("data", "search", "options", "train"):
         if not isinstance(values.get(section, {}), dict):

@@ -36,7 +36,7 @@ DEFAULT = Execution()
 
 
 def launched() -> bool:
-    """Whether `torchrun` started this process beside others (see `ranks.py`)."""
+    """Whether `torchrun` started this process beside others (see `runtime/distributed.py`)."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

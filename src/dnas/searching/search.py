@@ -190,7 +190,7 @@ class Search:
         return F.cross_entropy(logits, batch.labels)
 
     def over_parts(self, loss: Callable[[Batch, int], Tensor], parts: Sequence[Batch], step: int) -> updates.Loss:
-        """The loss of a whole batch, as `bilevel` wants it, from that of its parts."""
+        """The loss of a whole batch, as `updates` wants it, from that of its parts."""
 
         def terms() -> Iterator[Tensor]:
             before = self.cost["step_equivalents"]

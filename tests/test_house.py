@@ -1,0 +1,104 @@
+"""The house stays in order: no file grows too long, every room says what lives in it, and each kind grows by one file."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import dnas
+
+ROOT = Path(__file__).parents[1]
+ROOMS = sorted(path for path in (ROOT / "src" / "dnas").rglob("__init__.py"))
+MOST_LINES = 450
+WAYS = ("A picture", "Alpha", "A setting", "A checkpoint")
+
+
+def files() -> list[Path]:
+    folders = (ROOT / "src", ROOT / "tests", ROOT / "benchmarks")
+    return [path for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".c", ".h")]
+
+
+def test_no_file_is_longer_than_a_reader_s_patience():
+    long = {str(f.relative_to(ROOT)): n for f in files() if (n := len(f.read_text("utf-8").splitlines())) > MOST_LINES}
+    assert not long
+
+
+@pytest.mark.parametrize("room", ROOMS[1:], ids=lambda path: path.parent.name)
+def test_a_room_says_what_lives_in_it_and_what_does_not(room):
+    words = ast.get_docstring(ast.parse(room.read_text("utf-8")))
+    assert words, room
+    if room.parent.name not in ("testing", "kernels"):  # whose pages say more
+        assert "Not here:" in words, room
+
+
+def test_the_tour_walks_the_four_ways_through_files_that_are_there():
+    text = (ROOT / "docs" / "tour.md").read_text("utf-8")
+    assert all(f"## {way}" in text for way in WAYS)
+    for way in text.split("\n## ")[1:5]:
+        stops = [line.split("`")[1] for line in way.splitlines() if line[:1].isdigit()]
+        assert 1 <= len(stops) <= 8 and len(set(stops)) == len(stops), way
+        assert all((ROOT / "src" / "dnas" / stop).is_file() for stop in stops), stops
+
+
+def test_the_public_names_are_where_they_were():
+    for name in dnas.__all__:
+        assert getattr(dnas, name) is not None
+    from dnas import data, methods, settings, space, testing
+
+    assert space.DARTS and space.Space and data.load_train and methods.get_method and settings.TrainSettings
+    assert testing.check_method
+
+
+def test_the_template_of_a_method_keeps_the_contract_when_it_is_filled_in(monkeypatch, tmp_path):
+    """From a file of another package, as an entry point would give it."""
+    from dnas import testing
+    from dnas.methods import registry
+
+    template = (ROOT / "docs" / "templates" / "method.py").read_text("utf-8")
+    assert len(template.splitlines()) <= 150
+    file = tmp_path / "their_method.py"
+    file.write_text(template, "utf-8")
+    spec = importlib.util.spec_from_file_location("their_method", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "their_method", module)
+    spec.loader.exec_module(module)
+    known = {**registry.registry(), "name": module.Name}
+    monkeypatch.setattr(registry, "registry", lambda: known)
+    testing.check_method("name", acts={"temperature": ({}, 4.0)})
+
+
+def test_a_primitive_is_one_entry(monkeypatch):
+    """Counted, built, searched and drawn with nothing else said of it."""
+    import torch
+
+    from dnas.drawing.svg import svg
+    from dnas.network.network import build, params
+    from dnas.rng import numpy_stream
+    from dnas.space import primitives, sampling
+    from dnas.space.darts import DARTS
+    from dnas.space.plan import plan, size
+    from dnas.supernet.relaxation import path
+    from dnas.supernet.supernet import build_supernet
+
+    wide = primitives.Primitive(
+        "sep_conv_9x9", lambda c, s: primitives.PRIMITIVES["sep_conv_3x3"].chain(c, s), "#123456", "sep 9×9"
+    )
+    monkeypatch.setitem(primitives.PRIMITIVES, "sep_conv_9x9", wide)
+    from dataclasses import replace
+
+    from dnas.space import registry
+
+    space = replace(DARTS, name="ours", primitives=("skip_connect", "sep_conv_9x9"))
+    monkeypatch.setitem(registry.SPACES, "ours", space)
+    architecture = sampling.sample(space, numpy_stream(0, "test"), 4)
+    net = build(architecture, channels=4, num_classes=3)
+    assert params(net) == size(plan(architecture, channels=4, classes=3, inputs=3, stem="cifar"), 8).params
+    supernet = build_supernet(space, space.primitives, layers=4, channels=4, classes=3, partial=1)
+    images = torch.rand(2, 3, 8, 8)
+    assert supernet(images, path(architecture, space.primitives, space)).shape == (2, 3)
+    assert "sep 9×9" in svg(architecture, title="ours")
