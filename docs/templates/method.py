@@ -34,5 +34,4 @@ class Name(GradientMethod):
         return self.new_mapping(layers, seed, with_edges=False)
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
-        logits = mapping.terms() / self.options.temperature
-        return expand(softmax(logits), None, mapping.layers)
+        return expand(softmax(mapping.terms(), self.options.temperature), None, mapping.layers)
