@@ -1,6 +1,5 @@
 """What the tests of cli share."""
 
-
 import pytest
 from faults.harness import TINY, invoke, make_images
 

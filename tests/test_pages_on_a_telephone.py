@@ -37,7 +37,7 @@ def texts_outside(svg: str) -> list[str]:
             continue
         at = re.search(r'x="([-\d.]+)"', attributes) or re.search(r"translate\(([-\d.]+)", attributes)
         size = re.search(r"font-size: ([\d.]+)", attributes)
-        taken = charts._width(text) * (float(size[1]) if size else charts.FONT) / charts.FONT
+        taken = figure.text_width(text) * (float(size[1]) if size else figure.FONT) / figure.FONT
         share = {"middle": 0.5, "end": 1.0}.get((re.search(r"text-anchor: (\w+)", attributes) or ["", ""])[1], 0.0)
         left = float(at[1]) - share * taken
         if left < -1 or left + taken > width + 1:
@@ -80,19 +80,19 @@ def test_numbers_of_layers_do_not_touch(layers, narrow):
     svg = charts.shares_by_layer("a", "t", [{"none": 1}] * layers, reductions=reductions, narrow=narrow)
     ticks = re.findall(r'<text [^>]*?(?:x="|translate\()([-\d.]+)[^>]*>(\d+(?: ½)?)</text>', svg)
     assert [name for _, name in ticks if "½" in name] == [f"{k} ½" for k in reductions]
-    ends = sorted((float(x) - charts._width(name) / 2, float(x) + charts._width(name) / 2) for x, name in ticks)
+    ends = sorted((float(x) - figure.text_width(name) / 2, float(x) + figure.text_width(name) / 2) for x, name in ticks)
     assert all(left > right for (_, right), (left, _) in pairwise(ends))
 
 
 def test_a_long_name_is_folded_and_only_a_very_long_one_is_cut():
     room = 200
     for text in (*LONG, "word " * 12, "名前" * 10, "x" * 70):
-        folded = charts.folded(text, room)
+        folded = figure.folded(text, room)
         assert "…" not in folded and "".join(folded.split()) == "".join(text.split())
-        assert all(charts._width(line) <= room for line in folded.split("\n"))
-    cut = charts.folded("many words " * 40, room)
-    assert cut.endswith("…") and cut.count("\n") == charts.LINES - 1
-    assert all(charts._width(line) <= room for line in cut.split("\n"))
+        assert all(figure.text_width(line) <= room for line in folded.split("\n"))
+    cut = figure.folded("many words " * 40, room)
+    assert cut.endswith("…") and cut.count("\n") == figure.LINES - 1
+    assert all(figure.text_width(line) <= room for line in cut.split("\n"))
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------

@@ -8,40 +8,21 @@ the page's width comes in a second, `narrow` shape, of which a telephone shows a
 
 from __future__ import annotations
 
-import io
-import re
-import unicodedata
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree as ET
+from typing import Any
 
-from dnas.drawing.style import INK, PAPER, RULE, SOFT, plain
-from dnas.errors import InputError
+from dnas.drawing.style import INK, PAPER, RULE, SOFT
+from dnas.pages.figure import ACCENT, FONT, folded, new_axes, new_figure, svg_of, text_width
 from dnas.space.primitives import PRIMITIVES
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-ACCENT = "#4046B8"
-PAGE_COLOURS = {INK: "ink", PAPER: "paper", SOFT: "soft", RULE: "rule", ACCENT: "accent"}
 WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
 WIDE = 600  # of one that has the page's width
 NARROW = 350  # of one that has a telephone's
 SMALL = (170, 104)  # of one among many
 ROW = 23  # of a named row
 LINE = 14  # of a line of a name that takes several
-LINES = 3  # of a name, at most
-FONT = 11.0
-FAMILY = "DejaVu Sans"
-_SVG = "http://www.w3.org/2000/svg"
-_HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,6 @@ class Point:
 
 
 MARKERS = {"searched": "o", "random": "s", "shuffled": "D", "published": "^", "handmade": "P"}
-
 # --- over epochs ----------------------------------------------------------------------------------------------
 
 
@@ -104,8 +84,8 @@ def lines(
         over: What the horizontal axis counts.
     """
     scale = 100.0 if unit == "%" else 1.0
-    with _figure(WIDTH, HEIGHT) as figure:
-        axes = _axes(figure, left=38, right=84, top=20, bottom=38)
+    with new_figure(WIDTH, HEIGHT) as figure:
+        axes = new_axes(figure, left=38, right=84, top=20, bottom=38)
         for line in series:
             values = [scale * value for value in line.values]
             dot = "o" if len(values) == 1 else ""
@@ -137,15 +117,15 @@ def lines(
             f"to {_short(scale * line.values[-1])}{unit} in {over} {line.epochs[-1]:g}"
             for line in series
         )
-        return _svg(figure, key, title, f"{told}.")
+        return svg_of(figure, key, title, f"{told}.")
 
 
 def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mapping[str, Sequence[float]]) -> str:
     """The share of each operation in every epoch, one on another. A small chart, without a legend."""
     totals = [sum(values) or 1.0 for values in zip(*amounts.values(), strict=True)]
     shares = {op: [v / total for v, total in zip(amounts[op], totals, strict=True)] for op in _ordered(amounts)}
-    with _figure(*SMALL) as figure:
-        axes = _axes(figure, left=4, right=4, top=4, bottom=20)
+    with new_figure(*SMALL) as figure:
+        axes = new_axes(figure, left=4, right=4, top=4, bottom=20)
         at = list(epochs) if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
         stack = [values if len(epochs) > 1 else [*values, *values] for values in shares.values()]
         axes.stackplot(at, stack, colors=[_colour(op) for op in shares], edgecolor=PAPER, linewidth=0.5)
@@ -156,7 +136,7 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
             last.set_horizontalalignment("right")
         ranked = sorted(((values[-1], op) for op, values in shares.items()), reverse=True)
         told = ", ".join(f"{op_name(op)} {100 * share:.0f} %" for share, op in ranked)
-        return _svg(figure, key, title, f"In epoch {epochs[-1]}: {told}.")
+        return svg_of(figure, key, title, f"In epoch {epochs[-1]}: {told}.")
 
 
 # --- over depth -----------------------------------------------------------------------------------------------
@@ -175,9 +155,9 @@ def shares_by_layer(
     ops = _ordered({op: 0 for layer in layers for op in layer})
     width, height = SMALL if small else (NARROW, 210) if narrow else (WIDE, 210)
     label = "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
-    with _figure(width, height) as figure:
+    with new_figure(width, height) as figure:
         label = folded(label, width - 8)
-        axes = _axes(figure, left=4, right=4, top=4, bottom=20 if small else 28 + LINE * len(label.split("\n")))
+        axes = new_axes(figure, left=4, right=4, top=4, bottom=20 if small else 28 + LINE * len(label.split("\n")))
         low = [0.0] * len(layers)
         edges = [k - 0.5 for k in range(len(layers) + 1)]
         for op in ops:
@@ -196,7 +176,7 @@ def shares_by_layer(
             step = (width - 8) / len(layers)
             for k in names.keys() - marked.keys():
                 # What would touch the name of a reduction gives way.
-                if any(abs(k - r) * step < (_width(names[k]) + _width(marked[r])) / 2 + 4 for r in marked):
+                if any(abs(k - r) * step < (text_width(names[k]) + text_width(marked[r])) / 2 + 4 for r in marked):
                     del names[k]
             names |= marked
             axes.set_xticks(sorted(names), [names[k] for k in sorted(names)])
@@ -206,7 +186,7 @@ def shares_by_layer(
             parts = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
             texts = [f"{100 * sum(part) / len(part):.0f} %" if part else "–" for part in parts]
             told.append(f"{op_name(op)} {' · '.join(texts)}")
-        return _svg(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
+        return svg_of(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
 
 
 # --- of a study -----------------------------------------------------------------------------------------------
@@ -224,15 +204,15 @@ def intervals(
         zero: Draw a line at zero, which intervals may leave out or not.
     """
     width = NARROW if narrow else WIDE
-    with _figure(width, width) as figure:
+    with new_figure(width, width) as figure:
         names = [folded(row.name, width - 16 if narrow else 0.47 * width) for row in rows]
-        room = max(_width(line) for name in names for line in name.split("\n"))
+        room = max(text_width(line) for name in names for line in name.split("\n"))
         label = folded(label, width - 16 if narrow else width - room)
         lines = max(name.count("\n") + 1 for name in names)
         row_height = LINE * lines + ROW - 6 if narrow else max(ROW, LINE * lines + 6)
         below = 32 + LINE * (label.count("\n") + 1)
         figure.set_size_inches(width / 72, (row_height * len(rows) + 6 + below) / 72)
-        axes = _axes(figure, left=18 if narrow else room + 12, right=18 if narrow else 14, top=6, bottom=below)
+        axes = new_axes(figure, left=18 if narrow else room + 12, right=18 if narrow else 14, top=6, bottom=below)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
         for y, row in enumerate(rows):
@@ -262,13 +242,13 @@ def intervals(
             + ("" if row.low is None or row.high is None else f" ({100 * row.low:.2f} to {100 * row.high:.2f})")
             for row in rows
         )
-        return _svg(figure, key, title, f"{told}.")
+        return svg_of(figure, key, title, f"{told}.")
 
 
 def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_label: str, narrow: bool = False) -> str:
     """Points by kind, each with its number; y is a share of one, drawn as per cent, with its interval where known."""
-    with _figure(NARROW if narrow else WIDE, 320) as figure:
-        axes = _axes(figure, left=48, right=16, top=8, bottom=46)
+    with new_figure(NARROW if narrow else WIDE, 320) as figure:
+        axes = new_axes(figure, left=48, right=16, top=8, bottom=46)
         for point in points:
             colour = ACCENT if point.kind == "searched" else SOFT
             if point.low is not None and point.high is not None:
@@ -284,7 +264,7 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         told = "; ".join(f"number {p.label}, {p.kind}: {_short(p.x)} and {100 * p.y:.2f} %" for p in points)
-        return _svg(figure, key, title, f"{x_label} and {y_label}. {told}.")
+        return svg_of(figure, key, title, f"{x_label} and {y_label}. {told}.")
 
 
 # --- figures --------------------------------------------------------------------------------------------------
@@ -302,47 +282,6 @@ def _colour(op: str) -> str:
 def _ordered(ops: Mapping[str, Any]) -> list[str]:
     """In the order in which all pictures list operations; unknown ones last."""
     return sorted(ops, key=lambda op: list(PRIMITIVES).index(op) if op in PRIMITIVES else len(PRIMITIVES))
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("a report needs matplotlib, which is not there; pip install 'dnas[report]'") from None
-    look: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "dnas",
-        "text.parse_math": False,
-        "font.family": FAMILY,
-        "font.size": FONT,
-        "axes.edgecolor": RULE,
-        "axes.labelcolor": SOFT,
-        "text.color": INK,
-        "xtick.color": RULE,
-        "ytick.color": RULE,
-        "xtick.labelcolor": SOFT,
-        "ytick.labelcolor": SOFT,
-        "axes.unicode_minus": True,
-        "axes.axisbelow": True,
-    }
-    # Fonts are the reader's, so what matplotlib's own lacks is no concern.
-    with matplotlib.rc_context(look), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
-        yield Figure(figsize=(width / 72, height / 72))
-
-
-def _axes(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> Axes:
-    """Axes with these margins in points, without a frame but for the line below."""
-    width, height = (72 * side for side in figure.get_size_inches())
-    axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
-    axes.patch.set_visible(False)
-    figure.patch.set_visible(False)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0, pad=5)
-    return axes
 
 
 def _whole_ticks(axis: Any, count: int, whole: bool) -> None:
@@ -366,108 +305,3 @@ def _spread(places: Sequence[float], apart: float) -> list[float]:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def folded(text: str, room: float, lines: int = LINES) -> str:
-    """A text in printable lines, none of them wider than `room` points; cut only after the last line.
-
-    Broken at spaces, and inside a word only where that alone is wider.
-    """
-    made = [""]
-    for word in plain(text).split():
-        whole = f"{made[-1]} {word}".strip()
-        if _width(whole) <= room:
-            made[-1] = whole
-            continue
-        if made[-1]:
-            made.append("")
-        for letter in word:
-            if made[-1] and _width(made[-1] + letter) > room:
-                made.append("")
-            made[-1] += letter
-    if len(made) > lines:
-        last = made[lines - 1]
-        while last and _width(f"{last}…") > room:
-            last = last[:-1]
-        made[lines - 1 :] = [f"{last}…"]
-    return "\n".join(made)
-
-
-@cache
-def _width(text: str) -> float:
-    """Points that a text takes at FONT, in a font that is among the wide ones."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    # Letters as wide as high, which that font lacks.
-    square = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    text = "".join(letter for letter in text if unicodedata.east_asian_width(letter) not in "WF")
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=FAMILY, size=FONT), False)
-    return float(width) + 1.25 * FONT * square
-
-
-# --- SVG for a page -------------------------------------------------------------------------------------------
-
-
-def _svg(figure: Figure, key: str, title: str, description: str) -> str:
-    """The figure as an element of a page: named, without what belongs to a document, with ids of its own."""
-    from matplotlib.text import Text
-
-    for drawn in figure.findobj(Text):
-        assert isinstance(drawn, Text)
-        drawn.set_text("\n".join(plain(line) for line in drawn.get_text().split("\n")))
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    root = ET.fromstring(file.getvalue())
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
-                parent.remove(child)
-    used = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for k, v in e.attrib.items() if _refers(k, v))))
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for name, value in list(element.attrib.items()):
-            if name == "id":
-                del element.attrib[name]
-                if value in used:
-                    element.set("id", f"{key}-{value}")
-            elif _refers(name, value):
-                del element.attrib[name]
-                element.set("href" if name == _HREF else name, value.replace("#", f"#{key}-"))
-            elif name == "transform" and value.startswith("rotate(-0 "):
-                del element.attrib[name]
-            elif name in ("d", "x", "y"):
-                element.set(name, re.sub(r"-?\d+\.\d+", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), value))
-            elif name == "style":
-                element.set(name, _page_colours(_without_font(value)))
-    size = root.get("viewBox", "")
-    root.attrib.clear()
-    root.attrib |= {
-        "viewBox": size,
-        "role": "img",
-        "aria-labelledby": f"{key}-title {key}-desc",
-        "class": "chart",
-        "font-size": f"{FONT:g}",
-        "stroke-linejoin": "round",
-    }
-    for tag, text in (("desc", description), ("title", title)):
-        element = ET.Element(tag, {"id": f"{key}-{tag}"})
-        element.text = plain(text)
-        root.insert(0, element)
-    return re.sub(r">\s+<", "><", ET.tostring(root, encoding="unicode")).replace("<g />", "")
-
-
-def _refers(name: str, value: str) -> bool:
-    return name == _HREF or value.startswith("url(#")
-
-
-def _without_font(style: str) -> str:
-    """The page's font, in the size that was asked for."""
-    style = re.sub(r"font:\s*(?:[a-z]+\s+)*([\d.]+px)[^;]*", r"font-size: \1", style)
-    return re.sub(r"font-family:[^;]*;?\s*", "", style)
-
-
-def _page_colours(style: str) -> str:
-    for colour, name in PAGE_COLOURS.items():
-        style = re.sub(re.escape(colour), f"var(--{name})", style, flags=re.IGNORECASE)
-    return style

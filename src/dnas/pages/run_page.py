@@ -17,6 +17,7 @@ from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError
 from dnas.pages import charts
 from dnas.pages.charts import Interval, Series
+from dnas.pages.figure import ACCENT, PAGE_COLOURS
 from dnas.pages.mistakes import mistakes_of
 from dnas.pages.template import amount, both, href, legend, profile, render, safe, short_source, thirds
 from dnas.runtime.estimate import LABELS
@@ -33,10 +34,10 @@ PANELS = 40  # layers whose scores are drawn
 CURVE = 60  # epochs in a drawing of scores
 # The colours of a drawing that belong to the page; an operation keeps its own.
 DRAWING_COLOURS = {
-    **charts.PAGE_COLOURS,
+    **PAGE_COLOURS,
     TINT: "tint",
     NODE: "node",
-    **{colour: f"tag-{i}" for i, colour in enumerate(TAG_COLOURS) if colour not in charts.PAGE_COLOURS},
+    **{colour: f"tag-{i}" for i, colour in enumerate(TAG_COLOURS) if colour not in PAGE_COLOURS},
 }
 
 
@@ -211,7 +212,7 @@ def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, 
 def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     epochs, trials = run.stage("search"), [line for line in run.stage("search") if "trial" in line]
     if trials:
-        series = _series(trials, {"accuracy": ("candidate", charts.ACCENT, "-")}, "trial")
+        series = _series(trials, {"accuracy": ("candidate", ACCENT, "-")}, "trial")
         yield from _curve(
             "trials", "Search: accuracy of every candidate", series, unit="%", over="trial",
             caption="Each candidate was trained shortly from scratch and judged on images held back from training.",
@@ -220,7 +221,7 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     settings = run.config.get("search") or {}
     warmup = settings.get("warmup_epochs") or 0
     mark = (float(warmup), "architecture moves") if epochs and 0 < warmup < epochs[-1]["epoch"] else None
-    ink, soft, accent = INK, SOFT, charts.ACCENT
+    ink, soft, accent = INK, SOFT, ACCENT
     names = {"loss": ("training", accent, "-"), "validation_loss": ("validation", soft, "--")}
     yield from _curve(
         "search-loss", "Search: loss", _series(epochs, names), mark=mark,
@@ -247,7 +248,7 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
 def _train_curves(run: Run) -> Iterator[dict[str, Any]]:
     series, accuracy = [], []
     for stage, name, colour, dashes in (
-        ("train", "found", charts.ACCENT, "-"),
+        ("train", "found", ACCENT, "-"),
         ("baseline", "random", SOFT, "--"),
     ):
         series += _series(run.stage(stage), {"loss": (name, colour, dashes)})
