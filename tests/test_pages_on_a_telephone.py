@@ -13,7 +13,7 @@ from study_tools import make_study
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from dnas.pages import charts, report
+from dnas.pages import charts, figure, report
 from dnas.space.published import load_published
 
 PHONE = 390
