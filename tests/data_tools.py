@@ -1,7 +1,5 @@
 """What the tests of data share."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import struct
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 from PIL import Image
 
@@ -116,3 +115,15 @@ def cifar(root: Path, name: str, packed: bool) -> Path:
 
 
 OUTSIDE = ["../data_batch_1.bin", "/data_batch_1.bin", "cifar-10-batches-bin/../../x", "..\\x", "C:/x", "a/.."]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch, tmp_path_factory):
+    """No test may load anything, nor see the data sets of whoever runs it."""
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network in tests")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setenv("DNAS_DATA_DIR", str(tmp_path_factory.mktemp("empty")))
+    monkeypatch.delenv("DNAS_OFFLINE", raising=False)

@@ -12,10 +12,18 @@ from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
-import pooch
 import pytest
 import torch
-from data_tools import OUTSIDE, cifar, idx_bytes, idx_folder, random_bytes, refused, write
+from data_tools import (
+    OUTSIDE,
+    cifar,
+    idx_bytes,
+    idx_folder,
+    no_network,  # noqa: F401
+    random_bytes,
+    refused,
+    write,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,18 +31,6 @@ from dnas.data.splits import DataInfo, Split, fingerprint, load_test, load_train
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
 on_tmp_path = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch, tmp_path_factory):
-    """No test may load anything, nor see the data sets of whoever runs it."""
-
-    def refuse(*args, **kwargs):
-        raise ConnectionError("no network in tests")
-
-    monkeypatch.setattr(pooch, "retrieve", refuse)
-    monkeypatch.setenv("DNAS_DATA_DIR", str(tmp_path_factory.mktemp("empty")))
-    monkeypatch.delenv("DNAS_OFFLINE", raising=False)
 
 
 # ---------------------------------------------------------------- digits

@@ -1,6 +1,7 @@
 """The setting `flip`: what "auto" becomes, that it acts in every loop, and that runs of before still go on."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from test_data import idx_folder
 import dnas
 from dnas.data import mirroring
 from dnas.data.augment import mirrors
+from dnas.data.sources.protocol import Place
+from dnas.data.sources.registry import sources
 from dnas.data.splits import DataInfo, Split, load_train
 from dnas.disk import read_toml
 from dnas.methods.registry import create
@@ -122,7 +125,9 @@ def test_digits_and_idx_files_are_not_mirrored_and_not_measured(tmp_path, monkey
 def test_published_images_are_mirrored_as_usual(kind, monkeypatch):
     info = DataInfo(kind, ("a", "b"), 3, 8, (0.5,) * 3, (0.2,) * 3, True)
     monkeypatch.setattr(flips, "find_mirrored", lambda split: pytest.fail("measured"))
-    monkeypatch.setattr(flips, "locate", lambda source, data_dir: type("Place", (), {"kind": kind}))
+    monkeypatch.setattr(
+        flips, "locate", lambda source, data_dir: Place(next(s for s in sources() if s.kind == kind), Path(kind))
+    )
     config = parse({"data": {"source": kind}, "search": {}, "train": {}})
     config, line = flips.resolve_flips(config, None, info)
     assert (config.search.flip, config.train.flip, line) == ("on", "on", f"flips on, as usual for {kind}")

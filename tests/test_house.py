@@ -102,3 +102,40 @@ def test_a_primitive_is_one_entry(monkeypatch):
     images = torch.rand(2, 3, 8, 8)
     assert supernet(images, path(architecture, space.primitives, space)).shape == (2, 3)
     assert "sep 9×9" in svg(architecture, title="ours")
+
+
+def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
+    """From another package, as an entry point would give it: told by what its folder holds, trained on, tested."""
+    import numpy as np
+
+    from dnas.data.sources import registry
+    from dnas.data.sources.protocol import Source
+    from dnas.data.splits import load_splits
+
+    def read(path, part):
+        table = np.load(path / "table.npz")
+        return table[f"{part}_images"], table[f"{part}_labels"]
+
+    tables = Source(
+        kind="tables",
+        holds=lambda folder: (folder / "table.npz").is_file(),
+        arrays=read,
+        classes=("ring", "dot"),
+        mirrored=False,
+    )
+    entry = type("Entry", (), {"load": lambda self: tables})()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "dnas.sources" else [])
+    registry.sources.cache_clear()
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{part}_{what}": rng.integers(0, 2 if what == "labels" else 256, size, dtype=kind)
+        for part, count in (("train", 12), ("test", 5))
+        for what, size, kind in (("images", (count, 1, 8, 8), np.uint8), ("labels", count, np.int64))
+    }
+    np.savez(tmp_path / "table.npz", **arrays)
+    try:
+        train, info, test = load_splits(str(tmp_path))
+    finally:
+        registry.sources.cache_clear()
+    assert (len(train), len(test), info.classes, info.flip) == (12, 5, ("ring", "dot"), False)
+    assert np.array_equal(test.images.numpy(), arrays["test_images"])

@@ -6,10 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_tools import OUTSIDE, RED, WHITE, picture, random_bytes, refused, two_classes, write
+from data_tools import (
+    OUTSIDE,
+    RED,
+    WHITE,
+    no_network,  # noqa: F401
+    picture,
+    random_bytes,
+    refused,
+    two_classes,
+    write,
+)
 from PIL import Image
 
 from dnas.data.splits import fingerprint, load_test, load_train
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
+
 
 # ---------------------------------------------------------------- Tiny-ImageNet
 

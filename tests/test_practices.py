@@ -4,6 +4,9 @@ import pytest
 
 from dnas.study.practices import PRACTICES, StudyFacts, practices
 
+pytestmark = pytest.mark.filterwarnings("error")
+
+
 # --- the checklist ---
 
 

@@ -8,7 +8,17 @@ import pooch
 import psutil
 import pytest
 import torch
-from data_tools import RED, cifar, idx_folder, picture, random_bytes, refused, two_classes, write
+from data_tools import (
+    RED,
+    cifar,
+    idx_folder,
+    no_network,  # noqa: F401
+    picture,
+    random_bytes,
+    refused,
+    two_classes,
+    write,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +26,9 @@ from dnas.data import splits as data
 from dnas.data.sources.registry import found
 from dnas.data.splits import Split, batches, fingerprint, halves, load_test, load_train
 from dnas.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's about read-only memory
+
 
 # ---------------------------------------------------------------- what is refused in folders of images
 

@@ -8,10 +8,15 @@ from report_tools import (
     HOSTILE,
     assert_whole,
     cells,
+    images,  # noqa: F401
     read,
     run,  # noqa: F401
+    whole,  # noqa: F401
 )
 from study_tools import ROWS, make_study, write_study
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
 from dnas.errors import InputError
 from dnas.pages import report

@@ -141,11 +141,12 @@ def test_a_look_at_test_images_is_found_by_whatever_name(tried):
 def test_test_images_that_are_read_past_the_data_module_are_found(tried):
     def after_epoch(self, search, progress):
         from dnas.data.pictures import decode
-        from dnas.data.sources.registry import list_pictures, locate
+        from dnas.data.sources.folder import list_folder
+        from dnas.data.sources.registry import locate
         from dnas.data.sources.tree import open_tree
 
         with open_tree(locate(search.info.source, None).path) as tree:
-            decode(tree, list_pictures(tree, "folder", "test", search.info.classes).names, 1, 8)
+            decode(tree, list_folder(tree.path, "test", search.info.classes).names, 1, 8)
 
     tried(broken(Plain, after_epoch=after_epoch))
     with pytest.raises(InputError, match="20 unreadable images .*test/0/0.png"):

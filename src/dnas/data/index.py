@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnas.data.decoders import Decoders, Task
 from dnas.data.pictures import count_files, shape_of, survey_files
-from dnas.data.sources.protocol import Counts, File, Labels
+from dnas.data.sources.samples import Counts, File, Labels
 from dnas.data.unreadable import Broken, require_whole
 from dnas.disk import write_atomically
 from dnas.errors import RunError

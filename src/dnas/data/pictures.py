@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnas.data.memory import FEWER_IMAGES, images, is_short, memory_for, require_tensor_fits
-from dnas.data.sources.protocol import Bytes, Counts, File
+from dnas.data.sources.samples import Bytes, Counts, File
 from dnas.data.sources.tree import Tree, open_regular
 from dnas.data.unreadable import Broken, require_jpeg_end, require_whole, why
 from dnas.errors import InputError, RunError

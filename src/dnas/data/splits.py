@@ -45,10 +45,10 @@ from dnas.data.index import Files, Index, index_file
 from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
 from dnas.data.memory import images as in_words
 from dnas.data.pictures import count_values, decode, image_digests, survey
-from dnas.data.sources.given import list_given
 from dnas.data.sources.listing import LeftOut, Listing
-from dnas.data.sources.protocol import Bytes, Counts, Labels
-from dnas.data.sources.registry import array_classes, data_root, list_pictures, locate, read_arrays
+from dnas.data.sources.protocol import Place
+from dnas.data.sources.registry import data_root, locate
+from dnas.data.sources.samples import Bytes, Counts, Labels
 from dnas.data.sources.tree import Tree, is_dir, open_tree
 from dnas.data.streaming import Streamed
 from dnas.data.unreadable import Broken, Unreadable
@@ -138,13 +138,6 @@ class DataInfo:
     flip: bool
 
 
-_PUBLISHED_MEAN_STD = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
-}
-
-
 def load_train(
     source: str,
     *,
@@ -172,23 +165,23 @@ def load_train(
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
     place = locate(source, data_dir)
-    if place.kind in ("tiny-imagenet", "folder"):
+    if pictures := place.source.pictures:
         with open_tree(place.path) as tree:
-            listing = list_pictures(tree, place.kind, "train")
+            listing = pictures(tree, "train", None)
             _require_two_classes(listing.labels, listing.classes, place.path)
             images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
         labels, classes, left_out = listing.labels, listing.classes, listing.left_out
     else:
         _require_no_streaming(memory, workers, source)
-        arrays, labels = read_arrays(place.kind, place.path, "train")
-        classes, left_out = array_classes(place.kind, labels), LeftOut()
+        arrays, labels = _arrays(place, "train")
+        classes = place.source.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
+        left_out = LeftOut()
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
         images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
         counts = _counts(images)
-    mean, std = _PUBLISHED_MEAN_STD.get(place.kind) or _mean_std(counts)
-    flip = place.kind not in ("digits", "idx")
-    info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, flip)
+    mean, std = place.source.mean_std or _mean_std(counts)
+    info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, place.source.mirrored)
     return Split(images, torch.from_numpy(labels), left_out), info
 
 
@@ -212,20 +205,19 @@ def load_test(
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
     """
     place = locate(source, data_dir)
-    if place.kind in ("tiny-imagenet", "folder"):
+    if pictures := place.source.pictures:
         with open_tree(place.path) as tree:
-            part = "test"
-            if every and place.kind == "folder":
-                listing, part = list_given(place.path, info.classes)
+            if every and place.source.given:
+                listing, part = place.source.given(place.path, info.classes)
             else:
-                listing = list_pictures(tree, place.kind, part, info.classes)
+                listing, part = pictures(tree, "test", info.classes), "test"
             _require_labels_below(len(info.classes), listing.labels, place.path)
             images, _ = _pictures(
                 tree, listing, part, info.channels, info.image_size, data_dir, memory, workers, reporter
             )
         return Split(images, torch.from_numpy(listing.labels), listing.left_out)
     _require_no_streaming(memory, workers, source)
-    arrays, labels = read_arrays(place.kind, place.path, "test")
+    arrays, labels = _arrays(place, "test")
     _require_labels_below(len(info.classes), labels, place.path)
     if arrays.shape[1] != info.channels:
         raise InputError(
@@ -268,15 +260,21 @@ def _unreadable_test(
 ) -> list[Broken]:
     """The unreadable test pictures of a data set that has unreadable training pictures."""
     place = locate(source, data_dir)
+    assert place.source.pictures is not None
     try:
         with open_tree(place.path) as tree:
-            listing = list_pictures(tree, place.kind, "test")
+            listing = place.source.pictures(tree, "test", None)
             _pictures(tree, listing, "test", training.channels, training.size, data_dir, memory, workers, reporter)
     except Unreadable as error:
         return error.broken
     except InputError:  # told when the training pictures are mended
         pass
     return []
+
+
+def _arrays(place: Place, part: str) -> tuple[Bytes, Labels]:
+    assert place.source.arrays is not None, f"{place.source.kind} gives neither pictures nor arrays"
+    return place.source.arrays(place.path, part)
 
 
 def _pictures(

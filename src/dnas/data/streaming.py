@@ -12,7 +12,7 @@ from torch import Tensor
 from dnas.data.decoders import Decoders, Task
 from dnas.data.index import Files
 from dnas.data.pictures import decode_files
-from dnas.data.sources.protocol import Bytes, Labels
+from dnas.data.sources.samples import Bytes, Labels
 
 # How many batches are decoded ahead of the one that is asked for, and how many are held that nobody has fetched yet: a
 # search draws two kinds of batches in turn.

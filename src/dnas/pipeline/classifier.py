@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dnas.data.augment import normalise
 from dnas.data.pictures import read_picture, square_picture
-from dnas.data.sources.protocol import Bytes
+from dnas.data.sources.samples import Bytes
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError
 from dnas.training.accuracy import TEST_BATCH

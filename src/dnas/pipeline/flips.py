@@ -40,14 +40,13 @@ def resolve_flips(config: Config, split: Split, info: DataInfo) -> tuple[Config,
 
 def _chosen(config: Config, split: Split, info: DataInfo) -> tuple[Literal["on", "off"], str]:
     """The choice for a data set, and why."""
-    kind = locate(config.data.source, config.data.data_dir or None).kind
-    if kind == "folder":
+    source = locate(config.data.source, config.data.data_dir or None).source
+    if source.measured:
         found = find_mirrored(split)
         return ("off" if found.pair else "on"), _measured(found, info)
     if info.flip:
-        return "on", f"flips on, as usual for {kind}"
-    reason = "digits" if kind == "digits" else "IDX files, which often hold digits or letters"
-    return "off", f"flips off, as usual for {reason}"
+        return "on", f"flips on, as usual for {source.kind}"
+    return "off", f"flips off, as usual for {source.kind}"
 
 
 def _measured(found: Finding, info: DataInfo) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnas.data.sources.registry import NAMES
+from dnas.data.sources.registry import names as known_names
 from dnas.data.sources.tree import is_dir, is_file
 from dnas.data.splits import DataInfo
 from dnas.disk import read_json
@@ -88,7 +88,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
 
 def same_data(one: str, other: str) -> bool:
     """Return whether two sources are the same data set or folder."""
-    if one == other or one in NAMES or other in NAMES:
+    if one == other or one in known_names() or other in known_names():
         return one == other
     try:
         return Path(one).expanduser().samefile(Path(other).expanduser())
@@ -98,7 +98,7 @@ def same_data(one: str, other: str) -> bool:
 
 def require_there(run: Path, source: str) -> None:
     """Raises InputError if a run's images are in a folder that does not exist any more."""
-    if source not in NAMES and not is_dir(Path(source).expanduser()):
+    if source not in known_names() and not is_dir(Path(source).expanduser()):
         raise InputError(f"the images of {str(run)!r} are not at {source!r} any more; put them back or give --data")
 
 

@@ -133,9 +133,9 @@ def _value(text: str) -> Any:
 
 def _absolute(value: Any) -> Any:
     """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
-    from dnas.data.sources.registry import NAMES
+    from dnas.data.sources.registry import names as known_names
 
-    if isinstance(value, str) and value and value not in NAMES and Path(value).is_dir():
+    if isinstance(value, str) and value and value not in known_names() and Path(value).is_dir():
         return str(Path(value).absolute())
     return value
 

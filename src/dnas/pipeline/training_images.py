@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from dnas.data.sources.protocol import Labels
+from dnas.data.sources.samples import Labels
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
 from dnas.pipeline.model import info_from_json

@@ -6,13 +6,15 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnas.data.memory import require_memory
-from dnas.data.sources.protocol import Bytes, Labels
+from dnas.data.sources.protocol import Named, Source
+from dnas.data.sources.samples import Bytes, Labels
 from dnas.data.sources.tree import is_dir, is_file, refuse_member
 from dnas.errors import InputError
 
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 
 
 LARGEST_NOTES = 2**16  # bytes
-CIFAR10_CLASSES = (
+_CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-CIFAR100_CLASSES = (
+_CIFAR100_CLASSES = (
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
     "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
     "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
@@ -47,7 +49,7 @@ class _Cifar:
     label_bytes: int  # the last of them is the label that is used
 
 
-CIFAR_FORMS = {
+_FORMS = {
     "cifar10": _Cifar(
         "cifar-10-batches-bin", tuple(f"data_batch_{k}.bin" for k in range(1, 6)), ("test_batch.bin",), 1
     ),
@@ -55,8 +57,8 @@ CIFAR_FORMS = {
 }
 
 
-def read_cifar(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
-    layout = CIFAR_FORMS[kind]
+def _read(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
+    layout = _FORMS[kind]
     names = layout.train if part == "train" else layout.test
     record = layout.label_bytes + 3 * 32 * 32
     tables = []
@@ -109,9 +111,54 @@ def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]
     return {name: contents[name] for name in names}
 
 
-def python_version(name: str, root: Path) -> str:
+def _python_version(name: str, root: Path) -> str:
     stems = {"cifar10": ("cifar-10-batches-py", "cifar-10-python"), "cifar100": ("cifar-100-python",)}
     for file in (stem + ending for stem in stems.get(name, ()) for ending in ("", ".tar.gz")):
         if is_dir(root / file) or is_file(root / file):
             return f", and {file} there is the Python version, which is pickled and not read"
     return ""
+
+
+def _holds_cifar100(folder: Path) -> bool:
+    if is_file(folder / "train.bin"):
+        return True
+    if is_file(folder / "data_batch_1") or (is_file(folder / "train") and is_file(folder / "meta")):
+        raise InputError(
+            f"{str(folder)!r} holds the Python version of CIFAR, whose pickles could run anything; "
+            "fetch the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz) instead"
+        )
+    return False
+
+
+SOURCES = (
+    Source(
+        kind="cifar10",
+        rank=3,
+        holds=lambda folder: is_file(folder / "data_batch_1.bin"),
+        arrays=partial(_read, "cifar10"),
+        classes=_CIFAR10_CLASSES,
+        mean_std=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        named=Named(
+            name="cifar10",
+            places=("cifar-10-batches-bin", "cifar-10-binary.tar.gz"),
+            url="https://www.cs.toronto.edu/~kriz/",
+            files=(("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
+            hint=partial(_python_version, "cifar10"),
+        ),
+    ),
+    Source(
+        kind="cifar100",
+        rank=4,
+        holds=_holds_cifar100,
+        arrays=partial(_read, "cifar100"),
+        classes=_CIFAR100_CLASSES,
+        mean_std=((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        named=Named(
+            name="cifar100",
+            places=("cifar-100-binary", "cifar-100-binary.tar.gz"),
+            url="https://www.cs.toronto.edu/~kriz/",
+            files=(("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
+            hint=partial(_python_version, "cifar100"),
+        ),
+    ),
+)

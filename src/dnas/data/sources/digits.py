@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from dnas.data.sources.protocol import Bytes, Labels, in_test
+from dnas.data.sources.protocol import Named, Source
+from dnas.data.sources.samples import Bytes, Labels, in_test
 
 
-def read_digits(part: str) -> tuple[Bytes, Labels]:
+def _read(path: Path, part: str) -> tuple[Bytes, Labels]:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
     digits = load_digits()
@@ -15,3 +18,6 @@ def read_digits(part: str) -> tuple[Bytes, Labels]:
     chosen = in_test(labels) == (part == "test")
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return images[chosen, None], labels[chosen]
+
+
+SOURCES = (Source(kind="digits", rank=0, arrays=_read, mirrored=False, named=Named(name="digits")),)

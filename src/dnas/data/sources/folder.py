@@ -24,7 +24,7 @@ from dnas.data.sources.parts import (
     not_classes,
     part_of,
 )
-from dnas.data.sources.protocol import Labels, in_test
+from dnas.data.sources.samples import Labels, in_test
 from dnas.errors import InputError
 
 

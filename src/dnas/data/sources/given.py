@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dnas.data.sources.folder import find_layout, unwrapped
+from dnas.data.sources.folder import find_layout, list_folder, unwrapped
 from dnas.data.sources.listing import ENDINGS, LeftOut, Listing, look_below, subfolders
 from dnas.data.sources.parts import find_parts, part_of
+from dnas.data.sources.protocol import Source
+from dnas.data.sources.tree import is_dir
 from dnas.errors import InputError
 
 
@@ -62,3 +64,15 @@ def _base(root: Path, classes: tuple[str, ...]) -> str:
         return find_layout(root).test or ""
     held_out = [name for kind in ("test", "validation") for name in told if told[name] == kind]
     return next((base for name in held_out if subfolders(root, base := unwrapped(root, name, classes))), "")
+
+
+SOURCES = (
+    Source(
+        kind="folder",
+        rank=1000,
+        holds=is_dir,
+        pictures=lambda tree, part, classes: list_folder(tree.path, part, classes),
+        given=list_given,
+        measured=True,
+    ),
+)

@@ -12,11 +12,12 @@ from typing import IO
 import numpy as np
 
 from dnas.data.memory import require_memory
-from dnas.data.sources.protocol import Bytes, Labels
+from dnas.data.sources.protocol import Named, Source
+from dnas.data.sources.samples import Bytes, Labels
 from dnas.data.sources.tree import is_file
 from dnas.errors import InputError
 
-FASHION_CLASSES = (
+_FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 IDX_FILES = (
@@ -24,16 +25,16 @@ IDX_FILES = (
 )  # fmt: skip
 
 
-def idx_file(folder: Path, name: str) -> Path | None:
+def _file(folder: Path, name: str) -> Path | None:
     spellings = (name, name.replace("-idx", ".idx"))
     paths = (folder / f"{spelling}{packed}" for spelling in spellings for packed in ("", ".gz"))
     return next(filter(is_file, paths), None)
 
 
-def idx_pair(folder: Path, part: str) -> tuple[Bytes, Labels]:
+def _read(folder: Path, part: str) -> tuple[Bytes, Labels]:
     paths = []
     for name in IDX_FILES:
-        path = idx_file(folder, name)
+        path = _file(folder, name)
         if path is None:
             raise InputError(f"{str(folder)!r} lacks the IDX file {name} (or .gz); put it there")
         paths.append(path)
@@ -79,3 +80,45 @@ def _idx(path: Path, what: str) -> Bytes:
         state = "truncated" if len(content) < size else "longer than its header says"
         raise InputError(f"{str(path)!r} is {state}; fetch it again")
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _holds_any(folder: Path) -> bool:
+    return any(_file(folder, name) for name in IDX_FILES)
+
+
+def _is_fashion(folder: Path) -> bool:
+    real = folder.resolve()
+    name = real.parent.name if real.name == "raw" else real.name  # torchvision's FashionMNIST/raw
+    return "fashion" in name.lower() and _holds_any(folder)
+
+
+SOURCES = (
+    Source(
+        kind="fashion-mnist",
+        rank=1,
+        holds=_is_fashion,
+        arrays=_read,
+        classes=_FASHION_CLASSES,
+        named=Named(
+            name="fashion-mnist",
+            places=("fashion-mnist", "FashionMNIST/raw"),
+            url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            files=(
+                ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+                ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+                ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+                ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+            ),
+            into="fashion-mnist",
+            # All four or none: an interrupted download goes on where it was.
+            whole=lambda place: all(_file(place, name) for name in IDX_FILES),
+        ),
+    ),
+    Source(
+        kind="IDX files, which often hold digits or letters",
+        rank=2,
+        holds=_holds_any,
+        arrays=_read,
+        mirrored=False,
+    ),
+)

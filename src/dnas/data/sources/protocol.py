@@ -1,54 +1,78 @@
-"""What a source of pictures gives, and the fixed fifth that is tested where its makers chose none."""
+"""What a kind of data set must give, and where one lies."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from dnas.data.sources.samples import Bytes, Labels
+from dnas.data.sources.tree import Tree, is_dir, is_file
 
-from dnas.rng import derived_seed
+if TYPE_CHECKING:
+    from dnas.data.sources.listing import Listing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Named:
-    """A published data set: where it may lie below the data directory, and where to get it."""
+    """A published data set that is known by name.
+
+    Attributes:
+        name: As of `--data`.
+        places: Where it may lie below the data directory; none: it comes with a package.
+        url, files: Where its files are fetched, and (name, md5) of each.
+        into: The folder below the data directory that they are put into.
+        whole: Whether a place holds all of it; by default it does where it exists.
+        hint: What else lies in the data directory that could be taken for it, as the end of a sentence.
+    """
+
+    name: str
+    places: tuple[str, ...] = ()
+    url: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    into: str = ""
+    whole: Callable[[Path], bool] = lambda place: is_dir(place) or is_file(place)
+    hint: Callable[[Path], str] = lambda data_dir: ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One kind of data set: how it is told, and how it is read. It gives either `arrays` or `pictures`.
+
+    A file in this folder lists its own as `SOURCES`; a package gives one by an entry point of the group
+    `dnas.sources`. Nothing else names them.
+
+    Attributes:
+        kind: What messages call it.
+        rank: Its place in lists, and in the order in which a folder is asked what it holds.
+        holds: Whether a folder is of this kind. Raises InputError for one that must not be read.
+        arrays: (path, part) → images [N, C, S, S] and labels [N].
+        pictures: (tree, part, classes) → a listing; `classes` are those of training, once they are known.
+        given: (path, classes) → the listing of all that is given to test with, and the part that it is; where that may
+            be more than the part "test".
+        classes: Of arrays; by default their labels' numbers.
+        mean_std: Published constants of each channel, on the scale 0..1.
+        mirrored: Whether a mirrored picture keeps its label.
+        measured: Whether `flip = "auto"` measures that.
+    """
 
     kind: str
-    places: tuple[str, ...]
-    url: str
-    files: tuple[tuple[str, str], ...]  # (name, md5)
-    into: str = ""
+    rank: int = 100
+    holds: Callable[[Path], bool] = lambda folder: False
+    arrays: Callable[[Path, str], tuple[Bytes, Labels]] | None = None
+    pictures: Callable[[Tree, str, tuple[str, ...] | None], Listing] | None = None
+    given: Callable[[Path, tuple[str, ...]], tuple[Listing, str]] | None = None
+    classes: tuple[str, ...] = ()
+    mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    mirrored: bool = True
+    measured: bool = False
+    named: Named | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """What lies where. `kind`: a named set, "idx" or "folder" (of images)."""
+    """What lies where."""
 
-    kind: str
+    source: Source
     path: Path
-
-
-Bytes = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.int64]
-File = tuple[str, int, int]  # name below a folder, size in bytes, time of the last change in nanoseconds
-
-
-def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Which samples form the test split where the makers gave none: a fifth of each class, at least one.
-
-    Counts are rounded along the classes, so that all together are ceil(N / 5). The choice rests on
-    SHA-256 alone: it is the same for every seed, machine and library version.
-    """
-    chosen = np.zeros(len(labels), bool)
-    before = 0
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        after = before + len(members)
-        quota = max(1, -(-after // 5) - -(-before // 5))
-        ranked = sorted(range(len(members)), key=lambda k: derived_seed(0, "test", int(label), k))
-        chosen[members[ranked[:quota]]] = True
-        before = after
-    return chosen

@@ -7,11 +7,12 @@ from collections import Counter
 import numpy as np
 
 from dnas.data.sources.listing import LeftOut, Listing, Reason
-from dnas.data.sources.tree import Tree, is_dir, plain, text
+from dnas.data.sources.protocol import Named, Source
+from dnas.data.sources.tree import Tree, is_dir, is_file, plain, text
 from dnas.errors import InputError
 
 
-def tiny_train(tree: Tree) -> Listing:
+def _train(tree: Tree) -> Listing:
     wnids = _wnids(tree)
     words = dict(line.split("\t", 1) for line in text(tree, "words.txt").splitlines() if "\t" in line)
     short = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
@@ -31,7 +32,7 @@ def tiny_train(tree: Tree) -> Listing:
     return Listing(classes, names, np.array(labels, np.int64), left_out)
 
 
-def tiny_test(tree: Tree) -> Listing:
+def _test(tree: Tree) -> Listing:
     """The pictures of val/: those of test/ come without labels."""
     wnids = _wnids(tree)
     index = {wnid: label for label, wnid in enumerate(wnids)}
@@ -56,3 +57,20 @@ def _wnids(tree: Tree) -> list[str]:
                 f"wnids.txt in {str(tree.path)!r} has {wnid!r}, which is no class; fetch the data set again"
             )
     return wnids
+
+
+SOURCES = (
+    Source(
+        kind="tiny-imagenet",
+        rank=5,
+        holds=lambda folder: is_file(folder / "wnids.txt"),
+        pictures=lambda tree, part, classes: _train(tree) if part == "train" else _test(tree),
+        mean_std=((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+        named=Named(
+            name="tiny-imagenet",
+            places=("tiny-imagenet-200", "tiny-imagenet-200.zip"),
+            url="http://cs231n.stanford.edu/",
+            files=(("tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),),
+        ),
+    ),
+)
