@@ -139,3 +139,35 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
         registry.sources.cache_clear()
     assert (len(train), len(test), info.classes, info.flip) == (12, 5, ("ring", "dot"), False)
     assert np.array_equal(test.images.numpy(), arrays["test_images"])
+
+
+def test_the_template_of_a_kernel_equals_its_torch_form(monkeypatch, tmp_path):
+    import shutil
+
+    import torch
+
+    from dnas.kernels import native
+
+    if not native.available():
+        pytest.skip("no C compiler on this machine")
+    folder = tmp_path / "kernels"
+    shutil.copytree(ROOT / "src" / "dnas" / "kernels", folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shutil.copy(ROOT / "docs" / "templates" / "kernel.c", folder / "name.c")
+    monkeypatch.setattr(native.resources, "files", lambda package: folder)
+    spec = importlib.util.spec_from_file_location("their_kernel", ROOT / "docs" / "templates" / "kernel.py")
+    assert spec is not None and spec.loader is not None
+    kernel = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernel)
+    calls = dict(native.calls)
+    for dtype in (torch.float32, torch.float64):
+        for shape in ((1, 1, 1, 1), (2, 5, 3, 4), (3, 16, 7, 7)):
+            x = torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            x[0, 0, 0, 0] = torch.nan
+            weight = torch.randn(shape[1], dtype=dtype)
+            with torch.no_grad():
+                torch.testing.assert_close(kernel.scaled(x, weight), kernel.by_torch(x, weight), equal_nan=True)
+    assert native.calls["name_forward"][0] == calls.get("name_forward", [0])[0] + 6
+    native.calls.pop("name_forward")
+    # What the C file does not cover is torch's.
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(kernel.scaled(x, torch.ones(3)), kernel.by_torch(x, torch.ones(3)))
