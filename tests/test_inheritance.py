@@ -16,11 +16,12 @@ from run_tools import make_run
 import dnas
 from dnas.data.splits import DataInfo
 from dnas.pipeline.config import resolve
-from dnas.pipeline.inheritance import Shape, inherit, shape_of
+from dnas.pipeline.inheritance import inherit, shape_of
 from dnas.pipeline.overrides import nested
 from dnas.pipeline.subjects import named
 from dnas.pipeline.training_images import TRAINING_IMAGES_FILE
 from dnas.settings import TrainSettings
+from dnas.space.plan import Shape
 
 TINY = ("--layers", 3, "--channels", 8, "--epochs", 1, "--batch-size", 16)
 

@@ -8,7 +8,6 @@ that differ from those its preset chooses for its data; the others follow from t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from dnas.pipeline.model import MODEL_FILE, read_info
 from dnas.pipeline.presets import preset_settings
 from dnas.pipeline.training_images import read_training_images
 from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings, TrainSettings
+from dnas.space.plan import Shape
 from dnas.space.registry import get_space
 
 if TYPE_CHECKING:
@@ -135,21 +135,3 @@ def _of_preset(own: Config, values: Mapping[str, Any]) -> NetworkTrainSettings:
 def _info(own: Config) -> DataInfo:
     """What a preset asks of a data set: its name and the size of its images."""
     return DataInfo(own.data.source, (), 0, own.data.image_size, (), (), flip=False)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the size of a network depends on besides its architecture. Defaults are those of CIFAR-10 in the literature.
-
-    Attributes:
-        channels: Width of the first cells.
-        classes: Classes of the classifier.
-        image_size, image_channels: Pixels of a side, and channels, of an image.
-        stem: As of `TrainSettings`.
-    """
-
-    channels: int = 36
-    classes: int = 10
-    image_size: int = 32
-    image_channels: int = 3
-    stem: str = "cifar"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.errors import InputError, did_you_mean
-from dnas.pipeline.inheritance import Shape
 from dnas.space.architecture import Architecture, at_depth
+from dnas.space.plan import Shape
 from dnas.space.published import load_published, published
 
 if TYPE_CHECKING:

@@ -71,6 +71,24 @@ STEMS: dict[str, Callable[[int, int], Stem]] = {
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What the size of a network depends on besides its architecture. Defaults are those of CIFAR-10 in the literature.
+
+    Attributes:
+        channels: Width of the first cells.
+        classes: Classes of the classifier.
+        image_size, image_channels: Pixels of a side, and channels, of an image.
+        stem: As of `TrainSettings`.
+    """
+
+    channels: int = 36
+    classes: int = 10
+    image_size: int = 32
+    image_channels: int = 3
+    stem: str = "cifar"
+
+
+@dataclass(frozen=True)
 class EdgePlan:
     """One operation of a cell: reads state `source`, adds to state `target`."""
 
