@@ -10,7 +10,7 @@ from faults.harness import TINY, contents, invoke, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnas import pipeline, ranks, stages
+from dnas import pipeline, ranks, stages, trials
 from dnas.architecture import load_published
 from dnas.checkpoint import newest
 from dnas.config import parse, resolve
@@ -335,16 +335,16 @@ def images(tmp_path_factory):
 
 
 def slow_down(clock, monkeypatch):
-    """A pass of a batch takes 5 s in a search, a step of a training 8 s."""
+    """A pass of a batch takes 5 s in a search, a step of a training 8 s; forward alone it is a third."""
 
-    def taking(cls, name, cost):
-        original = getattr(cls, name)
+    def taking(owner, name, cost):
+        original = getattr(owner, name)
 
-        def method(self, *arguments):
-            clock.now += cost(self, *arguments)
-            return original(self, *arguments)
+        def function(*arguments):
+            clock.now += cost(*arguments)
+            return original(*arguments)
 
-        monkeypatch.setattr(cls, name, method)
+        monkeypatch.setattr(owner, name, function)
 
     def accuracy(search, what, images=None, first=0):
         every = len(search.validation_part)
@@ -362,7 +362,9 @@ def slow_down(clock, monkeypatch):
     taking(Search, "joint_step", lambda search, step: 5.0)
     taking(Search, "accuracy", accuracy)
     taking(Session, "step_done", step_done)
-    # So does one of the baseline.
+    taking(trials, "measure_accuracy", lambda network, split, *rest: 8 / 3 * len(split) / 12)
+    taking(pipeline, "measure_accuracy", lambda network, split, *rest: 8 / 3 * len(split) / 16)
+    # A step of the baseline takes as long.
     monkeypatch.setattr(stages, "size", lambda network, image_size: Size(1, 1, 1))
     return clock
 
@@ -404,8 +406,8 @@ def test_a_run_without_a_control_of_its_size_has_a_stage_less(tmp_path, images, 
 
 def test_the_last_sentence_has_the_names_of_the_stages(tmp_path, images, slow):
     outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "run")
-    # 2 epochs of 2 steps, the second of which moves both, and 2 · 24 images watched after each; 2 epochs of 3 steps.
-    assert "search 43 s, training 48 s, baseline 48 s; everything is in" in " ".join(outcome.out.split())
+    # 2 epochs of 2 steps, the second of which moves both, and 2 · 24 images watched after each; 2 epochs of 3 steps, and a test.
+    assert "search 43 s, training 50 s, baseline 50 s; everything is in" in " ".join(outcome.out.split())
 
 
 LONG = ("-o", "search.epochs=8", "-o", "train.epochs=8")
