@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic_core.core_schema import ErrorType
 
 import dnas
-from dnas import pipeline
+from dnas import data, evaluation
 from dnas.config import Config, DataSettings, parse
 from dnas.errors import InputError, SettingError
 from dnas.methods import get_method, list_methods
@@ -31,8 +31,8 @@ def no_pictures(monkeypatch):
     def opened(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a picture was opened before the settings were checked")
 
-    for name in ("load_train", "load_test", "load_splits"):
-        monkeypatch.setattr(pipeline, name, opened)
+    # Where pictures lie is asked first, whoever reads them.
+    monkeypatch.setattr(data, "locate", opened)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_evaluate_checks_its_settings_first(typed, says, finished, no_pictures, 
         raise AssertionError("the network was loaded before the settings were checked")
 
     if len(typed) == 2:
-        monkeypatch.setattr(pipeline, "load_model", loaded)
+        monkeypatch.setattr(evaluation, "load_model", loaded)
         outcome = invoke("evaluate", finished, *typed)
         assert outcome.code == 2 and says in outcome.err and len(outcome.lines) == 1
 
