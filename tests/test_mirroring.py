@@ -105,7 +105,7 @@ def test_few_images_are_enough_where_the_difference_is_plain():
 
 
 def test_streamed_images_give_the_same(tmp_path):
-    split = lit(25)
+    split = lit(40)
     for k, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
         folder = tmp_path / "images" / "ab"[label]
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def test_streamed_images_give_the_same(tmp_path):
     found = find_mirrored(streamed)
     streamed.close()
     # A fifth of each class is for the test.
-    assert found == find_mirrored(whole) and found.images == 40 and found.pair
+    assert found == find_mirrored(whole) and found.images == 60 and found.pair
 
 
 # --- the two classifiers

@@ -35,6 +35,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
+        "flip": "off",
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
@@ -48,6 +49,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     search, train = config.search, config.train
     assert (config.space, search.seconds, search.steps) == ("s2", 90.5, 400)
     assert (search.layers, search.channels, search.epochs, search.batch_size, search.pad) == (5, 16, 7, 6, 1)
+    assert (search.flip, train.flip) == ("off", "off")
     assert (train.layers, train.channels, train.epochs, train.batch_size, train.pad) == (8, 20, 9, 6, 2)
 
 
