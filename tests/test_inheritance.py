@@ -73,7 +73,8 @@ def test_options_and_files_go_before_the_run(run: Path, images: Path, tmp_path: 
     given = {"channels": 4, "config": str(tmp_path / "c.toml"), "image_size": 9, "option": ["train.weight_decay=0.02"]}
     settings = named(run).beneath(nested("train", given))
     assert settings["train"] == {
-        "channels": 4, "learning_rate": 0.03, "weight_decay": 0.02, "cutout": 2, "epochs": 1, "batch_size": 16,
+        "channels": 4, "learning_rate": 0.03, "weight_decay": 0.02, "cutout": 2, "flip": "on", "epochs": 1,
+        "batch_size": 16,
     }  # fmt: skip
     assert settings["data"] == {
         "source": str(images), "data_dir": str(images.with_name("named")), "image_size": 9,

@@ -28,7 +28,7 @@ class Settings(BaseModel):
 
 _FLIP: Any = Field(
     "auto",
-    description="mirror half of the images left to right; auto: unless that confuses classes, see docs/data.md",
+    description="mirror half of the images left to right; auto: unless that confuses classes",
 )
 
 
