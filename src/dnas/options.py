@@ -1,4 +1,4 @@
-"""The options that several commands share, from flat names to the nested settings of `config.py`.
+"""The options that several commands share, each once, and which settings it sets.
 
 The command line and the Python functions take the same options; this module is where they are listed.
 Needs no torch, so that `dnas --help` answers at once.

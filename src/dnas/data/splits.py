@@ -1,7 +1,7 @@
 """Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
 A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or the path of a
-folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `splits` has
+folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has
 all names) of class folders, class folders directly, or a named set as its makers unpack it. A name wins over
 a folder of the same name; write `./digits` for the folder.
 

@@ -1,4 +1,4 @@
-"""Layers as torch modules: turns the chains of `ops.py` into `nn.Module`s, one edge or many at a time.
+"""Layers as torch modules: turns the chains of `space/primitives.py` into `nn.Module`s, one edge or many at a time.
 
 Tensors are [B, C, H, W]. With `groups=m` a chain is built for m independent copies side by side on
 m·C channels: the same mathematics in a fraction of the calls.

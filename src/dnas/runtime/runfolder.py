@@ -5,7 +5,7 @@ config.toml architecture.json architecture.svg training_images.safetensors model
 trials/          the runs that a search made, one a trial
 metrics.jsonl    one JSON object a line, append-only, the same bytes for the same run
 log.txt          for people; the only file with wall-clock times
-checkpoints/     see dnas.checkpoint
+checkpoints/     see `checkpoint.py`
 .lock            locked by the operating system for as long as the owner lives
 .owner.json      who that is, for the message to others
 """

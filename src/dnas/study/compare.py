@@ -6,7 +6,7 @@ resumed by running it again: a run that has a result is not run twice, and metho
 
     STUDY/study.toml            what is compared, and the settings of all runs
     STUDY/runs/NAME             run folders: METHOD-MAPPING-sSEED, with -random, -shuffled, -tN
-    STUDY/study.json, table.*   what came out (`dnas.tables`)
+    STUDY/study.json, table.*   what came out (`tables.py`)
 """
 
 from __future__ import annotations
