@@ -15,6 +15,7 @@ from dnas.pipeline.overrides import nested, typed
 from dnas.pipeline.subjects import Named, to_train
 from dnas.reporter import Reporter
 from dnas.runtime.execution import execution
+from dnas.runtime.names import ARCHITECTURE_FILE
 from dnas.space.architecture import Architecture
 
 
@@ -33,7 +34,7 @@ def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any
     """Search only; the content of result.json, with the architecture as an `Architecture`."""
     _known("search", options, DataOptions, RunOptions, ExecutionOptions, SearchOptions)
     result = _start("search", options, reporter)
-    return result | {"architecture": Architecture.load(Path(result["run"]) / "architecture.json")}
+    return result | {"architecture": Architecture.load(Path(result["run"]) / ARCHITECTURE_FILE)}
 
 
 def train(

@@ -11,6 +11,7 @@ from pathlib import Path
 from dnas.errors import InputError
 from dnas.pages.run_page import run_page
 from dnas.pages.study_page import study_page
+from dnas.runtime.names import CONFIG_FILE, PAGE_FILE
 
 
 def report(path: str | Path, out: str | Path | None = None) -> Path:
@@ -24,10 +25,10 @@ def report(path: str | Path, out: str | Path | None = None) -> Path:
         InputError: Neither of the two, damaged, not to be written, or a package is missing.
     """
     path = Path(path)
-    target = Path(out) if out is not None else path / "report.html"
+    target = Path(out) if out is not None else path / PAGE_FILE
     if (path / "study.json").is_file():
         text = study_page(path, target.parent)
-    elif (path / "config.toml").is_file():
+    elif (path / CONFIG_FILE).is_file():
         text = run_page(path, target.parent)
     else:
         raise InputError(

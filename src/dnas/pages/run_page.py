@@ -21,6 +21,16 @@ from dnas.pages.figure import ACCENT, PAGE_COLOURS
 from dnas.pages.mistakes import mistakes_of
 from dnas.pages.template import amount, both, href, legend, profile, render, safe, short_source, thirds
 from dnas.runtime.estimate import LABELS
+from dnas.runtime.names import (
+    ARCHITECTURE_FILE,
+    CONFIG_FILE,
+    DRAWING_FILE,
+    LOG_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PARAMETERS_FILE,
+    RESULT_FILE,
+)
 from dnas.runtime.runfolder import read_metrics
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
@@ -69,10 +79,10 @@ def read_run(path: Path) -> Run:
     """Raises InputError naming the file that is damaged."""
     return Run(
         path,
-        read_toml(path / "config.toml"),
-        read_metrics(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else [],
-        read_json(path / "result.json") if (path / "result.json").is_file() else None,
-        Architecture.load(path / "architecture.json") if (path / "architecture.json").is_file() else None,
+        read_toml(path / CONFIG_FILE),
+        read_metrics(path / METRICS_FILE) if (path / METRICS_FILE).is_file() else [],
+        read_json(path / RESULT_FILE) if (path / RESULT_FILE).is_file() else None,
+        Architecture.load(path / ARCHITECTURE_FILE) if (path / ARCHITECTURE_FILE).is_file() else None,
     )
 
 
@@ -100,7 +110,7 @@ def run_page(path: Path, base: Path) -> str:
         depth=None if run.architecture is None else _depth(run.architecture, other),
         curves=[*_search_curves(run), *_train_curves(run)],
         scores=_scores(run),
-        mistakes=mistakes_of(run.path, run.config, run.result) if (path / "model.safetensors").is_file() else None,
+        mistakes=mistakes_of(run.path, run.config, run.result) if (path / MODEL_FILE).is_file() else None,
         costs=_costs(run),
         settings=list(_settings(run)),
         state=_state(run),
@@ -109,14 +119,14 @@ def run_page(path: Path, base: Path) -> str:
 
 
 _FILES = (
-    "architecture.json",
-    "architecture.svg",
-    "architecture_parameters.safetensors",
-    "model.safetensors",
-    "result.json",
-    "config.toml",
-    "metrics.jsonl",
-    "log.txt",
+    ARCHITECTURE_FILE,
+    DRAWING_FILE,
+    PARAMETERS_FILE,
+    MODEL_FILE,
+    RESULT_FILE,
+    CONFIG_FILE,
+    METRICS_FILE,
+    LOG_FILE,
 )
 
 

@@ -29,6 +29,7 @@ from dnas.pages.template import (
     spread,
     thirds,
 )
+from dnas.runtime.names import ARCHITECTURE_FILE, PAGE_FILE
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
 from dnas.units import time_text
@@ -119,18 +120,18 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
         accuracies = [t["test_accuracy"] for t in search["trainings"] if t.get("test_accuracy") is not None]
         mean = None if not accuracies else 1 - sum(accuracies) / len(accuracies)
         folders = [_inside(path, run) for run in (search.get("run"), *(t.get("run") for t in search["trainings"]))]
-        folder = next((f for f in folders if f is not None and (f / "architecture.json").is_file()), None)
+        folder = next((f for f in folders if f is not None and (f / ARCHITECTURE_FILE).is_file()), None)
         thumbnail = None
         if folder is not None:
             try:
-                architecture = Architecture.load(folder / "architecture.json")
+                architecture = Architecture.load(folder / ARCHITECTURE_FILE)
             except InputError:
                 architecture = None
             if architecture is not None:
                 title = f"{row['name']}, seed {search['seed']}: {len(architecture)} layers"
                 thumbnail = safe(draw_thumbnail(architecture, title=title))
                 profiles.append(profile(architecture))
-        page = folder / "report.html" if folder is not None and (folder / "report.html").is_file() else folder
+        page = folder / PAGE_FILE if folder is not None and (folder / PAGE_FILE).is_file() else folder
         searches.append({
             "seed": search["seed"],
             "error": percent(mean),

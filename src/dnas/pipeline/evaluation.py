@@ -23,6 +23,7 @@ from dnas.pipeline.machine import check_device
 from dnas.pipeline.model import load_model
 from dnas.pipeline.training_images import TrainingImages, read_training_images
 from dnas.reporter import Reporter
+from dnas.runtime.names import CONFIG_FILE
 from dnas.settings import SMALLEST_IMAGE, Memory
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import to_device
@@ -65,8 +66,8 @@ def evaluate(
     if source is None:
         require_there(folder, info.source)
         source = info.source
-    if data_dir is None and (folder / "config.toml").is_file():
-        data_dir = read_toml(folder / "config.toml").get("data", {}).get("data_dir") or None
+    if data_dir is None and (folder / CONFIG_FILE).is_file():
+        data_dir = read_toml(folder / CONFIG_FILE).get("data", {}).get("data_dir") or None
     check_device(device)
 
     def load(info: DataInfo) -> Split:

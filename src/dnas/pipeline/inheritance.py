@@ -18,9 +18,10 @@ from dnas.disk import read_json
 from dnas.errors import InputError
 from dnas.methods.registry import create
 from dnas.pipeline.config import Config, parse
-from dnas.pipeline.model import MODEL_FILE, read_info
+from dnas.pipeline.model import read_info
 from dnas.pipeline.presets import preset_settings
 from dnas.pipeline.training_images import read_training_images
+from dnas.runtime.names import MODEL_FILE, RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings, TrainSettings
 from dnas.space.plan import Shape
 from dnas.space.registry import get_space
@@ -81,8 +82,8 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
     if record is not None or is_file(run / MODEL_FILE):
         info = read_info(run / MODEL_FILE) if record is None else record.info
         shape |= {"classes": len(info.classes), "image_size": info.image_size, "image_channels": info.channels}
-    elif is_file(run / "result.json"):
-        shape["classes"] = read_json(run / "result.json").get("classes")
+    elif is_file(run / RESULT_FILE):
+        shape["classes"] = read_json(run / RESULT_FILE).get("classes")
     return Shape(**{name: value for name, value in shape.items() if value})
 
 

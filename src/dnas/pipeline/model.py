@@ -21,12 +21,12 @@ from dnas.errors import InputError, first_line
 from dnas.network.handmade import HandMade, build_handmade
 from dnas.network.network import build
 from dnas.pipeline.config import Config
+from dnas.runtime.names import MODEL_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.plan import plan, size
 from dnas.training.build import built, to_device
 
-MODEL_FILE = "model.safetensors"
 MODEL_FORMAT = "dnas-model/1"
 
 

@@ -12,8 +12,8 @@ from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import create
 from dnas.pipeline.config import parse
 from dnas.pipeline.model import read_tensors
-from dnas.pipeline.run import PARAMETERS_FILE
 from dnas.runtime.checkpoint import newest
+from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
 from dnas.space.registry import get_space
@@ -30,9 +30,9 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
         InputError: No search in this folder, or an option that does not fit.
     """
     path = Path(path)
-    if not (path / "config.toml").is_file():
+    if not (path / CONFIG_FILE).is_file():
         raise InputError(f"{path} is not a run folder, since it has no config.toml; give the folder of a search")
-    config = parse(read_toml(path / "config.toml"))
+    config = parse(read_toml(path / CONFIG_FILE))
     if config.search is None:
         raise InputError(
             f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
@@ -46,7 +46,7 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
         tensors = read_tensors(path / PARAMETERS_FILE)
         epoch = epochs
     else:
-        checkpoint, _ = newest(path / "checkpoints")
+        checkpoint, _ = newest(path / CHECKPOINTS)
         if checkpoint is None or checkpoint.state["stage"] != "search":
             raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
         tensors = checkpoint.part("mapping")

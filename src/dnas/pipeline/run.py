@@ -30,13 +30,22 @@ from dnas.pipeline.config import Config, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
 from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
-from dnas.pipeline.model import MODEL_FILE, Subject, fresh, model_bytes
+from dnas.pipeline.model import Subject, fresh, model_bytes
 from dnas.pipeline.overrides import in_file
-from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages
+from dnas.pipeline.training_images import TrainingImages
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
 from dnas.runtime.estimate import LABELS
 from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.names import (
+    ARCHITECTURE_FILE,
+    CONFIG_FILE,
+    DRAWING_FILE,
+    MODEL_FILE,
+    PARAMETERS_FILE,
+    RESULT_FILE,
+    TRAINING_IMAGES_FILE,
+)
 from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_architecture
@@ -47,8 +56,6 @@ from dnas.space.registry import get_space
 from dnas.training.accuracy import Accuracy, measure_accuracy
 from dnas.training.build import parameters_of, planned
 from dnas.training.trainer import train_network
-
-PARAMETERS_FILE = "architecture_parameters.safetensors"
 
 
 def start(
@@ -103,7 +110,7 @@ def _begin(
     path = distributed.from_first(fresh_path(Path("runs"), stem) if out is None else Path(out))
     with RunFolder.create(path) if distributed.leads() else RunFolder(path, writes=False) as folder:
         if architecture is not None:
-            folder.write_text("architecture.json", architecture.dumps())
+            folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
         _keep_training_images(folder, data)
@@ -133,7 +140,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
     """
     path = Path(path)
-    device = read_toml(path / "config.toml").get("device", "cpu") if (path / "config.toml").is_file() else "cpu"
+    device = read_toml(path / CONFIG_FILE).get("device", "cpu") if (path / CONFIG_FILE).is_file() else "cpu"
     with distributed.joined(device):
         return _resume(path, reporter if distributed.leads() else None, execution)
 
@@ -147,10 +154,10 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         if not distributed.leads():
             folder = opened.enter_context(RunFolder(path, writes=False))
         values = folder.read_config()
-        with calling(in_file(values, folder.path / "config.toml")):
+        with calling(in_file(values, folder.path / CONFIG_FILE)):
             config = parse(values)
-        if (folder.path / "result.json").exists():
-            result: dict[str, Any] = json.loads((folder.path / "result.json").read_text("utf-8"))
+        if (folder.path / RESULT_FILE).exists():
+            result: dict[str, Any] = json.loads((folder.path / RESULT_FILE).read_text("utf-8"))
             return result
         check_execution(execution)
         check_machine(config.device, config.backend, config.handmade)
@@ -200,7 +207,7 @@ def _carry_through(
         elif config.handmade:
             subject = get_handmade(config.handmade)
         else:
-            subject = Architecture.load(folder.path / "architecture.json")
+            subject = Architecture.load(folder.path / ARCHITECTURE_FILE)
         result = summary(config, subject, data.info, folder.path)
         if config.train is not None:
             result |= _train(config, subject, data, folder, session)
@@ -210,7 +217,7 @@ def _carry_through(
         result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
         result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
-        folder.write_json("result.json", result)
+        folder.write_json(RESULT_FILE, result)
     return result
 
 
@@ -226,8 +233,8 @@ def _search(config: Config, method: Method, data: Data, folder: RunFolder, sessi
         architecture = at_depth(architecture, config.train.layers)
     if found.parameters:
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
-    folder.write_text("architecture.json", architecture.dumps())
-    folder.write_text("architecture.svg", picture(architecture, config))
+    folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
+    folder.write_text(DRAWING_FILE, picture(architecture, config))
     known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
     session.complete({"architecture": architecture.to_json(), **known})
     return architecture
@@ -239,8 +246,8 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
     def keep(network: nn.Module) -> None:
         assert config.train is not None
         folder.write_bytes(MODEL_FILE, model_bytes(network, subject, config.train, data.info))
-        if isinstance(subject, Architecture) and not (folder.path / "architecture.svg").exists():
-            folder.write_text("architecture.svg", picture(subject, config))
+        if isinstance(subject, Architecture) and not (folder.path / DRAWING_FILE).exists():
+            folder.write_text(DRAWING_FILE, picture(subject, config))
 
     other = None
     if config.baseline and isinstance(subject, Architecture):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.errors import InputError, did_you_mean
+from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.plan import Shape
 from dnas.space.published import load_published, published
@@ -75,12 +76,12 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     if path.is_dir():
         from dnas.disk import read_toml
 
-        config = read_toml(path / "config.toml") if (path / "config.toml").is_file() else {}
+        config = read_toml(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
         if config.get("handmade"):
             return Named(str(config["handmade"]), path, config)
-        if not (path / "architecture.json").is_file():
+        if not (path / ARCHITECTURE_FILE).is_file():
             raise InputError(f"{text!r} has no architecture.json; is it a run folder whose search has ended?")
-        return Named(_at(Architecture.load(path / "architecture.json"), layers), path, config)
+        return Named(_at(Architecture.load(path / ARCHITECTURE_FILE), layers), path, config)
     if path.is_file():
         return Named(_at(Architecture.load(path), layers))
     if text in published():

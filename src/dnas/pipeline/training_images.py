@@ -22,8 +22,8 @@ from dnas.data.sources.samples import Labels
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
 from dnas.pipeline.model import info_from_json
+from dnas.runtime.names import TRAINING_IMAGES_FILE
 
-TRAINING_IMAGES_FILE = "training_images.safetensors"
 FORMAT = "dnas-training-images/1"
 HASH = "8-byte BLAKE2b of uint8 pixels [channels, size, size], little-endian"
 

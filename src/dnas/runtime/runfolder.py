@@ -31,6 +31,7 @@ from dnas.disk import TEMPORARY_NAME, parse_object, read_toml, remove_temporarie
 from dnas.errors import InputError, InUse, RunError
 from dnas.runtime import checkpoint
 from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, LOG_FILE, METRICS_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +91,7 @@ class RunFolder:
     @classmethod
     def reopen(cls, path: Path, patience: float = 0.0) -> RunFolder:
         """The folder of an earlier run. Raises InputError when it is none, or when its owner is alive."""
-        if not (path / "config.toml").is_file():
+        if not (path / CONFIG_FILE).is_file():
             raise InputError(
                 f"{path} is not a run folder, since it has no config.toml; give the folder of an earlier run"
             )
@@ -131,17 +132,17 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes config.toml; TOML has no null, so no value may be None."""
-        self.write_text("config.toml", tomli_w.dumps(config))
+        self.write_text(CONFIG_FILE, tomli_w.dumps(config))
 
     def read_config(self) -> dict[str, Any]:
         """What config.toml holds. Raises InputError, naming the file and the line, when it is not TOML."""
-        return read_toml(self.path / "config.toml")
+        return read_toml(self.path / CONFIG_FILE)
 
     # --- metrics.jsonl and log.txt
 
     @property
     def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     def metric(self, **values: Any) -> None:
         """Appends one line, keys in the order given. Values are JSON, the same for the same run: no times."""
@@ -176,7 +177,7 @@ class RunFolder:
 
     def log(self, text: str) -> None:
         """Appends `text` to log.txt with the local time before it."""
-        self._append(self.path / "log.txt", f"{_now()} {text}\n")
+        self._append(self.path / LOG_FILE, f"{_now()} {text}\n")
 
     def _append(self, path: Path, text: str) -> None:
         if not self.writes:
@@ -204,20 +205,20 @@ class RunFolder:
             return
         assert self._lock.is_locked, "the run folder is closed"
         assert "metrics_bytes" not in state
-        folder = self.path / "checkpoints"
+        folder = self.path / CHECKPOINTS
         known = {**state, "metrics_bytes": self.metrics_bytes()}
         checkpoint.save(folder, checkpoint.next_sequence(folder), tensors, known)
 
     def has_checkpoints(self) -> bool:
-        return (self.path / "checkpoints").exists()
+        return (self.path / CHECKPOINTS).exists()
 
     def drop_checkpoints(self) -> None:
         """Removes them, where what they led to is kept."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
     def load_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole checkpoint, if any, and a sentence for each damaged newer one."""
-        return checkpoint.newest(self.path / "checkpoints")
+        return checkpoint.newest(self.path / CHECKPOINTS)
 
 
 def fresh_path(root: Path, stem: str) -> Path:
@@ -271,7 +272,7 @@ def refuse_used(path: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot read --out {path} ({error.strerror or error}); choose another folder") from error
     if not free:
-        resume = f" or `dnas resume {path}`" if (path / "config.toml").exists() else ""
+        resume = f" or `dnas resume {path}`" if (path / CONFIG_FILE).exists() else ""
         raise InputError(f"--out {path} exists; choose another folder{resume}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dnas.disk import writing
 from dnas.errors import InputError
+from dnas.runtime.names import METRICS_FILE
 from dnas.runtime.runfolder import read_metrics
 
 FOLDER = "tensorboard"
@@ -38,8 +39,8 @@ class Scalars:
     def __init__(self, run: Path) -> None:
         self._folder = run / FOLDER
         self._writers: dict[str, Any] = {}
-        if (run / "metrics.jsonl").exists():
-            for line in read_metrics(run / "metrics.jsonl"):
+        if (run / METRICS_FILE).exists():
+            for line in read_metrics(run / METRICS_FILE):
                 self.add(line)
 
     def add(self, values: Mapping[str, Any]) -> None:

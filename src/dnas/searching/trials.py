@@ -23,6 +23,7 @@ from dnas.methods.protocol import Candidate, TrialMethod
 from dnas.reporter import Reporter
 from dnas.rng import derived_seed
 from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.names import RESULT_FILE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Outcome, WorkerDied, Workers
@@ -34,7 +35,6 @@ from dnas.training.build import built
 from dnas.training.trainer import train_network
 
 FOLDER = "trials"
-RESULT = "result.json"
 # A process whose parent was killed gives its folder back after the step that it is in.
 LOCK_SECONDS = 60.0
 
@@ -84,7 +84,7 @@ def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
     if job.folder is None:
         return _trained(job, Session(None, {}, reporter))
     with RunFolder(job.folder, LOCK_SECONDS) as folder:
-        if not (job.folder / RESULT).exists():
+        if not (job.folder / RESULT_FILE).exists():
             session = Session(folder, job.config, reporter, job.execution)
             if folder.has_checkpoints():
                 session.resume()
@@ -93,9 +93,9 @@ def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
                     result: dict[str, Any] = {"accuracy": _trained(job, session)}
                 except Diverged as error:
                     result = {"accuracy": None, "error": str(error)}
-            folder.write_json(RESULT, result)
+            folder.write_json(RESULT_FILE, result)
             folder.drop_checkpoints()
-        result = read_json(job.folder / RESULT)
+        result = read_json(job.folder / RESULT_FILE)
     if result["accuracy"] is None:
         raise Diverged(result["error"])
     return float(result["accuracy"])
@@ -195,7 +195,7 @@ def search_by_trials(
             raise outcome.error
         score = outcome.result
         scores.append(score)
-        session.metric(stage=STAGE, trial=number + 1, accuracy=score, skips=architecture.count("skip_connect"))
+        session.metric(stage=STAGE, trial=number + 1, accuracy=score, skips=architecture.skips)
         session.step_done(number + 1, {} if score is None else {"accuracy": score}, capture)
         return score
 

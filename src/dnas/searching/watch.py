@@ -59,7 +59,7 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
         metrics["travel"] = max(float(p.detach().abs().max()) for p in search.architecture)
     derived = method.derive(search.mapping, progress)
     if derived is not None:
-        metrics["skips"] = derived.count("skip_connect")
+        metrics["skips"] = derived.skips
     if settings.watch_images:
         before = dict(search.cost)
         if isinstance(method, GradientMethod):

@@ -70,6 +70,11 @@ class Architecture:
         """How many edges of all layers hold this operation."""
         return sum(op == operation for cell in self.layers for node in cell.nodes for op, _ in node)
 
+    @property
+    def skips(self) -> int:
+        """How many edges of all layers skip."""
+        return self.count("skip_connect")
+
     # --- JSON ---------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from dnas.pipeline.machine import check_execution
 from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
 from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE, RESULT_FILE
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.controls import random_of_size, shuffled
@@ -38,7 +39,6 @@ from dnas.study.cluster import RaySettings, of_tasks
 from dnas.study.design import (
     FILE,
     REFERENCES,
-    RESULT,
     RUNS,
     Network,
     StudySettings,
@@ -74,7 +74,7 @@ class Run:
 def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = None) -> bool:
     """Begin a run, or go on with it; False where another process has it."""
     try:
-        if (run.path / "config.toml").exists():
+        if (run.path / CONFIG_FILE).exists():
             resume(run.path, reporter=reporter, execution=execution)
         else:
             start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution)
@@ -90,11 +90,11 @@ def _architecture(run: Run) -> Architecture | None:
         return load_published(network.method, run.depth)
     if run.path == run.source or network.kind == "handmade":
         return None
-    found = Architecture.load(run.source / "architecture.json")
+    found = Architecture.load(run.source / ARCHITECTURE_FILE)
     if network.kind == "shuffled":
         return shuffled(found, network.seed)
     if network.kind == "random":
-        config = parse(read_toml(run.source / "config.toml"))
+        config = parse(read_toml(run.source / CONFIG_FILE))
         assert isinstance(config.train, TrainSettings)
         return random_of_size(found, parameters_of(config.train, run.info), network.seed)
     return found
@@ -124,7 +124,7 @@ def compare(
     check_execution(execution)
     wanted = _joined(path, settings)
     # A study that is complete needs neither its images nor a device.
-    if all((path / RUNS / name / RESULT).exists() for _, _, name in settings_names(wanted)):
+    if all((path / RUNS / name / RESULT_FILE).exists() for _, _, name in settings_names(wanted)):
         return []
     # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
     one_of_each = [run_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
@@ -196,6 +196,6 @@ def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
     """What can be run now: a control waits for the network that it controls."""
     for network, training, name in settings_names(settings):
         folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
-        ready = folder == source or network.kind in REFERENCES or (source / RESULT).exists()
-        if ready and not (folder / RESULT).exists():
+        ready = folder == source or network.kind in REFERENCES or (source / RESULT_FILE).exists()
+        if ready and not (folder / RESULT_FILE).exists():
             yield Run(folder, run_overrides(settings, network, training), network, source, depth_of(settings.run), info)

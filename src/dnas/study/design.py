@@ -16,13 +16,13 @@ from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
+from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, Settings
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
 FILE = "study.toml"
 RUNS = "runs"
-RESULT = "result.json"
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
 Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
@@ -155,5 +155,5 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
 
 def results(path: Path) -> Mapping[str, dict[str, Any]]:
     """The content of result.json of every run that has one, by the run's name."""
-    found = sorted((path / RUNS).glob(f"*/{RESULT}"))
+    found = sorted((path / RUNS).glob(f"*/{RESULT_FILE}"))
     return {file.parent.name: read_json(file) for file in found}

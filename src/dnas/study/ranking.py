@@ -36,6 +36,7 @@ from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
 from dnas.rng import numpy_stream
 from dnas.runtime.execution import DEFAULT, Execution
+from dnas.runtime.names import CONFIG_FILE, RESULT_FILE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_supernet
@@ -44,7 +45,7 @@ from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.study.cluster import RaySettings, of_tasks
-from dnas.study.design import RESULT, RUNS, depth_of
+from dnas.study.design import RUNS, depth_of
 from dnas.study.jobs import carry_out, workers_for
 from dnas.study.statistics import kendall
 from dnas.supernet.mapping import SHARED
@@ -131,11 +132,11 @@ def rank(
         write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
-    missing = [run for run in _measurements(path, settings) if not (run.path / RESULT).exists()]
+    missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
     failed = carry_out(
         path,
         partial(measure, execution=execution if ray is None else of_tasks(execution)),
-        lambda: [run for run in missing if not (run.path / RESULT).exists()],
+        lambda: [run for run in missing if not (run.path / RESULT_FILE).exists()],
         workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
         execution,
@@ -184,7 +185,7 @@ def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
     try:
         if run.method:
             _judge_all(run, execution)
-        elif (run.path / "config.toml").exists():
+        elif (run.path / CONFIG_FILE).exists():
             resume(run.path, execution=execution)
         else:
             start(run.overrides, out=run.path, architecture=run.architectures[0], execution=execution)
@@ -197,7 +198,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
     """Search, and at the end judge the given architectures on the supernet, and nothing else."""
     run.path.mkdir(parents=True, exist_ok=True)
     with RunFolder(run.path, execution.patience) as folder:
-        if (run.path / RESULT).exists():
+        if (run.path / RESULT_FILE).exists():
             return
         draft = checked_draft(run.overrides)
         data = load_data(draft)
@@ -221,20 +222,20 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
             )
         scores = [trial.score for trial in found.history]
         seconds = round(session.elapsed(), 3)
-        folder.write_json(RESULT, {"scores": scores, "seconds": seconds, **found.cost})
+        folder.write_json(RESULT_FILE, {"scores": scores, "seconds": seconds, **found.cost})
         folder.drop_checkpoints()
 
 
 def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
     """What is known so far: for every measure its τ with the full training, over the architectures that have both."""
-    results = {file.parent.name: read_json(file) for file in sorted((path / RUNS).glob(f"*/{RESULT}"))}
+    results = {file.parent.name: read_json(file) for file in sorted((path / RUNS).glob(f"*/{RESULT_FILE}"))}
 
     def of_runs(name: str, key: str) -> list[float | None]:
         return [results.get(f"{name}-{i:03d}", {}).get(key) for i in range(settings.count)]
 
     measures = {name: (of_runs(name, "test_accuracy"), of_runs(name, "train_seconds")) for name in _trainings(settings)}
     for method in settings.methods:
-        file = path / SUPERNETS / method / RESULT
+        file = path / SUPERNETS / method / RESULT_FILE
         if file.exists():
             result = read_json(file)
             # What all architectures cost together: a share for each.

@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError
+from dnas.runtime.names import CONFIG_FILE
 from dnas.study.design import RUNS, Network, StudySettings, networks, read_study, results
 from dnas.study.practices import StudyFacts, practices
 from dnas.study.statistics import Difference, adjusted, estimate, paired
@@ -147,7 +148,7 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _config(run: Path) -> dict[str, Any]:
     """What a run began with; {} where that is not there or cannot be read, which is then not known."""
     try:
-        return read_toml(run / "config.toml")
+        return read_toml(run / CONFIG_FILE)
     except (InputError, OSError):
         return {}
 

@@ -17,8 +17,9 @@ from PIL import Image
 from dnas.data.splits import load_test
 from dnas.errors import Interrupted
 from dnas.methods.registry import get_method
-from dnas.pipeline.run import PARAMETERS_FILE, resume, start
+from dnas.pipeline.run import resume, start
 from dnas.reporter import Silent
+from dnas.runtime.names import PARAMETERS_FILE
 from dnas.testing.planted import pictures, plant
 from dnas.testing.record import REAL, Options, search, tested_method
 
