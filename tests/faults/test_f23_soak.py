@@ -31,6 +31,8 @@ def watch(file):
                 out.write(json.dumps([process.memory_info().rss, process.num_fds(), self._stage]) + "\n")
 
     Session.step_done = step_done
+    # The steps that are tried to foretell the training's time take some MiB once, whenever they come.
+    Session._foretell = lambda self, *arguments: None
 
 
 def soaked(folder, images, epochs, *more):
