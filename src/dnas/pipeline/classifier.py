@@ -92,8 +92,8 @@ class Classifier(nn.Module):
     def preprocess(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """Return pictures as the network takes them: float32 [B, C, S, S] on its device.
 
-        They are decoded by the rules of the run's data (see `data/splits.py`): EXIF orientation applied, transparency laid
-        on white, gray or RGB, the shorter side scaled to `image_size` and the middle square kept, normalized.
+        They are decoded by the rules of the run's data (see `data/splits.py`): EXIF orientation applied, transparency
+        laid on white, gray or RGB, the shorter side scaled to `image_size` and the middle square kept, normalized.
 
         Args:
             pictures: One picture or a sequence of them: a path, a PIL image, a uint8 array [H, W] or [H, W, C], a
