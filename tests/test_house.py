@@ -85,9 +85,7 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.supernet.relaxation import path
     from dnas.supernet.supernet import build_supernet
 
-    wide = primitives.Primitive(
-        "sep_conv_9x9", lambda c, s: primitives.PRIMITIVES["sep_conv_3x3"].chain(c, s), "#123456", "sep 9×9"
-    )
+    wide = primitives.Primitive("sep_conv_9x9", primitives._sep_conv(9), "#123456", "sep 9×9")
     monkeypatch.setitem(primitives.PRIMITIVES, "sep_conv_9x9", wide)
     from dataclasses import replace
 
