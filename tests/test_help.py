@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from faults.harness import invoke
+from rich.console import Console
 
 from dnas import methods, options
 from dnas.cli import comparing, entry
+from dnas.cli.app import app
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import Config
@@ -27,8 +29,8 @@ COMMANDS = ("run", "search", "derive", "train", "evaluate", "resume", "compare",
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    """So that no line of the help is folded."""
-    monkeypatch.setenv("COLUMNS", "400")
+    """So that no line of the help is folded. The app keeps its first console, so COLUMNS alone would come too late."""
+    monkeypatch.setattr(app, "console", Console(width=400))
 
 
 def listed(command: str) -> dict[str, list[str]]:
