@@ -80,19 +80,17 @@ class PlainSearch(Search):
     """
 
     def __init__(self, *args: Any, draw: int = 0) -> None:
-        super().__init__(*args)
-        self.draw = draw
-        sizes = {"layers": self.settings.layers, "channels": self.settings.channels, "inputs": self.info.channels}
+        engine = Search(*args)
+        sizes = {"layers": engine.settings.layers, "channels": engine.settings.channels, "inputs": engine.info.channels}
         plain = PlainSupernet(
-            self.method.operations,
-            classes=len(self.info.classes),
-            partial=self.method.options.partial_channels,
+            engine.method.operations,
+            classes=len(engine.info.classes),
+            partial=engine.method.options.partial_channels,
             **sizes,
         )
-        copy_weights(self.supernet, plain)
-        self.supernet = plain
-        self.weights = list(plain.parameters())
-        self.weight_optimizer = type(self.weight_optimizer)(self.weights, **self.weight_optimizer.defaults)
+        copy_weights(engine.supernet, plain)
+        super().__init__(*args, plain)
+        self.draw = draw
 
     def batch(self, step: int, draw: int) -> Batch:
         batch = super().batch(step, draw)

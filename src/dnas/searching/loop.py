@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
 from dnas.searching.watch import epoch_metrics
 from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
+from dnas.training.loop import run_steps
 
 
 def search_supernet(
@@ -42,26 +44,30 @@ def search_supernet(
         Interrupted: A signal came; a checkpoint was written.
     """
     search = Search(method, settings, split, info, seed, device, supernet)
-    steps = settings.epochs * settings.steps_per_epoch
-    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", steps)
-    if checkpoint is not None:
-        search.restore(checkpoint)
 
     def spent() -> bool:
         # By the slowest rank's clock.
         return bool(distributed.most(settings.spent(session.elapsed(), search.cost["step_equivalents"]))[0])
 
-    # Where candidates have been judged, the steps were over, for whatever reason.
-    while search.trained < steps and not search.scores and search.stopped is None:
-        step = search.trained
-        if step and spent():
-            break
-        loss = search.step(step)
-        if (step + 1) % settings.steps_per_epoch == 0:
-            session.metric(**epoch_metrics(search, step))
-            search.stopped = method.after_epoch(search, search.progress(step, draw=1))
-        search.trained += 1
-        session.step_done(search.trained, {"loss": loss}, search.capture)
+    def over(step: int) -> bool:
+        # Where candidates have been judged, the steps were over, for whatever reason.
+        return bool(search.scores) or search.stopped is not None or (step > 0 and spent())
+
+    def end_epoch(step: int) -> dict[str, Any]:
+        metrics = epoch_metrics(search, step)
+        search.stopped = method.after_epoch(search, search.progress(step, draw=1))
+        return metrics
+
+    run_steps(
+        search,
+        session,
+        STAGE,
+        f"search ({method.name}, {method.mapping_name})",
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        end_epoch=end_epoch,
+        over=over,
+    )
 
     def judge(number: int, candidate: Candidate) -> float:
         score = search.accuracy(candidate.architecture, math.ceil(candidate.share * len(search.validation_part)))

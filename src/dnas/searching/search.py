@@ -24,7 +24,7 @@ from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
-from dnas.runtime.checkpoint import Checkpoint, pack_optimizer, restore_module, unpack_optimizer
+from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured
 from dnas.searching.judging import FORWARD, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
@@ -34,7 +34,8 @@ from dnas.supernet.relaxation import MixingWeights, path
 from dnas.supernet.supernet import Supernet, build_supernet
 from dnas.training import updates
 from dnas.training.batches import Batch, Batches
-from dnas.training.guard import clip, first_bad_gradient, first_bad_layer, require_finite
+from dnas.training.descent import Descent
+from dnas.training.guard import first_bad_layer
 
 JUDGED_AT_ONCE = 256
 
@@ -88,7 +89,18 @@ class Search:
             nesterov=settings.nesterov,
             foreach=True,
         )
-        self.architecture_optimizer = method.optimizer(self.mapping, settings)
+        self.weight_descent = Descent(
+            "supernet", self.supernet, {"weights": self.weight_optimizer}, STAGE, loss="the training loss"
+        )
+        architecture_optimizer = method.optimizer(self.mapping, settings)
+        self.architecture_descent = Descent(
+            "mapping",
+            self.mapping,
+            {} if architecture_optimizer is None else {"architecture": architecture_optimizer},
+            STAGE,
+            loss="the validation loss",
+            norm="the architecture's gradient norm",
+        )
         # [L, E, O]: where edges have primitives of their own, the others are not executed.
         self.active = None if method.allowed is None else method.allowed[torch.tensor(layer_kinds(settings.layers))]
         if settings.weight_images == len(self.pool):
@@ -271,69 +283,60 @@ class Search:
         """All of one step, 0-based. Returns the training loss."""
         settings = self.settings
         if not settings.moves_architecture(self.progress(step).epoch):
-            return self.weight_step(step)
-        assert isinstance(settings, GradientSettings)
-        if settings.update == "single-level":
-            return self.joint_step(step)
-        if settings.order == "weights-first":
+            loss = self.weight_step(step)
+        elif isinstance(settings, GradientSettings) and settings.update == "single-level":
+            loss = self.joint_step(step)
+        elif isinstance(settings, GradientSettings) and settings.order == "weights-first":
             loss = self.weight_step(step)
             self.architecture_step(step)
-            return loss
-        self.architecture_step(step)
-        return self.weight_step(step)
+        else:
+            self.architecture_step(step)
+            loss = self.weight_step(step)
+        self.trained = step + 1
+        return loss
 
     def follow(self, loss: Tensor) -> None:
         """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
-        assert self.architecture_optimizer is not None
-        updates.apply(self.architecture_optimizer, self.architecture, updates.gradients_of(loss, self.architecture))
+        self.architecture_descent.move(updates.gradients_of(loss, self.architecture))
 
     def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
         assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)
-        assert self.architecture_optimizer is not None
-        value = self._checked(batch, step, loss, "the validation loss")
-        norm = torch.nn.utils.get_total_norm(grads)
-        self.sums["gradient"] += require_finite(
-            norm,
-            "the architecture's gradient norm",
-            STAGE,
-            step,
-            lambda: first_bad_gradient(self.mapping, grads),
-        )
-        decay = self.settings.architecture_weight_decay
-        self.sums["decay"] += decay * float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
-        self.sums["validation_loss"] += value
-        updates.apply(self.architecture_optimizer, self.architecture, grads)
+        length = float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
+        taken = self.architecture_descent.step(step, loss, grads, self._first_bad(batch, step))
+        self.sums["gradient"] += taken.norm
+        self.sums["decay"] += self.settings.architecture_weight_decay * length
+        self.sums["validation_loss"] += taken.loss
         with torch.no_grad():
             self.method.project(self.mapping)
 
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
         """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
-        value = self._checked(batch, step, loss, "the training loss")
-        reached = [g for g in grads if g is not None]
-        norm = torch.nn.utils.get_total_norm(reached)
-        require_finite(norm, "the gradient norm", STAGE, step, lambda: first_bad_gradient(self.supernet, grads))
-        clip(reached, self.settings.clip_norm, norm)
-        for group in self.weight_optimizer.param_groups:
-            group["lr"] = self.settings.rate(self.progress(step).epoch)
         parts = None
         if self._executed is not None and isinstance(self.supernet, Supernet):
             parts = self.supernet.parts(self._executed)
-        updates.apply(self.weight_optimizer, self.weights, grads, parts)
-        self.sums["loss"] += value * batch.of
-        return value
+        taken = self.weight_descent.step(
+            step,
+            loss,
+            grads,
+            self._first_bad(batch, step),
+            rates={"weights": self.settings.rate(self.progress(step).epoch)},
+            clip_norm=self.settings.clip_norm,
+            parts=parts,
+        )
+        self.sums["loss"] += taken.loss * batch.of
+        return taken.loss
 
-    def _checked(self, batch: Batch, step: int, loss: Tensor, what: str) -> float:
-        def where() -> str:
-            return first_bad_layer(self.supernet, batch.images, lambda: self.logits(batch, step, relaxed=False))
-
-        return require_finite(loss, what, STAGE, step, where)
+    def _first_bad(self, batch: Batch, step: int) -> Callable[[], str]:
+        """Finds where the loss of a batch first was not finite."""
+        again = partial(self.logits, batch, step, relaxed=False)
+        return partial(first_bad_layer, self.supernet, batch.images, again)
 
     # --- what is kept -------------------------------------------------------------------------------------
 
     def capture(self) -> Captured:
         """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
-        tensors = {f"supernet.{k}": v for k, v in self.supernet.state_dict().items()}
-        tensors |= {f"mapping.{k}": v for k, v in self.mapping.state_dict().items()}
+        weights, weights_state = self.weight_descent.capture()
+        architecture, architecture_state = self.architecture_descent.capture()
         state: dict[str, Any] = {
             "sums": self.sums,
             "cost": self.cost,
@@ -343,23 +346,15 @@ class Search:
             "derived_accuracy": self.derived_accuracy,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
-        for name, optimizer in self._optimizers():
-            packed, state[name] = pack_optimizer(name, optimizer)
-            tensors |= packed
-        return tensors, state
+        return weights | architecture, state | weights_state | architecture_state
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Be as when the checkpoint was captured."""
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Be as when the checkpoint was captured. Returns how many steps had been taken."""
         state = checkpoint.state["loop"]
-        restore_module(checkpoint, "supernet", self.supernet)
-        restore_module(checkpoint, "mapping", self.mapping)
-        for name, optimizer in self._optimizers():
-            unpack_optimizer(name, optimizer, checkpoint.tensors, state[name])
+        self.weight_descent.restore(checkpoint)
+        self.architecture_descent.restore(checkpoint)
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
         self.trained, self.scores = int(state["trained"]), list(state["scores"])
         self.derived_accuracy = state["derived_accuracy"]
         self.stopped = None if state["stopped"] is None else Architecture.from_json(state["stopped"])
-
-    def _optimizers(self) -> list[tuple[str, torch.optim.Optimizer]]:
-        pairs = [("weights", self.weight_optimizer), ("architecture", self.architecture_optimizer)]
-        return [(name, optimizer) for name, optimizer in pairs if optimizer is not None]
+        return self.trained

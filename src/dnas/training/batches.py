@@ -66,7 +66,7 @@ class Batches:
         generator: Callable[[int], torch.Generator],
     ) -> None:
         self.pool, self.indices, self.info, self.recipe = pool, indices, info, recipe
-        self.steps, self.size, self.parts_of_all, self.seed = steps, size, parts, seed
+        self.steps, self.size, self.parts_per_batch, self.seed = steps, size, parts, seed
         self.stream, self.generator = order, generator
         self._epoch, self._order = -1, list[Tensor]()
 
@@ -77,10 +77,10 @@ class Batches:
 
     def parts(self, step: int, draw: int = 0) -> list[Batch]:
         """Those parts of a step's batch that are this rank's; the batch itself where there is one part."""
-        if self.parts_of_all == 1:
+        if self.parts_per_batch == 1:
             return [self.whole(step, draw)]
-        images, labels, count = self._drawn(step, lambda count: share(count, self.parts_of_all).rows)
-        mine: Share = share(count, self.parts_of_all)
+        images, labels, count = self._drawn(step, lambda count: share(count, self.parts_per_batch).rows)
+        mine: Share = share(count, self.parts_per_batch)
         return [
             Batch(images[rows], labels[rows], draw, mine.weight(rows), mine.rows.start + rows.start, count)
             for rows in mine.parts
