@@ -247,15 +247,30 @@ class NetworkTrainSettings(Settings):
     )
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     learning_rate: float = Field(0.025, gt=0, description="learning rate of SGD at the start")
-    learning_rate_min: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
-    schedule: Literal["cosine", "exponential"] = Field(
-        "cosine", description="how the learning rate falls: by half a cosine, or by a constant factor (exponential)"
+    learning_rate_min: float = Field(
+        0.0, ge=0, description="learning rate at the end of the cosine, or of the linear schedule"
+    )
+    schedule: Literal["cosine", "exponential", "linear"] = Field(
+        "cosine",
+        description="how the learning rate falls: from epoch to epoch by half a cosine, or by a constant factor "
+        "(exponential); from step to step in a line, after one up (linear)",
     )
     decay: float = Field(
         0.97, gt=0, le=1, description="factor of the learning rate from epoch to epoch, with schedule=exponential"
     )
+    warmup: float = Field(
+        0.2, ge=0, lt=1, description="share of all steps in which the learning rate rises, with schedule=linear"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on all weights, as SGD adds it to the gradient")
+    nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
+    optimizer: Literal["sgd", "muon"] = Field(
+        "sgd", description="sgd: of all weights. muon: Muon for 1×1 convolutions, SGD for all else"
+    )
+    muon_learning_rate: float = Field(
+        0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"
+    )
+    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on SGD's weights, which it adds to the gradient")
+    norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
@@ -265,17 +280,18 @@ class NetworkTrainSettings(Settings):
 
     def check(self) -> None:
         """Check that these values go together, as far as that depends on no image. Raises InputError."""
-        defaults = NetworkTrainSettings()
-        if self.schedule == "cosine" and self.decay != defaults.decay:
-            raise InputError(
-                f"train.decay={self.decay} only applies to train.schedule=exponential, not cosine; remove it or change "
-                "the schedule"
-            )
-        if self.schedule == "exponential" and self.learning_rate_min != defaults.learning_rate_min:
-            raise InputError(
-                f"train.learning_rate_min={self.learning_rate_min} only applies to train.schedule=cosine, not "
-                "exponential; remove it or change the schedule"
-            )
+        for name, needs, values in (
+            ("decay", "schedule", ("exponential",)),
+            ("learning_rate_min", "schedule", ("cosine", "linear")),
+            ("warmup", "schedule", ("linear",)),
+            ("muon_learning_rate", "optimizer", ("muon",)),
+        ):
+            value, chosen = getattr(self, name), getattr(self, needs)
+            if chosen not in values and value != type(self).model_fields[name].default:
+                raise InputError(
+                    f"train.{name}={value} only applies to train.{needs}={' or '.join(values)}, not {chosen}; remove "
+                    f"it or change the {needs}"
+                )
 
     def resolved(self, count: int, image_size: int) -> Self:
         """With every automatic value replaced by its number, for `count` training images."""
@@ -298,8 +314,15 @@ class NetworkTrainSettings(Settings):
     def steps_per_epoch(self) -> int:
         return math.ceil(self.images / self.batch_size)
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate in an epoch."""
+    def rate(self, step: int) -> float:
+        """The learning rate of SGD in a step, 0-based."""
+        if self.schedule == "linear":
+            # Taken at the middle of the step, so that the first is no pause, and the last does not jump.
+            share = (step + 0.5) / (self.epochs * self.steps_per_epoch)
+            falling = (1 - share) / (1 - self.warmup)
+            rising = share / self.warmup if share < self.warmup else 1.0
+            return self.learning_rate_min + (self.learning_rate - self.learning_rate_min) * min(rising, falling)
+        epoch = step // self.steps_per_epoch
         if self.schedule == "exponential":
             return float(self.learning_rate * self.decay**epoch)
         return _cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
@@ -328,6 +351,9 @@ class TrainSettings(NetworkTrainSettings):
         ge=0,
         lt=1,
         description="probability of dropping an operation's output per image, at the end of a linear ramp from 0",
+    )
+    final_norm: bool = Field(
+        False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
     )
     stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
         "cifar",

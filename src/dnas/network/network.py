@@ -91,13 +91,15 @@ class Network(nn.Module):
     (logits, auxiliary logits). `paths` are the factors of drop-path from `drop_path`.
     """
 
-    def __init__(self, network: NetworkPlan, auxiliary: bool) -> None:
+    def __init__(self, network: NetworkPlan, auxiliary: bool, final_norm: bool = False) -> None:
         super().__init__()
         self.stem = build_chain(network.stem.first)
         self.stem_second = build_chain(network.stem.second) if network.stem.second else None
         self.cells = nn.ModuleList(NetworkCell(cell) for cell in network.cells)
         self.auxiliary = AuxiliaryHead(network) if auxiliary else None
         self.auxiliary_after = network.auxiliary_after
+        # Without parameters: an architecture keeps its size, and the classifier can scale.
+        self.final_norm = nn.BatchNorm2d(network.features, affine=False) if final_norm else None
         self.classifier = nn.Linear(network.features, network.classes)
         self.max_edges = max(len(cell.edges) for cell in network.cells)
 
@@ -115,6 +117,8 @@ class Network(nn.Module):
             before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
+        if self.final_norm is not None:
+            previous = self.final_norm(previous)
         # The mean over pixels; written so, its gradient has channels last, like everything else.
         logits: Tensor = self.classifier(previous.permute(0, 2, 3, 1).flatten(1, 2).mean(1))
         return logits if auxiliary_logits is None else (logits, auxiliary_logits)
@@ -128,6 +132,7 @@ def build(
     inputs: int = 3,
     stem: str = "cifar",
     auxiliary: bool = False,
+    final_norm: bool = False,
     seed: int = 0,
 ) -> Network:
     """The network of an architecture, with fresh weights.
@@ -138,13 +143,15 @@ def build(
         inputs: Channels of an image.
         stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224.
         auxiliary: Add the auxiliary head, used in training mode only.
+        final_norm: Normalise what the last layer gives. The nodes of a cell are sums, and pools have no norm, so without
+            one the logits of some architectures start so far from 0 that no learning rate trains them.
         seed: Of the weights; the global random state is neither read nor changed.
 
     Raises:
         InputError: A width or class count that cannot be built.
     """
     layout = plan(architecture, channels=channels, classes=num_classes, inputs=inputs, stem=stem)
-    network = construct(lambda: Network(layout, auxiliary), torch_stream(seed, "init"))
+    network = construct(lambda: Network(layout, auxiliary, final_norm), torch_stream(seed, "init"))
     assert isinstance(network, Network)
     return network
 

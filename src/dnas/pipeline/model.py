@@ -40,6 +40,7 @@ def model_bytes(
             "architecture": subject.to_json(),
             "channels": settings.channels,
             "stem": settings.stem,
+            "final_norm": settings.final_norm,
         }
     else:
         shape = {"handmade": subject.name}
@@ -69,7 +70,9 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
         else:
             architecture = Architecture.from_json(facts["architecture"])
             _check_size(path, architecture, facts, info, weights)
-            network = build(architecture, facts["channels"], classes, inputs=info.channels, stem=facts["stem"])
+            # Files of before there was the norm do not name it.
+            more = {"inputs": info.channels, "stem": facts["stem"], "final_norm": facts.get("final_norm", False)}
+            network = build(architecture, facts["channels"], classes, **more)
         network.load_state_dict(weights)
     except Exception as error:  # what a forged header leads to has many types
         if isinstance(error, InputError) and str(path) in str(error):

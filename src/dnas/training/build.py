@@ -42,6 +42,7 @@ def built(architecture: Architecture, settings: TrainSettings, info: DataInfo, s
         inputs=info.channels,
         stem=settings.stem,
         auxiliary=settings.auxiliary_weight > 0,
+        final_norm=settings.final_norm,
         seed=seed,
     )
 

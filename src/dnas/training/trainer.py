@@ -1,7 +1,7 @@
 """Trains and tests a network: the same trainer for every architecture, and for what people designed.
 
-SGD with a cosine, cutout, an auxiliary loss, a ramp of drop-path and gradient clipping (Liu et al. 2019, A.2). The
-accuracy that is reported is the last epoch's on the test split; nothing is chosen by it.
+By default as in DARTS: SGD with a cosine, cutout, an auxiliary loss, a ramp of drop-path and gradient clipping (Liu et
+al. 2019, A.2). The accuracy that is reported is the last epoch's on the test split; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dnas.training.build import NetworkType, to_device
 from dnas.training.descent import Descent
 from dnas.training.guard import first_bad_layer
 from dnas.training.loop import run_steps
+from dnas.training.optimizers import optimizers, rates
 from dnas.training.updates import filled, sparse_gradients
 
 
@@ -87,14 +88,7 @@ class Training:
         self.images = len(pool)
         self.network = to_device(network, device)
         self.network.train()
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            settings.learning_rate,
-            settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,  # 300 small tensors: 1.9 → 0.9 ms
-        )
-        self.descent = Descent("network", self.network, {"optimizer": optimizer}, stage)
+        self.descent = Descent("network", self.network, optimizers(self.network, settings), stage)
         self.sums = {"loss": 0.0, "correct": 0.0}
         self.batches = Batches(
             pool,
@@ -128,7 +122,7 @@ class Training:
             loss,
             filled(grads, parameters),
             partial(first_bad_layer, network, inputs[0][0], partial(network, *inputs[0])),
-            rates={"optimizer": settings.rate(epoch)},
+            rates=rates(settings, step),
             clip_norm=settings.clip_norm,
         )
         self.sums["loss"] += taken.loss * parts[0].of
@@ -141,7 +135,7 @@ class Training:
         metrics = {
             "stage": self.stage,
             "epoch": epoch + 1,
-            "learning_rate": self.settings.rate(epoch),
+            "learning_rate": self.settings.rate(step),
             "loss": self.sums["loss"] / self.images,
             "accuracy": self.sums["correct"] / self.images,
         }

@@ -1,0 +1,46 @@
+"""What moves the weights of a training: SGD for all of them, or Muon for those that are matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dnas.settings import NetworkTrainSettings
+from dnas.training.muon import Muon
+
+
+def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, torch.optim.Optimizer]:
+    """By their names in checkpoints; no weight has two of them, and none has no one."""
+    muon = [p for p in network.parameters() if settings.optimizer == "muon" and _is_matrix(p)]
+    others = [p for p in network.parameters() if all(p is not matrix for matrix in muon)]
+    groups = [{"params": others}]
+    if not settings.norm_decay:
+        decaying = [p for p in others if p.ndim > 1]
+        groups = [{"params": decaying}, {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}]
+    found: dict[str, torch.optim.Optimizer] = {
+        "optimizer": torch.optim.SGD(
+            groups,
+            settings.learning_rate,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+            fused=True,  # 300 small tensors: 1.9 → 0.9 ms
+        )
+    }
+    if muon:
+        found["muon"] = Muon(muon, settings.muon_learning_rate, settings.momentum)
+    return found
+
+
+def rates(settings: NetworkTrainSettings, step: int) -> dict[str, float]:
+    """The learning rate of each of `optimizers` in a step."""
+    rate = settings.rate(step)
+    found = {"optimizer": rate}
+    if settings.optimizer == "muon":
+        found["muon"] = settings.muon_learning_rate * rate / settings.learning_rate
+    return found
+
+
+def _is_matrix(weight: nn.Parameter) -> bool:
+    """Whether it is that of a 1×1 convolution between two layers, each with many channels."""
+    return weight.ndim == 4 and weight.shape[2:] == (1, 1) and weight.shape[1] > 1
