@@ -153,7 +153,7 @@ def test_weights_are_drawn_by_hes_law(name):
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40, deadline=None)
 @given(width=st.floats(0.001, 8), more=st.floats(-0.02, 0.02), classes=st.integers(2, 300), inputs=st.integers(1, 5))
-def test_no_width_comes_closer(monkeypatch_size, name, width, more, classes, inputs):
+def test_no_width_comes_closer(counted, name, width, more, classes, inputs):
     """Against all widths in steps of half a channel of the widest layer, which are all networks that there are."""
     form = FORMS[name]
     wanted = max(form(classes, inputs, 0.001), round(form(classes, inputs, width) * (1 + more)))
@@ -163,7 +163,7 @@ def test_no_width_comes_closer(monkeypatch_size, name, width, more, classes, inp
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_size():
+def counted():
     """Counts by closed forms, as the networks have them (see above), since so many are not built in a moment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -286,11 +286,11 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, arguments,
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_is_shown_at_any_width(name):
-    for given, width in (([], 1.0), (["--width", 0.5], 0.5), (["--params", "60k"], None)):
-        shown = invoke("show", name, *given, "--json").json
+    for chosen, width in (([], 1.0), (["--width", 0.5], 0.5), (["--params", "60k"], None)):
+        shown = invoke("show", name, *chosen, "--json").json
         assert width in (None, shown["width"]) and shown["params"] == FORMS[name](10, 3, shown["width"])
     assert shown["params"] == pytest.approx(60_000, rel=0.03)
-    assert f"at width {shown['width']:g}, 10 classes" in invoke("show", name, *given).out
+    assert f"at width {shown['width']:g}, 10 classes" in invoke("show", name, *chosen).out
 
 
 @pytest.fixture(scope="module")
@@ -325,12 +325,12 @@ def test_the_trained_network_is_loaded_tested_and_shown(whole):
 
 def test_its_width_its_configuration_its_folder_and_the_function_repeat_it_to_the_bit(whole, tmp_path):
     run, result, arguments = whole
-    for name, given in {
+    for name, chosen in {
         "width": ["resnet20", "--width", result["width"]],
         "config": ["resnet20", "--config", run / "config.toml"],
         "folder": [run],
     }.items():
-        outcome = invoke("train", *given, *arguments, "--out", tmp_path / name)
+        outcome = invoke("train", *chosen, *arguments, "--out", tmp_path / name)
         assert outcome.code == 0, outcome.err
     dnas.train("resnet20", params="20k", data=str(arguments[1]), epochs=1, batch_size=16, out=tmp_path / "function")
     for name in ("width", "config", "folder", "function"):

@@ -110,10 +110,8 @@ def require_width(name: str, given: Mapping[str, Any]) -> None:
     others = ", ".join(network.name for network in HANDMADE.values() if network.has_width)
     for key in WIDTH_SETTINGS:
         if key in given:
-            text = (
-                f"only applies to hand-made networks that have a width ({others}), not to {name or 'an architecture'}"
-            )
-            raise SettingError(f"train.{key}", f"--{key}", f" {given[key]} {text}; leave it out")
+            text = f" {given[key]} only applies to hand-made networks that have a width ({others}), not to "
+            raise SettingError(f"train.{key}", f"--{key}", f"{text}{name or 'an architecture'}; leave it out")
 
 
 def parameters(name: str, classes: int, inputs: int, width: float = 1.0) -> int:

@@ -65,9 +65,8 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         from dnas.pipeline.config import train_settings  # with torch, which no help needs
 
         # So does a file of another kind of network, but for what only that has use for.
-        lost = (
-            train_settings(theirs).model_fields.keys() - train_settings(given.get("handmade", "")).model_fields.keys()
-        )
+        ours = given.get("handmade", "")
+        lost = train_settings(theirs).model_fields.keys() - train_settings(ours).model_fields.keys()
         beneath = {name: value for name, value in beneath.items() if name not in lost}
     settings["command"] = command
     if given.get("image_size") == 0:
