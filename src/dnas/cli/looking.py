@@ -142,6 +142,8 @@ def show(
         for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
             if given is not None:
                 raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
+        if classes < 2:
+            raise InputError(f"classes is {classes}; a classifier needs at least 2")
         width = _width(found, classes, image_channels, width, params, shape.width)
         _show_handmade(found, classes, image_size, image_channels, width, json)
         return

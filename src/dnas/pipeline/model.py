@@ -68,7 +68,8 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
         classes = len(info.classes)
         if "handmade" in facts:
             name, width = facts["handmade"], facts.get("width", 1.0)
-            _check_size(path, parameters(name, classes, info.channels, width), weights)
+            if "width" in facts:
+                _check_size(path, parameters(name, classes, info.channels, width), weights)
             network = build_handmade(name, classes, info.channels, info.image_size, seed=0, width=width)
         else:
             architecture = Architecture.from_json(facts["architecture"])
