@@ -24,13 +24,20 @@ from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.trainer import train_network
 
-SMALL = "shufflenet-v2"  # trains fastest
+SMALL = "shufflenet-v2"  # of torchvision's, trains fastest
 NAMES = [name for name in HANDMADE if name != "densenet-bc-250"]
 
 
 @pytest.fixture
 def torchvision():
     return pytest.importorskip("torchvision", exc_type=(ImportError, RuntimeError))
+
+
+@pytest.fixture
+def installed(name):
+    """Skips a network whose package is missing."""
+    if HANDMADE[name].package:
+        pytest.importorskip(HANDMADE[name].package, exc_type=(ImportError, RuntimeError))
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +233,13 @@ def test_parameters_are_those_of_the_papers(torchvision, name, millions):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1, 5, 8, 28, 32, 48])
-def test_any_size_and_number_of_channels_is_halved_as_often_as_it_says(torchvision, name, size):
+def test_any_size_and_number_of_channels_is_halved_as_often_as_it_says(installed, name, size):
     network = build_handmade(name, 7, 2, size, 0)
-    last = {"densenet-bc": "features", "vgg16-bn": "features", "mobilenet-v2": "features", "shufflenet-v2": "stage4"}
+    last = {"shufflenet-v2": "stage4", "mobilenet": "blocks", "resnet8": "stages", "resnet20": "stages"}
     seen = []
-    network.get_submodule(last[name]).register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    network.get_submodule(last.get(name, "features")).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape)
+    )
     logits = network.eval()(torch.zeros(2, 2, size, size))
     assert logits.shape == (2, 7) and torch.isfinite(logits).all()
     side = size / 2 ** HANDMADE[name].acting(size)
@@ -246,7 +255,14 @@ def test_on_images_of_imagenet_the_shapes_are_torchvisions(torchvision):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_are_a_function_of_the_seed_and_nothing_else_is_drawn(torchvision, name):
+def test_every_one_takes_digits_and_the_images_of_visual_wake_words(installed, name):
+    for inputs, size in ((1, 8), (3, 96)):
+        network = build_handmade(name, 2, inputs, size, 0).eval()
+        assert network(torch.zeros(1, inputs, size, size)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_a_function_of_the_seed_and_nothing_else_is_drawn(installed, name):
     state = torch.random.get_rng_state()
     one = build_handmade(name, 4, 1, 8, 3).state_dict()
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -258,7 +274,7 @@ def test_weights_are_a_function_of_the_seed_and_nothing_else_is_drawn(torchvisio
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_draws_nothing_from_the_global_random_state(torchvision, name):
+def test_a_step_draws_nothing_from_the_global_random_state(installed, name):
     network = build_handmade(name, 4, 1, 8, 0).train()
     state = torch.random.get_rng_state()
     network(torch.ones(2, 1, 8, 8)).sum().backward()

@@ -17,7 +17,7 @@ from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOpti
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import Config
 from dnas.runtime.execution import DEFAULT
-from dnas.settings import DataSettings
+from dnas.settings import DataSettings, WidthTrainSettings
 from dnas.space.registry import get_space
 from dnas.study.cluster import RaySettings
 from dnas.study.design import StudySettings
@@ -64,6 +64,7 @@ IN_FORCE: dict[str, Any] = {
     "--device": "auto",
     "--flip": "auto",
     "--checkpoint-every": DEFAULT.checkpoint_seconds,
+    "--width": WidthTrainSettings().width,
     "--ray-retries": RaySettings("auto").retries,
 }
 OF_A_COMMAND: dict[tuple[str, str], Any] = {
@@ -76,6 +77,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("evaluate", "--data"): "the run's test images",
     ("evaluate", "--image-size"): "the run's",
     ("doctor", "--out"): "runs",
+    ("show", "--width"): "the run's, else 1",
 }
 IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|"
                       r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest")  # fmt: skip
@@ -98,6 +100,8 @@ def test_a_printed_default_is_the_one_in_force(command):
 
 def test_the_defaults_of_show_are_those_of_a_network(tmp_path):
     shown = {option: defaults[0].split()[-1] for option, defaults in listed("show").items() if defaults}
+    width = shown.pop("--width")
+    assert invoke("show", "resnet8", "--json").json == invoke("show", "resnet8", "--width", width, "--json").json
     given = [word for option in shown for word in (option, shown[option])]
     plain, spelled = (invoke("show", "DARTS_V2", *more, "--json").json for more in ((), given))
     assert len(shown) == 5 and plain == spelled

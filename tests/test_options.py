@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnas.errors import InputError
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, WidthOptions, names
 from dnas.pipeline.config import Config, parse
 from dnas.pipeline.overrides import add_options, nested
 from dnas.settings import GradientSettings, TrainSettings
@@ -177,6 +177,6 @@ def test_any_options_are_a_configuration_or_a_sentence(flat, options):
 
 
 def test_the_options_of_python_and_of_the_command_line_are_one_list():
-    for group in (DataOptions, RunOptions, SearchOptions, BothOptions, ExecutionOptions):
+    for group in (DataOptions, RunOptions, SearchOptions, BothOptions, WidthOptions, ExecutionOptions):
         for field in fields(group):
             assert field.default is None, "an option that is not given must be told from one that is"

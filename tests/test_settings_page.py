@@ -7,13 +7,13 @@ import pytest
 
 from dnas import methods
 from dnas.pipeline.config import Config
-from dnas.settings import DataSettings, GradientSettings, TrainSettings, TrialSettings
+from dnas.settings import DataSettings, GradientSettings, TrainSettings, TrialSettings, WidthTrainSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 SECTIONS = {
     "The run": (Config,),
     "[search]": (GradientSettings, TrialSettings),
-    "[train]": (TrainSettings,),
+    "[train]": (TrainSettings, WidthTrainSettings),
     "[data]": (DataSettings,),
 }
 # Written by the program, or given in another way than by a setting's name.

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations and numbers as people write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dnas.disk import read_toml
 from dnas.pipeline.config import parse
 from dnas.pipeline.overrides import nested
 from dnas.runtime.execution import execution
-from dnas.units import TIMES, duration
+from dnas.units import MANY, TIMES, duration, whole_number
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,25 @@ def test_from_python(tmp_path):
                     time_limit="1ms", checkpoint_every="0s", search_seconds="5m")  # fmt: skip
     assert caught.value.code == 75
     assert read_toml(tmp_path / "run" / "config.toml")["search"]["seconds"] == 300.0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0), ("78186", 78186), (78186, 78186), ("130k", 130_000), ("130 K", 130_000), ("1.2M", 1_200_000),
+        ("0.001k", 1), ("1.1m", 1_100_000), (" 2g ", 2_000_000_000), ("-5", -5), ("1.0", 1),
+    ],
+)  # fmt: skip
+def test_a_whole_number_may_have_a_unit(text, number):
+    assert whole_number(text) == number and type(whole_number(text)) is int
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "0.0001k", "1e3", "1_000", "130kk", "1.2.3M", "²", 1.0, True, None])
+def test_what_is_no_whole_number_says_so(text):
+    with pytest.raises(ValueError, match=r"^must be a whole number such as 78666, 130k or 1.2M, got "):
+        whole_number(text)
+
+
+@given(st.integers(0, 10**12), st.sampled_from(sorted(MANY)))
+def test_a_unit_multiplies(number, unit):
+    assert whole_number(f"{number}{unit}") == number * MANY[unit]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dnas.errors import InputError, calling, did_you_mean
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, names
+from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, WidthOptions, names
 from dnas.pipeline import run as pipeline
 from dnas.pipeline.classifier import Classifier
 from dnas.pipeline.model import load_model
@@ -44,14 +44,14 @@ def train(
 
     Args:
         architecture: An `Architecture`, or as on the command line: an architecture file, a run folder, a published name
-            ("DARTS_V2"), or a hand-made network ("vgg16-bn"). A run hands on its data and its training, unless options
+            ("DARTS_V2"), or a hand-made network ("resnet8"). A run hands on its data and its training, unless options
             say otherwise.
 
     Raises:
         InputError: No such network, or an option that is not known or cannot work.
         RunError: The run failed; `dnas.resume` goes on.
     """
-    _known("train", options, DataOptions, RunOptions, ExecutionOptions, more=["option"])
+    _known("train", options, DataOptions, RunOptions, WidthOptions, ExecutionOptions, more=["option"])
     given, found = to_train(architecture, {**options, "baseline": baseline})
     return _start("train", given, reporter, found)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.units import duration
+from dnas.units import duration, whole_number
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -27,8 +27,13 @@ def _seconds(kind: Any, tokens: Sequence[Token]) -> float:
     return duration(tokens[0].value)
 
 
+def _many(kind: Any, tokens: Sequence[Token]) -> int:
+    return whole_number(tokens[0].value)
+
+
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
+MANY = Parameter(converter=_many)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 _TRAIN = Group("Training", sort_key=3)
@@ -107,6 +112,16 @@ class BothOptions:
     "Epochs of the training only."
     train_layers: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthOptions:
+    """Of the training of a hand-made network that has a width."""
+
+    width: Annotated[float | None, Parameter(group=_TRAIN)] = None
+    "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"
+    params: Annotated[int | None, MANY, Parameter(group=_TRAIN)] = None
+    "In place of --width: the one whose number of parameters comes closest to this, such as 130k, 1.2M or 78186."
 
 
 # Where an option that commands share means something else in one, or is refused there, the help must say so.
@@ -195,6 +210,8 @@ def places(command: Command, option: str) -> tuple[str, ...]:
         # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
         sections = ("search",) if command == "run" and option == "layers" else SECTIONS[command]
         return tuple(f"{section}.{option}" for section in sections)
+    if option in names(WidthOptions):
+        return (f"train.{option}",)
     section, _, name = option.partition("_")
     if section in ("search", "train") and name in (*_COMMON, "seconds", "steps"):
         return (f"{section}.{name}",)
@@ -216,7 +233,7 @@ def flag_of(key: str, own: bool = True) -> str:
     if section == "options":
         return f"--option {name}"
     if own:
-        for option in (*_COMMON, *names(DataOptions, RunOptions, SearchOptions, BothOptions), "baseline"):
+        for option in (*_COMMON, *names(DataOptions, RunOptions, SearchOptions, BothOptions, WidthOptions), "baseline"):
             if key in places("run", option) and (key != "train.layers" or option == "train_layers"):
                 return f"--{option.replace('_', '-')}"
     return key

@@ -7,19 +7,23 @@ for is no setting of it, and is refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
-from dnas.units import duration
+from dnas.units import duration, whole_number
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
+# A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
+WholeNumber = Annotated[int, BeforeValidator(whole_number)]
 Flip = Literal["auto", "on", "off"]
 Memory = Literal["auto", "whole", "stream"]
 SMALLEST_IMAGE = 8  # pixels of a side
+WIDEST = 100  # what the channels of a hand-made network are multiplied by at most
 MIN_LAYERS = 3  # a network has two reductions, and one layer at least that is none
 
 
@@ -365,10 +369,40 @@ class TrainSettings(NetworkTrainSettings):
         return self.drop_path * epoch / self.epochs
 
 
+class WidthTrainSettings(NetworkTrainSettings):
+    """The training of a hand-made network that has a width."""
+
+    width: float = Field(1.0, gt=0, le=WIDEST, description="what the channels of every convolution are multiplied by")
+    params: WholeNumber = Field(
+        0,
+        ge=0,
+        description='parameters to come closest to by the width: a number, or a text such as "130k" or "1.2M"; 0: keep '
+        "the width",
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.params and "width" in self.model_fields_set:
+            raise InputError(
+                f"train.width={self.width} cannot be used with train.params={self.params}, which chooses the width; "
+                "remove one"
+            )
+
+
+# What only a hand-made network with a width has use for.
+WIDTH_SETTINGS = tuple(
+    name for name in WidthTrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
+)
 # What only an architecture has use for.
 ARCHITECTURE_SETTINGS = tuple(
     name for name in TrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
 )
+
+
+def train_over(above: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a training over others. A width or size stands in place of both: each decides the other."""
+    hidden = WIDTH_SETTINGS if any(name in above for name in WIDTH_SETTINGS) else ()
+    return {**{name: value for name, value in beneath.items() if name not in hidden}, **above}
 
 
 def _there(section: str, images: int, count: int) -> int:

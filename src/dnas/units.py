@@ -1,14 +1,18 @@
-"""Quantities as people write them: durations as "90", "5m" or "1h30m". Needs no torch."""
+"""Quantities as people write them: durations as "90", "5m" or "1h30m", numbers as "130k". Needs no torch."""
 
 from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 # Seconds of each unit of time.
 TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _TERM = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h|d)"
 _SUM = re.compile(rf"(?:{_TERM}\s*)+", re.IGNORECASE)
+# What letters after a number multiply it by.
+MANY = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_MANY = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(k|m|g|)", re.IGNORECASE)
 
 
 def duration(value: float | str) -> float:
@@ -34,6 +38,25 @@ def duration(value: float | str) -> float:
     if not math.isfinite(seconds):
         raise ValueError(f"must be a duration such as 90, 5m or 1h30m, got {value!r}")
     return seconds
+
+
+def whole_number(value: int | str) -> int:
+    """Return a whole number.
+
+    Args:
+        value: As a number or a text, which may have a unit from `MANY`: "78666", "130k", "1.2M".
+
+    Raises:
+        ValueError: It is none. The message goes on from a name: "must be a whole number …, got '1.5'".
+    """
+    number = None
+    if isinstance(value, str) and (found := _MANY.fullmatch(value.strip())):
+        number = Fraction(found[1]) * MANY[found[2].lower()]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = Fraction(value)
+    if number is None or number.denominator != 1:
+        raise ValueError(f"must be a whole number such as 78666, 130k or 1.2M, got {value!r}")
+    return int(number)
 
 
 def time_text(seconds: float | None) -> str:

@@ -16,6 +16,7 @@ from dnas.cli.printing import (
 )
 from dnas.errors import InputError, RunError, calling
 from dnas.options import (
+    MANY,
     WHOLE,
     TestDataOptions,
 )
@@ -89,7 +90,7 @@ def evaluate(
 @app.command(sort_key=7)
 def show(
     architecture: Annotated[
-        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (resnet8).")
     ],
     /,
     *,
@@ -108,6 +109,13 @@ def show(
     ] = None,
     stem: Annotated[
         str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: the run's, else cifar]")
+    ] = None,
+    width: Annotated[
+        float | None,
+        Parameter(help="What the channels of a hand-made network are multiplied by. [default: the run's, else 1]"),
+    ] = None,
+    params: Annotated[
+        int | None, MANY, Parameter(help="In place of --width: the one that comes closest to this size, such as 130k.")
     ] = None,
     svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
     json: Json = False,
@@ -134,8 +142,12 @@ def show(
         for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
             if given is not None:
                 raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
-        _show_handmade(found, classes, image_size, image_channels, json)
+        if classes < 2:
+            raise InputError(f"classes is {classes}; a classifier needs at least 2")
+        width = _width(found, classes, image_channels, width, params, shape.width)
+        _show_handmade(found, classes, image_size, image_channels, width, json)
         return
+    _width("", classes, image_channels, width, params, 1.0)
     channels = shape.channels if channels is None else channels
     with calling(typed_here):
         network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
@@ -262,20 +274,35 @@ def _describe(method: Any) -> dict[str, Any]:
     }
 
 
-def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, as_json: bool) -> None:
+def _width(name: str, classes: int, inputs: int, width: float | None, params: int | None, default: float) -> float:
+    """The width of a hand-made network that is shown, by the rules of a training."""
+    from dnas.network.handmade import handmade_of_size, require_width
+    from dnas.settings import WidthTrainSettings
+    from dnas.validation import checked
+
+    given = {key: value for key, value in (("width", width), ("params", params)) if value is not None}
+    if not given:
+        return default
+    require_width(name, given)
+    with calling({"train.width": "--width", "train.params": "--params"}):
+        settings = checked(WidthTrainSettings, given, "train")
+        settings.check()
+        return handmade_of_size(name, settings.params, classes, inputs) if settings.params else settings.width
+
+
+def _show_handmade(name: str, classes: int, image_size: int, image_channels: int, width: float, as_json: bool) -> None:
     from dnas.network.handmade import build_handmade, get_handmade
     from dnas.network.network import macs, params
 
-    if classes < 2:
-        raise InputError(f"classes is {classes}; a classifier needs at least 2")
     entry = get_handmade(name)
-    network = build_handmade(name, classes, image_channels, image_size, seed=0)
+    network = build_handmade(name, classes, image_channels, image_size, seed=0, width=width)
     size = {"params": params(network), "macs": macs(network, (image_channels, image_size, image_size))}
     if as_json:
-        shape = {"classes": classes, "image_size": image_size}
+        shape = {"classes": classes, "image_size": image_size, **({"width": width} if entry.has_width else {})}
         print_json({"name": name, "title": entry.title, "paper": entry.paper, **shape, **size})
         return
     print(
-        f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at {classes} classes, "
-        f"{image_size}×{image_size} images; made by hand, so there is no architecture to draw"
+        f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at "
+        + (f"width {width:g}, " if entry.has_width else "")
+        + f"{classes} classes, {image_size}×{image_size} images; made by hand, so there is no architecture to draw"
     )

@@ -22,6 +22,7 @@ from dnas.options import (
     ExecutionOptions,
     RunOptions,
     SearchOptions,
+    WidthOptions,
 )
 from dnas.pipeline.overrides import given_options, nested, typed
 from dnas.runtime.execution import Execution
@@ -73,12 +74,13 @@ def search_(
 @app.command(sort_key=3)
 def train(
     architecture: Annotated[
-        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (vgg16-bn).")
+        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (resnet8).")
     ],
     /,
     *,
     data: Annotated[DataOptions, FLAT] = DataOptions(),
     common: Annotated[RunOptions, FLAT] = RunOptions(),
+    sized: Annotated[WidthOptions, FLAT] = WidthOptions(),
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
     option: Annotated[
         list[str] | None,
@@ -96,7 +98,7 @@ def train(
     now = begin_execution(execute)
     from dnas.pipeline.subjects import to_train
 
-    given = given_options(data, common) | {"baseline": baseline, "option": option}
+    given = given_options(data, common, sized) | {"baseline": baseline, "option": option}
     given, found = to_train(architecture, given)
     print_result(_start("train", given, quiet, now, found), json)
 

@@ -1,25 +1,29 @@
 """Networks that people designed, for images of any size: rows to compare searched architectures with.
 
-All are torchvision's, with fresh weights, so they want the extra `dnas[networks]`. On 32×32 images they have the shape
-that is usual on CIFAR: less halving of the resolution, and a linear classifier after global average pooling.
-docs/networks.md says of each what was adapted.
+Those of `small` have a width, by which their size can be chosen. The others are torchvision's, with fresh weights, so
+they want the extra `dnas[networks]`. On 32×32 images all have the shape that is usual on CIFAR: less halving of the
+resolution, and a linear classifier after global average pooling. docs/networks.md says of each what was adapted.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from dnas.errors import InputError, choices, first_line
+from dnas.errors import InputError, SettingError, choices, first_line
+from dnas.network import small
+from dnas.network.network import params as count
 from dnas.rng import derived_seed
+from dnas.settings import WIDEST, WIDTH_SETTINGS
 
 PACKAGE = "torchvision"
 EXTRA = "pip install 'dnas[networks]'"
@@ -30,38 +34,47 @@ class HandMade:
     """A network that people designed.
 
     Attributes:
-        build: (torchvision.models, classes, channels of an image) → the network, with all its halvings.
+        build: (classes, channels of an image, width) → the network, with all its halvings.
         halvings: From the input on, the layers that together halve the resolution once, by name.
         at_32: How many of them act on 32×32 images.
+        package: What has to be installed for it.
+        has_width: Its channels can be multiplied; if not, its width is 1.
     """
 
     name: str
     title: str
     paper: str
-    build: Callable[[Any, int, int], nn.Module]
+    build: Callable[[int, int, float], nn.Module]
     halvings: tuple[tuple[str, ...], ...]
     at_32: int
+    package: str = ""
+    has_width: bool = False
 
     def acting(self, image_size: int) -> int:
         """How many halvings act: one fewer for each factor of two below 32 pixels, one more above."""
         return min(max(self.at_32 + round(math.log2(image_size / 32)), 0), len(self.halvings))
 
 
-def build_handmade(name: str, classes: int, inputs: int, image_size: int, seed: int) -> nn.Module:
+def build_handmade(name: str, classes: int, inputs: int, image_size: int, seed: int, width: float = 1.0) -> nn.Module:
     """A hand-made network with fresh weights: images [B, inputs, image_size, image_size] → logits [B, classes].
 
-    Its weights are drawn by its own laws, torchvision's, as a function of the seed; the global random state is neither
-    read nor changed. It has no dropout: what regularises a training is the trainer's, and the same for every network.
+    Its weights are drawn by its own laws, as a function of the seed; the global random state is neither read nor
+    changed. It has no dropout: what regularises a training is the trainer's, and the same for every network.
+
+    Args:
+        width: What the channels are multiplied by, with a network that has a width.
 
     Raises:
-        InputError: A name that is not known, or torchvision is missing.
+        InputError: A name that is not known, its package is missing, or it has no width and one is given.
     """
     network = get_handmade(name)
-    models = torchvision_models()
+    if width != 1:
+        require_width(name, {"width": width})
+    require_package(name)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the GPUs' generators, too.
         torch.default_generator.manual_seed(derived_seed(seed, "init"))
-        built = network.build(models, classes, inputs)
+        built = network.build(classes, inputs, width)
     # As the usual shapes for CIFAR do, keep the last ones: the resolution is lost late.
     for layers in network.halvings[: len(network.halvings) - network.acting(image_size)]:
         for layer in layers:
@@ -80,12 +93,78 @@ def get_handmade(name: str) -> HandMade:
     return HANDMADE[name]
 
 
+def require_package(name: str) -> None:
+    """Raises InputError where the package that a hand-made network is of is missing, or made for another torch."""
+    if get_handmade(name).package:
+        torchvision_models()
+
+
+def require_width(name: str, given: Mapping[str, Any]) -> None:
+    """Raises SettingError where settings of a training choose the width or size of what has no width.
+
+    Args:
+        name: Of a hand-made network; else of what is trained, "" for an architecture.
+    """
+    if name in HANDMADE and HANDMADE[name].has_width:
+        return
+    others = ", ".join(network.name for network in HANDMADE.values() if network.has_width)
+    for key in WIDTH_SETTINGS:
+        if key in given:
+            text = f" {given[key]} only applies to hand-made networks that have a width ({others}), not to "
+            raise SettingError(f"train.{key}", f"--{key}", f"{text}{name or 'an architecture'}; leave it out")
+
+
+def parameters(name: str, classes: int, inputs: int, width: float = 1.0) -> int:
+    """How many parameters a hand-made network has, for images with so many channels, of any size."""
+    require_package(name)
+    with torch.device("meta"):
+        return count(get_handmade(name).build(classes, inputs, width))
+
+
+def handmade_of_size(name: str, params: int, classes: int, inputs: int) -> float:
+    """The width at which a hand-made network comes closest to a number of parameters; of two, the smaller network's.
+
+    It is the one with the fewest decimals that makes that network, so that the size of width 1 gives 1.
+
+    Args:
+        params: The number that is wanted.
+        inputs: Channels of an image.
+
+    Raises:
+        SettingError: The network has no width, or none with which it is so small or so large.
+    """
+    get_handmade(name)
+    require_width(name, {"params": params})
+    # No two neighbouring changes of some number of channels lie closer than this: all networks are met.
+    widths = range(1, WIDEST * _STEPS + 1)
+
+    @cache
+    def size(step: int) -> int:
+        return parameters(name, classes, inputs, step / _STEPS)
+
+    smallest, largest = size(widths[0]), size(widths[-1])
+    if not smallest <= params <= largest:
+        raise SettingError(
+            "train.params",
+            "--params",
+            f" {params} is no size of {name}, which has {smallest} to {largest} parameters with {classes} classes and "
+            f"{inputs} image channels; give a number between",
+        )
+    above = widths[bisect_left(widths, params, key=size)]
+    below = max(above - 1, widths[0])
+    closest = size(above) if size(above) - params < params - size(below) else size(below)
+    first = widths[bisect_left(widths, closest, key=size)]
+    last = widths[bisect_right(widths, closest, key=size) - 1]
+    grid = next(grid for grid in (_STEPS, _STEPS // 10, _STEPS // 100, 1) if -(-first // grid) * grid <= last)
+    return -(-first // grid) * grid / _STEPS
+
+
 def torchvision_models() -> Any:
     """The module `torchvision.models`. Raises InputError where it is missing, or made for another torch."""
     try:
         return import_module(f"{PACKAGE}.models")
     except ModuleNotFoundError:
-        raise InputError(f"hand-made networks need {PACKAGE}, which is not installed: {EXTRA}") from None
+        raise InputError(f"this hand-made network needs {PACKAGE}, which is not installed: {EXTRA}") from None
     except (ImportError, OSError, RuntimeError) as error:
         # Compiled operators that do not fit are missed when torchvision registers with torch.
         reason = first_line(error)
@@ -95,13 +174,17 @@ def torchvision_models() -> Any:
         ) from None
 
 
-# --- the networks -----------------------------------------------------------------------------------------
+# Widths are looked for in thousandths.
+_STEPS = 1000
 
 
-def _densenet_bc(models: Any, classes: int, inputs: int, depth: int, growth: int) -> nn.Module:
+# --- torchvision's networks -------------------------------------------------------------------------------
+
+
+def _densenet_bc(classes: int, inputs: int, width: float, depth: int, growth: int) -> nn.Module:
     """Three blocks of (depth - 4) / 6 bottlenecks, compression 0.5, 2 · growth channels from a bare 3×3 convolution."""
     layers = (depth - 4) // 6
-    network: nn.Module = models.DenseNet(growth, (layers,) * 3, 2 * growth, num_classes=classes)
+    network: nn.Module = torchvision_models().DenseNet(growth, (layers,) * 3, 2 * growth, num_classes=classes)
     stem = nn.Conv2d(inputs, 2 * growth, 3, 2, 1, bias=False)
     nn.init.kaiming_normal_(stem.weight)
     features = network.get_submodule("features")
@@ -111,8 +194,9 @@ def _densenet_bc(models: Any, classes: int, inputs: int, depth: int, growth: int
     return network
 
 
-def _vgg16_bn(models: Any, classes: int, inputs: int) -> nn.Module:
+def _vgg16_bn(classes: int, inputs: int, width: float) -> nn.Module:
     """The 13 convolutions of configuration D with batch norms, and one linear layer on their means."""
+    models = torchvision_models()
     features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
     features[0] = nn.Conv2d(inputs, 64, 3, padding=1)
     for part in features:
@@ -130,8 +214,8 @@ def _vgg16_bn(models: Any, classes: int, inputs: int) -> nn.Module:
     )
 
 
-def _mobilenet_v2(models: Any, classes: int, inputs: int) -> nn.Module:
-    network: nn.Module = models.MobileNetV2(num_classes=classes)
+def _mobilenet_v2(classes: int, inputs: int, width: float) -> nn.Module:
+    network: nn.Module = torchvision_models().MobileNetV2(num_classes=classes)
     stem = nn.Conv2d(inputs, 32, 3, 2, 1, bias=False)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out")
     network.set_submodule("features.0.0", stem)
@@ -139,16 +223,46 @@ def _mobilenet_v2(models: Any, classes: int, inputs: int) -> nn.Module:
     return network
 
 
-def _shufflenet_v2(models: Any, classes: int, inputs: int) -> nn.Module:
-    network: nn.Module = models.ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], num_classes=classes)
+def _shufflenet_v2(classes: int, inputs: int, width: float) -> nn.Module:
+    network: nn.Module = torchvision_models().ShuffleNetV2([4, 8, 4], [24, 116, 232, 464, 1024], num_classes=classes)
     network.set_submodule("conv1.0", nn.Conv2d(inputs, 24, 3, 2, 1, bias=False))
     return network
 
+
+# --- all that there are -----------------------------------------------------------------------------------
 
 _DENSENET_HALVINGS = ("features.conv0",), ("features.transition1.pool",), ("features.transition2.pool",)
 HANDMADE = {
     network.name: network
     for network in (
+        HandMade(
+            "resnet8",
+            "ResNet-8 of MLPerf Tiny",
+            "Banbury et al., MLPerf Tiny Benchmark, NeurIPS Datasets and Benchmarks 2021",
+            partial(small.resnet, blocks=1, projection=True),
+            small.resnet_halvings(projection=True),
+            2,
+            has_width=True,
+        ),
+        HandMade(
+            "resnet20",
+            "ResNet-20 for CIFAR",
+            "He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
+            partial(small.resnet, blocks=3, projection=False),
+            small.resnet_halvings(projection=False),
+            2,
+            has_width=True,
+        ),
+        HandMade(
+            "mobilenet",
+            "MobileNetV1 of MLPerf Tiny",
+            "Howard et al., MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications, 2017; "
+            "Banbury et al., MLPerf Tiny Benchmark, NeurIPS Datasets and Benchmarks 2021",
+            small.mobilenet,
+            small.MOBILENET_HALVINGS,
+            3,
+            has_width=True,
+        ),
         HandMade(
             "densenet-bc",
             "DenseNet-BC, depth 100, growth 12",
@@ -156,6 +270,7 @@ HANDMADE = {
             partial(_densenet_bc, depth=100, growth=12),
             _DENSENET_HALVINGS,
             2,
+            PACKAGE,
         ),
         HandMade(
             "densenet-bc-250",
@@ -164,6 +279,7 @@ HANDMADE = {
             partial(_densenet_bc, depth=250, growth=24),
             _DENSENET_HALVINGS,
             2,
+            PACKAGE,
         ),
         HandMade(
             "vgg16-bn",
@@ -172,6 +288,7 @@ HANDMADE = {
             _vgg16_bn,
             tuple((f"features.{pool}",) for pool in (6, 13, 23, 33, 43)),
             5,
+            PACKAGE,
         ),
         HandMade(
             "mobilenet-v2",
@@ -180,6 +297,7 @@ HANDMADE = {
             _mobilenet_v2,
             (("features.0.0",), *((f"features.{block}.conv.1.0",) for block in (2, 4, 7, 14))),
             3,
+            PACKAGE,
         ),
         HandMade(
             "shufflenet-v2",
@@ -192,6 +310,7 @@ HANDMADE = {
                 *((f"stage{stage}.0.branch1.0", f"stage{stage}.0.branch2.3") for stage in (2, 3, 4)),
             ),
             3,
+            PACKAGE,
         ),
     )
 }

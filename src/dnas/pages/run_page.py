@@ -354,10 +354,11 @@ def _meanings(run: Run) -> dict[str, str]:
     from dnas.methods.registry import get_method
     from dnas.pipeline.config import Config, sections
 
+    handmade = str(run.config.get("handmade", ""))
     try:
-        known, foreign = sections(get_method(str(run.config.get("method", "")))), False
+        known, foreign = sections(get_method(str(run.config.get("method", ""))), handmade), False
     except InputError:
-        known, foreign = sections(get_method(str(Config.model_fields["method"].default))), True
+        known, foreign = sections(get_method(str(Config.model_fields["method"].default)), handmade), True
     return {
         f"{section}.{name}" if section else name: (field.description or "").replace("`", "")
         for section, cls in known.items()

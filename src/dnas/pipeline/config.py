@@ -11,7 +11,7 @@ from dnas.data.splits import DataInfo
 from dnas.errors import InputError, SettingError
 from dnas.methods.protocol import Method, SupernetMethod
 from dnas.methods.registry import create, get_method
-from dnas.network.handmade import get_handmade
+from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
 from dnas.pipeline.machine import environment
 from dnas.pipeline.presets import CIFAR10_IMAGES, paper_travel, preset_settings
@@ -25,6 +25,7 @@ from dnas.settings import (
     Settings,
     SupernetSettings,
     TrainSettings,
+    WidthTrainSettings,
 )
 from dnas.space.plan import check_channels, check_width
 from dnas.space.registry import get_space
@@ -68,13 +69,20 @@ class Config(Settings):
         return self.model_dump(exclude_none=True)
 
 
-def sections(method: type[Method]) -> dict[str, type[BaseModel]]:
-    """The tables of a configuration file and what they can hold, with this method; "" is its top."""
+def train_settings(handmade: str) -> type[NetworkTrainSettings]:
+    """The settings of a training: of a hand-made network, or where none has that name of an architecture."""
+    if handmade not in HANDMADE:
+        return TrainSettings
+    return WidthTrainSettings if HANDMADE[handmade].has_width else NetworkTrainSettings
+
+
+def sections(method: type[Method], handmade: str = "") -> dict[str, type[BaseModel]]:
+    """The tables of a configuration file and what they can hold, with this method and network; "" is its top."""
     return {
         "": Config,
         "search": method.Settings,
         "options": method.Options,
-        "train": TrainSettings,
+        "train": train_settings(handmade),
         "data": DataSettings,
     }
 
@@ -135,8 +143,8 @@ def _composed(
     quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
     method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))
     base = preset_settings(own.preset, method, info, count)
-    if own.handmade:
-        base["train"] = {key: value for key, value in base["train"].items() if key not in ARCHITECTURE_SETTINGS}
+    fields = train_settings(own.handmade).model_fields
+    base["train"] = {key: value for key, value in base["train"].items() if key in fields}
     if distributed.count() > 1:
         base["train"]["parts"] = distributed.count()
         if isinstance(method, SupernetMethod):
@@ -192,7 +200,11 @@ def resolve(
     else:
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
-        updates["train"] = config.train.resolved(count, info.image_size)
+        train = config.train.resolved(count, info.image_size)
+        if isinstance(train, WidthTrainSettings) and train.params:
+            width = handmade_of_size(config.handmade, train.params, len(info.classes), info.channels)
+            train = train.model_copy(update={"width": width, "params": 0})
+        updates["train"] = train
     return config.model_copy(update=updates), method
 
 
@@ -207,7 +219,8 @@ def parse(values: Mapping[str, Any]) -> Config:
     if isinstance(handmade, str) and handmade:
         _check_handmade(handmade, values)
     if isinstance(values.get("train"), Mapping):
-        values["train"] = checked(NetworkTrainSettings if handmade else TrainSettings, values["train"], "train")
+        require_width(str(handmade), values["train"])
+        values["train"] = checked(train_settings(str(handmade)), values["train"], "train")
     return checked(Config, values)
 
 

@@ -17,12 +17,12 @@ from dnas.data.splits import DataInfo
 from dnas.disk import read_json
 from dnas.errors import InputError
 from dnas.methods.registry import create
-from dnas.pipeline.config import Config, parse
+from dnas.pipeline.config import Config, parse, train_settings
 from dnas.pipeline.model import read_info
 from dnas.pipeline.presets import preset_settings
 from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.names import MODEL_FILE, RESULT_FILE
-from dnas.settings import ARCHITECTURE_SETTINGS, NetworkTrainSettings, TrainSettings
+from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
 from dnas.space.plan import Shape
 from dnas.space.registry import get_space
 
@@ -58,7 +58,7 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
         training = {name: value for name, value in _given_training(own).items() if same or name not in MEASURED}
-        inherited |= {"preset": own.preset, "train": {**training, **settings.get("train", {})}}
+        inherited |= {"preset": own.preset, "train": train_over(settings.get("train", {}), training)}
     return inherited
 
 
@@ -78,6 +78,8 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
         shape["image_size"] = own.data.image_size
         if isinstance(training, TrainSettings):
             shape |= {"channels": training.channels, "stem": training.stem}
+        elif isinstance(training, WidthTrainSettings):
+            shape["width"] = training.width
     record = read_training_images(run)
     if record is not None or is_file(run / MODEL_FILE):
         info = read_info(run / MODEL_FILE) if record is None else record.info
@@ -127,10 +129,9 @@ def _given_training(own: Config) -> dict[str, Any]:
 
 
 def _of_preset(own: Config, values: Mapping[str, Any]) -> NetworkTrainSettings:
-    if own.handmade:
-        values = {name: value for name, value in values.items() if name not in ARCHITECTURE_SETTINGS}
-    settings = NetworkTrainSettings(**values) if own.handmade else TrainSettings(**values)
-    return settings.in_numbers(own.data.train_images, own.data.image_size)
+    settings = train_settings(own.handmade)
+    fitting = {name: value for name, value in values.items() if name in settings.model_fields}
+    return settings(**fitting).in_numbers(own.data.train_images, own.data.image_size)
 
 
 def _info(own: Config) -> DataInfo:

@@ -19,7 +19,7 @@ import torch
 from dnas.data.memory import amount, is_short, shortage
 from dnas.errors import InputError, RunError, unknown
 from dnas.kernels import native
-from dnas.network.handmade import PACKAGE, torchvision_models
+from dnas.network.handmade import get_handmade, require_package
 from dnas.runtime import distributed
 from dnas.runtime.execution import Execution
 from dnas.runtime.scalars import require_tensorboard
@@ -27,10 +27,11 @@ from dnas.runtime.scalars import require_tensorboard
 
 def environment(handmade: str = "") -> dict[str, Any]:
     """What a result depends on besides its settings; a hand-made network on the package that has it, too."""
+    package = get_handmade(handmade).package if handmade else ""
     return {
         "dnas": version("dnas"),
         "torch": torch.__version__,
-        **({PACKAGE: version(PACKAGE)} if handmade else {}),
+        **({package: version(package)} if package else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -85,7 +86,7 @@ def check_machine(device: str, backend: str, handmade: str) -> None:
     check_device(device)
     choose_backend(device, backend)
     if handmade:
-        torchvision_models()
+        require_package(handmade)
 
 
 def check_execution(execution: Execution) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, first_line
-from dnas.network.handmade import HandMade, build_handmade
+from dnas.network.handmade import HandMade, build_handmade, parameters
 from dnas.network.network import build
 from dnas.pipeline.config import Config
 from dnas.runtime.names import MODEL_FILE
-from dnas.settings import NetworkTrainSettings, TrainSettings
+from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.plan import plan, size
 from dnas.training.build import built, to_device
@@ -44,6 +44,8 @@ def model_bytes(
         }
     else:
         shape = {"handmade": subject.name}
+        if isinstance(settings, WidthTrainSettings):
+            shape["width"] = settings.width
     weights = {
         k: v.detach().cpu().contiguous() for k, v in network.state_dict().items() if not k.startswith("auxiliary.")
     }
@@ -66,11 +68,15 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
         info = info_from_json(facts["data"])
         classes = len(info.classes)
         if "handmade" in facts:
-            network = build_handmade(facts["handmade"], classes, info.channels, info.image_size, seed=0)
+            name, width = facts["handmade"], facts.get("width", 1.0)
+            if "width" in facts:
+                _check_size(path, parameters(name, classes, info.channels, width), weights)
+            network = build_handmade(name, classes, info.channels, info.image_size, seed=0, width=width)
         else:
             architecture = Architecture.from_json(facts["architecture"])
-            _check_size(path, architecture, facts, info, weights)
-            # Files of before there was the norm do not name it.
+            shape = {"channels": facts["channels"], "classes": classes, "inputs": info.channels, "stem": facts["stem"]}
+            _check_size(path, size(plan(architecture, **shape), info.image_size).params, weights)
+            # Files from before there was this norm do not name it.
             more = {"inputs": info.channels, "stem": facts["stem"], "final_norm": facts.get("final_norm", False)}
             network = build(architecture, facts["channels"], classes, **more)
         network.load_state_dict(weights)
@@ -100,12 +106,8 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_size(
-    path: Path, architecture: Architecture, facts: Mapping[str, Any], info: DataInfo, weights: Mapping[str, Tensor]
-) -> None:
+def _check_size(path: Path, wanted: int, weights: Mapping[str, Tensor]) -> None:
     """Raises InputError, before memory is taken, for a network that its file cannot hold."""
-    shape = {"channels": facts["channels"], "classes": len(info.classes), "inputs": info.channels}
-    wanted = size(plan(architecture, **shape, stem=facts["stem"]), info.image_size).params
     held = sum(tensor.numel() for tensor in weights.values())
     if wanted > held:
         raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
@@ -137,6 +139,7 @@ Subject = Architecture | HandMade
 def fresh(subject: Subject, config: Config, info: DataInfo) -> nn.Module:
     """The network that a run trains, with the weights that its seed gives."""
     if isinstance(subject, HandMade):
-        return build_handmade(subject.name, len(info.classes), info.channels, info.image_size, config.seed)
+        width = config.train.width if isinstance(config.train, WidthTrainSettings) else 1.0
+        return build_handmade(subject.name, len(info.classes), info.channels, info.image_size, config.seed, width)
     assert isinstance(config.train, TrainSettings)
     return built(subject, config.train, info, config.seed)

@@ -55,15 +55,19 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     """
     given = {k: v for k, v in given.items() if v is not None}
     settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
+    theirs = str(settings.get("handmade", ""))
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
         for key in ("architecture", "handmade", "baseline"):
             settings.pop(key, None)
-    if given.get("handmade") and not settings.get("handmade"):
-        # So does a file of an architecture, but for what only that has use for.
-        from dnas.settings import ARCHITECTURE_SETTINGS
+    beneath = settings.pop("train", {})
+    if beneath:
+        from dnas.pipeline.config import train_settings  # with torch, which no help needs
 
-        settings["train"] = {k: v for k, v in settings.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
+        # So does a file of another kind of network, but for what only that has use for.
+        ours = given.get("handmade", "")
+        lost = train_settings(theirs).model_fields.keys() - train_settings(ours).model_fields.keys()
+        beneath = {name: value for name, value in beneath.items() if name not in lost}
     settings["command"] = command
     if given.get("image_size") == 0:
         # Only in a file is 0 the size that the data has.
@@ -84,6 +88,10 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     settings["device"] = resolve_device(device)
     sections = SECTIONS[command]
     add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
+    if beneath:
+        from dnas.settings import train_over
+
+        settings["train"] = train_over(settings.get("train", {}), beneath)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)

@@ -23,7 +23,7 @@ from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
 from dnas.methods.registry import create
-from dnas.network.handmade import PACKAGE, get_handmade
+from dnas.network.handmade import PACKAGE, get_handmade, parameters
 from dnas.network.network import macs, params
 from dnas.pipeline import stages
 from dnas.pipeline.config import Config, draft, parse, resolve
@@ -49,7 +49,7 @@ from dnas.runtime.names import (
 from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_architecture
-from dnas.settings import SearchSettings, TrainSettings
+from dnas.settings import SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
 from dnas.space.registry import get_space
@@ -121,6 +121,10 @@ def _begin(
             session.say(line)
         if flips:
             session.say(flips)
+        if isinstance(config.train, WidthTrainSettings):
+            width = config.train.width
+            size = parameters(config.handmade, len(data.info.classes), data.info.channels, width)
+            session.say(f"{config.handmade} at width {width:g}: {size:,} parameters")
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
         return _carry_through(config, method, data, folder, session)
@@ -314,6 +318,8 @@ def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dic
         shape: dict[str, Any] = {"layers": len(subject), "channels": settings.channels}
     else:
         shape = {"architecture": subject.name}
+        if isinstance(config.train, WidthTrainSettings):
+            shape["width"] = config.train.width
     return {
         "run": str(path),
         "command": config.command,

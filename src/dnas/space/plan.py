@@ -79,6 +79,7 @@ class Shape:
         classes: Classes of the classifier.
         image_size, image_channels: Pixels of a side, and channels, of an image.
         stem: As of `TrainSettings`.
+        width: What the channels of a hand-made network are multiplied by.
     """
 
     channels: int = 36
@@ -86,6 +87,7 @@ class Shape:
     image_size: int = 32
     image_channels: int = 3
     stem: str = "cifar"
+    width: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from filelock import FileLock
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
-from dnas.network.handmade import HANDMADE, torchvision_models
+from dnas.network.handmade import HANDMADE, require_package, require_width
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
 from dnas.pipeline.machine import check_execution
@@ -164,11 +164,13 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
         raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
     for name in settings.architectures:
         if name in HANDMADE:
-            torchvision_models()
+            require_package(name)
         elif name not in published():
             known = [*published(), *HANDMADE]
             hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
             raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
+    if not any(name in HANDMADE and HANDMADE[name].has_width for name in settings.architectures):
+        require_width("any network of this study", settings.run.get("train", {}))
     if not (path / FILE).exists():
         if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise InputError(f"--out {path} exists and is no study; choose another folder")

@@ -14,10 +14,11 @@ from dnas.disk import read_json, read_toml
 from dnas.errors import InputError, calling
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
+from dnas.pipeline.config import train_settings
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
-from dnas.settings import ARCHITECTURE_SETTINGS, Settings
+from dnas.settings import ARCHITECTURE_SETTINGS, WIDTH_SETTINGS, Settings
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
@@ -142,14 +143,17 @@ def settings_names(settings: StudySettings) -> Iterator[tuple[Network, int, str]
 
 def run_overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
     given = {**settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
+    handmade = network.method if network.kind == "handmade" else ""
+    if "train" in given:
+        # The width and depth of cells are no settings of a hand-made network, and its width is none of theirs.
+        lost = {*ARCHITECTURE_SETTINGS, *WIDTH_SETTINGS} - train_settings(handmade).model_fields.keys()
+        given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == "searched" and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
     given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
     given |= {"command": "train", "architecture": network.run()}
-    if network.kind == "handmade":
-        # Width and depth are its own.
-        train = {k: v for k, v in given.get("train", {}).items() if k not in ARCHITECTURE_SETTINGS}
-        given |= {"architecture": network.method, "handmade": network.method, "train": train}
+    if handmade:
+        given |= {"architecture": handmade, "handmade": handmade}
     return given
 
 
