@@ -127,9 +127,9 @@ def test_a_size_that_no_architecture_has_is_refused():
 
 def watched(monkeypatch, **changes):
     """Train, and give (epoch, drop-path rate or None, learning rate) of every step."""
-    from dnas.training import trainer
+    from dnas.training import descent, trainer
 
-    seen, original_apply, original_paths = [], trainer.apply, trainer.drop_path
+    seen, original_apply, original_paths = [], descent.apply, trainer.drop_path
     rates = []
 
     def drop_path(network, batch, rate, generator):
@@ -141,7 +141,7 @@ def watched(monkeypatch, **changes):
         seen.append((rates.pop() if rates else None, group["lr"]))
         original_apply(optimizer, *rest)
 
-    monkeypatch.setattr(trainer, "apply", apply)
+    monkeypatch.setattr(descent, "apply", apply)
     monkeypatch.setattr(trainer, "drop_path", drop_path)
     chosen = settings(**changes)
     trained(load_published("DARTS_V1", 3), chosen)

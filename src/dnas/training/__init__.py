@@ -1,4 +1,4 @@
-"""One network over its images: batches, steps, the guard of what is finite, accuracy.
+"""What searches and trainings share: batches, the guarded step, the loop; the training of a network, its accuracy.
 
 Not here: methods, supernets and studies.
 """
