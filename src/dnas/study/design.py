@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -18,15 +18,12 @@ from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, Settings
+from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE, STUDY_FORMAT, Kind, StudyFormat
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
-FILE = "study.toml"
-RUNS = "runs"
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
-Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
-REFERENCES = ("published", "handmade")
 
 
 class StudySettings(Settings):
@@ -36,7 +33,7 @@ class StudySettings(Settings):
         run: Settings of every run, nested as in a run's config.toml.
     """
 
-    format: Literal["dnas-study/1"] = "dnas-study/1"
+    format: StudyFormat = STUDY_FORMAT
     methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
     mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
     architectures: list[str] = Field(
@@ -97,14 +94,14 @@ class Network:
     def run(self, training: int = 0) -> str:
         """The name of a training's run folder; the first of a searched network is its search, too."""
         stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
-        control = "" if self.kind in ("searched", *REFERENCES) else f"-{self.kind}"
+        control = "" if self.kind in (SEARCHED, *REFERENCES) else f"-{self.kind}"
         return f"{stem}{control}" + (f"-t{training}" if training else "")
 
 
 def networks(settings: StudySettings) -> list[Network]:
     """Every network of a study. Searched ones come seed after seed, so that an interrupted study is balanced."""
     found = [
-        Network("searched", method, mapping, seed)
+        Network(SEARCHED, method, mapping, seed)
         for seed in range(settings.seeds)
         for method, mapping in settings.searches()
     ]
@@ -127,10 +124,10 @@ def depth_of(run: Mapping[str, Any]) -> int:
 
 def read_study(path: Path) -> StudySettings:
     """What a study compares. Raises InputError where the folder has none."""
-    if not (path / FILE).is_file():
-        raise InputError(f"{path} is not a study, since it has no {FILE}; give the folder of `dnas compare`")
-    values = read_toml(path / FILE)
-    with calling(in_file(values, path / FILE)):
+    if not (path / STUDY_FILE).is_file():
+        raise InputError(f"{path} is not a study, since it has no {STUDY_FILE}; give the folder of `dnas compare`")
+    values = read_toml(path / STUDY_FILE)
+    with calling(in_file(values, path / STUDY_FILE)):
         return checked(StudySettings, values)
 
 
@@ -142,7 +139,7 @@ def settings_names(settings: StudySettings) -> Iterator[tuple[Network, int, str]
 
 def run_overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
     given = {**settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
-    if network.kind == "searched" and training == 0:
+    if network.kind == SEARCHED and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
     given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
     given |= {"command": "train", "architecture": network.run()}
