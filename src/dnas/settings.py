@@ -7,7 +7,7 @@ for is no setting of it, and is refused.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from typing_extensions import Self
@@ -19,7 +19,12 @@ from dnas.units import duration
 Duration = Annotated[float, BeforeValidator(duration)]
 Flip = Literal["auto", "on", "off"]
 Memory = Literal["auto", "whole", "stream"]
+StemName = Literal["cifar", "tiny-imagenet", "imagenet"]  # `space/plan.py` builds them
+CIFAR_STEM: Final[StemName] = "cifar"
+TINY_IMAGENET_STEM: Final[StemName] = "tiny-imagenet"
+IMAGENET_STEM: Final[StemName] = "imagenet"
 SMALLEST_IMAGE = 8  # pixels of a side
+CHANNELS = 36  # of the first cells of a trained network: the width of the literature for CIFAR
 MIN_LAYERS = 3  # a network has two reductions, and one layer at least that is none
 
 
@@ -321,7 +326,7 @@ class TrainSettings(NetworkTrainSettings):
     layers: Annotated[int, AfterValidator(_depth)] = Field(
         0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found"
     )
-    channels: int = Field(36, ge=2, description="width C of the first cells")
+    channels: int = Field(CHANNELS, ge=2, description="width C of the first cells")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
     drop_path: float = Field(
         0.2,
@@ -329,8 +334,8 @@ class TrainSettings(NetworkTrainSettings):
         lt=1,
         description="probability of dropping an operation's output per image, at the end of a linear ramp from 0",
     )
-    stem: Literal["cifar", "tiny-imagenet", "imagenet"] = Field(
-        "cifar",
+    stem: StemName = Field(
+        CIFAR_STEM,
         description="first layers: cifar (keeps the resolution), tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)",
     )
 

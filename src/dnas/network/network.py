@@ -15,6 +15,7 @@ from dnas.kernels import discrete
 from dnas.network.modules import AuxiliaryPool, build_chain, construct
 from dnas.network.program import program as cell_program
 from dnas.rng import torch_stream
+from dnas.settings import CHANNELS, CIFAR_STEM
 from dnas.space.architecture import Architecture
 from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
 from dnas.space.primitives import Identity
@@ -122,11 +123,11 @@ class Network(nn.Module):
 
 def build(
     architecture: Architecture,
-    channels: int = 36,
+    channels: int = CHANNELS,
     num_classes: int = 10,
     *,
     inputs: int = 3,
-    stem: str = "cifar",
+    stem: str = CIFAR_STEM,
     auxiliary: bool = False,
     seed: int = 0,
 ) -> Network:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dnas.errors import InputError, did_you_mean
 from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
 from dnas.space.architecture import Architecture, at_depth
+from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.plan import Shape
 from dnas.space.published import load_published, published
 
@@ -64,7 +65,8 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
 
     Args:
         subject: A path or a name. A path that exists takes precedence; an architecture stands for itself.
-        layers: The depth at which a pair of cells is stacked; None: that of the file, or 20 for a published pair.
+        layers: The depth at which a pair of cells is stacked; None: that of the file, or for a published pair
+            `PAPER_LAYERS`.
 
     Raises:
         InputError: There is no such network, or it has not this depth.
@@ -85,7 +87,7 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     if path.is_file():
         return Named(_at(Architecture.load(path), layers))
     if text in published():
-        return Named(load_published(text, 20 if layers is None else layers))
+        return Named(load_published(text, PAPER_LAYERS if layers is None else layers))
     from dnas.network.handmade import HANDMADE
 
     if text in HANDMADE:

@@ -24,7 +24,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 # How often this process looks whether it shall stop, in seconds, while it waits for others.
 LOOK = 0.2
-# How long a process may take to stop, in seconds, before it counts as hanging and is killed.
+# How long a process may take to stop, in seconds, before it counts as hanging and is killed: it may write a checkpoint.
 GRACE = 90.0
 
 

@@ -14,10 +14,12 @@ from dnas.disk import read_json, read_toml
 from dnas.errors import InputError, calling
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
+from dnas.options import flag_of
 from dnas.pipeline.overrides import in_file
-from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
+from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, Settings
+from dnas.space.genotype import PAPER_LAYERS
 from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE, STUDY_FORMAT, Kind, StudyFormat
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
@@ -64,7 +66,7 @@ class StudySettings(Settings):
         flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
         for section, values in self.run.items():
             if section == "data":
-                flags |= {"data" if name == "source" else name: value for name, value in values.items()}
+                flags |= {flag_of(f"data.{name}").removeprefix("--"): value for name, value in values.items()}
             elif not isinstance(values, dict):
                 flags[section] = values
         for name, value in flags.items():
@@ -118,7 +120,7 @@ def networks(settings: StudySettings) -> list[Network]:
 def depth_of(run: Mapping[str, Any]) -> int:
     """The layers of trained networks by these settings: what cells that come from elsewhere are stacked to."""
     given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
-    quick = run.get("preset", "quick") == "quick"
+    quick = run.get("preset", DEFAULT_PRESET) == "quick"
     return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
 
 

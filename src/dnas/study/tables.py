@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError
+from dnas.pipeline.presets import DEFAULT_PRESET
 from dnas.runtime.names import CONFIG_FILE
 from dnas.study.design import Network, StudySettings, networks, read_study, results
 from dnas.study.names import RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, Kind
@@ -52,7 +53,7 @@ def summarise(path: Path) -> dict[str, Any]:
     return {
         "format": STUDY_FORMAT,
         "data": first.get("data", settings.run.get("data", {}).get("source", "")),
-        "preset": settings.run.get("preset", "quick"),
+        "preset": settings.run.get("preset", DEFAULT_PRESET),
         "test_images": first.get("test_images"),
         "command": settings.command(),
         "settings": settings.model_dump(),
