@@ -215,7 +215,8 @@ def kendall(x: Sequence[float], y: Sequence[float], seed: int, resamples: int = 
 
 
 def _bootstrapped(x: Floats, y: Floats, seed: int, resamples: int) -> tuple[float | None, float | None]:
-    with warnings.catch_warnings():
+    # Where leaving out any one item gives the same τ, scipy divides 0 by 0; what follows is for that.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         drawn = scipy.stats.bootstrap(
             (x, y),
