@@ -24,6 +24,7 @@ from dnas.options import (
     SearchOptions,
 )
 from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.reporter import reporter
 from dnas.runtime.execution import Execution
 from dnas.study.names import RANKING_FILE, STUDY_FILE
 
@@ -125,7 +126,6 @@ def resume(
     """
     now = begin_execution(execute)
     from dnas.pipeline import run as pipeline
-    from dnas.reporter import reporter
     from dnas.study.design import read_study
     from dnas.study.ranking import read_ranking
 
@@ -145,7 +145,6 @@ def _start(
     command: Command, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
 ) -> dict[str, Any]:
     from dnas.pipeline.run import start
-    from dnas.reporter import reporter
 
     out = given.pop("out", None)
     with calling(typed(command, given)):

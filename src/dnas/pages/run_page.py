@@ -353,7 +353,7 @@ def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def _meanings(run: Run) -> dict[str, str]:
-    """What settings mean, where this installation knows the run's method."""
+    """What settings mean, where this installation knows the run's method; that needs torch."""
     from dnas.methods.registry import get_method
     from dnas.pipeline.config import Config, sections
 

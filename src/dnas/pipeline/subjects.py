@@ -1,23 +1,24 @@
 """What a user names where a network is wanted: an architecture file, a run folder, a published architecture, or a
 hand-made network. The commands `train` and `show` and `dnas.train` find it here.
+
+`dnas show` of an architecture needs no torch, so what does is imported where it is needed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dnas.disk import read_toml
 from dnas.errors import InputError, did_you_mean
 from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.plan import Shape
 from dnas.space.published import load_published, published
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,6 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     text = os.fspath(subject)
     path = Path(text)
     if path.is_dir():
-        from dnas.disk import read_toml
-
         config = read_toml(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
         if config.get("handmade"):
             return Named(str(config["handmade"]), path, config)

@@ -8,6 +8,7 @@ docs/ray.md says how to set that up.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -21,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import torch
 
 from dnas.errors import InputError, Interrupted, first_line
 from dnas.pipeline.machine import environment
@@ -378,10 +381,6 @@ def _attempt(
 
     Raises InputError where the node does not see the folder.
     """
-    import faulthandler
-
-    import torch
-
     os.environ.update(variables)
     torch.set_num_threads(threads)
     if not probe.exists():
