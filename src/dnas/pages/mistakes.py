@@ -1,4 +1,4 @@
-"""The mistakes of a trained network, for the page of its run. Torch comes at the first call: a study's page needs none."""
+"""The mistakes of a trained network, for the page of its run. Torch comes at the first call: no study needs it."""
 
 from __future__ import annotations
 
