@@ -1,4 +1,4 @@
-"""What the tests of cli share."""
+"""A folder of pictures and a finished run that several tests look at, and how a command refuses: for tests of cli/."""
 
 import pytest
 from faults.harness import TINY, invoke, make_images

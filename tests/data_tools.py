@@ -1,4 +1,4 @@
-"""What the tests of data share."""
+"""Data sets of every kind, written small: for tests of data/. Who imports `no_network` can load nothing."""
 
 import gzip
 import io
@@ -34,6 +34,7 @@ def random_bytes(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def write(path: Path, content: bytes) -> Path:
+    """A file, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -66,6 +67,11 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def idx_folder(folder: Path, spelling: str = "-", packed: bool = False, size: int = 9) -> dict[str, np.ndarray]:
+    """The four files of an IDX data set of 6 + 4 pictures. Returns their arrays.
+
+    Args:
+        spelling: What stands before "idx" in the names.
+    """
     arrays = {
         "train-images": random_bytes(6, size, size),
         "train-labels": np.array([0, 1, 2, 2, 1, 0], np.uint8),
@@ -101,6 +107,7 @@ CIFAR = {
 
 
 def cifar(root: Path, name: str, packed: bool) -> Path:
+    """The binary files of CIFAR-10 or -100 with two pictures each, as a folder or packed."""
     folder, archive, files = CIFAR[name]
     if packed:
         with tarfile.open(root / archive, "w:gz") as tar:
@@ -114,6 +121,7 @@ def cifar(root: Path, name: str, packed: bool) -> Path:
     return root / folder
 
 
+# Names of members that lead out of an archive.
 OUTSIDE = ["../data_batch_1.bin", "/data_batch_1.bin", "cifar-10-batches-bin/../../x", "..\\x", "C:/x", "a/.."]
 
 

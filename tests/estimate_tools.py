@@ -1,4 +1,4 @@
-"""What the tests of estimate share."""
+"""What a run says of its time, read back into numbers, and a clock that stands still: for tests of estimates."""
 
 import pytest
 
@@ -6,6 +6,8 @@ from dnas.reporter import Silent
 
 
 class Lines(Silent):
+    """Keeps what a run shows."""
+
     def __init__(self):
         self.titles, self.lines = [], []
 
@@ -42,6 +44,7 @@ def seconds(text):
 
 
 def close(text, wanted, share=0.0):
+    """Whether a text says so many seconds, but for its rounding and a share of them."""
     said, rounding = seconds(text)
     return abs(said - wanted) <= rounding + share * wanted
 

@@ -1,4 +1,4 @@
-"""What the tests of enas share."""
+"""Controllers of enas in float64, one of them so small that all it can write is listed: for tests of enas."""
 
 from itertools import product
 
@@ -25,10 +25,12 @@ def controller(mapping="shared", layers=4, seed=0, scale=None, space=DARTS, **op
 
 
 def forced(tokens):
+    """What chooses given tokens, in place of a draw."""
     return lambda t, logits: tokens[:, t]
 
 
 def sampled(made, count, seed=0):
+    """What a controller writes when it draws."""
     return made(sampling(torch.Generator().manual_seed(seed)), count)
 
 
@@ -39,6 +41,7 @@ def texts():
 
 
 def toy(seed=0, scale=1.0, **options):
+    """A controller of one TOY cell."""
     made = controller(space=TOY, seed=seed, scale=scale, hidden=8, **options)
     made.written_kinds = [False]
     return made

@@ -1,4 +1,4 @@
-"""What the tests of spos share."""
+"""The path that a step of spos takes, as a network of its own in plain torch: for tests of spos."""
 
 import torch
 from method_tools import NODES

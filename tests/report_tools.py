@@ -1,4 +1,4 @@
-"""What the tests of report share."""
+"""A page of HTML, parsed and held to what every page must be, and finished runs to write one of: for tests of pages/."""
 
 import re
 import shutil

@@ -2,7 +2,7 @@ from itertools import combinations, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from method_bananas_tools import SIZE, architectures, method
+from method_bananas_tools import architectures, method
 
 from dnas.methods.bananas import paths
 from dnas.space.architecture import stack
@@ -11,6 +11,7 @@ from dnas.space.darts import DARTS
 from dnas.space.published import load_published
 
 # --- the path encoding -------------------------------------------------------------------------------------
+SIZE = 2801  # paths of an input: 1 + 7 + 7² + 7³ + 7⁴
 
 
 def brute_force(cell):

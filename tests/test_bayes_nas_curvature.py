@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from method_bayes_nas_tools import TINY, small_search, tensor
-from test_supernet_search import same
+from method_bayes_nas_tools import small_search
+from supernet_search_tools import SMALL, same
 
 from dnas.kernels import native
 from dnas.methods.bayes_nas import drawn_labels, gauss_newton, mixed, switches
@@ -15,6 +15,10 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.supernet import build_supernet
 
 # --- the curvature --------------------------------------------------------------------------------------------
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def gauss_newton_of(logits, wanted):
@@ -57,9 +61,9 @@ def test_estimate_of_the_curvature_is_unbiased_for_a_linear_softmax_model():
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
 def test_estimate_of_the_curvature_is_unbiased_for_a_supernet(mapping_name):
     """Where batch norms make the images depend on one another."""
-    method = create("bayes-nas", mapping_name, {"initial_scale": 0.3}, TINY)
+    method = create("bayes-nas", mapping_name, {"initial_scale": 0.3}, SMALL)
     mapping = method.mapping(3, 0).double()
-    supernet = build_supernet(TINY, method.operations, layers=3, channels=2, classes=2, inputs=1, partial=1).double()
+    supernet = build_supernet(SMALL, method.operations, layers=3, channels=2, classes=2, inputs=1, partial=1).double()
     images = torch.randn(3, 1, 8, 8, generator=torch_stream(0, "test"), dtype=torch.float64)
     wanted = [switch.detach().requires_grad_() for switch in switches(mapping)]
 

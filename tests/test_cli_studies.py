@@ -10,7 +10,17 @@ FEW_IMAGES = ("--layers", 3, "--channels", 4, "--epochs", 1, "-o", "search.image
 
 def test_compare_makes_a_study_that_resume_goes_on_with(tmp_path):
     study = tmp_path / "study"
-    options = ("--deterministic", "--data", "digits", "--preset", "quick", "-o", "search.trials=1")
+    options = (
+        "--deterministic",
+        "--data",
+        "digits",
+        "--data-memory",
+        "whole",
+        "--preset",
+        "quick",
+        "-o",
+        "search.trials=1",
+    )
     arguments = ("--methods", "random", "--mappings", "full", "--seeds", 2, "--threads", 1, *FEW_IMAGES, *options)
     outcome = invoke("compare", *arguments, "--out", study, "--processes", 1, "--json")
     assert outcome.code == 0, outcome.err

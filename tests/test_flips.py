@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_tools import idx_folder
 from faults.harness import TINY, contents, invoke, make_images
 from PIL import Image
-from test_data import idx_folder
 
 import dnas
 from dnas.data import mirroring

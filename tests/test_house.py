@@ -14,6 +14,21 @@ import dnas
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted(path for path in (ROOT / "src" / "dnas").rglob("__init__.py"))
 MOST_LINES = 450
+# Packages that may be imported within a function: heavy ones, optional ones, and those of one system alone.
+LATE = {
+    *("PIL", "importlib", "pooch", "psutil", "rich", "safetensors", "scipy", "sklearn", "torch"),
+    *("jinja2", "markupsafe", "matplotlib"),
+    *("fcntl", "grp", "pwd", "resource"),
+}
+# Files that import our own modules so, since these import torch or pydantic, and the files must answer without.
+EARLY = (
+    "cli/",
+    "data/__init__.py",
+    "pages/mistakes.py",
+    "pages/run_page.py",
+    "pipeline/overrides.py",
+    "pipeline/subjects.py",
+)
 WAYS = ("A picture", "Alpha", "A setting", "A checkpoint")
 
 
@@ -25,6 +40,18 @@ def files() -> list[Path]:
 def test_no_file_is_longer_than_a_reader_s_patience():
     long = {str(f.relative_to(ROOT)): n for f in files() if (n := len(f.read_text("utf-8").splitlines())) > MOST_LINES}
     assert not long
+
+
+def test_an_import_within_a_function_has_a_reason():
+    root, late = ROOT / "src" / "dnas", {}
+    for file in root.rglob("*.py"):
+        functions = [node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+        for node in (node for function in functions for node in ast.walk(function)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+                late.setdefault(module.partition(".")[0], set()).add(file.relative_to(root).as_posix())
+    assert all(file.startswith(EARLY) for file in late.pop("dnas")), late
+    assert late.keys() <= LATE, late
 
 
 @pytest.mark.parametrize("room", ROOMS[1:], ids=lambda path: path.parent.name)

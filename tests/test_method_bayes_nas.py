@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from method_bayes_nas_tools import small_search
 from method_tools import ALWAYS, kept, parameters
-from test_supernet_search import bits, new_search, pictures
+from supernet_search_tools import bits, new_search, pictures
 
 from dnas.errors import InputError
 from dnas.methods.bayes_nas import SMALLEST_OMEGA, switches

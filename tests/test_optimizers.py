@@ -86,7 +86,10 @@ def test_the_linear_schedule_goes_up_and_down_by_steps():
     [
         ({"warmup": 0.1}, "train.warmup=0.1 only applies to train.schedule=linear, not cosine"),
         ({"muon_learning_rate": 0.1}, "train.muon_learning_rate=0.1 only applies to train.optimizer=muon, not sgd"),
-        ({"decay": 0.5, "schedule": "linear"}, "train.decay=0.5 only applies to train.schedule=exponential, not linear"),
+        (
+            {"decay": 0.5, "schedule": "linear"},
+            "train.decay=0.5 only applies to train.schedule=exponential, not linear",
+        ),
     ],
 )
 def test_a_setting_without_effect_is_refused(given, named):

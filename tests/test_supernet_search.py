@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 from supernet_search_tools import (
-    COMBINATIONS,
     COUNT,
-    UPDATES,
     Watched,
     architecture_of,
     bits,
     new_search,
     pictures,
+    same,
     settings,
 )
 from test_contract import table
@@ -32,6 +31,7 @@ from dnas.searching.watch import epoch_metrics
 from dnas.space import sampling
 from dnas.space.darts import DARTS
 from dnas.space.registry import SPACES
+from dnas.supernet.mapping import MAPPINGS
 from dnas.training import updates
 
 
@@ -39,8 +39,8 @@ def weights_of(search):
     return [p.detach().clone() for p in search.supernet.parameters()]
 
 
-def same(one, two):
-    return len(one) == len(two) and all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+UPDATES = ("first-order", "second-order", "single-level")
+COMBINATIONS = [(name, mapping, update) for name in ("dnas", "pc-darts") for mapping in MAPPINGS for update in UPDATES]
 
 
 def all_moved(one, two):

@@ -12,7 +12,6 @@ from testing_tools import (
     PlainSampling,
     PlainTrials,
     broken,
-    other,
     tried,  # noqa: F401
 )
 
@@ -72,19 +71,28 @@ def test_a_schedule_that_forgets_the_warm_up_is_found(tried):
         testing.check_schedules("tried")
 
 
+def altered(architecture, layers=None, reductions=None, space=None):
+    """The architecture with other layers, reductions or space, right or wrong."""
+    return Architecture(
+        architecture.layers if layers is None else layers,
+        architecture.reductions if reductions is None else reductions,
+        architecture.space if space is None else space,
+    )
+
+
 def with_none(architecture):
     cell = architecture.layers[0]
     nodes = ((("none", 0), cell.nodes[0][1]), *cell.nodes[1:])
-    return other(architecture, (type(cell)(nodes), *architecture.layers[1:]), space="free")
+    return altered(architecture, (type(cell)(nodes), *architecture.layers[1:]), space="free")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda a: other(a, a.layers[:2], (0, 1)), "has 2 layers"),
-        (lambda a: other(a, reductions=(0, 1)), r"reduces at \(0, 1\), not at \(1, 2\)"),
+        (lambda a: altered(a, a.layers[:2], (0, 1)), "has 2 layers"),
+        (lambda a: altered(a, reductions=(0, 1)), r"reduces at \(0, 1\), not at \(1, 2\)"),
         (with_none, "lies outside the space: layer 0, .*none"),
-        (lambda a: other(a, space="free"), "says space 'free'"),
+        (lambda a: altered(a, space="free"), "says space 'free'"),
     ],
 )
 def test_exports_that_are_none_are_found(change, said, tried):

@@ -1,4 +1,4 @@
-"""What the tests of testing share."""
+"""Methods that keep the contract, from which tests of `dnas.testing` make broken ones, and a registry that has them."""
 
 import pytest
 
@@ -6,7 +6,6 @@ from dnas import testing
 from dnas.methods import registry
 from dnas.methods.protocol import Candidate, GradientMethod, SupernetMethod, TrialMethod
 from dnas.rng import numpy_stream
-from dnas.space.architecture import Architecture
 from dnas.supernet.relaxation import expand, path, softmax
 
 LAYERS = testing.LAYERS
@@ -71,12 +70,5 @@ def tried(monkeypatch):
 
 
 def broken(base, **changes):
+    """A method with something else in it, which a check should find."""
     return type("Broken", (base,), {"name": "tried", **changes})
-
-
-def other(architecture, layers=None, reductions=None, space=None):
-    return Architecture(
-        architecture.layers if layers is None else layers,
-        architecture.reductions if reductions is None else reductions,
-        architecture.space if space is None else space,
-    )

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from dnas.data.sources.registry import found
+from dnas.data.sources.registry import found, offline
 from dnas.data.splits import load_test, load_train
 from dnas.kernels import native
 from dnas.methods.registry import create
@@ -240,10 +240,9 @@ def clock(wall: float, monotonic: float, now: float) -> Finding:
 
 def data_sets(data_dir: str | None) -> list[Finding]:
     """Which named data sets are on disk. That one is not is a warning where nothing may be downloaded."""
-    offline = os.environ.get("DNAS_OFFLINE", "0") not in ("", "0")
     findings = []
     for name, place in found(data_dir):
-        if place.startswith("not in ") and offline:
+        if place.startswith("not in ") and offline():
             advice = "DNAS_OFFLINE is set, so it is not downloaded: put it there, or give --data-dir"
             findings.append(Finding(name, place, advice))
         elif place.startswith("not in "):

@@ -25,6 +25,7 @@ from dnas.options import (
     StudySearchOptions,
 )
 from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.reporter import reporter
 from dnas.runtime.execution import Execution, launched
 
 if TYPE_CHECKING:
@@ -156,7 +157,6 @@ def carry_out_study(
     _require_no_ranks(out)
     if processes < 0:
         raise InputError(f"--processes must be at least 1, got {processes}")
-    from dnas.reporter import reporter
     from dnas.study.compare import compare
     from dnas.study.tables import keep
 
@@ -183,7 +183,6 @@ def carry_out_ranking(
     _require_no_ranks(out)
     if processes < 0:
         raise InputError(f"--processes must be at least 1, got {processes}")
-    from dnas.reporter import reporter
     from dnas.study.ranking import rank
 
     ray = _ray_settings(cluster)

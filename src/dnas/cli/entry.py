@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,8 +95,6 @@ def _unexpected(error: Exception) -> str:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        import traceback
-
         traceback.print_exc()
     who = f"rank {os.environ['RANK']}: " if follows() else ""
     print(f"error: {who}{' '.join(message.splitlines())}", file=sys.stderr)

@@ -21,6 +21,7 @@ from dnas.options import (
     TestDataOptions,
 )
 from dnas.pipeline.overrides import add_options, given_options, nested, typed
+from dnas.reporter import reporter
 
 
 @app.command(sort_key=2)
@@ -66,7 +67,6 @@ def evaluate(
     Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
     """
     from dnas.pipeline.evaluation import evaluate as test
-    from dnas.reporter import reporter
     from dnas.settings import DataSettings
     from dnas.validation import checked
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, STAGE_LABELS, TRAIN_STAGE
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,7 +24,6 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from dnas.runtime.estimate import LABELS
     from dnas.study import verdict
 
     console = Console()
@@ -47,11 +48,11 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         if "baseline" in result:
             console.print(verdict.of_run(result), highlight=False)
     taken = {
-        "search": result["search_seconds"],
-        "train": result["train_seconds"],
-        "baseline": result.get("baseline", {}).get("seconds"),
+        SEARCH_STAGE: result["search_seconds"],
+        TRAIN_STAGE: result["train_seconds"],
+        BASELINE_STAGE: result.get("baseline", {}).get("seconds"),
     }
-    seconds = [f"{LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
+    seconds = [f"{STAGE_LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
 
 

@@ -25,7 +25,9 @@ from dnas.options import (
     WidthOptions,
 )
 from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.reporter import reporter
 from dnas.runtime.execution import Execution
+from dnas.study.names import RANKING_FILE, STUDY_FILE
 
 if TYPE_CHECKING:
     from dnas.pipeline.subjects import Named
@@ -126,13 +128,13 @@ def resume(
     """
     now = begin_execution(execute)
     from dnas.pipeline import run as pipeline
-    from dnas.reporter import reporter
-    from dnas.study import design, ranking
+    from dnas.study.design import read_study
+    from dnas.study.ranking import read_ranking
 
-    if (run / design.FILE).is_file():
-        carry_out_study(run, design.read_study(run), processes, cluster, quiet, json, now)
-    elif (run / ranking.FILE).is_file():
-        carry_out_ranking(run, ranking.read_ranking(run), processes, cluster, quiet, json, now)
+    if (run / STUDY_FILE).is_file():
+        carry_out_study(run, read_study(run), processes, cluster, quiet, json, now)
+    elif (run / RANKING_FILE).is_file():
+        carry_out_ranking(run, read_ranking(run), processes, cluster, quiet, json, now)
     elif processes:
         raise InputError(f"--processes {processes} has no use here: {run} is one run; leave it out")
     elif cluster != ClusterOptions():
@@ -145,7 +147,6 @@ def _start(
     command: Command, given: dict[str, Any], quiet: bool, now: Execution, subject: Named | None = None
 ) -> dict[str, Any]:
     from dnas.pipeline.run import start
-    from dnas.reporter import reporter
 
     out = given.pop("out", None)
     with calling(typed(command, given)):

@@ -17,6 +17,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from typing import Any, Generic, Literal, TypeVar
 
+from loky.backend import get_context  # type: ignore[import-untyped]
+from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError  # type: ignore[import-untyped]
+
 from dnas.errors import RunError
 
 Result = TypeVar("Result")
@@ -101,9 +104,6 @@ class _Pool:
 
     def __init__(self, processes: int) -> None:
         # Unlike the standard library's, these processes do not import the user's script again; see `workers.py`.
-        from loky.backend import get_context  # type: ignore[import-untyped]
-        from loky.process_executor import ProcessPoolExecutor  # type: ignore[import-untyped]
-
         context = get_context("loky")
         reader, leash = context.Pipe(duplex=False)
         self.executor = ProcessPoolExecutor(processes, context=context, initializer=_begin, initargs=(reader,))
@@ -112,8 +112,6 @@ class _Pool:
 
 def _lost(future: Future[Any]) -> Literal["died", "closed"] | None:
     """Why a call has neither a result nor an error of its own: its process died, or was ended by `close`."""
-    from loky.process_executor import ShutdownExecutorError
-
     if future.cancelled():
         return "closed"
     # Not raised and caught: a traceback would refer to the processes, and so keep them.

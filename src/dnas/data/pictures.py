@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dnas.data.memory import FEWER_IMAGES, images, is_short, memory_for, require_tensor_fits
 from dnas.data.sources.samples import Bytes, Counts, File
@@ -19,10 +20,6 @@ from dnas.data.sources.tree import Tree, open_regular
 from dnas.data.unreadable import Broken, require_jpeg_end, require_whole, why
 from dnas.errors import InputError, RunError
 from dnas.settings import SMALLEST_IMAGE
-
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -42,8 +39,6 @@ def survey_files(root: str, files: Sequence[File]) -> tuple[dict[int, int], bool
 
 
 def _headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> tuple[dict[int, int], bool]:
-    from PIL import Image
-
     def look(name: str) -> tuple[int, bool] | None:
         try:
             with opened(name) as stream, Image.open(stream, formats=FORMATS) as image:
@@ -195,8 +190,6 @@ def square_picture(image: Image.Image, channels: int, size: int) -> Bytes:
 
 def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:
     """A picture file as [C, size, size]."""
-    from PIL import Image
-
     with Image.open(stream, formats=FORMATS) as image:
         pixels = _square(image, channels, size)
         kind = image.format
@@ -207,8 +200,6 @@ def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:
 
 def _square(image: Image.Image, channels: int, size: int) -> Bytes:
     """One picture as [C, size, size], by the rules at the top of the module."""
-    from PIL import Image
-
     image.load()
     turn = _turn(image)
     if turn is not None:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from dnas.drawing.style import THIRDS, describe_operations, gene_tags, in_order, state_name, summary
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.primitives import PRIMITIVES
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.text import Text
-
-
-# --- terminal ---------------------------------------------------------------------------------------
 
 
 def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
@@ -25,9 +20,6 @@ def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
     A line has the layer's number, N or R (a reduction), the letter of its gene, and for every node its
     operations with what they read: i0 and i1 are the outputs of layers k-2 and k-1, n0, n1, … the nodes.
     """
-    from rich.console import Group
-    from rich.text import Text
-
     tags, cells = gene_tags(architecture), architecture.layers
     digits, letters = len(str(len(cells) - 1)), max(map(len, tags))
     genes = [[_node_text(node) for node in cell.nodes] for cell in cells]
@@ -62,8 +54,6 @@ def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
 
 def _wrapped(items: Sequence[Text], width: int, gap: str) -> list[Text]:
     """The items in order on as few lines as fit; an item is broken only when it is wider than a line."""
-    from rich.text import Text
-
     lines: list[list[Text]] = []
     used = 0
     for item in items:
@@ -76,8 +66,6 @@ def _wrapped(items: Sequence[Text], width: int, gap: str) -> list[Text]:
 
 
 def _node_text(node: Sequence[tuple[str, int]]) -> Text:
-    from rich.text import Text
-
     if not node:
         return Text("no input")
     return Text(" ").join(Text.assemble(_chip(op), f"←{state_name(source)}") for op, source in node)
@@ -85,8 +73,6 @@ def _node_text(node: Sequence[tuple[str, int]]) -> Text:
 
 def _chip(op: str) -> Text:
     """An operation's label on its colour, in black or white, whichever reads better on it."""
-    from rich.text import Text
-
     colour = PRIMITIVES[op].colour
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 110

@@ -21,6 +21,7 @@ from functools import cache
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
@@ -33,11 +34,11 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-std
 VARIANTS = (("-fopenmp",), ())
 NO_COMPILER = "no working C compiler was found; install gcc or clang, or set CC"
 
+Backend = Literal["auto", "native", "torch"]
+_chosen: Backend = "auto"
 
-_chosen = "auto"
 
-
-def choose(backend: str) -> None:
+def choose(backend: Backend) -> None:
     """Set what computes from here on: native kernels or torch; auto: native where they can be had.
 
     Raises InputError where native ones are asked for and cannot be had.
@@ -66,7 +67,7 @@ def wanted() -> bool:
     Raises InputError for another value of DNAS_BACKEND than auto, native and torch.
     """
     value = os.environ.get("DNAS_BACKEND", "auto")
-    if value not in ("auto", "native", "torch"):
+    if value not in get_args(Backend):
         raise InputError(f"the environment has DNAS_BACKEND={value}; it is auto, native or torch")
     return (value if _chosen == "auto" else _chosen) != "torch"
 

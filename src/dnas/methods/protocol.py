@@ -19,6 +19,7 @@ from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, Tr
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
+from dnas.space.genotype import PAPER_LAYERS
 from dnas.supernet import derive
 from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
@@ -197,14 +198,14 @@ class Method:
     def of_cells(
         self, data: str, everywhere: Dict[str, Any] | None = None, proxy: Dict[str, Any] | None = None
     ) -> dict[str, dict[str, Any]]:
-        """`paper_settings` of a paper that searches a pair of cells and trains them stacked to 20 layers.
+        """`paper_settings` of a paper that searches a pair of cells and trains them stacked to `PAPER_LAYERS`.
 
         Args:
             everywhere: What it sets for the search under any mapping.
             proxy: What only where cells are shared; over the whole network `whole_network` says the rest.
         """
         if self.mapping_name == SHARED:
-            return {"search": {**(everywhere or {}), **(proxy or {})}, "train": {"layers": 20}}
+            return {"search": {**(everywhere or {}), **(proxy or {})}, "train": {"layers": PAPER_LAYERS}}
         whole = whole_network(data)
         return {**whole, "search": {**whole["search"], **(everywhere or {})}}
 
@@ -405,4 +406,4 @@ def whole_network(data: str) -> dict[str, dict[str, Any]]:
     """
     if data == "cifar100":
         return {"search": {"layers": 14, "batch_size": 96}, "train": {"channels": 50}}
-    return {"search": {"layers": 20}}
+    return {"search": {"layers": PAPER_LAYERS}}

@@ -15,6 +15,7 @@ from dnas.kernels import discrete
 from dnas.network.modules import AuxiliaryPool, build_chain, construct
 from dnas.network.program import program as cell_program
 from dnas.rng import torch_stream
+from dnas.settings import CHANNELS, CIFAR_STEM
 from dnas.space.architecture import Architecture
 from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
 from dnas.space.primitives import Identity
@@ -126,11 +127,11 @@ class Network(nn.Module):
 
 def build(
     architecture: Architecture,
-    channels: int = 36,
+    channels: int = CHANNELS,
     num_classes: int = 10,
     *,
     inputs: int = 3,
-    stem: str = "cifar",
+    stem: str = CIFAR_STEM,
     auxiliary: bool = False,
     final_norm: bool = False,
     seed: int = 0,
@@ -143,8 +144,8 @@ def build(
         inputs: Channels of an image.
         stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224.
         auxiliary: Add the auxiliary head, used in training mode only.
-        final_norm: Normalise what the last layer gives. The nodes of a cell are sums, and pools have no norm, so without
-            one the logits of some architectures start so far from 0 that no learning rate trains them.
+        final_norm: Normalise what the last layer gives. Nodes are sums, and pools have no norm, so without this the
+            logits of some architectures start so far from 0 that no learning rate trains them.
         seed: Of the weights; the global random state is neither read nor changed.
 
     Raises:

@@ -16,6 +16,7 @@ from typing import Any
 from dnas.drawing.style import INK, PAPER, RULE, SOFT
 from dnas.pages.figure import ACCENT, FONT, folded, new_axes, new_figure, svg_of, text_width
 from dnas.space.primitives import PRIMITIVES
+from dnas.study.names import SEARCHED, Kind
 
 WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
 WIDE = 600  # of one that has the page's width
@@ -53,14 +54,22 @@ class Point:
     """A point of `scatter`, with the number by which a table knows it."""
 
     label: str
-    kind: str
+    kind: Kind
     x: float
     y: float
     low: float | None = None
     high: float | None = None
 
 
-MARKERS = {"searched": "o", "random": "s", "shuffled": "D", "published": "^", "handmade": "P"}
+# A shape for each kind of network, as matplotlib knows it and in words.
+MARKERS: dict[Kind, str] = {"searched": "o", "random": "s", "shuffled": "D", "published": "^", "handmade": "P"}
+SHAPES: dict[Kind, str] = {
+    "searched": "circle",
+    "random": "square",
+    "shuffled": "diamond",
+    "published": "triangle",
+    "handmade": "cross",
+}
 # --- over epochs ----------------------------------------------------------------------------------------------
 
 
@@ -250,7 +259,7 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
     with new_figure(NARROW if narrow else WIDE, 320) as figure:
         axes = new_axes(figure, left=48, right=16, top=8, bottom=46)
         for point in points:
-            colour = ACCENT if point.kind == "searched" else SOFT
+            colour = ACCENT if point.kind == SEARCHED else SOFT
             if point.low is not None and point.high is not None:
                 axes.plot([point.x, point.x], [100 * point.low, 100 * point.high], color=colour, linewidth=1)
             axes.plot(

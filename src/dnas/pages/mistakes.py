@@ -1,4 +1,4 @@
-"""The mistakes of a trained network, for the page of its run."""
+"""The mistakes of a trained network, for the page of its run. Torch comes at the first call: no study needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from dnas.errors import InputError
 
@@ -105,8 +107,6 @@ def _recalls(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
 
 def _picture(image: Tensor) -> str:
     """A picture uint8 [C, H, W] as the address of a PNG that holds all of it."""
-    from PIL import Image
-
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     if max(picture.size) > PICTURE:

@@ -12,6 +12,7 @@ from dnas.errors import InputError
 from dnas.pages.run_page import run_page
 from dnas.pages.study_page import study_page
 from dnas.runtime.names import CONFIG_FILE, PAGE_FILE
+from dnas.study.names import SUMMARY_FILE
 
 
 def report(path: str | Path, out: str | Path | None = None) -> Path:
@@ -26,13 +27,13 @@ def report(path: str | Path, out: str | Path | None = None) -> Path:
     """
     path = Path(path)
     target = Path(out) if out is not None else path / PAGE_FILE
-    if (path / "study.json").is_file():
+    if (path / SUMMARY_FILE).is_file():
         text = study_page(path, target.parent)
     elif (path / CONFIG_FILE).is_file():
         text = run_page(path, target.parent)
     else:
         raise InputError(
-            f"{path} has neither config.toml nor study.json; give a folder of `dnas run` or of `dnas compare`"
+            f"{path} has neither {CONFIG_FILE} nor {SUMMARY_FILE}; give a folder of `dnas run` or of `dnas compare`"
         )
     try:
         target.write_text(text, "utf-8")

@@ -20,9 +20,9 @@ from dnas.pages.charts import Interval, Series
 from dnas.pages.figure import ACCENT, PAGE_COLOURS
 from dnas.pages.mistakes import mistakes_of
 from dnas.pages.template import amount, both, href, legend, profile, render, safe, short_source, thirds
-from dnas.runtime.estimate import LABELS
 from dnas.runtime.names import (
     ARCHITECTURE_FILE,
+    BASELINE_STAGE,
     CONFIG_FILE,
     DRAWING_FILE,
     LOG_FILE,
@@ -30,6 +30,9 @@ from dnas.runtime.names import (
     MODEL_FILE,
     PARAMETERS_FILE,
     RESULT_FILE,
+    SEARCH_STAGE,
+    STAGE_LABELS,
+    TRAIN_STAGE,
 )
 from dnas.runtime.runfolder import read_metrics
 from dnas.space.architecture import Architecture
@@ -152,7 +155,7 @@ def _state(run: Run) -> str | None:
     last = run.metrics[-1]
     where = f"trial {last['trial']}" if "trial" in last else f"epoch {last.get('epoch')}"
     stage = str(last.get("stage"))
-    return f"This run is not finished: the last line that it wrote is of {LABELS.get(stage, stage)}, {where}."
+    return f"This run is not finished: the last line that it wrote is of {STAGE_LABELS.get(stage, stage)}, {where}."
 
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:
@@ -220,7 +223,7 @@ def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, 
 
 
 def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
-    epochs, trials = run.stage("search"), [line for line in run.stage("search") if "trial" in line]
+    epochs, trials = run.stage(SEARCH_STAGE), [line for line in run.stage(SEARCH_STAGE) if "trial" in line]
     if trials:
         series = _series(trials, {"accuracy": ("candidate", ACCENT, "-")}, "trial")
         yield from _curve(
@@ -258,8 +261,8 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
 def _train_curves(run: Run) -> Iterator[dict[str, Any]]:
     series, accuracy = [], []
     for stage, name, colour, dashes in (
-        ("train", "found", ACCENT, "-"),
-        ("baseline", "random", SOFT, "--"),
+        (TRAIN_STAGE, "found", ACCENT, "-"),
+        (BASELINE_STAGE, "random", SOFT, "--"),
     ):
         series += _series(run.stage(stage), {"loss": (name, colour, dashes)})
         accuracy += _series(run.stage(stage), {"accuracy": (name, colour, dashes)})
@@ -292,7 +295,7 @@ def _curve(key: str, title: str, series: Sequence[Series], *, caption: str, **lo
 
 def _scores(run: Run) -> dict[str, Any] | None:
     """What the derivation ranks by, layer by layer, over the epochs."""
-    lines = [line for line in run.stage("search") if isinstance(line.get("scores"), dict) and line["scores"]]
+    lines = [line for line in run.stage(SEARCH_STAGE) if isinstance(line.get("scores"), dict) and line["scores"]]
     if not lines:
         return None
     step = -(-len(lines) // CURVE)
@@ -350,7 +353,7 @@ def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def _meanings(run: Run) -> dict[str, str]:
-    """What settings mean, where this installation knows the run's method."""
+    """What settings mean, where this installation knows the run's method; that needs torch."""
     from dnas.methods.registry import get_method
     from dnas.pipeline.config import Config, sections
 

@@ -32,25 +32,23 @@ from dnas.pages.template import (
 from dnas.runtime.names import ARCHITECTURE_FILE, PAGE_FILE
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
+from dnas.study.names import SEARCHED, STUDY_FORMAT, SUMMARY_FILE
 from dnas.units import time_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-STUDY_FORMAT = "dnas-study/1"
-
-
 def study_page(path: Path, base: Path) -> str:
     """The page of a study. `base`: the folder from which its links lead."""
-    study = read_json(path / "study.json")
+    study = read_json(path / SUMMARY_FILE)
     if study.get("format") != STUDY_FORMAT:
-        raise InputError(f"{path / 'study.json'} has the format {study.get('format')!r}, not {STUDY_FORMAT!r}")
+        raise InputError(f"{path / SUMMARY_FILE} has the format {study.get('format')!r}, not {STUDY_FORMAT!r}")
     try:
         return _study_page(path, base, study)
     except (KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path / 'study.json'} is damaged ({reason}); let `dnas compare` write it again") from error
+        raise InputError(f"{path / SUMMARY_FILE} is damaged ({reason}); let `dnas compare` write it again") from error
 
 
 def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
@@ -67,7 +65,9 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
         differences=differences,
         paired=_paired(differences),
         sizes=_sizes(known),
-        kinds=[kind for kind in charts.MARKERS if any(row["kind"] == kind for row in known)],
+        shapes=[
+            f"{shape} {kind}" for kind, shape in charts.SHAPES.items() if any(row["kind"] == kind for row in known)
+        ],
         profiles=[row for row in rows if row["depth"] is not None],
         legend_items=legend([layer for row in rows for p in row["profiles"] for layer in p]),
         practices=study.get("practices") or [],
@@ -86,7 +86,7 @@ def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
             row["low"],
             row["high"],
             row["dots"],
-            row["kind"] == "searched",
+            row["kind"] == SEARCHED,
         )
         for row in rows
     ]

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -24,8 +25,6 @@ def render(template: str, **values: Any) -> str:
         import jinja2
     except ImportError:
         raise InputError("a report needs jinja2, which is not there; pip install 'dnas[report]'") from None
-    from importlib.metadata import version
-
     loader = jinja2.PackageLoader("dnas.pages", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from dnas.data.augment import normalise
@@ -19,10 +20,7 @@ from dnas.data.splits import DataInfo
 from dnas.errors import InputError
 from dnas.training.accuracy import TEST_BATCH
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Picture: TypeAlias = str | Path | Image | np.ndarray | Tensor
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 _INSIDE = "network."
 
 
@@ -143,8 +141,6 @@ class Classifier(nn.Module):
 
     def _pixels(self, pictures: Picture | Sequence[Picture]) -> Iterator[Bytes]:
         """Yield each picture as uint8 [C, S, S]."""
-        from PIL.Image import Image
-
         if isinstance(pictures, list | tuple):
             for picture in pictures:
                 yield from self._pixels(picture)
@@ -153,7 +149,7 @@ class Classifier(nn.Module):
                 yield square_picture(_image(array), self.channels, self.image_size)
         elif isinstance(pictures, str | Path):
             yield read_picture(pictures, self.channels, self.image_size)
-        elif isinstance(pictures, Image):
+        elif isinstance(pictures, Image.Image):
             yield square_picture(pictures, self.channels, self.image_size)
         else:
             raise InputError(
@@ -182,10 +178,8 @@ def _arrays(pictures: np.ndarray | Tensor) -> Sequence[Bytes]:
     return [pixels] if pixels.ndim == 3 else list(pixels)
 
 
-def _image(pixels: Bytes) -> Image:
+def _image(pixels: Bytes) -> Image.Image:
     """[H, W, C] as a PIL image: gray, gray with alpha, RGB or RGBA, by the number of channels."""
-    from PIL import Image
-
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
 

@@ -9,12 +9,13 @@ from pydantic import BaseModel, Field, SerializeAsAny
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, SettingError
+from dnas.kernels.native import Backend
 from dnas.methods.protocol import Method, SupernetMethod
 from dnas.methods.registry import create, get_method
 from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
-from dnas.pipeline.machine import environment
-from dnas.pipeline.presets import CIFAR10_IMAGES, paper_travel, preset_settings
+from dnas.pipeline.machine import Device, environment
+from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, Preset, paper_travel, preset_settings
 from dnas.runtime import distributed
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
@@ -29,6 +30,7 @@ from dnas.settings import (
 )
 from dnas.space.plan import check_channels, check_width
 from dnas.space.registry import get_space
+from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
 
@@ -37,8 +39,8 @@ class Config(Settings):
 
     format: Literal["dnas-run/1"] = "dnas-run/1"
     command: Literal["run", "search", "train"] = "run"
-    preset: Literal["quick", "shared", "paper"] = Field(
-        "quick",
+    preset: Preset = Field(
+        DEFAULT_PRESET,
         description="quick: minutes on two cores; paper: the settings of the method's paper; shared: DARTS' for every "
         "method",
     )
@@ -50,11 +52,9 @@ class Config(Settings):
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
-    device: Literal["cpu", "cuda"] = Field(
-        "cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it"
-    )
+    device: Device = Field("cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it")
     deterministic: bool = Field(False, description="bit-for-bit equal results on a GPU too, which costs speed")
-    backend: Literal["auto", "native", "torch"] = Field(
+    backend: Backend = Field(
         "auto",
         description="native: compiled kernels on the CPU; torch: without; auto: native where there is a C compiler",
     )
@@ -114,7 +114,7 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         train = config.train
         assert train is not None
         if isinstance(train, TrainSettings):
-            if config.command == "run" and method.mapping_name != "shared":
+            if config.command == "run" and method.mapping_name != SHARED:
                 assert config.search is not None
                 if train.layers not in (0, config.search.layers):
                     raise SettingError(

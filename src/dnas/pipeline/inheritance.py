@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dnas.data.sources.registry import names as known_names
 from dnas.data.sources.tree import is_dir, is_file
@@ -25,10 +25,6 @@ from dnas.runtime.names import MODEL_FILE, RESULT_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
 from dnas.space.plan import Shape
 from dnas.space.registry import get_space
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 # Settings of a training that a run finds out from its images, so they are found out again for others.
 MEASURED = ("flip",)

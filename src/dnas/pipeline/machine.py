@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import psutil
 import torch
 
 from dnas.data.memory import amount, is_short, shortage
@@ -23,6 +24,9 @@ from dnas.network.handmade import get_handmade, require_package
 from dnas.runtime import distributed
 from dnas.runtime.execution import Execution
 from dnas.runtime.scalars import require_tensorboard
+
+Device = Literal["cpu", "cuda"]
+DEVICES = ("auto", *get_args(Device))  # what may be asked for
 
 
 def environment(handmade: str = "") -> dict[str, Any]:
@@ -72,8 +76,6 @@ def peak_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     if sys.platform == "win32":
-        import psutil
-
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
@@ -81,7 +83,7 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def check_machine(device: str, backend: str, handmade: str) -> None:
+def check_machine(device: str, backend: native.Backend, handmade: str) -> None:
     """Raises InputError where the device, the kernels or the networks that are asked for are not to be had."""
     check_device(device)
     choose_backend(device, backend)
@@ -101,7 +103,7 @@ def check_device(device: str) -> None:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
 
 
-def choose_backend(device: str, backend: str) -> None:
+def choose_backend(device: str, backend: native.Backend) -> None:
     """Raises InputError where native kernels are asked for and cannot run."""
     if backend == "native" and device != "cpu":
         raise InputError(f"--backend native is for the CPU, not --device {device}; use --backend auto or torch")
@@ -109,8 +111,8 @@ def choose_backend(device: str, backend: str) -> None:
 
 
 def resolve_device(name: str) -> str:
-    if name not in ("auto", "cpu", "cuda"):
-        raise unknown("device", "--device", name, ("auto", "cpu", "cuda"))
+    if name not in DEVICES:
+        raise unknown("device", "--device", name, DEVICES)
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,7 @@
-"""Flat options become nested settings, over those of a configuration file."""
+"""Flat options become nested settings, over those of a configuration file.
+
+The command line imports this at its start, so what needs pydantic, numpy or torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
         settings["data"] = {**settings["data"], **folders}
     device = given.pop("device", settings.get("device", "auto"))
-    from dnas.pipeline.machine import resolve_device  # with torch, which no help needs
+    from dnas.pipeline.machine import resolve_device
 
     settings["device"] = resolve_device(device)
     sections = SECTIONS[command]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Literal
 
 from dnas.data.splits import DataInfo
 from dnas.methods.protocol import Method
 from dnas.settings import (
+    IMAGENET_STEM,
+    TINY_IMAGENET_STEM,
     GradientSettings,
     TrialSettings,
 )
+from dnas.space.genotype import PAPER_LAYERS
 
 CIFAR10_IMAGES = 50_000
+Preset = Literal["quick", "shared", "paper"]
+DEFAULT_PRESET: Final[Preset] = "quick"
 # --- presets -------------------------------------------------------------------------------------------
 
 # Tiny-ImageNet as NASP trains it, which is where the paper's table 3 compares (rotation and flip, no crop).
@@ -27,11 +32,9 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
         "cutout": 0,
         "pad": 0,
         "rotation": 20.0,
-        "stem": "tiny-imagenet",
+        "stem": TINY_IMAGENET_STEM,
     },
 }
-# The depth of networks for CIFAR since NASNet.
-PAPER_LAYERS = 20
 # A search sees this many images in all, and a training: minutes on two cores, whatever the data set.
 QUICK_LAYERS = 6
 QUICK_SEARCH_IMAGES = 2_048
@@ -40,8 +43,8 @@ QUICK_TRIALS = 16
 QUICK_TRIAL_EPOCHS = 3
 QUICK_TRAIN_IMAGES_IN_ALL = 36_000
 QUICK_TRAIN_IMAGES = 12_000
-# What a training of few passes is best at: see docs/performance.md for what each brings. The regularisation of 600 epochs
-# (cutout, drop-path, an auxiliary loss) only slows it down.
+# For a training of few passes, which the regularisation of 600 epochs (cutout, drop-path, an auxiliary loss) would only
+# slow down. docs/performance.md says what each of these brings.
 QUICK_RECIPE: dict[str, Any] = {
     "optimizer": "muon",
     "muon_learning_rate": 0.05,
@@ -80,7 +83,7 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
     search = dict(paper.get("search", {}))
     train = paper.get("train", {}) | PAPER_TRAIN.get(info.source, {})
     if "stem" not in train and info.image_size >= 128:
-        train["stem"] = "imagenet"
+        train["stem"] = IMAGENET_STEM
     if preset != "quick":
         return {"search": search, "train": train}
     images = min(count, QUICK_TRAIN_IMAGES)

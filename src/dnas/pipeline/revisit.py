@@ -13,7 +13,7 @@ from dnas.methods.registry import create
 from dnas.pipeline.config import parse
 from dnas.pipeline.model import read_tensors
 from dnas.runtime.checkpoint import newest
-from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE
+from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE, SEARCH_STAGE
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
 from dnas.space.registry import get_space
@@ -47,7 +47,7 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
         epoch = epochs
     else:
         checkpoint, _ = newest(path / CHECKPOINTS)
-        if checkpoint is None or checkpoint.state["stage"] != "search":
+        if checkpoint is None or checkpoint.state["stage"] != SEARCH_STAGE:
             raise InputError(f"{path} has no checkpoint of its search yet; wait for one, or `dnas resume {path}`")
         tensors = checkpoint.part("mapping")
         epoch = max(1, checkpoint.state["step"] // config.search.steps_per_epoch)

@@ -35,15 +35,18 @@ from dnas.pipeline.overrides import in_file
 from dnas.pipeline.training_images import TrainingImages
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
-from dnas.runtime.estimate import LABELS
 from dnas.runtime.execution import DEFAULT, Execution
 from dnas.runtime.names import (
     ARCHITECTURE_FILE,
+    BASELINE_STAGE,
     CONFIG_FILE,
     DRAWING_FILE,
     MODEL_FILE,
     PARAMETERS_FILE,
     RESULT_FILE,
+    SEARCH_STAGE,
+    STAGE_LABELS,
+    TRAIN_STAGE,
     TRAINING_IMAGES_FILE,
 )
 from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
@@ -216,10 +219,10 @@ def _carry_through(
         if config.train is not None:
             result |= _train(config, subject, data, folder, session)
         if config.search is not None:
-            done = session.completed["search"]
+            done = session.completed[SEARCH_STAGE]
             result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
-        result["search_seconds"] = round(session.seconds.get("search", 0.0), 3)
-        result["train_seconds"] = round(session.seconds.get("train", 0.0), 3)
+        result["search_seconds"] = round(session.seconds.get(SEARCH_STAGE, 0.0), 3)
+        result["train_seconds"] = round(session.seconds.get(TRAIN_STAGE, 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
         folder.write_json(RESULT_FILE, result)
     return result
@@ -227,8 +230,8 @@ def _carry_through(
 
 def _search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
     assert config.search is not None
-    if "search" in session.completed:
-        return Architecture.from_json(session.completed["search"]["architecture"])
+    if SEARCH_STAGE in session.completed:
+        return Architecture.from_json(session.completed[SEARCH_STAGE]["architecture"])
     found = search_architecture(
         method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
     )
@@ -262,10 +265,10 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
         except InputError as error:
             session.say(f"no comparison: {error}")
         stages.set_baseline(session.estimate, subject, other, config.train, data.info)
-    result = _tested("train", subject, config, data, session, keep)
+    result = _tested(TRAIN_STAGE, subject, config, data, session, keep)
     if other is not None:
-        tested = _tested("baseline", other, config, data, session)
-        seconds = round(session.seconds["baseline"], 3)
+        tested = _tested(BASELINE_STAGE, other, config, data, session)
+        seconds = round(session.seconds[BASELINE_STAGE], 3)
         result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
     return result
 
@@ -289,7 +292,7 @@ def _tested(
             seed=config.seed,
             session=session,
             stage=stage,
-            title=LABELS[stage],
+            title=STAGE_LABELS[stage],
             device=config.device,
         )
         keep(network)

@@ -20,8 +20,9 @@ from dnas.reporter import Silent
 from dnas.rng import numpy_stream
 from dnas.runtime import distributed
 from dnas.runtime.estimate import Estimate, Work
+from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, TRAIN_STAGE, TRYOUT_STAGE
 from dnas.runtime.session import Session
-from dnas.searching.judging import FORWARD, STAGE
+from dnas.searching.judging import FORWARD
 from dnas.searching.trials import short_training
 from dnas.settings import (
     GradientSettings,
@@ -54,24 +55,24 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
     stages: dict[str, Work] = {}
     if config.search is not None:
         assert method is not None
-        stages[STAGE] = search_work(method, config.search)
+        stages[SEARCH_STAGE] = search_work(method, config.search)
     if config.train is not None:
-        stages["train"] = train_work(config.train, 0 if test is None else len(test))
+        stages[TRAIN_STAGE] = train_work(config.train, 0 if test is None else len(test))
         if config.baseline:
-            stages["baseline"] = stages["train"]
+            stages[BASELINE_STAGE] = stages[TRAIN_STAGE]
 
     def price(stage: str, known: Mapping[str, float]) -> float | None:
-        if stage == "baseline":
-            return known["train"] * foretold.stages["baseline"].total / foretold.stages["train"].total
-        if stage == STAGE:
+        if stage == BASELINE_STAGE:
+            return known[TRAIN_STAGE] * foretold.stages[BASELINE_STAGE].total / foretold.stages[TRAIN_STAGE].total
+        if stage == SEARCH_STAGE:
             assert isinstance(config.search, TrialSettings)
             seconds = _seconds_per_trial(config, config.search, train, info)
-            return None if seconds is None else seconds * stages[STAGE].total / max(1, config.search.processes)
+            return None if seconds is None else seconds * stages[SEARCH_STAGE].total / max(1, config.search.processes)
         assert isinstance(config.train, TrainSettings)
         seconds = _seconds_per_step(config, config.train, train, info)
-        return None if seconds is None else seconds * stages["train"].total
+        return None if seconds is None else seconds * stages[TRAIN_STAGE].total
 
-    foretold = Estimate(stages, price, frozenset({STAGE} if isinstance(config.search, TrialSettings) else ()))
+    foretold = Estimate(stages, price, frozenset({SEARCH_STAGE} if isinstance(config.search, TrialSettings) else ()))
     return foretold
 
 
@@ -84,10 +85,10 @@ def set_baseline(
 ) -> None:
     """Tell an estimate what is trained, and what as its baseline; None: nothing is."""
     if baseline is None:
-        foretold.leave_out("baseline")
+        foretold.leave_out(BASELINE_STAGE)
         return
     macs, like = (size(planned(each, settings, info), info.image_size).macs for each in (baseline, architecture))
-    foretold.stages["baseline"] = foretold.stages["train"].times(macs / like)
+    foretold.stages[BASELINE_STAGE] = foretold.stages[TRAIN_STAGE].times(macs / like)
 
 
 def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
@@ -160,7 +161,7 @@ def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, inf
             info,
             seed=config.seed,
             session=Session(None, {}, watch),
-            stage="estimate",
+            stage=TRYOUT_STAGE,
             device=config.device,
         )
     except _Enough:

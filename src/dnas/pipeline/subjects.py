@@ -1,22 +1,24 @@
 """What a user names where a network is wanted: an architecture file, a run folder, a published architecture, or a
 hand-made network. The commands `train` and `show` and `dnas.train` find it here.
+
+`dnas show` of an architecture needs no torch, so what does is imported where it is needed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dnas.disk import read_toml
 from dnas.errors import InputError, did_you_mean
 from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
 from dnas.space.architecture import Architecture, at_depth
+from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.plan import Shape
 from dnas.space.published import load_published, published
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
 
     Args:
         subject: A path or a name. A path that exists takes precedence; an architecture stands for itself.
-        layers: The depth at which a pair of cells is stacked; None: that of the file, or 20 for a published pair.
+        layers: The depth at which a pair of cells is stacked; None: that of the file, or for a published pair
+            `PAPER_LAYERS`.
 
     Raises:
         InputError: There is no such network, or it has not this depth.
@@ -74,8 +77,6 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     text = os.fspath(subject)
     path = Path(text)
     if path.is_dir():
-        from dnas.disk import read_toml
-
         config = read_toml(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
         if config.get("handmade"):
             return Named(str(config["handmade"]), path, config)
@@ -85,7 +86,7 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     if path.is_file():
         return Named(_at(Architecture.load(path), layers))
     if text in published():
-        return Named(load_published(text, 20 if layers is None else layers))
+        return Named(load_published(text, PAPER_LAYERS if layers is None else layers))
     from dnas.network.handmade import HANDMADE
 
     if text in HANDMADE:

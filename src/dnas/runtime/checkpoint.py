@@ -3,6 +3,8 @@
 A checkpoint is two files, `<sequence>.safetensors` and a manifest `<sequence>.json` that is written last and
 holds the size and SHA-256 of the first, the JSON state, and a checksum of itself. A checkpoint without a
 valid manifest does not exist, so a write that stops anywhere leaves the previous checkpoint the newest.
+
+A run folder is looked at without torch, which is imported where tensors are read or written.
 """
 
 from __future__ import annotations

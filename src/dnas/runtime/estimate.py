@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from dnas.runtime.names import STAGE_LABELS
 from dnas.units import time_text
 
-# What people are shown for each stage, in order.
-LABELS = {"search": "search", "train": "training", "baseline": "baseline"}
 # A stage is measured over so many seconds, without its first step, which has more to do than any other.
 MEASURED_SECONDS = 3.0
 # Nobody needs to be told of less.
@@ -139,7 +138,7 @@ class Estimate:
         total = sum(seconds.values())
         if total < SHORTEST_SECONDS:
             return None
-        parts = ", ".join(f"{LABELS.get(name, name)} {_rounded(value)}" for name, value in seconds.items())
+        parts = ", ".join(f"{STAGE_LABELS.get(name, name)} {_rounded(value)}" for name, value in seconds.items())
         sentence = f"about {_rounded(total)} {'left' if resumed else 'in all'}"
         return sentence if len(seconds) == 1 else f"{sentence}: {parts}"
 

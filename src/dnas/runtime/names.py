@@ -1,4 +1,4 @@
-"""What the files of a run folder are called."""
+"""What the files of a run folder are called, and the stages that they tell of. Needs no torch."""
 
 CONFIG_FILE = "config.toml"  # everything that was in force
 ARCHITECTURE_FILE = "architecture.json"
@@ -11,3 +11,13 @@ METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 PAGE_FILE = "report.html"
 CHECKPOINTS = "checkpoints"  # a folder
+
+# Stages of a run, as checkpoints, metrics.jsonl and TensorBoard's folders name them.
+SEARCH_STAGE = "search"
+TRAIN_STAGE = "train"  # of the network that the run is about
+BASELINE_STAGE = "baseline"  # of a random network of the same size
+# What people are shown for each, in order.
+STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE: "baseline"}
+# Stages of sessions that are no run's own.
+TRIAL_STAGE = "trial"  # of the short training of a candidate
+TRYOUT_STAGE = "estimate"  # of steps that are tried for their speed

@@ -1,7 +1,7 @@
 """What surrounds a loop: checkpoints, signals, metrics, progress. Knows no method and no network.
 
-A run is a sequence of stages ("search", "train", "baseline"), each a loop over steps. A loop asks for the
-point to resume from, calls `step_done` after every step, and `complete` at its end.
+A run is a sequence of stages (`names` has them), each a loop over steps. A loop asks for the point to resume from,
+calls `step_done` after every step, and `complete` at its end.
 """
 
 from __future__ import annotations

@@ -18,13 +18,17 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+import torch
+from loky.backend import get_context  # type: ignore[import-untyped]
+from loky.process_executor import ProcessPoolExecutor  # type: ignore[import-untyped]
+
 from dnas.errors import RunError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 # How often this process looks whether it shall stop, in seconds, while it waits for others.
 LOOK = 0.2
-# How long a process may take to stop, in seconds, before it counts as hanging and is killed.
+# How long a process may take to stop, in seconds, before it counts as hanging and is killed: it may write a checkpoint.
 GRACE = 90.0
 
 
@@ -137,9 +141,6 @@ class Workers:
         if self._executor is None:
             # Unlike the standard library's, these processes do not import the user's script again, which may have no
             # `if __name__ == "__main__"`.
-            from loky.backend import get_context  # type: ignore[import-untyped]
-            from loky.process_executor import ProcessPoolExecutor  # type: ignore[import-untyped]
-
             context = get_context("loky")
             reader, self._leash = context.Pipe(duplex=False)
             self._executor = ProcessPoolExecutor(
@@ -158,7 +159,6 @@ def _outcome(index: int, call: Callable[[], Result]) -> Outcome[Result]:
 
 def _begin(leash: Connection, threads: int) -> None:
     """In a new process: stop when the other end of the leash is closed, by its owner or because that died."""
-    import torch
 
     def follow() -> None:
         leash.poll(None)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dnas.methods.protocol import Candidate, Method, Trial
+from dnas.runtime.names import SEARCH_STAGE
 from dnas.space.architecture import Architecture
 
-STAGE = "search"
+STAGE = SEARCH_STAGE
 # A backward pass takes twice a forward pass: one set of products for the inputs' gradients, one for the weights'.
 FORWARD = 1 / 3
 

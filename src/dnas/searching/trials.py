@@ -23,11 +23,11 @@ from dnas.methods.protocol import Candidate, TrialMethod
 from dnas.reporter import Reporter
 from dnas.rng import derived_seed
 from dnas.runtime.execution import DEFAULT, Execution
-from dnas.runtime.names import RESULT_FILE
+from dnas.runtime.names import RESULT_FILE, SEARCH_STAGE, TRIAL_STAGE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Outcome, WorkerDied, Workers
-from dnas.searching.judging import FORWARD, STAGE, Found, judged_in_rounds, score_of
+from dnas.searching.judging import FORWARD, Found, judged_in_rounds, score_of
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.training.accuracy import measure_accuracy
@@ -109,7 +109,7 @@ def _trained(job: TrialJob, session: Session) -> float:
         job.info,
         seed=job.seed,
         session=session,
-        stage="trial",
+        stage=TRIAL_STAGE,
         title=job.title,
         device=job.device,
     )
@@ -151,7 +151,9 @@ def search_by_trials(
     equivalents = (training.epochs * len(train_part) + FORWARD * len(validation_part)) / settings.batch_size
     root = None if session.folder is None else session.folder.path / FOLDER
 
-    checkpoint = session.start(STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials, divisible=True)
+    checkpoint = session.start(
+        SEARCH_STAGE, f"search ({method.name}, {method.mapping_name})", settings.trials, divisible=True
+    )
     scores: list[float | None] = [] if checkpoint is None else list(checkpoint.state["loop"]["scores"])
 
     def capture() -> Captured:
@@ -195,7 +197,7 @@ def search_by_trials(
             raise outcome.error
         score = outcome.result
         scores.append(score)
-        session.metric(stage=STAGE, trial=number + 1, accuracy=score, skips=architecture.skips)
+        session.metric(stage=SEARCH_STAGE, trial=number + 1, accuracy=score, skips=architecture.skips)
         session.step_done(number + 1, {} if score is None else {"accuracy": score}, capture)
         return score
 

@@ -12,7 +12,7 @@ from typing import Any
 from dnas.errors import InputError, shown, unknown
 from dnas.space.cell import MAX_LAYERS, Cell, buildable, cell_from_json, integers
 from dnas.space.darts import reduction_layers
-from dnas.space.genotype import literal, nodes_of_genotype
+from dnas.space.genotype import PAPER_LAYERS, literal, nodes_of_genotype
 from dnas.space.registry import SPACES
 
 FORMAT = "dnas-architecture/1"
@@ -132,7 +132,7 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
-        """Read an architecture file; also the text of a `Genotype(normal=[…], …)`, stacked to 20 layers.
+        """Read an architecture file; also the text of a `Genotype(normal=[…], …)`, stacked to `PAPER_LAYERS`.
 
         Raises InputError when the file is missing, too large, not JSON or outside its space.
         """
@@ -161,7 +161,7 @@ class Architecture:
         cls,
         normal: Sequence[Sequence[Any]],
         reduce: Sequence[Sequence[Any]],
-        layers: int = 20,
+        layers: int = PAPER_LAYERS,
         *,
         normal_concat: Iterable[int] | None = None,
         reduce_concat: Iterable[int] | None = None,
@@ -242,7 +242,7 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
     return stack(*pair, layers, origin=architecture.origin, space=architecture.space)
 
 
-def parse_genotype(text: str, layers: int = 20) -> Architecture:
+def parse_genotype(text: str, layers: int = PAPER_LAYERS) -> Architecture:
     """The architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
 
     Parsed as data, never evaluated: literals and `range(…)` of literals are all it may hold.

@@ -9,6 +9,9 @@ from typing import Any
 from dnas.errors import InputError, shown
 from dnas.space.cell import MAX_NODES, Slot, is_int
 
+# Genotypes are published as networks of this depth: what networks for CIFAR have had since NASNet.
+PAPER_LAYERS = 20
+
 
 def nodes_of_genotype(genes: Any, which: str) -> tuple[tuple[Slot, ...], ...]:
     if not isinstance(genes, Sequence) or not genes or isinstance(genes, str):

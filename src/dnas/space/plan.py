@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dnas.errors import InputError, SettingError, unknown
+from dnas.settings import CHANNELS, CIFAR_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.primitives import (
@@ -64,9 +65,9 @@ def _stem_imagenet(stride: int) -> Callable[[int, int], Stem]:
 # cifar: full resolution into the first cell. imagenet: 224 → 28. tiny-imagenet: NASP's protocol for 64 pixels,
 # the ImageNet stem without its first two strides: 64 → 32 (methods: cells at 32, 16 and 8 pixels).
 STEMS: dict[str, Callable[[int, int], Stem]] = {
-    "cifar": _stem_cifar,
-    "tiny-imagenet": _stem_imagenet(1),
-    "imagenet": _stem_imagenet(2),
+    CIFAR_STEM: _stem_cifar,
+    TINY_IMAGENET_STEM: _stem_imagenet(1),
+    IMAGENET_STEM: _stem_imagenet(2),
 }
 
 
@@ -82,11 +83,11 @@ class Shape:
         width: What the channels of a hand-made network are multiplied by.
     """
 
-    channels: int = 36
+    channels: int = CHANNELS
     classes: int = 10
     image_size: int = 32
     image_channels: int = 3
-    stem: str = "cifar"
+    stem: str = CIFAR_STEM
     width: float = 1.0
 
 
@@ -131,7 +132,7 @@ def plan(
     channels: int,
     classes: int,
     inputs: int = 3,
-    stem: str = "cifar",
+    stem: str = CIFAR_STEM,
 ) -> NetworkPlan:
     """Lay out the network of an architecture.
 
@@ -139,7 +140,7 @@ def plan(
         channels: Width C of the first cells; it doubles at each reduction.
         classes: Size of the output.
         inputs: Channels of an image.
-        stem: "cifar", "tiny-imagenet" or "imagenet".
+        stem: A key of `STEMS`.
 
     Raises:
         InputError: A width that cannot be built.
@@ -150,7 +151,7 @@ def plan(
     if stem not in STEMS:
         raise unknown("stem", "stem", stem, STEMS)
     head = STEMS[stem](inputs, channels)
-    stem_width = 3 * channels if stem == "cifar" else channels
+    stem_width = 3 * channels if stem == CIFAR_STEM else channels
     before, previous, width, shrunk = stem_width, stem_width, channels, bool(head.second)
     cells = []
     for k, gene in enumerate(architecture.layers):
@@ -167,7 +168,7 @@ def plan(
         ReLU(),
         Conv(AUXILIARY_HIDDEN, AUXILIARY_FEATURES, (2, 2), padded=False),
         # DARTS' ImageNet head has no norm here, by an oversight that its authors kept for comparability.
-        *(() if stem == "imagenet" else (Norm(AUXILIARY_FEATURES),)),
+        *(() if stem == IMAGENET_STEM else (Norm(AUXILIARY_FEATURES),)),
         ReLU(),
     )
     return NetworkPlan(head, tuple(cells), auxiliary, after, previous, classes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dnas.errors import InputError, choices
 from dnas.space.architecture import Architecture
+from dnas.space.genotype import PAPER_LAYERS
 
 # --- published genotypes ----------------------------------------------------------------------------
 
@@ -22,7 +23,7 @@ def published() -> Mapping[str, Mapping[str, Any]]:
     return genotypes
 
 
-def load_published(name: str, layers: int = 20) -> Architecture:
+def load_published(name: str, layers: int = PAPER_LAYERS) -> Architecture:
     """A genotype of the literature, stacked. Raises InputError for an unknown name, listing the known."""
     if name not in published():
         raise InputError(f"unknown published architecture {name!r}{choices(name, published())}")

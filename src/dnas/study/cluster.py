@@ -8,6 +8,7 @@ docs/ray.md says how to set that up.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -22,10 +23,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from dnas.errors import InputError, Interrupted, first_line
 from dnas.pipeline.machine import environment
 from dnas.runtime.execution import Execution
-from dnas.runtime.workers import LOOK, Job, Outcome, Result, WorkerDied
+from dnas.runtime.workers import GRACE, LOOK, Job, Outcome, Result, WorkerDied
 
 EXTRA = "pip install 'dnas[cluster]'"
 # A run whose owner was on a lost node waits so long for its lock: shared file systems free the locks of a lost machine
@@ -35,8 +38,6 @@ LOCK_SECONDS = 150.0
 CONNECT_SECONDS = 10.0
 # In which every node must have started a process, imported torch from wherever it lies, and seen the folder.
 PROBE_SECONDS = 300.0
-# For the checkpoints of what still runs when it is no longer wanted; what has not ended then is ended.
-GRACE = 90.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 
 
@@ -380,10 +381,6 @@ def _attempt(
 
     Raises InputError where the node does not see the folder.
     """
-    import faulthandler
-
-    import torch
-
     os.environ.update(variables)
     torch.set_num_threads(threads)
     if not probe.exists():

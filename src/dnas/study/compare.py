@@ -37,9 +37,6 @@ from dnas.space.controls import random_of_size, shuffled
 from dnas.space.published import load_published, published
 from dnas.study.cluster import RaySettings, of_tasks
 from dnas.study.design import (
-    FILE,
-    REFERENCES,
-    RUNS,
     Network,
     StudySettings,
     depth_of,
@@ -49,6 +46,7 @@ from dnas.study.design import (
     settings_names,
 )
 from dnas.study.jobs import carry_out, workers_for
+from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE
 from dnas.supernet.mapping import mapping_class
 from dnas.training.build import parameters_of
 
@@ -150,7 +148,7 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
     with FileLock(path / ".lock"):
         # Another process may have begun or added to the study since.
         settings = _joined(path, settings)
-        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+        write_atomically(path / STUDY_FILE, tomli_w.dumps(settings.model_dump()).encode())
     return settings
 
 
@@ -171,7 +169,7 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
             raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
     if not any(name in HANDMADE and HANDMADE[name].has_width for name in settings.architectures):
         require_width("any network of this study", settings.run.get("train", {}))
-    if not (path / FILE).exists():
+    if not (path / STUDY_FILE).exists():
         if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
             raise InputError(f"--out {path} exists and is no study; choose another folder")
         return settings
@@ -197,7 +195,7 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
 def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
     """What can be run now: a control waits for the network that it controls."""
     for network, training, name in settings_names(settings):
-        folder, source = path / RUNS / name, path / RUNS / replace(network, kind="searched").run()
+        folder, source = path / RUNS / name, path / RUNS / replace(network, kind=SEARCHED).run()
         ready = folder == source or network.kind in REFERENCES or (source / RESULT_FILE).exists()
         if ready and not (folder / RESULT_FILE).exists():
             yield Run(folder, run_overrides(settings, network, training), network, source, depth_of(settings.run), info)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -14,20 +14,19 @@ from dnas.disk import read_json, read_toml
 from dnas.errors import InputError, calling
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
+from dnas.options import flag_of
 from dnas.pipeline.config import train_settings
 from dnas.pipeline.overrides import in_file
-from dnas.pipeline.presets import PAPER_LAYERS, QUICK_LAYERS
+from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, WIDTH_SETTINGS, Settings
+from dnas.space.genotype import PAPER_LAYERS
+from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE, STUDY_FORMAT, Kind, StudyFormat
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
-FILE = "study.toml"
-RUNS = "runs"
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
-Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
-REFERENCES = ("published", "handmade")
 
 
 class StudySettings(Settings):
@@ -37,7 +36,7 @@ class StudySettings(Settings):
         run: Settings of every run, nested as in a run's config.toml.
     """
 
-    format: Literal["dnas-study/1"] = "dnas-study/1"
+    format: StudyFormat = STUDY_FORMAT
     methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
     mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
     architectures: list[str] = Field(
@@ -68,7 +67,7 @@ class StudySettings(Settings):
         flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
         for section, values in self.run.items():
             if section == "data":
-                flags |= {"data" if name == "source" else name: value for name, value in values.items()}
+                flags |= {flag_of(f"data.{name}").removeprefix("--"): value for name, value in values.items()}
             elif not isinstance(values, dict):
                 flags[section] = values
         for name, value in flags.items():
@@ -98,14 +97,14 @@ class Network:
     def run(self, training: int = 0) -> str:
         """The name of a training's run folder; the first of a searched network is its search, too."""
         stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
-        control = "" if self.kind in ("searched", *REFERENCES) else f"-{self.kind}"
+        control = "" if self.kind in (SEARCHED, *REFERENCES) else f"-{self.kind}"
         return f"{stem}{control}" + (f"-t{training}" if training else "")
 
 
 def networks(settings: StudySettings) -> list[Network]:
     """Every network of a study. Searched ones come seed after seed, so that an interrupted study is balanced."""
     found = [
-        Network("searched", method, mapping, seed)
+        Network(SEARCHED, method, mapping, seed)
         for seed in range(settings.seeds)
         for method, mapping in settings.searches()
     ]
@@ -122,16 +121,16 @@ def networks(settings: StudySettings) -> list[Network]:
 def depth_of(run: Mapping[str, Any]) -> int:
     """The layers of trained networks by these settings: what cells that come from elsewhere are stacked to."""
     given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
-    quick = run.get("preset", "quick") == "quick"
+    quick = run.get("preset", DEFAULT_PRESET) == "quick"
     return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
 
 
 def read_study(path: Path) -> StudySettings:
     """What a study compares. Raises InputError where the folder has none."""
-    if not (path / FILE).is_file():
-        raise InputError(f"{path} is not a study, since it has no {FILE}; give the folder of `dnas compare`")
-    values = read_toml(path / FILE)
-    with calling(in_file(values, path / FILE)):
+    if not (path / STUDY_FILE).is_file():
+        raise InputError(f"{path} is not a study, since it has no {STUDY_FILE}; give the folder of `dnas compare`")
+    values = read_toml(path / STUDY_FILE)
+    with calling(in_file(values, path / STUDY_FILE)):
         return checked(StudySettings, values)
 
 
@@ -148,7 +147,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
         # The width and depth of cells are no settings of a hand-made network, and its width is none of theirs.
         lost = {*ARCHITECTURE_SETTINGS, *WIDTH_SETTINGS} - train_settings(handmade).model_fields.keys()
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
-    if network.kind == "searched" and training == 0:
+    if network.kind == SEARCHED and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
     given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
     given |= {"command": "train", "architecture": network.run()}

@@ -45,16 +45,15 @@ from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.study.cluster import RaySettings, of_tasks
-from dnas.study.design import RUNS, depth_of
+from dnas.study.design import depth_of
 from dnas.study.jobs import carry_out, workers_for
+from dnas.study.names import RANKED_FILE, RANKING_FILE, RUNS
 from dnas.study.statistics import kendall
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
-FILE = "ranking.toml"
-RANKED = "ranking.json"
 SUPERNETS = "supernets"
-FULL = "full"
+FULL_TRAINING = "full"
 
 
 class RankingSettings(Settings):
@@ -119,7 +118,7 @@ def rank(
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
-    if (path / FILE).is_file():
+    if (path / RANKING_FILE).is_file():
         if read_ranking(path) != settings:
             raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
     elif path.exists() and any(path.iterdir()):
@@ -129,7 +128,7 @@ def rank(
         one_of_each = [*_supernets(settings).values(), *_trainings(settings).values()]
         check_runs(one_of_each, here=ray is None, reporter=reporter)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / FILE, tomli_w.dumps(settings.model_dump()).encode())
+        write_atomically(path / RANKING_FILE, tomli_w.dumps(settings.model_dump()).encode())
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
@@ -142,14 +141,14 @@ def rank(
         execution,
     )
     summary = ranked(path, settings) | {"failed": failed}
-    write_atomically(path / RANKED, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path / RANKED_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
 
 def read_ranking(path: Path) -> RankingSettings:
     """What a ranking compares, by its file. Raises InputError where it cannot be read."""
-    values = read_toml(path / FILE)
-    with calling(in_file(values, path / FILE)):
+    values = read_toml(path / RANKING_FILE)
+    with calling(in_file(values, path / RANKING_FILE)):
         return checked(RankingSettings, values)
 
 
@@ -173,7 +172,7 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
     without_search = {key: value for key, value in settings.run.items() if key not in ("search", "options", "space")}
     common = {**without_search, "command": "train", "baseline": False, "seed": settings.seed}
     changes: dict[str, dict[str, int]] = {
-        FULL: {},
+        FULL_TRAINING: {},
         **{f"layers-{layers}": {"layers": layers} for layers in settings.layers},
         **{f"epochs-{epochs}": {"epochs": epochs} for epochs in settings.epochs},
     }
@@ -240,12 +239,12 @@ def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
             result = read_json(file)
             # What all architectures cost together: a share for each.
             measures[f"supernet of {method}"] = (result["scores"], [result["seconds"] / settings.count])
-    measures["parameters"] = (of_runs(FULL, "params"), [])
-    truth = measures[FULL][0]
+    measures["parameters"] = (of_runs(FULL_TRAINING, "params"), [])
+    truth = measures[FULL_TRAINING][0]
     rows = []
     for name, (values, seconds) in measures.items():
         row: dict[str, Any] = {"measure": name, "seconds": _mean(seconds)}
-        if name != FULL:
+        if name != FULL_TRAINING:
             both = [(t, v) for t, v in zip(truth, values, strict=True) if t is not None and v is not None]
             row |= asdict(kendall([t for t, _ in both], [v for _, v in both], settings.seed))
         rows.append(row)

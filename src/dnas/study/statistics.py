@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy  # whose part `stats` comes at its first use, since it takes most of a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from dnas.rng import numpy_stream
 
 CONFIDENCE = 0.95
+LEVEL = 0.05  # of a test: 1 - CONFIDENCE
 MOST_SEEDS = 100_000
 """More seeds than these are never said to be needed: nobody runs them, and the effect is as good as none."""
 Floats = NDArray[np.float64]
@@ -83,7 +84,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
     seeds = sorted(a.keys() & b.keys())
     left, right = _finite([a[seed] for seed in seeds]), _finite([b[seed] for seed in seeds])
     known = _estimate(left - right, np.abs([left, right]).max(initial=0.0))
-    p = float(stats.ttest_rel(left, right).pvalue) if known.sd else None
+    p = float(scipy.stats.ttest_rel(left, right).pvalue) if known.sd else None
     return Difference(**vars(known), p=p, p_adjusted=None, seeds_needed=seeds_needed(known.mean, known.sd))
 
 
@@ -100,11 +101,11 @@ def adjusted(differences: Iterable[Difference]) -> list[Difference]:
     tested = [difference.p for difference in table if difference.p is not None]
     if not tested:
         return table
-    controlled = iter(stats.false_discovery_control(tested, method="by").tolist())
+    controlled = iter(scipy.stats.false_discovery_control(tested, method="by").tolist())
     return [replace(each, p_adjusted=None if each.p is None else next(controlled)) for each in table]
 
 
-def t_power(effect: float, count: int, level: float = 0.05) -> float:
+def t_power(effect: float, count: int, level: float = LEVEL) -> float:
     """The probability that a two-sided paired t-test of `count` normal differences gives p < level.
 
     Args:
@@ -113,14 +114,14 @@ def t_power(effect: float, count: int, level: float = 0.05) -> float:
     """
     # scipy's noncentral t is NaN beyond shifts of 1e9; at 1e8 a test at any level in use sees the effect surely.
     df, shift = count - 1, min(abs(effect) * count**0.5, 1e8)
-    critical = stats.t.isf(level / 2, df)
+    critical = scipy.stats.t.isf(level / 2, df)
     with np.errstate(all="ignore"):  # scipy 1.11 divides by 0 on the way to right values.
-        seen, opposite = stats.nct.sf(critical, df, shift), stats.nct.cdf(-critical, df, shift)
+        seen, opposite = scipy.stats.nct.sf(critical, df, shift), scipy.stats.nct.cdf(-critical, df, shift)
     # The lower tail is NaN, too, where it is smaller than 2e-16 (found by quadrature).
     return float(seen + np.nan_to_num(opposite))
 
 
-def seeds_needed(mean: float | None, sd: float | None, power: float = 0.8, level: float = 0.05) -> int | None:
+def seeds_needed(mean: float | None, sd: float | None, power: float = 0.8, level: float = LEVEL) -> int | None:
     """The fewest seeds with which a two-sided paired t-test sees a difference with this power, by the noncentral t.
 
     It answers a plan: if differences had this true mean and sd. Of observed ones it says less than it seems to. It is
@@ -166,7 +167,7 @@ def _estimate(values: Floats, scale: float) -> Estimate:
     if np.abs(values - mean).max() <= 32 * np.finfo(np.float64).eps * scale:
         return Estimate(mean, 0.0, count, None, None)
     sd = float(values.std(ddof=1))
-    low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=sd / count**0.5)
+    low, high = scipy.stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=sd / count**0.5)
     return Estimate(mean, sd, count, float(low), float(high))
 
 
@@ -205,7 +206,7 @@ def kendall(x: Sequence[float], y: Sequence[float], seed: int, resamples: int = 
     count = len(left)
     if count < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return Correlation(None, None, None, None, count)
-    test = stats.kendalltau(left, right)
+    test = scipy.stats.kendalltau(left, right)
     tau, p = float(test.statistic), float(test.pvalue)
     low = high = None
     if abs(tau) < 1 - 1e-12:
@@ -214,9 +215,10 @@ def kendall(x: Sequence[float], y: Sequence[float], seed: int, resamples: int = 
 
 
 def _bootstrapped(x: Floats, y: Floats, seed: int, resamples: int) -> tuple[float | None, float | None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        drawn = stats.bootstrap(
+    # Where leaving out any one item gives the same τ, scipy divides 0 by 0; what follows is for that.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        drawn = scipy.stats.bootstrap(
             (x, y),
             _tau,
             paired=True,

@@ -19,16 +19,17 @@ from tabulate import tabulate
 
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError
+from dnas.pipeline.presets import DEFAULT_PRESET
 from dnas.runtime.names import CONFIG_FILE
-from dnas.study.design import RUNS, Network, StudySettings, networks, read_study, results
+from dnas.study.design import Network, StudySettings, networks, read_study, results
+from dnas.study.names import RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, Kind
 from dnas.study.practices import StudyFacts, practices
 from dnas.study.statistics import Difference, adjusted, estimate, paired
 from dnas.study.surroundings import Surroundings, compared
 from dnas.supernet.mapping import SHARED
 
-FORMAT = "dnas-study/1"
 FORMS = {"md": "markdown", "csv": "csv", "tex": "latex"}
-CONTROLS = {"random": "random, same size", "shuffled": "layers shuffled"}
+CONTROLS: dict[Kind, str] = {"random": "random, same size", "shuffled": "layers shuffled"}
 
 
 def summarise(path: Path) -> dict[str, Any]:
@@ -50,9 +51,9 @@ def summarise(path: Path) -> dict[str, Any]:
     first = next(iter(found.values()), {})
     configs = [_config(path / RUNS / name) for name in found]
     return {
-        "format": FORMAT,
+        "format": STUDY_FORMAT,
         "data": first.get("data", settings.run.get("data", {}).get("source", "")),
-        "preset": settings.run.get("preset", "quick"),
+        "preset": settings.run.get("preset", DEFAULT_PRESET),
         "test_images": first.get("test_images"),
         "command": settings.command(),
         "settings": settings.model_dump(),
@@ -100,7 +101,7 @@ def _row(
         "mapping": first.mapping,
         "kind": first.kind,
         "level": ("cell" if first.mapping == SHARED else "global") if first.mapping else "",
-        "of": _name(replace(first, kind="searched")) if first.kind in CONTROLS else None,
+        "of": _name(replace(first, kind=SEARCHED)) if first.kind in CONTROLS else None,
         "searches": searches,
         "test_error": asdict(estimate(errors.values())),
         "best": _best(searches),
@@ -157,7 +158,7 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
     searches = list(settings.searches())
     return StudyFacts(
         methods=len(searches),
-        seeds=min((len(row["searches"]) for row in rows if row["kind"] == "searched"), default=0),
+        seeds=min((len(row["searches"]) for row in rows if row["kind"] == SEARCHED), default=0),
         training_seeds=settings.training_seeds,
         random_baseline="random" in settings.methods,
         same_data=runs.data.same,
@@ -187,7 +188,7 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
 def keep(path: Path) -> dict[str, Any]:
     """Summarise a study, and write study.json and table.md, .csv and .tex into its folder."""
     summary = summarise(path)
-    files = {"study.json": json.dumps(summary, indent=2, allow_nan=False) + "\n"}
+    files = {SUMMARY_FILE: json.dumps(summary, indent=2, allow_nan=False) + "\n"}
     files |= {f"table.{end}": render(summary, form) for end, form in FORMS.items()}
     for name, text in files.items():
         write_atomically(path / name, text.encode())

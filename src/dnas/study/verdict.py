@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dnas.study.statistics import LEVEL
+
 
 def of_run(result: Mapping[str, Any]) -> str:
     """Whether the search paid, in a sentence that claims no more than one pair of trainings can show.
@@ -24,12 +26,11 @@ def of_run(result: Mapping[str, Any]) -> str:
     return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
 
 
-# A difference counts where its interval leaves out zero and, if tests were adjusted for their number, that agrees.
-LEVEL = 0.05
-
-
 def direction(difference: Mapping[str, Any]) -> int | None:
-    """What a difference a - b of test errors shows: -1 (a is better), 1 (b is), 0 (neither); None where not known."""
+    """What a difference a - b of test errors shows: -1 (a is better), 1 (b is), 0 (neither); None where not known.
+
+    It counts where its interval leaves out zero and, if tests were adjusted for their number, that agrees.
+    """
     low, high, p = difference.get("low"), difference.get("high"), difference.get("p_adjusted")
     if low is None or high is None:
         return None

@@ -33,6 +33,7 @@ from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import weighted_sum
 from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
 from dnas.rng import torch_stream
+from dnas.settings import CIFAR_STEM
 from dnas.space.darts import Space, reduction_layers
 from dnas.space.plan import STEMS, check_width, preprocess
 from dnas.space.primitives import Chain
@@ -209,7 +210,7 @@ class Supernet(nn.Module):
         self.recompute = recompute
         check_width(channels, partial)
         reductions = reduction_layers(layers)
-        self.stem = build_chain(STEMS["cifar"](inputs, channels).first, SEARCH_STEM)
+        self.stem = build_chain(STEMS[CIFAR_STEM](inputs, channels).first, SEARCH_STEM)
         self.cells = nn.ModuleList()
         before = previous = 3 * channels
         width, shrunk = channels, False

@@ -19,7 +19,7 @@ from dnas.errors import Interrupted
 from dnas.methods.registry import get_method
 from dnas.pipeline.run import resume, start
 from dnas.reporter import Silent
-from dnas.runtime.names import PARAMETERS_FILE
+from dnas.runtime.names import ARCHITECTURE_FILE, DRAWING_FILE, METRICS_FILE, PARAMETERS_FILE, RESULT_FILE
 from dnas.testing.planted import pictures, plant
 from dnas.testing.record import REAL, Options, search, tested_method
 
@@ -101,9 +101,9 @@ def _poisoned(folder: Path, count: int) -> Path:
 
 def _contents(run: Path) -> dict[str, Any]:
     """What a search leaves and a second one must repeat, by file."""
-    result = json.loads((run / "result.json").read_text("utf-8"))
+    result = json.loads((run / RESULT_FILE).read_text("utf-8"))
     for key in ("run", "search_seconds", "train_seconds", "peak_memory_bytes"):
         result.pop(key)
-    names = {"architecture.json", "architecture.svg", "metrics.jsonl", PARAMETERS_FILE}
+    names = {ARCHITECTURE_FILE, DRAWING_FILE, METRICS_FILE, PARAMETERS_FILE}
     files = {entry.name: entry.read_bytes() for entry in run.iterdir() if entry.name in names}
-    return {**files, "result.json": result}
+    return {**files, RESULT_FILE: result}

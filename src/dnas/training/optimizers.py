@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -10,10 +12,10 @@ from dnas.training.muon import Muon
 
 
 def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, torch.optim.Optimizer]:
-    """By their names in checkpoints; no weight has two of them, and none has no one."""
+    """By their names in checkpoints; every weight has one of them."""
     muon = [p for p in network.parameters() if settings.optimizer == "muon" and _is_matrix(p)]
     others = [p for p in network.parameters() if all(p is not matrix for matrix in muon)]
-    groups = [{"params": others}]
+    groups: list[dict[str, Any]] = [{"params": others}]
     if not settings.norm_decay:
         decaying = [p for p in others if p.ndim > 1]
         groups = [{"params": decaying}, {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0}]

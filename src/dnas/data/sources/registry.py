@@ -66,6 +66,11 @@ def _expanded(text: str) -> Path:
         return Path(text)
 
 
+def offline() -> bool:
+    """Whether DNAS_OFFLINE forbids downloads."""
+    return os.environ.get("DNAS_OFFLINE", "0") not in ("", "0")
+
+
 def is_here(source: str, data_dir: str | None) -> bool:
     """Whether `locate` would find it without a download."""
     called = _called(source)
@@ -94,7 +99,7 @@ def _on_disk(source: Source, named: Named, root: Path) -> Place | None:
 
 def _download(source: Source, named: Named, root: Path) -> Place:
     try:
-        if os.environ.get("DNAS_OFFLINE", "0") not in ("", "0"):
+        if offline():
             raise ConnectionError("DNAS_OFFLINE is set")
         import pooch  # type: ignore[import-untyped,unused-ignore]
 

@@ -1,0 +1,58 @@
+"""What a search and a training can be told: every setting once, with its meaning and its default.
+
+A method names the class of settings that its search reads (`methods.Method.Settings`), so what a search has no use
+for is no setting of it, and is refused. Not here: what presets make of them, and which option sets which.
+"""
+
+from dnas.settings.data import DataSettings
+from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
+from dnas.settings.trainings import (
+    ARCHITECTURE_SETTINGS,
+    WIDTH_SETTINGS,
+    NetworkTrainSettings,
+    TrainSettings,
+    WidthTrainSettings,
+    train_over,
+)
+from dnas.settings.values import (
+    CHANNELS,
+    CIFAR_STEM,
+    IMAGENET_STEM,
+    MIN_LAYERS,
+    SMALLEST_IMAGE,
+    TINY_IMAGENET_STEM,
+    WIDEST,
+    Duration,
+    Flip,
+    Memory,
+    Settings,
+    StemName,
+    WholeNumber,
+)
+
+__all__ = [
+    "ARCHITECTURE_SETTINGS",
+    "CHANNELS",
+    "CIFAR_STEM",
+    "IMAGENET_STEM",
+    "MIN_LAYERS",
+    "SMALLEST_IMAGE",
+    "TINY_IMAGENET_STEM",
+    "WIDEST",
+    "WIDTH_SETTINGS",
+    "DataSettings",
+    "Duration",
+    "Flip",
+    "GradientSettings",
+    "Memory",
+    "NetworkTrainSettings",
+    "SearchSettings",
+    "Settings",
+    "StemName",
+    "SupernetSettings",
+    "TrainSettings",
+    "TrialSettings",
+    "WholeNumber",
+    "WidthTrainSettings",
+    "train_over",
+]

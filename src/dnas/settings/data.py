@@ -1,0 +1,40 @@
+"""Where the images of a run come from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from dnas.settings.values import (
+    SMALLEST_IMAGE,
+    Memory,
+    Settings,
+)
+
+
+def _size(pixels: int) -> int:
+    if pixels != 0 and pixels < SMALLEST_IMAGE:
+        raise ValueError(f"must be at least {SMALLEST_IMAGE}, got {pixels}")
+    return pixels
+
+
+class DataSettings(Settings):
+    """Where the images come from, and what was found there."""
+
+    source: str = Field("digits", description="name of a data set, or a folder of images")
+    data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
+    image_size: Annotated[int, AfterValidator(_size)] = Field(
+        0,
+        le=4096,
+        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
+        "out",
+    )
+    memory: Memory = Field(
+        "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
+    )
+    workers: int = Field(
+        0, ge=0, le=1024, description="processes that decode what is streamed; 0: as many as torch has threads"
+    )
+    train_images: int = Field(0, ge=0)
+    fingerprint: str = ""

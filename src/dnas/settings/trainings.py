@@ -1,0 +1,192 @@
+"""What the training of a network can be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+from typing_extensions import Self
+
+from dnas.errors import InputError
+from dnas.settings.values import (
+    CHANNELS,
+    CIFAR_STEM,
+    FLIP,
+    MIN_LAYERS,
+    WIDEST,
+    Flip,
+    Settings,
+    StemName,
+    WholeNumber,
+    check_batches,
+    cosine,
+    there,
+)
+
+
+class NetworkTrainSettings(Settings):
+    """The training of any network. Defaults are those of DARTS on CIFAR-10."""
+
+    epochs: int = Field(600, ge=1, description="passes over the training images")
+    batch_size: int = Field(96, ge=2, description="images per step")
+    parts: int = Field(
+        1,
+        ge=1,
+        description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
+    )
+    images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
+    learning_rate: float = Field(0.025, gt=0, description="learning rate of SGD at the start")
+    learning_rate_min: float = Field(
+        0.0, ge=0, description="learning rate at the end of the cosine, or of the linear schedule"
+    )
+    schedule: Literal["cosine", "exponential", "linear"] = Field(
+        "cosine",
+        description="how the learning rate falls: from epoch to epoch by half a cosine, or by a constant factor "
+        "(exponential); from step to step in a line, after one up (linear)",
+    )
+    decay: float = Field(
+        0.97, gt=0, le=1, description="factor of the learning rate from epoch to epoch, with schedule=exponential"
+    )
+    warmup: float = Field(
+        0.2, ge=0, lt=1, description="share of all steps in which the learning rate rises, with schedule=linear"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
+    optimizer: Literal["sgd", "muon"] = Field(
+        "sgd", description="sgd: of all weights. muon: Muon for 1×1 convolutions, SGD for all else"
+    )
+    muon_learning_rate: float = Field(
+        0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"
+    )
+    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on SGD's weights, which it adds to the gradient")
+    norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
+    cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
+    pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    flip: Flip = FLIP
+    rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
+
+    def check(self) -> None:
+        """Check that these values go together, as far as that depends on no image. Raises InputError."""
+        for name, needs, values in (
+            ("decay", "schedule", ("exponential",)),
+            ("learning_rate_min", "schedule", ("cosine", "linear")),
+            ("warmup", "schedule", ("linear",)),
+            ("muon_learning_rate", "optimizer", ("muon",)),
+        ):
+            value, chosen = getattr(self, name), getattr(self, needs)
+            if chosen not in values and value != type(self).model_fields[name].default:
+                raise InputError(
+                    f"train.{name}={value} only applies to train.{needs}={' or '.join(values)}, not {chosen}; remove "
+                    f"it or change the {needs}"
+                )
+
+    def resolved(self, count: int, image_size: int) -> Self:
+        """With every automatic value replaced by its number, for `count` training images."""
+        self.check()
+        settings = self.in_numbers(count, image_size)
+        check_batches(settings.images, self.batch_size, self.parts)
+        return settings
+
+    def in_numbers(self, count: int, image_size: int) -> Self:
+        """Return a copy with every automatic value replaced by its number, whether or not they go together."""
+        return self.model_copy(
+            update={
+                "images": there("train", self.images, count),
+                "cutout": image_size // 2 if self.cutout < 0 else self.cutout,
+                "pad": round(image_size / 8) if self.pad < 0 else self.pad,
+            }
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.images / self.batch_size)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of SGD in a step, 0-based."""
+        if self.schedule == "linear":
+            # Taken at the middle of the step, so that the first is no pause, and the last does not jump.
+            share = (step + 0.5) / (self.epochs * self.steps_per_epoch)
+            falling = (1 - share) / (1 - self.warmup)
+            rising = share / self.warmup if share < self.warmup else 1.0
+            return self.learning_rate_min + (self.learning_rate - self.learning_rate_min) * min(rising, falling)
+        epoch = step // self.steps_per_epoch
+        if self.schedule == "exponential":
+            return float(self.learning_rate * self.decay**epoch)
+        return cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
+
+    def drop_path_rate(self, epoch: int) -> float:
+        """The probability with which a path is dropped in an epoch."""
+        return 0.0
+
+
+def _depth(layers: int) -> int:
+    if layers != 0 and layers < MIN_LAYERS:
+        raise ValueError(f"must be at least {MIN_LAYERS}, got {layers}")
+    return layers
+
+
+class TrainSettings(NetworkTrainSettings):
+    """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
+
+    layers: Annotated[int, AfterValidator(_depth)] = Field(
+        0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found"
+    )
+    channels: int = Field(CHANNELS, ge=2, description="width C of the first cells")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
+    drop_path: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="probability of dropping an operation's output per image, at the end of a linear ramp from 0",
+    )
+    final_norm: bool = Field(
+        False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
+    )
+    stem: StemName = Field(
+        CIFAR_STEM,
+        description="first layers: cifar (keeps the resolution), tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)",
+    )
+
+    def drop_path_rate(self, epoch: int) -> float:
+        """DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have."""
+        return self.drop_path * epoch / self.epochs
+
+
+class WidthTrainSettings(NetworkTrainSettings):
+    """The training of a hand-made network that has a width."""
+
+    width: float = Field(1.0, gt=0, le=WIDEST, description="what the channels of every convolution are multiplied by")
+    params: WholeNumber = Field(
+        0,
+        ge=0,
+        description='parameters to come closest to by the width: a number, or a text such as "130k" or "1.2M"; 0: keep '
+        "the width",
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.params and "width" in self.model_fields_set:
+            raise InputError(
+                f"train.width={self.width} cannot be used with train.params={self.params}, which chooses the width; "
+                "remove one"
+            )
+
+
+# What only a hand-made network with a width has use for.
+WIDTH_SETTINGS = tuple(
+    name for name in WidthTrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
+)
+# What only an architecture has use for.
+ARCHITECTURE_SETTINGS = tuple(
+    name for name in TrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
+)
+
+
+def train_over(above: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a training over others. A width or size stands in place of both: each decides the other."""
+    hidden = WIDTH_SETTINGS if any(name in above for name in WIDTH_SETTINGS) else ()
+    return {**{name: value for name, value in beneath.items() if name not in hidden}, **above}

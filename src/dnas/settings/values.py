@@ -1,0 +1,62 @@
+"""What the settings of searches, trainings and data share: kinds of values, names and limits."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from dnas.errors import InputError
+from dnas.units import duration, whole_number
+
+# A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
+Duration = Annotated[float, BeforeValidator(duration)]
+# A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
+WholeNumber = Annotated[int, BeforeValidator(whole_number)]
+Flip = Literal["auto", "on", "off"]
+Memory = Literal["auto", "whole", "stream"]
+StemName = Literal["cifar", "tiny-imagenet", "imagenet"]  # `space/plan.py` builds them
+CIFAR_STEM: Final[StemName] = "cifar"
+TINY_IMAGENET_STEM: Final[StemName] = "tiny-imagenet"
+IMAGENET_STEM: Final[StemName] = "imagenet"
+SMALLEST_IMAGE = 8  # pixels of a side
+WIDEST = 100  # what the channels of a hand-made network are multiplied by at most
+CHANNELS = 36  # of the first cells of a trained network: the width of the literature for CIFAR
+MIN_LAYERS = 3  # a network has two reductions, and one layer at least that is none
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+FLIP: Any = Field(
+    "auto",
+    description="mirror half of the images left to right; auto: unless that confuses classes",
+)
+
+
+def there(section: str, images: int, count: int) -> int:
+    """How many of `count` images are used. Raises InputError where more are wanted."""
+    if images > count:
+        raise InputError(f"{section}.images is {images}, and there are {count}; give at most those, or 0 for all")
+    return images or count
+
+
+def check_batches(images: int, batch_size: int, parts: int) -> None:
+    """Raises InputError where a batch, or a part of one, would be a single image, which has no batch statistics."""
+    smallest = images // max(1, math.ceil(images / batch_size))
+    if parts > 1 and smallest // parts < 2:
+        raise InputError(
+            f"--batch-size {batch_size} gives batches of {smallest} of {images} images, which cannot be cut into "
+            f"{parts} parts of two or more; choose a larger one, or fewer ranks"
+        )
+    if smallest < 2:
+        raise InputError(
+            f"--batch-size {batch_size} would leave a batch of one of {images} images; choose another or more images"
+        )
+
+
+def cosine(top: float, bottom: float, epoch: float, epochs: float) -> float:
+    # The last epoch is one step short of the bottom, as with the schedulers of DARTS' time.
+    return bottom + (top - bottom) * (1 + math.cos(math.pi * epoch / epochs)) / 2
