@@ -84,8 +84,8 @@ def test_no_automatic_value_is_left():
     config = resolved()
     for name in ("warmup_epochs", "images", "architecture_learning_rate", "pad"):
         assert getattr(config.search, name) > 0
-    for name in ("images", "cutout", "pad"):
-        assert getattr(config.train, name) > 0
+    train = resolved(train={"cutout": -1, "pad": -1, "images": 0}).train
+    assert (train.cutout, train.pad, train.images) == (16, 4, 50_000)
 
 
 def test_the_command_line_goes_before_the_file_and_the_file_before_the_preset(tmp_path):

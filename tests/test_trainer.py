@@ -92,9 +92,9 @@ def test_learning_rates_are_those_of_darts():
     search = GradientSettings()
     assert search.rate(0) == 0.025
     assert f"{search.rate(49):.6e}" == "1.023679e-03"
-    exponential = TrainSettings(schedule="exponential", learning_rate=0.1)
-    assert exponential.rate(2) == pytest.approx(0.1 * 0.97**2)
-    assert TrainSettings().rate(300) == pytest.approx(0.0125)
+    exponential = TrainSettings(schedule="exponential", learning_rate=0.1, images=192)
+    assert exponential.rate(2 * 2) == exponential.rate(2 * 2 + 1) == pytest.approx(0.1 * 0.97**2)
+    assert TrainSettings(images=96).rate(300) == pytest.approx(0.0125)
 
 
 def uniform(op):

@@ -8,6 +8,7 @@ from dnas.data.splits import DataInfo
 from dnas.methods.protocol import Method
 from dnas.settings import (
     IMAGENET_STEM,
+    SMALLEST_IMAGE,
     TINY_IMAGENET_STEM,
     GradientSettings,
     TrialSettings,
@@ -108,5 +109,6 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
         "batch_size": 96,
         "images": images,
         **QUICK_RECIPE,
+        "half_size": 0.5 if info.image_size >= 2 * SMALLEST_IMAGE else 0.0,
     }
     return {"search": search, "train": train}

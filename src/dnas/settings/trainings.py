@@ -15,6 +15,7 @@ from dnas.settings.values import (
     CIFAR_STEM,
     FLIP,
     MIN_LAYERS,
+    SMALLEST_IMAGE,
     WIDEST,
     Flip,
     Settings,
@@ -64,6 +65,9 @@ class NetworkTrainSettings(Settings):
     norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
+    half_size: float = Field(
+        0.0, ge=0, lt=1, description="share of the steps, the first ones, whose images are scaled to half their side"
+    )
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     flip: Flip = FLIP
@@ -87,6 +91,11 @@ class NetworkTrainSettings(Settings):
     def resolved(self, count: int, image_size: int) -> Self:
         """With every automatic value replaced by its number, for `count` training images."""
         self.check()
+        if self.half_size and image_size < 2 * SMALLEST_IMAGE:
+            raise InputError(
+                f"train.half_size={self.half_size} has no use with images of {image_size} pixels, whose half is below "
+                f"{SMALLEST_IMAGE}; leave it out"
+            )
         settings = self.in_numbers(count, image_size)
         check_batches(settings.images, self.batch_size, self.parts)
         return settings
@@ -109,7 +118,7 @@ class NetworkTrainSettings(Settings):
         """The learning rate of SGD in a step, 0-based."""
         if self.schedule == "linear":
             # Taken at the middle of the step, so that the first is no pause, and the last does not jump.
-            share = (step + 0.5) / (self.epochs * self.steps_per_epoch)
+            share = (step + 0.5) / self.steps
             falling = (1 - share) / (1 - self.warmup)
             rising = share / self.warmup if share < self.warmup else 1.0
             return self.learning_rate_min + (self.learning_rate - self.learning_rate_min) * min(rising, falling)
@@ -117,6 +126,15 @@ class NetworkTrainSettings(Settings):
         if self.schedule == "exponential":
             return float(self.learning_rate * self.decay**epoch)
         return cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def half_size_steps(self) -> int:
+        """How many steps, the first ones, see images of half the size."""
+        return round(self.half_size * self.steps)
 
     def drop_path_rate(self, epoch: int) -> float:
         """The probability with which a path is dropped in an epoch."""

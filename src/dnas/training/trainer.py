@@ -23,7 +23,7 @@ from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured, Session
-from dnas.settings import NetworkTrainSettings, TrainSettings
+from dnas.settings import SMALLEST_IMAGE, NetworkTrainSettings, TrainSettings
 from dnas.training.batches import Batch, Batches
 from dnas.training.build import NetworkType, to_device
 from dnas.training.descent import Descent
@@ -113,7 +113,8 @@ class Training:
             assert isinstance(network, Network)
             draw = torch_stream(self.seed, "drop-path", step)
             paths = drop_path(network, parts[0].of, rate, draw).to(self.device)
-        inputs = [_inputs(part, paths) for part in parts]
+        half = step < settings.half_size_steps
+        inputs = [_inputs(part, paths, half) for part in parts]
         right: list[int] = []
         losses = partial(_losses, network, parts, inputs, settings, self.device, right)
         loss, grads = sparse_gradients(losses, parameters)
@@ -154,9 +155,15 @@ class Training:
         return int(checkpoint.state["step"])
 
 
-def _inputs(part: Batch, paths: Tensor | None) -> tuple[Tensor, ...]:
-    """What the network takes for a part: images and, where paths are dropped, their factors [layers, edges, B]."""
-    images = part.images.contiguous(memory_format=torch.channels_last)
+def _inputs(part: Batch, paths: Tensor | None, half: bool) -> tuple[Tensor, ...]:
+    """What the network takes for a part.
+
+    Images, maybe of `half` their side, and, where paths are dropped, their factors [layers, edges, B].
+    """
+    images = part.images
+    if half:
+        images = F.interpolate(images, size=[max(SMALLEST_IMAGE, side // 2) for side in images.shape[2:]], mode="area")
+    images = images.contiguous(memory_format=torch.channels_last)
     if paths is None:
         return (images,)
     first = part.part or 0
