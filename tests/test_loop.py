@@ -52,7 +52,13 @@ def run(sums, session, **changes):
         return {"last": step}
 
     run_steps(
-        sums, session, "train", "train", epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, end_epoch=end_epoch, **changes
+        sums,
+        session,
+        "train",
+        "train",
+        steps_per_epoch=STEPS_PER_EPOCH,
+        end_epoch=end_epoch,
+        **{"steps": EPOCHS * STEPS_PER_EPOCH, **changes},
     )
 
 
@@ -82,3 +88,9 @@ def test_it_goes_on_from_the_checkpoint(tmp_path, stop):
         run(sums, second)
     assert first.told + second.told == TOLD
     assert sums.taken == list(range(stop, EPOCHS * STEPS_PER_EPOCH)) and sums.sum == 15
+
+
+def test_the_last_epoch_may_be_cut_short():
+    sums, session = Sums(), Watched()
+    run(sums, session, steps=5)
+    assert session.told == [*TOLD[:5], {"last": 4}, TOLD[5]]

@@ -95,7 +95,7 @@ def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
     """That of a training and the test at its end. In steps on images of full size."""
     batch = settings.images / settings.steps_per_epoch
     half = {"early_steps": settings.half_size_steps, "early_cost": 1 / 4}
-    return Work(settings.steps, **half, after=FORWARD * test_images / batch)
+    return Work(settings.step_count, **half, after=FORWARD * test_images / batch)
 
 
 def search_work(method: Method, settings: SearchSettings) -> Work:
@@ -150,7 +150,7 @@ def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, inf
     if distributed.count() > 1:
         return None
     count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
-    short = settings.model_copy(update={"images": count, "epochs": TRIED_STEPS, "half_size": 0.0})
+    short = settings.model_copy(update={"images": count, "epochs": TRIED_STEPS, "steps": 0, "half_size": 0.0})
     watch = _Stopwatch()
     try:
         pictures = train.subset(torch.linspace(0, len(train) - 1, count).long())

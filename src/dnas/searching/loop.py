@@ -63,7 +63,7 @@ def search_supernet(
         session,
         STAGE,
         f"search ({method.name}, {method.mapping_name})",
-        epochs=settings.epochs,
+        steps=settings.epochs * settings.steps_per_epoch,
         steps_per_epoch=settings.steps_per_epoch,
         end_epoch=end_epoch,
         over=over,

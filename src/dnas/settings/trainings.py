@@ -31,6 +31,9 @@ class NetworkTrainSettings(Settings):
     """The training of any network. Defaults are those of DARTS on CIFAR-10."""
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
+    steps: int = Field(
+        0, ge=0, description="end after so many steps, where the epochs have more; 0: with the last epoch"
+    )
     batch_size: int = Field(96, ge=2, description="images per step")
     parts: int = Field(
         1,
@@ -118,7 +121,7 @@ class NetworkTrainSettings(Settings):
         """The learning rate of SGD in a step, 0-based."""
         if self.schedule == "linear":
             # Taken at the middle of the step, so that the first is no pause, and the last does not jump.
-            share = (step + 0.5) / self.steps
+            share = (step + 0.5) / self.step_count
             falling = (1 - share) / (1 - self.warmup)
             rising = share / self.warmup if share < self.warmup else 1.0
             return self.learning_rate_min + (self.learning_rate - self.learning_rate_min) * min(rising, falling)
@@ -128,13 +131,15 @@ class NetworkTrainSettings(Settings):
         return cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
 
     @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+    def step_count(self) -> int:
+        """How many steps there are."""
+        whole = self.epochs * self.steps_per_epoch
+        return min(self.steps or whole, whole)
 
     @property
     def half_size_steps(self) -> int:
         """How many steps, the first ones, see images of half the size."""
-        return round(self.half_size * self.steps)
+        return round(self.half_size * self.step_count)
 
     def drop_path_rate(self, epoch: int) -> float:
         """The probability with which a path is dropped in an epoch."""

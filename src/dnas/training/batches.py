@@ -86,13 +86,23 @@ class Batches:
             for rows in mine.parts
         ]
 
+    def seen(self, step: int) -> int:
+        """How many images the epoch of a step has gone through with it."""
+        epoch, i = divmod(step, self.steps)
+        return sum(len(indices) for indices in self._ordered(epoch)[: i + 1])
+
+    def _ordered(self, epoch: int) -> list[Tensor]:
+        """The images of each batch of an epoch."""
+        if self._epoch != epoch:
+            self._epoch, self._order = epoch, batches(len(self.indices), self.size, self.seed, epoch, self.stream)
+        return self._order
+
     def _drawn(self, step: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
         """Those images and labels of a batch that are `mine` of so many, and how many it has."""
         epoch, i = divmod(step, self.steps)
-        if self._epoch != epoch:
-            self._epoch, self._order = epoch, batches(len(self.indices), self.size, self.seed, epoch, self.stream)
+        order = self._ordered(epoch)
         last = min(i + AHEAD, self.steps - 1)
-        ahead = [self.indices[self._order[k % len(self._order)]] for k in range(i, last + 1)]
+        ahead = [self.indices[order[k % len(order)]] for k in range(i, last + 1)]
         indices, *coming = [each[mine(len(each))] for each in ahead]
         among = (mine(len(ahead[0])).start, len(ahead[0]))
         images = augment(self.pool.batch(indices, coming), self.recipe, self.info, self.generator(step), among)

@@ -31,7 +31,7 @@ def run_steps(
     stage: str,
     title: str,
     *,
-    epochs: int,
+    steps: int,
     steps_per_epoch: int,
     end_epoch: Callable[[int], Mapping[str, Any]],
     over: Callable[[int], bool] = lambda step: False,
@@ -39,19 +39,19 @@ def run_steps(
     """Take all steps of a stage, from the first or from the session's checkpoint on.
 
     Args:
+        steps: Of the stage, whose last epoch may be cut short.
         end_epoch: Called with the last step of every epoch. Returns the line of metrics.jsonl.
         over: Called with a step before it is taken: whether to leave out that and all others.
 
     Raises:
         Interrupted: A signal came; a checkpoint was written.
     """
-    steps = epochs * steps_per_epoch
     checkpoint = session.start(stage, title, steps)
     first = 0 if checkpoint is None else stepped.restore(checkpoint)
     for step in range(first, steps):
         if over(step):
             break
         loss = stepped.step(step)
-        if (step + 1) % steps_per_epoch == 0:
+        if (step + 1) % steps_per_epoch == 0 or step + 1 == steps:
             session.metric(**end_epoch(step))
         session.step_done(step + 1, {"loss": loss}, stepped.capture)

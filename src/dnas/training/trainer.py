@@ -61,7 +61,7 @@ def train_network(
         session,
         stage,
         title,
-        epochs=settings.epochs,
+        steps=settings.step_count,
         steps_per_epoch=settings.steps_per_epoch,
         end_epoch=training.end_epoch,
     )
@@ -85,7 +85,6 @@ class Training:
         distributed.check_parts(settings.parts, "train")
         self.settings, self.seed, self.stage, self.device = settings, seed, stage, device
         pool = chosen(split, settings.images, seed).to(device)
-        self.images = len(pool)
         self.network = to_device(network, device)
         self.network.train()
         self.descent = Descent("network", self.network, optimizers(self.network, settings), stage)
@@ -133,12 +132,13 @@ class Training:
     def end_epoch(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew."""
         epoch = step // self.settings.steps_per_epoch
+        images = self.batches.seen(step)
         metrics = {
             "stage": self.stage,
             "epoch": epoch + 1,
             "learning_rate": self.settings.rate(step),
-            "loss": self.sums["loss"] / self.images,
-            "accuracy": self.sums["correct"] / self.images,
+            "loss": self.sums["loss"] / images,
+            "accuracy": self.sums["correct"] / images,
         }
         self.sums = dict.fromkeys(self.sums, 0.0)
         return metrics
