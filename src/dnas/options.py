@@ -72,6 +72,8 @@ class RunOptions:
     "native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler. [default: auto]"
     deterministic: Annotated[bool | None, Parameter(group=_RUN, negative="")] = None
     "Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are."
+    budget: Annotated[float | None, DURATION, Parameter(group=_RUN)] = None
+    "Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and what it can do in that time is planned. [default: the preset's epochs]"
     layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Depth of the network, in cells."
     channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None

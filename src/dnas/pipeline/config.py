@@ -20,6 +20,7 @@ from dnas.runtime import distributed
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
     DataSettings,
+    Duration,
     Memory,
     NetworkTrainSettings,
     SearchSettings,
@@ -32,6 +33,9 @@ from dnas.space.plan import check_channels, check_width
 from dnas.space.registry import get_space
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
+
+# What a budget decides, so it cannot be given beside one.
+BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
 
 class Config(Settings):
@@ -51,6 +55,13 @@ class Config(Settings):
     space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
+    budget: Duration = Field(
+        0.0,
+        ge=0,
+        description='time that a run may take, in seconds or a text such as "10m", in place of epochs: the machine is '
+        "measured, and what it can do in that time is planned; 0: as many epochs as are given",
+    )
+    baseline_steps: int = Field(0, ge=0, description="steps of the baseline's training; 0: as many as the network's")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
     device: Device = Field("cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it")
     deterministic: bool = Field(False, description="bit-for-bit equal results on a GPU too, which costs speed")
@@ -127,6 +138,19 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         train.check()
         distributed.check_parts(train.parts, "train")
     return config, method
+
+
+def check_budget(overrides: Mapping[str, Any]) -> None:
+    """Raises InputError for what a budget decides beside it, and where none can be kept."""
+    if not overrides.get("budget"):
+        return
+    for section, names in BUDGETED.items():
+        for name in names:
+            if overrides.get(section, {}).get(name):
+                key = f"{section}.{name}"
+                raise SettingError(key, flag_of(key), " cannot be used with --budget, which decides it; remove one")
+    if distributed.count() > 1:
+        raise InputError("--budget plans for one process, not for several ranks; give --epochs instead")
 
 
 def _composed(

@@ -8,7 +8,7 @@ from typing import Any
 
 from dnas.data.overview import overview
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
-from dnas.pipeline.config import Config, draft, resolve
+from dnas.pipeline.config import Config, check_budget, draft, resolve
 from dnas.pipeline.machine import check_machine
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
@@ -58,6 +58,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
 
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
     """Check all that can be checked before any image is read, and choose the backend. Raises InputError."""
+    check_budget(overrides)
     config, _ = draft(overrides)
     check_machine(config.device, config.backend, config.handmade)
     return config

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
 from dnas.network.network import macs, params
-from dnas.pipeline import stages
+from dnas.pipeline import budget, stages
 from dnas.pipeline.config import Config, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
 from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
 from dnas.pipeline.model import Subject, fresh, model_bytes
 from dnas.pipeline.overrides import in_file
+from dnas.pipeline.speed import clock
 from dnas.pipeline.training_images import TrainingImages
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
@@ -43,6 +45,7 @@ from dnas.runtime.names import (
     DRAWING_FILE,
     MODEL_FILE,
     PARAMETERS_FILE,
+    PLAN_STAGE,
     RESULT_FILE,
     SEARCH_STAGE,
     STAGE_LABELS,
@@ -52,7 +55,7 @@ from dnas.runtime.names import (
 from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_architecture
-from dnas.settings import SearchSettings, TrainSettings, WidthTrainSettings
+from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
 from dnas.space.registry import get_space
@@ -103,8 +106,15 @@ def _begin(
     if out is not None and distributed.leads():
         refuse_used(Path(out))
     # Once more, since some settings depend on the number of ranks, which is known by now.
-    data = load_data(draft(overrides)[0], reporter)
+    drafted = draft(overrides)[0]
+    began = clock(drafted.device)
+    data = load_data(drafted, reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
+    if config.budget and config.search is not None:
+        assert method is not None
+        planned_search = budget.searching(config, method, data.train, data.info)
+        overrides = {**overrides, "search": {**overrides.get("search", {}), **planned_search}}
+        config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     config, flips = resolve_flips(config, data.train, data.info)
     if architecture is not None and isinstance(config.train, TrainSettings):
         planned(architecture, config.train, data.info)
@@ -130,7 +140,7 @@ def _begin(
             session.say(f"{config.handmade} at width {width:g}: {size:,} parameters")
         if config.device == "cpu" and (advice := native.advice()):
             session.say(advice)
-        return _carry_through(config, method, data, folder, session)
+        return _carry_through(config, method, data, folder, session, began)
 
 
 def _keep_training_images(folder: RunFolder, data: Data) -> None:
@@ -165,6 +175,7 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
             config = parse(values)
         if (folder.path / RESULT_FILE).exists():
             result: dict[str, Any] = json.loads((folder.path / RESULT_FILE).read_text("utf-8"))
+            _keep_plan(config, result, folder)  # where that was stopped just before
             return result
         check_execution(execution)
         check_machine(config.device, config.backend, config.handmade)
@@ -198,15 +209,17 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         method = None
         if config.method:
             method = create(config.method, config.mapping or None, config.options, get_space(config.space))
-        return _carry_through(config, method, data, folder, session)
+        return _carry_through(config, method, data, folder, session, clock(config.device))
 
 
 def _carry_through(
-    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session
+    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session, began: float
 ) -> dict[str, Any]:
+    """All stages that are not yet complete. `began`: the clock at the beginning of this execution."""
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
+    if not config.budget:  # whoever gave one knows the time
+        session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
     with session.signals(), memory_errors(config.device), closing(data):
         if config.search is not None:
             assert method is not None
@@ -217,7 +230,7 @@ def _carry_through(
             subject = Architecture.load(folder.path / ARCHITECTURE_FILE)
         result = summary(config, subject, data.info, folder.path)
         if config.train is not None:
-            result |= _train(config, subject, data, folder, session)
+            result |= _train(config, subject, data, folder, session, began)
         if config.search is not None:
             done = session.completed[SEARCH_STAGE]
             result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
@@ -225,7 +238,21 @@ def _carry_through(
         result["train_seconds"] = round(session.seconds.get(TRAIN_STAGE, 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
         folder.write_json(RESULT_FILE, result)
+        _keep_plan(config, result, folder)
     return result
+
+
+def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> None:
+    """In config.toml the plan takes the place of the budget: who repeats the run looks at no clock.
+
+    Last, since an execution that goes on from a checkpoint must find the configuration that it was written under.
+    """
+    if config.budget and folder.writes:
+        kept: dict[str, Any] = {"budget": 0.0}
+        if config.train is not None:
+            plan = budget.Plan(**result["plan"])
+            kept |= {"train": plan.settings(config.train), "baseline_steps": plan.baseline}
+        folder.write_config(config.model_copy(update=kept).to_toml())
 
 
 def _search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
@@ -247,8 +274,11 @@ def _search(config: Config, method: Method, data: Data, folder: RunFolder, sessi
     return architecture
 
 
-def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session) -> dict[str, Any]:
+def _train(
+    config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
+) -> dict[str, Any]:
     """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
+    assert config.train is not None
 
     def keep(network: nn.Module) -> None:
         assert config.train is not None
@@ -258,35 +288,59 @@ def _train(config: Config, subject: Subject, data: Data, folder: RunFolder, sess
 
     other = None
     if config.baseline and isinstance(subject, Architecture):
-        assert isinstance(config.train, TrainSettings) and session.estimate is not None
+        assert isinstance(config.train, TrainSettings)
         # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
         try:
             other = random_of_size(subject, parameters_of(config.train, data.info), config.seed)
         except InputError as error:
             session.say(f"no comparison: {error}")
-        stages.set_baseline(session.estimate, subject, other, config.train, data.info)
-    result = _tested(TRAIN_STAGE, subject, config, data, session, keep)
+        if session.estimate is not None:
+            stages.set_baseline(session.estimate, subject, other, config.train, data.info)
+    plan = budget.Plan(0, config.baseline_steps)
+    result: dict[str, Any] = {}
+    if config.budget:
+        plan = _plan(config, subject, other, data, session, began)
+        result["plan"] = asdict(plan)
+    result |= _tested(TRAIN_STAGE, subject, plan.settings(config.train), config, data, session, keep)
     if other is not None:
-        tested = _tested(BASELINE_STAGE, other, config, data, session)
+        longer = plan.settings(config.train, baseline=True)
+        tested = _tested(BASELINE_STAGE, other, longer, config, data, session)
         seconds = round(session.seconds[BASELINE_STAGE], 3)
         result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
     return result
 
 
+def _plan(
+    config: Config, subject: Subject, other: Architecture | None, data: Data, session: Session, began: float
+) -> budget.Plan:
+    """What the budget allows, measured once."""
+    assert data.test is not None
+    if PLAN_STAGE not in session.completed:
+        session.start(PLAN_STAGE, "plan", 0)
+        # An earlier execution may have searched.
+        spent = max(clock(config.device) - began, budget.search_seconds(config))
+        subjects = [subject] if other is None else [subject, other]
+        plan = budget.training(config, subjects, data.train, data.test, data.info, spent)
+        session.complete(asdict(plan))
+        session.say(budget.sentence(config, plan))
+    return budget.Plan(**session.completed[PLAN_STAGE])
+
+
 def _tested(
     stage: str,
     subject: Subject,
+    settings: NetworkTrainSettings,
     config: Config,
     data: Data,
     session: Session,
     keep: Callable[[nn.Module], None] = lambda network: None,
 ) -> dict[str, Any]:
     """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
-    assert config.train is not None and data.test is not None
+    assert data.test is not None
     if stage not in session.completed:
         network = train_network(
             fresh(subject, config, data.info),
-            config.train,
+            settings,
             data.train,
             data.info,
             seed=config.seed,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,15 +12,13 @@ import torch
 
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError, RunError
-from dnas.kernels.memory import give_back
 from dnas.methods.protocol import Method, SupernetMethod
 from dnas.pipeline.config import Config
-from dnas.reporter import Silent
+from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
 from dnas.runtime import distributed
 from dnas.runtime.estimate import Estimate, Work
-from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, TRAIN_STAGE, TRYOUT_STAGE
-from dnas.runtime.session import Session
+from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, TRAIN_STAGE
 from dnas.searching.judging import FORWARD
 from dnas.searching.trials import short_training
 from dnas.settings import (
@@ -38,14 +35,11 @@ from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 from dnas.training.build import built, planned
-from dnas.training.trainer import train_network
 
 # Passes forward and backward in a step that moves the architecture, too.
 PASSES = {"first-order": 2.0, "second-order": 5.0, "single-level": 1.0}
 # What a look at the eigenvalue costs, in the same unit.
 EIGENVALUE_PASSES = 100.0
-# A training is tried for its speed: its first step, which has more to do, counts for nothing, and it ends after these.
-TRIED_SECONDS, TRIED_STEPS = 1.0, 8
 # Random architectures, of which the one of middle size stands for the one that will be found.
 DRAWS = 25
 
@@ -66,7 +60,7 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
             return known[TRAIN_STAGE] * foretold.stages[BASELINE_STAGE].total / foretold.stages[TRAIN_STAGE].total
         if stage == SEARCH_STAGE:
             assert isinstance(config.search, TrialSettings)
-            seconds = _seconds_per_trial(config, config.search, train, info)
+            seconds = seconds_per_trial(config, config.search, train, info)
             return None if seconds is None else seconds * stages[SEARCH_STAGE].total / max(1, config.search.processes)
         assert isinstance(config.train, TrainSettings)
         seconds = _seconds_per_step(config, config.train, train, info)
@@ -94,8 +88,8 @@ def set_baseline(
 def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
     """That of a training and the test at its end. In steps on images of full size."""
     batch = settings.images / settings.steps_per_epoch
-    half = {"early_steps": settings.half_size_steps, "early_cost": 1 / 4}
-    return Work(settings.step_count, **half, after=FORWARD * test_images / batch)
+    after = FORWARD * test_images / batch
+    return Work(settings.step_count, early_steps=settings.half_size_steps, early_cost=1 / 4, after=after)
 
 
 def search_work(method: Method, settings: SearchSettings) -> Work:
@@ -128,7 +122,7 @@ def search_work(method: Method, settings: SearchSettings) -> Work:
     return replace(work, epoch_cost=work.epoch_cost + watching + eigenvalue)
 
 
-def _seconds_per_trial(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
+def seconds_per_trial(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
     """How long a trial takes: its steps are tried with the threads that each trial has."""
     training = short_training(settings)
     threads = torch.get_num_threads()
@@ -149,32 +143,14 @@ def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, inf
     """
     if distributed.count() > 1:
         return None
-    count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
-    short = settings.model_copy(update={"images": count, "epochs": TRIED_STEPS, "steps": 0, "half_size": 0.0})
-    watch = _Stopwatch()
     try:
-        pictures = train.subset(torch.linspace(0, len(train) - 1, count).long())
-        network = built(_likely(config, settings, info), settings, info, config.seed)
-        train_network(
-            network,
-            short,
-            pictures,
-            info,
-            seed=config.seed,
-            session=Session(None, {}, watch),
-            stage=TRYOUT_STAGE,
-            device=config.device,
-        )
-    except _Enough:
-        return (watch.ends[-1] - watch.ends[0]) / (len(watch.ends) - 1)
+        network = built(likely(config, settings, info), settings, info, config.seed)
+        return seconds_per_step(network, settings, train, info, seed=config.seed, device=config.device)
     except (InputError, RunError, MemoryError, RuntimeError):
         return None
-    finally:
-        give_back()
-    raise AssertionError("there are as many steps as are tried")
 
 
-def _likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architecture:
+def likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architecture:
     """An architecture such as the search may find: of random ones, that with the median of multiply-accumulates."""
     assert config.search is not None
     rng = numpy_stream(config.seed, "estimate")
@@ -182,20 +158,3 @@ def _likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architec
     space = get_space(config.space)
     draws = [at_depth(sample(space, rng, config.search.layers, shared=shared), settings.layers) for _ in range(DRAWS)]
     return sorted(draws, key=lambda a: size(planned(a, settings, info), info.image_size).macs)[DRAWS // 2]
-
-
-class _Enough(Exception):
-    """A training has been tried for long enough."""
-
-
-class _Stopwatch(Silent):
-    """Takes the time at the end of each step, and ends the training when that tells its speed."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def step(self, step: int, shown: Mapping[str, float]) -> None:
-        self.ends.append(time.monotonic())
-        enough = self.ends[-1] - self.ends[0] >= TRIED_SECONDS or len(self.ends) == TRIED_STEPS
-        if enough and len(self.ends) > 1:
-            raise _Enough

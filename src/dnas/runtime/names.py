@@ -14,6 +14,7 @@ CHECKPOINTS = "checkpoints"  # a folder
 
 # Stages of a run, as checkpoints, metrics.jsonl and TensorBoard's folders name them.
 SEARCH_STAGE = "search"
+PLAN_STAGE = "plan"  # of what a budget allows, once the network is known
 TRAIN_STAGE = "train"  # of the network that the run is about
 BASELINE_STAGE = "baseline"  # of a random network of the same size
 # What people are shown for each, in order.
