@@ -59,7 +59,7 @@ class NetworkTrainSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
     optimizer: Literal["sgd", "muon"] = Field(
-        "sgd", description="sgd: of all weights. muon: Muon for 1×1 convolutions, SGD for all else"
+        "sgd", description="sgd: of all weights. muon: Muon for convolutions, SGD for all else"
     )
     muon_learning_rate: float = Field(
         0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"

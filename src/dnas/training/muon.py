@@ -29,7 +29,9 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights that are matrices: 1×1 convolutions [out, in, 1, 1] and linear layers [out, in].
+    """Muon for the weights of convolutions [out, in, height, width], each taken for a matrix [out, in · height · width].
+
+    So it is for depthwise ones, too: [channels, height · width].
 
     A step is -rate · √max(1, out / in) · U·Vᵀ with Nesterov's momentum, as in torch.optim.Muon with
     `adjust_lr_fn="original"`. That one takes two dimensions only, and one matrix at a time; here those of one shape go

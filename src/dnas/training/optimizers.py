@@ -1,7 +1,8 @@
-"""What moves the weights of a training: SGD for all of them, or Muon for those that are matrices."""
+"""What moves the weights of a training: SGD for all of them, or Muon for those of convolutions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from dnas.training.muon import Muon
 
 def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, torch.optim.Optimizer]:
     """By their names in checkpoints; every weight has one of them."""
-    muon = [p for p in network.parameters() if settings.optimizer == "muon" and _is_matrix(p)]
-    others = [p for p in network.parameters() if all(p is not matrix for matrix in muon)]
+    muon = [p for p in network.parameters() if settings.optimizer == "muon" and p.ndim == 4]
+    others = [p for p in network.parameters() if settings.optimizer != "muon" or p.ndim != 4]
     groups: list[dict[str, Any]] = [{"params": others}]
     if not settings.norm_decay:
         decaying = [p for p in others if p.ndim > 1]
@@ -34,15 +35,8 @@ def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, 
     return found
 
 
-def rates(settings: NetworkTrainSettings, step: int) -> dict[str, float]:
-    """The learning rate of each of `optimizers` in a step."""
+def rates(settings: NetworkTrainSettings, optimizers: Iterable[str], step: int) -> dict[str, float]:
+    """The learning rate of each of these optimizers in a step."""
     rate = settings.rate(step)
-    found = {"optimizer": rate}
-    if settings.optimizer == "muon":
-        found["muon"] = settings.muon_learning_rate * rate / settings.learning_rate
-    return found
-
-
-def _is_matrix(weight: nn.Parameter) -> bool:
-    """Whether it is that of a 1×1 convolution between two layers, each with many channels."""
-    return weight.ndim == 4 and weight.shape[2:] == (1, 1) and weight.shape[1] > 1
+    known = {"optimizer": rate, "muon": settings.muon_learning_rate * rate / settings.learning_rate}
+    return {name: known[name] for name in optimizers}

@@ -122,7 +122,7 @@ class Training:
             loss,
             filled(grads, parameters),
             partial(first_bad_layer, network, inputs[0][0], partial(network, *inputs[0])),
-            rates=rates(settings, step),
+            rates=rates(settings, self.descent.optimizers, step),
             clip_norm=settings.clip_norm,
         )
         self.sums["loss"] += taken.loss * parts[0].of
