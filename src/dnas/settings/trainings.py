@@ -32,7 +32,7 @@ class NetworkTrainSettings(Settings):
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
     steps: int = Field(
-        0, ge=0, description="end after so many steps, where the epochs have more; 0: with the last epoch"
+        0, ge=0, description="end after so many steps, if the epochs have more; 0: with the last epoch"
     )
     batch_size: int = Field(96, ge=2, description="images per step")
     parts: int = Field(

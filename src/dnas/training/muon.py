@@ -29,7 +29,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the weights of convolutions [out, in, height, width], each taken for a matrix [out, in · height · width].
+    """Muon for the weights of convolutions, [out, in, height, width] taken for a matrix [out, in · height · width].
 
     So it is for depthwise ones, too: [channels, height · width].
 
