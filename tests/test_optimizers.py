@@ -62,8 +62,8 @@ def test_each_weight_has_one_optimizer_and_norms_and_biases_may_rest_from_decay(
         for group in optimizer.param_groups
     }
     assert by == {
-        ("muon", None): {"0.weight", "2.weight", "3.weight", "4.weight"},
-        ("optimizer", 3e-4): {"6.weight"},
+        ("muon", None): {"0.weight", "3.weight"},
+        ("optimizer", 3e-4): {"2.weight", "4.weight", "6.weight"},
         ("optimizer", 0.0): {"0.bias", "1.weight", "1.bias", "2.bias", "3.bias", "4.bias", "6.bias"},
     }
     (plain,) = optimizers(built, NetworkTrainSettings()).values()

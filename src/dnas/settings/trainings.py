@@ -31,9 +31,7 @@ class NetworkTrainSettings(Settings):
     """The training of any network. Defaults are those of DARTS on CIFAR-10."""
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
-    steps: int = Field(
-        0, ge=0, description="end after so many steps, if the epochs have more; 0: with the last epoch"
-    )
+    steps: int = Field(0, ge=0, description="end after so many steps, if the epochs have more; 0: with the last epoch")
     batch_size: int = Field(96, ge=2, description="images per step")
     parts: int = Field(
         1,
@@ -59,7 +57,7 @@ class NetworkTrainSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
     optimizer: Literal["sgd", "muon"] = Field(
-        "sgd", description="sgd: of all weights. muon: Muon for convolutions, SGD for all else"
+        "sgd", description="sgd: of all weights. muon: Muon for convolutions that are not depthwise, SGD for all else"
     )
     muon_learning_rate: float = Field(
         0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"
