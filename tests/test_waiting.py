@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import busy
 import pytest
 
 from dnas.runtime.waiting import BOUNDED, SPINS, VARIABLES
@@ -92,19 +91,3 @@ def test_tasks_of_a_cluster_wait_likewise(ray_cluster, tmp_path):
     with cluster.Cluster(settings_of_ray, tmp_path, at_once=2) as workers:
         outcomes = list(workers.run(settings, [0], lambda: False))
     assert [outcome.result for outcome in outcomes] == [BOUNDED]
-
-
-def test_the_benchmark_gives_each_command_its_own_variables(monkeypatch):
-    """And none that this process has; what it starts beside a command ends with it."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    code = f"import os; assert {{n: os.environ[n] for n in {VARIABLES} if n in os.environ}} == {busy.waiting(12)}"
-    with busy.spinning(2) as processes:
-        assert [process.poll() for process in processes] == [None, None]
-        taken = busy.run_command([sys.executable, "-c", code], busy.environment(busy.waiting(12), threads=1))
-    assert taken > 0 and None not in [process.poll() for process in processes]
-    assert busy.waiting(SPINS) == BOUNDED
-
-
-def test_the_benchmark_says_why_a_command_failed():
-    with pytest.raises(SystemExit, match="no such thing"):
-        busy.run_command([sys.executable, "-c", "raise SystemExit('no such thing')"], dict(os.environ))
