@@ -1,5 +1,9 @@
 """The benchmarks compare what they say they compare. No timing."""
 
+import os
+import sys
+
+import busy
 import measure
 import pytest
 import sampled
@@ -11,6 +15,7 @@ import train
 from mutations import MUTATIONS, ROOT
 
 from dnas.data.splits import load_train
+from dnas.runtime import waiting
 from dnas.space.darts import DARTS
 
 
@@ -164,3 +169,21 @@ def test_what_a_mutation_changes_is_there_once(mutation):
     """In docs/mutations.md no line is out of date."""
     text = (ROOT / "src" / "dnas" / "methods" / f"{mutation.stem}.py").read_text("utf-8")
     assert text.count(mutation.old) == 1 and mutation.new != mutation.old
+
+
+def test_a_command_beside_others_has_its_own_variables(monkeypatch):
+    """And none that this process has; what it starts beside a command ends with it."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    code = (
+        f"import os; assert {{n: os.environ[n] for n in {waiting.VARIABLES} if n in os.environ}} == {busy.waiting(12)}"
+    )
+    with busy.spinning(2) as processes:
+        assert [process.poll() for process in processes] == [None, None]
+        taken = busy.run_command([sys.executable, "-c", code], busy.environment(busy.waiting(12), threads=1))
+    assert taken > 0 and None not in [process.poll() for process in processes]
+    assert busy.waiting(waiting.SPINS) == waiting.BOUNDED
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(SystemExit, match="no such thing"):
+        busy.run_command([sys.executable, "-c", "raise SystemExit('no such thing')"], dict(os.environ))

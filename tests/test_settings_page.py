@@ -7,6 +7,7 @@ import pytest
 
 from dnas import methods
 from dnas.pipeline.config import Config
+from dnas.runtime import waiting
 from dnas.settings import DataSettings, GradientSettings, TrainSettings, TrialSettings, WidthTrainSettings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -84,5 +85,6 @@ def test_environment_variables_that_are_read_are_documented():
     read = set(re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", code))
     # torchrun gives these to its processes.
     read -= {"RANK", "LOCAL_RANK", "WORLD_SIZE"}
+    read |= set(waiting.VARIABLES)
     (table,) = re.findall(r"(?ms)^## Environment\n(.*?)\n\n(?=\S)", PAGE.read_text("utf-8") + "\n\nx")
     assert set(re.findall(r"(?m)^\| `(\w+)` \|", table)) == read and len(read) > 5

@@ -1,12 +1,16 @@
 """dnas: neural architecture search of whole networks.
 
-The public names are listed here and loaded when first used, so that importing dnas stays cheap.
+The public names are listed here and loaded when first used, so that importing dnas stays cheap. Unless torch is
+imported already, this sets environment variables by which waiting threads spin for a short while only
+(`dnas.runtime.waiting`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
     from dnas.api import load as load
@@ -49,6 +53,8 @@ _HOME = {
     "train": "dnas.api",
 }
 __all__ = list(_HOME)
+
+bound_spinning()
 
 
 def __getattr__(name: str) -> Any:
