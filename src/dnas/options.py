@@ -112,6 +112,8 @@ class BothOptions:
     "Width of the trained network only."
     train_epochs: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Epochs of the training only."
+    finals: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
+    "Candidates that begin the training, of which the best goes on: the found network, second choices, published cells and random ones. [default: 8 with --budget, else none]"
     train_layers: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Depth of the trained network; with --mapping shared it may differ from the searched one."
 

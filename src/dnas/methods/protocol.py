@@ -382,6 +382,13 @@ class GradientMethod(SupernetMethod):
             scores = self.scores(mapping, progress)
         return derive.top_edges(scores, self.operations, self.space, self.origin())
 
+    def sampled(self, mapping: Mapping, progress: Progress, generator: torch.Generator) -> Architecture:
+        """One drawn from what was learnt: as the top edges, but each operation is kept in proportion to its score."""
+        with torch.no_grad():
+            scores = self.scores(mapping, progress).cpu()
+        gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
+        return derive.top_edges(scores * gumbel.exp(), self.operations, self.space, self.origin())
+
 
 class TrialMethod(Method):
     """A method that proposes architectures, each of which is trained from scratch, shortly.

@@ -8,9 +8,10 @@ plan is part of what is written, so that a resumed run, or one by its config.tom
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
@@ -18,11 +19,13 @@ from dnas.methods.protocol import Method, SupernetMethod
 from dnas.pipeline import stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.model import Subject, fresh
-from dnas.pipeline.speed import clock, seconds_per_search_step, seconds_per_step
+from dnas.pipeline.speed import seconds_per_search_step, seconds_per_step
+from dnas.searching import finals
 from dnas.searching.judging import FORWARD
 from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettings, TrialSettings
 from dnas.units import time_text
 
+SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
 # Of the budget of a run; docs/performance.md says what other shares come to.
 SEARCH_SHARE = 0.15
 # For what is not foreseen, such as files that are written.
@@ -30,17 +33,16 @@ RESERVE = 0.02
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many steps the network and its baseline are trained for; 0: as the settings say."""
+class Pace:
+    """Seconds of a network's steps, on images of full size and, where it sees any, of half the size."""
 
-    steps: int
-    baseline: int = 0
+    full: float
+    half: float
+    share: float  # of the steps that see images of half the size
 
-    def settings(self, settings: NetworkTrainSettings, baseline: bool = False) -> NetworkTrainSettings:
-        steps = self.baseline if baseline else self.steps
-        if not steps:
-            return settings
-        return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
+    @property
+    def mean(self) -> float:
+        return self.share * self.half + (1 - self.share) * self.full
 
 
 def search_seconds(config: Config) -> float:
@@ -71,13 +73,25 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
     return {"images": len(train), "epochs": max(1, round(settings.epochs * images / len(train)))}
 
 
-def training(
-    config: Config, subjects: Sequence[Subject], train: Split, test: Split, info: DataInfo, spent: float
-) -> Plan:
-    """What is left of the budget becomes steps, of each network for the same time.
+def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace:
+    """How fast a network's steps are."""
+    settings = config.train
+    assert settings is not None
+
+    def tried(half: bool) -> float:
+        network = fresh(subject, config, info)
+        return seconds_per_step(network, settings, train, info, seed=config.seed, device=config.device, half=half)
+
+    full = tried(False)
+    return Pace(full, tried(True) if settings.half_size else full, settings.half_size)
+
+
+def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: float) -> float:
+    """What is left of the budget for the steps of one training.
+
+    There may be finals before it, of as many as there are paces, and a baseline's training after it, for as long.
 
     Args:
-        subjects: The network that the run is about, and maybe its baseline.
         spent: Seconds of the budget that are gone.
 
     Raises:
@@ -85,29 +99,41 @@ def training(
     """
     settings = config.train
     assert settings is not None
-    left = ((1 - RESERVE) * config.budget - spent) / len(subjects)
-    steps = []
-    for subject in subjects:
-        began = clock(config.device)
+    batch = settings.images / settings.steps_per_epoch
+    step = statistics.mean(pace.full for pace in paces)
+    small = statistics.mean(pace.half for pace in paces)
+    trainings = 2.0 if config.baseline else 1.0
+    left = (1 - RESERVE) * config.budget - spent - trainings * FORWARD * step * len(test) / batch
+    if len(paces) > 1:
+        # All finals are over before images are large; the winner's part is its own training's.
+        programme = finals.rounds(len(paces))
+        before = [0.0, *(each.share for each in programme)]
+        shares = sum(each.entrants * (each.share - done) for each, done in zip(programme, before, strict=False))
+        judged = sum(each.entrants for each in programme) * finals.held_out(settings.images)
+        left -= FORWARD * small * judged / batch
+        mean = statistics.mean(pace.mean for pace in paces)
+        alone = statistics.mean(pace.half if pace.share else pace.full for pace in paces)
+        trainings += (shares - programme[-1].share) * alone / mean
+    if left <= 0:
+        raise InputError(f"--budget {time_text(config.budget)} is spent before a training begins; give more")
+    return left / trainings
 
-        def tried(half: bool, subject: Subject = subject) -> float:
-            network = fresh(subject, config, info)
-            return seconds_per_step(network, settings, train, info, seed=config.seed, device=config.device, half=half)
 
-        step = tried(False)
-        share = settings.half_size
-        each = (1 - share) * step + (share * tried(True) if share else 0.0)
-        tests = FORWARD * step * len(test) * settings.steps_per_epoch / settings.images
-        for_steps = left - tests - (clock(config.device) - began)
-        steps.append(max(1, int(for_steps / each)))
-    return Plan(*steps)
+def steps_in(seconds: float, pace: Pace) -> int:
+    return max(1, int(seconds / pace.mean))
 
 
-def sentence(config: Config, plan: Plan) -> str:
+def planned(settings: SettingsType, steps: int) -> SettingsType:
+    """A training of so many steps."""
+    return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
+
+
+def sentence(config: Config, seconds: float, steps: int, entrants: int) -> str:
     """The plan in a line."""
     assert config.train is not None
-    passes = plan.steps / config.train.steps_per_epoch
-    searched = f"search {time_text(search_seconds(config))}, then " if config.search is not None else ""
+    passes = steps / config.train.steps_per_epoch
+    searched = f"search {time_text(search_seconds(config))}, " if config.search is not None else ""
+    held = f"finals of {entrants}, " if entrants > 1 else ""
     images = f"{passes * config.train.images:,.0f} images ({passes:.1f} passes over {config.train.images:,})"
-    baseline = ", and its baseline for as long" if plan.baseline else ""
-    return f"plan for {time_text(config.budget)}: {searched}train on {images}{baseline}"
+    again = ", its baseline as long" if config.baseline else ""
+    return f"plan for {time_text(config.budget)}: {searched}{held}train for {time_text(seconds)} on {images}{again}"

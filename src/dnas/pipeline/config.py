@@ -34,6 +34,7 @@ from dnas.space.registry import get_space
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
+FINALISTS = 8  # of a run with a budget
 # What a budget decides, so it cannot be given beside one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
@@ -60,6 +61,17 @@ class Config(Settings):
         ge=0,
         description='time that a run may take, in seconds or a text such as "10m", in place of epochs: the machine is '
         "measured, and what it can do in that time is planned; 0: as many epochs as are given",
+    )
+    finals: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="candidates that begin the training, of which the best goes on: what was found, second choices, "
+        "published cells and random ones; 0: none; a run with a budget has 8 by default",
+    )
+    finals_steps: list[int] = Field(
+        default_factory=list,
+        description="steps that each candidate of the finals would be trained for; empty: all alike",
     )
     baseline_steps: int = Field(0, ge=0, description="steps of the baseline's training; 0: as many as the network's")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
@@ -142,6 +154,13 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
 
 def check_budget(overrides: Mapping[str, Any]) -> None:
     """Raises InputError for what a budget decides beside it, and where none can be kept."""
+    count = overrides.get("finals", 0)
+    if count and overrides.get("command", "run") != "run":
+        raise InputError(f"--finals {count} has no use with `dnas {overrides['command']}`, which has one candidate")
+    if count == 1:
+        raise InputError("--finals must be 0 or at least 2, got 1")
+    if count and distributed.count() > 1:
+        raise InputError("--finals trains candidates one by one, which ranks do not share; give --finals 0")
     if not overrides.get("budget"):
         return
     for section, names in BUDGETED.items():
@@ -163,6 +182,8 @@ def _composed(
         found: More of the configuration, which is nobody's choice.
     """
     chosen = dict(overrides)
+    if chosen.get("budget") and chosen.get("command", "run") == "run":
+        chosen.setdefault("finals", FINALISTS)
     own = parse({**chosen, "search": None, "train": None})
     quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
     method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))

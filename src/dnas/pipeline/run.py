@@ -6,32 +6,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import nn
 
 from dnas.data.overview import overview
-from dnas.data.splits import DataInfo
 from dnas.disk import read_toml
-from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
-from dnas.network.network import macs, params
-from dnas.pipeline import budget, stages
+from dnas.pipeline import budget, carry_out, stages
 from dnas.pipeline.config import Config, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
 from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
-from dnas.pipeline.model import Subject, fresh, model_bytes
+from dnas.pipeline.model import Subject
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.speed import clock
 from dnas.pipeline.training_images import TrainingImages
@@ -40,28 +34,18 @@ from dnas.runtime import distributed
 from dnas.runtime.execution import DEFAULT, Execution
 from dnas.runtime.names import (
     ARCHITECTURE_FILE,
-    BASELINE_STAGE,
     CONFIG_FILE,
-    DRAWING_FILE,
-    MODEL_FILE,
-    PARAMETERS_FILE,
-    PLAN_STAGE,
     RESULT_FILE,
     SEARCH_STAGE,
-    STAGE_LABELS,
     TRAIN_STAGE,
     TRAINING_IMAGES_FILE,
 )
 from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
 from dnas.runtime.session import Session
-from dnas.searching.loop import search_architecture
-from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
+from dnas.settings import TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
-from dnas.space.controls import random_of_size
 from dnas.space.registry import get_space
-from dnas.training.accuracy import Accuracy, measure_accuracy
-from dnas.training.build import parameters_of, planned
-from dnas.training.trainer import train_network
+from dnas.training.build import planned
 
 
 def start(
@@ -223,14 +207,14 @@ def _carry_through(
     with session.signals(), memory_errors(config.device), closing(data):
         if config.search is not None:
             assert method is not None
-            subject: Subject = _search(config, method, data, folder, session)
+            subject: Subject = carry_out.search(config, method, data, folder, session)
         elif config.handmade:
             subject = get_handmade(config.handmade)
         else:
             subject = Architecture.load(folder.path / ARCHITECTURE_FILE)
-        result = summary(config, subject, data.info, folder.path)
+        result = carry_out.summary(config, subject, data.info, folder.path)
         if config.train is not None:
-            result |= _train(config, subject, data, folder, session, began)
+            result |= carry_out.train(config, subject, data, folder, session, began)
         if config.search is not None:
             done = session.completed[SEARCH_STAGE]
             result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
@@ -250,150 +234,7 @@ def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> 
     if config.budget and folder.writes:
         kept: dict[str, Any] = {"budget": 0.0}
         if config.train is not None:
-            plan = budget.Plan(**result["plan"])
-            kept |= {"train": plan.settings(config.train), "baseline_steps": plan.baseline}
+            plan = result["plan"]
+            kept |= {"train": budget.planned(config.train, plan["steps"]), "baseline_steps": plan.get("baseline", 0)}
+            kept |= {"finals_steps": plan["finals"]} if config.finals else {}
         folder.write_config(config.model_copy(update=kept).to_toml())
-
-
-def _search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
-    assert config.search is not None
-    if SEARCH_STAGE in session.completed:
-        return Architecture.from_json(session.completed[SEARCH_STAGE]["architecture"])
-    found = search_architecture(
-        method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
-    )
-    architecture = found.architecture
-    if isinstance(config.train, TrainSettings):
-        architecture = at_depth(architecture, config.train.layers)
-    if found.parameters:
-        folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
-    folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
-    folder.write_text(DRAWING_FILE, picture(architecture, config))
-    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
-    session.complete({"architecture": architecture.to_json(), **known})
-    return architecture
-
-
-def _train(
-    config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
-) -> dict[str, Any]:
-    """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
-    assert config.train is not None
-
-    def keep(network: nn.Module) -> None:
-        assert config.train is not None
-        folder.write_bytes(MODEL_FILE, model_bytes(network, subject, config.train, data.info))
-        if isinstance(subject, Architecture) and not (folder.path / DRAWING_FILE).exists():
-            folder.write_text(DRAWING_FILE, picture(subject, config))
-
-    other = None
-    if config.baseline and isinstance(subject, Architecture):
-        assert isinstance(config.train, TrainSettings)
-        # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
-        try:
-            other = random_of_size(subject, parameters_of(config.train, data.info), config.seed)
-        except InputError as error:
-            session.say(f"no comparison: {error}")
-        if session.estimate is not None:
-            stages.set_baseline(session.estimate, subject, other, config.train, data.info)
-    plan = budget.Plan(0, config.baseline_steps)
-    result: dict[str, Any] = {}
-    if config.budget:
-        plan = _plan(config, subject, other, data, session, began)
-        result["plan"] = asdict(plan)
-    result |= _tested(TRAIN_STAGE, subject, plan.settings(config.train), config, data, session, keep)
-    if other is not None:
-        longer = plan.settings(config.train, baseline=True)
-        tested = _tested(BASELINE_STAGE, other, longer, config, data, session)
-        seconds = round(session.seconds[BASELINE_STAGE], 3)
-        result["baseline"] = tested | {"seconds": seconds, "architecture": other.to_json()}
-    return result
-
-
-def _plan(
-    config: Config, subject: Subject, other: Architecture | None, data: Data, session: Session, began: float
-) -> budget.Plan:
-    """What the budget allows, measured once."""
-    assert data.test is not None
-    if PLAN_STAGE not in session.completed:
-        session.start(PLAN_STAGE, "plan", 0)
-        # An earlier execution may have searched.
-        spent = max(clock(config.device) - began, budget.search_seconds(config))
-        subjects = [subject] if other is None else [subject, other]
-        plan = budget.training(config, subjects, data.train, data.test, data.info, spent)
-        session.complete(asdict(plan))
-        session.say(budget.sentence(config, plan))
-    return budget.Plan(**session.completed[PLAN_STAGE])
-
-
-def _tested(
-    stage: str,
-    subject: Subject,
-    settings: NetworkTrainSettings,
-    config: Config,
-    data: Data,
-    session: Session,
-    keep: Callable[[nn.Module], None] = lambda network: None,
-) -> dict[str, Any]:
-    """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
-    assert data.test is not None
-    if stage not in session.completed:
-        network = train_network(
-            fresh(subject, config, data.info),
-            settings,
-            data.train,
-            data.info,
-            seed=config.seed,
-            session=session,
-            stage=stage,
-            title=STAGE_LABELS[stage],
-            device=config.device,
-        )
-        keep(network)
-        image = (data.info.channels, data.info.image_size, data.info.image_size)
-        accuracy = measure_accuracy(network, data.test, data.info, config.device)
-        session.complete({"correct": accuracy.correct, "params": params(network), "macs": macs(network, image)})
-    done = session.completed[stage]
-    accuracy = Accuracy(done["correct"], len(data.test))
-    return {
-        "test_accuracy": accuracy.value,
-        "test_images": accuracy.images,
-        "test_interval": list(accuracy.interval),
-        "params": done["params"],
-        "macs": done["macs"],
-    }
-
-
-# --- what a run leaves ----------------------------------------------------------------------------------
-
-
-def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dict[str, Any]:
-    """The part of result.json that is known before training."""
-    if isinstance(subject, Architecture):
-        settings = config.train or config.search
-        assert isinstance(settings, TrainSettings | SearchSettings)
-        shape: dict[str, Any] = {"layers": len(subject), "channels": settings.channels}
-    else:
-        shape = {"architecture": subject.name}
-        if isinstance(config.train, WidthTrainSettings):
-            shape["width"] = config.train.width
-    return {
-        "run": str(path),
-        "command": config.command,
-        "preset": config.preset,
-        "method": config.method,
-        "mapping": config.mapping,
-        "seed": config.seed,
-        "data": info.source,
-        "classes": len(info.classes),
-        **shape,
-    }
-
-
-def picture(architecture: Architecture, config: Config) -> str:
-    """The SVG of an architecture, titled by its run."""
-    if config.method:
-        title = f"{config.method} · {config.mapping} · {config.data.source}"
-    else:
-        title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
-    return draw_svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")

@@ -21,7 +21,7 @@ from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettin
 from dnas.training.trainer import train_network
 
 # The first step, which has more to do, counts for nothing, and a try ends after these.
-TRIED_SECONDS, TRIED_STEPS = 1.0, 8
+TRIED_SECONDS, TRIED_STEPS = 0.5, 8
 
 
 def clock(device: str) -> float:

@@ -15,7 +15,9 @@ CHECKPOINTS = "checkpoints"  # a folder
 # Stages of a run, as checkpoints, metrics.jsonl and TensorBoard's folders name them.
 SEARCH_STAGE = "search"
 PLAN_STAGE = "plan"  # of what a budget allows, once the network is known
+FINALS_STAGE = "finals"  # short trainings of candidates, of which the best goes on
 TRAIN_STAGE = "train"  # of the network that the run is about
+BASELINE_PLAN_STAGE = "plan of the baseline"
 BASELINE_STAGE = "baseline"  # of a random network of the same size
 # What people are shown for each, in order.
 STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE: "baseline"}

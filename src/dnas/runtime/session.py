@@ -43,6 +43,7 @@ class Session:
 
     Attributes:
         estimate: How long the run will take, which is said once in each stage; None: nothing is said.
+        handed_on: What the stage that was completed last has left for the next.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         self.completed: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.signum: int | None = None
+        self.handed_on: Checkpoint | None = None
         self._pending: Checkpoint | None = None
         self._stage = ""
         self._entered = self._saved = time.monotonic()
@@ -92,6 +94,8 @@ class Session:
         self.completed = checkpoint.state["completed"]
         self.seconds = checkpoint.state["seconds"]
         self._pending = checkpoint
+        if checkpoint.state["stage"] in self.completed:
+            self.handed_on = checkpoint
         self._resumed = True
         self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
 
@@ -167,12 +171,18 @@ class Session:
                 self.signum = TIME_LIMIT
         return self.signum is not None
 
-    def complete(self, result: Mapping[str, Any]) -> None:
-        """Leave the stage with a JSON result that later stages and a resume can read."""
+    def complete(self, result: Mapping[str, Any], captured: Captured = ({}, {}), step: int = 0) -> None:
+        """Leave the stage with a JSON result that later stages and a resume can read.
+
+        Args:
+            captured, step: What the next stage goes on from, which `handed_on` is for it.
+        """
         self.reporter.finish()
         self.completed[self._stage] = dict(result)
+        tensors, loop = captured
+        self.handed_on = Checkpoint(0, tensors, {"stage": self._stage, "step": step, "loop": loop})
         if self.folder is not None:
-            self._checkpoint(0, ({}, {}))
+            self._checkpoint(step, captured)
         else:
             self._count_time()
 

@@ -15,6 +15,8 @@ STAGE = SEARCH_STAGE
 # A backward pass takes twice a forward pass: one set of products for the inputs' gradients, one for the weights'.
 FORWARD = 1 / 3
 
+OTHERS = 2  # second choices that a search names
+
 
 @dataclass(frozen=True)
 class Found:
@@ -27,6 +29,7 @@ class Found:
             counts a third); `architectures_evaluated`: how many were judged one by one.
         validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
         history: All that were judged one by one.
+        others: Second choices: the next best that were judged, or samples of the learnt distribution.
     """
 
     architecture: Architecture
@@ -34,6 +37,7 @@ class Found:
     cost: dict[str, float]
     validation_accuracy: float | None = None
     history: tuple[Trial, ...] = ()
+    others: tuple[Architecture, ...] = ()
 
 
 def judged_in_rounds(
@@ -92,3 +96,10 @@ def score_of(architecture: Architecture, history: Sequence[Trial]) -> float | No
     """What an architecture was judged as, on the largest share of images; None where it was not."""
     known = [trial for trial in history if trial.architecture == architecture and trial.score is not None]
     return max(known, key=lambda trial: trial.share).score if known else None
+
+
+def next_best(architecture: Architecture, history: Sequence[Trial]) -> tuple[Architecture, ...]:
+    """The next best of those that were judged, each once, at most `OTHERS`."""
+    judged = [trial for trial in history if trial.score is not None and trial.architecture != architecture]
+    best = sorted(judged, key=lambda trial: (-trial.share, -(trial.score or 0.0)))
+    return tuple(dict.fromkeys(trial.architecture for trial in best))[:OTHERS]

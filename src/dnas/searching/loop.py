@@ -10,10 +10,11 @@ from torch import nn
 
 from dnas.data.splits import DataInfo, Split
 from dnas.kernels.memory import give_back
-from dnas.methods.protocol import Candidate, Method, SupernetMethod, Trial, TrialMethod
+from dnas.methods.protocol import Candidate, GradientMethod, Method, SupernetMethod, Trial, TrialMethod
+from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.session import Session
-from dnas.searching.judging import STAGE, Found, judged, score_of
+from dnas.searching.judging import OTHERS, STAGE, Found, judged, next_best, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
 from dnas.searching.watch import epoch_metrics
@@ -94,7 +95,11 @@ def search_supernet(
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
     judged_as = score_of(architecture, history) if history else search.derived_accuracy
-    return Found(architecture, parameters, search.cost, judged_as, tuple(history))
+    others = next_best(architecture, history)
+    if not others and isinstance(method, GradientMethod):
+        draw = torch_stream(seed, "samples")
+        others = tuple(method.sampled(search.mapping, last, draw) for _ in range(OTHERS))
+    return Found(architecture, parameters, search.cost, judged_as, tuple(history), others)
 
 
 def search_architecture(

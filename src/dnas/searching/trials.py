@@ -27,7 +27,7 @@ from dnas.runtime.names import RESULT_FILE, SEARCH_STAGE, TRIAL_STAGE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Outcome, WorkerDied, Workers
-from dnas.searching.judging import FORWARD, Found, judged_in_rounds, score_of
+from dnas.searching.judging import FORWARD, Found, judged_in_rounds, next_best, score_of
 from dnas.settings import TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.training.accuracy import measure_accuracy
@@ -233,4 +233,6 @@ def search_by_trials(
         history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
     cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
     architecture = method.choose(history)
-    return Found(architecture, {}, cost, score_of(architecture, history), tuple(history))
+    return Found(
+        architecture, {}, cost, score_of(architecture, history), tuple(history), next_best(architecture, history)
+    )

@@ -141,7 +141,7 @@ def settings_names(settings: StudySettings) -> Iterator[tuple[Network, int, str]
 
 
 def run_overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
-    given = {**settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
+    given = {"finals": 0, **settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
     handmade = network.method if network.kind == "handmade" else ""
     if "train" in given:
         # The width and depth of cells are no settings of a hand-made network, and its width is none of theirs.
@@ -149,7 +149,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == SEARCHED and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
-    given = {key: value for key, value in given.items() if key not in ("search", "options", "space")}
+    given = {key: value for key, value in given.items() if key not in ("search", "options", "space", "finals")}
     given |= {"command": "train", "architecture": network.run()}
     if handmade:
         given |= {"architecture": handmade, "handmade": handmade}

@@ -77,9 +77,9 @@ class Recorder(Session):
     def step_done(self, step: int, shown: Mapping[str, float], capture: Any) -> None:
         self._checkpoint(step, capture())
 
-    def complete(self, result: Mapping[str, Any]) -> None:
-        super().complete(result)
-        self._checkpoint(0, ({}, {}))
+    def complete(self, result: Mapping[str, Any], captured: Captured = ({}, {}), step: int = 0) -> None:
+        super().complete(result, captured, step)
+        self._checkpoint(step, captured)
 
     def _checkpoint(self, step: int, captured: Captured) -> None:
         tensors, loop = captured

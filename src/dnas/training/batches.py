@@ -87,9 +87,9 @@ class Batches:
         ]
 
     def seen(self, step: int) -> int:
-        """How many images the epoch of a step has gone through with it."""
+        """How many images the epoch of a step has gone through before it."""
         epoch, i = divmod(step, self.steps)
-        return sum(len(indices) for indices in self._ordered(epoch)[: i + 1])
+        return sum(len(indices) for indices in self._ordered(epoch)[:i])
 
     def _ordered(self, epoch: int) -> list[Tensor]:
         """The images of each batch of an epoch."""

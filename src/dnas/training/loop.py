@@ -35,18 +35,20 @@ def run_steps(
     steps_per_epoch: int,
     end_epoch: Callable[[int], Mapping[str, Any]],
     over: Callable[[int], bool] = lambda step: False,
+    begun: Checkpoint | None = None,
 ) -> None:
     """Take all steps of a stage, from the first or from the session's checkpoint on.
 
     Args:
         steps: Of the stage, whose last epoch may be cut short.
         end_epoch: Called with the last step of every epoch. Returns the line of metrics.jsonl.
+        begun: What to go on from, where the session has no checkpoint of this stage.
         over: Called with a step before it is taken: whether to leave out that and all others.
 
     Raises:
         Interrupted: A signal came; a checkpoint was written.
     """
-    checkpoint = session.start(stage, title, steps)
+    checkpoint = session.start(stage, title, steps) or begun
     first = 0 if checkpoint is None else stepped.restore(checkpoint)
     for step in range(first, steps):
         if over(step):

@@ -44,12 +44,14 @@ def train_network(
     stage: str = "train",
     title: str = "train",
     device: str = "cpu",
+    begun: Checkpoint | None = None,
 ) -> NetworkType:
     """Train a network, in place, on the training split; returns it, on the device.
 
     Args:
         network: Images → logits. A `Network` may have an auxiliary head, and its paths may be dropped.
         settings: Resolved, i.e. with every automatic value replaced by its number. For a `Network` its TrainSettings.
+        begun: What `Training.capture` gave of this very training after its first steps.
 
     Raises:
         RunError: A loss or gradient is not finite.
@@ -64,6 +66,7 @@ def train_network(
         steps=settings.step_count,
         steps_per_epoch=settings.steps_per_epoch,
         end_epoch=training.end_epoch,
+        begun=begun,
     )
     give_back()
     return network
@@ -88,7 +91,7 @@ class Training:
         self.network = to_device(network, device)
         self.network.train()
         self.descent = Descent("network", self.network, optimizers(self.network, settings), stage)
-        self.sums = {"loss": 0.0, "correct": 0.0}
+        self.sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}  # of the epoch so far
         self.batches = Batches(
             pool,
             torch.arange(len(pool)),
@@ -125,6 +128,7 @@ class Training:
             rates=rates(settings, self.descent.optimizers, step),
             clip_norm=settings.clip_norm,
         )
+        self.sums["images"] += parts[0].of
         self.sums["loss"] += taken.loss * parts[0].of
         self.sums["correct"] += distributed.number(sum(right))
         return taken.loss
@@ -132,7 +136,7 @@ class Training:
     def end_epoch(self, step: int) -> dict[str, Any]:
         """What an epoch that ends with `step` was like; starts the sums anew."""
         epoch = step // self.settings.steps_per_epoch
-        images = self.batches.seen(step)
+        images = self.sums["images"]
         metrics = {
             "stage": self.stage,
             "epoch": epoch + 1,
@@ -151,8 +155,10 @@ class Training:
     def restore(self, checkpoint: Checkpoint) -> int:
         """Be as when the checkpoint was captured. Returns how many steps had been taken."""
         self.descent.restore(checkpoint)
-        self.sums = dict(checkpoint.state["loop"]["sums"])
-        return int(checkpoint.state["step"])
+        step = int(checkpoint.state["step"])
+        # Checkpoints from before trainings could go on from finals have no such sum: it was all of the epoch.
+        self.sums = {"images": self.batches.seen(step), **checkpoint.state["loop"]["sums"]}
+        return step
 
 
 def _inputs(part: Batch, paths: Tensor | None, half: bool) -> tuple[Tensor, ...]:

@@ -1,0 +1,255 @@
+"""Carries out the stages of a run that are not yet complete: search, finals, training, test, and those of the baseline.
+
+What a stage found is in the session, so an execution that goes on with a run takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from dnas.data.splits import DataInfo
+from dnas.drawing.svg import svg as draw_svg
+from dnas.errors import InputError
+from dnas.methods.protocol import Method
+from dnas.network.network import macs, params
+from dnas.pipeline import budget, stages
+from dnas.pipeline.config import Config
+from dnas.pipeline.entrants import FOUND, entrants
+from dnas.pipeline.inputs import Data
+from dnas.pipeline.model import Subject, fresh, model_bytes
+from dnas.pipeline.speed import clock
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.names import (
+    ARCHITECTURE_FILE,
+    BASELINE_PLAN_STAGE,
+    BASELINE_STAGE,
+    DRAWING_FILE,
+    FINALS_STAGE,
+    MODEL_FILE,
+    PARAMETERS_FILE,
+    PLAN_STAGE,
+    SEARCH_STAGE,
+    STAGE_LABELS,
+    TRAIN_STAGE,
+)
+from dnas.runtime.runfolder import RunFolder
+from dnas.runtime.session import Session
+from dnas.searching.finals import Entrant, hold_finals
+from dnas.searching.loop import search_architecture
+from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
+from dnas.space.architecture import Architecture, at_depth
+from dnas.space.controls import random_of_size
+from dnas.training.accuracy import Accuracy, measure_accuracy
+from dnas.training.build import parameters_of
+from dnas.training.trainer import train_network
+
+
+def search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
+    assert config.search is not None
+    if SEARCH_STAGE in session.completed:
+        return Architecture.from_json(session.completed[SEARCH_STAGE]["architecture"])
+    found = search_architecture(
+        method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
+    )
+    architecture = found.architecture
+    if isinstance(config.train, TrainSettings):
+        architecture = at_depth(architecture, config.train.layers)
+    if found.parameters:
+        folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
+    folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
+    folder.write_text(DRAWING_FILE, picture(architecture, config))
+    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
+    others = [each.to_json() for each in found.others]
+    session.complete({"architecture": architecture.to_json(), "others": others, **known})
+    return architecture
+
+
+def train(
+    config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
+) -> dict[str, Any]:
+    """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
+    assert config.train is not None
+    result: dict[str, Any] = {}
+    candidates: list[tuple[str, Subject]] = [(FOUND, subject)]
+    if config.finals:
+        assert isinstance(subject, Architecture)
+        others = [Architecture.from_json(each) for each in session.completed[SEARCH_STAGE].get("others", ())]
+        candidates = list(entrants(config, subject, others))
+    seconds, steps = 0.0, list(config.finals_steps) or [config.train.step_count] * len(candidates)
+    if config.budget:
+        seconds, steps = _plan(config, candidates, data, session, began)
+        result["plan"] = {"seconds": seconds, "finals": steps}
+    settings = budget.planned(config.train, steps[0]) if config.budget else config.train
+    begun = None
+    if config.finals:
+        winner, result["finals"] = _finals(config, candidates, steps, data, folder, session)
+        subject, settings = candidates[winner][1], budget.planned(config.train, steps[winner])
+        begun = session.handed_on
+    if config.budget:
+        result["plan"]["steps"] = settings.step_count
+
+    def keep(network: nn.Module) -> None:
+        folder.write_bytes(MODEL_FILE, model_bytes(network, subject, settings, data.info))
+        if isinstance(subject, Architecture) and not (folder.path / DRAWING_FILE).exists():
+            folder.write_text(DRAWING_FILE, picture(subject, config))
+
+    other = None
+    if config.baseline and isinstance(subject, Architecture):
+        assert isinstance(config.train, TrainSettings)
+        # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
+        try:
+            other = random_of_size(subject, parameters_of(config.train, data.info), config.seed)
+        except InputError as error:
+            session.say(f"no comparison: {error}")
+        if session.estimate is not None:
+            stages.set_baseline(session.estimate, subject, other, config.train, data.info)
+    result |= _tested(TRAIN_STAGE, subject, settings, config, data, session, keep, begun)
+    if other is not None:
+        longer = config.baseline_steps or settings.step_count
+        if config.budget:
+            longer = result["plan"]["baseline"] = _baseline_steps(config, other, seconds, data, session)
+        tested = _tested(BASELINE_STAGE, other, budget.planned(settings, longer), config, data, session)
+        result["baseline"] = tested | {
+            "seconds": round(session.seconds[BASELINE_STAGE], 3),
+            "architecture": other.to_json(),
+        }
+    return result
+
+
+def _plan(
+    config: Config, candidates: Sequence[tuple[str, Subject]], data: Data, session: Session, began: float
+) -> tuple[float, list[int]]:
+    """How long the budget lets a network train, and how many steps each candidate has in that time; measured once."""
+    assert data.test is not None
+    if PLAN_STAGE not in session.completed:
+        session.start(PLAN_STAGE, "plan", 0)
+        paces = [budget.pace(config, subject, data.train, data.info) for _, subject in candidates]
+        # An earlier execution may have searched.
+        spent = max(clock(config.device) - began, budget.search_seconds(config))
+        seconds = budget.training_seconds(config, paces, data.test, spent)
+        steps = [budget.steps_in(seconds, pace) for pace in paces]
+        session.complete({"seconds": seconds, "steps": steps})
+        session.say(budget.sentence(config, seconds, steps[0], len(candidates)))
+    done = session.completed[PLAN_STAGE]
+    return done["seconds"], done["steps"]
+
+
+def _baseline_steps(config: Config, other: Architecture, seconds: float, data: Data, session: Session) -> int:
+    """How many steps the baseline has in the time that the network was trained for; measured once."""
+    if BASELINE_PLAN_STAGE not in session.completed:
+        session.start(BASELINE_PLAN_STAGE, "plan", 0)
+        pace = budget.pace(config, other, data.train, data.info)
+        session.complete({"steps": budget.steps_in(seconds, pace)})
+    steps: int = session.completed[BASELINE_PLAN_STAGE]["steps"]
+    return steps
+
+
+def _finals(
+    config: Config,
+    candidates: Sequence[tuple[str, Subject]],
+    steps: Sequence[int],
+    data: Data,
+    folder: RunFolder,
+    session: Session,
+) -> tuple[int, list[dict[str, Any]]]:
+    """The number of the candidate that trains on, and what each reached."""
+    assert isinstance(config.train, TrainSettings)
+    competing = [
+        Entrant(subject, budget.planned(config.train, count), origin)
+        for (origin, subject), count in zip(candidates, steps, strict=True)
+        if isinstance(subject, Architecture)
+    ]
+    if FINALS_STAGE not in session.completed:
+        hold_finals(competing, data.train, data.info, seed=config.seed, session=session, device=config.device)
+        winner = session.completed[FINALS_STAGE]["winner"]
+        folder.write_text(ARCHITECTURE_FILE, competing[winner].architecture.dumps())
+        folder.write_text(DRAWING_FILE, picture(competing[winner].architecture, config))
+        session.say(f"finals: won by {competing[winner].origin} (number {winner + 1} of {len(competing)})")
+    done = session.completed[FINALS_STAGE]
+    count = parameters_of(config.train, data.info)
+    reached = [
+        {"origin": entrant.origin, "params": count(entrant.architecture), "accuracies": accuracies}
+        for entrant, accuracies in zip(competing, done["accuracies"], strict=True)
+    ]
+    reached[done["winner"]]["winner"] = True
+    return done["winner"], reached
+
+
+def _tested(
+    stage: str,
+    subject: Subject,
+    settings: NetworkTrainSettings,
+    config: Config,
+    data: Data,
+    session: Session,
+    keep: Callable[[nn.Module], None] = lambda network: None,
+    begun: Checkpoint | None = None,
+) -> dict[str, Any]:
+    """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
+    assert data.test is not None
+    if stage not in session.completed:
+        network = train_network(
+            fresh(subject, config, data.info),
+            settings,
+            data.train,
+            data.info,
+            seed=config.seed,
+            session=session,
+            stage=stage,
+            title=STAGE_LABELS[stage],
+            device=config.device,
+            begun=begun,
+        )
+        keep(network)
+        image = (data.info.channels, data.info.image_size, data.info.image_size)
+        accuracy = measure_accuracy(network, data.test, data.info, config.device)
+        session.complete({"correct": accuracy.correct, "params": params(network), "macs": macs(network, image)})
+    done = session.completed[stage]
+    accuracy = Accuracy(done["correct"], len(data.test))
+    return {
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+        "params": done["params"],
+        "macs": done["macs"],
+    }
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------
+
+
+def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dict[str, Any]:
+    """The part of result.json that is known before training."""
+    if isinstance(subject, Architecture):
+        settings = config.train or config.search
+        assert isinstance(settings, TrainSettings | SearchSettings)
+        shape: dict[str, Any] = {"layers": len(subject), "channels": settings.channels}
+    else:
+        shape = {"architecture": subject.name}
+        if isinstance(config.train, WidthTrainSettings):
+            shape["width"] = config.train.width
+    return {
+        "run": str(path),
+        "command": config.command,
+        "preset": config.preset,
+        "method": config.method,
+        "mapping": config.mapping,
+        "seed": config.seed,
+        "data": info.source,
+        "classes": len(info.classes),
+        **shape,
+    }
+
+
+def picture(architecture: Architecture, config: Config) -> str:
+    """The SVG of an architecture, titled by its run."""
+    if config.method:
+        title = f"{config.method} · {config.mapping} · {config.data.source}"
+    else:
+        title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
+    return draw_svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")

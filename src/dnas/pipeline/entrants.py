@@ -1,0 +1,40 @@
+"""Who takes part in the finals: what the search found, what else it thought of, and what nobody searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dnas.errors import InputError
+from dnas.pipeline.config import Config
+from dnas.rng import numpy_stream
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.space.published import load_published
+from dnas.space.registry import get_space
+from dnas.space.sampling import sample
+from dnas.supernet.mapping import SHARED
+
+# Stacked cells of the literature that take part: the one of the method that all others follow, and a light one.
+PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
+FOUND, SECOND, RANDOM = "found", "second choice", "random"
+
+
+def entrants(config: Config, found: Architecture, others: Sequence[Architecture]) -> list[tuple[str, Architecture]]:
+    """`config.finals` different architectures, each with its origin; those of the search first.
+
+    Random ones are uniform, as deep as what was found, and where cells are shared there, so they are here.
+    """
+    named = [(FOUND, found), *((SECOND, architecture) for architecture in others)]
+    if config.space == DARTS.name:
+        named += [(name, load_published(name, len(found))) for name in PUBLISHED]
+    rng = numpy_stream(config.seed, "finals")
+    space, shared = get_space(config.space), config.mapping == SHARED
+    known: dict[object, tuple[str, Architecture]] = {}
+    for name, architecture in named:
+        known.setdefault(architecture.layers, (name, architecture))
+    for _ in range(100 * config.finals):
+        if len(known) >= config.finals:
+            return list(known.values())[: config.finals]
+        architecture = sample(space, rng, len(found), shared=shared)
+        known.setdefault(architecture.layers, (RANDOM, architecture))
+    raise InputError(f"--finals {config.finals}: the {config.space} space has not so many architectures; give fewer")

@@ -1,0 +1,189 @@
+"""Candidates begin the training that only the best will end: successive halving on held-out training images.
+
+Each entrant begins a whole training of its own, by the settings that it would be trained by if it won. After a share of
+its steps it is judged, the better half goes on, and so forth; the winner's training goes on from where it is, on all
+images. So no step of the winner is lost, and since fast networks may have more steps in the same time, they are
+compared at equal time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnas.data.augment import normalise
+from dnas.data.splits import DataInfo, Split, halves
+from dnas.errors import Diverged
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.names import FINALS_STAGE
+from dnas.runtime.session import Captured, Session
+from dnas.settings import SMALLEST_IMAGE, TrainSettings
+from dnas.space.architecture import Architecture
+from dnas.training.build import built
+from dnas.training.trainer import Training
+
+# The share of its training that an entrant has behind it after the last round; each round's is half of the next one's.
+LAST_SHARE = 0.16
+# Held out to judge by, of all training images: a fifth, but no more than so many.
+HELD_OUT_SHARE, HELD_OUT_IMAGES = 0.2, 2_000
+JUDGED_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """An architecture, the settings by which it is trained if it wins, and where it comes from."""
+
+    architecture: Architecture
+    settings: TrainSettings
+    origin: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """So many entrants train until a share of their steps, and are judged."""
+
+    entrants: int
+    share: float
+
+
+def rounds(count: int) -> list[Round]:
+    """Each with half of the entrants of the one before, down to two, and twice the share of the steps."""
+    sizes = [count]
+    while sizes[-1] > 2:
+        sizes.append(math.ceil(sizes[-1] / 2))
+    return [Round(size, LAST_SHARE / 2 ** (len(sizes) - 1 - k)) for k, size in enumerate(sizes)]
+
+
+def held_out(images: int) -> int:
+    """How many of the training images judge."""
+    return min(HELD_OUT_IMAGES, round(HELD_OUT_SHARE * images))
+
+
+class Finals:
+    """The state of the finals: entrants that are still in, by their number, and how each was judged so far."""
+
+    def __init__(
+        self, entrants: Sequence[Entrant], split: Split, info: DataInfo, seed: int, device: str, half: bool
+    ) -> None:
+        self.entrants, self.info, self.seed, self.device = entrants, info, seed, device
+        trained, judged = halves(len(split), seed, 1 - held_out(len(split)) / len(split))
+        self.pool, self.judges = split.subset(trained), _sized(split.subset(judged), half)
+        self.scores: list[list[float]] = [[] for _ in entrants]
+        self.trainings: dict[int, Training] = {}
+
+    def training(self, number: int) -> Training:
+        """That of an entrant, begun where it has not been."""
+        if number not in self.trainings:
+            entrant = self.entrants[number]
+            network = built(entrant.architecture, entrant.settings, self.info, self.seed)
+            # As many steps as if it had all images, so that the schedule is that of the whole training.
+            settings = entrant.settings.model_copy(
+                update={"images": len(self.pool), "steps": entrant.settings.step_count, "epochs": 10**9}
+            )
+            self.trainings[number] = Training(
+                network, settings, self.pool, self.info, self.seed, FINALS_STAGE, self.device
+            )
+        return self.trainings[number]
+
+    def judged(self, number: int, first: int, last: int) -> float:
+        """Train an entrant from step `first` to `last`. Returns its accuracy; 0 where its training diverged."""
+        training = self.training(number)
+        try:
+            for step in range(first, last):
+                training.step(step)
+        except Diverged:
+            return 0.0
+        return accuracy_of_batches(training.network, self.judges, self.info, self.device)
+
+    def ahead(self, round_: int, count: int) -> list[int]:
+        """The best so many of those that were judged in a round, by number; the first of equals."""
+        known = [number for number, scores in enumerate(self.scores) if len(scores) > round_]
+        return sorted(sorted(known, key=lambda number: -self.scores[number][round_])[:count])
+
+    def capture(self) -> Captured:
+        tensors: dict[str, Tensor] = {}
+        states: dict[str, Any] = {}
+        for number, training in self.trainings.items():
+            held, states[str(number)] = training.capture()
+            tensors |= {f"{number}.{name}": tensor for name, tensor in held.items()}
+        return tensors, {"scores": self.scores, "trainings": states}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        loop = checkpoint.state["loop"]
+        self.scores = [list(scores) for scores in loop["scores"]]
+        for number, state in loop["trainings"].items():
+            part = Checkpoint(checkpoint.sequence, checkpoint.part(number), {"step": 0, "loop": state})
+            self.training(int(number)).restore(part)
+
+
+def hold_finals(
+    entrants: Sequence[Entrant], split: Split, info: DataInfo, *, seed: int, session: Session, device: str = "cpu"
+) -> tuple[int, list[list[float]]]:
+    """Returns the winner's number, and the accuracies of all entrants in the rounds that they were in.
+
+    Its training is what the session hands on. Settings are resolved; their steps are what each can do in one time.
+
+    Raises:
+        Interrupted: A signal came; a checkpoint was written.
+    """
+    programme = rounds(len(entrants))
+    half = all(entrant.settings.half_size >= LAST_SHARE for entrant in entrants)
+    finals = Finals(entrants, split, info, seed, device, half)
+    blocks = sum(each.entrants for each in programme)
+    checkpoint = session.start(FINALS_STAGE, "finals", blocks, divisible=True)
+    if checkpoint is not None:
+        finals.restore(checkpoint)
+    done = sum(map(len, finals.scores))
+    ahead, before, block = list(range(len(entrants))), 0.0, 0
+    for k, each in enumerate(programme):
+        if k:
+            ahead = finals.ahead(k - 1, each.entrants)
+            finals.trainings = {number: finals.trainings[number] for number in ahead if number in finals.trainings}
+        for number in ahead:
+            block += 1
+            if block <= done:
+                continue
+            steps = entrants[number].settings.step_count
+            score = finals.judged(number, round(before * steps), round(each.share * steps))
+            finals.scores[number].append(score)
+            session.step_done(block, {"accuracy": score}, finals.capture)
+        before = each.share
+    (winner,) = finals.ahead(len(programme) - 1, 1)
+    tensors, state = finals.training(winner).capture()
+    step = round(before * entrants[winner].settings.step_count)
+    session.complete({"winner": winner, "accuracies": finals.scores}, (tensors, state), step)
+    return winner, finals.scores
+
+
+@torch.no_grad()
+def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device: str) -> float:
+    """Of a network that is being trained, which stays as it is.
+
+    Batch norms take the statistics of up to 256 of these images at a time: after a few steps their running means are
+    still those of the initial weights.
+    """
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    right = 0
+    for indices in torch.arange(len(split)).chunk(math.ceil(len(split) / JUDGED_AT_ONCE)):
+        images = normalise(split.batch(indices).to(device), info).contiguous(memory_format=torch.channels_last)
+        out = network(images)
+        logits = out[0] if isinstance(out, tuple) else out
+        right += int((logits.argmax(1).cpu() == split.labels[indices]).sum())
+    torch._foreach_copy_(buffers, before)
+    return right / len(split)
+
+
+def _sized(split: Split, half: bool) -> Split:
+    """The images to judge by, in memory, of the size that the entrants have seen."""
+    images = split.batch(torch.arange(len(split)))
+    if half:
+        side = max(SMALLEST_IMAGE, images.shape[-1] // 2)
+        images = F.interpolate(images.float(), size=(side, side), mode="area").round().to(torch.uint8)
+    return Split(images, split.labels)
