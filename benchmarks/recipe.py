@@ -67,6 +67,14 @@ class Job:
     variant: str
 
 
+def settings_of(variant: str, quick: Mapping[str, Any], count: int, image_size: int) -> TrainSettings:
+    """The quick preset's training, but for what a variant changes, of all images."""
+    given = {**quick, "epochs": 1, "images": 0, **VARIANTS[variant]}
+    if given["optimizer"] != "muon":
+        given.pop("muon_learning_rate")
+    return TrainSettings(**given).resolved(count, image_size)
+
+
 def accuracy(job: Job) -> float:
     """Of a variant's training, on the held-out images."""
     torch.set_num_threads(1)
@@ -74,11 +82,8 @@ def accuracy(job: Job) -> float:
     held_out = min(HELD_OUT, len(split) // 5)
     trained, judged = halves(len(split), 0, 1 - held_out / len(split))
     train, judges = split.subset(trained), split.subset(judged)
-    quick = preset_settings("quick", create("dnas"), info, len(train))["train"]
-    given = {**quick, "epochs": 1, "images": 0, **VARIANTS[job.variant]}
-    if given["optimizer"] != "muon":
-        given.pop("muon_learning_rate")
-    settings = TrainSettings(**given).resolved(len(train), info.image_size)
+    quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
+    settings = settings_of(job.variant, quick, len(train), info.image_size)
     architecture = sample(DARTS, numpy_stream(job.seed, "recipe"), job.layers)
 
     def tried(half: bool) -> float:
