@@ -166,7 +166,7 @@ def test_a_search_that_ends_early_has_a_speed(ticking, steps):
 def test_a_method_that_stops_its_own_search_is_tried(ticking):
     options = {"stop": "ranking", "patience": 1}
     method = create("darts-plus", None, options, get_space("darts"))
-    given = {"method": "darts-plus", "options": options, "search": TINY}
+    given = {"method": "darts-plus", "options": options, "search": {**TINY, "architecture_learning_rate": 1e-12}}
     info = DataInfo("plain", ("a", "b"), 3, 8, (0.5,) * 3, (0.25,) * 3, flip=False)
     config, _ = resolve({"command": "search", **given}, info, 60, "")
     split = Split(torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 2)
