@@ -18,7 +18,7 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.darts import Space, reduction_layers
 from dnas.space.genotype import PAPER_LAYERS
 from dnas.supernet import derive
 from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
@@ -387,6 +387,9 @@ class GradientMethod(SupernetMethod):
         with torch.no_grad():
             scores = self.scores(mapping, progress).cpu()
         gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
+        if self.mapping_name == SHARED:
+            reductions = reduction_layers(len(scores))
+            gumbel = gumbel[[reductions[0] if k in reductions else 0 for k in range(len(scores))]]
         return derive.top_edges(scores * gumbel.exp(), self.operations, self.space, self.origin())
 
 

@@ -106,14 +106,11 @@ def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: 
     left = (1 - RESERVE) * config.budget - spent - trainings * FORWARD * step * len(test) / batch
     if len(paces) > 1:
         # All finals are over before images are large; the winner's part is its own training's.
-        programme = finals.rounds(len(paces))
-        before = [0.0, *(each.share for each in programme)]
-        shares = sum(each.entrants * (each.share - done) for each, done in zip(programme, before, strict=False))
-        judged = sum(each.entrants for each in programme) * finals.held_out(settings.images)
+        judged = sum(each.entrants for each in finals.rounds(len(paces))) * finals.held_out(settings.images)
         left -= FORWARD * small * judged / batch
         mean = statistics.mean(pace.mean for pace in paces)
         alone = statistics.mean(pace.half if pace.share else pace.full for pace in paces)
-        trainings += (shares - programme[-1].share) * alone / mean
+        trainings += finals.beside(len(paces)) * alone / mean
     if left <= 0:
         raise InputError(f"--budget {time_text(config.budget)} is spent before a training begins; give more")
     return left / trainings

@@ -59,16 +59,16 @@ def search(config: Config, method: Method, data: Data, folder: RunFolder, sessio
     found = search_architecture(
         method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
     )
-    architecture = found.architecture
+    architecture, others = found.architecture, list(found.others)
     if isinstance(config.train, TrainSettings):
-        architecture = at_depth(architecture, config.train.layers)
+        architecture, *others = (at_depth(each, config.train.layers) for each in (architecture, *others))
     if found.parameters:
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(architecture, config))
     known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
-    others = [each.to_json() for each in found.others]
-    session.complete({"architecture": architecture.to_json(), "others": others, **known})
+    second = [each.to_json() for each in others]
+    session.complete({"architecture": architecture.to_json(), "others": second, **known})
     return architecture
 
 
@@ -170,10 +170,11 @@ def _finals(
     if FINALS_STAGE not in session.completed:
         hold_finals(competing, data.train, data.info, seed=config.seed, session=session, device=config.device)
         winner = session.completed[FINALS_STAGE]["winner"]
-        folder.write_text(ARCHITECTURE_FILE, competing[winner].architecture.dumps())
-        folder.write_text(DRAWING_FILE, picture(competing[winner].architecture, config))
         session.say(f"finals: won by {competing[winner].origin} (number {winner + 1} of {len(competing)})")
     done = session.completed[FINALS_STAGE]
+    # An earlier execution may have ended between the finals and this.
+    folder.write_text(ARCHITECTURE_FILE, competing[done["winner"]].architecture.dumps())
+    folder.write_text(DRAWING_FILE, picture(competing[done["winner"]].architecture, config))
     count = parameters_of(config.train, data.info)
     reached = [
         {"origin": entrant.origin, "params": count(entrant.architecture), "accuracies": accuracies}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
 
@@ -17,6 +17,7 @@ from dnas.options import flag_of
 from dnas.pipeline.machine import Device, environment
 from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, Preset, paper_travel, preset_settings
 from dnas.runtime import distributed
+from dnas.searching import finals
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
     DataSettings,
@@ -69,7 +70,7 @@ class Config(Settings):
         description="candidates that begin the training, of which the best goes on: what was found, second choices, "
         "published cells and random ones; 0: none; a run with a budget has 8 by default",
     )
-    finals_steps: list[int] = Field(
+    finals_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
         description="steps that each candidate of the finals would be trained for; empty: all alike",
     )
@@ -120,6 +121,11 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
     # A stand-in: what the presets make of the number and the size of images is in order for any.
     info = DataInfo(data.source, (), 3, data.image_size or 32, (), (), flip=False)
     config, method = _composed(overrides, info, CIFAR10_IMAGES)
+    if config.finals and config.finals_steps and len(config.finals_steps) != config.finals:
+        raise InputError(
+            f"finals_steps has {len(config.finals_steps)} numbers, and --finals is {config.finals}; give one for each, "
+            "or leave finals_steps out"
+        )
     if data.workers and data.memory == "whole":
         raise InputError(
             f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
@@ -246,6 +252,8 @@ def resolve(
         updates |= {"method": "", "mapping": "", "options": {}}
     if config.command != "search":
         train = config.train.resolved(count, info.image_size)
+        if config.finals:
+            finals.check_images(train.images, train.batch_size)
         if isinstance(train, WidthTrainSettings) and train.params:
             width = handmade_of_size(config.handmade, train.params, len(info.classes), info.channels)
             train = train.model_copy(update={"width": width, "params": 0})

@@ -74,6 +74,8 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     Raises:
         InputError: One of them cannot begin.
     """
+    for run in runs:
+        check_budget(run)
     drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
     train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
     if reporter is not None:

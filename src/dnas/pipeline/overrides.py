@@ -61,7 +61,7 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     theirs = str(settings.get("handmade", ""))
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
-        for key in ("architecture", "handmade", "baseline"):
+        for key in ("architecture", "handmade", "baseline", "baseline_steps", "finals", "finals_steps"):
             settings.pop(key, None)
     beneath = settings.pop("train", {})
     if beneath:
@@ -94,7 +94,12 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     if beneath:
         from dnas.settings import train_over
 
-        settings["train"] = train_over(settings.get("train", {}), beneath)
+        ours = settings.get("train", {})
+        settings["train"] = train_over(ours, beneath)
+        if "epochs" in ours or "steps" in ours:
+            # How long each would have been trained was planned with the file's.
+            for key in ("baseline_steps", "finals_steps"):
+                settings.pop(key, None)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)

@@ -21,7 +21,7 @@ from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
 from dnas.pipeline import budget, carry_out, stages
-from dnas.pipeline.config import Config, draft, parse, resolve
+from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
 from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
@@ -90,6 +90,7 @@ def _begin(
     if out is not None and distributed.leads():
         refuse_used(Path(out))
     # Once more, since some settings depend on the number of ranks, which is known by now.
+    check_budget(overrides)
     drafted = draft(overrides)[0]
     began = clock(drafted.device)
     data = load_data(drafted, reporter)

@@ -18,7 +18,8 @@ from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
 from dnas.runtime import distributed
 from dnas.runtime.estimate import Estimate, Work
-from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, TRAIN_STAGE
+from dnas.runtime.names import BASELINE_STAGE, FINALS_STAGE, SEARCH_STAGE, TRAIN_STAGE
+from dnas.searching import finals
 from dnas.searching.judging import FORWARD
 from dnas.searching.trials import short_training
 from dnas.settings import (
@@ -51,6 +52,8 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
         assert method is not None
         stages[SEARCH_STAGE] = search_work(method, config.search)
     if config.train is not None:
+        if config.finals:
+            stages[FINALS_STAGE] = finals_work(config.train, config.finals)
         stages[TRAIN_STAGE] = train_work(config.train, 0 if test is None else len(test))
         if config.baseline:
             stages[BASELINE_STAGE] = stages[TRAIN_STAGE]
@@ -64,9 +67,10 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
             return None if seconds is None else seconds * stages[SEARCH_STAGE].total / max(1, config.search.processes)
         assert isinstance(config.train, TrainSettings)
         seconds = _seconds_per_step(config, config.train, train, info)
-        return None if seconds is None else seconds * stages[TRAIN_STAGE].total
+        return None if seconds is None else seconds * stages[stage].total
 
-    foretold = Estimate(stages, price, frozenset({SEARCH_STAGE} if isinstance(config.search, TrialSettings) else ()))
+    unmeasured = {FINALS_STAGE, *([SEARCH_STAGE] if isinstance(config.search, TrialSettings) else [])}
+    foretold = Estimate(stages, price, frozenset(unmeasured))
     return foretold
 
 
@@ -90,6 +94,16 @@ def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
     batch = settings.images / settings.steps_per_epoch
     after = FORWARD * test_images / batch
     return Work(settings.step_count, early_steps=settings.half_size_steps, early_cost=1 / 4, after=after)
+
+
+def finals_work(settings: NetworkTrainSettings, entrants: int) -> Work:
+    """That of finals, but for the winner's part, which is its training's. In steps on images of full size."""
+    programme = finals.rounds(entrants)
+    judged = sum(each.entrants for each in programme) * finals.held_out(settings.images)
+    cost = 1 / 4 if settings.half_size >= finals.LAST_SHARE else 1.0
+    steps = round(finals.beside(entrants) * settings.step_count)
+    after = cost * FORWARD * judged / (settings.images / settings.steps_per_epoch)
+    return Work(steps, cost=cost, after=after)
 
 
 def search_work(method: Method, settings: SearchSettings) -> Work:

@@ -9,7 +9,7 @@ compared at equal time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.data.augment import normalise
-from dnas.data.splits import DataInfo, Split, halves
-from dnas.errors import Diverged
+from dnas.data.splits import DataInfo, Split, chosen, halves
+from dnas.errors import Diverged, InputError
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.names import FINALS_STAGE
 from dnas.runtime.session import Captured, Session
-from dnas.settings import SMALLEST_IMAGE, TrainSettings
+from dnas.settings import SMALLEST_IMAGE, TrainSettings, check_batches
 from dnas.space.architecture import Architecture
 from dnas.training.build import built
 from dnas.training.trainer import Training
@@ -60,51 +60,83 @@ def rounds(count: int) -> list[Round]:
     return [Round(size, LAST_SHARE / 2 ** (len(sizes) - 1 - k)) for k, size in enumerate(sizes)]
 
 
+def beside(count: int) -> float:
+    """What finals cost beside the winner's training, as a share of the steps of one training."""
+    programme = rounds(count)
+    before = [0.0, *(each.share for each in programme)]
+    shares = sum(each.entrants * (each.share - done) for each, done in zip(programme, before, strict=False))
+    return shares - programme[-1].share
+
+
 def held_out(images: int) -> int:
     """How many of the training images judge."""
     return min(HELD_OUT_IMAGES, round(HELD_OUT_SHARE * images))
 
 
+def check_images(images: int, batch_size: int) -> None:
+    """Raises InputError where there are too few training images to hold some out."""
+    judges = held_out(images)
+    if judges < 2:
+        raise InputError(f"--finals holds out a fifth of {images} training images, which is too few; give --finals 0")
+    check_batches(images - judges, batch_size, 1)
+
+
 class Finals:
-    """The state of the finals: entrants that are still in, by their number, and how each was judged so far."""
+    """The state of the finals.
+
+    Attributes:
+        scores: How each entrant was judged in the rounds that it was in; None where its training has diverged.
+        trainings: Those of the entrants that are still in, by their number.
+        taken: How many steps of its training each has behind it.
+    """
 
     def __init__(
         self, entrants: Sequence[Entrant], split: Split, info: DataInfo, seed: int, device: str, half: bool
     ) -> None:
         self.entrants, self.info, self.seed, self.device = entrants, info, seed, device
+        split = chosen(split, entrants[0].settings.images, seed)
         trained, judged = halves(len(split), seed, 1 - held_out(len(split)) / len(split))
         self.pool, self.judges = split.subset(trained), _sized(split.subset(judged), half)
-        self.scores: list[list[float]] = [[] for _ in entrants]
+        self.scores: list[list[float | None]] = [[] for _ in entrants]
         self.trainings: dict[int, Training] = {}
+        self.taken = [0] * len(entrants)
 
     def training(self, number: int) -> Training:
         """That of an entrant, begun where it has not been."""
         if number not in self.trainings:
             entrant = self.entrants[number]
             network = built(entrant.architecture, entrant.settings, self.info, self.seed)
-            # As many steps as if it had all images, so that the schedule is that of the whole training.
-            settings = entrant.settings.model_copy(
-                update={"images": len(self.pool), "steps": entrant.settings.step_count, "epochs": 10**9}
-            )
+            # Epochs are as long as those of the whole training, so that its schedules hold.
             self.trainings[number] = Training(
-                network, settings, self.pool, self.info, self.seed, FINALS_STAGE, self.device
+                network, entrant.settings, self.pool, self.info, self.seed, FINALS_STAGE, self.device
             )
         return self.trainings[number]
 
-    def judged(self, number: int, first: int, last: int) -> float:
-        """Train an entrant from step `first` to `last`. Returns its accuracy; 0 where its training diverged."""
-        training = self.training(number)
+    def judged(self, number: int, share: float, stepped: Callable[[float], None]) -> float | None:
+        """Train an entrant until a share of its steps. Returns its accuracy; None where its training diverged.
+
+        Args:
+            stepped: Called with the loss after every step.
+        """
+        if None in self.scores[number]:
+            return None
+        training, settings = self.training(number), self.entrants[number].settings
         try:
-            for step in range(first, last):
-                training.step(step)
+            for step in range(self.taken[number], round(share * settings.step_count)):
+                loss = training.step(step)
+                self.taken[number] = step + 1
+                if (step + 1) % settings.steps_per_epoch == 0:
+                    training.end_epoch(step)
+                stepped(loss)
         except Diverged:
-            return 0.0
+            return None
         return accuracy_of_batches(training.network, self.judges, self.info, self.device)
 
     def ahead(self, round_: int, count: int) -> list[int]:
-        """The best so many of those that were judged in a round, by number; the first of equals."""
-        known = [number for number, scores in enumerate(self.scores) if len(scores) > round_]
-        return sorted(sorted(known, key=lambda number: -self.scores[number][round_])[:count])
+        """The best so many of those that were in a round, by number; the first of equals."""
+        known = {number: scores[round_] for number, scores in enumerate(self.scores) if len(scores) > round_}
+        worth = {number: -1.0 if score is None else score for number, score in known.items()}
+        return sorted(sorted(worth, key=lambda number: -worth[number])[:count])
 
     def capture(self) -> Captured:
         tensors: dict[str, Tensor] = {}
@@ -112,11 +144,12 @@ class Finals:
         for number, training in self.trainings.items():
             held, states[str(number)] = training.capture()
             tensors |= {f"{number}.{name}": tensor for name, tensor in held.items()}
-        return tensors, {"scores": self.scores, "trainings": states}
+        return tensors, {"scores": self.scores, "taken": self.taken, "trainings": states}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         loop = checkpoint.state["loop"]
         self.scores = [list(scores) for scores in loop["scores"]]
+        self.taken = list(loop["taken"])
         for number, state in loop["trainings"].items():
             part = Checkpoint(checkpoint.sequence, checkpoint.part(number), {"step": 0, "loop": state})
             self.training(int(number)).restore(part)
@@ -124,23 +157,28 @@ class Finals:
 
 def hold_finals(
     entrants: Sequence[Entrant], split: Split, info: DataInfo, *, seed: int, session: Session, device: str = "cpu"
-) -> tuple[int, list[list[float]]]:
+) -> tuple[int, list[list[float | None]]]:
     """Returns the winner's number, and the accuracies of all entrants in the rounds that they were in.
 
     Its training is what the session hands on. Settings are resolved; their steps are what each can do in one time.
 
     Raises:
+        Diverged: All entrants did.
         Interrupted: A signal came; a checkpoint was written.
     """
     programme = rounds(len(entrants))
     half = all(entrant.settings.half_size >= LAST_SHARE for entrant in entrants)
     finals = Finals(entrants, split, info, seed, device, half)
     blocks = sum(each.entrants for each in programme)
-    checkpoint = session.start(FINALS_STAGE, "finals", blocks, divisible=True)
+    checkpoint = session.start(FINALS_STAGE, "finals", blocks)
     if checkpoint is not None:
         finals.restore(checkpoint)
     done = sum(map(len, finals.scores))
-    ahead, before, block = list(range(len(entrants))), 0.0, 0
+    ahead, block = list(range(len(entrants))), 0
+
+    def stepped(loss: float) -> None:
+        session.step_done(sum(map(len, finals.scores)), {"loss": loss}, finals.capture)
+
     for k, each in enumerate(programme):
         if k:
             ahead = finals.ahead(k - 1, each.entrants)
@@ -149,15 +187,14 @@ def hold_finals(
             block += 1
             if block <= done:
                 continue
-            steps = entrants[number].settings.step_count
-            score = finals.judged(number, round(before * steps), round(each.share * steps))
+            score = finals.judged(number, each.share, stepped)
             finals.scores[number].append(score)
-            session.step_done(block, {"accuracy": score}, finals.capture)
-        before = each.share
+            session.step_done(block, {} if score is None else {"accuracy": score}, finals.capture)
     (winner,) = finals.ahead(len(programme) - 1, 1)
-    tensors, state = finals.training(winner).capture()
-    step = round(before * entrants[winner].settings.step_count)
-    session.complete({"winner": winner, "accuracies": finals.scores}, (tensors, state), step)
+    if finals.scores[winner][-1] is None:
+        raise Diverged(f"the training of each of the {len(entrants)} candidates diverged; lower train.learning_rate")
+    captured = finals.training(winner).capture()
+    session.complete({"winner": winner, "accuracies": finals.scores}, captured, finals.taken[winner])
     return winner, finals.scores
 
 
@@ -182,8 +219,12 @@ def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device
 
 def _sized(split: Split, half: bool) -> Split:
     """The images to judge by, in memory, of the size that the entrants have seen."""
-    images = split.batch(torch.arange(len(split)))
-    if half:
+
+    def sized(images: Tensor) -> Tensor:
+        if not half:
+            return images
         side = max(SMALLEST_IMAGE, images.shape[-1] // 2)
-        images = F.interpolate(images.float(), size=(side, side), mode="area").round().to(torch.uint8)
-    return Split(images, split.labels)
+        return F.interpolate(images.float(), size=(side, side), mode="area").round().to(torch.uint8)
+
+    parts = torch.arange(len(split)).chunk(math.ceil(len(split) / JUDGED_AT_ONCE))
+    return Split(torch.cat([sized(split.batch(part)) for part in parts]), split.labels)

@@ -28,6 +28,7 @@ from dnas.settings.values import (
     Settings,
     StemName,
     WholeNumber,
+    check_batches,
 )
 
 __all__ = [
@@ -54,5 +55,6 @@ __all__ = [
     "TrialSettings",
     "WholeNumber",
     "WidthTrainSettings",
+    "check_batches",
     "train_over",
 ]
