@@ -32,6 +32,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         for column in ("network", "test accuracy", "95 % interval", "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
         searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
+        if searched and not verdict.searched(result):
+            searched = f"winner of the finals ({(verdict.winner(result) or {})['origin']})"
         rows = [(searched or result.get("architecture", "trained"), result)]
         if "baseline" in result:
             rows.append(("random, same size", result["baseline"]))
@@ -45,8 +47,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
                 f"{row['macs']:,}",
             )
         console.print(table)
-        if "baseline" in result:
-            console.print(verdict.of_run(result), highlight=False)
+        for sentence in (verdict.of_finals(result), verdict.of_run(result) if "baseline" in result else None):
+            if sentence is not None:
+                console.print(sentence, highlight=False)
     taken = {
         SEARCH_STAGE: result["search_seconds"],
         TRAIN_STAGE: result["train_seconds"],

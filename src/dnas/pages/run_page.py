@@ -107,6 +107,7 @@ def run_page(path: Path, base: Path) -> str:
         facts=_facts(run),
         accuracy=None if not tested else _spoken(result or {}),
         verdict=verdict.of_run(result) if result is not None and "baseline" in result else None,
+        finals=None if result is None else verdict.of_finals(result),
         other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,
         compared=_compared(run),
         drawing=None if run.architecture is None else _drawing(run.architecture, run),

@@ -19,7 +19,7 @@ from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
 from dnas.pipeline import budget, stages
 from dnas.pipeline.config import Config
-from dnas.pipeline.entrants import FOUND, entrants
+from dnas.pipeline.entrants import entrants
 from dnas.pipeline.inputs import Data
 from dnas.pipeline.model import Subject, fresh, model_bytes
 from dnas.pipeline.speed import clock
@@ -30,6 +30,7 @@ from dnas.runtime.names import (
     BASELINE_STAGE,
     DRAWING_FILE,
     FINALS_STAGE,
+    FOUND,
     MODEL_FILE,
     PARAMETERS_FILE,
     PLAN_STAGE,

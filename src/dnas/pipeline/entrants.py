@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dnas.errors import InputError
 from dnas.pipeline.config import Config
 from dnas.rng import numpy_stream
+from dnas.runtime.names import FOUND, RANDOM, SECOND
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.space.published import load_published
@@ -16,7 +17,6 @@ from dnas.supernet.mapping import SHARED
 
 # Stacked cells of the literature that take part: the one of the method that all others follow, and a light one.
 PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
-FOUND, SECOND, RANDOM = "found", "second choice", "random"
 
 
 def entrants(config: Config, found: Architecture, others: Sequence[Architecture]) -> list[tuple[str, Architecture]]:

@@ -36,14 +36,16 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
         "stem": TINY_IMAGENET_STEM,
     },
 }
-# A search sees this many images in all, and a training: minutes on two cores, whatever the data set.
+# Without a budget a search sees so many images in each epoch, and a training so many in all: minutes on two cores. Of
+# more than 32 pixels there are fewer, since a step takes as much longer as they have more pixels.
 QUICK_LAYERS = 6
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10
 QUICK_TRIALS = 16
 QUICK_TRIAL_EPOCHS = 3
-QUICK_TRAIN_IMAGES_IN_ALL = 36_000
-QUICK_TRAIN_IMAGES = 12_000
+QUICK_TRAIN_IMAGES = 50_000
+QUICK_MOST_EPOCHS = 25
+QUICK_SIZE = 32
 # For a training of few passes, which the regularisation of 600 epochs (cutout, drop-path, an auxiliary loss) would only
 # slow down. docs/performance.md says what each of these brings.
 QUICK_RECIPE: dict[str, Any] = {
@@ -87,13 +89,16 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
         train["stem"] = IMAGENET_STEM
     if preset != "quick":
         return {"search": search, "train": train}
-    images = min(count, QUICK_TRAIN_IMAGES)
+    # The first cells of large images see an eighth of their side.
+    side = info.image_size / 8 if train.get("stem") == IMAGENET_STEM else info.image_size
+    fewer = min(1.0, (QUICK_SIZE / side) ** 2)
+    images = min(count, round(QUICK_TRAIN_IMAGES * fewer))
     search |= {
         "layers": QUICK_LAYERS,
         "channels": 8,
         "epochs": QUICK_SEARCH_EPOCHS,
         "batch_size": 64,
-        "images": min(count, QUICK_SEARCH_IMAGES),
+        "images": min(count, max(QUICK_SEARCH_IMAGES // 4, round(QUICK_SEARCH_IMAGES * fewer))),
         "learning_rate": 0.1,
         "learning_rate_min": 0.001,
     }
@@ -105,8 +110,8 @@ def preset_settings(preset: str, method: Method, info: DataInfo, count: int) -> 
     train |= {
         "layers": 0,
         "channels": 16,
-        "epochs": max(2, round(QUICK_TRAIN_IMAGES_IN_ALL / images)),
-        "batch_size": 96,
+        "epochs": min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images))),
+        "batch_size": 64,
         "images": images,
         **QUICK_RECIPE,
         "half_size": 0.5 if info.image_size >= 2 * SMALLEST_IMAGE else 0.0,

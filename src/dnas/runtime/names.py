@@ -24,3 +24,6 @@ STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE:
 # Stages of sessions that are no run's own.
 TRIAL_STAGE = "trial"  # of the short training of a candidate
 TRYOUT_STAGE = "estimate"  # of steps that are tried for their speed
+
+# Where a candidate of the finals comes from; one that stacks published cells has their name.
+FOUND, SECOND, RANDOM = "found", "second choice", "random"

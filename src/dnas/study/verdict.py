@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dnas.runtime.names import FOUND, RANDOM, SECOND
 from dnas.study.statistics import LEVEL
+
+SEARCH_ORIGINS = (FOUND, SECOND)
+# What people call the candidates of the finals. Others are names of published cells.
+ORIGINS = {FOUND: "what the search found", SECOND: "a second choice of the search", RANDOM: "a random network"}
 
 
 def of_run(result: Mapping[str, Any]) -> str:
@@ -22,8 +27,32 @@ def of_run(result: Mapping[str, Any]) -> str:
             f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
             "this run does not show that the search paid."
         )
-    better = "searched" if difference > 0 else "random"
+    better = ("searched" if searched(result) else "winner's") if difference > 0 else "random"
     return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+
+
+def winner(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The candidate that won the finals; None where there were none."""
+    return next((each for each in result.get("finals", ()) if each.get("winner")), None)
+
+
+def searched(result: Mapping[str, Any]) -> bool:
+    """Whether the trained network is one that the search thought of."""
+    won = winner(result)
+    return won is None or won["origin"] in SEARCH_ORIGINS
+
+
+def of_finals(result: Mapping[str, Any]) -> str | None:
+    """Where the trained network comes from, in a sentence; None where there were no finals."""
+    won = winner(result)
+    if won is None:
+        return None
+    finals = result["finals"]
+    last = len(won["accuracies"])
+    seconds = sorted(max(each["accuracies"]) for each in finals if each is not won and len(each["accuracies"]) == last)
+    kept = ORIGINS.get(won["origin"], f"the stacked {won['origin']}")
+    text = f"Of {len(finals)} candidates the finals kept {kept}, with {won['accuracies'][-1]:.3f} on held-out images"
+    return f"{text} ({seconds[-1]:.3f} for the next)." if seconds else f"{text}."
 
 
 def direction(difference: Mapping[str, Any]) -> int | None:
