@@ -112,6 +112,22 @@ def test_the_file_of_another_command_still_says_how(tmp_path):
     assert found["data"] == {"source": "cifar10"} and "environment" not in found
 
 
+def test_a_planned_length_in_a_file_gives_way_to_epochs_and_to_steps(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("baseline_steps = 60\nfinals = 2\nfinals_steps = [50, 70]\n[train]\nepochs = 4\nsteps = 50\n")
+    kept = nested("run", {"config": str(path), "option": ["train.pad=1"]})
+    assert (kept["baseline_steps"], kept["finals_steps"]) == (60, [50, 70])
+    assert kept["train"] == {"epochs": 4, "steps": 50, "pad": 1}
+    for over, train in (
+        ({"epochs": 9}, {"epochs": 9}),
+        ({"train_epochs": 9}, {"epochs": 9}),
+        ({"option": ["train.steps=30"]}, {"epochs": 4, "steps": 30}),
+    ):
+        found = nested("run", {"config": str(path), **over})
+        assert found["train"] == train and found["finals"] == 2
+        assert not {"baseline_steps", "finals_steps"} & found.keys()
+
+
 @pytest.mark.parametrize(
     "text",
     ["search = 3", "data = 'x'", "options = [1]", "train = true", "[[search]]\nepochs = 1", "data.source = 3",

@@ -17,7 +17,7 @@ from dnas.data.splits import DataInfo
 from dnas.disk import read_json
 from dnas.errors import InputError
 from dnas.methods.registry import create
-from dnas.pipeline.config import Config, parse, train_settings
+from dnas.pipeline.config import BUDGETED, Config, parse, train_settings
 from dnas.pipeline.model import read_info
 from dnas.pipeline.presets import preset_settings
 from dnas.pipeline.training_images import read_training_images
@@ -53,7 +53,10 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
-        training = {name: value for name, value in _given_training(own).items() if same or name not in MEASURED}
+        lost = () if same else MEASURED
+        if settings.get("budget"):
+            lost = (*lost, *BUDGETED["train"])
+        training = {name: value for name, value in _given_training(own).items() if name not in lost}
         inherited |= {"preset": own.preset, "train": train_over(settings.get("train", {}), training)}
     return inherited
 

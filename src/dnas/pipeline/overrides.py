@@ -94,6 +94,10 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     if beneath:
         from dnas.settings import train_over
 
+        if settings.get("train", {}).keys() & {"epochs", "steps"}:
+            # What the file's run had planned is not as long as this.
+            settings.pop("finals_steps", None)
+            settings.pop("baseline_steps", None)
         settings["train"] = train_over(settings.get("train", {}), beneath)
     if command == "train":
         settings.pop("method", None)
