@@ -32,7 +32,8 @@ class Plain(Silent):
     """One line a message and an epoch."""
 
     def start(self, title: str, steps: int, done: int) -> None:
-        self.say(f"{title}: {steps} steps" + (f", {done} of them done" if done else ""))
+        counted = f": {steps} steps" if steps else ""
+        self.say(title + counted + (f", {done} of them done" if done else ""))
 
     def metric(self, values: Mapping[str, Any]) -> None:
         self.say("  " + "  ".join(f"{k} {_short(v)}" for k, v in values.items() if not isinstance(v, list | dict)))

@@ -49,6 +49,8 @@ from dnas.training.accuracy import Accuracy, measure_accuracy
 from dnas.training.build import parameters_of
 from dnas.training.trainer import train_network
 
+MEASURING = "measuring how fast this machine is"
+
 
 def search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
     assert config.search is not None
@@ -128,7 +130,7 @@ def _plan(
     """How long the budget lets a network train, and how many steps each candidate has in that time; measured once."""
     assert data.test is not None
     if PLAN_STAGE not in session.completed:
-        session.start(PLAN_STAGE, "plan", 0)
+        session.start(PLAN_STAGE, MEASURING, 0)
         paces = [budget.pace(config, subject, data.train, data.info) for _, subject in candidates]
         # An earlier execution may have searched.
         spent = max(clock(config.device) - began, budget.search_seconds(config))
@@ -143,7 +145,7 @@ def _plan(
 def _baseline_steps(config: Config, other: Architecture, seconds: float, data: Data, session: Session) -> int:
     """How many steps the baseline has in the time that the network was trained for; measured once."""
     if BASELINE_PLAN_STAGE not in session.completed:
-        session.start(BASELINE_PLAN_STAGE, "plan", 0)
+        session.start(BASELINE_PLAN_STAGE, MEASURING, 0)
         pace = budget.pace(config, other, data.train, data.info)
         session.complete({"steps": budget.steps_in(seconds, pace)})
     steps: int = session.completed[BASELINE_PLAN_STAGE]["steps"]
