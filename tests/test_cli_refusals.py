@@ -169,12 +169,12 @@ def test_a_searchs_configuration_serves_a_run_with_its_baseline(tmp_path, images
 
 def test_a_run_without_a_control_of_its_size_says_so_and_ends_well(tmp_path, images, monkeypatch):
     from dnas.errors import InputError
-    from dnas.pipeline import run as pipeline
+    from dnas.pipeline import carry_out
 
     def none_found(*arguments):
         raise InputError("no random architecture of that size")
 
-    monkeypatch.setattr(pipeline, "random_of_size", none_found)
+    monkeypatch.setattr(carry_out, "random_of_size", none_found)
     outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "r", "--json")
     assert outcome.code == 0 and "baseline" not in outcome.json
     assert "no comparison: no random architecture of that size" in outcome.err

@@ -13,8 +13,8 @@ from estimate_tools import (
 from faults.harness import TINY, contents, invoke, make_images
 
 from dnas.errors import InputError, Interrupted
+from dnas.pipeline import carry_out, stages
 from dnas.pipeline import run as pipeline
-from dnas.pipeline import stages
 from dnas.pipeline.config import parse, resolve
 from dnas.pipeline.inputs import load_data
 from dnas.runtime import distributed
@@ -61,7 +61,7 @@ def slow_down(clock, monkeypatch):
     taking(Search, "accuracy", accuracy)
     taking(Session, "step_done", step_done)
     taking(trials, "measure_accuracy", lambda network, split, *rest: 8 / 3 * len(split) / 12)
-    taking(pipeline, "measure_accuracy", lambda network, split, *rest: 8 / 3 * len(split) / 16)
+    taking(carry_out, "measure_accuracy", lambda network, split, *rest: 8 / 3 * len(split) / 16)
     # A step of the baseline takes as long.
     monkeypatch.setattr(stages, "size", lambda network, image_size: Size(1, 1, 1))
     return clock
@@ -97,7 +97,7 @@ def test_a_run_without_a_control_of_its_size_has_a_stage_less(tmp_path, images, 
     def none_found(*arguments):
         raise InputError("no random architecture of that size")
 
-    monkeypatch.setattr(pipeline, "random_of_size", none_found)
+    monkeypatch.setattr(carry_out, "random_of_size", none_found)
     outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "run")
     assert titles(outcome.err) == ["1/3 search (dnas, decoupled)", "2/2 training"]
 

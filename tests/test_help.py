@@ -15,7 +15,7 @@ from dnas.cli import comparing, entry
 from dnas.cli.app import app
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
 from dnas.pipeline import config, overrides
-from dnas.pipeline.config import Config
+from dnas.pipeline.config import FINALISTS, Config
 from dnas.runtime.execution import DEFAULT
 from dnas.settings import DataSettings, WidthTrainSettings
 from dnas.space.registry import get_space
@@ -66,6 +66,7 @@ IN_FORCE: dict[str, Any] = {
     "--checkpoint-every": DEFAULT.checkpoint_seconds,
     "--width": WidthTrainSettings().width,
     "--ray-retries": RaySettings("auto").retries,
+    "--finals": f"{FINALISTS} with --budget, else {Config().finals or 'none'}",
 }
 OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("compare", "--seeds"): StudySettings().seeds,
@@ -79,7 +80,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("doctor", "--out"): "runs",
     ("show", "--width"): "the run's, else 1",
 }
-IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|"
+IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
                       r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest")  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from run_tools import make_run
 
 import dnas
 from dnas.data.splits import DataInfo
-from dnas.pipeline.config import resolve
+from dnas.pipeline.config import check_budget, resolve
 from dnas.pipeline.inheritance import inherit, shape_of
 from dnas.pipeline.overrides import nested
 from dnas.pipeline.subjects import named
@@ -103,6 +103,18 @@ def test_another_preset_is_another_training_on_the_same_data(run: Path, images: 
     assert settings["data"]["source"] == str(images) and settings["data"]["image_size"] == 10
 
 
+def test_the_planned_steps_of_a_run_cut_off_no_epochs_that_are_given_and_leave_the_choice_to_a_budget() -> None:
+    given = {"data": {"source": "cifar10"}, "train": {"epochs": 7, "steps": 50, "images": 960, "momentum": 0.8}}
+    first, _ = resolve({**given, "command": "run"}, info("cifar10", 32), 5000, "print")
+    planned = {"epochs": 7, "steps": 50, "images": 960}
+    assert inherit({"command": "train"}, Path("run"), first.to_toml())["train"].items() >= planned.items()
+    longer = inherit({"command": "train", "train": {"epochs": 30}}, Path("run"), first.to_toml())["train"]
+    assert longer["epochs"] == 30 and "steps" not in longer and longer["images"] == 960
+    budgeted = inherit({"command": "train", "budget": 60.0}, Path("run"), first.to_toml())
+    assert not budgeted["train"].keys() & planned.keys() and budgeted["train"]["momentum"] == 0.8
+    check_budget(budgeted)
+
+
 @pytest.mark.parametrize("preset", ["quick", "shared", "paper"])
 @pytest.mark.parametrize("method", ["dnas", "pc-darts"])
 @pytest.mark.parametrize(("source", "size"), [("tiny-imagenet", 64), ("cifar10", 32), ("digits", 200)])
@@ -136,12 +148,12 @@ def test_a_hand_made_network_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> No
         "command": "train",
         "handmade": "vgg16-bn",
         "baseline": False,
-        "train": {"epochs": 3, "label_smoothing": 0.1},
+        "train": {"epochs": 3, "label_smoothing": 0.2},
     }
     first, _ = resolve({**given, "data": {"source": "digits"}}, info("digits", 8), 1437, "print")
     settings = inherit({"command": "train", "handmade": "vgg16-bn", "baseline": False}, Path("run"), first.to_toml())
     again, _ = resolve(settings, info("digits", 8), 1437, "print")
-    assert again.train == first.train and settings["train"] == {"epochs": 3, "label_smoothing": 0.1}
+    assert again.train == first.train and settings["train"] == {"epochs": 3, "label_smoothing": 0.2}
 
 
 def test_a_folder_without_config_hands_nothing_on(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
-        "flip": "off",
+        "flip": "off", "budget": 600.0, "finals": 4,
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
@@ -36,7 +36,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "source": "cifar10", "data_dir": "d", "image_size": 16, "memory": "stream", "workers": 3,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
-    assert config.backend == "torch"
+    assert (config.backend, config.budget, config.finals) == ("torch", 600.0, 4)
     assert (config.method, config.mapping, config.options) == ("pc-darts", "full", {"partial_channels": 2})
     search, train = config.search, config.train
     assert (config.space, search.seconds, search.steps) == ("s2", 90.5, 400)
@@ -110,6 +110,22 @@ def test_the_file_of_another_command_still_says_how(tmp_path):
     assert not {"method", "mapping", "options"} & found.keys()
     # What the other run found is not what this one will find.
     assert found["data"] == {"source": "cifar10"} and "environment" not in found
+
+
+def test_a_planned_length_in_a_file_gives_way_to_epochs_and_to_steps(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("baseline_steps = 60\nfinals = 2\nfinals_steps = [50, 70]\n[train]\nepochs = 4\nsteps = 50\n")
+    kept = nested("run", {"config": str(path), "option": ["train.pad=1"]})
+    assert (kept["baseline_steps"], kept["finals_steps"]) == (60, [50, 70])
+    assert kept["train"] == {"epochs": 4, "steps": 50, "pad": 1}
+    for over, train in (
+        ({"epochs": 9}, {"epochs": 9}),
+        ({"train_epochs": 9}, {"epochs": 9}),
+        ({"option": ["train.steps=30"]}, {"epochs": 4, "steps": 30}),
+    ):
+        found = nested("run", {"config": str(path), **over})
+        assert found["train"] == train and found["finals"] == 2
+        assert not {"baseline_steps", "finals_steps"} & found.keys()
 
 
 @pytest.mark.parametrize(

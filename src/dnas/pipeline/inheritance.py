@@ -53,7 +53,9 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
-        lost = (*(() if same else MEASURED), *(BUDGETED["train"] if settings.get("budget") else ()))
+        lost = () if same else MEASURED
+        if settings.get("budget"):
+            lost = (*lost, *BUDGETED["train"])
         training = {name: value for name, value in _given_training(own).items() if name not in lost}
         inherited |= {"preset": own.preset, "train": train_over(settings.get("train", {}), training)}
     return inherited

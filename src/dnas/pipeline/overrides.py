@@ -94,12 +94,11 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     if beneath:
         from dnas.settings import train_over
 
-        ours = settings.get("train", {})
-        settings["train"] = train_over(ours, beneath)
-        if "epochs" in ours or "steps" in ours:
-            # How long each would have been trained was planned with the file's.
-            for key in ("baseline_steps", "finals_steps"):
-                settings.pop(key, None)
+        if settings.get("train", {}).keys() & {"epochs", "steps"}:
+            # What the file's run had planned is not as long as this.
+            settings.pop("finals_steps", None)
+            settings.pop("baseline_steps", None)
+        settings["train"] = train_over(settings.get("train", {}), beneath)
     if command == "train":
         settings.pop("method", None)
         settings.pop("mapping", None)

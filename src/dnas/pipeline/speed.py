@@ -26,13 +26,17 @@ from dnas.training.trainer import train_network
 TRIED_SECONDS, TRIED_STEPS = 0.5, 8
 
 
+# In place of a device: by the wall's clock, whatever computes.
+WALL = "wall"
+
+
 def clock(device: str) -> float:
     """Seconds of this thread's processor time; on a GPU, whose time is none of it, of the wall's.
 
     The thread takes part in all that is computed, so on an idle machine both are the same, and on a busy one a plan is
     that of an idle one.
     """
-    return time.monotonic() if device == "cuda" else time.thread_time()
+    return time.thread_time() if device == "cpu" else time.monotonic()
 
 
 def seconds_per_step(
@@ -44,11 +48,13 @@ def seconds_per_step(
     seed: int,
     device: str,
     half: bool = False,
+    wall: bool = False,
 ) -> float:
     """How long a step of a training takes. The network is used up.
 
     Args:
         half: Of its first steps, on images of half the size.
+        wall: Beside whatever else this machine does now.
     """
     count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
     short = settings.model_copy(
@@ -60,7 +66,7 @@ def seconds_per_step(
             network, short, few(train, count), info, seed=seed, session=session, stage=TRYOUT_STAGE, device=device
         )
 
-    return _median_step(run, device)
+    return _median_step(run, WALL if wall else device)
 
 
 def seconds_per_search_step(

@@ -63,10 +63,10 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
             return known[TRAIN_STAGE] * foretold.stages[BASELINE_STAGE].total / foretold.stages[TRAIN_STAGE].total
         if stage == SEARCH_STAGE:
             assert isinstance(config.search, TrialSettings)
-            seconds = seconds_per_trial(config, config.search, train, info)
+            seconds = seconds_per_trial(config, config.search, train, info, wall=True)
             return None if seconds is None else seconds * stages[SEARCH_STAGE].total / max(1, config.search.processes)
         assert isinstance(config.train, TrainSettings)
-        seconds = _seconds_per_step(config, config.train, train, info)
+        seconds = _seconds_per_step(config, config.train, train, info, wall=True)
         return None if seconds is None else seconds * stages[stage].total
 
     unmeasured = {FINALS_STAGE, *([SEARCH_STAGE] if isinstance(config.search, TrialSettings) else [])}
@@ -136,13 +136,19 @@ def search_work(method: Method, settings: SearchSettings) -> Work:
     return replace(work, epoch_cost=work.epoch_cost + watching + eigenvalue)
 
 
-def seconds_per_trial(config: Config, settings: TrialSettings, train: Split, info: DataInfo) -> float | None:
-    """How long a trial takes: its steps are tried with the threads that each trial has."""
+def seconds_per_trial(
+    config: Config, settings: TrialSettings, train: Split, info: DataInfo, wall: bool = False
+) -> float | None:
+    """How long a trial takes: its steps are tried with the threads that each trial has.
+
+    Args:
+        wall: Beside whatever else this machine does now.
+    """
     training = short_training(settings)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // max(1, settings.processes)))
     try:
-        seconds = _seconds_per_step(config, training, train, info)
+        seconds = _seconds_per_step(config, training, train, info, wall)
     finally:
         torch.set_num_threads(threads)
     if seconds is None:
@@ -150,7 +156,9 @@ def seconds_per_trial(config: Config, settings: TrialSettings, train: Split, inf
     return seconds * train_work(training, settings.images - settings.weight_images).total
 
 
-def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, info: DataInfo) -> float | None:
+def _seconds_per_step(
+    config: Config, settings: TrainSettings, train: Split, info: DataInfo, wall: bool
+) -> float | None:
     """How long a step of a training takes that has not begun, tried on a network of likely size and on a few pictures.
 
     None where it cannot be known: a try must not end a run, and of several ranks none may fail alone.
@@ -159,7 +167,7 @@ def _seconds_per_step(config: Config, settings: TrainSettings, train: Split, inf
         return None
     try:
         network = built(likely(config, settings, info), settings, info, config.seed)
-        return seconds_per_step(network, settings, train, info, seed=config.seed, device=config.device)
+        return seconds_per_step(network, settings, train, info, seed=config.seed, device=config.device, wall=wall)
     except (InputError, RunError, MemoryError, RuntimeError):
         return None
 

@@ -208,9 +208,12 @@ ARCHITECTURE_SETTINGS = tuple(
 
 
 def train_over(above: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a training over others. A width or size stands in place of both: each decides the other. Epochs stand
-    in place of steps, which would cut them short."""
-    hidden = set(WIDTH_SETTINGS if any(name in above for name in WIDTH_SETTINGS) else ())
+    """Settings of a training over others.
+
+    A width or size stands in place of both: each decides the other. Epochs stand in place of steps, which would end the
+    training before.
+    """
+    hidden = {*WIDTH_SETTINGS} if any(name in above for name in WIDTH_SETTINGS) else set()
     if "epochs" in above:
         hidden.add("steps")
     return {**{name: value for name, value in beneath.items() if name not in hidden}, **above}

@@ -49,7 +49,9 @@ def of_finals(result: Mapping[str, Any]) -> str | None:
         return None
     finals = result["finals"]
     last = len(won["accuracies"])
-    seconds = sorted(max(each["accuracies"]) for each in finals if each is not won and len(each["accuracies"]) == last)
+    # A training that diverged has no accuracy.
+    lasted = [each["accuracies"][-1] for each in finals if each is not won and len(each["accuracies"]) == last]
+    seconds = sorted(accuracy for accuracy in lasted if accuracy is not None)
     kept = ORIGINS.get(won["origin"], f"the stacked {won['origin']}")
     text = f"Of {len(finals)} candidates the finals kept {kept}, with {won['accuracies'][-1]:.3f} on held-out images"
     return f"{text} ({seconds[-1]:.3f} for the next)." if seconds else f"{text}."
