@@ -276,13 +276,13 @@ def _describe(method: Any) -> dict[str, Any]:
 
 def _width(name: str, classes: int, inputs: int, width: float | None, params: int | None, default: float) -> float:
     """The width of a hand-made network that is shown, by the rules of a training."""
+    given = {key: value for key, value in (("width", width), ("params", params)) if value is not None}
+    if not given:
+        return default
     from dnas.network.handmade import handmade_of_size, require_width
     from dnas.settings import WidthTrainSettings
     from dnas.validation import checked
 
-    given = {key: value for key, value in (("width", width), ("params", params)) if value is not None}
-    if not given:
-        return default
     require_width(name, given)
     with calling({"train.width": "--width", "train.params": "--params"}):
         settings = checked(WidthTrainSettings, given, "train")
