@@ -72,7 +72,7 @@ def test_a_training_is_of_exactly_its_steps():
 @pytest.mark.parametrize("baseline", [False, True])
 @pytest.mark.parametrize("entrants", [1, 2, 5, 8])
 def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baseline, half):
-    config, _ = configured(baseline=baseline, train={"half_size": half})
+    config, _ = configured(baseline=baseline, train={"half_size": half, "batch_size": 96})
     assert config.train.images == 10_000 and config.train.batch_size == 96
     full, small = 0.5, 0.125 if half else 0.5
     pace = Pace(full, small, half)
