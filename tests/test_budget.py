@@ -66,6 +66,9 @@ def test_a_training_is_of_exactly_its_steps():
     for steps in (1, 10, 11, 12, 345):
         planned = budget.planned(settings, steps)
         assert planned.step_count == steps and planned.epochs == math.ceil(steps / 11)
+    # A cosine over 600 epochs that is cut short stays one.
+    short = TrainSettings(images=1000, batch_size=96, steps=12)
+    assert budget.planned(short, 12) is short
 
 
 @pytest.mark.parametrize("half", [0.0, 0.5])

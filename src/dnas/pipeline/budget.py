@@ -121,7 +121,9 @@ def steps_in(seconds: float, pace: Pace) -> int:
 
 
 def planned(settings: SettingsType, steps: int) -> SettingsType:
-    """A training of so many steps."""
+    """A training of so many steps; the same one where it has them, since a schedule by epochs depends on how many."""
+    if steps == settings.step_count:
+        return settings
     return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
 
 
