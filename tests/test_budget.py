@@ -84,7 +84,7 @@ def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baselin
     image, small_image = full * 105 / 10_000, small * 105 / 10_000  # of the passes forward and backward
     # Step by step: the search, each entrant's part in each round, the rest of the winner's training, and its test.
     cost, behind, left = 95.0, 0.0, entrants
-    shares = {1: [], 2: [0.16], 5: [0.04, 0.08, 0.16], 8: [0.04, 0.08, 0.16]}[entrants]
+    shares = {1: [], 2: [0.08], 5: [0.02, 0.04, 0.08], 8: [0.02, 0.04, 0.08]}[entrants]
     for share in shares:
         for _ in range(left):
             cost += (share - behind) * steps * small + 2_000 * small_image / 3

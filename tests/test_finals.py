@@ -71,17 +71,17 @@ def test_rounds_halve_the_entrants_and_double_the_steps(count):
     programme = rounds(count)
     assert programme[0].entrants == count and programme[-1].entrants == 2
     assert len(programme) == max(1, math.ceil(math.log2(count)))
-    assert programme[-1].share == 0.16
+    assert programme[-1].share == 0.08
     for before, after in itertools.pairwise(programme):
         assert after.entrants == math.ceil(before.entrants / 2) and after.share == 2 * before.share
     # Every entrant trains until the last round that it is in; the winner's steps are its own training's.
     alone = sum(max(r.share for r in programme if rank < r.entrants) for rank in range(count))
-    assert finals.beside(count) == pytest.approx(alone - 0.16)
+    assert finals.beside(count) == pytest.approx(alone - 0.08)
 
 
-def test_eight_take_half_a_training():
-    assert [(r.entrants, r.share) for r in rounds(8)] == [(8, 0.04), (4, 0.08), (2, 0.16)]
-    assert finals.beside(8) == pytest.approx(0.48)
+def test_eight_take_a_quarter_of_a_training():
+    assert [(r.entrants, r.share) for r in rounds(8)] == [(8, 0.02), (4, 0.04), (2, 0.08)]
+    assert finals.beside(8) == pytest.approx(0.24)
 
 
 def test_a_fifth_of_the_images_judges():
@@ -135,11 +135,11 @@ def test_halving_is_what_a_plain_loop_gives(monkeypatch):
 @pytest.mark.parametrize("recipe", [QUICK_RECIPE, {**dict.fromkeys(QUICK_RECIPE), **COSINE}], ids=["quick", "cosine"])
 def test_the_winners_training_goes_on_to_the_bits_of_one_that_was_never_interrupted(recipe):
     recipe = {name: value for name, value in recipe.items() if value is not None}
-    entrants = [Entrant(each, settings(**recipe), "test") for each in architectures(3)]
+    entrants = [Entrant(each, settings(**{**recipe, "epochs": 20}), "test") for each in architectures(3)]
     split = pictures()
     winner, _, session = held(entrants, split)
     begun = session.handed_on
-    assert begun.state["step"] == round(0.16 * 40) == 6  # 40 steps of 4 an epoch
+    assert begun.state["step"] == round(0.08 * 80) == 6  # 80 steps of 4 an epoch
     pool = split.subset(halves(60, 3, 0.8)[0])
     own = entrants[winner]
     plain = Training(built(own.architecture, own.settings, INFO, 3), own.settings, pool, INFO, 3, "train", "cpu")
@@ -166,7 +166,7 @@ def test_the_winners_training_goes_on_to_the_bits_of_one_that_was_never_interrup
         weights.append(network.state_dict())
         lines.append(reporter.lines)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert len(lines[1]) == 10 and lines[0] == lines[1][1:]
+    assert len(lines[1]) == 20 and lines[0] == lines[1][1:]
 
 
 def test_who_learns_wins_over_who_rests():
