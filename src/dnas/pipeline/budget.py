@@ -26,8 +26,8 @@ from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettin
 from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
-# Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and the
-# network came out 2.7 points below a random one that had all the time (docs/outcome.md).
+# Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
+# the network came out 2.7 points below a random one that had all the time (docs/outcome.md).
 SEARCH_SHARE = 0.05
 # For what is not foreseen, such as files that are written.
 RESERVE = 0.02
