@@ -23,6 +23,7 @@ from dnas.errors import Diverged, InputError
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.names import FINALS_STAGE
 from dnas.runtime.session import Captured, Session
+from dnas.searching.judging import JUDGED_AT_ONCE
 from dnas.settings import SMALLEST_IMAGE, TrainSettings, check_batches
 from dnas.space.architecture import Architecture
 from dnas.training.build import built
@@ -32,7 +33,6 @@ from dnas.training.trainer import Training
 LAST_SHARE = 0.08
 # Held out to judge by, of all training images: a fifth, but no more than so many.
 HELD_OUT_SHARE, HELD_OUT_IMAGES = 0.2, 2_000
-JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)

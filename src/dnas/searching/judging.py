@@ -16,6 +16,8 @@ STAGE = SEARCH_STAGE
 FORWARD = 1 / 3
 
 OTHERS = 2  # second choices that a search names
+# Images that are judged at once by the statistics of their own batch.
+JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured
-from dnas.searching.judging import FORWARD, STAGE
+from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
@@ -36,8 +36,6 @@ from dnas.training import updates
 from dnas.training.batches import Batch, Batches
 from dnas.training.descent import Descent
 from dnas.training.guard import first_bad_layer
-
-JUDGED_AT_ONCE = 256
 
 
 class Search:
