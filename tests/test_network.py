@@ -274,3 +274,18 @@ def test_everything_in_the_network_has_channels_last():
     logits, auxiliary = network(images(4, 16).contiguous(memory_format=torch.channels_last))
     (logits.square().sum() + auxiliary.square().sum()).backward()
     assert strays == []
+
+
+def test_the_norm_at_the_end_gives_the_classifier_features_of_mean_0_and_variance_1():
+    """Whatever the scale of the last layer, and without parameters of its own."""
+    plain, normed = (build(sampled(), 4, 10, final_norm=norm, seed=1) for norm in (False, True))
+    assert params(plain) == params(normed)
+    given = images(count=32, size=16)
+    seen = []
+    for network in (plain, normed):
+        network.cells[-1].register_forward_hook(lambda module, arguments, out: 1000 * out + 500)
+        network.classifier.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].detach()))
+        network.train()(given)
+    assert seen[0].abs().max() > 400  # without it, what the hook makes of a cell's output
+    # The mean over the pixels of what has mean 0 and variance 1 over images and pixels.
+    assert seen[1].mean(0).abs().max() < 1e-3 and (seen[1].var(0, unbiased=False) <= 1 + 1e-3).all()
