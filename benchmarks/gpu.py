@@ -118,7 +118,7 @@ GPU = Setting(
 )
 CPU = Setting(
     device="cpu",
-    checked=TINY,
+    checked=replace(TINY, nodes=DARTS.nodes),
     checked_networks=1,
     checked_network=train.Shape(layers=3, channels=4, batch=4, size=8),
     searches={DARTS_LIKE: TINY, DNAS_LIKE: replace(TINY, batch=6)},
