@@ -4,6 +4,9 @@ import json
 import time
 
 import gpu
+import gpu_check
+import gpu_setting
+import gpu_steps
 import pytest
 import torch
 from rich.console import Console
@@ -13,7 +16,7 @@ from rich.console import Console
 def reports(tmp_path_factory):
     """What a run gives, and what it wrote."""
     file = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    return gpu.measure_all(gpu.CPU, minutes=5, file=file), json.loads(file.read_text("utf-8"))
+    return gpu.measure_all(gpu_setting.CPU, minutes=5, file=file), json.loads(file.read_text("utf-8"))
 
 
 def of(report, name):
@@ -23,8 +26,8 @@ def of(report, name):
 def test_every_part_runs_and_is_written(reports):
     report, written = reports
     assert written["parts"] == report.parts
-    assert [part["name"] for part in report.parts] == [part.name for part in gpu.parts_of(gpu.CPU)]
-    assert all(part["state"] == "done" for part in report.parts if gpu.BFLOAT16 not in part["name"]), written
+    assert [part["name"] for part in report.parts] == [part.name for part in gpu.parts_of(gpu_setting.CPU)]
+    assert all(part["state"] == "done" for part in report.parts if gpu_setting.BFLOAT16 not in part["name"]), written
 
 
 def test_the_supernets_are_found_equal(reports):
@@ -35,7 +38,7 @@ def test_the_supernets_are_found_equal(reports):
 def test_both_supernets_have_times_and_launches(reports):
     for part in ("search step, 8 layers, float32", "launches of a search step, 8 layers"):
         rows = gpu.variants_of(of(reports[0], part)["result"])
-        assert set(rows) == {gpu.BATCHED, gpu.PLAIN}
+        assert set(rows) == {gpu_setting.BATCHED, gpu_setting.PLAIN}
         assert all(row.keys() & {"samples", "operations"} for row in rows.values())
 
 
@@ -52,27 +55,27 @@ def test_a_part_that_fails_says_why_and_the_rest_goes_on():
 
     row = gpu.carry_out(gpu.Part("bad", fail), time.monotonic() + 60)
     assert (row["state"], row["error"]) == ("failed", "RuntimeError: no such thing")
-    rows = gpu.timed({"plain": fail, "batched": lambda: lambda: None}, gpu.CPU, images=1)
+    rows = gpu_steps.timed({"plain": fail, "batched": lambda: lambda: None}, gpu_setting.CPU, images=1)
     assert rows["plain"] == {"error": "RuntimeError: no such thing"} and rows["batched"]["samples"]
 
 
 def test_after_the_deadline_parts_are_skipped():
-    report = gpu.measure_all(gpu.CPU, minutes=0, file=None)
+    report = gpu.measure_all(gpu_setting.CPU, minutes=0, file=None)
     assert {part["state"] for part in report.parts} == {"skipped"}
 
 
 def test_the_check_sees_a_difference(monkeypatch):
-    case = gpu.CASES[0]
-    monkeypatch.setattr(gpu.supernet, "copy_weights", lambda engine, plain: None)
-    result = gpu.check({case.name: lambda: gpu.supernet_difference(case, gpu.TINY, "cpu")})
+    case = gpu_check.CASES[0]
+    monkeypatch.setattr(gpu_check.supernet, "copy_weights", lambda engine, plain: None)
+    result = gpu_check.check({case.name: lambda: gpu_check.supernet_difference(case, gpu_setting.TINY, "cpu")})
     assert not result["equal"]
-    assert not gpu.check({"none": lambda: {"output": float("nan")}})["equal"]
+    assert not gpu_check.check({"none": lambda: {"output": float("nan")}})["equal"]
 
 
 def test_the_precision_is_put_back():
     before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    with gpu.precision_of(gpu.TF32):
+    with gpu_setting.precision_of(gpu_setting.TF32):
         assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
-    with gpu.precision_of(gpu.FLOAT32):
+    with gpu_setting.precision_of(gpu_setting.FLOAT32):
         assert not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
