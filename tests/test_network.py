@@ -289,3 +289,13 @@ def test_the_norm_at_the_end_gives_the_classifier_features_of_mean_0_and_varianc
     assert seen[0].abs().max() > 400  # without it, what the hook makes of a cell's output
     # The mean over the pixels of what has mean 0 and variance 1 over images and pixels.
     assert seen[1].mean(0).abs().max() < 1e-3 and (seen[1].var(0, unbiased=False) <= 1 + 1e-3).all()
+
+
+def test_a_network_trains_under_autocast():
+    """As on a GPU, where a training computes in bfloat16."""
+    network = build(load_published("DARTS_V2", 6), 4, 3, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = network(torch.randn(2, 3, 16, 16)).square().mean()
+    loss.backward()
+    gradients = [p.grad for p in network.parameters()]
+    assert all(g is not None and g.dtype == torch.float32 and bool(g.isfinite().all()) for g in gradients)

@@ -128,6 +128,10 @@ def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> 
     """
     if stride == dilation > 1:
         x, stride, dilation = x[:, :, ::stride, ::stride], 1, 1
+    if torch.is_autocast_enabled(x.device.type):
+        # Autocast does not see into what follows, whose gradients have to be of one type.
+        precision = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(precision), weight.to(precision)
     out: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
     return out
 
