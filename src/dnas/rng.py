@@ -7,8 +7,9 @@ uninterrupted one, and two streams never shift each other.
 Streams in use: "init" (weights), "architecture" (architecture parameters), "split" (data halves),
 "order" (batches), "augment", "drop-path", "skip-dropout", "sample" (architectures drawn at random),
 "path" (those that a supernet's steps execute), "candidate" (those that are judged), "bootstrap" (items of a statistic),
-"shuffle" (layers of a control), "estimate" (architectures that are tried for their speed), "mirroring" (pictures that
-are looked at before a run; always of seed 0).
+"shuffle" (layers of a control), "statistics" (images by which batch norms are made to fit averaged weights),
+"estimate" (architectures that are tried for their speed), "mirroring" (pictures that are looked at before a run; always
+of seed 0).
 """
 
 from __future__ import annotations

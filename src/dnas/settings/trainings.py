@@ -26,6 +26,9 @@ from dnas.settings.values import (
     there,
 )
 
+# By so many training images, or all, batch norms are made to fit averaged weights.
+STATISTICS_IMAGES = 2_048
+
 
 class NetworkTrainSettings(Settings):
     """The training of any network. Defaults are those of DARTS on CIFAR-10."""
@@ -68,6 +71,13 @@ class NetworkTrainSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
     half_size: float = Field(
         0.0, ge=0, lt=1, description="share of the steps, the first ones, whose images are scaled to half their side"
+    )
+    average: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steps, the last ones, whose weights are averaged at the end, two steps at least; 0: "
+        "the last weights are taken",
     )
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
@@ -138,6 +148,16 @@ class NetworkTrainSettings(Settings):
     def half_size_steps(self) -> int:
         """How many steps, the first ones, see images of half the size."""
         return round(self.half_size * self.step_count)
+
+    @property
+    def average_steps(self) -> int:
+        """Over how many steps, the last ones, the weights are averaged."""
+        return min(self.step_count, max(2, round(self.average * self.step_count))) if self.average else 0
+
+    @property
+    def statistics_images(self) -> int:
+        """How many images go through the network once more, for its batch norms."""
+        return min(STATISTICS_IMAGES, self.images) if self.average else 0
 
     def drop_path_rate(self, epoch: int) -> float:
         """The probability with which a path is dropped in an epoch."""
