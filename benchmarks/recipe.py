@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "drop-path 0.1": {"drop_path": 0.1},
     "auxiliary loss": {"auxiliary_weight": 0.4},
     "average of the last 20 %": {"average": 0.2},
+    "alternating flips": {"flip": "alternate"},
 }
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
@@ -86,6 +87,8 @@ def accuracy(job: Job) -> float:
     train, judges = split.subset(trained), split.subset(judged)
     quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
     settings = settings_of(job.variant, quick, len(train), info.image_size)
+    if not info.flip:  # which no variant changes
+        settings = settings.model_copy(update={"flip": "off"})
     architecture = sample(DARTS, numpy_stream(job.seed, "recipe"), job.layers)
 
     def tried(half: bool) -> float:

@@ -112,8 +112,9 @@ def trained(folder, parts):
 
     split, info = load_train("digits")
     settings = TrainSettings(
-        channels=4, epochs=2, images=94, batch_size=24, auxiliary_weight=0.0, drop_path=0.3, average=0.5, parts=parts
-    ).resolved(len(split), info.image_size)
+        channels=4, epochs=2, images=94, batch_size=24, auxiliary_weight=0.0, drop_path=0.3, average=0.5,
+        flip="alternate", parts=parts,
+    ).resolved(len(split), info.image_size)  # fmt: skip
     network = built(at_depth(load_published("DARTS_V2"), 3), settings, info, 0).double()
     train_network(network, settings, split, info, seed=3, session=Session(None, {}))
     return dict(network.state_dict()) | {"answers": answers(network, split.subset(torch.arange(300)), info)}

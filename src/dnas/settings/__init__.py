@@ -27,6 +27,7 @@ from dnas.settings.values import (
     Memory,
     Settings,
     StemName,
+    TrainFlip,
     WholeNumber,
     check_batches,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Settings",
     "StemName",
     "SupernetSettings",
+    "TrainFlip",
     "TrainSettings",
     "TrialSettings",
     "WholeNumber",

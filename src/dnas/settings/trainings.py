@@ -13,13 +13,12 @@ from dnas.errors import InputError
 from dnas.settings.values import (
     CHANNELS,
     CIFAR_STEM,
-    FLIP,
     MIN_LAYERS,
     SMALLEST_IMAGE,
     WIDEST,
-    Flip,
     Settings,
     StemName,
+    TrainFlip,
     WholeNumber,
     check_batches,
     cosine,
@@ -81,7 +80,11 @@ class NetworkTrainSettings(Settings):
     )
     cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
-    flip: Flip = FLIP
+    flip: TrainFlip = Field(
+        "auto",
+        description="mirror half of the images left to right; auto: unless that confuses classes; alternate: each "
+        "image in every other epoch, so that two epochs show both sides of it",
+    )
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
     def check(self) -> None:

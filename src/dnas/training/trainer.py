@@ -109,6 +109,7 @@ class Training:
             seed=seed,
             order="order-train",
             generator=partial(torch_stream, seed, "augment-train"),
+            alternate=settings.flip == "alternate",
         )
 
     def step(self, step: int) -> float:
