@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "auxiliary loss": {"auxiliary_weight": 0.4},
     "average of the last 20 %": {"average": 0.2},
     "alternating flips": {"flip": "alternate"},
+    "regularised by the passes": {"cutout": -2, "drop_path": -1.0},
 }
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))

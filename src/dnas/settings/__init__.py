@@ -12,6 +12,7 @@ from dnas.settings.trainings import (
     NetworkTrainSettings,
     TrainSettings,
     WidthTrainSettings,
+    regularisation,
     train_over,
 )
 from dnas.settings.values import (
@@ -58,5 +59,6 @@ __all__ = [
     "WholeNumber",
     "WidthTrainSettings",
     "check_batches",
+    "regularisation",
     "train_over",
 ]

@@ -102,7 +102,9 @@ class Training:
             pool,
             torch.arange(len(pool)),
             info,
-            Augmentation(settings.pad, mirrors(settings.flip, info), settings.cutout, settings.rotation),
+            Augmentation(
+                settings.pad, mirrors(settings.flip, info), settings.cutout_side(info.image_size), settings.rotation
+            ),
             steps=settings.steps_per_epoch,
             size=settings.batch_size,
             parts=settings.parts,
