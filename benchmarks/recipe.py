@@ -29,6 +29,7 @@ from dnas.pipeline.presets import preset_settings
 from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
 from dnas.runtime.session import Session
+from dnas.searching.judging import FORWARD
 from dnas.settings import TrainSettings
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample
@@ -53,6 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cutout": {"cutout": -1},
     "drop-path 0.1": {"drop_path": 0.1},
     "auxiliary loss": {"auxiliary_weight": 0.4},
+    "average of the last 20 %": {"average": 0.2},
+    "alternating flips": {"flip": "alternate"},
+    "regularised by the passes": {"cutout": -2, "drop_path": -1.0},
 }
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
@@ -84,6 +88,8 @@ def accuracy(job: Job) -> float:
     train, judges = split.subset(trained), split.subset(judged)
     quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
     settings = settings_of(job.variant, quick, len(train), info.image_size)
+    if not info.flip:  # which no variant changes
+        settings = settings.model_copy(update={"flip": "off"})
     architecture = sample(DARTS, numpy_stream(job.seed, "recipe"), job.layers)
 
     def tried(half: bool) -> float:
@@ -92,7 +98,9 @@ def accuracy(job: Job) -> float:
 
     full = tried(False)
     pace = Pace(full, tried(True) if settings.half_size else full, settings.half_size)
-    settings = planned(settings, steps_in(job.seconds, pace))
+    # What comes after the last step is within the time, too.
+    after = FORWARD * full * settings.statistics_images * settings.steps_per_epoch / settings.images
+    settings = planned(settings, steps_in(job.seconds - after, pace))
     network = built(architecture, settings, info, job.seed)
     train_network(network, settings, train, info, seed=job.seed, session=Session(None, {}))
     return measure_accuracy(network, judges, info).value

@@ -51,10 +51,10 @@ def finish(processes, seconds=120):
 def in_float64():
     """From here on images, weights and what is computed of them are float64."""
     from dnas.searching import search, watch
-    from dnas.training import accuracy, batches
+    from dnas.training import accuracy, batches, trainer
 
     torch.set_default_dtype(torch.float64)
-    for module in (accuracy, batches, search, watch):
+    for module in (accuracy, batches, search, trainer, watch):
         for name in ("augment", "normalise"):
             plain = getattr(module, name, None)
             if plain is None:
@@ -112,8 +112,9 @@ def trained(folder, parts):
 
     split, info = load_train("digits")
     settings = TrainSettings(
-        channels=4, epochs=2, images=94, batch_size=24, auxiliary_weight=0.0, drop_path=0.3, parts=parts
-    ).resolved(len(split), info.image_size)
+        channels=4, epochs=2, images=94, batch_size=24, auxiliary_weight=0.0, drop_path=0.3, average=0.5,
+        flip="alternate", parts=parts,
+    ).resolved(len(split), info.image_size)  # fmt: skip
     network = built(at_depth(load_published("DARTS_V2"), 3), settings, info, 0).double()
     train_network(network, settings, split, info, seed=3, session=Session(None, {}))
     return dict(network.state_dict()) | {"answers": answers(network, split.subset(torch.arange(300)), info)}

@@ -74,8 +74,9 @@ def test_a_training_is_of_exactly_its_steps():
 @pytest.mark.parametrize("half", [0.0, 0.5])
 @pytest.mark.parametrize("baseline", [False, True])
 @pytest.mark.parametrize("entrants", [1, 2, 5, 8])
-def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baseline, half):
-    config, _ = configured(baseline=baseline, train={"half_size": half, "batch_size": 96})
+@pytest.mark.parametrize(("average", "after"), [(0.0, 700), (0.2, 700 + 2_048)])
+def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baseline, half, average, after):
+    config, _ = configured(baseline=baseline, train={"half_size": half, "batch_size": 96, "average": average})
     assert config.train.images == 10_000 and config.train.batch_size == 96
     full, small = 0.5, 0.125 if half else 0.5
     pace = Pace(full, small, half)
@@ -91,9 +92,9 @@ def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baselin
         behind, left = share, math.ceil(left / 2)
     cost += (half - behind if half else 0.0) * steps * small
     cost += (1 - half if half else 1 - behind) * steps * full
-    cost += 700 * image / 3
+    cost += after * image / 3
     if baseline:
-        cost += steps * pace.mean + 700 * image / 3
+        cost += steps * pace.mean + after * image / 3
     assert cost == pytest.approx(600.0 * (1 - RESERVE))
 
 

@@ -132,7 +132,11 @@ def test_halving_is_what_a_plain_loop_gives(monkeypatch):
 # --- the trainings
 
 
-@pytest.mark.parametrize("recipe", [QUICK_RECIPE, {**dict.fromkeys(QUICK_RECIPE), **COSINE}], ids=["quick", "cosine"])
+@pytest.mark.parametrize(
+    "recipe",
+    [QUICK_RECIPE, {**dict.fromkeys(QUICK_RECIPE), **COSINE}, {**QUICK_RECIPE, "average": 0.95}],
+    ids=["quick", "cosine", "averaged from the finals on"],
+)
 def test_the_winners_training_goes_on_to_the_bits_of_one_that_was_never_interrupted(recipe):
     recipe = {name: value for name, value in recipe.items() if value is not None}
     entrants = [Entrant(each, settings(**{**recipe, "epochs": 20}), "test") for each in architectures(3)]

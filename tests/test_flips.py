@@ -106,7 +106,7 @@ def test_other_folders_keep_flips_and_that_is_said(tmp_path):
 
 def test_a_choice_of_the_user_is_taken_and_nothing_is_measured(wedges, tmp_path, monkeypatch):
     monkeypatch.setattr(flips, "find_mirrored", lambda split: pytest.fail("measured"))
-    for flip in ("on", "off"):
+    for flip in ("on", "off", "alternate"):
         outcome = trained(tmp_path, wedges, "--epochs", 1, "--flip", flip, name=flip)
         assert "flips" not in outcome.err
         assert read_toml(tmp_path / flip / "config.toml")["train"]["flip"] == flip
@@ -165,7 +165,7 @@ def test_another_word_is_refused_by_its_option(wedges, tmp_path):
 
 
 @pytest.mark.parametrize(("flip", "known", "expected"), [
-    ("on", False, True), ("off", True, False), ("auto", True, True), ("auto", False, False),
+    ("on", False, True), ("off", True, False), ("auto", True, True), ("auto", False, False), ("alternate", False, True),
 ])  # fmt: skip
 def test_what_a_setting_means_for_a_loop(flip, known, expected):
     info = DataInfo("x", ("a", "b"), 1, 8, (0.5,), (0.2,), known)

@@ -83,7 +83,7 @@ class RunOptions:
     batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Images of a step."
     flip: Annotated[str | None, Parameter(group=_RUN)] = None
-    "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes. [default: auto]"
+    "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes; in a training also alternate, each in every other epoch (with `dnas run` as -o train.flip=alternate). [default: auto]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,11 @@ name of what is drawn, and t alone, so a resumed run needs no saved random state
 uninterrupted one, and two streams never shift each other.
 
 Streams in use: "init" (weights), "architecture" (architecture parameters), "split" (data halves),
-"order" (batches), "augment", "drop-path", "skip-dropout", "sample" (architectures drawn at random),
-"path" (those that a supernet's steps execute), "candidate" (those that are judged), "bootstrap" (items of a statistic),
-"shuffle" (layers of a control), "estimate" (architectures that are tried for their speed), "mirroring" (pictures that
-are looked at before a run; always of seed 0).
+"order" (batches), "augment", "flip" (images that are mirrored first), "drop-path", "skip-dropout", "sample"
+(architectures drawn at random), "path" (those that a supernet's steps execute), "candidate" (those that are judged),
+"bootstrap" (items of a statistic), "shuffle" (layers of a control), "statistics" (images by which batch norms are made
+to fit averaged weights), "estimate" (architectures that are tried for their speed), "mirroring" (pictures that are
+looked at before a run; always of seed 0).
 """
 
 from __future__ import annotations

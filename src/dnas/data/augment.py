@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError
-from dnas.settings import Flip
+from dnas.settings import TrainFlip
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Augmentation:
             raise InputError(f"the augmentation's rotation is {self.rotation}; give 0 to 180 degrees")
 
 
-def mirrors(flip: Flip, info: DataInfo) -> bool:
-    """Return whether training pictures are mirrored under a setting.
+def mirrors(flip: TrainFlip, info: DataInfo) -> bool:
+    """Return whether training pictures are mirrored under a setting, by whatever rule.
 
-    Runs have "on" or "off" (`flips`); "auto" is of those from before there was the setting, which went by the kind of
-    the data set.
+    Runs have "on", "off" or "alternate" (`flips`); "auto" is of those from before there was the setting, which
+    went by the kind of the data set.
     """
-    return info.flip if flip == "auto" else flip == "on"
+    return info.flip if flip == "auto" else flip != "off"
 
 
 def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,6 +64,7 @@ def augment(
     info: DataInfo,
     generator: torch.Generator,
     among: tuple[int, int] | None = None,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """A training batch: pictures cropped, mirrored, rotated, normalised and cut out.
 
@@ -78,6 +79,7 @@ def augment(
         info: mean and std.
         generator: a CPU generator; the only source of chance.
         among: where these are a part of a batch, the number of the first in it, and how many it has: they are as in it.
+        mirrored: bool [B], which pictures are mirrored where the recipe flips; by default those that are drawn.
 
     Returns:
         float32 [B, C, H, W] on the pictures' device.
@@ -94,7 +96,8 @@ def augment(
     rows = y + (down - recipe.pad)
     columns = x + (right - recipe.pad)
     if recipe.flip:
-        columns = torch.where(flip == 1, columns.flip(1), columns)
+        chosen = flip == 1 if mirrored is None else mirrored.to(device)[:, None]
+        columns = torch.where(chosen, columns.flip(1), columns)
     batch = _gathered(images, rows, columns).float()
     if recipe.rotation:
         batch = _rotated(batch, (uniform[5] * 2 - 1) * recipe.rotation)

@@ -104,7 +104,8 @@ def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: 
     step = statistics.mean(pace.full for pace in paces)
     small = statistics.mean(pace.half for pace in paces)
     trainings = 2.0 if config.baseline else 1.0
-    left = (1 - RESERVE) * config.budget - spent - trainings * FORWARD * step * len(test) / batch
+    after = settings.statistics_images + len(test)
+    left = (1 - RESERVE) * config.budget - spent - trainings * FORWARD * step * after / batch
     if len(paces) > 1:
         # All finals are over before images are large; the winner's part is its own training's.
         judged = sum(each.entrants for each in finals.rounds(len(paces))) * finals.held_out(settings.images)

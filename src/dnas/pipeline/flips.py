@@ -1,8 +1,8 @@
 """Whether training images are mirrored: the setting `flip`, whose "auto" becomes "on" or "off" before a run begins.
 
-For published data sets it is what is usual for them, and for IDX files, which often hold digits or letters, off.
-Folders of images are measured (`mirroring`), on training images alone and always on the same ones, so all runs on a
-data set agree.
+Any other value is the user's and is kept. "auto" is for published data sets what is usual for them, and for IDX files,
+which often hold digits or letters, off. Folders of images are measured (`mirroring`), on training images alone and
+always on the same ones, so all runs on a data set agree.
 """
 
 from __future__ import annotations

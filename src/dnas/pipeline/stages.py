@@ -90,9 +90,12 @@ def set_baseline(
 
 
 def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
-    """That of a training and the test at its end. In steps on images of full size."""
+    """That of a training, with what comes at its end: batch norms of averaged weights, and the test.
+
+    In steps on images of full size.
+    """
     batch = settings.images / settings.steps_per_epoch
-    after = FORWARD * test_images / batch
+    after = FORWARD * (settings.statistics_images + test_images) / batch
     return Work(settings.step_count, early_steps=settings.half_size_steps, early_cost=1 / 4, after=after)
 
 

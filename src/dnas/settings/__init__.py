@@ -12,6 +12,7 @@ from dnas.settings.trainings import (
     NetworkTrainSettings,
     TrainSettings,
     WidthTrainSettings,
+    regularisation,
     train_over,
 )
 from dnas.settings.values import (
@@ -27,6 +28,7 @@ from dnas.settings.values import (
     Memory,
     Settings,
     StemName,
+    TrainFlip,
     WholeNumber,
     check_batches,
 )
@@ -51,10 +53,12 @@ __all__ = [
     "Settings",
     "StemName",
     "SupernetSettings",
+    "TrainFlip",
     "TrainSettings",
     "TrialSettings",
     "WholeNumber",
     "WidthTrainSettings",
     "check_batches",
+    "regularisation",
     "train_over",
 ]

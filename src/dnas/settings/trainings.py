@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -13,18 +14,44 @@ from dnas.errors import InputError
 from dnas.settings.values import (
     CHANNELS,
     CIFAR_STEM,
-    FLIP,
     MIN_LAYERS,
     SMALLEST_IMAGE,
     WIDEST,
-    Flip,
     Settings,
     StemName,
+    TrainFlip,
     WholeNumber,
     check_batches,
     cosine,
     there,
 )
+
+# By so many training images, or all, batch norms are made to fit averaged weights.
+STATISTICS_IMAGES = 2_048
+# Values of cutout and drop_path that stand for what `regularisation` gives.
+CUTOUT_BY_PASSES, DROP_PATH_BY_PASSES = -2, -1.0
+FEW_PASSES, MANY_PASSES = 25, 600
+DROP_PATH = 0.2  # of DARTS, in 600 epochs
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """How strongly a training is regularised: the side of the cut square in pixels, and the full rate of drop-path."""
+
+    cutout: int
+    drop_path: float
+
+
+def regularisation(passes: float, image_size: int) -> Regularisation:
+    """What suits a training that sees each image so often.
+
+    Up to 25 passes nothing is learnt by heart, and both only slow the training down; from 600 on they are DARTS': half
+    of the side, and 0.2. In between they grow in a line over the logarithm of the passes. Label smoothing and weight
+    decay are no part of it, since DARTS' are no stronger than those of few passes.
+    """
+    strength = math.log(passes / FEW_PASSES) / math.log(MANY_PASSES / FEW_PASSES)
+    strength = min(1.0, max(0.0, strength))
+    return Regularisation(round(strength * (image_size // 2)), strength * DROP_PATH)
 
 
 class NetworkTrainSettings(Settings):
@@ -69,9 +96,25 @@ class NetworkTrainSettings(Settings):
     half_size: float = Field(
         0.0, ge=0, lt=1, description="share of the steps, the first ones, whose images are scaled to half their side"
     )
-    cutout: int = Field(-1, ge=-1, description="side of the cut square in pixels; -1: half the image")
+    average: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steps, the last ones, whose weights are averaged at the end, two steps at least; 0: "
+        "the last weights are taken",
+    )
+    cutout: int = Field(
+        -1,
+        ge=-2,
+        description="side of the cut square in pixels; -1: half the image; -2: by the passes over the images, from "
+        "none up to 25 to half the image from 600 on",
+    )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
-    flip: Flip = FLIP
+    flip: TrainFlip = Field(
+        "auto",
+        description="mirror half of the images left to right; auto: unless that confuses classes; alternate: each "
+        "image in every other epoch, so that two epochs show both sides of it",
+    )
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
     def check(self) -> None:
@@ -102,11 +145,14 @@ class NetworkTrainSettings(Settings):
         return settings
 
     def in_numbers(self, count: int, image_size: int) -> Self:
-        """Return a copy with every automatic value replaced by its number, whether or not they go together."""
+        """Return a copy with every automatic value replaced by its number, whether or not they go together.
+
+        But for those that follow from the passes over the images, since a budget plans these later.
+        """
         return self.model_copy(
             update={
                 "images": there("train", self.images, count),
-                "cutout": image_size // 2 if self.cutout < 0 else self.cutout,
+                "cutout": image_size // 2 if self.cutout == -1 else self.cutout,
                 "pad": round(image_size / 8) if self.pad < 0 else self.pad,
             }
         )
@@ -135,9 +181,28 @@ class NetworkTrainSettings(Settings):
         return min(self.steps or whole, whole)
 
     @property
+    def passes(self) -> float:
+        """How often each image is seen."""
+        return self.step_count / self.steps_per_epoch
+
+    def cutout_side(self, image_size: int) -> int:
+        """The side of the cut square, in pixels."""
+        return regularisation(self.passes, image_size).cutout if self.cutout == CUTOUT_BY_PASSES else self.cutout
+
+    @property
     def half_size_steps(self) -> int:
         """How many steps, the first ones, see images of half the size."""
         return round(self.half_size * self.step_count)
+
+    @property
+    def average_steps(self) -> int:
+        """Over how many steps, the last ones, the weights are averaged."""
+        return min(self.step_count, max(2, round(self.average * self.step_count))) if self.average else 0
+
+    @property
+    def statistics_images(self) -> int:
+        """How many images go through the network once more, for its batch norms."""
+        return min(STATISTICS_IMAGES, self.images) if self.average else 0
 
     def drop_path_rate(self, epoch: int) -> float:
         """The probability with which a path is dropped in an epoch."""
@@ -150,6 +215,12 @@ def _depth(layers: int) -> int:
     return layers
 
 
+def _probability(drop_path: float) -> float:
+    if drop_path < 0 and drop_path != DROP_PATH_BY_PASSES:
+        raise ValueError(f"must be at least 0, or -1 for by the passes, got {drop_path}")
+    return drop_path
+
+
 class TrainSettings(NetworkTrainSettings):
     """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
 
@@ -158,11 +229,11 @@ class TrainSettings(NetworkTrainSettings):
     )
     channels: int = Field(CHANNELS, ge=2, description="width C of the first cells")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
-    drop_path: float = Field(
-        0.2,
-        ge=0,
+    drop_path: Annotated[float, AfterValidator(_probability)] = Field(
+        DROP_PATH,
         lt=1,
-        description="probability of dropping an operation's output per image, at the end of a linear ramp from 0",
+        description="probability of dropping an operation's output per image, at the end of a linear ramp from 0; -1: "
+        "by the passes over the images, from 0 up to 25 to 0.2 from 600 on",
     )
     final_norm: bool = Field(
         False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
@@ -174,7 +245,9 @@ class TrainSettings(NetworkTrainSettings):
 
     def drop_path_rate(self, epoch: int) -> float:
         """DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have."""
-        return self.drop_path * epoch / self.epochs
+        by_passes = self.drop_path == DROP_PATH_BY_PASSES
+        top = regularisation(self.passes, SMALLEST_IMAGE).drop_path if by_passes else self.drop_path
+        return top * epoch / self.epochs
 
 
 class WidthTrainSettings(NetworkTrainSettings):

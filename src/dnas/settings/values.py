@@ -15,6 +15,7 @@ Duration = Annotated[float, BeforeValidator(duration)]
 # A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
 Flip = Literal["auto", "on", "off"]
+TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]
 StemName = Literal["cifar", "tiny-imagenet", "imagenet"]  # `space/plan.py` builds them
 CIFAR_STEM: Final[StemName] = "cifar"

@@ -14,6 +14,7 @@ from torch import Tensor
 from dnas.data.augment import Augmentation, augment
 from dnas.data.splits import DataInfo, Split, batches
 from dnas.data.streaming import AHEAD
+from dnas.rng import torch_stream
 from dnas.runtime.distributed import Share, share
 
 
@@ -49,6 +50,7 @@ class Batches:
         seed, order: Of the order of the images, and its stream.
         generator: Step → the generator of the step's augmentation.
         recipe, info: What is done to the images.
+        alternate: Where the recipe flips, an image is mirrored in every other epoch in place of at random.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Batches:
         seed: int,
         order: str,
         generator: Callable[[int], torch.Generator],
+        alternate: bool = False,
     ) -> None:
         self.pool, self.indices, self.info, self.recipe = pool, indices, info, recipe
         self.steps, self.size, self.parts_per_batch, self.seed = steps, size, parts, seed
         self.stream, self.generator = order, generator
         self._epoch, self._order = -1, list[Tensor]()
+        self._first = torch.rand(len(pool), generator=torch_stream(seed, "flip")) < 0.5 if alternate else None
 
     def whole(self, step: int, draw: int = 0) -> Batch:
         """All images of a step, whatever its parts and ranks."""
@@ -97,6 +101,10 @@ class Batches:
             self._epoch, self._order = epoch, batches(len(self.indices), self.size, self.seed, epoch, self.stream)
         return self._order
 
+    def _mirrored(self, indices: Tensor, epoch: int) -> Tensor | None:
+        """Which of these images are mirrored in an epoch; None: that is drawn anew for every batch."""
+        return None if self._first is None else self._first[indices] ^ (epoch % 2 == 1)
+
     def _drawn(self, step: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
         """Those images and labels of a batch that are `mine` of so many, and how many it has."""
         epoch, i = divmod(step, self.steps)
@@ -105,5 +113,7 @@ class Batches:
         ahead = [self.indices[order[k % len(order)]] for k in range(i, last + 1)]
         indices, *coming = [each[mine(len(each))] for each in ahead]
         among = (mine(len(ahead[0])).start, len(ahead[0]))
-        images = augment(self.pool.batch(indices, coming), self.recipe, self.info, self.generator(step), among)
+        pictures = self.pool.batch(indices, coming)
+        mirrored = self._mirrored(indices, epoch)
+        images = augment(pictures, self.recipe, self.info, self.generator(step), among, mirrored)
         return images, self.pool.labels[indices.to(self.pool.labels.device)], len(ahead[0])

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dnas.data.augment import Augmentation, mirrors
+from dnas.data.augment import Augmentation, mirrors, normalise
 from dnas.data.splits import DataInfo, Split, chosen
+from dnas.data.streaming import AHEAD
 from dnas.kernels.memory import give_back
 from dnas.network.network import Network, drop_path
 from dnas.rng import torch_stream
@@ -24,6 +25,8 @@ from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured, Session
 from dnas.settings import SMALLEST_IMAGE, NetworkTrainSettings, TrainSettings
+from dnas.training.accuracy import TEST_BATCH
+from dnas.training.average import WeightMean, renew_statistics
 from dnas.training.batches import Batch, Batches
 from dnas.training.build import NetworkType, to_device
 from dnas.training.descent import Descent
@@ -68,6 +71,7 @@ def train_network(
         end_epoch=training.end_epoch,
         begun=begun,
     )
+    training.finish()
     give_back()
     return network
 
@@ -91,18 +95,23 @@ class Training:
         self.network = to_device(network, device)
         self.network.train()
         self.descent = Descent("network", self.network, optimizers(self.network, settings), stage)
+        self.mean = WeightMean(self.network)
+        self.pool, self.info = pool, info
         self.sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}  # of the epoch so far
         self.batches = Batches(
             pool,
             torch.arange(len(pool)),
             info,
-            Augmentation(settings.pad, mirrors(settings.flip, info), settings.cutout, settings.rotation),
+            Augmentation(
+                settings.pad, mirrors(settings.flip, info), settings.cutout_side(info.image_size), settings.rotation
+            ),
             steps=settings.steps_per_epoch,
             size=settings.batch_size,
             parts=settings.parts,
             seed=seed,
             order="order-train",
             generator=partial(torch_stream, seed, "augment-train"),
+            alternate=settings.flip == "alternate",
         )
 
     def step(self, step: int) -> float:
@@ -128,6 +137,9 @@ class Training:
             rates=rates(settings, self.descent.optimizers, step),
             clip_norm=settings.clip_norm,
         )
+        averaged = step - (settings.step_count - settings.average_steps)
+        if averaged >= 0:
+            self.mean.add(averaged)
         self.sums["images"] += parts[0].of
         self.sums["loss"] += taken.loss * parts[0].of
         self.sums["correct"] += distributed.number(sum(right))
@@ -147,14 +159,31 @@ class Training:
         self.sums = dict.fromkeys(self.sums, 0.0)
         return metrics
 
+    def finish(self) -> None:
+        """After the last step: the network gets the mean of its weights, if that is wanted."""
+        if self.settings.average_steps:
+            self.mean.take()
+            renew_statistics(self.network, self._plain_batches(), self.device)
+
+    def _plain_batches(self) -> Iterator[Tensor]:
+        """Some of the images as a test gives them to the network, since for that their statistics are wanted."""
+        # Drawn, since images of a class may lie together.
+        drawn = torch.randperm(len(self.pool), generator=torch_stream(self.seed, "statistics"))
+        drawn = drawn[: self.settings.statistics_images]
+        batches = drawn.tensor_split(-(-len(drawn) // TEST_BATCH))
+        for k, indices in enumerate(batches):
+            images = self.pool.batch(indices, batches[k + 1 : k + 1 + AHEAD])
+            yield normalise(images, self.info).contiguous(memory_format=torch.channels_last)
+
     def capture(self) -> Captured:
         """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
         tensors, state = self.descent.capture()
-        return tensors, state | {"sums": self.sums}
+        return tensors | self.mean.capture(), state | {"sums": self.sums}
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Be as when the checkpoint was captured. Returns how many steps had been taken."""
         self.descent.restore(checkpoint)
+        self.mean.restore(checkpoint)
         step = int(checkpoint.state["step"])
         # Checkpoints from before trainings could go on from finals have no such sum: it was all of the epoch.
         self.sums = {"images": self.batches.seen(step), **checkpoint.state["loop"]["sums"]}
