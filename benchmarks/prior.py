@@ -1,0 +1,161 @@
+"""Makes a prior: what short trainings on some data sets say about the factors of an architecture.
+
+    python benchmarks/prior.py --data cifar10-jpeg,fashion-mnist,sign-digits --trainings 150 --out prior
+
+Architectures are trained for equal processor time of one thread by the quick recipe, on images of 16 pixels, and judged
+on training images that were held out; test images are never read. The first are drawn uniformly, the others as the best
+under one draw from what the model says so far (Thompson sampling), so that it is sure of what is good. Every training
+is a line of trainings.jsonl, with which an interrupted command goes on; `prior.json` is fitted to all of them.
+`dnas run --prior prior/prior.json` draws candidates from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from cyclopts import App, Parameter
+
+from dnas.data.splits import DataInfo, Split, halves, load_train
+from dnas.disk import write_atomically
+from dnas.methods.registry import create
+from dnas.network.network import params
+from dnas.pipeline.presets import QUICK_LAYERS, preset_settings
+from dnas.pipeline.speed import seconds_per_step
+from dnas.rng import numpy_stream
+from dnas.runtime.session import Session
+from dnas.settings import TrainSettings
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.space.sampling import sample
+from dnas.supernet.worth import Worth, fit
+from dnas.training.accuracy import measure_accuracy
+from dnas.training.build import built
+from dnas.training.trainer import train_network
+
+SIDE = 16
+HELD_OUT_SHARE, HELD_OUT = 0.25, 5_000
+
+app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
+
+
+@cache
+def images(data: str) -> tuple[Split, Split, DataInfo]:
+    """Those that are trained on, those that judge, and what they are; all of them small."""
+    split, info = load_train(data)
+    parts = [split.batch(part).float() for part in torch.arange(len(split)).split(1_000)]
+    small = torch.cat([F.interpolate(part, size=(SIDE, SIDE), mode="area").round().to(torch.uint8) for part in parts])
+    split, info = Split(small, split.labels), replace(info, image_size=SIDE)
+    held_out = min(HELD_OUT, round(HELD_OUT_SHARE * len(split)))
+    trained, judged = halves(len(split), 0, 1 - held_out / len(split))
+    return split.subset(trained), split.subset(judged), info
+
+
+def trained(data: str, seconds: float, architecture: Architecture, origin: str, seed: int) -> dict[str, Any]:
+    """A line of trainings.jsonl."""
+    torch.set_num_threads(1)
+    train, judges, info = images(data)
+    quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
+    settings = TrainSettings(**{**quick, "epochs": 1, "images": 0, "half_size": 0.0}).resolved(len(train), SIDE)
+    network = built(architecture, settings, info, seed)
+    pace = seconds_per_step(network, settings, train, info, seed=seed, device="cpu")
+    steps = max(1, round(seconds / pace))
+    epochs = math.ceil(steps / settings.steps_per_epoch)
+    settings = settings.model_copy(update={"epochs": epochs, "steps": steps})
+    network = built(architecture, settings, info, seed)
+    train_network(network, settings, train, info, seed=seed, session=Session(None, {}))
+    return {
+        "data": Path(data).name,
+        "origin": origin,
+        "seed": seed,
+        "seconds": seconds,
+        "steps": steps,
+        "params": params(network),
+        "accuracy": measure_accuracy(network, judges, info).value,
+        "architecture": architecture.to_json(),
+    }
+
+
+def fitted(lines: Sequence[Mapping[str, Any]], layers: int) -> Worth:
+    """The model of all trainings."""
+    names = sorted({line["data"] for line in lines})
+    accuracies = {name: [line["accuracy"] if line["data"] == name else None for line in lines] for name in names}
+    worth = fit([Architecture.from_json(line["architecture"]) for line in lines], accuracies, DARTS, layers)
+    number = " and ".join(f"{sum(line['data'] == name for line in lines)} on {name}" for name in names)
+    seconds = ", ".join(f"{each:g}" for each in sorted({line["seconds"] for line in lines}))
+    return replace(worth, source=f"{number}, each of {seconds} s")
+
+
+def chosen(lines: Sequence[Mapping[str, Any]], uniform: int, layers: int, number: int) -> tuple[Architecture, str]:
+    """What is trained next, and where it comes from."""
+    rng = numpy_stream(number, "prior")
+    if len(lines) < uniform:
+        return sample(DARTS, rng, layers), "random"
+    return fitted(lines, layers).best(layers, rng=rng), "proposed"
+
+
+@app.default
+def main(
+    *,
+    data: str = "digits",
+    trainings: int = 150,
+    uniform: float = 0.4,
+    seconds: float = 24.0,
+    layers: int = QUICK_LAYERS,
+    processes: int = os.cpu_count() or 1,
+    out: Path = Path("prior"),
+) -> None:
+    """Train, and fit a prior.
+
+    Parameters
+    ----------
+    data: Names of data sets or folders, with commas between them.
+    trainings: On each data set.
+    uniform: The share of them whose architectures are drawn uniformly.
+    seconds: Of processor time, for every training.
+    processes: Trainings at a time.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "trainings.jsonl"
+    lines = [json.loads(text) for text in file.read_text("utf-8").splitlines()] if file.exists() else []
+    sets = data.split(",")
+    wanted = [name for _ in range(trainings) for name in sets]
+    for line in lines:
+        name = next((each for each in wanted if Path(each).name == line["data"]), None)
+        if name is not None:
+            wanted.remove(name)
+    with ProcessPoolExecutor(processes) as pool, file.open("a", encoding="utf-8") as log:
+        running = set()
+        number = len(lines)
+        while wanted or running:
+            while wanted and len(running) < processes:
+                architecture, origin = chosen(lines, round(uniform * trainings * len(sets)), layers, number)
+                running.add(pool.submit(trained, wanted.pop(0), seconds, architecture, origin, number))
+                number += 1
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                lines.append(future.result())
+                log.write(json.dumps(lines[-1]) + "\n")
+                log.flush()
+    worth = fitted(lines, layers)
+    write_atomically(out / "prior.json", (json.dumps(worth.to_json()) + "\n").encode())
+    for origin in ("random", "proposed"):
+        for name in sorted({line["data"] for line in lines}):
+            known = [line["accuracy"] for line in lines if line["data"] == name and line["origin"] == origin]
+            if known:
+                print(f"{name}, {origin}: {np.mean(known):.4f}, sd {np.std(known):.4f}, of {len(known)}")
+    print(f"share of the variance that is predicted: {worth.explained:.2f}")
+
+
+if __name__ == "__main__":
+    app()
