@@ -28,6 +28,7 @@ from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.registry import SPACES, get_space
 from dnas.space.sampling import sample
 from dnas.study.design import Network, StudySettings, run_overrides
+from dnas.supernet.worth import load_prior
 from dnas.training.build import built
 from dnas.training.trainer import Training, train_network
 
@@ -71,17 +72,17 @@ def test_rounds_halve_the_entrants_and_double_the_steps(count):
     programme = rounds(count)
     assert programme[0].entrants == count and programme[-1].entrants == 2
     assert len(programme) == max(1, math.ceil(math.log2(count)))
-    assert programme[-1].share == 0.08
+    assert programme[-1].share == 0.04
     for before, after in itertools.pairwise(programme):
         assert after.entrants == math.ceil(before.entrants / 2) and after.share == 2 * before.share
     # Every entrant trains until the last round that it is in; the winner's steps are its own training's.
     alone = sum(max(r.share for r in programme if rank < r.entrants) for rank in range(count))
-    assert finals.beside(count) == pytest.approx(alone - 0.08)
+    assert finals.beside(count) == pytest.approx(alone - 0.04)
 
 
-def test_eight_take_a_quarter_of_a_training():
-    assert [(r.entrants, r.share) for r in rounds(8)] == [(8, 0.02), (4, 0.04), (2, 0.08)]
-    assert finals.beside(8) == pytest.approx(0.24)
+def test_eight_take_an_eighth_of_a_training():
+    assert [(r.entrants, r.share) for r in rounds(8)] == [(8, 0.01), (4, 0.02), (2, 0.04)]
+    assert finals.beside(8) == pytest.approx(0.12)
 
 
 def test_a_fifth_of_the_images_judges():
@@ -134,16 +135,16 @@ def test_halving_is_what_a_plain_loop_gives(monkeypatch):
 
 @pytest.mark.parametrize(
     "recipe",
-    [QUICK_RECIPE, {**dict.fromkeys(QUICK_RECIPE), **COSINE}, {**QUICK_RECIPE, "average": 0.95}],
+    [QUICK_RECIPE, {**dict.fromkeys(QUICK_RECIPE), **COSINE}, {**QUICK_RECIPE, "average": 0.975}],
     ids=["quick", "cosine", "averaged from the finals on"],
 )
 def test_the_winners_training_goes_on_to_the_bits_of_one_that_was_never_interrupted(recipe):
     recipe = {name: value for name, value in recipe.items() if value is not None}
-    entrants = [Entrant(each, settings(**{**recipe, "epochs": 20}), "test") for each in architectures(3)]
+    entrants = [Entrant(each, settings(**{**recipe, "epochs": 40}), "test") for each in architectures(3)]
     split = pictures()
     winner, _, session = held(entrants, split)
     begun = session.handed_on
-    assert begun.state["step"] == round(0.08 * 80) == 6  # 80 steps of 4 an epoch
+    assert begun.state["step"] == round(0.04 * 160) == 6  # 160 steps of 4 an epoch
     pool = split.subset(halves(60, 3, 0.8)[0])
     own = entrants[winner]
     plain = Training(built(own.architecture, own.settings, INFO, 3), own.settings, pool, INFO, 3, "train", "cpu")
@@ -170,14 +171,14 @@ def test_the_winners_training_goes_on_to_the_bits_of_one_that_was_never_interrup
         weights.append(network.state_dict())
         lines.append(reporter.lines)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert len(lines[1]) == 20 and lines[0] == lines[1][1:]
+    assert len(lines[1]) == 40 and lines[0] == lines[1][1:]
 
 
 def test_who_learns_wins_over_who_rests():
     """The same architecture thrice; two of them hardly move."""
     (architecture,) = architectures(1)
-    resting = settings(epochs=30, learning_rate=1e-9)
-    learning = settings(epochs=30, learning_rate=0.1)
+    resting = settings(epochs=60, learning_rate=1e-9)
+    learning = settings(epochs=60, learning_rate=0.1)
     entrants = [Entrant(architecture, each, "test") for each in (resting, resting, learning)]
     winner, scores, _ = held(entrants, pictures(200).subset(torch.arange(60)))
     assert winner == 2 and scores[2][-1] > max(scores[0][-1], 0.6)
@@ -185,7 +186,7 @@ def test_who_learns_wins_over_who_rests():
 
 def test_whose_training_diverges_does_not_win():
     (architecture,) = architectures(1)
-    wild, calm = settings(learning_rate=1e30), settings(learning_rate=1e-9)
+    wild, calm = settings(20, learning_rate=1e30), settings(20, learning_rate=1e-9)
     winner, scores, _ = held([Entrant(architecture, each, "test") for each in (wild, wild, wild, calm)], pictures())
     assert winner == 3 and [None in each for each in scores] == [True, True, True, False]
     with pytest.raises(Diverged, match=r"each of the 2 candidates diverged; lower train\.learning_rate"):
@@ -231,7 +232,7 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     rng = numpy_stream(1, "found")
     found, other = (sample(get_space(space), rng, 4, shared=shared) for _ in range(2))
     given = config.Config(space=space, finals=9, mapping="shared" if shared else "full")
-    those = entrants_of.entrants(given, found, [other, found, other])
+    those = entrants_of.entrants(given, found, [other, found, other], None)
     published = ["DARTS_V2", "PC_DARTS_cifar"] if space == "darts" else []
     names = ["found", "second choice", *published]
     assert [name for name, _ in those] == names + ["random"] * (9 - len(names))
@@ -239,16 +240,44 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     assert len({architecture.layers for _, architecture in those}) == 9
     assert all(len(architecture) == 4 for _, architecture in those)
     assert all((cell_pair(architecture) is not None) == shared for name, architecture in those if name == "random")
-    assert entrants_of.entrants(given, found, [other]) == those
+    assert entrants_of.entrants(given, found, [other], None) == those
     few = given.model_copy(update={"finals": 2})
-    assert entrants_of.entrants(few, found, [other]) == those[:2]
+    assert entrants_of.entrants(few, found, [other], None) == those[:2]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_half_of_the_entrants_are_of_a_prior(shared):
+    prior = load_prior("pictures")
+    (found,) = architectures(1, layers=5)
+    given = config.Config(finals=8, mapping="shared" if shared else "full")
+    those = entrants_of.entrants(given, found, [], prior)
+    assert [name for name, _ in those] == ["found", *["prior"] * 4, "DARTS_V2", "PC_DARTS_cifar", "random"]
+    assert those[1][1] == prior.best(5, shared=shared)
+    assert len({architecture.layers for _, architecture in those}) == 8
+    worths = {name: [prior.of(each) for other, each in those if other == name] for name in ("prior", "random")}
+    assert min(worths["prior"]) > max(worths["random"])
+    assert entrants_of.entrants(given, found, [], prior) == those
+
+
+def test_a_prior_without_a_use_is_refused(tmp_path):
+    def drafted(**given):
+        return config.draft({"command": "run", **given})[0]
+
+    assert drafted(budget=60.0).prior == "pictures"
+    assert drafted(finals=4, space="s2").prior == drafted(finals=4, preset="paper").prior == drafted().prior == "none"
+    with refused("--prior pictures", "--finals"):
+        drafted(prior="pictures")
+    with refused("--prior pictures", "s2 space", "--prior none"):
+        drafted(prior="pictures", finals=4, space="s2")
+    with refused("--prior nothing"):
+        drafted(prior="nothing", finals=4)
 
 
 def test_a_space_with_too_few_architectures_is_refused(monkeypatch):
     (only,) = architectures(1)
     monkeypatch.setattr(entrants_of, "sample", lambda *arguments, **options: only)
     with refused("--finals 9", "give fewer"):
-        entrants_of.entrants(config.Config(finals=9, mapping="full"), only, [])
+        entrants_of.entrants(config.Config(finals=9, mapping="full"), only, [], None)
 
 
 # --- runs
@@ -268,7 +297,21 @@ def largest_wins(monkeypatch):
 
 
 def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_path, monkeypatch, largest_wins):
-    whole = invoke("run", "--data", images, *TINY, "--finals", "4", "--out", tmp_path / "whole", "--json")
+    whole = invoke(
+        "run",
+        "--data",
+        images,
+        *TINY,
+        "--train-epochs",
+        "8",
+        "--finals",
+        "4",
+        "--prior",
+        "none",
+        "--out",
+        tmp_path / "whole",
+        "--json",
+    )
     assert whole.code == 0, whole.err
     sizes = [each["params"] for each in whole.json["finals"]]
     winner = int(np.argmax(sizes))
@@ -292,7 +335,9 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_pat
     monkeypatch.setattr(Session, "step_done", stopping)
     monkeypatch.setattr(Session, "complete", stopped_after)
     run, now = tmp_path / "stopped", ("--checkpoint-every", "0")
-    outcome = invoke("run", "--data", images, *TINY, "--finals", "4", "--out", run, *now)
+    outcome = invoke(
+        "run", "--data", images, *TINY, "--train-epochs", "8", "--finals", "4", "--prior", "none", "--out", run, *now
+    )
     stops = 0
     while outcome.code == 130:
         stops += 1
@@ -303,6 +348,26 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_pat
     assert Architecture.from_json(found) == Architecture.load(run / "architecture.json")
     ours, theirs = (json.loads((folder / "result.json").read_text()) for folder in (run, tmp_path / "whole"))
     assert ours["finals"] == theirs["finals"]
+
+
+def test_a_resumed_run_needs_no_prior_file(images, tmp_path, monkeypatch):
+    prior, run = tmp_path / "mine.json", tmp_path / "run"
+    prior.write_text(json.dumps(load_prior("pictures").to_json()))
+    complete = Session.complete
+
+    def stopped_after(self, *arguments):
+        complete(self, *arguments)
+        if self._stage == FINALS_STAGE:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "complete", stopped_after)
+        given = ("--data", images, *TINY, "--finals", "3", "--prior", prior, "--out", run)
+        assert invoke("run", *given).code == 130
+    prior.unlink()
+    outcome = invoke("resume", run, "--json")
+    assert outcome.code == 0, outcome.err
+    assert [each["origin"] for each in outcome.json["finals"]] == ["found", "prior", "second choice"]
 
 
 def test_shared_cells_compete_at_the_depth_that_is_trained(images, tmp_path, monkeypatch):

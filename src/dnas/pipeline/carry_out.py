@@ -5,6 +5,7 @@ What a stage found is in the session, so an execution that goes on with a run ta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import safetensors.torch
 from torch import nn
 
 from dnas.data.splits import DataInfo
+from dnas.disk import read_json
 from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError
 from dnas.methods.protocol import Method
@@ -34,6 +36,7 @@ from dnas.runtime.names import (
     MODEL_FILE,
     PARAMETERS_FILE,
     PLAN_STAGE,
+    PRIOR_FILE,
     SEARCH_STAGE,
     STAGE_LABELS,
     TRAIN_STAGE,
@@ -45,6 +48,7 @@ from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
+from dnas.supernet.worth import NO_PRIOR, Worth, load_prior
 from dnas.training.accuracy import Accuracy, measure_accuracy
 from dnas.training.build import parameters_of
 from dnas.training.trainer import train_network
@@ -82,7 +86,7 @@ def train(
     if config.finals:
         assert isinstance(subject, Architecture)
         others = [Architecture.from_json(each) for each in session.completed[SEARCH_STAGE].get("others", ())]
-        candidates = list(entrants(config, subject, others))
+        candidates = list(entrants(config, subject, others, _prior(config, folder)))
     seconds, steps = 0.0, list(config.finals_steps) or [config.train.step_count] * len(candidates)
     if config.budget:
         seconds, steps = _plan(config, candidates, data, session, began)
@@ -122,6 +126,16 @@ def train(
             "architecture": other.to_json(),
         }
     return result
+
+
+def _prior(config: Config, folder: RunFolder) -> Worth | None:
+    """What candidates are drawn from, kept in the run folder: its file may be another one when the run is resumed."""
+    if config.prior == NO_PRIOR:
+        return None
+    path = folder.path / PRIOR_FILE
+    if not path.exists():
+        folder.write_text(PRIOR_FILE, json.dumps(load_prior(config.prior).to_json()))
+    return Worth.from_json(read_json(path))
 
 
 def _plan(

@@ -30,12 +30,14 @@ from dnas.settings import (
     TrainSettings,
     WidthTrainSettings,
 )
+from dnas.space.darts import DARTS
 from dnas.space.plan import check_channels, check_width
 from dnas.space.registry import get_space
 from dnas.supernet.mapping import SHARED
+from dnas.supernet.worth import NO_PRIOR, PRIORS, load_prior
 from dnas.validation import checked
 
-FINALISTS = 8  # of a run with a budget
+FINALISTS = 6  # of a run with a budget
 # What a budget decides, so it cannot be given beside one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
@@ -67,12 +69,18 @@ class Config(Settings):
         0,
         ge=0,
         le=64,
-        description="candidates that begin the training, of which the best goes on: what was found, second choices, "
-        "published cells and random ones; 0: none; a run with a budget has 8 by default",
+        description="candidates that begin the training, of which the best goes on: what was found, some of a "
+        "prior, second choices, published cells and random ones; 0: none; a run with a budget has 6 by default",
     )
     finals_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
         description="steps that each candidate of the finals would be trained for; empty: all alike",
+    )
+    prior: str = Field(
+        NO_PRIOR,
+        description="what half of the candidates of the finals are drawn from: none, a prior's name, or a file that "
+        "benchmarks/prior.py wrote; a run with finals has pictures by default, where the preset is quick and the space "
+        "darts",
     )
     baseline_steps: int = Field(0, ge=0, description="steps of the baseline's training; 0: as many as the network's")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
@@ -126,6 +134,11 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
             f"finals_steps has {len(config.finals_steps)} numbers, and --finals is {config.finals}; give one for each, "
             "or leave finals_steps out"
         )
+    if config.prior != NO_PRIOR:
+        if not config.finals:
+            raise InputError(f"--prior {config.prior} has no use without finals; give --finals, or leave it out")
+        if load_prior(config.prior).space.name != config.space:
+            raise InputError(f"--prior {config.prior} is not of the {config.space} space; give --prior none")
     if data.workers and data.memory == "whole":
         raise InputError(
             f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
@@ -191,9 +204,11 @@ def _composed(
     if chosen.get("budget") and chosen.get("command", "run") == "run":
         chosen.setdefault("finals", FINALISTS)
     own = parse({**chosen, "search": None, "train": None})
+    if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
+        chosen["prior"] = PRIORS[0]
     quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
     method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))
-    base = preset_settings(own.preset, method, info, count)
+    base = preset_settings(own.preset, method, info, count, handmade=bool(own.handmade))
     fields = train_settings(own.handmade).model_fields
     base["train"] = {key: value for key, value in base["train"].items() if key in fields}
     if distributed.count() > 1:

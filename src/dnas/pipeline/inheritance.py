@@ -16,6 +16,7 @@ from dnas.data.sources.tree import is_dir, is_file
 from dnas.data.splits import DataInfo
 from dnas.disk import read_json
 from dnas.errors import InputError
+from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.pipeline.config import BUDGETED, Config, parse, train_settings
 from dnas.pipeline.model import read_info
@@ -114,7 +115,7 @@ def _training(own: Config) -> NetworkTrainSettings:
     if own.train is not None:
         return own.train
     method = create(own.method, own.mapping or None, own.options, get_space(own.space))
-    return _of_preset(own, preset_settings(own.preset, method, _info(own), own.data.train_images)["train"])
+    return _preset(own, method)
 
 
 def _given_training(own: Config) -> dict[str, Any]:
@@ -122,12 +123,15 @@ def _given_training(own: Config) -> dict[str, Any]:
     training = _training(own)
     default = Config()
     method = create(default.method, None, {}, get_space(default.space))
-    chosen = _of_preset(own, preset_settings(own.preset, method, _info(own), own.data.train_images)["train"])
+    chosen = _preset(own, method)
     names = type(chosen).model_fields
     return {name: getattr(training, name) for name in names if getattr(training, name) != getattr(chosen, name)}
 
 
-def _of_preset(own: Config, values: Mapping[str, Any]) -> NetworkTrainSettings:
+def _preset(own: Config, method: Method) -> NetworkTrainSettings:
+    """The training that the preset of a run would choose on its data."""
+    info, handmade = _info(own), bool(own.handmade)
+    values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade)["train"]
     settings = train_settings(own.handmade)
     fitting = {name: value for name, value in values.items() if name in settings.model_fields}
     return settings(**fitting).in_numbers(own.data.train_images, own.data.image_size)

@@ -61,7 +61,7 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     theirs = str(settings.get("handmade", ""))
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
-        for key in ("architecture", "handmade", "baseline", "baseline_steps", "finals", "finals_steps"):
+        for key in ("architecture", "handmade", "baseline", "baseline_steps", "finals", "finals_steps", "prior"):
             settings.pop(key, None)
     beneath = settings.pop("train", {})
     if beneath:
@@ -85,6 +85,8 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
     if "data" in settings:
         folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
         settings["data"] = {**settings["data"], **folders}
+    if "prior" in given:
+        given["prior"] = _absolute(given["prior"])
     device = given.pop("device", settings.get("device", "auto"))
     from dnas.pipeline.machine import resolve_device
 
@@ -147,10 +149,14 @@ def _value(text: str) -> Any:
 
 
 def _absolute(value: Any) -> Any:
-    """A folder's whole path, so that a run can be resumed from elsewhere; the name of a data set goes before it."""
+    """The whole path of a folder or file, so that a run can be resumed from elsewhere; known names go before it."""
     from dnas.data.sources.registry import names as known_names
+    from dnas.data.sources.tree import is_dir, is_file
+    from dnas.supernet.worth import NO_PRIOR, PRIORS
 
-    if isinstance(value, str) and value and value not in known_names() and Path(value).is_dir():
+    if not isinstance(value, str) or not value or value in (*known_names(), *PRIORS, NO_PRIOR):
+        return value
+    if is_dir(Path(value)) or is_file(Path(value)):
         return str(Path(value).absolute())
     return value
 

@@ -2,6 +2,7 @@
 
 CONFIG_FILE = "config.toml"  # everything that was in force
 ARCHITECTURE_FILE = "architecture.json"
+PRIOR_FILE = "prior.json"  # what candidates of the finals were drawn from
 DRAWING_FILE = "architecture.svg"
 PARAMETERS_FILE = "architecture_parameters.safetensors"  # alpha, beta, gamma at the end of a search
 TRAINING_IMAGES_FILE = "training_images.safetensors"  # a digest of each image that was trained on
@@ -26,4 +27,4 @@ TRIAL_STAGE = "trial"  # of the short training of a candidate
 TRYOUT_STAGE = "estimate"  # of steps that are tried for their speed
 
 # Where a candidate of the finals comes from; one that stacks published cells has their name.
-FOUND, SECOND, RANDOM = "found", "second choice", "random"
+FOUND, SECOND, PRIOR, RANDOM = "found", "second choice", "prior", "random"

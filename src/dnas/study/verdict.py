@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dnas.runtime.names import FOUND, RANDOM, SECOND
+from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.study.statistics import LEVEL
 
 SEARCH_ORIGINS = (FOUND, SECOND)
 # What people call the candidates of the finals. Others are names of published cells.
-ORIGINS = {FOUND: "what the search found", SECOND: "a second choice of the search", RANDOM: "a random network"}
+ORIGINS = {
+    FOUND: "what the search found",
+    SECOND: "a second choice of the search",
+    PRIOR: "a network of the prior, which is of other images",
+    RANDOM: "a random network",
+}
 
 
 def of_run(result: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ from dnas.space.registry import get_space
 from dnas.supernet.derive import top_edges
 
 FORMAT = "dnas-prior/1"
-PRIORS = ("pictures",)  # shipped, the first of them the default
+PRIORS = ("pictures",)  # shipped; the first is the default
+NO_PRIOR = "none"
 LEAST_LAYERS = 5
 # Of the ridge regression; the one whose left-out predictions are best is taken.
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -138,7 +139,7 @@ def counts(architecture: Architecture, space: Space, layers: int) -> Array:
     beta, gamma = np.zeros((layers, len(edges))), np.zeros((layers, len(ops)))
     # So that an architecture of another depth has sums of the same size.
     rows = _rows(len(architecture), layers)
-    share = 1 / np.bincount(rows, minlength=layers)
+    share = 1 / np.maximum(1, np.bincount(rows, minlength=layers))
     for k, cell in zip(rows, architecture.layers, strict=True):
         for n, node in enumerate(cell.nodes):
             for op, source in node:
@@ -175,7 +176,8 @@ def fit(
     assert best is not None
     inverse = np.linalg.inv(x.T @ x + best[1] * np.eye(x.shape[1]))
     weights, errors = inverse @ x.T @ y, np.sqrt(best[0] * np.diag(inverse))
-    return Worth(space, *(_unflat(each, space, layers) for each in (weights, errors)), 1 - best[0] / float(y.var()))
+    explained = 1 - best[0] / float(y.var())
+    return Worth(space, _unflat(weights, space, layers), _unflat(errors, space, layers), explained)
 
 
 @cache
@@ -186,7 +188,8 @@ def load_prior(name: str) -> Worth:
     try:
         return Worth.from_json(json.loads(Path(name).read_text("utf-8")))
     except OSError:
-        raise InputError(f"--prior {name}: there is no such file, and no prior of that name{choices(name, PRIORS)}")
+        known = choices(name, (*PRIORS, NO_PRIOR))
+        raise InputError(f"--prior {name}: there is no such file, and no prior of that name{known}") from None
     except (ValueError, InputError) as problem:
         raise InputError(f"--prior {name}: {problem}") from None
 
@@ -208,7 +211,7 @@ def _rows(layers: int, of: int) -> list[int]:
 
 
 def _places(layers: int) -> list[tuple[int, float]]:
-    """The stage of each layer (0, 2, 4; 1 and 3 are the reductions), and how far into it the layer lies, from 0 to 1."""
+    """The stage of each layer (0, 2, 4; 1 and 3 are the reductions), and how far into it the layer lies: 0 to 1."""
     first, second = reduction_layers(layers)
     ends = [0, first, first + 1, second, second + 1, layers]
     places = []
