@@ -2,10 +2,11 @@
 
     python benchmarks/prior.py --data cifar10-jpeg,fashion-mnist,sign-digits --trainings 150 --out prior
 
-Architectures are trained for equal processor time of one thread by the quick recipe, on images of 16 pixels, and judged
-on training images that were held out; test images are never read. The first are drawn uniformly, the others as the best
-under one draw from what the model says so far (Thompson sampling), so that it is sure of what is good. Every training
-is a line of trainings.jsonl, with which an interrupted command goes on; `prior.json` is fitted to all of them.
+Architectures are trained for equal processor time of one thread by the quick recipe, on images of at most 32 pixels,
+and judged on training images that were held out; test images are never read. The first are drawn such that they differ
+more than uniform ones do: in each stage operations have other chances. The others are the best under one draw from what
+the model says so far (Thompson sampling), so that it is sure of what is good. Every training is a line of
+trainings.jsonl, with which an interrupted command goes on; `prior.json` is fitted to all of them.
 `dnas run --prior prior/prior.json` draws candidates from it.
 """
 
@@ -36,6 +37,7 @@ from dnas.rng import numpy_stream
 from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample
 from dnas.supernet.worth import Worth, fit
@@ -43,8 +45,9 @@ from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
 from dnas.training.trainer import train_network
 
-SIDE = 16
+SIDE = 32
 HELD_OUT_SHARE, HELD_OUT = 0.25, 5_000
+EVENNESS = 0.4  # of the chances of operations; 1 is uniform over all chances
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
 
@@ -54,8 +57,9 @@ def images(data: str) -> tuple[Split, Split, DataInfo]:
     """Those that are trained on, those that judge, and what they are; all of them small."""
     split, info = load_train(data)
     parts = [split.batch(part).float() for part in torch.arange(len(split)).split(1_000)]
-    small = torch.cat([F.interpolate(part, size=(SIDE, SIDE), mode="area").round().to(torch.uint8) for part in parts])
-    split, info = Split(small, split.labels), replace(info, image_size=SIDE)
+    side = min(SIDE, info.image_size)
+    small = torch.cat([F.interpolate(part, size=(side, side), mode="area").round().to(torch.uint8) for part in parts])
+    split, info = Split(small, split.labels), replace(info, image_size=side)
     held_out = min(HELD_OUT, round(HELD_OUT_SHARE * len(split)))
     trained, judged = halves(len(split), 0, 1 - held_out / len(split))
     return split.subset(trained), split.subset(judged), info
@@ -66,7 +70,7 @@ def trained(data: str, seconds: float, architecture: Architecture, origin: str, 
     torch.set_num_threads(1)
     train, judges, info = images(data)
     quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
-    settings = TrainSettings(**{**quick, "epochs": 1, "images": 0, "half_size": 0.0}).resolved(len(train), SIDE)
+    settings = TrainSettings(**{**quick, "epochs": 1, "images": 0}).resolved(len(train), info.image_size)
     network = built(architecture, settings, info, seed)
     pace = seconds_per_step(network, settings, train, info, seed=seed, device="cpu")
     steps = max(1, round(seconds / pace))
@@ -86,21 +90,40 @@ def trained(data: str, seconds: float, architecture: Architecture, origin: str, 
     }
 
 
+def varied(rng: np.random.Generator, layers: int) -> Architecture:
+    """A uniform architecture but for its operations, whose chances are drawn for each stage: some common, some rare."""
+    architecture = sample(DARTS, rng, layers)
+    kinds = [sum(k > r for r in architecture.reductions) * 2 + (k in architecture.reductions) for k in range(layers)]
+    chances = rng.dirichlet([EVENNESS] * len(DARTS.primitives), max(kinds) + 1)
+    cells = [
+        Cell(
+            tuple(
+                tuple((DARTS.primitives[rng.choice(len(DARTS.primitives), p=chances[kind])], s) for _, s in node)
+                for node in cell.nodes
+            )
+        )
+        for kind, cell in zip(kinds, architecture.layers, strict=True)
+    ]
+    return Architecture(tuple(cells), architecture.reductions, architecture.space)
+
+
 def fitted(lines: Sequence[Mapping[str, Any]], layers: int) -> Worth:
     """The model of all trainings."""
-    names = sorted({line["data"] for line in lines})
-    accuracies = {name: [line["accuracy"] if line["data"] == name else None for line in lines] for name in names}
+    # What other time has led to is another measure.
+    names = [f"trainings of {line['seconds']:g} s on {line['data']}" for line in lines]
+    accuracies = {
+        name: [line["accuracy"] if own == name else None for own, line in zip(names, lines, strict=True)]
+        for name in sorted(set(names))
+    }
     worth = fit([Architecture.from_json(line["architecture"]) for line in lines], accuracies, DARTS, layers)
-    number = " and ".join(f"{sum(line['data'] == name for line in lines)} on {name}" for name in names)
-    seconds = ", ".join(f"{each:g}" for each in sorted({line["seconds"] for line in lines}))
-    return replace(worth, source=f"{number}, each of {seconds} s")
+    return replace(worth, source=", ".join(f"{names.count(name)} {name}" for name in accuracies))
 
 
-def chosen(lines: Sequence[Mapping[str, Any]], uniform: int, layers: int, number: int) -> tuple[Architecture, str]:
+def chosen(lines: Sequence[Mapping[str, Any]], first: int, layers: int, number: int) -> tuple[Architecture, str]:
     """What is trained next, and where it comes from."""
     rng = numpy_stream(number, "prior")
-    if len(lines) < uniform:
-        return sample(DARTS, rng, layers), "random"
+    if len(lines) < first:
+        return varied(rng, layers), "varied"
     return fitted(lines, layers).best(layers, rng=rng), "proposed"
 
 
@@ -109,8 +132,8 @@ def main(
     *,
     data: str = "digits",
     trainings: int = 150,
-    uniform: float = 0.4,
-    seconds: float = 24.0,
+    first: float = 0.5,
+    seconds: float = 80.0,
     layers: int = QUICK_LAYERS,
     processes: int = os.cpu_count() or 1,
     out: Path = Path("prior"),
@@ -121,7 +144,7 @@ def main(
     ----------
     data: Names of data sets or folders, with commas between them.
     trainings: On each data set.
-    uniform: The share of them whose architectures are drawn uniformly.
+    first: The share of them whose architectures are drawn, not proposed.
     seconds: Of processor time, for every training.
     processes: Trainings at a time.
     """
@@ -139,7 +162,7 @@ def main(
         number = len(lines)
         while wanted or running:
             while wanted and len(running) < processes:
-                architecture, origin = chosen(lines, round(uniform * trainings * len(sets)), layers, number)
+                architecture, origin = chosen(lines, round(first * trainings * len(sets)), layers, number)
                 running.add(pool.submit(trained, wanted.pop(0), seconds, architecture, origin, number))
                 number += 1
             finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -149,7 +172,7 @@ def main(
                 log.flush()
     worth = fitted(lines, layers)
     write_atomically(out / "prior.json", (json.dumps(worth.to_json()) + "\n").encode())
-    for origin in ("random", "proposed"):
+    for origin in ("varied", "proposed"):
         for name in sorted({line["data"] for line in lines}):
             known = [line["accuracy"] for line in lines if line["data"] == name and line["origin"] == origin]
             if known:
