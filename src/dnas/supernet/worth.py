@@ -164,6 +164,7 @@ def fit(
     targets = {name: _standardised(values) for name, values in accuracies.items()}
     x = np.stack([features[i] for i, _ in known])
     y = np.array([targets[name][i] for i, name in known])
+    assert len(y) > 2
     x, y = x - x.mean(0), y - y.mean()
     best: tuple[float, float] | None = None
     for penalty in PENALTIES:
