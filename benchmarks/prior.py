@@ -40,7 +40,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample
-from dnas.supernet.worth import Worth, fit
+from dnas.supernet.worth import LEAST_TRAININGS, Worth, fit
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
 from dnas.training.trainer import train_network
@@ -48,7 +48,6 @@ from dnas.training.trainer import train_network
 SIDE = 32
 HELD_OUT_SHARE, HELD_OUT = 0.25, 5_000
 EVENNESS = 0.4  # of the chances of operations; 1 is uniform over all chances
-LEAST = 3  # trainings, of which a model can be made
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
 
@@ -123,7 +122,7 @@ def fitted(lines: Sequence[Mapping[str, Any]], layers: int) -> Worth:
 def chosen(lines: Sequence[Mapping[str, Any]], first: int, layers: int, number: int) -> tuple[Architecture, str]:
     """What is trained next, and where it comes from."""
     rng = numpy_stream(number, "prior")
-    if len(lines) < max(LEAST, first):
+    if len(lines) < max(LEAST_TRAININGS, first):
         return varied(rng, layers), "varied"
     return fitted(lines, layers).best(layers, rng=rng), "proposed"
 

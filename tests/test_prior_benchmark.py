@@ -30,18 +30,18 @@ def test_varied_architectures_are_of_the_space_and_differ_more_than_uniform_ones
 
 def test_a_prior_is_made_and_an_interrupted_command_goes_on(tmp_path, capsys):
     given = {"data": "digits", "seconds": 0.3, "layers": 5, "processes": 1, "out": tmp_path}
-    benchmark.main(trainings=2, **given)
+    benchmark.main(trainings=3, **given)
     before = (tmp_path / "trainings.jsonl").read_text()
-    benchmark.main(trainings=4, **given)
+    benchmark.main(trainings=5, **given)
     text = (tmp_path / "trainings.jsonl").read_text()
-    assert text.startswith(before) and len(text.splitlines()) == 4
+    assert text.startswith(before) and len(text.splitlines()) == 5
     lines = [json.loads(line) for line in text.splitlines()]
-    assert [line["origin"] for line in lines] == ["varied", "varied", "varied", "proposed"]
+    assert [line["origin"] for line in lines] == ["varied", "varied", "varied", "proposed", "proposed"]
     assert all(len(Architecture.from_json(line["architecture"])) == 5 for line in lines)
     prior = load_prior(str(tmp_path / "prior.json"))
-    assert prior.layers == 5 and prior.source == "4 trainings of 0.3 s on digits"
+    assert prior.layers == 5 and prior.source == "5 trainings of 0.3 s on digits"
     assert "digits, proposed" in capsys.readouterr().out
-    benchmark.main(trainings=4, **given)
+    benchmark.main(trainings=5, **given)
     assert (tmp_path / "trainings.jsonl").read_text() == text
 
 

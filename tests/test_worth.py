@@ -140,6 +140,11 @@ def test_what_is_explained_is_what_predicting_each_from_all_others_gives(monkeyp
         assert found.explained == pytest.approx(1 - np.mean(np.square(errors)) / y.var())
 
 
+def test_too_few_trainings_are_refused():
+    with refused("2 trainings", "3"):
+        fit(architectures(2), {"a": [0.5, 0.6]}, DARTS, LAYERS)
+
+
 def test_data_sets_count_alike_however_hard_they_are():
     worth, those = planted(7), architectures(200)
     odds = np.array([worth.of(each) for each in those])

@@ -29,7 +29,7 @@ from dnas.supernet.derive import top_edges
 FORMAT = "dnas-prior/1"
 PRIORS = ("pictures",)  # shipped; the first is the default
 NO_PRIOR = "none"
-LEAST_LAYERS = 5
+LEAST_LAYERS, LEAST_TRAININGS = 5, 3
 # Of the ridge regression; the one whose left-out predictions are best is taken.
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -158,13 +158,17 @@ def fit(
     Args:
         accuracies: For each data set those of all architectures, None where one was not trained on it. Their log-odds
             are brought to mean 0 and spread 1, so that data sets count alike, however hard they are.
+
+    Raises:
+        InputError: There are too few.
     """
     known = [(i, name) for name, values in accuracies.items() for i, value in enumerate(values) if value is not None]
     features = np.stack([counts(architecture, space, layers) for architecture in architectures])
     targets = {name: _standardised(values) for name, values in accuracies.items()}
     x = np.stack([features[i] for i, _ in known])
     y = np.array([targets[name][i] for i, name in known])
-    assert len(y) > 2
+    if len(y) < LEAST_TRAININGS:
+        raise InputError(f"{len(y)} trainings are too few for a prior, which needs {LEAST_TRAININGS}")
     x, y = x - x.mean(0), y - y.mean()
     best: tuple[float, float] | None = None
     for penalty in PENALTIES:
