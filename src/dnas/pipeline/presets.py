@@ -43,7 +43,7 @@ QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10
 QUICK_TRIALS = 16
 QUICK_TRIAL_EPOCHS = 3
-QUICK_TRAIN_IMAGES = 100_000
+QUICK_TRAIN_IMAGES = 200_000
 QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
 # By how much a stem reduces the side. From so many pixels on the quick preset halves it: half of a network's time goes
