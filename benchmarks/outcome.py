@@ -76,7 +76,7 @@ def carry_out(setting: Setting, networks: Sequence[str], seed: int, more: Sequen
     rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *more])]
     for network in networks:
         if network == RANDOM:
-            subject = [str(control(setting, seed))]
+            subject = [str(control(setting, seed)), "--channels", str(found_channels(setting, seed))]
         else:
             subject = [network, "--params", str(rows[0].params)]
         rows.append(made(setting, network, seed, ["train", *subject]))
@@ -94,6 +94,13 @@ def control(setting: Setting, seed: int) -> Path:
         found = Architecture.load(run / "architecture.json")
         path.write_text(random_of_size(found, count, CONTROL_SEEDS + seed).dumps(), "utf-8")
     return path
+
+
+def found_channels(setting: Setting, seed: int) -> int:
+    """The width that the found network's run had planned."""
+    train = parse(read_toml(setting.run(FOUND, seed) / "config.toml")).train
+    assert isinstance(train, TrainSettings)
+    return train.channels
 
 
 def made(setting: Setting, network: str, seed: int, command: list[str]) -> Row:
