@@ -108,6 +108,8 @@ def test_what_is_spent_before_a_training_is_said_in_a_line():
 def test_the_share_of_the_search(command):
     config, _ = configured(command=command)
     assert budget.search_seconds(config) == {"run": SEARCH_SHARE * 600.0, "search": 600.0, "train": 0.0}[command]
+    alone, _ = configured(command=command, finals=0)
+    assert budget.search_seconds(alone) == {"run": 30.0, "search": 600.0, "train": 0.0}[command]
 
 
 @pytest.mark.parametrize("name", ["dnas", "darts-2nd", "spos", "evolution", "random"])
