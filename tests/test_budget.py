@@ -16,7 +16,7 @@ from dnas.disk import read_toml
 from dnas.errors import InputError
 from dnas.methods.registry import create
 from dnas.pipeline import budget, speed
-from dnas.pipeline.budget import RESERVE, SEARCH_SHARE, Pace
+from dnas.pipeline.budget import RESERVE, SEARCH_SHARE, SEARCH_SHARE_ALONE, Pace
 from dnas.pipeline.config import check_budget, resolve
 from dnas.pipeline.stages import PASSES, search_work
 from dnas.runtime.names import BASELINE_PLAN_STAGE, FINALS_STAGE, PLAN_STAGE, SEARCH_STAGE, TRAIN_STAGE
@@ -109,7 +109,7 @@ def test_the_share_of_the_search(command):
     config, _ = configured(command=command)
     assert budget.search_seconds(config) == {"run": SEARCH_SHARE * 600.0, "search": 600.0, "train": 0.0}[command]
     alone, _ = configured(command=command, finals=0)
-    assert budget.search_seconds(alone) == {"run": 30.0, "search": 600.0, "train": 0.0}[command]
+    assert budget.search_seconds(alone) == {"run": SEARCH_SHARE_ALONE * 600.0, "search": 600.0, "train": 0.0}[command]
 
 
 @pytest.mark.parametrize("name", ["dnas", "darts-2nd", "spos", "evolution", "random"])
@@ -124,7 +124,7 @@ def test_a_search_is_planned_to_take_its_time(monkeypatch, name, pace):
 
     monkeypatch.setattr(budget.stages, "seconds_per_trial", per_trial)
     given = {"processes": 2} if name in ("evolution", "random") else {}
-    config, method = configured(count, method=name, search=given)
+    config, method = configured(count, method=name, search=given, finals=0)
     found = budget.searching(config, method, blank(count), INFO)
     again, _ = configured(count, method=name, search={**found, **given})
     settings = again.search
@@ -134,7 +134,7 @@ def test_a_search_is_planned_to_take_its_time(monkeypatch, name, pace):
     else:
         assert isinstance(settings, SupernetSettings)
         seconds = pace * total / (PASSES[settings.update] if hasattr(settings, "update") else 1.0)
-    wanted = SEARCH_SHARE * 600 * (1 - RESERVE)
+    wanted = SEARCH_SHARE_ALONE * 600 * (1 - RESERVE)
     if found["images"] == 4 * settings.batch_size:
         assert seconds >= wanted * 0.8  # the least that a search can see
     elif "epochs" not in found:
