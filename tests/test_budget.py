@@ -221,29 +221,6 @@ def test_the_command_line_refuses_in_a_line(images, tmp_path):
         dnas.run(data=few, finals=2, epochs=1, batch_size=4, layers=3, channels=8, out=tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "baseline", "wide"),
-    [(20, False, 16), (165, False, 16), (543, False, 24), (1_086, True, 24), (1e6, False, 48)],
-)
-def test_the_more_steps_the_wider_the_networks(seconds, baseline, wide, monkeypatch):
-    monkeypatch.setattr(budget, "pace", lambda *_: Pace(0.1, 0.1, 0.0))
-    config, _ = configured(budget=seconds / (1 - SEARCH_SHARE), baseline=baseline)
-    assert budget.channels(config, blank(100), INFO) == wide
-    # As 0.4 of the steps' logarithm does, to the nearest multiple of eight.
-    assert wide in (16, 48) or wide == pytest.approx(16 * (5430 / budget.WIDTH_STEPS) ** 0.4, abs=4)
-
-
-def test_a_given_width_stays(monkeypatch):
-    monkeypatch.setattr(budget, "pace", lambda *_: Pace(0.1, 0.1, 0.0))
-    config, method = configured(budget=1_200.0, method="random")
-    monkeypatch.setattr(budget, "searching", lambda *_: {})
-    given = {"train": {"channels": 20}}
-    assert budget.planned_settings(config, method, blank(100), INFO, {})["train"] == {"channels": 24}
-    assert "train" not in budget.planned_settings(config, method, blank(100), INFO, given)
-    paper = config.model_copy(update={"preset": "paper"})
-    assert "train" not in budget.planned_settings(paper, method, blank(100), INFO, {})
-
-
 def test_finals_are_a_budgets_default():
     assert configured()[0].finals == 6
     assert configured(finals=0)[0].finals == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,12 +20,9 @@ from dnas.pipeline import stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.model import Subject, fresh
 from dnas.pipeline.speed import seconds_per_search_step, seconds_per_step
-from dnas.rng import numpy_stream
 from dnas.searching import finals
 from dnas.searching.judging import FORWARD
-from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettings, TrainSettings, TrialSettings
-from dnas.space.registry import get_space
-from dnas.space.sampling import sample
+from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettings, TrialSettings
 from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
@@ -35,13 +32,6 @@ SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
 SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.02, 0.05
 # For what is not foreseen, such as files that are written.
 RESERVE = 0.02
-
-
-# A network of 16 channels that can do so many steps is as good as a wider one. On held-out images of CIFAR-10, 24
-# channels lose two points in 120 s (random networks, 1,300 steps); in 250 s (the prior's best network, 2,800 steps) 16,
-# 24 and 32 channels have 0.773, 0.777 and 0.775. Of equals the narrower one is wanted.
-WIDTH_STEPS, WIDTH_GROWTH = 1_650, 0.4
-WIDTH_UNIT, MOST_CHANNELS = 8, 48
 
 
 @dataclass(frozen=True)
@@ -61,35 +51,6 @@ def search_seconds(config: Config) -> float:
     """How much of the budget is for the search."""
     share = SEARCH_SHARE if config.finals else SEARCH_SHARE_ALONE
     return config.budget * {"search": 1.0, "run": share, "train": 0.0}[config.command]
-
-
-def planned_settings(
-    config: Config, method: Method | None, train: Split, info: DataInfo, given: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """What follows from a budget before anything is searched: {"search": …, "train": …}.
-
-    Args:
-        given: Settings that were given, which stay as they are.
-    """
-    values: dict[str, dict[str, Any]] = {}
-    if config.search is not None:
-        assert method is not None
-        values["search"] = searching(config, method, train, info)
-    chosen = "channels" in (given.get("train") or {})
-    if config.command == "run" and config.preset == "quick" and not chosen:
-        values["train"] = {"channels": channels(config, train, info)}
-    return values
-
-
-def channels(config: Config, train: Split, info: DataInfo) -> int:
-    """How wide the networks of a run are: the wider the more steps they could do, by a random network's speed."""
-    assert isinstance(config.train, TrainSettings) and config.search is not None
-    architecture = sample(get_space(config.space), numpy_stream(config.seed, "width"), config.search.layers)
-    seconds = (config.budget - search_seconds(config)) / (2 if config.baseline else 1)
-    steps = seconds / pace(config, architecture, train, info).mean
-    wanted = config.train.channels * (steps / WIDTH_STEPS) ** WIDTH_GROWTH
-    planned: int = min(MOST_CHANNELS, WIDTH_UNIT * round(wanted / WIDTH_UNIT))
-    return max(config.train.channels, planned)
 
 
 def searching(config: Config, method: Method, train: Split, info: DataInfo) -> dict[str, Any]:
@@ -177,7 +138,5 @@ def sentence(config: Config, seconds: float, steps: int, entrants: int) -> str:
     searched = f"search {time_text(search_seconds(config))}, " if config.search is not None else ""
     held = f"finals of {entrants}, " if entrants > 1 else ""
     images = f"{passes * config.train.images:,.0f} images ({passes:.1f} passes over {config.train.images:,})"
-    wide = f" with {config.train.channels} channels" if isinstance(config.train, TrainSettings) else ""
     again = ", its baseline as long" if config.baseline else ""
-    trained = f"train{wide} for {time_text(seconds)} on {images}{again}"
-    return f"plan for {time_text(config.budget)}: {searched}{held}{trained}"
+    return f"plan for {time_text(config.budget)}: {searched}{held}train for {time_text(seconds)} on {images}{again}"

@@ -95,9 +95,10 @@ def _begin(
     began = clock(drafted.device)
     data = load_data(drafted, reporter)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
-    if config.budget:
-        for section, values in budget.planned_settings(config, method, data.train, data.info, overrides).items():
-            overrides = {**overrides, section: {**(overrides.get(section) or {}), **values}}
+    if config.budget and config.search is not None:
+        assert method is not None
+        planned_search = budget.searching(config, method, data.train, data.info)
+        overrides = {**overrides, "search": {**overrides.get("search", {}), **planned_search}}
         config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     config, flips = resolve_flips(config, data.train, data.info)
     if architecture is not None and isinstance(config.train, TrainSettings):
