@@ -27,8 +27,8 @@ from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
 # Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
-# the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In none of six runs of
-# 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
+# the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In one of eight runs
+# of 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
 SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.02, 0.05
 # For what is not foreseen, such as files that are written.
 RESERVE = 0.02
@@ -54,7 +54,10 @@ def search_seconds(config: Config) -> float:
 
 
 def searching(config: Config, method: Method, train: Split, info: DataInfo) -> dict[str, Any]:
-    """The settings with which a search takes its share of the budget: of images and, where those are all, of epochs."""
+    """The settings with which a search takes its share of the budget.
+
+    Of images; where these are all, or as few as they can be, of epochs.
+    """
     settings = config.search
     assert settings is not None
     if isinstance(settings, TrialSettings):
@@ -71,9 +74,10 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
         whole = step / passes * stages.search_work(method, settings).total
     images = settings.images * (1 - RESERVE) * search_seconds(config) / whole
     least = 4 * settings.batch_size
-    if images <= len(train):
-        return {"images": min(len(train), max(least, round(images)))}
-    return {"images": len(train), "epochs": max(1, round(settings.epochs * images / len(train)))}
+    seen = min(len(train), max(least, round(images)))
+    if least <= images <= len(train):
+        return {"images": seen}
+    return {"images": seen, "epochs": max(1, round(settings.epochs * images / seen))}
 
 
 def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace:
@@ -131,12 +135,12 @@ def planned(settings: SettingsType, steps: int) -> SettingsType:
     return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
 
 
-def sentence(config: Config, seconds: float, steps: int, entrants: int) -> str:
-    """The plan in a line."""
+def sentence(config: Config, searched: float, seconds: float, steps: int, entrants: int) -> str:
+    """The plan in a line, once a search has taken its time."""
     assert config.train is not None
     passes = steps / config.train.steps_per_epoch
-    searched = f"search {time_text(search_seconds(config))}, " if config.search is not None else ""
+    before = f"search took {time_text(searched)}, " if config.search is not None else ""
     held = f"finals of {entrants}, " if entrants > 1 else ""
     images = f"{passes * config.train.images:,.0f} images ({passes:.1f} passes over {config.train.images:,})"
     again = ", its baseline as long" if config.baseline else ""
-    return f"plan for {time_text(config.budget)}: {searched}{held}train for {time_text(seconds)} on {images}{again}"
+    return f"plan for {time_text(config.budget)}: {before}{held}train for {time_text(seconds)} on {images}{again}"

@@ -151,7 +151,7 @@ def _plan(
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
         session.complete({"seconds": seconds, "steps": steps})
-        session.say(budget.sentence(config, seconds, steps[0], len(candidates)))
+        session.say(budget.sentence(config, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(candidates)))
     done = session.completed[PLAN_STAGE]
     return done["seconds"], done["steps"]
 
