@@ -13,7 +13,6 @@ trainings.jsonl, with which an interrupted command goes on; `prior.json` is fitt
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,27 +25,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cyclopts import App, Parameter
+from held_out import parts, trained_for
 
-from dnas.data.splits import DataInfo, Split, halves, load_train
+from dnas.data.splits import DataInfo, Split, load_train
 from dnas.disk import write_atomically
 from dnas.methods.registry import create
-from dnas.network.network import params
 from dnas.pipeline.presets import QUICK_LAYERS, preset_settings
-from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
-from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample
-from dnas.supernet.worth import LEAST_TRAININGS, Worth, fit
-from dnas.training.accuracy import measure_accuracy
-from dnas.training.build import built
-from dnas.training.trainer import train_network
+from dnas.supernet.worth import LEAST_TRAININGS, Worth, fit, places
 
 SIDE = 32
-HELD_OUT_SHARE, HELD_OUT = 0.25, 5_000
 EVENNESS = 0.4  # of the chances of operations; 1 is uniform over all chances
 
 app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(negative=""))
@@ -56,13 +49,11 @@ app = App(help=__doc__, help_format="plaintext", default_parameter=Parameter(neg
 def images(data: str) -> tuple[Split, Split, DataInfo]:
     """Those that are trained on, those that judge, and what they are; all of them small."""
     split, info = load_train(data)
-    parts = [split.batch(part).float() for part in torch.arange(len(split)).split(1_000)]
+    pictures = [split.batch(part).float() for part in torch.arange(len(split)).split(1_000)]
     side = min(SIDE, info.image_size)
-    small = torch.cat([F.interpolate(part, size=(side, side), mode="area").round().to(torch.uint8) for part in parts])
-    split, info = Split(small, split.labels), replace(info, image_size=side)
-    held_out = min(HELD_OUT, round(HELD_OUT_SHARE * len(split)))
-    trained, judged = halves(len(split), 0, 1 - held_out / len(split))
-    return split.subset(trained), split.subset(judged), info
+    small = [F.interpolate(part, size=(side, side), mode="area").round().to(torch.uint8) for part in pictures]
+    split, info = Split(torch.cat(small), split.labels), replace(info, image_size=side)
+    return *parts(split), info
 
 
 def trained(data: str, seconds: float, architecture: Architecture, origin: str, seed: int) -> dict[str, Any]:
@@ -71,21 +62,15 @@ def trained(data: str, seconds: float, architecture: Architecture, origin: str, 
     train, judges, info = images(data)
     quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
     settings = TrainSettings(**{**quick, "epochs": 1, "images": 0}).resolved(len(train), info.image_size)
-    network = built(architecture, settings, info, seed)
-    pace = seconds_per_step(network, settings, train, info, seed=seed, device="cpu")
-    steps = max(1, round(seconds / pace))
-    epochs = math.ceil(steps / settings.steps_per_epoch)
-    settings = settings.model_copy(update={"epochs": epochs, "steps": steps})
-    network = built(architecture, settings, info, seed)
-    train_network(network, settings, train, info, seed=seed, session=Session(None, {}))
+    found = trained_for(seconds, architecture, settings, train, judges, info, seed)
     return {
         "data": Path(data).name,
         "origin": origin,
         "seed": seed,
         "seconds": seconds,
-        "steps": steps,
-        "params": params(network),
-        "accuracy": measure_accuracy(network, judges, info).value,
+        "steps": found.steps,
+        "params": found.params,
+        "accuracy": found.accuracy,
         "architecture": architecture.to_json(),
     }
 
@@ -93,16 +78,16 @@ def trained(data: str, seconds: float, architecture: Architecture, origin: str, 
 def varied(rng: np.random.Generator, layers: int) -> Architecture:
     """A uniform architecture but for its operations, whose chances are drawn for each stage: some common, some rare."""
     architecture = sample(DARTS, rng, layers)
-    kinds = [sum(k > r for r in architecture.reductions) * 2 + (k in architecture.reductions) for k in range(layers)]
-    chances = rng.dirichlet([EVENNESS] * len(DARTS.primitives), max(kinds) + 1)
+    stages = [stage for stage, _ in places(layers)]
+    chances = rng.dirichlet([EVENNESS] * len(DARTS.primitives), max(stages) + 1)
     cells = [
         Cell(
             tuple(
-                tuple((DARTS.primitives[rng.choice(len(DARTS.primitives), p=chances[kind])], s) for _, s in node)
+                tuple((DARTS.primitives[rng.choice(len(DARTS.primitives), p=chances[stage])], s) for _, s in node)
                 for node in cell.nodes
             )
         )
-        for kind, cell in zip(kinds, architecture.layers, strict=True)
+        for stage, cell in zip(stages, architecture.layers, strict=True)
     ]
     return Architecture(tuple(cells), architecture.reductions, architecture.space)
 

@@ -19,31 +19,24 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
+from held_out import parts, trained_for
 from rich.console import Console
 from rich.table import Table
 
-from dnas.data.splits import halves, load_train
+from dnas.data.splits import load_train
 from dnas.methods.registry import create
-from dnas.pipeline.budget import Pace, planned, steps_in
 from dnas.pipeline.presets import preset_settings
-from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
-from dnas.runtime.session import Session
-from dnas.searching.judging import FORWARD
 from dnas.settings import TrainSettings
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample
 from dnas.study.statistics import estimate, paired
-from dnas.training.accuracy import measure_accuracy
-from dnas.training.build import built
-from dnas.training.trainer import train_network
 
-HELD_OUT = 5_000
 RECIPE = "recipe"
 VARIANTS: dict[str, dict[str, Any]] = {
     RECIPE: {},
-    "SGD alone, rate 0.1": {"optimizer": "sgd"},
-    "SGD alone, rate 0.2": {"optimizer": "sgd", "learning_rate": 0.2},
+    "SGD alone at rate 0.1": {"optimizer": "sgd"},
+    "SGD alone at rate 0.2": {"optimizer": "sgd", "learning_rate": 0.2},
     "half size half the time": {"half_size": 0.5},
     "no norm at the end": {"final_norm": False},
     "no label smoothing": {"label_smoothing": 0.0},
@@ -86,27 +79,13 @@ def accuracy(job: Job) -> float:
     """Of a variant's training, on the held-out images."""
     torch.set_num_threads(1)
     split, info = load_train(job.data)
-    held_out = min(HELD_OUT, len(split) // 5)
-    trained, judged = halves(len(split), 0, 1 - held_out / len(split))
-    train, judges = split.subset(trained), split.subset(judged)
+    train, judges = parts(split)
     quick = preset_settings("quick", create("dnas", None, {}, DARTS), info, len(train))["train"]
     settings = settings_of(job.variant, quick, len(train), info.image_size)
     if not info.flip:  # which no variant changes
         settings = settings.model_copy(update={"flip": "off"})
     architecture = sample(DARTS, numpy_stream(job.seed, "recipe"), job.layers)
-
-    def tried(half: bool) -> float:
-        network = built(architecture, settings, info, job.seed)
-        return seconds_per_step(network, settings, train, info, seed=job.seed, device="cpu", half=half)
-
-    full = tried(False)
-    pace = Pace(full, tried(True) if settings.half_size else full, settings.half_size)
-    # What comes after the last step is within the time, too.
-    after = FORWARD * full * settings.statistics_images * settings.steps_per_epoch / settings.images
-    settings = planned(settings, steps_in(job.seconds - after, pace))
-    network = built(architecture, settings, info, job.seed)
-    train_network(network, settings, train, info, seed=job.seed, session=Session(None, {}))
-    return measure_accuracy(network, judges, info).value
+    return trained_for(job.seconds, architecture, settings, train, judges, info, job.seed).accuracy
 
 
 @app.default
@@ -133,6 +112,8 @@ def main(
     out: A file that keeps what is known, so that an interrupted benchmark goes on.
     """
     names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise SystemExit(f"--variants {unknown[0]} is none of: {', '.join(VARIANTS)}")
     names = [RECIPE, *(name for name in names if name != RECIPE)]
     jobs = [Job(data, seconds, seed, layers, name) for seed in range(seeds) for name in names]
     known: dict[str, float] = json.loads(out.read_text("utf-8")) if out is not None and out.exists() else {}

@@ -80,6 +80,23 @@ def test_every_difference_between_presets_is_in_the_written_configuration():
         assert quick[section] != paper[section] and set(quick[section]) == set(paper[section])
 
 
+@pytest.mark.parametrize(
+    ("side", "stem", "half", "handmade_half", "images"),
+    [
+        (8, "cifar", 0.0, 0.0, 200_000), (16, "cifar", 0.0, 0.0, 200_000), (28, "tiny-imagenet", 0.0, 0.5, 200_000),
+        (32, "tiny-imagenet", 0.0, 0.5, 200_000), (64, "tiny-imagenet", 0.5, 0.5, 50_000),
+        (224, "imagenet", 0.5, 0.5, 65_306),
+    ],
+)  # fmt: skip
+def test_the_quick_preset_shows_the_first_cells_few_pixels(side, stem, half, handmade_half, images):
+    method = create("dnas", None, {}, DARTS)
+    of = info(image_size=side)
+    train = preset_settings("quick", method, of, 10**6)["train"]
+    assert (train["stem"], train["half_size"], train["images"]) == (stem, half, images)
+    assert preset_settings("quick", method, of, 10**6, handmade=True)["train"]["half_size"] == handmade_half
+    assert "stem" not in preset_settings("paper", method, info(), 10**6)["train"]
+
+
 def test_no_automatic_value_is_left():
     config = resolved()
     for name in ("warmup_epochs", "images", "architecture_learning_rate", "pad"):

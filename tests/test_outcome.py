@@ -46,3 +46,9 @@ def test_a_variant_is_a_training_that_differs_from_the_recipe(name):
     made = recipe.settings_of(name, quick, 1000, 32)
     plain = recipe.settings_of(recipe.RECIPE, quick, 1000, 32)
     assert isinstance(made, TrainSettings) and (made != plain) == (name != recipe.RECIPE)
+
+
+def test_every_variant_of_the_recipe_can_be_asked_for_by_its_name():
+    assert not any("," in name for name in recipe.VARIANTS)
+    with pytest.raises(SystemExit, match="--variants nobody is none of: recipe"):
+        recipe.main(variants="cutout,nobody")

@@ -51,7 +51,7 @@ QUICK_SIDE = 16
 SHRINKS = {CIFAR_STEM: 1, TINY_IMAGENET_STEM: 2, IMAGENET_STEM: 8}
 HALVED_FROM, EIGHTH_FROM = 24, 128
 # For a training of few passes, which the regularisation of 600 epochs (cutout, drop-path, an auxiliary loss) would only
-# slow down. docs/performance.md says what each of these brings.
+# slow down. docs/outcome.md says what they are for.
 QUICK_RECIPE: dict[str, Any] = {
     "optimizer": "muon",
     "muon_learning_rate": 0.05,

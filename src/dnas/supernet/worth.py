@@ -71,7 +71,7 @@ class Worth:
 
     def of(self, architecture: Architecture) -> float:
         """The worth of an architecture of any depth."""
-        return float(self._counts(architecture) @ self.mean.flat)
+        return float(counts(architecture, self.space, self.layers) @ self.mean.flat)
 
     def best(self, layers: int, *, shared: bool = False, rng: np.random.Generator | None = None) -> Architecture:
         """The architecture of most worth.
@@ -91,9 +91,6 @@ class Worth:
         scores = factors.alpha[None] + beta[:, :, None] + gamma[:, None, :]
         origin = {"prior": "best" if rng is None else "drawn"}
         return top_edges(torch.from_numpy(scores), self.space.primitives, self.space, origin)
-
-    def _counts(self, architecture: Architecture) -> Array:
-        return counts(architecture, self.space, self.layers)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -207,15 +204,15 @@ def _standardised(values: Sequence[float | None]) -> list[float]:
 
 def _rows(layers: int, of: int) -> list[int]:
     """For each of so many layers the one of `of` layers that lies where it does: the same kind, stage and place."""
-    places, known = _places(layers), _places(of)
+    known = places(of)
     rows = []
-    for stage, place in places:
+    for stage, place in places(layers):
         like = [k for k, (other, _) in enumerate(known) if other == stage]
         rows.append(like[min(len(like) - 1, int(place * len(like)))])
     return rows
 
 
-def _places(layers: int) -> list[tuple[int, float]]:
+def places(layers: int) -> list[tuple[int, float]]:
     """The stage of each layer (0, 2, 4; 1 and 3 are the reductions), and how far into it the layer lies: 0 to 1."""
     first, second = reduction_layers(layers)
     ends = [0, first, first + 1, second, second + 1, layers]
