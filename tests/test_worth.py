@@ -121,6 +121,14 @@ def test_noise_explains_nothing():
     assert found.explained < 0.15 and np.abs(found.mean.flat).max() < 3 * found.error.flat.max()
 
 
+def test_errors_are_as_large_as_what_is_left_unexplained():
+    rng, those = np.random.default_rng(0), architectures(400)
+    known = fit(those, {"a": accuracies(planted(5), those)}, DARTS, LAYERS)
+    noise = fit(those, {"a": list(rng.uniform(0.4, 0.6, 400))}, DARTS, LAYERS)
+    # Both have the same architectures; the penalty of noise, which is larger, makes errors smaller.
+    assert known.error.flat.mean() < 0.5 * noise.error.flat.mean()
+
+
 def test_what_is_explained_is_what_predicting_each_from_all_others_gives(monkeypatch):
     those = architectures(24)
     values = accuracies(planted(6), those)

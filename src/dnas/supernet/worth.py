@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -182,7 +181,6 @@ def fit(
     return Worth(space, _unflat(weights, space, layers), _unflat(errors, space, layers), explained)
 
 
-@cache
 def load_prior(name: str) -> Worth:
     """A shipped prior by its name, or one from a file. Raises InputError where there is neither."""
     if name in PRIORS:
