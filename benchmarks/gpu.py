@@ -210,7 +210,7 @@ def main(
     only: str = "",
     device: Annotated[str, Parameter(help="auto, cuda or cpu")] = "auto",
 ) -> None:
-    """Measure, and print two tables.
+    """Measure, and print two tables. The exit code is 1 where a check finds a difference.
 
     Args:
         json_file: Write everything to this JSON file.
@@ -226,6 +226,9 @@ def main(
         console.print(table)
     for remark in remarks(report):
         print(remark)
+    # A step that cannot be timed is told of; a wrong result is an error.
+    if any(part.get("result", {}).get("equal") is False for part in report.parts):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

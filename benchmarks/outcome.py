@@ -76,7 +76,7 @@ def carry_out(setting: Setting, networks: Sequence[str], seed: int, more: Sequen
     rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *more])]
     for network in networks:
         if network == RANDOM:
-            subject = [str(control(setting, seed)), "--channels", str(found_channels(setting, seed))]
+            subject = [str(control(setting, seed)), "--channels", str(found_training(setting, seed).channels)]
         else:
             subject = [network, "--params", str(rows[0].params)]
         rows.append(made(setting, network, seed, ["train", *subject]))
@@ -88,19 +88,17 @@ def control(setting: Setting, seed: int) -> Path:
     path = setting.folder / f"{RANDOM}-{seed}.json"
     if not path.exists():
         run = setting.run(FOUND, seed)
-        train = parse(read_toml(run / "config.toml")).train
-        assert isinstance(train, TrainSettings)
-        count = parameters_of(train, read_info(run / "model.safetensors"))
+        count = parameters_of(found_training(setting, seed), read_info(run / "model.safetensors"))
         found = Architecture.load(run / "architecture.json")
         path.write_text(random_of_size(found, count, CONTROL_SEEDS + seed).dumps(), "utf-8")
     return path
 
 
-def found_channels(setting: Setting, seed: int) -> int:
-    """The width that the found network's run had planned."""
+def found_training(setting: Setting, seed: int) -> TrainSettings:
+    """How the found network was trained; its width may have been given as an option."""
     train = parse(read_toml(setting.run(FOUND, seed) / "config.toml")).train
     assert isinstance(train, TrainSettings)
-    return train.channels
+    return train
 
 
 def made(setting: Setting, network: str, seed: int, command: list[str]) -> Row:

@@ -27,7 +27,8 @@ def test_every_part_runs_and_is_written(reports):
     report, written = reports
     assert written["parts"] == report.parts
     assert [part["name"] for part in report.parts] == [part.name for part in gpu.parts_of(gpu_setting.CPU)]
-    assert all(part["state"] == "done" for part in report.parts if gpu_setting.BFLOAT16 not in part["name"]), written
+    assert all(part["state"] == "done" for part in report.parts), written
+    assert "error" not in gpu.variants_of(of(report, "training step, bfloat16")["result"])["eager"]
 
 
 def test_the_supernets_are_found_equal(reports):
@@ -70,6 +71,17 @@ def test_the_check_sees_a_difference(monkeypatch):
     result = gpu_check.check({case.name: lambda: gpu_check.supernet_difference(case, gpu_setting.TINY, "cpu")})
     assert not result["equal"]
     assert not gpu_check.check({"none": lambda: {"output": float("nan")}})["equal"]
+
+
+def test_a_wrong_result_is_an_error(monkeypatch):
+    for equal in (True, False):
+        part = {"name": "check", "state": "done", "seconds": 0.0, "result": {"equal": equal, "largest": 0.0}}
+        monkeypatch.setattr(gpu, "measure_all", lambda *_, part=part: gpu.Report({}, [part]))
+        if equal:
+            gpu.main(device="cpu")
+        else:
+            with pytest.raises(SystemExit, match="1"):
+                gpu.main(device="cpu")
 
 
 def test_the_precision_is_put_back():
