@@ -148,6 +148,18 @@ MUTATIONS = (
         "cells[order.flip(0)[:count]]",
     ),
     Mutation(
+        "pnas",
+        "states that no trial read keep their random start",
+        "member.states.weight[last + 1 :] = member.states.weight[last]",
+        "member.states.weight[last + 1 :] += member.states.weight[last]",
+    ),
+    Mutation(
+        "nasnet",
+        "published batches however short the search",
+        "LEAST_UPDATES, LEAST_BATCH = 30, 2",
+        "LEAST_UPDATES, LEAST_BATCH = 4, 2",
+    ),
+    Mutation(
         "random",
         "one candidate again and again",
         'numpy_stream(seed, "candidate", len(history) + i)',
@@ -158,6 +170,12 @@ MUTATIONS = (
         "spread left out of the draws",
         "mean + spread * torch.randn",
         "mean + 0.0 * spread * torch.randn",
+    ),
+    Mutation(
+        "bananas",
+        "a gradient through units that are off",
+        ".mul_(layers[k] > 0)",
+        ".mul_(layers[k] >= 0)",
     ),
 )
 

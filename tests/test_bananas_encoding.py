@@ -86,6 +86,19 @@ def test_cells_that_differ_in_the_names_of_their_nodes_have_one_encoding_and_oth
     assert made.encoding(stack(swapped, one, 4)) == encodings[0]
 
 
+def test_the_encoding_by_edges_is_the_operation_of_each_edge():
+    """Edges of node n begin at 0, 2, 5 and 9; of an edge the operations in their order; then the reduction's 98."""
+    a, b = (("max_pool_3x3", 0), ("skip_connect", 1)), (("sep_conv_3x3", 1), ("dil_conv_5x5", 3))
+    cell = Cell((a, a, b, b))
+    order = list(DARTS.primitives)
+    slots = [(0, "max_pool_3x3"), (1, "skip_connect"), (2, "max_pool_3x3"), (3, "skip_connect"),
+             (6, "sep_conv_3x3"), (8, "dil_conv_5x5"), (10, "sep_conv_3x3"), (12, "dil_conv_5x5")]  # fmt: skip
+    places = {7 * edge + order.index(op) for edge, op in slots}
+    assert method().edges(stack(cell, cell, 4)) == places | {98 + place for place in places}
+    free = architectures(1, shared=False)[0]
+    assert len(method("full").edges(free)) == 8 * 4 and max(method("full").edges(free)) < 98 * 4
+
+
 def test_free_layers_have_an_encoding_each():
     made = method("full")
     (architecture,) = architectures(1, shared=False)

@@ -71,6 +71,16 @@ def test_the_quick_preset_sets_what_a_method_names_for_it(name):
         assert getattr(resolved(method=name, search={setting: value + 1}).search, setting) == value + 1
 
 
+@pytest.mark.parametrize("name", [name for name, method in registry().items() if method.paper_options])
+def test_the_paper_preset_sets_the_published_options(name):
+    method = get_method(name)
+    paper, quick = resolved(method=name, preset="paper"), resolved(method=name)
+    for option, value in method.paper_options.items():
+        assert paper.options[option] == value != quick.options[option]
+        own = resolved(method=name, preset="paper", options={option: quick.options[option]})
+        assert own.options == paper.options | {option: quick.options[option]}
+
+
 def test_every_difference_between_presets_is_in_the_written_configuration():
     quick, paper = resolved().to_toml(), resolved(preset="paper").to_toml()
     method = create("dnas", None, {}, DARTS)

@@ -8,7 +8,7 @@ from method_bananas_tools import architectures, method
 from trial_tools import searched
 
 from dnas.errors import InputError
-from dnas.methods.bananas import BANANASOptions, Ensemble, thompson
+from dnas.methods.bananas import BANANAS, BANANASOptions, Ensemble, thompson
 from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import torch_stream
@@ -16,6 +16,7 @@ from dnas.searching.judging import judged
 from dnas.space.darts import DARTS
 
 FEW = {"predictor_epochs": 40}
+PUBLISHED = BANANAS.paper_options
 SMALL = {"predictor_epochs": 20, "predictors": 2, "predictor_layers": 3, "candidates": 20}
 ACTS = {
     "initial": (FEW, 1),
@@ -23,6 +24,8 @@ ACTS = {
     "candidates": (FEW, 30),
     "candidates_from": (FEW, "random"),
     "parents": ({**FEW, "candidates": 50}, 1),
+    "mutations": (FEW, 1),
+    "encoding": (FEW, "path"),
     "predictors": (FEW, 3),
     "predictor_layers": (FEW, 1),
     "predictor_width": (FEW, 3),
@@ -55,7 +58,7 @@ def ensemble(columns, inputs=11_204, seed=0, **options):
 
 def test_networks_have_the_published_shape_and_law():
     """10 layers of 20, Glorot's law for all 11,204 inputs, and no bias."""
-    made = ensemble(400, predictors=3)
+    made = ensemble(400, predictors=3, **PUBLISHED)
     assert [tuple(w.shape) for w in made.weights] == [(3, 400, 20), *[(3, 20, 20)] * 9, (3, 20, 1)]
     for w, fans in zip(made.weights, [11_224, *[40] * 9, 21], strict=True):
         limit = (6 / fans) ** 0.5
@@ -77,6 +80,24 @@ def test_an_ensemble_is_its_networks_one_by_one():
         expected = (hidden @ w[2][m] + b[2][m])[:, 0]
         torch.testing.assert_close(made(x)[m], expected)
         torch.testing.assert_close(made(torch.stack([x, x + 1, x]))[m], made(x + (m == 1))[m])
+
+
+@pytest.mark.parametrize("layers", [1, 3, 10])
+def test_the_gradient_is_that_of_autograd(layers):
+    made = ensemble(7, inputs=7, predictors=3, predictor_layers=layers)
+    with torch.no_grad():
+        made.numbers += 0.1 * torch.randn(len(made.numbers), generator=torch_stream(1, "numbers"))
+    x, y, weights = (torch.randn(3, 6, *more, generator=torch_stream(2, "x")) for more in ((7,), (), ()))
+    written = torch.full_like(made.numbers, 9.0)
+    made.gradient(x, y, weights, written)
+    leaves = [part.clone().requires_grad_() for part in (*made.weights, *made.biases)]
+    hidden = x
+    for k, (weight, bias) in enumerate(zip(leaves[: layers + 1], leaves[layers + 1 :], strict=True)):
+        hidden = (hidden.relu() if k else hidden) @ weight + bias
+    loss = (weights * (hidden[..., 0] - y).abs()).mean(1).sum()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves)])
+    assert expected.count_nonzero() > 50
+    torch.testing.assert_close(written, expected)
 
 
 def test_inputs_that_are_always_zero_change_nothing():
@@ -147,12 +168,15 @@ def test_predictors_learn_errors_in_their_standard_deviation(spied):
     assert weights.tolist() == [1, 1, 1]
     assert x.shape[0] == 3 and set(x.unique().tolist()) == {0, 1}
     for row, a in zip(x, architectures(3), strict=True):
-        assert row.sum() == len(method().encoding(a))
+        assert row.sum() == len(method().edges(a)) == 16
     assert predictions[0].tolist() == pytest.approx([30, 30])
     assert predictions[1].tolist() == pytest.approx([30 + 2 * sd] * 2)
     _, y, weights, predictions = spied(standardise=False)
     assert y.tolist() == pytest.approx([10, 20, 60]) and weights.tolist() == [1, 1, 1]
     assert predictions[1].tolist() == [2, 2]
+    x, *_ = spied(encoding="path")
+    for row, a in zip(x, architectures(3), strict=True):
+        assert row.sum() == len(method().encoding(a)) > 16
 
 
 def test_the_published_loss_is_relative_to_the_error_above_a_bound(spied):
@@ -228,7 +252,7 @@ def test_the_first_are_those_of_random_search():
 
 
 def test_candidates_are_mutations_of_the_best_and_new():
-    made = method(budget=None, candidates=300, parents=2)
+    made = method(budget=None, candidates=300, candidates_from="mutation", mutations=1, parents=2)
     history = run(made, convolutions, 10)
     candidates = []
     made.predict = lambda trials, queries, *_: candidates.extend(queries) or torch.zeros(1, len(queries))
@@ -242,6 +266,21 @@ def test_candidates_are_mutations_of_the_best_and_new():
     assert all(min(row) > 1 for row in near[first + second :])  # then uniform ones
     encodings = [made.encoding(a) for a in [*candidates, *(t.architecture for t in history)]]
     assert len(set(encodings)) == len(encodings)
+
+
+def test_the_parents_take_turns_and_candidates_are_one_to_three_mutations_away():
+    made = method(budget=None, candidates=200, parents=2)
+    history = run(made, convolutions, 10)
+    candidates = []
+    made.predict = lambda trials, queries, *_: candidates.extend(queries) or torch.zeros(1, len(queries))
+    made.propose(history, 4, 0)
+    best = sorted(history, key=lambda t: -t.score)[:2]
+    near = [min(range(2), key=lambda i: distance(a, best[i].architecture)) for a in candidates]
+    far = [distance(a, best[i].architecture) for i, a in zip(near, candidates, strict=True)]
+    assert len(candidates) == 200 and set(far) == {1, 2, 3}
+    # A third each, less those that were there or met in a slot.
+    assert all(30 < far.count(steps) < 100 for steps in (1, 2, 3))
+    assert 80 < near.count(0) < 120 and 35 < near[:100].count(0) < 65
 
 
 def test_candidates_of_the_ablation_are_uniform_and_others_in_every_round():
@@ -271,7 +310,7 @@ def test_what_is_proposed_has_the_least_draws():
 
 
 def test_failed_trials_teach_nothing_and_come_not_again():
-    made = method(budget=None, initial=4, batch_size=2)
+    made = method(budget=None, initial=4, batch_size=2, mutations=1)
     first = [c.architecture for c in made.propose([], 4, 0)]
     failed = [Trial(a, None) for a in first]
     again = [c.architecture for c in made.propose(failed, 4, 0)]
@@ -335,6 +374,7 @@ def test_rounds_are_the_published_ones_where_there_are_trials_enough(budget, ini
     [
         ({"candidates": 5}, "batch_size=10"),
         ({"candidates_from": "random", "parents": 1}, "parents=1"),
+        ({"candidates_from": "random", "mutations": 1}, "mutations=1"),
         ({"lower_bound": 2.0}, "lower_bound=2.0"),
     ],
 )

@@ -327,6 +327,34 @@ def test_each_trial_is_kept_from_one_member_and_each_member_sees_some(count, mem
         assert missing.max() - missing.min() <= 1  # four fifths each, with five members
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_no_trial_reads_is_as_good_as_the_last_one_that_one_reads(kind):
+    """Of cells of two nodes none reads state 3 or 4, which are nodes: they count as state 2, whatever they began as."""
+    cells = random_cells(12, 2)
+    assert cells[:, :, :2].max() == 2
+    options = method(predictor=kind, **SMALL).options
+    members = pnas.fit(trials(cells, [0.05 * i for i in range(12)]), DARTS, options, 0)
+    grown = random_cells(40, 4, 1)
+    inputs = grown[:, :, :2]
+    as_two = torch.cat([inputs.clamp_max(2), grown[:, :, 2:]], 2)
+    assert (inputs > 2).any() and torch.equal(pnas.mean(members, grown), pnas.mean(members, as_two))
+    for member in members:
+        assert not torch.equal(member.states.weight[1], member.states.weight[2])
+    whole = pnas.fit(trials(random_cells(12, 4), [0.05 * i for i in range(12)]), DARTS, method(**SMALL).options, 0)
+    assert len({tuple(row) for row in whole[0].states.weight.tolist()}) == 5
+
+
+def test_where_nobody_said_how_many_trials_there_are_it_goes_on_with_other_whole_cells():
+    made = method(None, **SMALL)
+    history = judged(made, 3, 0, [], lambda i, c: i * 7 % 19 / 19, lambda: False, 160)
+    assert len(history) == 160 and made.stages() == [25] * 4
+    cells = [cell_of(trial.architecture) for trial in history]
+    assert all(len(cell.nodes) == 4 for cell in cells[75:]) and len(set(cells[75:])) == 85
+    assert {cell.nodes[:3] for cell in cells[75:]} <= {cell.nodes for cell in cells[50:75]}
+    # Again in stages, each of them a function of the trials before it.
+    assert [c.architecture for c in made.propose(history[:110], 3, 0)] == [t.architecture for t in history[110:125]]
+
+
 def test_the_members_parts_are_drawn():
     assert not torch.equal(pnas.shares(20, 5, 0), pnas.shares(20, 5, 1))
 

@@ -1,19 +1,22 @@
-"""BANANAS: an ensemble predicts the error of architectures from their paths (White et al., AAAI 2021).
+"""BANANAS: an ensemble predicts the error of architectures from their encoding (White et al., AAAI 2021).
 
-    f_1 … f_M, each trained on all trials so far: path encoding x → validation error y in per cent          (§4)
+    f_1 … f_M, each trained on all trials so far: encoding x → validation error y in per cent               (§4)
     g_i ~ N(mean_m f_m(x_i), var_m f_m(x_i)) for every candidate i; those of the smallest g_i come next      (§4)
 
-The candidates are mutations of the best architectures so far. Every round trains its predictors anew.
+The candidates are mutations of the best architectures so far. Every round trains its predictors anew. Where a default
+is not the published value, `paper_options` has that.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping as Dict
 from functools import lru_cache
 from itertools import chain, count, islice, pairwise, repeat
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -38,15 +41,22 @@ class BANANASOptions(MethodOptions):
 
     initial: int = Field(10, ge=1, description="random architectures at first; half of all trials at most")
     batch_size: int = Field(10, ge=1, description="trials of a round; an eighth of all trials at most")
-    candidates: int = Field(100, ge=1, description="architectures that the predictors rank in a round")
-    candidates_from: Literal["mutation", "random"] = Field(
-        "mutation", description="mutations of the best trials, or uniform draws (an ablation)"
+    candidates: int = Field(300, ge=1, description="architectures that the predictors rank in a round; 100 published")
+    candidates_from: Literal["parents", "mutation", "random"] = Field(
+        "parents",
+        description="mutations of the best trials in turn; of the best one first, as published; uniform draws (an ablation)",
     )
-    parents: int = Field(5, ge=1, description="how many of the best trials are mutated, in turn while too few are new")
+    mutations: int = Field(
+        3, ge=1, description="a candidate is one to so many mutations from its parent; 1 published"
+    )
+    parents: int = Field(5, ge=1, description="how many of the best trials are mutated")
+    encoding: Literal["edges", "path"] = Field(
+        "edges", description="inputs of the predictors: the operation of each edge; the paths, as published"
+    )
     predictors: int = Field(5, ge=1, description="M: size of the ensemble; 1 has no spread")
-    predictor_layers: int = Field(10, ge=1, description="hidden layers of a predictor")
+    predictor_layers: int = Field(3, ge=1, description="hidden layers of a predictor; 10 published")
     predictor_width: int = Field(20, ge=1, description="units of a hidden layer")
-    predictor_epochs: int = Field(150, ge=1, description="passes of a predictor over the trials")
+    predictor_epochs: int = Field(60, ge=1, description="passes of a predictor over the trials; 150 published")
     predictor_learning_rate: float = Field(0.01, gt=0, description="learning rate of the predictors' Adam")
     standardise: bool = Field(True, description="errors are learnt in units of their standard deviation")
     loss: Literal["mae", "mape"] = Field(
@@ -85,6 +95,9 @@ def paths_of_an_input(space: Space) -> int:
 class Ensemble:
     """M fully connected networks with rectified hidden layers, of independent weights and orders of examples.
 
+    They are so small that calling a kernel costs more than what it computes. So all numbers lie in one tensor, which
+    Adam moves at once, and the gradient is written out.
+
     Args:
         options: Their number and shape.
         columns: Inputs that are not always 0.
@@ -95,32 +108,61 @@ class Ensemble:
     def __init__(self, options: BANANASOptions, columns: int, inputs: int, generator: torch.Generator) -> None:
         self.options = options
         widths = [columns, *repeat(options.predictor_width, options.predictor_layers), 1]
-        self.weights: list[nn.Parameter] = []
-        self.biases: list[nn.Parameter] = []
-        for before, after in pairwise(widths):
-            limit = (6 / ((before if self.weights else inputs) + after)) ** 0.5
-            weight = torch.empty(options.predictors, before, after).uniform_(-limit, limit, generator=generator)
-            self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(torch.zeros(options.predictors, 1, after)))
+        self.shapes = [(before, after) for before, after in pairwise(widths)]
+        self.numbers = torch.zeros(options.predictors * sum((before + 1) * after for before, after in self.shapes))
+        self.weights, self.biases = self._parts(self.numbers)
+        for layer, (weight, (before, after)) in enumerate(zip(self.weights, self.shapes, strict=True)):
+            limit = (6 / ((before if layer else inputs) + after)) ** 0.5
+            weight.uniform_(-limit, limit, generator=generator)
+
+    def _parts(self, numbers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Views of one number a parameter: weights [M, before, after] and biases [M, 1, after] of each layer."""
+        m, sizes = self.options.predictors, [before * after for before, after in self.shapes]
+        sizes += [after for _, after in self.shapes]
+        parts = numbers.split([m * size for size in sizes])
+        weights = [part.view(m, *shape) for part, shape in zip(parts, self.shapes, strict=False)]
+        return weights, [part.view(m, 1, -1) for part in parts[len(self.shapes) :]]
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, columns] or [M, N, columns] → [M, N]."""
-        x = x.expand(self.options.predictors, *x.shape[-2:])
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            x = torch.baddbmm(bias, x, weight).relu()
-        return torch.baddbmm(self.biases[-1], x, self.weights[-1])[..., 0]
+        return self._layers(x)[-1][..., 0]
+
+    def _layers(self, x: Tensor) -> list[Tensor]:
+        """The inputs of every layer [M, N, before], and the output [M, N, 1]."""
+        found = [x.expand(self.options.predictors, *x.shape[-2:])]
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            before = found[-1] if len(found) == 1 else found[-1].relu_()
+            found.append(torch.baddbmm(bias, before, weight))
+        return found
+
+    def gradient(self, x: Tensor, y: Tensor, weights: Tensor, out: Tensor) -> None:
+        """Write into `out`, laid out as `numbers`, that of Σ_m mean_n weights · |f_m - y|.
+
+        Args:
+            x: [M, N, columns].
+            y, weights: [M, N].
+        """
+        layers = self._layers(x)
+        to_weights, to_biases = self._parts(out)
+        # A sum over networks: none sees another's loss.
+        back = (weights * (layers[-1][..., 0] - y).sign() / y.shape[1])[..., None]
+        for k in reversed(range(len(self.weights))):
+            torch.bmm(layers[k].mT, back, out=to_weights[k])
+            torch.sum(back, 1, keepdim=True, out=to_biases[k])
+            if k:
+                back = torch.bmm(back, self.weights[k].mT).mul_(layers[k] > 0)
 
     def fit(self, x: Tensor, y: Tensor, weights: Tensor, generator: torch.Generator) -> None:
         """Minimise the mean of weights · |f - y| over N examples x [N, columns], y [N], weights [N]."""
         options = self.options
-        parameters = [*self.weights, *self.biases]
-        optimizer = torch.optim.Adam(parameters, options.predictor_learning_rate, (0.9, 0.99))
+        numbers, gradient = nn.Parameter(self.numbers), torch.empty_like(self.numbers)
+        optimizer = torch.optim.Adam([numbers], options.predictor_learning_rate, (0.9, 0.99), fused=True)
         for _ in range(options.predictor_epochs):
             order = torch.rand(options.predictors, len(y), generator=generator).argsort(1)
             for part in torch.split(order, PREDICTOR_BATCH, 1):
-                # A sum over networks: none sees another's loss.
-                loss = (weights[part] * (self(x[part]) - y[part]).abs()).mean(1).sum()
-                updates.apply(optimizer, parameters, updates.gradients_of(loss, parameters))
+                rows = x.index_select(0, part.flatten()).view(*part.shape, -1)
+                self.gradient(rows, y[part], weights[part], gradient)
+                updates.apply(optimizer, [numbers], [gradient])
 
 
 def thompson(predictions: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,13 +172,21 @@ def thompson(predictions: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class BANANAS(TrialMethod):
-    """Path encoding × ensemble × independent Thompson sampling × mutation × trials × the best one."""
+    """Encoding × ensemble × independent Thompson sampling × mutation × trials × the best one."""
 
     name = "bananas"
     title = "BANANAS"
     paper = "White et al., BANANAS: Bayesian Optimization with Neural Architectures for NAS, AAAI 2021"
     Options = BANANASOptions
     options: BANANASOptions
+    paper_options: ClassVar[Dict[str, Any]] = {
+        "candidates": 100,
+        "candidates_from": "mutation",
+        "mutations": 1,
+        "encoding": "path",
+        "predictor_layers": 10,
+        "predictor_epochs": 150,
+    }
 
     def __init__(self, options: BANANASOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
@@ -144,8 +194,10 @@ class BANANAS(TrialMethod):
             raise InputError(
                 f"--option batch_size={options.batch_size} needs as many candidates, not {options.candidates}"
             )
-        if options.candidates_from == "random" and options.parents != BANANASOptions().parents:
-            raise InputError(f"--option parents={options.parents} has no use with candidates_from=random")
+        if options.candidates_from == "random":
+            for name, default in (("parents", BANANASOptions().parents), ("mutations", BANANASOptions().mutations)):
+                if getattr(options, name) != default:
+                    raise InputError(f"--option {name}={getattr(options, name)} has no use with candidates_from=random")
         if options.loss != "mape" and options.lower_bound is not None:
             raise InputError(f"--option lower_bound={options.lower_bound} needs --option loss=mape")
 
@@ -171,15 +223,24 @@ class BANANAS(TrialMethod):
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
         rng = numpy_stream(seed, "mutation", number)
         parents = sorted(judged, key=lambda trial: -(trial.score or 0.0))[: self.options.parents]
-        mutations = (
-            self.mutant(rng, parent.architecture) for parent in parents for _ in range(self.options.candidates)
-        )
+        often = range(self.options.candidates)
+        in_turn = (parent for _ in often for parent in parents)
+        best_first = (parent for parent in parents for _ in often)
+        order = in_turn if self.options.candidates_from == "parents" else best_first
+        mutations = (self._mutated(rng, parent.architecture) for parent in order)
         uniform = (self.uniform(rng, layers) for _ in repeat(None))
         source = uniform if self.options.candidates_from == "random" else chain(mutations, uniform)
         candidates = list(islice(self._new(source, history), self.options.candidates))
         predictions = self.predict(judged, candidates, seed, number)
         chosen = thompson(predictions, torch_stream(seed, "acquisition", number))
         return [Candidate(candidates[i]) for i in chosen[:size].tolist()]
+
+    def _mutated(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
+        """One to `mutations` mutations away, each number as often; two of them may meet in a slot."""
+        steps = self.options.mutations
+        for _ in range(1 if steps == 1 else 1 + int(rng.integers(steps))):
+            architecture = self.mutant(rng, architecture)
+        return architecture
 
     def _at_most(self, size: int, parts: int) -> int:
         """This many, but no more than one of so many parts of all trials, so that a short search has rounds too."""
@@ -196,19 +257,41 @@ class BANANAS(TrialMethod):
 
     def encoding(self, architecture: Architecture) -> frozenset[int]:
         """Where the path encoding is 1: of the pair of cells, or of every layer where genes are free."""
+        size = 2 * paths_of_an_input(self.space)
+        return frozenset(
+            c * size + index for c, cell in enumerate(self._cells(architecture)) for index in paths(cell, self.space)
+        )
+
+    def edges(self, architecture: Architecture) -> frozenset[int]:
+        """Where the encoding by edges is 1: a place for each operation on each edge of the same cells."""
+        q, first, size = len(self.space.primitives), self.space.node_edges, self._edge_places
+        return frozenset(
+            c * size + (first[n][0] + source) * q + self.space.primitives.index(op)
+            for c, cell in enumerate(self._cells(architecture))
+            for n, node in enumerate(cell.nodes)
+            for op, source in node
+        )
+
+    @property
+    def _edge_places(self) -> int:
+        """Of a cell: 98 for DARTS."""
+        return len(self.space.edges) * len(self.space.primitives)
+
+    def _cells(self, architecture: Architecture) -> Sequence[Cell]:
+        """A normal cell and a reduction where cells are shared, else all layers."""
         cells = architecture.layers
         if self.mapping_name == SHARED:
             reductions = architecture.reductions
             normal = next(k for k in range(len(cells)) if k not in reductions)
-            cells = (cells[normal], cells[reductions[0]])
-        size = 2 * paths_of_an_input(self.space)
-        return frozenset(c * size + index for c, cell in enumerate(cells) for index in paths(cell, self.space))
+            return cells[normal], cells[reductions[0]]
+        return cells
 
     def predict(self, judged: Sequence[Trial], candidates: Sequence[Architecture], seed: int, number: int) -> Tensor:
         """[M, N], the errors of N candidates in per cent by predictors that are trained on judged trials."""
         options = self.options
-        examples = [self.encoding(trial.architecture) for trial in judged]
-        queries = [self.encoding(architecture) for architecture in candidates]
+        encoded = self.encoding if options.encoding == "path" else self.edges
+        examples = [encoded(trial.architecture) for trial in judged]
+        queries = [encoded(architecture) for architecture in candidates]
         # The other inputs are 0 everywhere: they move no prediction, and no gradient reaches their weights.
         column = {index: c for c, index in enumerate(sorted(frozenset().union(*examples, *queries)))}
         x = torch.zeros(len(examples) + len(queries), len(column))
@@ -224,7 +307,8 @@ class BANANAS(TrialMethod):
             bound = LOWER_BOUND if options.lower_bound is None else options.lower_bound
             weights = scale / (errors - bound).clamp_min(LEAST_EXCESS)
         cells = 2 if self.mapping_name == SHARED else len(candidates[0])
-        inputs = 2 * cells * paths_of_an_input(self.space)
+        places = 2 * paths_of_an_input(self.space) if options.encoding == "path" else self._edge_places
+        inputs = cells * places
         ensemble = Ensemble(options, len(column), inputs, torch_stream(seed, "predictor", number))
         generator = torch_stream(seed, "predictor-order", number)
         ensemble.fit(x[: len(examples)], (errors - shift) / scale, weights, generator)

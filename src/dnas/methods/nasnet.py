@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import torch_stream
+from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import Space, reduction_layers
@@ -32,6 +33,8 @@ from dnas.training import updates
 
 # A.2, A.3: the learning rate, and 20,000 architectures in batches of 20.
 PAPER_RATE, PAPER_UPDATES = 3.5e-4, 1000
+# Of a search that has the trials for it. One architecture alone says little about the baseline.
+LEAST_UPDATES, LEAST_BATCH = 30, 2
 # A logit whose probability is exactly 0, and which makes no NaN of an entropy, as -∞ would.
 CLOSED = -1e9
 
@@ -46,7 +49,7 @@ class NASNetOptions(MethodOptions):
         ge=0,
         description="learning rate of Adam; 0: 3.5e-4 (A.2) at the paper's 1,000 updates, more at fewer",
     )
-    batch_size: int = Field(20, ge=1, description="architectures of an update (A.3); a quarter of all trials at most")
+    batch_size: int = Field(20, ge=1, description="architectures of an update (A.3); fewer below 600 trials")
     inner_epochs: int = Field(4, ge=1, description="steps of Adam with every batch; not in the paper")
     clip: float = Field(0.2, gt=0, lt=1, description="ε: ratios beyond 1 ± ε give no more gradient; not in the paper")
     ratio: Literal["architecture", "token"] = Field(
@@ -170,17 +173,21 @@ class NASNet(TrialMethod):
         return self.of_cells(data, {"trials": 20_000, "epochs": 20}, {"layers": 8, "channels": 32})
 
     @property
+    def _trials(self) -> int:
+        """As many as the search has; where nobody said, as many as it has unless told otherwise."""
+        return self.budget or TrialSettings().trials
+
+    @property
     def batch(self) -> int:
-        """Architectures of an update: a quarter of the trials at most, so that a short search learns too."""
-        size = self.options.batch_size
-        return size if self.budget is None else min(size, math.ceil(self.budget / 4))
+        """Architectures of an update: a thirtieth of the trials, but two, at most, so that a short search learns too."""
+        return min(self.options.batch_size, max(LEAST_BATCH, math.ceil(self._trials / LEAST_UPDATES)), self._trials)
 
     @property
     def rate(self) -> float:
         """Adam's learning rate: as set, or the paper's for its number of updates and more for fewer."""
         if self.options.learning_rate:
             return self.options.learning_rate
-        updates = PAPER_UPDATES if self.budget is None else self.budget / self.batch
+        updates = self._trials / self.batch
         return float(PAPER_RATE * max(1.0, PAPER_UPDATES / updates) ** (2 / 3))
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:

@@ -68,18 +68,31 @@ class PNAS(TrialMethod):
         return counts
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """A whole stage: its cells can be trained side by side."""
+        """A whole stage: its cells can be trained side by side.
+
+        Where nobody said how many trials there are, the last stage comes again and again, each time with other cells and
+        a predictor that knows whole ones.
+        """
         cells, done = empty(self.space), 0
         for count in self.stages():
             if len(history) < done + count:
-                cells = self.beam(history[:done], cells, count, seed)[len(history) - done :]
-                return [Candidate(self._stacked(cell, layers)) for cell in cells]
+                return self._rest(self.beam(history[:done], cells, count, seed), history[done:], layers)
+            parents = cells
             if count:
                 cells = tokens(history[done : done + count], self.space)
             else:
                 cells = self.beam([], cells, 1, seed)
             done += count
-        return []
+        if self.budget is not None:
+            return []
+        again = (len(history) - done) // count * count
+        whole = history[done - count : done + again]
+        cells = self.beam(history[: done + again], parents, count, seed, whole)
+        return self._rest(cells, history[done + again :], layers)
+
+    def _rest(self, cells: Tensor, judged: Sequence[Trial], layers: int) -> list[Candidate]:
+        """Those of a stage that are not judged yet."""
+        return [Candidate(self._stacked(cell, layers)) for cell in cells[len(judged) :]]
 
     def choose(self, history: Sequence[Trial]) -> Architecture:
         """The best of those with all nodes; where time was up before, the predictor adds what is missing.
@@ -96,12 +109,17 @@ class PNAS(TrialMethod):
             cells = self.beam(history, cells, 1, 0)
         return self._stacked(cells[0], len(last[0].architecture))
 
-    def beam(self, history: Sequence[Trial], cells: Tensor, count: int, seed: int) -> Tensor:
+    def beam(
+        self, history: Sequence[Trial], cells: Tensor, count: int, seed: int, known: Sequence[Trial] = ()
+    ) -> Tensor:
         """The `count` best [count, n + 1, 2 I] by the predictor, of the cells [N, n, 2 I] with one node more.
 
-        A uniform sample where there is nothing to learn from.
+        A uniform sample where there is nothing to learn from. Without those of the trials `known`, all of n + 1 nodes.
         """
         cells = expand(cells, self.space)
+        if known:
+            done = {tuple(cell) for cell in tokens(known, self.space).flatten(1).tolist()}
+            cells = cells[[tuple(cell) not in done for cell in cells.flatten(1).tolist()]]
         if any(trial.score is not None for trial in history):
             order = self.predicted(history, cells, seed).argsort(descending=True, stable=True)
         else:
@@ -236,8 +254,20 @@ def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int)
             optimizer.zero_grad()
             (member(cells[seen]) - accuracies[seen]).abs().mean().backward()
             optimizer.step()
+        settle(member, cells[seen])
         members.append(member)
     return members
+
+
+def settle(member: Predictor, cells: Tensor) -> None:
+    """Take states that no cell of [N, n, 2 I] reads for the last one that one reads.
+
+    Each stage brings a state that was not there to be read before: the node of the stage before. Without this, the cells
+    that read it would be ranked by its embedding's random start.
+    """
+    last = int(cells[:, :, : member.inputs].max())
+    with torch.no_grad():
+        member.states.weight[last + 1 :] = member.states.weight[last]
 
 
 def shares(trials: int, members: int, seed: int) -> Tensor:

@@ -159,6 +159,7 @@ class Method:
         Settings: What its search reads.
         quick: What the quick preset sets for this method, {"search": …, "options": …}, where it is not what it sets
             for all, e.g. how many architectures are judged.
+        paper_options: What the paper preset sets of the method's own options, where the default is not the published.
     """
 
     name: ClassVar[str]
@@ -170,6 +171,7 @@ class Method:
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     Settings: ClassVar[type[SearchSettings]] = SearchSettings
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
+    paper_options: ClassVar[Dict[str, Any]] = {}
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:

@@ -206,8 +206,9 @@ def _composed(
     own = parse({**chosen, "search": None, "train": None})
     if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
         chosen["prior"] = PRIORS[0]
-    quick = get_method(own.method).quick.get("options", {}) if own.preset == "quick" else {}
-    method = create(own.method, own.mapping or None, {**quick, **own.options}, get_space(own.space))
+    kind = get_method(own.method)
+    preset = {"quick": kind.quick.get("options", {}), "paper": kind.paper_options}.get(own.preset, {})
+    method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))
     base = preset_settings(own.preset, method, info, count, handmade=bool(own.handmade))
     fields = train_settings(own.handmade).model_fields
     base["train"] = {key: value for key, value in base["train"].items() if key in fields}
