@@ -5,14 +5,14 @@
     python benchmarks/oracle.py FOLDER --methods nasnet --option learning_rate=0.00035 --json
 
 FOLDER has the surrogate as ONNX (`model_v2.onnx`) and the encoding of its inputs (`encoding_v2.json`), both from YAHPO
-Gym (Pfisterer et al., AutoML 2022): a network that was fitted to NAS-Bench-301 (Zela et al., ICLR 2022) and expects the
-validation accuracy on CIFAR-10 of a pair of DARTS cells. A method gives its proposals by `propose`, sees nothing but
-their accuracies, and is told how many trials there are, as a search tells it. Needs the extra `dnas[bench]`.
+Gym (Pfisterer et al., AutoML 2022): a network that was fitted to NAS-Bench-301 (Zela et al., ICLR 2022) and expects
+the validation accuracy on CIFAR-10 of a pair of DARTS cells. A method gives its proposals by `propose`, sees nothing
+but their accuracies, and is told how many trials there are, as a search tells it. Needs the extra `dnas[bench]`.
 
-Inputs in another order give values that look right, so before anything is run the oracle is asked for what is known of it.
+Inputs in another order give values that look right, so the oracle is first asked for what is known of it.
 
-The surrogate knows cells of four nodes. A smaller one (PNAS) is judged as the cell whose further nodes repeat its own, and
-is never counted as the best.
+The surrogate knows cells of four nodes. A smaller one (PNAS) is judged as the cell whose further nodes repeat its own,
+and is never counted as the best.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -54,8 +53,8 @@ INPUTS = tuple(
 EPOCHS = 97  # of a training, as in most of the surrogate's data
 LAYERS = 8
 BASE = "random"
-# In per cent: the mean of uniform cells, and cells of skip connections or max-poolings alone whose nodes all read the two
-# cells before. In alphabetical order the inputs would give 92.27, 88.13 and 88.84.
+# In per cent: the mean of uniform cells, and cells of skip connections or max-poolings alone whose nodes all read the
+# two cells before. In alphabetical order the inputs would give 92.27, 88.13 and 88.84.
 KNOWN = {"uniform": 92.42, "skips": 89.93, "pools": 88.02}
 TOLERANCE = 0.1
 
@@ -69,6 +68,8 @@ class Oracle:
     """The accuracy, 0 to 1, that the surrogate expects of the pair of cells of an architecture."""
 
     def __init__(self, folder: Path) -> None:
+        import onnxruntime  # of an extra, which the tests of this file do without
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])

@@ -290,7 +290,7 @@ def test_candidates_of_the_ablation_are_uniform_and_others_in_every_round():
     made.predict = lambda trials, queries, *_: rounds.append(queries) or torch.zeros(1, len(queries))
     made.propose(history, 4, 0)
     made.propose(history + [Trial(a, 0.5) for a in rounds[0][:10]], 4, 0)
-    assert [len(queries) for queries in rounds] == [100, 100] and not set(rounds[0]) & set(rounds[1])
+    assert [len(queries) for queries in rounds] == [300, 300] and not set(rounds[0]) & set(rounds[1])
     assert min(distance(a, t.architecture) for a in rounds[0] for t in history) > 5
 
 

@@ -44,11 +44,9 @@ class BANANASOptions(MethodOptions):
     candidates: int = Field(300, ge=1, description="architectures that the predictors rank in a round; 100 published")
     candidates_from: Literal["parents", "mutation", "random"] = Field(
         "parents",
-        description="mutations of the best trials in turn; of the best one first, as published; uniform draws (an ablation)",
+        description="mutations of the best trials in turn, or of the best one first, as published; or uniform draws",
     )
-    mutations: int = Field(
-        3, ge=1, description="a candidate is one to so many mutations from its parent; 1 published"
-    )
+    mutations: int = Field(3, ge=1, description="a candidate is one to so many mutations from its parent; 1 published")
     parents: int = Field(5, ge=1, description="how many of the best trials are mutated")
     encoding: Literal["edges", "path"] = Field(
         "edges", description="inputs of the predictors: the operation of each edge; the paths, as published"

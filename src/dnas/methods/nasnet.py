@@ -179,7 +179,7 @@ class NASNet(TrialMethod):
 
     @property
     def batch(self) -> int:
-        """Architectures of an update: a thirtieth of the trials, but two, at most, so that a short search learns too."""
+        """Architectures of an update: a thirtieth of the trials at most, but two, so that a short search learns too."""
         return min(self.options.batch_size, max(LEAST_BATCH, math.ceil(self._trials / LEAST_UPDATES)), self._trials)
 
     @property

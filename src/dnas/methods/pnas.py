@@ -70,8 +70,8 @@ class PNAS(TrialMethod):
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """A whole stage: its cells can be trained side by side.
 
-        Where nobody said how many trials there are, the last stage comes again and again, each time with other cells and
-        a predictor that knows whole ones.
+        Where nobody said how many trials there are, the last stage comes again and again, each time with other cells
+        and a predictor that knows whole ones.
         """
         cells, done = empty(self.space), 0
         for count in self.stages():
@@ -262,8 +262,8 @@ def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int)
 def settle(member: Predictor, cells: Tensor) -> None:
     """Take states that no cell of [N, n, 2 I] reads for the last one that one reads.
 
-    Each stage brings a state that was not there to be read before: the node of the stage before. Without this, the cells
-    that read it would be ranked by its embedding's random start.
+    Each stage brings a state that was not there to be read before: the node of the stage before. Without this, the
+    cells that read it would be ranked by its embedding's random start.
     """
     last = int(cells[:, :, : member.inputs].max())
     with torch.no_grad():
