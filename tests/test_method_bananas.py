@@ -310,7 +310,7 @@ def test_what_is_proposed_has_the_least_draws():
 
 
 def test_failed_trials_teach_nothing_and_come_not_again():
-    made = method(budget=None, initial=4, batch_size=2, mutations=1)
+    made = method(budget=None, initial=4, batch_size=2, candidates=100, mutations=1)
     first = [c.architecture for c in made.propose([], 4, 0)]
     failed = [Trial(a, None) for a in first]
     again = [c.architecture for c in made.propose(failed, 4, 0)]
