@@ -117,7 +117,7 @@ class Ensemble:
         """Views of one number a parameter: weights [M, before, after] and biases [M, 1, after] of each layer."""
         m, sizes = self.options.predictors, [before * after for before, after in self.shapes]
         sizes += [after for _, after in self.shapes]
-        parts = numbers.split([m * size for size in sizes])
+        parts = torch.split(numbers, [m * size for size in sizes])
         weights = [part.view(m, *shape) for part, shape in zip(parts, self.shapes, strict=False)]
         return weights, [part.view(m, 1, -1) for part in parts[len(self.shapes) :]]
 
