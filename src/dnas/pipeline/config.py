@@ -37,7 +37,7 @@ from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import NO_PRIOR, PRIORS, load_prior
 from dnas.validation import checked
 
-FINALISTS = 6  # of a run with a budget
+FINALISTS = 4  # of a run with a budget
 # What a budget decides, so it cannot be given beside one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
