@@ -233,8 +233,8 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     found, other = (sample(get_space(space), rng, 4, shared=shared) for _ in range(2))
     given = config.Config(space=space, finals=9, mapping="shared" if shared else "full")
     those = entrants_of.entrants(given, found, [other, found, other], None)
-    published = ["DARTS_V2", "PC_DARTS_cifar"] if space == "darts" else []
-    names = ["found", "second choice", *published]
+    names = ["found", "second choice", "random"]
+    names += ["DARTS_V2", "random", "PC_DARTS_cifar"] if space == "darts" else []
     assert [name for name, _ in those] == names + ["random"] * (9 - len(names))
     assert those[0][1] == found and those[1][1] == other
     assert len({architecture.layers for _, architecture in those}) == 9
@@ -251,7 +251,7 @@ def test_half_of_the_entrants_are_of_a_prior(shared):
     (found,) = architectures(1, layers=5)
     given = config.Config(finals=8, mapping="shared" if shared else "full")
     those = entrants_of.entrants(given, found, [], prior)
-    assert [name for name, _ in those] == ["found", *["prior"] * 4, "DARTS_V2", "PC_DARTS_cifar", "random"]
+    assert [name for name, _ in those] == ["found", *["prior"] * 4, "random", "DARTS_V2", "random"]
     assert those[1][1] == prior.best(5, shared=shared)
     assert len({architecture.layers for _, architecture in those}) == 8
     worths = {name: [prior.of(each) for other, each in those if other == name] for name in ("prior", "random")}
@@ -263,7 +263,7 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
     def drafted(**given):
         return config.draft({"command": "run", **given})[0]
 
-    assert drafted(budget=60.0).prior == "pictures"
+    assert drafted(budget=60.0).prior == "auto"
     assert drafted(finals=4, space="s2").prior == drafted(finals=4, preset="paper").prior == drafted().prior == "none"
     with refused("--prior pictures", "--finals"):
         drafted(prior="pictures")
@@ -271,6 +271,13 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
         drafted(prior="pictures", finals=4, space="s2")
     with refused("--prior nothing"):
         drafted(prior="nothing", finals=4)
+
+
+def test_a_prior_says_nothing_of_trainings_that_are_far_longer_than_its_own():
+    longest = 2 * load_prior("pictures").steps
+    auto, given = (config.Config(prior=name, finals=4) for name in ("auto", "pictures"))
+    used = [carry_out._prior_for(each, steps) for each in (auto, given) for steps in (longest, longest + 1)]
+    assert used == ["pictures", "none", "pictures", "pictures"]
 
 
 def test_a_space_with_too_few_architectures_is_refused(monkeypatch):
@@ -289,14 +296,14 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture
-def largest_wins(monkeypatch):
+def smallest_wins(monkeypatch):
     """So that another than what was found does."""
     monkeypatch.setattr(
-        finals, "accuracy_of_batches", lambda network, *_: sum(p.numel() for p in network.parameters()) / 1e9
+        finals, "accuracy_of_batches", lambda network, *_: 1 - sum(p.numel() for p in network.parameters()) / 1e9
     )
 
 
-def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_path, monkeypatch, largest_wins):
+def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_path, monkeypatch, smallest_wins):
     whole = invoke(
         "run",
         "--data",
@@ -314,7 +321,7 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_pat
     )
     assert whole.code == 0, whole.err
     sizes = [each["params"] for each in whole.json["finals"]]
-    winner = int(np.argmax(sizes))
+    winner = int(np.argmin(sizes))
     assert winner > 0 and [each.get("winner", False) for each in whole.json["finals"]] == [
         k == winner for k in range(4)
     ]
@@ -385,7 +392,7 @@ def test_shared_cells_compete_at_the_depth_that_is_trained(images, tmp_path, mon
     assert all(cell_pair(each.architecture) is not None for each in competed)
 
 
-def test_the_winner_takes_the_steps_of_its_own_number(images, tmp_path, largest_wins):
+def test_the_winner_takes_the_steps_of_its_own_number(images, tmp_path, smallest_wins):
     plan = tmp_path / "plan.toml"
     plan.write_text("finals = 3\nfinals_steps = [7, 12, 17]\n")
     result = invoke("run", "--data", images, *TINY, "--config", plan, "--out", tmp_path / "run", "--json").json

@@ -237,5 +237,5 @@ def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> 
         if config.train is not None:
             plan = result["plan"]
             kept |= {"train": budget.planned(config.train, plan["steps"]), "baseline_steps": plan.get("baseline", 0)}
-            kept |= {"finals_steps": plan["finals"]} if config.finals else {}
+            kept |= {"finals_steps": plan["finals"], "prior": plan["prior"]} if config.finals else {}
         folder.write_config(config.model_copy(update=kept).to_toml())
