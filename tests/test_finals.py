@@ -304,28 +304,15 @@ def smallest_wins(monkeypatch):
 
 
 def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_path, monkeypatch, smallest_wins):
-    whole = invoke(
-        "run",
-        "--data",
-        images,
-        *TINY,
-        "--train-epochs",
-        "16",
-        "--finals",
-        "4",
-        "--prior",
-        "none",
-        "--out",
-        tmp_path / "whole",
-        "--json",
-    )
+    given = ("run", "--data", images, *TINY, "--train-epochs", "16", "--finals", "4", "--prior", "none")
+    whole = invoke(*given, "--out", tmp_path / "whole", "--json")
     assert whole.code == 0, whole.err
     sizes = [each["params"] for each in whole.json["finals"]]
     winner = int(np.argmin(sizes))
     assert winner > 0 and [each.get("winner", False) for each in whole.json["finals"]] == [
         k == winner for k in range(4)
     ]
-    assert whole.json["params"] == sizes[winner]
+    assert whole.json["params"] == sizes[winner] and whole.json["validation_accuracy"] is None
     found = json.loads((tmp_path / "whole" / "architecture.json").read_text())
     step_done, complete, steps = Session.step_done, Session.complete, itertools.count(1)
 
@@ -342,9 +329,7 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_pat
     monkeypatch.setattr(Session, "step_done", stopping)
     monkeypatch.setattr(Session, "complete", stopped_after)
     run, now = tmp_path / "stopped", ("--checkpoint-every", "0")
-    outcome = invoke(
-        "run", "--data", images, *TINY, "--train-epochs", "16", "--finals", "4", "--prior", "none", "--out", run, *now
-    )
+    outcome = invoke(*given, "--out", run, *now)
     stops = 0
     while outcome.code == 130:
         stops += 1
@@ -375,6 +360,16 @@ def test_a_resumed_run_needs_no_prior_file(images, tmp_path, monkeypatch):
     outcome = invoke("resume", run, "--json")
     assert outcome.code == 0, outcome.err
     assert [each["origin"] for each in outcome.json["finals"]] == ["found", "prior", "second choice"]
+
+
+def test_streamed_images_have_the_finals_of_those_in_memory(images, tmp_path):
+    def finals_of(memory):
+        given = ("--finals", "3", "--train-epochs", "16", "--data-memory", memory, "--out", tmp_path / memory, "--json")
+        outcome = invoke("run", "--data", images, *TINY, *given)
+        assert outcome.code == 0, outcome.err
+        return outcome.json["finals"], outcome.json["test_accuracy"]
+
+    assert finals_of("stream") == finals_of("whole")
 
 
 def test_shared_cells_compete_at_the_depth_that_is_trained(images, tmp_path, monkeypatch):
