@@ -101,7 +101,12 @@ def fitted(lines: Sequence[Mapping[str, Any]], layers: int) -> Worth:
         for name in sorted(set(names))
     }
     worth = fit([Architecture.from_json(line["architecture"]) for line in lines], accuracies, DARTS, layers)
-    return replace(worth, source=", ".join(f"{names.count(name)} {name}" for name in accuracies))
+    longest = max(line["seconds"] for line in lines)
+    return replace(
+        worth,
+        source=", ".join(f"{names.count(name)} {name}" for name in accuracies),
+        steps=round(np.median([line["steps"] for line in lines if line["seconds"] == longest])),
+    )
 
 
 def chosen(lines: Sequence[Mapping[str, Any]], first: int, layers: int, number: int) -> tuple[Architecture, str]:

@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cutout": {"cutout": -1},
     "drop-path 0.1": {"drop_path": 0.1},
     "auxiliary loss": {"auxiliary_weight": 0.4},
+    "stem of three convolutions": {"stem": "tiny-imagenet"},
     "stem of full size": {"stem": "cifar"},
     "stem of full size and half size half the time": {"stem": "cifar", "half_size": 0.5},
     "24 channels": {"channels": 24},

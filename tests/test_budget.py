@@ -85,7 +85,7 @@ def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baselin
     image, small_image = full * 105 / 10_000, small * 105 / 10_000  # of the passes forward and backward
     # Step by step: the search, each entrant's part in each round, the rest of the winner's training, and its test.
     cost, behind, left = 95.0, 0.0, entrants
-    shares = {1: [], 2: [0.04], 5: [0.01, 0.02, 0.04], 8: [0.01, 0.02, 0.04]}[entrants]
+    shares = {1: [], 2: [0.02], 5: [0.005, 0.01, 0.02], 8: [0.005, 0.01, 0.02]}[entrants]
     for share in shares:
         for _ in range(left):
             cost += (share - behind) * steps * small + 2_000 * small_image / 3
@@ -223,7 +223,7 @@ def test_the_command_line_refuses_in_a_line(images, tmp_path):
 
 
 def test_finals_are_a_budgets_default():
-    assert configured()[0].finals == 6
+    assert configured()[0].finals == 4
     assert configured(finals=0)[0].finals == 0
     assert configured(command="train")[0].finals == configured(command="search")[0].finals == 0
     assert configured(budget=0.0)[0].finals == 0

@@ -93,8 +93,8 @@ def test_every_difference_between_presets_is_in_the_written_configuration():
 @pytest.mark.parametrize(
     ("side", "stem", "half", "handmade_half", "images"),
     [
-        (8, "cifar", 0.0, 0.0, 200_000), (16, "cifar", 0.0, 0.0, 200_000), (28, "tiny-imagenet", 0.0, 0.5, 200_000),
-        (32, "tiny-imagenet", 0.0, 0.5, 200_000), (64, "tiny-imagenet", 0.5, 0.5, 50_000),
+        (8, "cifar", 0.0, 0.0, 200_000), (16, "cifar", 0.0, 0.0, 200_000), (28, "halving", 0.0, 0.5, 200_000),
+        (32, "halving", 0.0, 0.5, 200_000), (64, "halving", 0.5, 0.5, 50_000),
         (224, "imagenet", 0.5, 0.5, 65_306),
     ],
 )  # fmt: skip

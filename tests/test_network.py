@@ -126,7 +126,7 @@ def test_with_all_paths_dropped_only_identities_remain():
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_auxiliary_head_speaks_only_while_training(stem):
-    size = {"cifar": 16, "tiny-imagenet": 24, "imagenet": 56}[stem]
+    size = {"cifar": 16, "halving": 24, "tiny-imagenet": 24, "imagenet": 56}[stem]
     network = build(mixed(), 8, 5, stem=stem, auxiliary=True)
     logits, auxiliary = network.train()(images(2, size))
     assert logits.shape == auxiliary.shape == (2, 5)

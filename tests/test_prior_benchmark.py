@@ -48,13 +48,19 @@ def test_a_prior_is_made_and_an_interrupted_command_goes_on(tmp_path, capsys):
 def test_accuracies_after_another_time_are_another_measure():
     rng = numpy_stream(1, "test")
     lines = [
-        {"data": "digits", "seconds": seconds, "accuracy": accuracy, "architecture": benchmark.varied(rng, 6).to_json()}
+        {
+            "data": "digits",
+            "seconds": seconds,
+            "steps": round(9 * seconds),
+            "accuracy": accuracy,
+            "architecture": benchmark.varied(rng, 6).to_json(),
+        }
         for seconds, base in ((1.0, 0.2), (60.0, 0.9))
         for accuracy in base + 0.01 * rng.standard_normal(8)
     ]
     short, long = lines[:8], lines[8:]
     both = benchmark.fitted(lines, 6)
-    assert both.source == "8 trainings of 1 s on digits, 8 trainings of 60 s on digits"
+    assert both.source == "8 trainings of 1 s on digits, 8 trainings of 60 s on digits" and both.steps == 540
     # As if each had been standardised alone: what is later is not better for that.
     gap = np.mean([both.of(Architecture.from_json(line["architecture"])) for line in long]) - np.mean(
         [both.of(Architecture.from_json(line["architecture"])) for line in short]

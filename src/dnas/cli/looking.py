@@ -108,7 +108,7 @@ def show(
         int | None, WHOLE, Parameter(help="Channels of an image. [default: the run's, else 3]")
     ] = None,
     stem: Annotated[
-        str | None, Parameter(help="cifar, tiny-imagenet or imagenet. [default: the run's, else cifar]")
+        str | None, Parameter(help="cifar, halving, tiny-imagenet or imagenet. [default: the run's, else cifar]")
     ] = None,
     width: Annotated[
         float | None,

@@ -22,14 +22,14 @@ from dnas.pipeline.model import Subject, fresh
 from dnas.pipeline.speed import seconds_per_search_step, seconds_per_step
 from dnas.searching import finals
 from dnas.searching.judging import FORWARD
-from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettings, TrialSettings
+from dnas.settings import GradientSettings, NetworkTrainSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
 # Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
 # the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In one of eight runs
 # of 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
-SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.02, 0.05
+SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.01, 0.05
 # For what is not foreseen, such as files that are written.
 RESERVE = 0.02
 
@@ -60,24 +60,31 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
     """
     settings = config.search
     assert settings is not None
-    if isinstance(settings, TrialSettings):
-        seconds = stages.seconds_per_trial(config, settings, train, info)
-        if seconds is None:
+    wanted = (1 - RESERVE) * search_seconds(config)
+    if isinstance(settings, SupernetSettings):
+        assert isinstance(method, SupernetMethod)
+        step = seconds_per_search_step(method, settings, train, info, seed=config.seed, device=config.device)
+        one_pass = step / (stages.PASSES[settings.update] if isinstance(settings, GradientSettings) else 1.0)
+
+    def seconds(settings: SearchSettings) -> float:
+        work = stages.search_work(method, settings).total
+        if not isinstance(settings, TrialSettings):
+            return one_pass * work
+        trial = stages.seconds_per_trial(config, settings, train, info)
+        if trial is None:
             raise InputError(
                 f"--budget {time_text(config.budget)}: a trial could not be tried for its speed; give --epochs"
             )
-        whole = seconds * stages.search_work(method, settings).total / max(1, settings.processes)
-    else:
-        assert isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings)
-        step = seconds_per_search_step(method, settings, train, info, seed=config.seed, device=config.device)
-        passes = stages.PASSES[settings.update] if isinstance(settings, GradientSettings) else 1.0
-        whole = step / passes * stages.search_work(method, settings).total
-    images = settings.images * (1 - RESERVE) * search_seconds(config) / whole
+        return trial * work / max(1, settings.processes)
+
+    images = settings.images * wanted / seconds(settings)
     least = 4 * settings.batch_size
     seen = min(len(train), max(least, round(images)))
     if least <= images <= len(train):
         return {"images": seen}
-    return {"images": seen, "epochs": max(1, round(settings.epochs * images / seen))}
+    # Not all that an epoch costs becomes less with its images.
+    share = wanted / seconds(settings.model_copy(update={"images": seen}))
+    return {"images": seen, "epochs": max(1, round(settings.epochs * share))}
 
 
 def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace:

@@ -48,7 +48,7 @@ from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
-from dnas.supernet.worth import NO_PRIOR, Worth, load_prior
+from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
 from dnas.training.accuracy import Accuracy, measure_accuracy
 from dnas.training.build import parameters_of
 from dnas.training.trainer import train_network
@@ -82,15 +82,13 @@ def train(
     """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
     assert config.train is not None
     result: dict[str, Any] = {}
-    candidates: list[tuple[str, Subject]] = [(FOUND, subject)]
-    if config.finals:
-        assert isinstance(subject, Architecture)
-        others = [Architecture.from_json(each) for each in session.completed[SEARCH_STAGE].get("others", ())]
-        candidates = list(entrants(config, subject, others, _prior(config, folder)))
-    seconds, steps = 0.0, list(config.finals_steps) or [config.train.step_count] * len(candidates)
     if config.budget:
-        seconds, steps = _plan(config, candidates, data, session, began)
-        result["plan"] = {"seconds": seconds, "finals": steps}
+        result["plan"] = dict(_plan(config, subject, data, folder, session, began))
+        prior, steps = result["plan"]["prior"], result["plan"]["finals"]
+    else:
+        prior, steps = _prior_for(config, config.train.step_count), list(config.finals_steps)
+    candidates = _candidates(config, subject, prior, folder, session)
+    steps = steps or [config.train.step_count] * len(candidates)
     settings = budget.planned(config.train, steps[0]) if config.budget else config.train
     begun = None
     if config.finals:
@@ -119,7 +117,8 @@ def train(
     if other is not None:
         longer = config.baseline_steps or settings.step_count
         if config.budget:
-            longer = result["plan"]["baseline"] = _baseline_steps(config, other, seconds, data, session)
+            longer = _baseline_steps(config, other, result["plan"]["seconds"], data, session)
+            result["plan"]["baseline"] = longer
         tested = _tested(BASELINE_STAGE, other, budget.planned(settings, longer), config, data, session)
         result["baseline"] = tested | {
             "seconds": round(session.seconds[BASELINE_STAGE], 3),
@@ -128,32 +127,53 @@ def train(
     return result
 
 
-def _prior(config: Config, folder: RunFolder) -> Worth | None:
-    """What candidates are drawn from, kept in the run folder: its file may be another one when the run is resumed."""
-    if config.prior == NO_PRIOR:
-        return None
+def _prior_for(config: Config, steps: int) -> str:
+    """What candidates of a training with so many steps are drawn from."""
+    if config.prior != AUTO_PRIOR:
+        return config.prior
+    return PRIORS[0] if load_prior(PRIORS[0]).reaches(steps) else NO_PRIOR
+
+
+def _candidates(
+    config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session
+) -> list[tuple[str, Subject]]:
+    """Who takes part in the finals; without them, what was found.
+
+    The run folder keeps the prior: its file may be another one when the run is resumed.
+    """
+    if not config.finals:
+        return [(FOUND, subject)]
+    assert isinstance(subject, Architecture)
+    others = [Architecture.from_json(each) for each in session.completed[SEARCH_STAGE].get("others", ())]
     path = folder.path / PRIOR_FILE
-    if not path.exists():
-        folder.write_text(PRIOR_FILE, json.dumps(load_prior(config.prior).to_json()))
-    return Worth.from_json(read_json(path))
+    if prior != NO_PRIOR and not path.exists():
+        folder.write_text(PRIOR_FILE, json.dumps(load_prior(prior).to_json()))
+    return list(entrants(config, subject, others, Worth.from_json(read_json(path)) if prior != NO_PRIOR else None))
 
 
 def _plan(
-    config: Config, candidates: Sequence[tuple[str, Subject]], data: Data, session: Session, began: float
-) -> tuple[float, list[int]]:
-    """How long the budget lets a network train, and how many steps each candidate has in that time; measured once."""
+    config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
+) -> dict[str, Any]:
+    """How long the budget lets a network train, what the candidates are drawn from, and how many steps each has in that
+    time (`seconds`, `prior`, `finals`); measured once.
+    """
     assert data.test is not None
     if PLAN_STAGE not in session.completed:
         session.start(PLAN_STAGE, MEASURING, 0)
-        paces = [budget.pace(config, subject, data.train, data.info) for _, subject in candidates]
         # An earlier execution may have searched.
         spent = max(clock(config.device) - began, budget.search_seconds(config))
+        own = budget.pace(config, subject, data.train, data.info)
+        seconds = budget.training_seconds(config, [own] * max(1, config.finals), data.test, spent)
+        prior = _prior_for(config, budget.steps_in(seconds, own))
+        _, *others = _candidates(config, subject, prior, folder, session)
+        paces = [own, *(budget.pace(config, other, data.train, data.info) for _, other in others)]
+        spent = max(clock(config.device) - began, spent)
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
-        session.complete({"seconds": seconds, "steps": steps})
-        session.say(budget.sentence(config, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(candidates)))
-    done = session.completed[PLAN_STAGE]
-    return done["seconds"], done["steps"]
+        session.complete({"seconds": seconds, "prior": prior, "finals": steps})
+        session.say(budget.sentence(config, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
+    plan: dict[str, Any] = session.completed[PLAN_STAGE]
+    return plan
 
 
 def _baseline_steps(config: Config, other: Architecture, seconds: float, data: Data, session: Session) -> int:

@@ -34,10 +34,10 @@ from dnas.space.darts import DARTS
 from dnas.space.plan import check_channels, check_width
 from dnas.space.registry import get_space
 from dnas.supernet.mapping import SHARED
-from dnas.supernet.worth import NO_PRIOR, PRIORS, load_prior
+from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, load_prior
 from dnas.validation import checked
 
-FINALISTS = 6  # of a run with a budget
+FINALISTS = 4  # of a run with a budget
 # What a budget decides, so it cannot be given beside one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
@@ -70,7 +70,7 @@ class Config(Settings):
         ge=0,
         le=64,
         description="candidates that begin the training, of which the best goes on: what was found, some of a "
-        "prior, second choices, published cells and random ones; 0: none; a run with a budget has 6 by default",
+        "prior, second choices, published cells and random ones; 0: none; a run with a budget has 4 by default",
     )
     finals_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
@@ -78,9 +78,9 @@ class Config(Settings):
     )
     prior: str = Field(
         NO_PRIOR,
-        description="what half of the candidates of the finals are drawn from: none, a prior's name, or a file that "
-        "benchmarks/prior.py wrote; a run with finals has pictures by default, where the preset is quick and the space "
-        "darts",
+        description="what half of the candidates of the finals are drawn from: none, a prior's name, a file that "
+        "benchmarks/prior.py wrote, or auto: pictures, where the training is no longer than twice those that it was "
+        "made of; a run with finals has auto by default, where the preset is quick and the space darts",
     )
     baseline_steps: int = Field(0, ge=0, description="steps of the baseline's training; 0: as many as the network's")
     seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
@@ -205,7 +205,7 @@ def _composed(
         chosen.setdefault("finals", FINALISTS)
     own = parse({**chosen, "search": None, "train": None})
     if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
-        chosen["prior"] = PRIORS[0]
+        chosen["prior"] = AUTO_PRIOR
     kind = get_method(own.method)
     preset = {"quick": kind.quick.get("options", {}), "paper": kind.paper_options}.get(own.preset, {})
     method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))

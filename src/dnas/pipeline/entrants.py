@@ -19,6 +19,8 @@ from dnas.supernet.worth import Worth
 
 # Stacked cells of the literature that take part: the one of the method that all others follow, and a light one.
 PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
+# Random ones for each that is wanted: some may be equal, in a small space.
+DRAWS = 20
 
 
 def entrants(
@@ -26,8 +28,9 @@ def entrants(
 ) -> list[tuple[str, Architecture]]:
     """`config.finals` different architectures, each with its origin; what was found first.
 
-    Half of them are of the prior: the best by its means, and the best under draws. Random ones are uniform. All are as
-    deep as what was found, and where cells are shared there, so they are here.
+    Half of them are of the prior, if there is one: the best by its means, and the best under draws. The others are in
+    turn second choices, random ones, which are uniform, and published ones. All are as deep as what was found, and
+    where cells are shared there, so they are here.
     """
     rng = numpy_stream(config.seed, "finals")
     space, shared = get_space(config.space), config.mapping == SHARED
@@ -36,14 +39,12 @@ def entrants(
         draws = [None, *[rng] * (config.finals // 2 - 1)]
         named += [(PRIOR, prior.best(len(found), shared=shared, rng=draw)) for draw in draws]
     second = [(SECOND, architecture) for architecture in others]
+    drawn = [(RANDOM, sample(space, rng, len(found), shared=shared)) for _ in range(DRAWS * config.finals)]
     stacked = [(name, load_published(name, len(found))) for name in PUBLISHED] if config.space == DARTS.name else []
-    named += [each for pair in zip_longest(second, stacked) for each in pair if each is not None]
+    named += [each for turn in zip_longest(second, drawn, stacked) for each in turn if each is not None]
     known: dict[object, tuple[str, Architecture]] = {}
     for name, architecture in named:
         known.setdefault(architecture.layers, (name, architecture))
-    for _ in range(100 * config.finals):
-        if len(known) >= config.finals:
-            return list(known.values())[: config.finals]
-        architecture = sample(space, rng, len(found), shared=shared)
-        known.setdefault(architecture.layers, (RANDOM, architecture))
+    if len(known) >= config.finals:
+        return list(known.values())[: config.finals]
     raise InputError(f"--finals {config.finals}: the {config.space} space has not so many architectures; give fewer")

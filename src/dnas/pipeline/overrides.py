@@ -152,9 +152,9 @@ def _absolute(value: Any) -> Any:
     """The whole path of a folder or file, so that a run can be resumed from elsewhere; known names go before it."""
     from dnas.data.sources.registry import names as known_names
     from dnas.data.sources.tree import is_dir, is_file
-    from dnas.supernet.worth import NO_PRIOR, PRIORS
+    from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS
 
-    if not isinstance(value, str) or not value or value in (*known_names(), *PRIORS, NO_PRIOR):
+    if not isinstance(value, str) or not value or value in (*known_names(), *PRIORS, AUTO_PRIOR, NO_PRIOR):
         return value
     if is_dir(Path(value)) or is_file(Path(value)):
         return str(Path(value).absolute())

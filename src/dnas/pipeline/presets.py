@@ -8,6 +8,7 @@ from dnas.data.splits import DataInfo
 from dnas.methods.protocol import Method
 from dnas.settings import (
     CIFAR_STEM,
+    HALVING_STEM,
     IMAGENET_STEM,
     TINY_IMAGENET_STEM,
     GradientSettings,
@@ -48,7 +49,7 @@ QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
 # By how much a stem reduces the side. From so many pixels on the quick preset halves it: half of a network's time goes
 # into its first cells, and at equal time the accuracy on CIFAR-10 is higher by 4.6 points (docs/outcome.md).
-SHRINKS = {CIFAR_STEM: 1, TINY_IMAGENET_STEM: 2, IMAGENET_STEM: 8}
+SHRINKS = {CIFAR_STEM: 1, HALVING_STEM: 2, TINY_IMAGENET_STEM: 2, IMAGENET_STEM: 8}
 HALVED_FROM, EIGHTH_FROM = 24, 128
 # For a training of few passes, which the regularisation of 600 epochs (cutout, drop-path, an auxiliary loss) would only
 # slow down. docs/outcome.md says what they are for.
@@ -96,7 +97,7 @@ def preset_settings(
         train["stem"] = IMAGENET_STEM
     if preset != "quick":
         return {"search": search, "train": train}
-    train.setdefault("stem", TINY_IMAGENET_STEM if info.image_size >= HALVED_FROM else CIFAR_STEM)
+    train.setdefault("stem", HALVING_STEM if info.image_size >= HALVED_FROM else CIFAR_STEM)
     side = info.image_size / SHRINKS[train["stem"]]
     fewer = min(1.0, (QUICK_SIDE / side) ** 2)
     images = min(count, round(QUICK_TRAIN_IMAGES * fewer))

@@ -218,7 +218,9 @@ def _carry_through(
             result |= carry_out.train(config, subject, data, folder, session, began)
         if config.search is not None:
             done = session.completed[SEARCH_STAGE]
-            result |= {"validation_accuracy": done["validation_accuracy"], **done["cost"]}
+            # That of what the search found, which is the first candidate of the finals.
+            passed_over = any(each.get("winner") for each in result.get("finals", [])[1:])
+            result |= {"validation_accuracy": None if passed_over else done["validation_accuracy"], **done["cost"]}
         result["search_seconds"] = round(session.seconds.get(SEARCH_STAGE, 0.0), 3)
         result["train_seconds"] = round(session.seconds.get(TRAIN_STAGE, 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)
@@ -237,5 +239,5 @@ def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> 
         if config.train is not None:
             plan = result["plan"]
             kept |= {"train": budget.planned(config.train, plan["steps"]), "baseline_steps": plan.get("baseline", 0)}
-            kept |= {"finals_steps": plan["finals"]} if config.finals else {}
+            kept |= {"finals_steps": plan["finals"], "prior": plan["prior"]} if config.finals else {}
         folder.write_config(config.model_copy(update=kept).to_toml())

@@ -30,7 +30,7 @@ from dnas.training.build import built
 from dnas.training.trainer import Training
 
 # The share of its training that an entrant has behind it after the last round; each round's is half of the next one's.
-LAST_SHARE = 0.04
+LAST_SHARE = 0.02
 # Held out to judge by, of all training images: a fifth, but no more than so many.
 HELD_OUT_SHARE, HELD_OUT_IMAGES = 0.2, 2_000
 

@@ -18,6 +18,7 @@ from dnas.settings.trainings import (
 from dnas.settings.values import (
     CHANNELS,
     CIFAR_STEM,
+    HALVING_STEM,
     IMAGENET_STEM,
     MIN_LAYERS,
     SMALLEST_IMAGE,
@@ -37,6 +38,7 @@ __all__ = [
     "ARCHITECTURE_SETTINGS",
     "CHANNELS",
     "CIFAR_STEM",
+    "HALVING_STEM",
     "IMAGENET_STEM",
     "MIN_LAYERS",
     "SMALLEST_IMAGE",

@@ -240,7 +240,8 @@ class TrainSettings(NetworkTrainSettings):
     )
     stem: StemName = Field(
         CIFAR_STEM,
-        description="first layers: cifar (keeps the resolution), tiny-imagenet (64 → 32 pixels) or imagenet (224 → 28)",
+        description="first layers: cifar (keeps the resolution), halving (32 → 16 pixels, by one convolution), "
+        "tiny-imagenet (64 → 32, by three) or imagenet (224 → 28)",
     )
 
     def drop_path_rate(self, epoch: int) -> float:

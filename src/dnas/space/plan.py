@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dnas.errors import InputError, SettingError, unknown
-from dnas.settings import CHANNELS, CIFAR_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
+from dnas.settings import CHANNELS, CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.primitives import (
@@ -40,9 +40,19 @@ class Stem:
     first: Chain
     second: Chain = ()
 
+    @property
+    def width(self) -> int:
+        """Channels of both states."""
+        last = self.first[-1]
+        assert isinstance(last, Norm)
+        return last.channels
 
-def _stem_cifar(inputs: int, channels: int) -> Stem:
-    return Stem((Conv(inputs, 3 * channels, (3, 3)), Norm(3 * channels)))
+
+def _stem_cifar(stride: int) -> Callable[[int, int], Stem]:
+    def stem(inputs: int, channels: int) -> Stem:
+        return Stem((Conv(inputs, 3 * channels, (3, 3), (stride, stride)), Norm(3 * channels)))
+
+    return stem
 
 
 def _stem_imagenet(stride: int) -> Callable[[int, int], Stem]:
@@ -62,10 +72,12 @@ def _stem_imagenet(stride: int) -> Callable[[int, int], Stem]:
     return stem
 
 
-# cifar: full resolution into the first cell. imagenet: 224 → 28. tiny-imagenet: NASP's protocol for 64 pixels,
-# the ImageNet stem without its first two strides: 64 → 32 (methods: cells at 32, 16 and 8 pixels).
+# cifar: full resolution into the first cell. halving: the same with stride 2, so 32 → 16. imagenet: 224 → 28.
+# tiny-imagenet: NASP's protocol for 64 pixels, the ImageNet stem without its first two strides: 64 → 32 (methods: cells
+# at 32, 16 and 8 pixels).
 STEMS: dict[str, Callable[[int, int], Stem]] = {
-    CIFAR_STEM: _stem_cifar,
+    CIFAR_STEM: _stem_cifar(1),
+    HALVING_STEM: _stem_cifar(2),
     TINY_IMAGENET_STEM: _stem_imagenet(1),
     IMAGENET_STEM: _stem_imagenet(2),
 }
@@ -151,8 +163,7 @@ def plan(
     if stem not in STEMS:
         raise unknown("stem", "stem", stem, STEMS)
     head = STEMS[stem](inputs, channels)
-    stem_width = 3 * channels if stem == CIFAR_STEM else channels
-    before, previous, width, shrunk = stem_width, stem_width, channels, bool(head.second)
+    before, previous, width, shrunk = head.width, head.width, channels, bool(head.second)
     cells = []
     for k, gene in enumerate(architecture.layers):
         reduction = k in architecture.reductions
