@@ -45,8 +45,6 @@ MUTATIONS = (
         "(h / (weight + gamma * h)).sqrt()",
         "(h / (weight + h)).sqrt()",
     ),
-    Mutation("bayes-nas", "what is kept ranked by γ", 'get_buffer("relevance"))', 'get_buffer("gamma_operations"))'),
-    Mutation("bayes-nas", "1/H left out of γ*", "switch**2 * (1 - 1 / evidence)", "switch**2"),
     Mutation(
         "darts",
         "σ in the place of the softmax",

@@ -49,7 +49,7 @@ def prepared(mapping_name="shared", seed=0, **options):
     mapping = parameters(method, LAYERS, seed, 1.0)
     with torch.no_grad():
         for n, (name, buffer) in enumerate(mapping.named_buffers()):
-            if name.startswith(("omega", "gamma", "relevance")):
+            if name.startswith(("omega", "gamma")):
                 buffer.copy_(positive(buffer.shape, seed + n))
     return method, mapping
 
@@ -246,10 +246,10 @@ def test_updates_come_evenly_after_the_warm_up_the_last_at_the_end(epochs, warmu
 
 
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
-def test_operations_and_edges_are_ranked_by_relevance_and_not_by_the_switches(mapping_name):
+def test_operations_and_edges_are_ranked_by_gamma_and_not_by_the_switches(mapping_name):
     method, mapping = prepared(mapping_name)
-    relevance = mapping.get_buffer("relevance")
-    rows = relevance[KIND] if mapping_name == "shared" else relevance
+    gamma = mapping.get_buffer("gamma_operations")
+    rows = gamma[KIND] if mapping_name == "shared" else gamma
     assert torch.equal(method.scores(mapping, ALWAYS), rows)
     genes = kept(method.derive(mapping, ALWAYS))
     for k, layer in enumerate(genes):
@@ -262,42 +262,6 @@ def test_operations_and_edges_are_ranked_by_relevance_and_not_by_the_switches(ma
         mapping.alpha.add_(5)
         mapping.beta.neg_()
     assert kept(method.derive(mapping, ALWAYS)) == genes
-
-
-@pytest.mark.parametrize("mapping_name", MAPPINGS)
-@given(seed=st.integers(0, 2**31))
-@hypothesis_settings(deadline=None, max_examples=15)
-def test_relevance_is_where_gamma_would_come_to_rest(mapping_name, seed):
-    """γ* = max(0, s² - λ/H); of an operation it is no more than its edge's, as γ is. Ties are ranked by H s²."""
-    method, mapping = prepared(mapping_name, seed, lambda_edges=0.5, lambda_operations=0.2)
-    s = [switch.detach().clone() for switch in switches(mapping)]
-    curvature = [positive(value.shape, seed + 7, 1e-3, 1.0) for value in s]
-    method.update(mapping, curvature)
-    found = mapping.get_buffer("relevance")
-    edge, operation = (v**2 - weight / h for v, h, weight in zip(s, curvature, (0.5, 0.2), strict=True))
-    strength = [h * v**2 / weight for v, h, weight in zip(s, curvature, (0.5, 0.2), strict=True)]
-    for r, e, o in itertools.product(range(len(found)), range(14), range(7)):
-        ours, its = operation[r, e, o].item(), edge[r, e].item()
-        if min(ours, its) > 0:
-            assert found[r, e, o].item() == pytest.approx(1 / (1 / ours + 1 / its))
-        else:
-            least = min(strength[0][r, e].item(), strength[1][r, e, o].item()) - 1
-            assert found[r, e, o].item() == pytest.approx(least, abs=1e-12)
-    assert found.isfinite().all()
-
-
-def test_what_the_loss_depends_on_more_is_more_relevant_after_one_update():
-    """Where γ itself, which has not come to rest, is smaller."""
-    method, mapping = prepared("full")
-    with torch.no_grad():
-        for table in (*mapping.parameters(), *(mapping.get_buffer(f"gamma_{name}") for name in NAMES)):
-            table.fill_(1)
-    edges, operations = (torch.ones_like(switch) for switch in switches(mapping))
-    operations += torch.arange(7, dtype=operations.dtype) - 0.999
-    method.update(mapping, (edges, operations))
-    assert (mapping.get_buffer("relevance").diff(dim=-1) > 0).all()
-    assert (mapping.get_buffer("gamma_operations").diff(dim=-1) < 0).all()
-    torch.testing.assert_close(mapping.get_buffer("relevance")[0, 0, 0].item(), 0.001 / 0.01 - 1)
 
 
 def test_what_goes_with_nothing_is_refused():

@@ -6,10 +6,6 @@
 
 H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the switches. An operation's prior variance
 γ_eo is never larger than its edge's, so an edge that goes takes its operations along.
-
-A search ends long before switches and γ have come to rest, and until then γ is large where H is small: where the loss
-depends on nothing. So operations are ranked by where γ would come to rest for their switch as it is,
-γ* = max(0, s² - λ/H).
 """
 
 from __future__ import annotations
@@ -44,7 +40,7 @@ class BayesNASOptions(GradientOptions):
 
 
 class BayesNAS(GradientMethod):
-    """Any mapping × switches as they are × single level × top two edges by γ*."""
+    """Any mapping × switches as they are × single level × top two edges by γ."""
 
     name = "bayes-nas"
     title = "BayesNAS"
@@ -67,10 +63,7 @@ class BayesNAS(GradientMethod):
         return self.of_cells(data, own, {"channels": 36, "batch_size": 18})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …
-
-        And `relevance` [R, E, O], by which operations are ranked; 0 before the first update.
-        """
+        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …"""
         mapping = self.new_mapping(layers, seed)
         with torch.no_grad():
             for table in mapping.parameters():
@@ -78,7 +71,6 @@ class BayesNAS(GradientMethod):
         for kind, switch in zip(KINDS, switches(mapping), strict=True):
             mapping.register_buffer(f"omega_{kind}", torch.ones_like(switch))
             mapping.register_buffer(f"gamma_{kind}", torch.ones_like(switch))
-        mapping.register_buffer("relevance", torch.zeros_like(switches(mapping)[1]))
         return mapping
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
@@ -92,7 +84,7 @@ class BayesNAS(GradientMethod):
         )
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
-        return mapping.over_layers(mapping.get_buffer("relevance"))
+        return mapping.over_layers(mapping.get_buffer("gamma_operations"))
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """Updates ω and γ, evenly over the epochs after the warm-up, in any case after the last one."""
@@ -117,7 +109,7 @@ class BayesNAS(GradientMethod):
 
     @torch.no_grad()
     def update(self, mapping: Mapping, curvature: tuple[Tensor, Tensor]) -> None:
-        """ω and γ of every switch from their last values, the switches and H; and what is relevant by these."""
+        """ω and γ of every switch from their last values, the switches and H."""
         weights = (self.options.lambda_edges, self.options.lambda_operations)
         for kind, switch, h, weight in zip(KINDS, switches(mapping), curvature, weights, strict=True):
             omega, gamma = mapping.get_buffer(f"omega_{kind}"), mapping.get_buffer(f"gamma_{kind}")
@@ -126,22 +118,6 @@ class BayesNAS(GradientMethod):
             gamma.copy_(switch.abs() / omega)
         edges, operations = mapping.get_buffer("gamma_edges"), mapping.get_buffer("gamma_operations")
         operations.copy_(1 / (1 / operations + 1 / edges[..., None]))
-        edge, operation = (
-            relevance(switch, h, weight)
-            for switch, h, weight in zip(switches(mapping), curvature, weights, strict=True)
-        )
-        least = torch.minimum(operation, edge[..., None])
-        both = 1 / (1 / operation + 1 / edge[..., None])
-        mapping.get_buffer("relevance").copy_(torch.where(least > 0, both, least))
-
-
-def relevance(switch: Tensor, curvature: Tensor, weight: float) -> Tensor:
-    """γ* = s² - λ/H, which maximises the marginal likelihood of a switch s, where that is positive.
-
-    Where it is not, γ* is 0; in its place stands H s²/λ - 1, from -1 to 0, which ranks what the prior has switched off.
-    """
-    evidence = curvature * switch**2 / weight
-    return torch.where(evidence > 1, switch**2 * (1 - 1 / evidence), evidence - 1)
 
 
 def switches(mapping: Mapping) -> tuple[Tensor, Tensor]:
