@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_pnas_tools import Additive, random_cells, trials
 from scipy.stats import spearmanr
 from trial_tools import searched
 
@@ -13,9 +14,8 @@ from dnas.errors import InputError, RunError
 from dnas.methods import pnas
 from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
-from dnas.rng import numpy_stream, torch_stream
+from dnas.rng import torch_stream
 from dnas.searching.judging import judged
-from dnas.space import sampling
 from dnas.space.architecture import Architecture, stack
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
@@ -35,46 +35,6 @@ def method(budget=100, **options):
     made = create("pnas", None, options, DARTS)
     made.budget = budget
     return made
-
-
-def random_cells(count, nodes, seed=0):
-    """[count, nodes, 4]: uniform ones."""
-    rng = numpy_stream(seed, "cells")
-    architectures = [sampling.sample(DARTS, rng, 3) for _ in range(count)]
-    return pnas.tokens([Trial(a, None) for a in architectures], DARTS)[:, :nodes]
-
-
-def trials(cells, scores):
-    """A history of cells [N, n, 4]."""
-    genes = [pnas.decode(cell, DARTS) for cell in cells]
-    return [Trial(stack(gene, gene, 3), s) for gene, s in zip(genes, scores, strict=True)]
-
-
-class Additive:
-    """A score to which every input and every operation of every node adds its own part, at `alike` nodes the same."""
-
-    def __init__(self, seed, alike=False):
-        generator = torch_stream(seed, "additive")
-        tables = (torch.rand((1 if alike else 4, 7), generator=generator) / 20 for _ in range(2))
-        self.inputs, self.operations = (table.expand(4, 7) for table in tables)
-
-    def __call__(self, cells):
-        parts = torch.zeros(len(cells))
-        for n in range(cells.shape[1]):
-            parts += self.inputs[n][cells[:, n, :2]].sum(1) + self.operations[n][cells[:, n, 2:]].sum(1)
-        return parts
-
-    def judge(self, number, candidate):
-        return float(self(pnas.tokens([Trial(candidate.architecture, None)], DARTS)))
-
-    def best(self):
-        """By hand: at every node the two best inputs, and twice the best operation."""
-        gene = []
-        for n in range(4):
-            inputs = sorted(sorted(range(n + 2), key=lambda s: -self.inputs[n][s].item())[:2])
-            op = DARTS.primitives[int(self.operations[n].argmax())]
-            gene.append(tuple((op, s) for s in inputs))
-        return Cell(tuple(gene))
 
 
 def cell_of(architecture):

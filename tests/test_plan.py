@@ -74,7 +74,10 @@ def hooked_macs(network, image):
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("name", ["DARTS_V2", "NASNet-A", "PC_DARTS_cifar", "FairDARTS_c"])
 def test_multiply_accumulates_by_three_counters(name, stem):
-    architecture, pixels = load_published(name, 4), {"cifar": 17, "halving": 24, "tiny-imagenet": 24, "imagenet": 64}[stem]
+    architecture, pixels = (
+        load_published(name, 4),
+        {"cifar": 17, "halving": 24, "tiny-imagenet": 24, "imagenet": 64}[stem],
+    )
     network = build(architecture, 8, 7, stem=stem)
     counted = size(plan(architecture, channels=8, classes=7, stem=stem), pixels)
     assert counted.macs == macs(network, (3, pixels, pixels)) == hooked_macs(network, (3, pixels, pixels))
