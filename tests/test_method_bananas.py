@@ -33,7 +33,7 @@ ACTS = {
     "predictor_learning_rate": (FEW, 1e-5),
     "standardise": (FEW, False),
     "loss": ({"predictor_epochs": 100}, "mape"),
-    "lower_bound": ({"predictor_epochs": 100, "loss": "mape"}, 30.0),
+    "lower_bound": ({"predictor_epochs": 100, "candidates": 100, "loss": "mape"}, 49.0),
 }
 
 
