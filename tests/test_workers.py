@@ -155,13 +155,18 @@ def test_who_runs_is_told_to_stop(workers, tmp_path):
 @several
 def test_what_runs_ends_when_the_block_is_left(workers, tmp_path):
     with pytest.raises(KeyError), workers:
-        for _ in workers.run(first_then_wait, [tmp_path, None], NEVER):
+        for _ in workers.run(begins_or_follows, [(tmp_path, True), (tmp_path, False)], NEVER):
             raise KeyError
     assert [path.name for path in tmp_path.iterdir()] == ["begun"]
 
 
-def first_then_wait(folder):
-    if folder is None:
-        return 0
-    (folder / "begun").touch()
-    return 1
+def begins_or_follows(job):
+    """One says that it has begun; the other ends after that."""
+    folder, begins = job
+    if begins:
+        (folder / "begun").touch()
+    patience = threading.Event()
+    for _ in range(6000):
+        if (folder / "begun").exists():
+            break
+        patience.wait(0.01)
