@@ -29,9 +29,9 @@ FORMAT = "dnas-prior/1"
 PRIORS = ("pictures",)  # shipped; the first is the default
 NO_PRIOR = "none"
 AUTO_PRIOR = "auto"  # the first of them, for trainings that it reaches
-# How many times longer than those that a prior was made of a training may be. On CIFAR-10 the shipped one's best, made
-# of trainings with 860 steps, is six points better than uniform ones after 800, as good after 1,400, and one point
-# worse after 4,600 (docs/outcome.md).
+# How many times longer than those that a prior was made of a training may be. On CIFAR-10 the best that the shipped one
+# proposed, made of trainings with 860 steps, is six points better than uniform ones after 800 steps, as good after
+# 1,400, and one point worse after 4,600 (docs/outcome.md).
 REACH = 2.0
 LEAST_LAYERS, LEAST_TRAININGS = 5, 3
 # Of the ridge regression; the one whose left-out predictions are best is taken.
