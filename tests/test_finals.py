@@ -362,6 +362,12 @@ def test_a_resumed_run_needs_no_prior_file(images, tmp_path, monkeypatch):
     assert [each["origin"] for each in outcome.json["finals"]] == ["found", "prior", "second choice"]
 
 
+def test_what_was_found_keeps_its_validation_accuracy_when_it_wins(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(finals, "accuracy_of_batches", lambda *_: 0.5)  # the first of equals wins
+    result = invoke("run", "--data", images, *TINY, "--finals", "2", "--out", tmp_path / "run", "--json").json
+    assert result["finals"][0]["winner"] and 0 <= result["validation_accuracy"] <= 1
+
+
 def test_streamed_images_have_the_finals_of_those_in_memory(images, tmp_path):
     def finals_of(memory):
         given = ("--finals", "3", "--train-epochs", "16", "--data-memory", memory, "--out", tmp_path / memory, "--json")
