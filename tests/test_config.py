@@ -60,7 +60,7 @@ def test_a_quick_search_lets_the_architecture_travel_as_far_as_the_paper(name, e
 @pytest.mark.parametrize("name", [name for name, method in registry().items() if method.quick])
 def test_the_quick_preset_sets_what_a_method_names_for_it(name):
     method = get_method(name)
-    quick, paper = resolved(method=name), resolved(method=name, preset="paper")
+    quick, paper = resolved(method=name, finals=0), resolved(method=name, preset="paper")
     defaults = method.Options().model_dump()
     for option, value in method.quick.get("options", {}).items():
         assert quick.options[option] == value != paper.options[option] == defaults[option]
@@ -105,6 +105,31 @@ def test_the_quick_preset_shows_the_first_cells_few_pixels(side, stem, half, han
     assert (train["stem"], train["half_size"], train["images"]) == (stem, half, images)
     assert preset_settings("quick", method, of, 10**6, handmade=True)["train"]["half_size"] == handmade_half
     assert "stem" not in preset_settings("paper", method, info(), 10**6)["train"]
+
+
+@pytest.mark.parametrize("given", [{"search": {"epochs": 2}}, {"train": {"images": 640}}, {"train": {"steps": 9}},
+                                   {"preset": "shared"}, {"command": "search"}, {"finals": 0}])  # fmt: skip
+def test_who_says_how_long_a_run_is_has_no_finals_unless_asked(given):
+    assert resolved(**given).finals == 0
+    asked = {**given, "finals": 3}
+    assert "command" in given or resolved(**asked).finals == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "finalists"), [(500, 64, 4), (497, 64, 0), (500, 400, 4), (500, 401, 0)]
+)
+def test_finals_are_held_by_default_where_a_fifth_of_the_images_tells_candidates_apart(images, batch_size, finalists):
+    config, _ = resolve({"train": {"batch_size": batch_size}}, info(), images, "")
+    assert (config.finals, config.prior) == ((finalists, "auto") if finalists else (0, "none"))
+
+
+@pytest.mark.parametrize("name", sorted(registry()))
+def test_a_search_before_finals_is_an_eighth_of_one_that_decides_alone(name):
+    before, alone = resolved(method=name).search, resolved(method=name, finals=0).search
+    assert before.images == alone.images // 4 >= 4 * before.batch_size
+    assert before.epochs == max(1, alone.epochs // 2)
+    # Whose finals are asked for beside a budget is planned for, and not shortened twice.
+    assert resolved(method=name, budget=600.0).search.images == alone.images
 
 
 def test_no_automatic_value_is_left():

@@ -66,7 +66,7 @@ IN_FORCE: dict[str, Any] = {
     "--checkpoint-every": DEFAULT.checkpoint_seconds,
     "--width": WidthTrainSettings().width,
     "--ray-retries": RaySettings("auto").retries,
-    "--finals": f"{FINALISTS} with --budget, else {Config().finals or 'none'}",
+    "--finals": f"{FINALISTS} with --budget, and in the quick preset unless epochs or images are given",
 }
 OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("compare", "--seeds"): StudySettings().seeds,

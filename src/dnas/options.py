@@ -113,7 +113,7 @@ class BothOptions:
     train_epochs: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
     "Epochs of the training only."
     finals: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
-    "Candidates that begin the training, of which the best goes on: the found network, some of a prior, second choices, published cells and random ones. [default: 4 with --budget, else none]"
+    "Candidates that begin the training, of which the best goes on: the found network, some of a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given]"
     prior: Annotated[str | None, Parameter(group=_TRAIN)] = None
     "What half of these candidates are drawn from: none, pictures (in the darts space), a file that benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]"
     train_layers: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None

@@ -15,7 +15,7 @@ from dnas.methods.registry import create, get_method
 from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
 from dnas.pipeline.machine import Device, environment
-from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, Preset, paper_travel, preset_settings
+from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, QUICK_BATCH, Preset, paper_travel, preset_settings
 from dnas.runtime import distributed
 from dnas.searching import finals
 from dnas.settings import (
@@ -37,7 +37,7 @@ from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, load_prior
 from dnas.validation import checked
 
-FINALISTS = 4  # of a run with a budget
+FINALISTS = 4  # of a run whose length is left to the program: with a budget, or the quick preset as it is
 # What a budget decides, so it cannot be given beside one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
@@ -70,7 +70,8 @@ class Config(Settings):
         ge=0,
         le=64,
         description="candidates that begin the training, of which the best goes on: what was found, some of a "
-        "prior, second choices, published cells and random ones; 0: none; a run with a budget has 4 by default",
+        "prior, second choices, published cells and random ones; 0: none; 4 by default in a run with "
+        "a budget, and in one by the quick preset of which neither epochs nor images are given",
     )
     finals_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
@@ -201,15 +202,18 @@ def _composed(
         found: More of the configuration, which is nobody's choice.
     """
     chosen = dict(overrides)
-    if chosen.get("budget") and chosen.get("command", "run") == "run":
-        chosen.setdefault("finals", FINALISTS)
     own = parse({**chosen, "search": None, "train": None})
+    if "finals" not in chosen and own.command == "run" and (own.budget or _left_to_the_preset(own, chosen, count)):
+        chosen["finals"] = FINALISTS
+        own = own.model_copy(update={"finals": FINALISTS})
     if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
         chosen["prior"] = AUTO_PRIOR
     kind = get_method(own.method)
     preset = {"quick": kind.quick.get("options", {}), "paper": kind.paper_options}.get(own.preset, {})
     method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))
-    base = preset_settings(own.preset, method, info, count, handmade=bool(own.handmade))
+    base = preset_settings(
+        own.preset, method, info, count, handmade=bool(own.handmade), finals=bool(own.finals and not own.budget)
+    )
     fields = train_settings(own.handmade).model_fields
     base["train"] = {key: value for key, value in base["train"].items() if key in fields}
     if distributed.count() > 1:
@@ -232,6 +236,13 @@ def _composed(
         }
     )
     return config, method
+
+
+def _left_to_the_preset(own: Config, chosen: Mapping[str, Any], count: int) -> bool:
+    """Whether nobody says how long a quick run is, and its finals can be held."""
+    given = any(name in chosen.get(section, {}) for section, names in BUDGETED.items() for name in names)
+    batch_size = chosen.get("train", {}).get("batch_size", QUICK_BATCH)
+    return own.preset == "quick" and not given and distributed.count() == 1 and finals.tell_apart(count, batch_size)
 
 
 def resolve(

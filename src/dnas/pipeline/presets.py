@@ -40,10 +40,15 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
 # Without a budget a search sees so many images in each epoch, and a training so many in all: minutes on two cores.
 # Where the first cells see more than 16 pixels there are fewer, since a step takes as much longer.
 QUICK_LAYERS = 6
+QUICK_BATCH = 64
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10
 QUICK_TRIALS = 16
 QUICK_TRIAL_EPOCHS = 3
+# Where finals follow, a search is one of several that propose, and has an eighth of that. On CIFAR-10 it took 130 s,
+# beside a training of 400 s, and its network ended 2.2 points below the random one of its size (docs/outcome.md).
+QUICK_FEWER_IMAGES, QUICK_FEWER_EPOCHS = 4, 2
+QUICK_LEAST_BATCHES = 4
 QUICK_TRAIN_IMAGES = 200_000
 QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
@@ -83,12 +88,12 @@ def paper_travel(method: Method) -> float:
 
 
 def preset_settings(
-    preset: str, method: Method, info: DataInfo, count: int, *, handmade: bool = False
+    preset: str, method: Method, info: DataInfo, count: int, *, handmade: bool = False, finals: bool = False
 ) -> dict[str, dict[str, Any]]:
     """What a preset sets for a data set with `count` training images: {"search": …, "train": …}.
 
     "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network. What
-    is trained may be a `handmade` network, which has a stem of its own.
+    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = dict(paper.get("search", {}))
@@ -105,7 +110,7 @@ def preset_settings(
         "layers": QUICK_LAYERS,
         "channels": 8,
         "epochs": QUICK_SEARCH_EPOCHS,
-        "batch_size": 64,
+        "batch_size": QUICK_BATCH,
         "images": min(count, max(QUICK_SEARCH_IMAGES // 4, round(QUICK_SEARCH_IMAGES * fewer))),
         "learning_rate": 0.1,
         "learning_rate_min": 0.001,
@@ -115,11 +120,15 @@ def preset_settings(
     if issubclass(method.Settings, TrialSettings):
         search |= {"trials": QUICK_TRIALS, "epochs": QUICK_TRIAL_EPOCHS}
     search |= method.quick.get("search", {})
+    if finals:
+        least = min(search["images"], QUICK_LEAST_BATCHES * search["batch_size"])
+        search["images"] = max(least, search["images"] // QUICK_FEWER_IMAGES)
+        search["epochs"] = max(1, search["epochs"] // QUICK_FEWER_EPOCHS)
     train |= {
         "layers": 0,
         "channels": 16,
         "epochs": min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images))),
-        "batch_size": 64,
+        "batch_size": QUICK_BATCH,
         "images": images,
         **QUICK_RECIPE,
         # Whose own stem halves the side needs no smaller images: without them the accuracy is higher by 1.5 points.

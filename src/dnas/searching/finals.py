@@ -33,6 +33,8 @@ from dnas.training.trainer import Training
 LAST_SHARE = 0.02
 # Held out to judge by, of all training images: a fifth, but no more than so many.
 HELD_OUT_SHARE, HELD_OUT_IMAGES = 0.2, 2_000
+# With fewer to judge by, finals are held only where somebody asks for them.
+LEAST_JUDGES = 100
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ def beside(count: int) -> float:
 def held_out(images: int) -> int:
     """How many of the training images judge."""
     return min(HELD_OUT_IMAGES, round(HELD_OUT_SHARE * images))
+
+
+def tell_apart(images: int, batch_size: int) -> bool:
+    """Whether so many training images are enough to train on some and judge by the others."""
+    judges = held_out(images)
+    return judges >= LEAST_JUDGES and images - judges >= batch_size
 
 
 def check_images(images: int, batch_size: int) -> None:

@@ -13,7 +13,7 @@ SEARCH_ORIGINS = (FOUND, SECOND)
 ORIGINS = {
     FOUND: "what the search found",
     SECOND: "a second choice of the search",
-    PRIOR: "a network of the prior, which is of other images",
+    PRIOR: "a network that the prior from other images proposed",
     RANDOM: "a random network",
 }
 
