@@ -45,6 +45,9 @@ MUTATIONS = (
         "(h / (weight + gamma * h)).sqrt()",
         "(h / (weight + h)).sqrt()",
     ),
+    Mutation("bayes-nas", "what is kept ranked by γ", 'get_buffer("relevance"))', 'get_buffer("gamma_operations"))'),
+    Mutation("bayes-nas", "what is switched off is all one", "OFF * evidence / (1 + evidence)", "OFF"),
+    Mutation("bayes-nas", "1/H left out of γ*", "(s**2 - weight / h).clamp_min(0)", "s**2"),
     Mutation(
         "darts",
         "σ in the place of the softmax",

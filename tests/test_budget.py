@@ -113,7 +113,7 @@ def test_the_share_of_the_search(command):
     assert budget.search_seconds(alone) == {"run": SEARCH_SHARE_ALONE * 600.0, "search": 600.0, "train": 0.0}[command]
 
 
-@pytest.mark.parametrize("name", ["dnas", "darts-2nd", "spos", "evolution", "random"])
+@pytest.mark.parametrize("name", ["dnas", "darts-2nd", "spos", "enas", "evolution", "random"])
 @pytest.mark.parametrize("pace", [1e-4, 2e-3, 2e-2, 0.2, 3.0])
 def test_a_search_is_planned_to_take_its_time(monkeypatch, name, pace):
     """At an invented pace: by images where those suffice, else by epochs over all images."""
@@ -137,15 +137,31 @@ def test_a_search_is_planned_to_take_its_time(monkeypatch, name, pace):
         seconds = pace * total / (PASSES[settings.update] if hasattr(settings, "update") else 1.0)
     wanted = SEARCH_SHARE_ALONE * 600 * (1 - RESERVE)
     if found["images"] == 4 * settings.batch_size:
-        # The least that a search can see, so fewer epochs; what spos judges does not become less with them.
-        assert found["epochs"] == 1 or name == "spos" or abs(seconds - wanted) <= 0.6 * seconds / found["epochs"]
+        # The least that a search can see, so fewer epochs, and where that is not enough fewer that are judged.
+        assert found["epochs"] == 1 or abs(seconds - wanted) <= 0.6 * seconds / found["epochs"]
     elif "epochs" not in found:
         assert seconds == pytest.approx(wanted, rel=0.15)
     else:
         assert found["images"] == count
-        # Whole epochs. What is judged at the end of one-shot searches is no more in more epochs, which leaves time.
-        fitting = wanted * 1.15 + seconds / found["epochs"] / 2
-        assert (wanted * 0.6 if name == "spos" else wanted * 0.85 - seconds / found["epochs"] / 2) <= seconds <= fitting
+        # Whole epochs.
+        rounding = seconds / found["epochs"] / 2
+        assert wanted * 0.85 - rounding <= seconds <= wanted * 1.15 + rounding
+
+
+def test_a_search_that_would_mostly_judge_judges_fewer(monkeypatch):
+    """Half of the time is left for the weights, and the search ends with its time: of 100 that spos would judge."""
+    monkeypatch.setattr(budget, "seconds_per_search_step", lambda *arguments, **options: 0.2)
+    config, method = configured(4_000, method="spos", finals=0, budget=300.0)
+    found = budget.searching(config, method, blank(4_000), INFO)
+    again, _ = configured(4_000, method="spos", search=found)
+    wanted = SEARCH_SHARE_ALONE * 300 * (1 - RESERVE) / 0.2  # steps
+    assert found["images"] == 256 and found["epochs"] == round(wanted / 2 / 2)  # two steps an epoch
+    work = search_work(method, again.search)
+    assert work.steps == 2 * found["epochs"] and work.total == found["steps"] == math.ceil(wanted)
+    each = 128 / 64 / 3
+    assert 45 < work.after / each < 60
+    unlimited = again.search.model_copy(update={"steps": 0})
+    assert search_work(method, unlimited).after == pytest.approx(100 * each)
 
 
 # --- measuring

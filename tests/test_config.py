@@ -1,16 +1,18 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError
+from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import create, get_method, registry
 from dnas.pipeline.config import Config, parse, resolve
 from dnas.pipeline.overrides import nested
-from dnas.pipeline.presets import paper_travel, preset_settings
+from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, paper_travel, preset_settings
 from dnas.space.darts import DARTS
 
 
@@ -55,6 +57,18 @@ def test_a_quick_search_lets_the_architecture_travel_as_far_as_the_paper(name, e
     assert steps * search.architecture_learning_rate == pytest.approx(expected, rel=0.01)
     longer = resolved(count=count, method=name, search={"epochs": 40}).search
     assert longer.architecture_steps * longer.architecture_learning_rate == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name, method in registry().items() if issubclass(method, SupernetMethod)])
+def test_what_samples_operations_has_more_steps_for_them(name):
+    """A step trains one of an edge's operations, or none: in as few steps as others take they learn next to nothing."""
+    method = create(name, None, {}, DARTS)
+    mapping = method.mapping(3, 0)
+    executed = [method.mixing(mapping, Progress(0, 2, step=step)).active for step in range(2)]
+    one_by_one = executed[0] is not None and executed[0].sum(-1).max() == 1
+    sampled = one_by_one and not torch.equal(*executed)
+    assert sampled == (name in ("enas", "gdas", "nasib", "rsws", "spos"))
+    assert (resolved(method=name).search.epochs >= 3 * QUICK_SEARCH_EPOCHS) == sampled
 
 
 @pytest.mark.parametrize("name", [name for name, method in registry().items() if method.quick])

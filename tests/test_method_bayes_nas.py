@@ -49,7 +49,7 @@ def prepared(mapping_name="shared", seed=0, **options):
     mapping = parameters(method, LAYERS, seed, 1.0)
     with torch.no_grad():
         for n, (name, buffer) in enumerate(mapping.named_buffers()):
-            if name.startswith(("omega", "gamma")):
+            if name.startswith(("omega", "gamma", "relevance")):
                 buffer.copy_(positive(buffer.shape, seed + n))
     return method, mapping
 
@@ -246,10 +246,10 @@ def test_updates_come_evenly_after_the_warm_up_the_last_at_the_end(epochs, warmu
 
 
 @pytest.mark.parametrize("mapping_name", MAPPINGS)
-def test_operations_and_edges_are_ranked_by_gamma_and_not_by_the_switches(mapping_name):
+def test_operations_and_edges_are_ranked_by_relevance_and_not_by_the_switches(mapping_name):
     method, mapping = prepared(mapping_name)
-    gamma = mapping.get_buffer("gamma_operations")
-    rows = gamma[KIND] if mapping_name == "shared" else gamma
+    relevance = mapping.get_buffer("relevance")
+    rows = relevance[KIND] if mapping_name == "shared" else relevance
     assert torch.equal(method.scores(mapping, ALWAYS), rows)
     genes = kept(method.derive(mapping, ALWAYS))
     for k, layer in enumerate(genes):
@@ -262,6 +262,61 @@ def test_operations_and_edges_are_ranked_by_gamma_and_not_by_the_switches(mappin
         mapping.alpha.add_(5)
         mapping.beta.neg_()
     assert kept(method.derive(mapping, ALWAYS)) == genes
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+@given(seed=st.integers(0, 2**31))
+@hypothesis_settings(deadline=None, max_examples=15)
+def test_relevance_is_where_gamma_would_come_to_rest(mapping_name, seed):
+    """γ* = max(0, s² - λ/H); of an operation it is no more than its edge's, as γ is. Where it is 0, H s²/λ ranks."""
+    method, mapping = prepared(mapping_name, seed, lambda_edges=0.5, lambda_operations=0.2)
+    s = [switch.detach().clone() for switch in switches(mapping)]
+    curvature = [positive(value.shape, seed + 7, 1e-3, 1.0) for value in s]
+    method.update(mapping, curvature)
+    found = mapping.get_buffer("relevance")
+    edge, operation = (v**2 - weight / h for v, h, weight in zip(s, curvature, (0.5, 0.2), strict=True))
+    on, off = [], []
+    for r, e, o in itertools.product(range(len(found)), range(14), range(7)):
+        ours, its = operation[r, e, o].item(), edge[r, e].item()
+        if min(ours, its) > 0:
+            on.append(found[r, e, o].item())
+            assert on[-1] == pytest.approx(1 / (1 / ours + 1 / its), abs=2e-8)
+        else:
+            off.append((curvature[1][r, e, o] * s[1][r, e, o] ** 2, found[r, e, o]))
+    assert off and min(on, default=1.0) > max(rank for _, rank in off) > 0
+    in_order = [rank.item() for _, rank in sorted(off, key=lambda pair: pair[0].item())]
+    assert in_order == sorted(in_order) and len(set(in_order)) == len(in_order)
+
+
+def test_what_the_loss_depends_on_more_is_more_relevant_after_one_update():
+    """Where γ itself, which has not come to rest, is smaller."""
+    method, mapping = prepared("full")
+    with torch.no_grad():
+        for table in (*mapping.parameters(), *(mapping.get_buffer(f"gamma_{name}") for name in NAMES)):
+            table.fill_(1)
+    edges, operations = (torch.ones_like(switch) for switch in switches(mapping))
+    operations += torch.arange(7, dtype=operations.dtype) - 0.99
+    method.update(mapping, (edges, operations))
+    assert (mapping.get_buffer("relevance").diff(dim=-1) > 0).all()
+    assert (mapping.get_buffer("gamma_operations").diff(dim=-1) < 0).all()
+    # Of all on an edge that the prior switches off the same holds: they are no ties.
+    method.update(mapping, (1e-3 * edges, operations))
+    assert (mapping.get_buffer("relevance").diff(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize("mapping_name", MAPPINGS)
+def test_what_cannot_matter_comes_last(mapping_name):
+    """A loss that is curved nowhere, and switches that are 0: ranks are numbers, and the lowest there are."""
+    method, mapping = prepared(mapping_name)
+    curvature = [torch.ones_like(switch).detach() for switch in switches(mapping)]
+    curvature[1][0, 3] = 0
+    with torch.no_grad():
+        mapping.beta[1, 5] = 0
+    curvature[1][1, 5] = 0  # an edge without output has no curvature in its operations either
+    method.update(mapping, curvature)
+    found = mapping.get_buffer("relevance")
+    assert found.isfinite().all() and (found[0, 3] == 0).all() and (found[1, 5] == 0).all()
+    assert int((found == 0).sum()) == 14
 
 
 def test_what_goes_with_nothing_is_refused():

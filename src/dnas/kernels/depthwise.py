@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.kernels import limits, native
+from dnas.kernels.precision import as_stored, exact, lowered
 
 STRIP = 3  # columns of a kernel that oneDNN's fast weight gradient takes
 
@@ -128,10 +129,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> 
     """
     if stride == dilation > 1:
         x, stride, dilation = x[:, :, ::stride, ::stride], 1, 1
-    if torch.is_autocast_enabled(x.device.type):
-        # Autocast does not see into what follows, whose gradients have to be of one type.
-        precision = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(precision), weight.to(precision)
+    x, weight = lowered(x, weight)
     out: Tensor = _Depthwise.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
     return out
 
@@ -147,7 +145,7 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
         h = _convolve(x.permute(0, 3, 1, 2), weight, stride, dilation).permute(0, 2, 3, 1).contiguous()
-        pixels = h.view(-1, h.shape[3])
+        pixels = exact(h.view(-1, h.shape[3]))
         ctx.save_for_backward(x, weight, h)
         ctx.steps = (stride, dilation)
         return h, pixels.mean(0), pixels.t() @ pixels / len(pixels)
@@ -157,10 +155,10 @@ class _Statistics(torch.autograd.Function):
         ctx: Any, grad_h: Tensor, grad_mean: Tensor, grad_gram: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight, h = ctx.saved_tensors
-        pixels = h.view(-1, h.shape[3])
+        pixels = exact(h.view(-1, h.shape[3]))
         # gram = hᵀh / N, so its gradient reaches h through both factors.
-        back = torch.addmm(grad_h.reshape(pixels.shape), pixels, (grad_gram + grad_gram.t()) / len(pixels))
-        grad = back.add_(grad_mean / len(pixels)).view(h.shape).permute(0, 3, 1, 2)
+        back = torch.addmm(exact(grad_h.reshape(pixels.shape)), pixels, (grad_gram + grad_gram.t()) / len(pixels))
+        grad = back.add_(grad_mean / len(pixels)).view(h.shape).permute(0, 3, 1, 2).to(h.dtype)
         grad_x, grad_weight = _gradients(grad, x.permute(0, 3, 1, 2), weight, *ctx.steps, *ctx.needs_input_grad[:2])
         return None if grad_x is None else grad_x.permute(0, 2, 3, 1), grad_weight, None, None
 
@@ -172,5 +170,7 @@ def depthwise_statistics(x: Tensor, weight: Tensor, stride: int, dilation: int) 
     """
     if stride == dilation > 1:
         x, stride, dilation = x[:, ::stride, ::stride], 1, 1
-    out: tuple[Tensor, Tensor, Tensor] = _Statistics.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
+    x, weight = lowered(x, weight)
+    with as_stored(x):
+        out: tuple[Tensor, Tensor, Tensor] = _Statistics.apply(x, weight, stride, dilation)  # type: ignore[no-untyped-call]
     return out

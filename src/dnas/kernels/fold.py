@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnas.kernels.limits import EPSILON
+from dnas.kernels.precision import as_stored, exact
 
 
 def fold(matrix: Tensor, mean: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,11 +20,12 @@ def fold(matrix: Tensor, mean: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         A [m, outputs, inputs] and b [m, outputs]. P h itself is never formed, nor kept for backward.
     """
-    covariance = gram - mean[:, :, None] * mean[:, None, :]
-    # Rounding can leave a variance of zero slightly below it.
-    variance = ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
-    folded = matrix * (variance + EPSILON).rsqrt()[:, :, None]
-    return folded, -(folded @ mean[:, :, None])[:, :, 0]
+    with as_stored(gram):
+        covariance = gram - mean[:, :, None] * mean[:, None, :]
+        # Rounding can leave a variance of zero slightly below it.
+        variance = ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
+        folded = matrix * (variance + EPSILON).rsqrt()[:, :, None]
+        return folded, -(folded @ mean[:, :, None])[:, :, 0]
 
 
 def side_by_side(matrices: Tensor) -> Tensor:
@@ -50,8 +52,9 @@ def fold_reduction(relu: Tensor, even: Tensor, odd: Tensor, targets: int) -> tup
         Pixels [B, H/2, W/2, 2c], A [targets, outputs, 2c] and b [targets, outputs].
     """
     pixels = torch.cat([relu[:, ::2, ::2], odd_grid(relu)], 3)
-    flat = pixels.flatten(0, 2)
+    flat = exact(pixels.flatten(0, 2))
     top, bottom = (grid.view(targets, -1, grid.shape[1]) for grid in (even, odd))
     matrix = torch.cat([F.pad(top, (0, top.shape[2])), F.pad(bottom, (bottom.shape[2], 0))], 1)
-    mean, gram = flat.mean(0), flat.t() @ flat / len(flat)
+    with as_stored(flat):
+        mean, gram = flat.mean(0), flat.t() @ flat / len(flat)
     return pixels, *fold(matrix, mean.expand(targets, -1), gram.expand(targets, -1, -1))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnas.kernels.precision import as_stored, lowered
+
 
 class _Product(torch.autograd.Function):
     @staticmethod
@@ -38,8 +40,9 @@ def mixed_product(features: Sequence[Tensor], matrices: Sequence[Tensor], bias: 
 
     features [pixels, n_i], matrices [n_i, outputs], bias [outputs] → [pixels, outputs].
     """
-    pairs = [tensor for pair in zip(features, matrices, strict=True) for tensor in pair]
-    out: Tensor = _Product.apply(bias, *pairs)  # type: ignore[no-untyped-call]
+    bias, *pairs = lowered(bias, *(tensor for pair in zip(features, matrices, strict=True) for tensor in pair))
+    with as_stored(bias):
+        out: Tensor = _Product.apply(bias, *pairs)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -66,7 +69,7 @@ class _WeightedSum(torch.autograd.Function):
 
 def weighted_sum(weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
     """Σ_i weights[i] · terms[i] for weights [n] and n contiguous tensors of one shape."""
-    out: Tensor = _WeightedSum.apply(weights, *terms)  # type: ignore[no-untyped-call]
+    out: Tensor = _WeightedSum.apply(weights, *lowered(*terms))  # type: ignore[no-untyped-call]
     return out
 
 

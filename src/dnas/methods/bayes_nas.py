@@ -6,6 +6,13 @@
 
 H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the switches. An operation's prior variance
 γ_eo is never larger than its edge's, so an edge that goes takes its operations along.
+
+A search ends long before switches and γ have come to rest, and until then γ is large where H is small: where the loss
+depends on nothing. So operations are ranked by where γ would come to rest for their switch as it is,
+
+    γ* = max(0, s² - λ/H),   γ*_eo ← 1/(1/γ*_eo + 1/γ*_e)
+
+and those that the prior switches off, where γ* = 0, by H s²/λ: twice what the loss rises by without them.
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ from dnas.training import updates
 KINDS = ("edges", "operations")
 # What has no curvature would have no penalty either, and an infinite variance.
 SMALLEST_OMEGA = 1e-8
+# What is switched off is ranked below this, so below all that is not.
+OFF = 1e-8
 
 
 class BayesNASOptions(GradientOptions):
@@ -40,7 +49,7 @@ class BayesNASOptions(GradientOptions):
 
 
 class BayesNAS(GradientMethod):
-    """Any mapping × switches as they are × single level × top two edges by γ."""
+    """Any mapping × switches as they are × single level × top two edges by γ*."""
 
     name = "bayes-nas"
     title = "BayesNAS"
@@ -63,7 +72,10 @@ class BayesNAS(GradientMethod):
         return self.of_cells(data, own, {"channels": 36, "batch_size": 18})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …"""
+        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …
+
+        And `relevance` [R, E, O], by which operations are ranked; 1 before the first update.
+        """
         mapping = self.new_mapping(layers, seed)
         with torch.no_grad():
             for table in mapping.parameters():
@@ -71,6 +83,7 @@ class BayesNAS(GradientMethod):
         for kind, switch in zip(KINDS, switches(mapping), strict=True):
             mapping.register_buffer(f"omega_{kind}", torch.ones_like(switch))
             mapping.register_buffer(f"gamma_{kind}", torch.ones_like(switch))
+        mapping.register_buffer("relevance", torch.ones_like(switches(mapping)[1]))
         return mapping
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
@@ -84,7 +97,7 @@ class BayesNAS(GradientMethod):
         )
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
-        return mapping.over_layers(mapping.get_buffer("gamma_operations"))
+        return mapping.over_layers(mapping.get_buffer("relevance"))
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
         """Updates ω and γ, evenly over the epochs after the warm-up, in any case after the last one."""
@@ -109,7 +122,7 @@ class BayesNAS(GradientMethod):
 
     @torch.no_grad()
     def update(self, mapping: Mapping, curvature: tuple[Tensor, Tensor]) -> None:
-        """ω and γ of every switch from their last values, the switches and H."""
+        """ω and γ of every switch from their last values, the switches and H; and what is relevant by these."""
         weights = (self.options.lambda_edges, self.options.lambda_operations)
         for kind, switch, h, weight in zip(KINDS, switches(mapping), curvature, weights, strict=True):
             omega, gamma = mapping.get_buffer(f"omega_{kind}"), mapping.get_buffer(f"gamma_{kind}")
@@ -118,6 +131,28 @@ class BayesNAS(GradientMethod):
             gamma.copy_(switch.abs() / omega)
         edges, operations = mapping.get_buffer("gamma_edges"), mapping.get_buffer("gamma_operations")
         operations.copy_(1 / (1 / operations + 1 / edges[..., None]))
+        mapping.get_buffer("relevance").copy_(relevance(switches(mapping), curvature, weights))
+
+
+def relevance(
+    switches: tuple[Tensor, Tensor], curvature: tuple[Tensor, Tensor], weights: tuple[float, float]
+) -> Tensor:
+    """What operations are ranked by, [R, E, O], above 0 unless a switch or H is 0.
+
+    γ* = s² - λ/H maximises the marginal likelihood of a switch s where that is positive, i.e. where its evidence
+    H s²/λ is above 1; else γ* is 0. An operation whose γ*, or whose edge's, is 0 is ranked by its own evidence, which
+    has its edge's switch as a factor; by the smaller of both all operations of an edge would be ties.
+
+    Args:
+        switches, curvature: s and H of the edges' [R, E] and the operations' [R, E, O] switches.
+        weights: λ_e and λ_o.
+    """
+    (edge, _), (operation, evidence) = (
+        ((s**2 - weight / h).clamp_min(0), h * s**2 / weight)
+        for s, h, weight in zip(switches, curvature, weights, strict=True)
+    )
+    both = 1 / (1 / operation + 1 / edge[..., None])
+    return torch.where(both > 0, OFF + both, OFF * evidence / (1 + evidence))
 
 
 def switches(mapping: Mapping) -> tuple[Tensor, Tensor]:

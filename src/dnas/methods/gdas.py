@@ -10,7 +10,8 @@ gradients alone, since the law of i is softmax(A) at every temperature.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping as Dict
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -36,6 +37,8 @@ class GDAS(GradientMethod):
     paper = "Dong & Yang, Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019"
     default_mapping = SHARED
     Options = GDASOptions
+    # An operation is executed in one of eight steps, so there are more of them, which are cheap, and smaller ones.
+    quick: ClassVar[Dict[str, Dict[str, Any]]] = {"search": {"epochs": 60, "learning_rate": 0.025}}
     options: GDASOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

@@ -13,8 +13,9 @@ Only draws that exploit have a gradient, straight through their Gumbel softmax. 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping as Dict
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,8 @@ class NASIB(GradientMethod):
     paper = "reconstructed from the abstract of Singh et al., NASIB: Neural Architecture Search withIn Budget, 2019"
     default_mapping = SHARED
     Options = NASIBOptions
+    # An operation is executed in one of seven steps, so there are more of them, which are cheap, and smaller ones.
+    quick: ClassVar[Dict[str, Dict[str, Any]]] = {"search": {"epochs": 60, "learning_rate": 0.025}}
     options: NASIBOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,8 @@ SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
 # the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In one of eight runs
 # of 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
 SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.01, 0.05
+# Of a search that judges architectures at its end, what that may take: the weights that it judges by come first.
+JUDGING_SHARE = 0.5
 # For what is not foreseen, such as files that are written.
 RESERVE = 0.02
 
@@ -56,7 +58,8 @@ def search_seconds(config: Config) -> float:
 def searching(config: Config, method: Method, train: Split, info: DataInfo) -> dict[str, Any]:
     """The settings with which a search takes its share of the budget.
 
-    Of images; where these are all, or as few as they can be, of epochs.
+    Of images; where these are all, or as few as they can be, of epochs. What is judged at the end takes as long after
+    few epochs as after many; where that is more than half of the time, `steps` ends the judging early.
     """
     settings = config.search
     assert settings is not None
@@ -83,8 +86,16 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
     if least <= images <= len(train):
         return {"images": seen}
     # Not all that an epoch costs becomes less with its images.
-    share = wanted / seconds(settings.model_copy(update={"images": seen}))
-    return {"images": seen, "epochs": max(1, round(settings.epochs * share))}
+    settings = settings.model_copy(update={"images": seen})
+    work, whole = stages.search_work(method, settings), seconds(settings)
+    judging = whole * work.after / work.total
+    judged = min(judging, JUDGING_SHARE * wanted)
+    epochs = max(1, round(settings.epochs * (wanted - judged) / (whole - judging)))
+    if judged == judging:
+        return {"images": seen, "epochs": epochs}
+    limit = work.total * wanted / whole  # in batches as they are, which `steps` counts in batches of full size
+    full = settings.steps_per_epoch * settings.batch_size / settings.weight_images
+    return {"images": seen, "epochs": epochs, "steps": math.ceil(limit / full)}
 
 
 def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace:

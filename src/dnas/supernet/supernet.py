@@ -110,6 +110,7 @@ class SupernetCell(nn.Module):
         if executed is not None:
             psi = psi * executed.to(psi.device)
         states = [self.preprocess[0](before), self.preprocess[1](previous)]
+        by_edge = psi.unbind()
         active: list[Tensor | None] = [None] * self.space.nodes
         passed: list[list[Tensor]] = [[] for _ in range(self.space.nodes)]
         for s, (block, leaving) in enumerate(zip(self.sources, self.leaving, strict=True)):
@@ -118,7 +119,9 @@ class SupernetCell(nn.Module):
             chosen = None if choices is None else [choices[e] for e in leaving]
             # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
             first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
-            outs = block(first_channels.contiguous(), psi[leaving], dropout, chosen)
+            # A list as an index would be copied to the device in every step, which waits for it.
+            weights = torch.stack([by_edge[e] for e in leaving])
+            outs = block(first_channels.contiguous(), weights, dropout, chosen)
             rest = self._bypass(rest, 2 if self.reduction and s < 2 else 1)
             for e, mixed in zip(leaving, outs, strict=True):
                 node = self.space.edges[e][0]
