@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from faults.harness import TINY, invoke, make_images
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -22,6 +22,7 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 
 
 @given(pairs)
+@settings(deadline=None)
 def test_figures_are_scikit_learns(answers):
     true, named = (torch.tensor(each) for each in zip(*answers, strict=True))
     matrix = confusion_matrix(true, named, 5)

@@ -103,7 +103,15 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothOptions:
+class TrainOptions:
+    """Of the training of any network, which a search has no use for."""
+
+    class_weights: Annotated[str | None, Parameter(group=_TRAIN)] = None
+    "balanced: images of rare classes count for more in the training's loss, so that each class counts alike; a search weighs all images alike. [default: none]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothOptions(TrainOptions):
     search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Width of the supernet only."
     search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -121,8 +129,8 @@ class BothOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidthOptions:
-    """Of the training of a hand-made network that has a width."""
+class WidthOptions(TrainOptions):
+    """Of one training, and of a hand-made network that has a width."""
 
     width: Annotated[float | None, Parameter(group=_TRAIN)] = None
     "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"

@@ -45,6 +45,7 @@ from dnas.data.index import Files, Index, index_file
 from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
 from dnas.data.memory import images as in_words
 from dnas.data.pictures import count_values, decode, image_digests, survey
+from dnas.data.shares import stratified
 from dnas.data.sources.listing import LeftOut, Listing
 from dnas.data.sources.protocol import Place
 from dnas.data.sources.registry import data_root, locate
@@ -343,10 +344,13 @@ def fingerprint(split: Split) -> str:
     return digest.hexdigest()
 
 
-def halves(count: int, seed: int, fraction: float = 0.5) -> tuple[Tensor, Tensor]:
+def halves(count: int, seed: int, fraction: float = 0.5, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """0..count-1 dealt into two disjoint sets of indices (int64), for the two levels of a search.
 
     The first has round(count * fraction). A pure function of its arguments.
+
+    Args:
+        labels: int64 [count]; both sets then have each class' share of images (`shares`).
 
     Raises:
         InputError: one of the two would be empty.
@@ -358,14 +362,25 @@ def halves(count: int, seed: int, fraction: float = 0.5) -> tuple[Tensor, Tensor
             "empty; give more images or a fraction between 0 and 1"
         )
     order = torch.randperm(count, generator=torch_stream(seed, "split"))
-    return order[:first], order[first:]
+    if labels is None:
+        return order[:first], order[first:]
+    taken = torch.from_numpy(stratified(labels.cpu().numpy(), order.numpy(), first, rest=True))
+    return order[taken], order[~taken]
 
 
-def chosen(split: Split, images: int, seed: int) -> Split:
-    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it."""
+def chosen(split: Split, images: int, seed: int, by_class: bool = False) -> Split:
+    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it.
+
+    Args:
+        by_class: Each class has its share of them (`shares`).
+    """
     if images >= len(split):
         return split
-    return split.subset(torch.randperm(len(split), generator=torch_stream(seed, "subset"))[:images].sort().values)
+    order = torch.randperm(len(split), generator=torch_stream(seed, "subset"))
+    if by_class:
+        taken = stratified(split.labels.cpu().numpy(), order.numpy(), images, rest=False)
+        order = order[torch.from_numpy(taken)]
+    return split.subset(order[:images].sort().values)
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "order") -> list[Tensor]:

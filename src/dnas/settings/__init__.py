@@ -16,17 +16,22 @@ from dnas.settings.trainings import (
     train_over,
 )
 from dnas.settings.values import (
+    AUTO_RESIZE,
     CHANNELS,
     CIFAR_STEM,
+    CROP,
     HALVING_STEM,
     IMAGENET_STEM,
     MIN_LAYERS,
+    PAD,
     SMALLEST_IMAGE,
+    SQUEEZE,
     TINY_IMAGENET_STEM,
     WIDEST,
     Duration,
     Flip,
     Memory,
+    Resize,
     Settings,
     StemName,
     TrainFlip,
@@ -35,6 +40,11 @@ from dnas.settings.values import (
 )
 
 __all__ = [
+    "AUTO_RESIZE",
+    "CROP",
+    "PAD",
+    "SQUEEZE",
+    "Resize",
     "ARCHITECTURE_SETTINGS",
     "CHANNELS",
     "CIFAR_STEM",
