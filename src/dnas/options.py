@@ -50,6 +50,8 @@ class DataOptions:
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Pixels of a side, at least 8. [default: from the data; leave it out for that]"
+    resize: Annotated[str | None, Parameter(group=_DATA)] = None
+    "How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad where most are longer than 1.6 times their shorter side, else crop. [default: auto]"
     data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
@@ -175,6 +177,7 @@ class TestDataOptions(DataOptions):
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA, help="Pixels of a side. [default: the run's]")] = (
         None
     )
+    resize: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +207,7 @@ _DATA_SETTINGS = {
     "data": "source",
     "data_dir": "data_dir",
     "image_size": "image_size",
+    "resize": "resize",
     "data_memory": "memory",
     "data_workers": "workers",
 }

@@ -20,6 +20,7 @@ from dnas.runtime import distributed
 from dnas.searching import finals
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
+    AUTO_RESIZE,
     DataSettings,
     Duration,
     Memory,
@@ -200,7 +201,7 @@ def _composed(
         info, count: Of the training images.
         found: More of the configuration, which is nobody's choice.
     """
-    chosen = dict(overrides)
+    chosen = {**overrides, "data": {"resize": AUTO_RESIZE, **overrides.get("data", {})}}
     if chosen.get("budget") and chosen.get("command", "run") == "run":
         chosen.setdefault("finals", FINALISTS)
     own = parse({**chosen, "search": None, "train": None})
@@ -250,6 +251,7 @@ def resolve(
     data = {
         **overrides.get("data", {}),
         "image_size": info.image_size,
+        "resize": info.resize,
         "memory": memory,
         "train_images": count,
         "fingerprint": fingerprint,
