@@ -212,7 +212,8 @@ def _padded(image: Image.Image, channels: int, size: int) -> Bytes:
     square[:] = mean
     top, left = (size - image.height) // 2, (size - image.width) // 2
     square[top : top + image.height, left : left + image.width] = pixels
-    return square.transpose(2, 0, 1)
+    padded: Bytes = square.transpose(2, 0, 1)
+    return padded
 
 
 def _in_bytes(image: Image.Image, stored: str, rule: Rule) -> Image.Image:
