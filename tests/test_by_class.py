@@ -9,6 +9,7 @@ import torch
 from faults.harness import TINY, invoke, make_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_tools import cells, read
 from sklearn import metrics
 
 from dnas.data.splits import load_test
@@ -91,6 +92,22 @@ def test_a_run_writes_them_and_its_table_has_the_balanced_accuracy(run, unbalanc
     assert "balanced" in words and "are 'class 0'" in words
     # A row of the matrix is a row of the file.
     assert f"[{', '.join(map(str, result['confusion'][0]))}]" in (out / "result.json").read_text()
+
+
+def test_the_page_has_them(run):
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    out, _ = run
+    assert invoke("report", out).code == 0
+    page = read(out / "report.html")
+    result = read_json(out / "result.json")
+    assert verdict.of_classes(result) in page.words and "83.3 % of the test images are of the largest" in page.words
+    head, *rows = cells(page, "Both networks")
+    place = head.index("balanced accuracy")
+    for row, of in zip(rows, (result, result["baseline"]), strict=True):
+        assert row[place].replace("&nbsp;", " ") == f"{100 * of['balanced_accuracy']:.1f} %"
+    head, *rows = cells(page, "recognised least")
+    assert head[-2:] == ["recall", "precision"] and {row[0] for row in rows} == {"class 0", "class 1"}
 
 
 def test_evaluate_has_them_too(run):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnas.data.shares import quotas, stratified
-from dnas.data.splits import DataInfo, Split, chosen, halves
+from dnas.data.splits import DataInfo, Split, chosen, halves, load_train
 from dnas.disk import read_toml
 from dnas.methods.registry import create
 from dnas.pipeline.config import parse
@@ -99,6 +99,12 @@ def test_large_balanced_classes_keep_their_draws(each):
     assert all(map(torch.equal, plain, halves(len(split), 7, 0.5, split.labels)))
     subset = len(split) // 2 + 1
     assert torch.equal(chosen(split, subset, 7).images, chosen(split, subset, 7, True).images)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.8])
+def test_draws_of_digits_are_those_of_the_published_results(fraction):
+    labels = load_train("digits")[0].labels
+    assert all(map(torch.equal, halves(1437, 0, fraction), halves(1437, 0, fraction, labels)))
 
 
 @pytest.mark.parametrize("each", [[39] * 5, [40, 60, 40]])
