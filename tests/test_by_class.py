@@ -106,7 +106,7 @@ def test_the_page_has_them(run):
     place = head.index("balanced accuracy")
     for row, of in zip(rows, (result, result["baseline"]), strict=True):
         assert row[place].replace("&nbsp;", " ") == f"{100 * of['balanced_accuracy']:.1f} %"
-    head, *rows = cells(page, "recognised least")
+    head, *rows = cells(page, "Classes that are recognised least")
     assert head[-2:] == ["recall", "precision"] and {row[0] for row in rows} == {"class 0", "class 1"}
 
 
