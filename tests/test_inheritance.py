@@ -78,7 +78,7 @@ def test_options_and_files_go_before_the_run(run: Path, images: Path, tmp_path: 
         "batch_size": 16,
     }  # fmt: skip
     assert settings["data"] == {
-        "source": str(images), "data_dir": str(images.with_name("named")), "image_size": 9,
+        "source": str(images), "data_dir": str(images.with_name("named")), "image_size": 9, "resize": "crop",
     }  # fmt: skip
 
 

@@ -28,12 +28,13 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
         "flip": "off", "budget": 600.0, "finals": 4, "prior": "none",
+        "class_weights": "balanced", "resize": "pad",
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
     config = parse(nested("run", given))
     assert config.data.model_dump(exclude={"train_images", "fingerprint"}) == {
-        "source": "cifar10", "data_dir": "d", "image_size": 16, "memory": "stream", "workers": 3,
+        "source": "cifar10", "data_dir": "d", "image_size": 16, "resize": "pad", "memory": "stream", "workers": 3,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert (config.backend, config.budget, config.finals, config.prior) == ("torch", 600.0, 4, "none")
@@ -41,7 +42,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     search, train = config.search, config.train
     assert (config.space, search.seconds, search.steps) == ("s2", 90.5, 400)
     assert (search.layers, search.channels, search.epochs, search.batch_size, search.pad) == (5, 16, 7, 6, 1)
-    assert (search.flip, train.flip) == ("off", "off")
+    assert (search.flip, train.flip, train.class_weights) == ("off", "off", "balanced")
     assert (train.layers, train.channels, train.epochs, train.batch_size, train.pad) == (8, 20, 9, 6, 2)
 
 

@@ -337,12 +337,6 @@ def test_only_pictures_are_opened_whatever_the_ending_says(tmp_path, monkeypatch
     assert not ran
 
 
-def test_numbers_without_a_known_white_are_unreadable(tmp_path):
-    for values in (np.ones((8, 8), np.float32), np.full((8, 8), 70000, np.int32)):
-        with refused("1 unreadable image"):
-            loaded(tmp_path, Image.fromarray(values), name="x.tif")
-
-
 def test_the_middle_square_is_kept_untouched_when_the_size_fits(tmp_path):
     values = random_bytes(8, 20, 3)
     assert np.array_equal(loaded(tmp_path, values).transpose(1, 2, 0), values[:, 6:14])

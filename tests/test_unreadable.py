@@ -70,7 +70,7 @@ def reason(root: Path, content: bytes, name: str = "x.png", memory: str = "whole
 
 
 def float_tiff() -> bytes:
-    return stored("TIFF", Image.fromarray(np.ones((8, 8), np.float32)))
+    return stored("TIFF", Image.fromarray(np.full((8, 8), np.nan, np.float32)))
 
 
 def large_text() -> bytes:
@@ -86,8 +86,7 @@ def many_pixels() -> bytes:
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        (float_tiff, "x.tif", "floating-point numbers"),
-        (lambda: stored("TIFF", Image.fromarray(np.full((8, 8), 70000, np.int32))), "x.tif", "more than 16 bits"),
+        (float_tiff, "x.tif", "not all of its numbers are finite"),
         (large_text, "x.png", "Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK"),
         (many_pixels, "x.png", "190000000 pixels) exceeds limit of 178956970 pixels"),
         (lambda: b"\0\0\0 ftypavif\0\0\0\0avifmif1miaf" + bytes(range(99)), "x.jpg", "identify image file; its content is AVIF"),
@@ -104,7 +103,7 @@ def test_the_reason_follows(root, content, name, words):
 
 
 def test_the_reason_is_the_same_where_pictures_are_streamed(root, kept):
-    assert "floating-point" in reason(root, float_tiff(), "x.tif", kept)
+    assert "finite" in reason(root, float_tiff(), "x.tif", kept)
     assert "zeros" in reason(root, cut_jpeg(), "x.jpg", kept)
 
 

@@ -50,6 +50,8 @@ class DataOptions:
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Pixels of a side, at least 8. [default: from the data; leave it out for that]"
+    resize: Annotated[str | None, Parameter(group=_DATA)] = None
+    "How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad where most are longer than 1.6 times their shorter side, else crop. [default: auto]"
     data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
@@ -103,7 +105,15 @@ class SearchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothOptions:
+class TrainOptions:
+    """Of the training of any network, which a search has no use for."""
+
+    class_weights: Annotated[str | None, Parameter(group=_TRAIN)] = None
+    "balanced: images of rare classes count for more in the training's loss, so that each class counts alike; a search weighs all images alike. [default: none]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BothOptions(TrainOptions):
     search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Width of the supernet only."
     search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -121,8 +131,8 @@ class BothOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WidthOptions:
-    """Of the training of a hand-made network that has a width."""
+class WidthOptions(TrainOptions):
+    """Of one training, and of a hand-made network that has a width."""
 
     width: Annotated[float | None, Parameter(group=_TRAIN)] = None
     "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"
@@ -167,6 +177,7 @@ class TestDataOptions(DataOptions):
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA, help="Pixels of a side. [default: the run's]")] = (
         None
     )
+    resize: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +207,7 @@ _DATA_SETTINGS = {
     "data": "source",
     "data_dir": "data_dir",
     "image_size": "image_size",
+    "resize": "resize",
     "data_memory": "memory",
     "data_workers": "workers",
 }

@@ -70,6 +70,10 @@ def evaluate(
     from dnas.settings import DataSettings
     from dnas.validation import checked
 
+    if data.resize is not None:
+        raise InputError(
+            f"--resize {data.resize} cannot be used with `dnas evaluate`: images are resized as in training"
+        )
     given = given_options(data) | {"device": device}
     with calling(typed("train", given)):
         chosen = nested("train", given)

@@ -29,7 +29,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     console = Console()
     if "test_accuracy" in result:
         table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
-        for column in ("network", "test accuracy", "95 % interval", "parameters", "MACs"):
+        balance = verdict.of_classes(result)
+        balanced = () if balance is None else ("balanced",)
+        for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
         searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
         if searched and not verdict.searched(result):
@@ -43,11 +45,13 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
                 label,
                 f"{row['test_accuracy']:.4f}",
                 f"{low:.4f} – {high:.4f}",
+                *(f"{row['balanced_accuracy']:.4f}" if "balanced_accuracy" in row else "" for _ in balanced),
                 f"{row['params']:,}",
                 f"{row['macs']:,}",
             )
         console.print(table)
-        for sentence in (verdict.of_finals(result), verdict.of_run(result) if "baseline" in result else None):
+        paid = verdict.of_run(result) if "baseline" in result else None
+        for sentence in (balance, verdict.of_finals(result), paid):
             if sentence is not None:
                 console.print(sentence, highlight=False)
     taken = {
@@ -64,6 +68,8 @@ def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
+    from dnas.study import verdict
+
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     low, high = result["test_interval"]
@@ -71,6 +77,8 @@ def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
         f"{result['test_accuracy']:.4f} of {result['test_images']} test images of {result['data']} "
         f"(95 % interval {low:.4f} to {high:.4f})"
     )
+    if balance := verdict.of_classes(result):
+        print(balance)
     if result["left_out"]:
         count = result["left_out"] + result["test_images"]
         print(f"{result['left_out']} of {count} images left out: they are among the run's training images")

@@ -12,7 +12,7 @@ import base64
 import hashlib
 import os
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,12 +23,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnas.data.decoders import Decoders, Task
-from dnas.data.pictures import count_files, shape_of, survey_files
+from dnas.data.headers import Headers, Rule
+from dnas.data.pictures import AS_IT_IS, count_files, survey_files
 from dnas.data.sources.samples import Counts, File, Labels
 from dnas.data.unreadable import Broken, require_whole
 from dnas.disk import write_atomically
 from dnas.errors import RunError
 from dnas.reporter import Reporter, Silent
+from dnas.settings import CROP
 
 GROUP = 1024
 SAVE_SECONDS = 10.0
@@ -90,9 +92,10 @@ class _Known(BaseModel):
     """Of one group.
 
     Attributes:
-        sides: {shorter side: pictures that have it}, of the readable ones.
-        grey: Whether all of these are stored as grey.
-        counts: {"channels x size": [C][256]}: how often each value occurs; only where no picture is broken.
+        sides, longer, elongated, grey, values, whole: `Headers`, of the readable ones; an older index has not all of
+            them, so its headers are read again.
+        counts: {"channels x size": [C][256]}: how often each value occurs; only where no picture is broken. The key
+            also has the rule, where that is not to crop.
         digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise. An
             older index has none, so its pictures are looked at again.
     """
@@ -100,8 +103,16 @@ class _Known(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     sides: dict[int, int]
     grey: bool
+    longer: dict[int, int] | None = None
+    elongated: int = 0
+    values: list[float] = Field(default_factory=list)
+    whole: bool = True
     counts: dict[str, list[list[int]]] = Field(default_factory=dict)
     digests: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def headers(self) -> Headers:
+        return Headers(self.sides, self.longer or {}, self.elongated, self.grey, tuple(self.values), self.whole)
 
 
 class _Content(BaseModel):
@@ -125,32 +136,40 @@ class Index:
         self.groups = {files.digest(group): group for group in _groups(labels)}
         self._known = {digest: group for digest, group in _read(path).items() if digest in self.groups}
 
-    def shape(self) -> tuple[int, int]:
-        """(image size, channels): see `pictures.shape_of`. Headers that are not known are read."""
-        sides: Counter[int] = Counter()
-        grey = True
+    def shape(self) -> Headers:
+        """What is known of all pictures without decoding them. Headers that are not known are read."""
+        total = Headers()
         for digest, group in self.groups.items():
-            if digest not in self._known:
+            known = self._known.get(digest)
+            if known is None or known.longer is None:
                 found = survey_files(self.files.root, self.files.at(group))
-                self._known[digest] = _Known(sides=found[0], grey=found[1])
-            sides.update(self._known[digest].sides)
-            grey = grey and self._known[digest].grey
-        return shape_of(sides, grey)
+                self._known[digest] = _Known(
+                    sides=dict(found.shorter),
+                    grey=found.grey,
+                    longer=dict(found.longer),
+                    elongated=found.elongated,
+                    values=list(found.values),
+                    whole=found.whole,
+                    counts={} if known is None else known.counts,
+                    digests={} if known is None else known.digests,
+                )
+            total += self._known[digest].headers
+        return total
 
-    def counts(self, channels: int, size: int, decoders: Decoders) -> Counts:
+    def counts(self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS) -> Counts:
         """How often each value occurs in each channel of all pictures [C, 256]. What is not known is decoded, and kept.
 
         Raises Unreadable with all broken pictures.
         """
         self.shape()
-        key = f"{channels}x{size}"
+        key = _key(channels, size, rule)
         unknown = [digest for digest in self.groups if not self._is_whole(digest, key)]
         if unknown:
             self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
         broken: list[Broken] = []
         saved = time.monotonic()
         try:
-            found = self._counted(unknown, channels, size, decoders)
+            found = self._counted(unknown, channels, size, decoders, rule)
             for done, (digest, counts, digests, names) in enumerate(found, 1):
                 broken += names
                 if not names:
@@ -170,9 +189,9 @@ class Index:
             total += np.array(self._known[digest].counts[key], np.int64)
         return total
 
-    def digests(self, channels: int, size: int) -> Labels:
+    def digests(self, channels: int, size: int, rule: Rule = AS_IT_IS) -> Labels:
         """Return the digest of each picture, int64 [N] (`pictures.image_digests`), which `counts` has found."""
-        key = f"{channels}x{size}"
+        key = _key(channels, size, rule)
         found = np.empty(len(self.files), np.int64)
         for digest, group in self.groups.items():
             found[group.start : group.stop] = np.frombuffer(base64.b64decode(self._known[digest].digests[key]), "<i8")
@@ -184,13 +203,13 @@ class Index:
         return key in known.counts and len(known.digests.get(key, "")) == 4 * -(-8 * len(self.groups[digest]) // 3)
 
     def _counted(
-        self, digests: Sequence[str], channels: int, size: int, decoders: Decoders
+        self, digests: Sequence[str], channels: int, size: int, decoders: Decoders, rule: Rule
     ) -> Iterator[tuple[str, Counts, Labels, list[Broken]]]:
         """What `count_files` finds in some groups, in their order."""
         begun: deque[tuple[str, Task[tuple[Counts, Labels, list[Broken]]]]] = deque()
         for digest in digests:
             files = self.files.at(self.groups[digest])
-            begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size)))
+            begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size, rule)))
             if len(begun) > 2 * decoders.count:
                 first, task = begun.popleft()
                 yield first, *decoders.finish(task)
@@ -206,6 +225,12 @@ class Index:
         except (OSError, RunError) as error:
             reason = getattr(error, "strerror", None) or error
             self.reporter.say(f"no index is kept, so the next start looks at all pictures again: {reason}")
+
+
+def _key(channels: int, size: int, rule: Rule) -> str:
+    """What counts and digests are kept under."""
+    words = [f"{channels}x{size}", *([] if rule.resize == CROP else [rule.resize]), *map(repr, rule.values)]
+    return " ".join(words)
 
 
 def index_file(folder: Path, root: Path, part: str) -> Path:

@@ -4,63 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dnas.data.headers import (
+    FORMATS,
+    SIXTEEN_BITS,
+    Headers,
+    Rule,
+    in_threads,
+    is_deep,
+    numbers_of,
+    on_white,
+    raw_mode,
+    read_headers,
+)
 from dnas.data.memory import FEWER_IMAGES, images, is_short, memory_for, require_tensor_fits
 from dnas.data.sources.samples import Bytes, Counts, File
 from dnas.data.sources.tree import Tree, open_regular
 from dnas.data.unreadable import Broken, require_jpeg_end, require_whole, why
 from dnas.errors import InputError, RunError
-from dnas.settings import SMALLEST_IMAGE
+from dnas.settings import CROP, PAD
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-LARGEST_DEFAULT_IMAGE = 64
-# Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+AS_IT_IS = Rule()
 
 
-def survey(tree: Tree, names: Sequence[str]) -> tuple[int, int]:
-    """(image size, channels) for pictures of which only the headers are read."""
-    return shape_of(*_headers(tree.open, names))
+def survey(tree: Tree, names: Sequence[str]) -> Headers:
+    """What is known of pictures without decoding them."""
+    return read_headers(tree.open, names)
 
 
-def survey_files(root: str, files: Sequence[File]) -> tuple[dict[int, int], bool]:
-    """What `shape_of` asks for, of some pictures in a folder. Unreadable ones are left out."""
-    return _headers(lambda name: open_regular(Path(root, name)), [name for name, _, _ in files])
+def survey_files(root: str, files: Sequence[File]) -> Headers:
+    """The same of pictures in a folder."""
+    return read_headers(lambda name: open_regular(Path(root, name)), [name for name, _, _ in files])
 
 
-def _headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> tuple[dict[int, int], bool]:
-    def look(name: str) -> tuple[int, bool] | None:
-        try:
-            with opened(name) as stream, Image.open(stream, formats=FORMATS) as image:
-                return min(image.size), Image.getmodebase(image.mode) == "L"
-        except Exception:  # decoding meets it again and reports it
-            return None
-
-    seen = [header for header in _in_threads(look, names) if header is not None]
-    return dict(Counter(side for side, _ in seen)), all(grey for _, grey in seen)
-
-
-def shape_of(sides: Mapping[int, int], grey: bool) -> tuple[int, int]:
-    """(image size, channels) of a data set: {shorter side: pictures that have it}, and whether all are grey."""
-    sides = sides or {LARGEST_DEFAULT_IMAGE: 1}
-    if max(sides) > LARGEST_DEFAULT_IMAGE:
-        size = LARGEST_DEFAULT_IMAGE
-    else:
-        size = max(SMALLEST_IMAGE, max(sides, key=lambda side: (sides[side], side)))
-    return size, 1 if grey else 3
-
-
-def decode(tree: Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
+def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
     """All pictures as one array [N, C, size, size].
 
     Raises Unreadable with all that are broken, and RunError where memory runs short.
@@ -70,19 +54,19 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
         pixels = np.empty((len(names), channels, size, size), np.uint8)
 
         def fill(index: int) -> str | None:
-            found = _read(lambda: tree.open(names[index]), channels, size)
+            found = _read(lambda: tree.open(names[index]), channels, size, rule)
             if isinstance(found, str):
                 return found
             pixels[index] = found
             return None
 
-        reasons = _in_threads(fill, range(len(names)))
+        reasons = in_threads(fill, range(len(names)))
     broken = [(name, reason) for name, reason in zip(names, reasons, strict=True) if reason]
     require_whole(tree.path, broken, channels, size)
     return pixels
 
 
-def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> Bytes:
+def decode_files(root: str, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
     """Pictures in a folder as one array [N, C, size, size].
 
     Raises RunError where one is not what it was when it was listed.
@@ -99,7 +83,7 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
                 raise OSError("its size or time of change is another")
             return stream
 
-        found = _read(opened, channels, size)
+        found = _read(opened, channels, size, rule)
         if isinstance(found, str):
             raise RunError(
                 f"the picture {str(path)!r} is not what it was when the run began ({found}): "
@@ -110,7 +94,7 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
 
 
 def count_files(
-    root: str, files: Sequence[File], channels: int, size: int
+    root: str, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS
 ) -> tuple[Counts, npt.NDArray[np.int64], list[Broken]]:
     """Look at some pictures in a folder.
 
@@ -122,7 +106,7 @@ def count_files(
     digests = np.zeros(len(files), np.int64)
     broken = []
     for index, (name, _, _) in enumerate(files):
-        found = _read(lambda name=name: open_regular(Path(root, name)), channels, size)  # type: ignore[misc]
+        found = _read(lambda name=name: open_regular(Path(root, name)), channels, size, rule)  # type: ignore[misc]
         if isinstance(found, str):
             broken.append((name, found))
         else:
@@ -131,12 +115,12 @@ def count_files(
     return counts, digests, broken
 
 
-def _read(opened: Callable[[], IO[bytes]], channels: int, size: int) -> Bytes | str:
+def _read(opened: Callable[[], IO[bytes]], channels: int, size: int, rule: Rule) -> Bytes | str:
     """A picture as [C, size, size], or why it cannot be read."""
     stream = None
     try:
         stream = opened()
-        return _decoded(stream, channels, size)
+        return _decoded(stream, channels, size, rule)
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         if is_short(error):
             raise
@@ -160,26 +144,18 @@ def image_digests(images: Bytes) -> npt.NDArray[np.int64]:
     return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
 
 
-def _in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """[work(item) for item in items] on a few threads, in chunks as one small picture is not worth a task."""
-    chunks = [items[start : start + 256] for start in range(0, len(items), 256)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = pool.map(lambda chunk: [work(item) for item in chunk], chunks)
-        return [result for chunk in done for result in chunk]
-
-
-def read_picture(path: str | Path, channels: int, size: int) -> Bytes:
+def read_picture(path: str | Path, channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
     """Return a picture file as [C, size, size]. Raises InputError if it cannot be read, with the reason."""
-    found = _read(lambda: open_regular(Path(path)), channels, size)
+    found = _read(lambda: open_regular(Path(path)), channels, size, rule)
     if isinstance(found, str):
         raise InputError(f"cannot read the picture {str(path)!r} ({found}); repair it or choose another")
     return found
 
 
-def square_picture(image: Image.Image, channels: int, size: int) -> Bytes:
+def square_picture(image: Image.Image, channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
     """Return a picture as [C, size, size]. Raises InputError if it cannot be decoded, with the reason."""
     try:
-        return _square(image, channels, size)
+        return _square(image, channels, size, rule)
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         if is_short(error):
             raise
@@ -188,44 +164,85 @@ def square_picture(image: Image.Image, channels: int, size: int) -> Bytes:
         ) from None
 
 
-def _decoded(stream: IO[bytes], channels: int, size: int) -> Bytes:
+def _decoded(stream: IO[bytes], channels: int, size: int, rule: Rule) -> Bytes:
     """A picture file as [C, size, size]."""
     with Image.open(stream, formats=FORMATS) as image:
-        pixels = _square(image, channels, size)
+        pixels = _square(image, channels, size, rule)
         kind = image.format
     if kind in ("JPEG", "MPO"):
         require_jpeg_end(stream)
     return pixels
 
 
-def _square(image: Image.Image, channels: int, size: int) -> Bytes:
-    """One picture as [C, size, size], by the rules at the top of the module."""
+def _square(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
+    """One picture as [C, size, size], by the rules of `splits`."""
+    stored = raw_mode(image)
     image.load()
     turn = _turn(image)
+    image = _in_bytes(image, stored, rule)
     if turn is not None:
         image = image.transpose(Image.Transpose[turn])
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("a picture of more than 16 bits")
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("a picture of floating-point numbers, whose white is unknown")
-    elif "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = on_white(image).convert("L" if channels == 1 else "RGB")
+    if rule.resize == PAD:
+        return _padded(image, channels, size)
     width, height = image.size
+    # Only what is kept is scaled: a long thin picture would otherwise grow without bound.
     side = min(width, height)
-    if side == size:
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
+    wide, high = (side, side) if rule.resize == CROP else (width, height)
+    if (wide, high) == (size, size):
+        left, top = (width - wide) // 2, (height - high) // 2
+        image = image.crop((left, top, left + wide, top + high))
     else:
-        # Only the middle is scaled: a long thin picture would otherwise grow without bound.
-        middle = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=middle)
+        kept = ((width - wide) / 2, (height - high) / 2, (width + wide) / 2, (height + high) / 2)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=kept)
     pixels: Bytes = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
     return pixels
+
+
+def _padded(image: Image.Image, channels: int, size: int) -> Bytes:
+    """All of a picture as [C, size, size], in the middle of its own mean color, so that the rest is of no contrast."""
+    longer = max(image.size)
+    if longer != size:
+        sides = [max(1, round(side * size / longer)) for side in image.size]
+        image = image.resize((sides[0], sides[1]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image).reshape(image.height, image.width, channels)
+    count = image.height * image.width
+    mean = (2 * pixels.sum((0, 1), np.int64) + count) // (2 * count)
+    square = np.empty((size, size, channels), np.uint8)
+    square[:] = mean
+    top, left = (size - image.height) // 2, (size - image.width) // 2
+    square[top : top + image.height, left : left + image.width] = pixels
+    padded: Bytes = square.transpose(2, 0, 1)
+    return padded
+
+
+def _in_bytes(image: Image.Image, stored: str, rule: Rule) -> Image.Image:
+    """A picture with 8 bits a channel; the picture itself where it has them."""
+    clear = image.info.get("transparency")
+    if stored == "RGB;16B" and isinstance(clear, tuple):
+        # Pillow keeps the upper byte of the pixels, and both of the color that is transparent.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    numbers = numbers_of(image)
+    if not np.isfinite(numbers).all():
+        raise ValueError("not all of its numbers are finite")
+    if is_deep(image) and rule.values not in ((), SIXTEEN_BITS):
+        low, high = rule.values
+        numbers = (np.clip(numbers, low, high) - low) * (255 / (high - low) if high > low else 0.0)
+        pixels = np.rint(numbers).astype(np.uint8)
+    elif image.mode == "F":
+        raise ValueError("a picture of floating-point numbers, whose white is unknown, as no training image had them")
+    else:
+        if rule.values:
+            numbers = np.clip(numbers, *SIXTEEN_BITS)
+        if numbers.min() < 0 or numbers.max() > SIXTEEN_BITS[1]:
+            raise ValueError("a picture of more than 16 bits, whose white is unknown, as no training image had them")
+        pixels = ((numbers.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(clear, int):
+        pixels[np.asarray(image) == clear] = 255
+    return Image.fromarray(pixels)
 
 
 # What undoes an orientation of EXIF, by Pillow's names.

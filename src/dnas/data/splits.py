@@ -12,11 +12,17 @@ fifth of each class to the test split: the same pictures always, whatever the se
 How a picture file becomes a tensor:
 
 - Pillow decodes it; the EXIF orientation is applied; of an animation the first frame is taken.
-- Alpha is composed on white, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bit.
-- The data set has one channel if every training picture is stored as grey, otherwise three (RGB).
-- The size is `image_size`; without it the most common shorter side of the training pictures if none is
-  above 64 (at least 8), otherwise 64. The shorter side is scaled to it (bilinear, antialiased; untouched
-  when it fits already) and the middle square is kept.
+- Alpha is composed on white, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bit. Of floating-point, 32-bit
+  and signed numbers the least of all training pictures becomes 0 and the largest 255; whole numbers that all lie
+  between 0 and 65535 are taken for 16 bits. Those of other pictures beyond are cut off.
+- The data set has one channel if every training picture is stored as grey, or is grey and of a format that does not
+  know it (WebP, GIF, palettes), otherwise three (RGB).
+- Squares are made by `resize`. crop: the shorter side is scaled to the size and the middle square kept. pad: the
+  longer side is scaled to it, and the rest filled up with the picture's mean color. squeeze: both sides are scaled to
+  it. auto: pad where more than half of the training pictures are longer than 1.6 times their shorter side, else crop.
+  Scaling is bilinear and antialiased; what fits already is untouched.
+- The size is `image_size`; without it the most common scaled side (of crop the shorter, else the longer) of the
+  training pictures if none is above 64 (at least 8), otherwise 64.
 - Hidden files and files with another ending than Pillow's common ones are left out and counted. Pictures
   that cannot be decoded are all found, then refused by name and reason.
 
@@ -40,11 +46,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnas.data.arrays import mean_std, resized_to, value_counts
 from dnas.data.decoders import Decoders
+from dnas.data.headers import Headers, Rule
 from dnas.data.index import Files, Index, index_file
-from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
-from dnas.data.memory import images as in_words
-from dnas.data.pictures import count_values, decode, image_digests, survey
+from dnas.data.memory import fit_in_memory, require_tensor_fits
+from dnas.data.pictures import decode, image_digests, survey
+from dnas.data.shares import stratified
 from dnas.data.sources.listing import LeftOut, Listing
 from dnas.data.sources.protocol import Place
 from dnas.data.sources.registry import data_root, locate
@@ -55,7 +63,7 @@ from dnas.data.unreadable import Broken, Unreadable
 from dnas.errors import InputError
 from dnas.reporter import Reporter
 from dnas.rng import torch_stream
-from dnas.settings import SMALLEST_IMAGE, Memory
+from dnas.settings import AUTO_RESIZE, CROP, SMALLEST_IMAGE, Memory, Resize
 
 # Images of the batches that are in memory at a time, which must fit.
 STREAMED_AT_ONCE = 1024
@@ -65,12 +73,14 @@ STREAMED_AT_ONCE = 1024
 class Split:
     """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
 
-    `left_out`: the files beside the images that were read, which belong to no split.
+    `left_out`: the files beside the images that were read, which belong to no split. `headers`: of training pictures,
+    as they were before they became squares.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     left_out: LeftOut = field(default_factory=LeftOut)
+    headers: Headers | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -126,7 +136,7 @@ class DataInfo:
 
     `mean` and `std` are per channel, on the scale 0..1, over the training split (the published constants
     where there are some). `flip`: whether mirrored pictures keep their labels, by the kind
-    of the data set. Pictures are square.
+    of the data set. Pictures are square; `resize` and `values` are the rule by which they became so, see `Rule`.
     """
 
     source: str
@@ -136,6 +146,12 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    resize: Resize = CROP
+    values: tuple[float, ...] = ()
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.resize, self.values)
 
 
 def load_train(
@@ -143,6 +159,8 @@ def load_train(
     *,
     data_dir: str | None = None,
     image_size: int | None = None,
+    resize: Resize = CROP,
+    channels: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
     reporter: Reporter | None = None,
@@ -154,6 +172,8 @@ def load_train(
         data_dir: where named data sets lie or are downloaded to; by default the environment's
             DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
         image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
+        resize: how pictures become squares, see the module.
+        channels: 1 or 3; by default as they are stored.
         memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
             streams where they would take more than half of this machine's memory.
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
@@ -169,20 +189,29 @@ def load_train(
         with open_tree(place.path) as tree:
             listing = pictures(tree, "train", None)
             _require_two_classes(listing.labels, listing.classes, place.path)
-            images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
+            index = _index(tree, listing, "train", data_dir, memory, reporter)
+            headers = survey(tree, listing.names) if index is None else index.shape()
+            rule = headers.rule(resize)
+            shape = channels or headers.channels, image_size or headers.size(rule.resize)
+            images, counts = _pictures(tree, listing, index, *shape, rule, memory, workers)
         labels, classes, left_out = listing.labels, listing.classes, listing.left_out
     else:
         _require_no_streaming(memory, workers, source)
+        if resize not in (AUTO_RESIZE, CROP):
+            raise InputError(
+                f"--resize {resize}: {source!r} is no folder of pictures, and square already; leave it out"
+            )
+        headers, rule = None, Rule()
         arrays, labels = _arrays(place, "train")
         classes = place.source.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
         left_out = LeftOut()
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
-        images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
-        counts = _counts(images)
-    mean, std = place.source.mean_std or _mean_std(counts)
-    info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, place.source.mirrored)
-    return Split(images, torch.from_numpy(labels), left_out), info
+        images = resized_to(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
+        counts = value_counts(images)
+    mean, std = place.source.mean_std or mean_std(counts)
+    facts = images.shape[1], images.shape[2], mean, std, place.source.mirrored, rule.resize, rule.values
+    return Split(images, torch.from_numpy(labels), left_out, headers), DataInfo(source, classes, *facts)
 
 
 def load_test(
@@ -212,9 +241,8 @@ def load_test(
             else:
                 listing, part = pictures(tree, "test", info.classes), "test"
             _require_labels_below(len(info.classes), listing.labels, place.path)
-            images, _ = _pictures(
-                tree, listing, part, info.channels, info.image_size, data_dir, memory, workers, reporter
-            )
+            index = _index(tree, listing, part, data_dir, memory, reporter)
+            images, _ = _pictures(tree, listing, index, info.channels, info.image_size, info.rule, memory, workers)
         return Split(images, torch.from_numpy(listing.labels), listing.left_out)
     _require_no_streaming(memory, workers, source)
     arrays, labels = _arrays(place, "test")
@@ -224,7 +252,7 @@ def load_test(
             f"--data {source!r} has {arrays.shape[1]} colour channels where training had {info.channels}; "
             "give the data set that was trained on, or one like it"
         )
-    return Split(_resized(arrays, info.image_size), torch.from_numpy(labels))
+    return Split(resized_to(arrays, info.image_size), torch.from_numpy(labels))
 
 
 def load_splits(
@@ -232,6 +260,8 @@ def load_splits(
     *,
     data_dir: str | None = None,
     image_size: int | None = None,
+    resize: Resize = CROP,
+    channels: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
     reporter: Reporter | None = None,
@@ -241,14 +271,16 @@ def load_splits(
     Both splits are held in the same way, and unreadable pictures of both are listed together.
 
     Args:
-        source, data_dir, image_size, memory, workers, reporter: as of `load_train`.
+        source, data_dir, image_size, resize, channels, memory, workers, reporter: as of `load_train`.
 
     Raises:
         InputError: as `load_train` and `load_test`.
     """
     shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "reporter": reporter}
     try:
-        train, info = load_train(source, image_size=image_size, memory=memory, **shared)
+        train, info = load_train(
+            source, image_size=image_size, resize=resize, channels=channels, memory=memory, **shared
+        )
     except Unreadable as error:
         others = _unreadable_test(source, error, memory=memory, **shared)
         raise Unreadable(error.path, [*error.broken, *others], error.channels, error.size) from None
@@ -264,7 +296,9 @@ def _unreadable_test(
     try:
         with open_tree(place.path) as tree:
             listing = place.source.pictures(tree, "test", None)
-            _pictures(tree, listing, "test", training.channels, training.size, data_dir, memory, workers, reporter)
+            index = _index(tree, listing, "test", data_dir, memory, reporter)
+            readable = Rule(values=(0.0, 1.0))  # by any range
+            _pictures(tree, listing, index, training.channels, training.size, readable, memory, workers)
     except Unreadable as error:
         return error.broken
     except InputError:  # told when the training pictures are mended
@@ -277,42 +311,42 @@ def _arrays(place: Place, part: str) -> tuple[Bytes, Labels]:
     return place.source.arrays(place.path, part)
 
 
+def _index(
+    tree: Tree, listing: Listing, part: str, data_dir: str | None, memory: Memory, reporter: Reporter | None
+) -> Index | None:
+    """What is known of the pictures of a folder that may be streamed."""
+    if memory != "whole" and is_dir(tree.path):
+        files = Files.look(tree.path, listing.names)
+        return Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
+    if memory == "stream":
+        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
+    return None
+
+
 def _pictures(
     tree: Tree,
     listing: Listing,
-    part: str,
-    channels: int | None,
-    size: int | None,
-    data_dir: str | None,
+    index: Index | None,
+    channels: int,
+    size: int,
+    rule: Rule,
     memory: Memory,
     workers: int,
-    reporter: Reporter | None,
 ) -> tuple[Tensor | Streamed, Counts]:
-    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256].
-
-    `channels` and `size` are taken from the pictures where they are None.
-    """
+    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256]."""
     count = len(listing.names)
-    index = None
-    if memory != "whole" and is_dir(tree.path):
-        files = Files.look(tree.path, listing.names)
-        index = Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
-    elif memory == "stream":
-        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
-    if channels is None or size is None:
-        found = index.shape() if index is not None else survey(tree, listing.names)
-        channels, size = channels or found[1], size or found[0]
     if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
         _require_no_workers(workers, str(tree.path))
         if is_dir(tree.path):
             require_tensor_fits(count, channels, size, ", or --data-memory stream")
-        images = torch.from_numpy(decode(tree, listing.names, channels, size))
-        return images, _counts(images)
+        images = torch.from_numpy(decode(tree, listing.names, channels, size, rule))
+        return images, value_counts(images)
     require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
     decoders = Decoders(workers)
-    counts = index.counts(channels, size, decoders)
+    counts = index.counts(channels, size, decoders, rule)
     decoders.close()  # until batches are asked for, if they are
-    return Streamed(index.files, channels, size, decoders, digests=index.digests(channels, size)), counts
+    digests = index.digests(channels, size, rule)
+    return Streamed(index.files, channels, size, decoders, digests=digests, rule=rule), counts
 
 
 def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:
@@ -343,10 +377,13 @@ def fingerprint(split: Split) -> str:
     return digest.hexdigest()
 
 
-def halves(count: int, seed: int, fraction: float = 0.5) -> tuple[Tensor, Tensor]:
+def halves(count: int, seed: int, fraction: float = 0.5, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """0..count-1 dealt into two disjoint sets of indices (int64), for the two levels of a search.
 
     The first has round(count * fraction). A pure function of its arguments.
+
+    Args:
+        labels: int64 [count]; both sets then have each class' share of images (`shares`).
 
     Raises:
         InputError: one of the two would be empty.
@@ -358,14 +395,25 @@ def halves(count: int, seed: int, fraction: float = 0.5) -> tuple[Tensor, Tensor
             "empty; give more images or a fraction between 0 and 1"
         )
     order = torch.randperm(count, generator=torch_stream(seed, "split"))
-    return order[:first], order[first:]
+    if labels is None:
+        return order[:first], order[first:]
+    taken = torch.from_numpy(stratified(labels.cpu().numpy(), order.numpy(), first, rest=True))
+    return order[taken], order[~taken]
 
 
-def chosen(split: Split, images: int, seed: int) -> Split:
-    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it."""
+def chosen(split: Split, images: int, seed: int, by_class: bool = False) -> Split:
+    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it.
+
+    Args:
+        by_class: Each class has its share of them (`shares`).
+    """
     if images >= len(split):
         return split
-    return split.subset(torch.randperm(len(split), generator=torch_stream(seed, "subset"))[:images].sort().values)
+    order = torch.randperm(len(split), generator=torch_stream(seed, "subset"))
+    if by_class:
+        taken = stratified(split.labels.cpu().numpy(), order.numpy(), images, rest=False)
+        order = order[torch.from_numpy(taken)]
+    return split.subset(order[:images].sort().values)
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "order") -> list[Tensor]:
@@ -384,21 +432,6 @@ def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "o
     return list(order.tensor_split(-(-count // batch_size)))
 
 
-def _resized(images: Bytes, size: int) -> Tensor:
-    count, channels = images.shape[:2]
-    require_tensor_fits(count, channels, size)
-    with memory_for(count * channels * size * size, in_words(count, channels, size), FEWER_IMAGES):
-        if images.shape[-1] == size:
-            # A copy, as arrays made from the bytes of a file are read-only.
-            return torch.from_numpy(images.copy())
-        resized = torch.empty(count, channels, size, size, dtype=torch.uint8)
-        for start in range(0, count, 1024):
-            pixels = torch.from_numpy(images[start : start + 1024].astype(np.float32))
-            pixels = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-            resized[start : start + 1024] = pixels.round_().clamp_(0, 255)
-        return resized
-
-
 def _require_two_classes(labels: Labels, classes: Sequence[str], path: Path) -> None:
     present = np.unique(labels)
     if len(present) < 2:
@@ -414,24 +447,3 @@ def _require_labels_below(count: int, labels: Labels, path: Path) -> None:
             f"{str(path)!r} has the label {labels.max()} where only 0 to {count - 1} are known; "
             "give the data set that belongs to these classes, or fetch it again"
         )
-
-
-def _counts(images: Tensor) -> Counts:
-    """How often each of the 256 values occurs in each channel of [N, C, H, W]: [C, 256]."""
-    counts = np.zeros((images.shape[1], 256), np.int64)
-    for start in range(0, len(images), 1024):
-        counts += count_values(images[start : start + 1024].numpy())
-    return counts
-
-
-def _mean_std(counts: Counts) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel on the scale 0..1, from counts of the 256 values [C, 256].
-
-    A channel that never varies gets 1, as it is to be divided by.
-    """
-    values = np.arange(256)
-    mean = counts @ values / counts.sum(1)
-    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
-    varies = (counts > 0).sum(1) > 1
-    std = np.where(varies, np.sqrt(variance) / 255, 1.0)
-    return tuple((mean / 255).tolist()), tuple(std.tolist())

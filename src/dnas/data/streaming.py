@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from dnas.data.decoders import Decoders, Task
+from dnas.data.headers import Rule
 from dnas.data.index import Files
-from dnas.data.pictures import decode_files
+from dnas.data.pictures import AS_IT_IS, decode_files
 from dnas.data.sources.samples import Bytes, Labels
 
 # How many batches are decoded ahead of the one that is asked for, and how many are held that nobody has fetched yet: a
@@ -34,6 +35,7 @@ class Streamed:
         positions: int64 [N], which files these images are; by default all, in their order.
         device: Where batches go.
         digests: int64 [N], that of each file's picture; see `pictures.image_digests`.
+        rule: How pictures of other shapes and depths are read.
     """
 
     def __init__(
@@ -45,15 +47,18 @@ class Streamed:
         positions: Labels | None = None,
         device: str | torch.device = "cpu",
         digests: Labels | None = None,
+        rule: Rule = AS_IT_IS,
     ) -> None:
         self.files, self.channels, self.size, self.decoders, self.device = files, channels, size, decoders, device
+        self.rule = rule
         self.positions = np.arange(len(files)) if positions is None else positions
         self._digests = digests
         self._begun: dict[bytes, list[Task[Bytes]]] = {}
 
     def __reduce__(self) -> tuple[type[Streamed], tuple[object, ...]]:
         # Without the digests, for which a process that computes has no use.
-        return Streamed, (self.files, self.channels, self.size, self.decoders, self.positions, self.device)
+        about = (self.files, self.channels, self.size, self.decoders, self.positions, self.device)
+        return Streamed, (*about, None, self.rule)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -90,7 +95,8 @@ class Streamed:
         return self._with(self.positions, device)
 
     def _with(self, positions: Labels, device: str | torch.device) -> Streamed:
-        return Streamed(self.files, self.channels, self.size, self.decoders, positions, device, self._digests)
+        about = (self.files, self.channels, self.size, self.decoders)
+        return Streamed(*about, positions, device, self._digests, self.rule)
 
     @property
     def picture_digests(self) -> Labels:
@@ -111,6 +117,8 @@ class Streamed:
         """A batch in equal shares for all processes."""
         shares = max(1, min(self.decoders.count, len(positions) // SMALLEST_SHARE))
         return [
-            self.decoders.begin(decode_files, self.files.root, self.files.at(share), self.channels, self.size)
+            self.decoders.begin(
+                decode_files, self.files.root, self.files.at(share), self.channels, self.size, self.rule
+            )
             for share in np.array_split(positions, shares)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +15,24 @@ from dnas.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dnas.data.splits import DataInfo
-
-
+Matrix = Sequence[Sequence[int]]
 MATRIX_CLASSES = 20  # above, a matrix cannot be read
 CONFUSED, WORST = 10, 12
 PICTURE = 96  # pixels of a side, at most
 
 
 def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the trained network gets wrong on the run's own test images; {"why": …} where that cannot be told."""
+    """What the trained network gets wrong on the run's own test images.
+
+    Where they cannot be looked at again, `why` says it, and all but the worst mistakes is from result.json, if that
+    has the classes.
+    """
     import torch
 
     from dnas.data.sources.registry import is_here
     from dnas.data.splits import fingerprint, load_test
     from dnas.pipeline.model import load_model
-    from dnas.training.accuracy import answers
+    from dnas.training.accuracy import answers, confusion_matrix
     from dnas.training.build import to_device
 
     data = config.get("data", {})
@@ -38,16 +40,16 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
     try:
         network, info = load_model(path)
         if not is_here(info.source, data.get("data_dir") or None):
-            return {"why": f"the data set {info.source} is not on this machine any more"}
+            return _recorded(result, f"the data set {info.source} is not on this machine any more")
         split = load_test(info.source, info, data_dir=data.get("data_dir") or None, memory=data.get("memory", "auto"))
     except InputError as error:
-        return {"why": str(error)}
+        return _recorded(result, str(error))
     if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:
-        return {"why": f"the test images of {info.source} have changed since the run"}
+        return _recorded(result, f"the test images of {info.source} have changed since the run")
     logits = answers(to_device(network, device), split, info, device).float()
     shares, predicted = logits.softmax(1).max(1)
-    labels, count = split.labels, len(info.classes)
-    matrix = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count)
+    labels = split.labels
+    matrix = confusion_matrix(labels, predicted, len(info.classes))
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[shares[wrong].argsort(descending=True, stable=True)][:WORST]
     right = int((predicted == labels).sum())
@@ -57,12 +59,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
         "right": right,
         "recorded": None if recorded == right else recorded,
         "images": len(labels),
-        "matrix": _matrix(matrix, info) if count <= MATRIX_CLASSES else None,
-        # Names of more than a number's width stand upright over their columns, whole.
-        "named": max(map(len, info.classes)) > 3,
-        "confused": _confused(matrix, info),
-        "recalls": _recalls(matrix, info)[:CONFUSED],
-        "classes": count,
+        **_counted(matrix.tolist(), info.classes),
         "worst": [
             {
                 "picture": _picture(split.batch(torch.tensor([i]))[0]),
@@ -75,33 +72,52 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
     }
 
 
-def _matrix(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+def _recorded(result: Mapping[str, Any] | None, why: str) -> dict[str, Any]:
+    """What the run itself wrote down of its classes; earlier versions wrote nothing."""
+    rows = (result or {}).get("per_class")
+    if not rows:
+        return {"why": why}
+    assert result is not None
+    return {"why": why, **_counted(result["confusion"], [row["class"] for row in rows]), "worst": []}
+
+
+def _counted(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:
+    """The tables that follow from a confusion matrix."""
+    return {
+        "matrix": _matrix(matrix, classes) if len(classes) <= MATRIX_CLASSES else None,
+        # Names of more than a number's width stand upright over their columns, whole.
+        "named": max(map(len, classes)) > 3,
+        "confused": _confused(matrix, classes),
+        "recalls": _recalls(matrix, classes)[:MATRIX_CLASSES],
+    }
+
+
+def _matrix(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
     """A row for every true class; mistakes are shaded in five tones by their share of the row."""
     rows = []
-    for i, counts in enumerate(matrix.tolist()):
+    for i, counts in enumerate(matrix):
         total = sum(counts) or 1
         tones = ["right" if j == i else f"tone-{min(5, -(-20 * n // total))}" for j, n in enumerate(counts)]
-        rows.append({"name": info.classes[i], "cells": list(zip(counts, tones, strict=True)), "total": sum(counts)})
+        rows.append({"name": classes[i], "cells": list(zip(counts, tones, strict=True)), "total": sum(counts)})
     return rows
 
 
-def _confused(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
+def _confused(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs (true, predicted) that occur most often."""
-    counts = [(n, i, j) for i, row in enumerate(matrix.tolist()) for j, n in enumerate(row) if i != j and n]
+    counts = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     counts.sort(key=lambda each: (-each[0], each[1:]))
-    totals = matrix.sum(1).tolist()
     return [
-        {"true": info.classes[i], "predicted": info.classes[j], "count": n, "of": totals[i]}
-        for n, i, j in counts[:CONFUSED]
+        {"true": classes[i], "predicted": classes[j], "count": n, "of": sum(matrix[i])} for n, i, j in counts[:CONFUSED]
     ]
 
 
-def _recalls(matrix: Tensor, info: DataInfo) -> list[dict[str, Any]]:
-    """How much of each class is recognised, the worst first."""
+def _recalls(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """How much of each class is recognised, the worst first; `named`: how many images were taken for it."""
+    named = [sum(column) for column in zip(*matrix, strict=True)]
     rows = []
-    for i, counts in enumerate(matrix.tolist()):
+    for i, counts in enumerate(matrix):
         if sum(counts):
-            rows.append({"name": info.classes[i], "right": counts[i], "of": sum(counts)})
+            rows.append({"name": classes[i], "right": counts[i], "of": sum(counts), "named": named[i]})
     return sorted(rows, key=lambda row: (row["right"] / row["of"], row["name"]))
 
 

@@ -106,6 +106,7 @@ def run_page(path: Path, base: Path) -> str:
         data=data,
         facts=_facts(run),
         accuracy=None if not tested else _spoken(result or {}),
+        balance=None if result is None else verdict.of_classes(result),
         verdict=verdict.of_run(result) if result is not None and "baseline" in result else None,
         finals=None if result is None else verdict.of_finals(result),
         other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,
@@ -142,6 +143,7 @@ def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
         "images": row["test_images"],
         "percent": f"{100 * row['test_accuracy']:.1f} %",
         "interval": f"{100 * low:.1f} – {100 * high:.1f} %",
+        "balanced": f"{100 * row['balanced_accuracy']:.1f} %" if "balanced_accuracy" in row else None,
         "params": row["params"],
         "macs": row["macs"],
     }
@@ -169,6 +171,10 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         low, high = result["test_interval"]
         interval = f"95 % interval {100 * low:.1f} – {100 * high:.1f} %"
         facts.append(("test accuracy", f"{100 * result['test_accuracy']:.1f} %", interval))
+        if "balanced_accuracy" in result:
+            largest = f"{100 * result['majority_share']:.1f} % of the test images are of the largest"
+            balanced = f"{100 * result['balanced_accuracy']:.1f} %"
+            facts.append(("balanced accuracy", balanced, f"mean recall of the classes; {largest}"))
         facts.append(("parameters", amount(result["params"]), f"{result['params']:,} numbers that were trained"))
         facts.append(("multiply-adds", amount(result["macs"]), "arithmetic for one picture"))
     if result.get("search_seconds"):

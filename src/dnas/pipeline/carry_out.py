@@ -49,7 +49,7 @@ from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, W
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
-from dnas.training.accuracy import Accuracy, measure_accuracy
+from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
 from dnas.training.trainer import train_network
 
@@ -246,13 +246,17 @@ def _tested(
         keep(network)
         image = (data.info.channels, data.info.image_size, data.info.image_size)
         accuracy = measure_accuracy(network, data.test, data.info, config.device)
-        session.complete({"correct": accuracy.correct, "params": params(network), "macs": macs(network, image)})
+        counts = {"correct": accuracy.correct, "confusion": [list(row) for row in accuracy.confusion]}
+        session.complete({**counts, "params": params(network), "macs": macs(network, image)})
     done = session.completed[stage]
     accuracy = Accuracy(done["correct"], len(data.test))
+    # A checkpoint of an earlier version has no matrix.
+    classes = by_class(done["confusion"], data.info.classes) if done.get("confusion") else {}
     return {
         "test_accuracy": accuracy.value,
         "test_images": accuracy.images,
         "test_interval": list(accuracy.interval),
+        **classes,
         "params": done["params"],
         "macs": done["macs"],
     }

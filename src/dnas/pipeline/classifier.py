@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         """Return pictures as the network takes them: float32 [B, C, S, S] on its device.
 
         They are decoded by the rules of the run's data (see `data/splits.py`): EXIF orientation applied, transparency
-        laid on white, gray or RGB, the shorter side scaled to `image_size` and the middle square kept, normalized.
+        laid on white, gray or RGB, made a square of `image_size` as the run's were (`info.resize`), normalized.
 
         Args:
             pictures: One picture or a sequence of them: a path, a PIL image, a uint8 array [H, W] or [H, W, C], a
@@ -146,11 +146,11 @@ class Classifier(nn.Module):
                 yield from self._pixels(picture)
         elif isinstance(pictures, np.ndarray | Tensor):
             for array in _arrays(pictures):
-                yield square_picture(_image(array), self.channels, self.image_size)
+                yield square_picture(_image(array), self.channels, self.image_size, self.info.rule)
         elif isinstance(pictures, str | Path):
-            yield read_picture(pictures, self.channels, self.image_size)
+            yield read_picture(pictures, self.channels, self.image_size, self.info.rule)
         elif isinstance(pictures, Image.Image):
-            yield square_picture(pictures, self.channels, self.image_size)
+            yield square_picture(pictures, self.channels, self.image_size, self.info.rule)
         else:
             raise InputError(
                 f"a picture must be a path, a PIL image, a uint8 array or a uint8 tensor, got {type(pictures).__name__}"

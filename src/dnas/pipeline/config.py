@@ -20,6 +20,7 @@ from dnas.runtime import distributed
 from dnas.searching import finals
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
+    AUTO_RESIZE,
     DataSettings,
     Duration,
     Memory,
@@ -201,7 +202,7 @@ def _composed(
         info, count: Of the training images.
         found: More of the configuration, which is nobody's choice.
     """
-    chosen = dict(overrides)
+    chosen = {**overrides, "data": {"resize": AUTO_RESIZE, **overrides.get("data", {})}}
     own = parse({**chosen, "search": None, "train": None})
     if "finals" not in chosen and own.command == "run" and (own.budget or _left_to_the_preset(own, chosen, count)):
         chosen["finals"] = FINALISTS
@@ -261,6 +262,7 @@ def resolve(
     data = {
         **overrides.get("data", {}),
         "image_size": info.image_size,
+        "resize": info.resize,
         "memory": memory,
         "train_images": count,
         "fingerprint": fingerprint,

@@ -25,7 +25,7 @@ from dnas.pipeline.training_images import TrainingImages, read_training_images
 from dnas.reporter import Reporter
 from dnas.runtime.names import CONFIG_FILE
 from dnas.settings import SMALLEST_IMAGE, Memory
-from dnas.training.accuracy import measure_accuracy
+from dnas.training.accuracy import by_class, measure_accuracy
 from dnas.training.build import to_device
 
 
@@ -51,8 +51,8 @@ def evaluate(
         device, memory, workers, reporter: As of `load_test`.
 
     Returns:
-        Accuracy, interval and counts; `left_out`: how many images were not tested since the run trained on them, None
-        if that is not known; `warnings`: sentences.
+        Accuracy, interval and counts, and those of each class (`accuracy.by_class`); `left_out`: how many images were
+        not tested since the run trained on them, None if that is not known; `warnings`: sentences.
 
     Raises:
         InputError: There is no network, classes or channels do not fit, or no image is left to test.
@@ -94,6 +94,7 @@ def evaluate(
         "test_accuracy": accuracy.value,
         "test_images": accuracy.images,
         "test_interval": list(accuracy.interval),
+        **by_class(accuracy.confusion, info.classes),
         "left_out": left_out,
         "warnings": list(_warnings(path, record)),
     }

@@ -50,7 +50,7 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     same = "source" not in data or same_data(data["source"], own.data.source)
     if same:
         require_there(run, own.data.source)
-        theirs |= {"source": own.data.source, "image_size": own.data.image_size}
+        theirs |= {"source": own.data.source, "image_size": own.data.image_size, "resize": own.data.resize}
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:

@@ -30,16 +30,20 @@ class Data:
                 split.close()
 
 
-def load_data(config: Config, reporter: Reporter | None = None) -> Data:
-    """Both splits of the configured data set. Raises InputError."""
+def load_data(config: Config, reporter: Reporter | None = None, channels: int | None = None) -> Data:
+    """Both splits of the configured data set. Raises InputError.
+
+    Args:
+        channels: Of a run that goes on: an earlier version took some gray pictures for color.
+    """
     test: Split | None = None
     # What is downloaded or listed for the first time is so by one process of a machine.
     with distributed.first_on_machine():
         if config.command == "search":
-            train, info = load_train(config.data.source, **_reading(config, reporter))
+            train, info = load_train(config.data.source, channels=channels, **_reading(config, reporter))
         else:
             # Both are held in one way, which is then in config.toml, so that a resumed run decides nothing anew.
-            train, info, test = load_splits(config.data.source, **_reading(config, reporter))
+            train, info, test = load_splits(config.data.source, channels=channels, **_reading(config, reporter))
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
@@ -50,6 +54,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
     return {
         "data_dir": data.data_dir or None,
         "image_size": data.image_size or None,
+        "resize": data.resize,
         "memory": data.memory,
         "workers": data.workers,
         "reporter": reporter,

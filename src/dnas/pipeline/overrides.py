@@ -170,10 +170,19 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     for section in ("data", "search", "options", "train"):
         if not isinstance(values.get(section, {}), dict):
             raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
-    values.pop("environment", None)
+    if values.pop("environment", None) is not None and "format" in values:  # no file of the user's own
+        values = as_before(values)
     for found in ("fingerprint", "train_images"):
         values.get("data", {}).pop(found, None)
     return values
+
+
+def as_before(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.toml of a run, with what an earlier version did and had no setting for."""
+    from dnas.settings import CROP
+
+    drawing = {name: {"stratified": False, **values[name]} for name in ("search", "train") if name in values}
+    return {**values, **drawing, "data": {"resize": CROP, **values.get("data", {})}}
 
 
 def given_options(*groups: Any) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def preset_settings(
     is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
-    search = dict(paper.get("search", {}))
-    train = paper.get("train", {}) | PAPER_TRAIN.get(info.source, {})
+    search = {"stratified": True, **paper.get("search", {})}
+    train = {"stratified": True, **paper.get("train", {}), **PAPER_TRAIN.get(info.source, {})}
     if "stem" not in train and info.image_size >= EIGHTH_FROM:
         train["stem"] = IMAGENET_STEM
     if preset != "quick":

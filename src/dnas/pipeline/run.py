@@ -28,7 +28,7 @@ from dnas.pipeline.machine import check_execution, check_machine, environment, m
 from dnas.pipeline.model import Subject
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.speed import clock
-from dnas.pipeline.training_images import TrainingImages
+from dnas.pipeline.training_images import TrainingImages, read_training_images
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
 from dnas.runtime.execution import DEFAULT, Execution
@@ -170,14 +170,15 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         session = Session(folder, values, reporter, execution)
         session.resume()
         distributed.wait()
-        data = load_data(config, reporter)
+        record = read_training_images(path)
+        data = load_data(config, reporter, None if record is None else record.info.channels)
         session.skip_time()
         if data.fingerprint != config.data.fingerprint:
             raise InputError(
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
                 "restore them or start a new run"
             )
-        if not (path / TRAINING_IMAGES_FILE).is_file():
+        if record is None:
             _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 
 LOCK_FILES = {".lock", ".owner.json"}
+_NUMBERS = re.compile(r"\[\n\s*([-+.,\deE\s]+?)\n\s*\]")  # indented; no text in JSON has a line's end
 
 
 class RunFolder:
@@ -127,8 +129,10 @@ class RunFolder:
         self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
-        """As `write_bytes`, indented for people. `value` is JSON; numbers must be finite."""
-        self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+        """As `write_bytes`, indented for people, a list of numbers in one line. `value` is JSON; numbers are finite."""
+        text = json.dumps(value, indent=2, allow_nan=False)
+        text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+        self.write_text(name, text + "\n")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes config.toml; TOML has no null, so no value may be None."""

@@ -102,8 +102,10 @@ class Finals:
         self, entrants: Sequence[Entrant], split: Split, info: DataInfo, seed: int, device: str, half: bool
     ) -> None:
         self.entrants, self.info, self.seed, self.device = entrants, info, seed, device
-        split = chosen(split, entrants[0].settings.images, seed)
-        trained, judged = halves(len(split), seed, 1 - held_out(len(split)) / len(split))
+        settings = entrants[0].settings
+        split = chosen(split, settings.images, seed, settings.stratified)
+        labels = split.labels if settings.stratified else None
+        trained, judged = halves(len(split), seed, 1 - held_out(len(split)) / len(split), labels)
         self.pool, self.judges = split.subset(trained), _sized(split.subset(judged), half)
         self.scores: list[list[float | None]] = [[] for _ in entrants]
         self.trainings: dict[int, Training] = {}
@@ -138,7 +140,8 @@ class Finals:
                 stepped(loss)
         except Diverged:
             return None
-        return accuracy_of_batches(training.network, self.judges, self.info, self.device)
+        balanced = settings.class_weights == "balanced"
+        return accuracy_of_batches(training.network, self.judges, self.info, self.device, balanced)
 
     def ahead(self, round_: int, count: int) -> list[int]:
         """The best so many of those that were in a round, by number; the first of equals."""
@@ -207,22 +210,26 @@ def hold_finals(
 
 
 @torch.no_grad()
-def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device: str) -> float:
-    """Of a network that is being trained, which stays as it is.
+def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device: str, balanced: bool = False) -> float:
+    """Of a network that is being trained, which stays as it is; `balanced`: the mean recall of the classes.
 
     Batch norms take the statistics of up to 256 of these images at a time: after a few steps their running means are
     still those of the initial weights.
     """
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
-    right = 0
+    right = torch.zeros(len(info.classes), dtype=torch.int64)
     for indices in torch.arange(len(split)).chunk(math.ceil(len(split) / JUDGED_AT_ONCE)):
         images = normalise(split.batch(indices).to(device), info).contiguous(memory_format=torch.channels_last)
         out = network(images)
         logits = out[0] if isinstance(out, tuple) else out
-        right += int((logits.argmax(1).cpu() == split.labels[indices]).sum())
+        labels = split.labels[indices]
+        right += torch.bincount(labels[logits.argmax(1).cpu() == labels], minlength=len(right))
     torch._foreach_copy_(buffers, before)
-    return right / len(split)
+    if not balanced:
+        return int(right.sum()) / len(split)
+    each = torch.bincount(split.labels, minlength=len(right))
+    return float((right[each > 0] / each[each > 0]).double().mean())
 
 
 def _sized(split: Split, half: bool) -> Split:

@@ -62,7 +62,7 @@ class Search:
         supernet: nn.Module | None = None,
     ) -> None:
         self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
-        self.pool = chosen(split, settings.images, seed).to(device)
+        self.pool = chosen(split, settings.images, seed, settings.stratified).to(device)
         if supernet is None:
             supernet = build_supernet(
                 method.space,
@@ -104,7 +104,8 @@ class Search:
         if settings.weight_images == len(self.pool):
             self.train_part = self.validation_part = torch.arange(len(self.pool))
         else:
-            self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share)
+            labels = self.pool.labels if settings.stratified else None
+            self.train_part, self.validation_part = halves(len(self.pool), seed, settings.train_share, labels)
         self.recipe = Augmentation(settings.pad, mirrors(settings.flip, info), cutout=0)
         distributed.check_parts(settings.parts, "search")
         self.batches = [

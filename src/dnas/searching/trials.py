@@ -144,8 +144,10 @@ def search_by_trials(
         RunError: Every trial failed, or something else than a trial did.
         Interrupted: A signal came; a checkpoint was written.
     """
-    pool = chosen(split, settings.images, seed)
-    train_part, validation_part = (pool.subset(part) for part in halves(len(pool), seed, settings.train_share))
+    pool = chosen(split, settings.images, seed, settings.stratified)
+    labels = pool.labels if settings.stratified else None
+    parts = halves(len(pool), seed, settings.train_share, labels)
+    train_part, validation_part = (pool.subset(part) for part in parts)
     training = short_training(settings)
     method.budget = settings.trials
     equivalents = (training.epochs * len(train_part) + FORWARD * len(validation_part)) / settings.batch_size

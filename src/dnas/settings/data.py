@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from dnas.settings.values import (
+    CROP,
     SMALLEST_IMAGE,
     Memory,
+    Resize,
     Settings,
 )
 
@@ -29,6 +31,13 @@ class DataSettings(Settings):
         le=4096,
         description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
         "out",
+    )
+    resize: Resize = Field(
+        CROP,
+        description="crop: scale the shorter side and keep the middle square; pad: scale the longer side and fill up "
+        "with the mean color of the picture; squeeze: scale both sides; auto: pad, where most training images are "
+        "longer than 1.6 times their shorter side, else crop; a configuration without this setting is of an earlier "
+        "version, which cropped [by default: auto]",
     )
     memory: Memory = Field(
         "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"

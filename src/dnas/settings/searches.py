@@ -11,6 +11,7 @@ from typing_extensions import Self
 from dnas.errors import InputError
 from dnas.settings.values import (
     FLIP,
+    STRATIFIED,
     Duration,
     Flip,
     Settings,
@@ -28,6 +29,7 @@ class SearchSettings(Settings):
     epochs: int = Field(50, ge=1, description="passes over the weights' images; in every trial, where there are trials")
     batch_size: int = Field(64, ge=2, description="images per step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
+    stratified: bool = STRATIFIED
     train_share: float = Field(
         0.5, gt=0, lt=1, description="share of the images that the weights see; the others judge architectures"
     )

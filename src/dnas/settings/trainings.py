@@ -16,6 +16,7 @@ from dnas.settings.values import (
     CIFAR_STEM,
     MIN_LAYERS,
     SMALLEST_IMAGE,
+    STRATIFIED,
     WIDEST,
     Settings,
     StemName,
@@ -66,6 +67,7 @@ class NetworkTrainSettings(Settings):
         description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
     )
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
+    stratified: bool = STRATIFIED
     learning_rate: float = Field(0.025, gt=0, description="learning rate of SGD at the start")
     learning_rate_min: float = Field(
         0.0, ge=0, description="learning rate at the end of the cosine, or of the linear schedule"
@@ -93,6 +95,11 @@ class NetworkTrainSettings(Settings):
     norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="balanced: an image's loss counts n / (k · n_c) times, for n training images, k classes and n_c "
+        "images of its own class, so that each class counts alike; the finals are then judged by the balanced accuracy",
+    )
     half_size: float = Field(
         0.0, ge=0, lt=1, description="share of the steps, the first ones, whose images are scaled to half their side"
     )

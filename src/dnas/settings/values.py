@@ -17,6 +17,11 @@ WholeNumber = Annotated[int, BeforeValidator(whole_number)]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]
+Resize = Literal["auto", "crop", "pad", "squeeze"]  # `data/pictures.py` does it
+AUTO_RESIZE: Final[Resize] = "auto"
+CROP: Final[Resize] = "crop"
+PAD: Final[Resize] = "pad"
+SQUEEZE: Final[Resize] = "squeeze"
 StemName = Literal["cifar", "halving", "tiny-imagenet", "imagenet"]  # `space/plan.py` builds them
 CIFAR_STEM: Final[StemName] = "cifar"
 HALVING_STEM: Final[StemName] = "halving"
@@ -35,6 +40,12 @@ class Settings(BaseModel):
 FLIP: Any = Field(
     "auto",
     description="mirror half of the images left to right; auto: unless that confuses classes",
+)
+
+STRATIFIED: Any = Field(
+    False,
+    description="draws of images keep the share of each class, where classes are unbalanced or a draw has few images "
+    "of each; a configuration without this setting is of an earlier version, whose draws did not [by default: True]",
 )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.study.statistics import LEVEL
 
+# From so many times as many test images in the largest class as in the smallest, one accuracy says too little.
+UNBALANCED = 1.5
 SEARCH_ORIGINS = (FOUND, SECOND)
 # What people call the candidates of the finals. Others are names of published cells.
 ORIGINS = {
@@ -34,6 +36,25 @@ def of_run(result: Mapping[str, Any]) -> str:
         )
     better = ("searched" if searched(result) else "winner's") if difference > 0 else "random"
     return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+
+
+def of_classes(result: Mapping[str, Any]) -> str | None:
+    """What an accuracy of unbalanced classes is worth, in a sentence; None where they are balanced.
+
+    Args:
+        result: The content of a result.json, or what `evaluation.evaluate` gives. Earlier versions had no classes.
+    """
+    classes = result.get("per_class", ())
+    images = [row["images"] for row in classes]
+    if not images or max(images) < UNBALANCED * min(images):
+        return None
+    largest = max(classes, key=lambda row: row["images"])
+    least = min((row for row in classes if row["recall"] is not None), key=lambda row: row["recall"])
+    return (
+        f"{100 * result['majority_share']:.1f} % of the test images are {largest['class']!r}: always naming it has an "
+        f"accuracy of {result['majority_share']:.4f}. The mean recall of the classes (balanced accuracy) is "
+        f"{result['balanced_accuracy']:.4f}, the least {least['recall']:.4f} ({least['class']!r})."
+    )
 
 
 def winner(result: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,9 +1,12 @@
-"""How many test images a network names right."""
+"""How many test images a network names right, in all and class by class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,10 +20,15 @@ TEST_BATCH = 256
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers among test images, with a 95 % Wilson interval (E. B. Wilson 1927)."""
+    """Right answers among test images, with a 95 % Wilson interval (E. B. Wilson 1927).
+
+    Attributes:
+        confusion: How many images of each true class (row) got each answer (column); empty where that was not kept.
+    """
 
     correct: int
     images: int
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     @property
     def value(self) -> float:
@@ -57,5 +65,39 @@ def predict(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu
 
 def measure_accuracy(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:
     """How many images of a split the network gets right."""
-    right = predict(network, split, info, device) == split.labels.cpu()
-    return Accuracy(int(right.sum()), len(right))
+    matrix = confusion_matrix(split.labels, predict(network, split, info, device), len(info.classes))
+    return Accuracy(int(matrix.trace()), len(split), tuple(map(tuple, matrix.tolist())))
+
+
+def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """How many images of each true class (row) got each answer (column): int64 [classes, classes]."""
+    pairs = labels.cpu() * classes + predicted.cpu()
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
+def by_class(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, Any]:
+    """What result.json has of the classes, from a confusion matrix [classes, classes].
+
+    Returns:
+        `balanced_accuracy`: the mean recall of the classes that were tested (scikit-learn's `balanced_accuracy_score`);
+        `majority_share`: the largest class' share of the images, which is the accuracy of naming it always;
+        `per_class`: for each class its name, images, recall and precision; None where there is no image of it, or no
+        answer; `confusion`: the matrix.
+    """
+    matrix = np.array(confusion, np.int64)
+    images, answers, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    per_class = [
+        {"class": name, "images": n, "recall": share(hits, n), "precision": share(hits, named)}
+        for name, n, named, hits in zip(classes, images.tolist(), answers.tolist(), right.tolist(), strict=True)
+    ]
+    recalls = [row["recall"] for row in per_class if row["recall"] is not None]
+    return {
+        "balanced_accuracy": float(np.mean(recalls)),
+        "majority_share": int(images.max()) / int(images.sum()),
+        "per_class": per_class,
+        "confusion": matrix.tolist(),
+    }

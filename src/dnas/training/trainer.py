@@ -32,6 +32,7 @@ from dnas.training.build import NetworkType, to_device
 from dnas.training.descent import Descent
 from dnas.training.guard import first_bad_layer
 from dnas.training.loop import run_steps
+from dnas.training.loss import balanced_weights, cross_entropy
 from dnas.training.optimizers import optimizers, rates
 from dnas.training.updates import filled, sparse_gradients
 
@@ -91,12 +92,14 @@ class Training:
     ) -> None:
         distributed.check_parts(settings.parts, "train")
         self.settings, self.seed, self.stage, self.device = settings, seed, stage, device
-        pool = chosen(split, settings.images, seed).to(device)
+        pool = chosen(split, settings.images, seed, settings.stratified).to(device)
         self.network = to_device(network, device)
         self.network.train()
         self.descent = Descent("network", self.network, optimizers(self.network, settings), stage)
         self.mean = WeightMean(self.network)
         self.pool, self.info = pool, info
+        balanced = settings.class_weights == "balanced"
+        self.class_weights = balanced_weights(pool.labels, len(info.classes)) if balanced else None
         self.sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}  # of the epoch so far
         self.batches = Batches(
             pool,
@@ -127,7 +130,7 @@ class Training:
         half = step < settings.half_size_steps
         inputs = [_inputs(part, paths, half) for part in parts]
         right: list[int] = []
-        losses = partial(_losses, network, parts, inputs, settings, self.device, right)
+        losses = partial(_losses, network, parts, inputs, settings, self.class_weights, self.device, right)
         loss, grads = sparse_gradients(losses, parameters)
         taken = self.descent.step(
             step,
@@ -210,6 +213,7 @@ def _losses(
     parts: Sequence[Batch],
     inputs: Sequence[tuple[Tensor, ...]],
     settings: NetworkTrainSettings,
+    class_weights: Tensor | None,
     device: str,
     right: list[int],
 ) -> Iterator[Tensor]:
@@ -217,7 +221,7 @@ def _losses(
     with part_statistics(network, settings.parts) as forward:
         for part, taken in zip(parts, inputs, strict=True):
             with forward(part.weight), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                logits, loss = _loss(network, taken, part.labels, settings)
+                logits, loss = _loss(network, taken, part.labels, settings, class_weights)
             right.append(int((logits.detach().argmax(1) == part.labels).sum()))
             yield loss if settings.parts == 1 else part.weight * loss
 
@@ -247,14 +251,18 @@ def part_statistics(network: nn.Module, parts: int) -> Iterator[Callable[[float]
 
 
 def _loss(
-    network: nn.Module, inputs: Sequence[Tensor], labels: Tensor, settings: NetworkTrainSettings
+    network: nn.Module,
+    inputs: Sequence[Tensor],
+    labels: Tensor,
+    settings: NetworkTrainSettings,
+    class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The logits of a batch, and its loss."""
     out = network(*inputs)
     logits, auxiliary = out if isinstance(out, tuple) else (out, None)
-    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    loss = cross_entropy(logits, labels, settings.label_smoothing, class_weights)
     if auxiliary is not None:
         assert isinstance(settings, TrainSettings)
-        extra = F.cross_entropy(auxiliary, labels, label_smoothing=settings.label_smoothing)
+        extra = cross_entropy(auxiliary, labels, settings.label_smoothing, class_weights)
         loss = loss + settings.auxiliary_weight * extra
     return logits, loss

@@ -1,0 +1,188 @@
+"""What is known of pictures before they become squares of bytes: shapes, colors and the range of deep ones."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import IO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dnas.settings import AUTO_RESIZE, CROP, PAD, SMALLEST_IMAGE, Resize
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+LARGEST_DEFAULT_IMAGE = 64
+# Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# A picture counts as elongated whose longer side is more than so many times the shorter one. Photographs of 3 : 2,
+# of which rounding makes 1.502, do not.
+ELONGATED = 1.6
+SIXTEEN_BITS = (0.0, 65535.0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How pictures that are no squares of bytes become such.
+
+    Attributes:
+        resize: crop, pad or squeeze.
+        values: What becomes 0 and 255 in pictures of floating-point and 32-bit numbers; () where there were none.
+    """
+
+    resize: Resize = CROP
+    values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.resize != AUTO_RESIZE and len(self.values) in (0, 2), self
+
+
+@dataclass(frozen=True)
+class Headers:
+    """Of some pictures, the readable ones.
+
+    Attributes:
+        shorter, longer: {side in pixels: pictures whose shorter or longer one it is}.
+        elongated: How many are longer than `ELONGATED` times their shorter side.
+        grey: Whether all are: stored so, or, where a format knows no grey (WebP, GIF, palettes), by their pixels.
+        values: The least and the largest number in pictures that are `deep`; () where there are none.
+        whole: Whether all these numbers are of a kind for whole numbers.
+    """
+
+    shorter: Mapping[int, int] = field(default_factory=dict)
+    longer: Mapping[int, int] = field(default_factory=dict)
+    elongated: int = 0
+    grey: bool = True
+    values: tuple[float, ...] = ()
+    whole: bool = True
+
+    def __add__(self, other: Headers) -> Headers:
+        values = (*self.values, *other.values)
+        return Headers(
+            dict(Counter(self.shorter) + Counter(other.shorter)),
+            dict(Counter(self.longer) + Counter(other.longer)),
+            self.elongated + other.elongated,
+            self.grey and other.grey,
+            (min(values), max(values)) if values else (),
+            self.whole and other.whole,
+        )
+
+    @property
+    def count(self) -> int:
+        return sum(self.shorter.values())
+
+    @property
+    def square(self) -> bool:
+        """Whether every picture is."""
+        return self.shorter == self.longer
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+    def rule(self, resize: Resize) -> Rule:
+        """What these pictures are read by; auto: pad where most are elongated."""
+        if resize == AUTO_RESIZE:
+            resize = PAD if 2 * self.elongated > self.count else CROP
+        # Whole numbers of 32 bits are often no larger than those of 16, which a data set may mix them with.
+        small = self.whole and bool(self.values) and self.values[0] >= 0 and self.values[1] <= SIXTEEN_BITS[1]
+        return Rule(resize, SIXTEEN_BITS if small else self.values)
+
+    def size(self, resize: Resize) -> int:
+        """The side of images that `--image-size` leaves open: the most common one of what is kept of the pictures."""
+        sides = (self.shorter if resize == CROP else self.longer) or {LARGEST_DEFAULT_IMAGE: 1}
+        if max(sides) > LARGEST_DEFAULT_IMAGE:
+            return LARGEST_DEFAULT_IMAGE
+        return max(SMALLEST_IMAGE, max(sides, key=lambda side: (sides[side], side)))
+
+
+def read_headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> Headers:
+    """Look at pictures. Mostly only headers are read; unreadable ones are left out."""
+    colored: list[str] = []  # one is enough, so the pixels of others need not be looked at
+
+    def look(name: str) -> Headers | None:
+        try:
+            with opened(name) as stream, Image.open(stream, formats=FORMATS) as image:
+                sides = sorted(image.size)
+                values: tuple[float, ...] = ()
+                grey = not colored and is_grey(image)
+                if not grey:
+                    colored.append(name)
+                if is_deep(image):
+                    numbers = numbers_of(image)
+                    values = (float(numbers.min()), float(numbers.max()))
+                    if not all(map(math.isfinite, values)):
+                        return None  # decoding meets it again and reports it
+                elongated = int(sides[1] > ELONGATED * sides[0])
+                return Headers({sides[0]: 1}, {sides[1]: 1}, elongated, grey, values, image.mode != "F")
+        except Exception:  # likewise
+            return None
+
+    found = [each for each in in_threads(look, names) if each is not None]
+    values = [value for each in found for value in each.values]
+    return Headers(
+        dict(Counter(side for each in found for side in each.shorter)),
+        dict(Counter(side for each in found for side in each.longer)),
+        sum(each.elongated for each in found),
+        all(each.grey for each in found),
+        (min(values), max(values)) if values else (),
+        all(each.whole for each in found),
+    )
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How a picture that was opened, and not yet loaded, is stored, by Pillow's names: RGB;16B; "" where not known."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture that was opened has no color: stored as grey, or in a format that knows none."""
+    # Pillow opens gray with alpha of 16 bits as RGBA.
+    if Image.getmodebase(image.mode) == "L" or raw_mode(image).startswith("LA;16"):
+        return True
+    if image.mode not in ("P", "PA") and image.format not in ("WEBP", "GIF"):
+        return False
+    pixels = np.asarray(on_white(image).convert("RGB")).astype(np.int16)
+    # Lossy WebP gives back gray as colors that differ by one.
+    return int(np.ptp(pixels, axis=2).max()) <= 1
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture with its transparent parts composed on white; the picture itself where it has none."""
+    if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a picture has numbers of which only the data tell what is black and white: floats, 32 and signed 16 bits.
+
+    Pillow has 16 bits of PNG as I;16 or I, and of PPM as I.
+    """
+    return image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
+
+
+def numbers_of(image: Image.Image) -> npt.NDArray[np.float64]:
+    """The numbers of a picture of one channel, float64 [H, W]."""
+    numbers = np.asarray(image)
+    tags = getattr(image, "tag_v2", None)
+    if image.mode == "I" and tags is not None and tags.get(339, (1,))[0] == 1:  # SampleFormat: unsigned
+        numbers = numbers.view(np.uint32)
+    return numbers.astype(np.float64)
+
+
+def in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+    """[work(item) for item in items] on a few threads, in chunks as one small picture is not worth a task."""
+    chunks = [items[start : start + 256] for start in range(0, len(items), 256)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        done = pool.map(lambda chunk: [work(item) for item in chunk], chunks)
+        return [result for chunk in done for result in chunk]
