@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dnas.errors import InputError, choices
-from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture, stack
 from dnas.space.darts import Space, layer_kinds, reduction_layers
 from dnas.space.registry import get_space
 from dnas.supernet.derive import top_edges
@@ -195,9 +195,11 @@ def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED)
 def strongest(factors: Factors, space: Space, layers: int, origin: Mapping[str, Any]) -> Architecture:
     """The architecture with the largest sum of factors: those of so many layers, or of a pair of cells."""
     scores = factors.alpha + factors.beta[:, :, None] + factors.gamma[:, None, :]
-    if len(scores) == 2:
-        scores = scores[layer_kinds(layers)]
-    return top_edges(torch.from_numpy(scores), space.primitives, space, origin)
+    if len(scores) > 2:
+        return top_edges(torch.from_numpy(scores), space.primitives, space, origin)
+    # The least network has a normal layer, and then a reduction.
+    normal, reduction, _ = top_edges(torch.from_numpy(scores[layer_kinds(3)]), space.primitives, space).layers
+    return stack(normal, reduction, layers, origin=origin, space=space.name)
 
 
 def fit(
