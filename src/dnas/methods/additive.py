@@ -14,13 +14,14 @@ for a prediction with mean m and standard deviation s, or the best of as many dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, count, islice, repeat
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, unseen
@@ -50,9 +51,15 @@ class AdditiveOptions(MethodOptions):
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     """E[max(0, y - best)] for y ~ N(mean, deviation²)."""
     z = (mean - best) / deviation
-    below = torch.special.ndtr(torch.from_numpy(z)).numpy()
-    # Far below the best the two terms cancel, up to rounding.
-    return deviation * np.maximum(0, z * below + np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    near = z * _special(torch.special.ndtr, z) + density
+    # Far below the best those two terms cancel: Φ(z) = φ(z)·√(π/2)·erfcx(-z/√2).
+    far = density * (1 + z * np.sqrt(np.pi / 2) * _special(torch.special.erfcx, -np.minimum(z, 0) / np.sqrt(2)))
+    return deviation * np.where(z < -1, far, near)
+
+
+def _special(function: Callable[[Tensor], Tensor], x: Array) -> Array:
+    return function(torch.from_numpy(x)).numpy()
 
 
 class Additive(TrialMethod):
@@ -117,7 +124,7 @@ class Additive(TrialMethod):
         if self.options.acquisition == "ei":
             mean, variance = model.predicted(features)
             gain = expected_improvement(mean, np.sqrt(variance), best)
-            # Where none is to be expected, to the last digit, the mean decides.
+            # Where none is to be expected, as far as numbers go, the mean decides.
             return [int(i) for i in np.lexsort((-mean, -gain))[:size]]
         rows: list[int] = []
         for worth in model.draws(numpy_stream(seed, "acquisition", number), size) @ features.T:
