@@ -55,7 +55,8 @@ def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
     near = z * _special(torch.special.ndtr, z) + density
     # Far below the best those two terms cancel: Φ(z) = φ(z)·√(π/2)·erfcx(-z/√2).
     far = density * (1 + z * np.sqrt(np.pi / 2) * _special(torch.special.erfcx, -np.minimum(z, 0) / np.sqrt(2)))
-    return deviation * np.where(z < -1, far, near)
+    found: Array = deviation * np.where(z < -1, far, near)
+    return found
 
 
 def _special(function: Callable[[Tensor], Tensor], x: Array) -> Array:

@@ -63,7 +63,8 @@ class Ridge:
         normal = rng.standard_normal((count, len(self.weights)))
         # The root of 1 - V·diag(d)·Vᵀ is 1 - V·diag(1 - √(1 - d))·Vᵀ.
         normal -= (normal @ self.basis.T * (1 - np.sqrt(1 - self.known))) @ self.basis
-        return self.weights + np.sqrt(self.variance / self.penalty) * normal
+        drawn: Array = self.weights + np.sqrt(self.variance / self.penalty) * normal
+        return drawn
 
 
 def fit(x: Array, y: Array, penalties: Sequence[float]) -> Ridge:
