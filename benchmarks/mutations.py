@@ -169,6 +169,24 @@ MUTATIONS = (
         'numpy_stream(seed, "candidate")',
     ),
     Mutation(
+        "additive",
+        "worse than the best taken for better",
+        "z = (mean - best) / deviation",
+        "z = (best - mean) / deviation",
+    ),
+    Mutation(
+        "additive",
+        "factors of one mapping under all",
+        "counts(each, self.space, layers, self.mapping_name)",
+        'counts(each, self.space, layers, "shared")',
+    ),
+    Mutation(
+        "additive",
+        "mutants of the worst",
+        "key=lambda trial: -(trial.score or 0.0)",
+        "key=lambda trial: trial.score or 0.0",
+    ),
+    Mutation(
         "bananas",
         "spread left out of the draws",
         "mean + spread * torch.randn",

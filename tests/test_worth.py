@@ -16,7 +16,7 @@ from dnas.space.darts import DARTS, layer_kinds, reduction_layers
 from dnas.space.registry import get_space
 from dnas.space.sampling import mutate, neighbours, sample
 from dnas.supernet import worth as module
-from dnas.supernet.worth import PENALTIES, Factors, Worth, counts, fit, load_prior
+from dnas.supernet.worth import PENALTIES, Factors, Worth, counts, factors_of, fit, load_prior, shapes, strongest
 
 LAYERS, EDGES, OPS = 6, len(DARTS.edges), len(DARTS.primitives)
 
@@ -54,6 +54,36 @@ def test_worth_is_the_sum_over_slots():
                 e, o = DARTS.edges.index((n, source)), DARTS.primitives.index(op)
                 total += worth.mean.alpha[e, o] + worth.mean.beta[k, e] + worth.mean.gamma[k, o]
     assert worth.of(architecture) == pytest.approx(total)
+
+
+@pytest.mark.parametrize("mapping", ["shared", "full", "decoupled"])
+def test_factors_of_a_mapping_are_counted_where_they_lie(mapping):
+    architecture = sample(DARTS, numpy_stream(0, "one"), LAYERS, shared=mapping == "shared")
+    rows = layer_kinds(LAYERS) if mapping == "shared" else range(LAYERS)
+    alpha, beta, gamma = (np.zeros(shape) for shape in shapes(DARTS, LAYERS, mapping))
+    for row, cell in dict(zip(rows, architecture.layers, strict=True)).items():
+        for n, node in enumerate(cell.nodes):
+            for op, source in node:
+                e, o = DARTS.edges.index((n, source)), DARTS.primitives.index(op)
+                alpha[(e, o) if mapping == "decoupled" else (row, e, o)] += 1
+                beta[row, e] += 1
+                gamma[row, o] += 1
+    found = factors_of(counts(architecture, DARTS, LAYERS, mapping), DARTS, LAYERS, mapping)
+    for one, two in zip((found.alpha, found.beta, found.gamma), (alpha, beta, gamma), strict=True):
+        assert np.array_equal(one, two)
+    assert np.array_equal(found.flat, counts(architecture, DARTS, LAYERS, mapping))
+
+
+@pytest.mark.parametrize("mapping", ["shared", "full", "decoupled"])
+def test_no_neighbour_of_the_strongest_has_a_larger_sum(mapping):
+    rng = np.random.default_rng(1)
+    drawn = Factors(*(rng.standard_normal(shape) for shape in shapes(DARTS, LAYERS, mapping)))
+    best = strongest(drawn, DARTS, LAYERS, {"a": 1})
+    assert best.origin == {"a": 1} and best.reductions == reduction_layers(LAYERS)
+    most = drawn.flat @ counts(best, DARTS, LAYERS, mapping)
+    stream = numpy_stream(0, "near")
+    near = [mutate(DARTS, stream, best, shared=mapping == "shared") for _ in range(200)]
+    assert all(drawn.flat @ counts(each, DARTS, LAYERS, mapping) < most for each in near)
 
 
 @given(st.integers(0, 2**31), st.integers(3, 12))
@@ -136,7 +166,7 @@ def test_what_is_explained_is_what_predicting_each_from_all_others_gives(monkeyp
         monkeypatch.setattr(module, "PENALTIES", (penalty,))
         found = fit(those, {"a": values}, DARTS, LAYERS)
         x = np.stack([counts(each, DARTS, LAYERS) for each in those])
-        y = np.array(module._standardised(values))
+        y = np.array(module.standardised(values))
         errors = []
         for i in range(len(y)):
             others = np.arange(len(y)) != i

@@ -9,20 +9,18 @@ is not the published value, `paper_options` has that.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain, count, islice, pairwise, repeat
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from dnas.errors import InputError
-from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, unseen
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
@@ -212,12 +210,12 @@ class BANANAS(TrialMethod):
         """
         number = len(history)
         judged = [trial for trial in history if trial.score is not None]
-        missing = self._at_most(self.options.initial, 2) - number
-        size = self._at_most(self.options.batch_size, 8)
+        missing = self.at_most(self.options.initial, 2) - number
+        size = self.at_most(self.options.batch_size, 8)
         if missing > 0 or not judged:
             # Those of random search, so that the two are compared from a common beginning.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
-            drawn = self._new((self.uniform(rng, layers) for rng in streams), history)
+            drawn = unseen((self.uniform(rng, layers) for rng in streams), history, self.encoding)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
         rng = numpy_stream(seed, "mutation", number)
         parents = sorted(judged, key=lambda trial: -(trial.score or 0.0))[: self.options.parents]
@@ -225,33 +223,13 @@ class BANANAS(TrialMethod):
         in_turn = (parent for _ in often for parent in parents)
         best_first = (parent for parent in parents for _ in often)
         order = in_turn if self.options.candidates_from == "parents" else best_first
-        mutations = (self._mutated(rng, parent.architecture) for parent in order)
+        mutations = (self.mutant(rng, parent.architecture, self.options.mutations) for parent in order)
         uniform = (self.uniform(rng, layers) for _ in repeat(None))
         source = uniform if self.options.candidates_from == "random" else chain(mutations, uniform)
-        candidates = list(islice(self._new(source, history), self.options.candidates))
+        candidates = list(islice(unseen(source, history, self.encoding), self.options.candidates))
         predictions = self.predict(judged, candidates, seed, number)
         chosen = thompson(predictions, torch_stream(seed, "acquisition", number))
         return [Candidate(candidates[i]) for i in chosen[:size].tolist()]
-
-    def _mutated(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
-        """One to `mutations` mutations away, each number as often; two of them may meet in a slot."""
-        steps = self.options.mutations
-        for _ in range(1 if steps == 1 else 1 + int(rng.integers(steps))):
-            architecture = self.mutant(rng, architecture)
-        return architecture
-
-    def _at_most(self, size: int, parts: int) -> int:
-        """This many, but no more than one of so many parts of all trials, so that a short search has rounds too."""
-        return size if self.budget is None else min(size, math.ceil(self.budget / parts))
-
-    def _new(self, architectures: Iterable[Architecture], history: Sequence[Trial]) -> Iterator[Architecture]:
-        """Those that differ in their paths from each other and from every trial, failed ones included."""
-        seen = {self.encoding(trial.architecture) for trial in history}
-        for architecture in architectures:
-            encoding = self.encoding(architecture)
-            if encoding not in seen:
-                seen.add(encoding)
-                yield architecture
 
     def encoding(self, architecture: Architecture) -> frozenset[int]:
         """Where the path encoding is 1: of the pair of cells, or of every layer where genes are free."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -189,9 +190,15 @@ class Method:
         """A uniform architecture of the space: layer by layer, or one pair of cells where cells are shared."""
         return sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED)
 
-    def mutant(self, rng: np.random.Generator, architecture: Architecture) -> Architecture:
-        """The architecture with one slot mutated: in one layer, or in all of a kind where cells are shared."""
-        return sampling.mutate(self.space, rng, architecture, shared=self.mapping_name == SHARED)
+    def mutant(self, rng: np.random.Generator, architecture: Architecture, most: int = 1) -> Architecture:
+        """The architecture with one slot mutated: in one layer, or in all of a kind where cells are shared.
+
+        Args:
+            most: So many mutations or fewer, each number as often; two of them may meet in a slot.
+        """
+        for _ in range(1 if most == 1 else 1 + int(rng.integers(most))):
+            architecture = sampling.mutate(self.space, rng, architecture, shared=self.mapping_name == SHARED)
+        return architecture
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
@@ -408,6 +415,23 @@ class TrialMethod(Method):
     default_mapping = SHARED
     Settings: ClassVar[type[SearchSettings]] = TrialSettings
     budget: int | None = None
+
+    def at_most(self, size: int, parts: int) -> int:
+        """This many, but no more than one of so many parts of all trials, so that a short search has rounds too."""
+        return size if self.budget is None else min(size, math.ceil(self.budget / parts))
+
+
+def unseen(
+    architectures: Iterable[Architecture],
+    history: Sequence[Trial],
+    key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
+) -> Iterator[Architecture]:
+    """Those that differ by their key from each other and from every trial, failed ones included."""
+    seen = {key(trial.architecture) for trial in history}
+    for architecture in architectures:
+        if (known := key(architecture)) not in seen:
+            seen.add(known)
+            yield architecture
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:

@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from dnas.errors import InputError, choices
-from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture, stack
 from dnas.space.darts import Space, layer_kinds, reduction_layers
 from dnas.space.registry import get_space
 from dnas.supernet.derive import top_edges
+from dnas.supernet.mapping import DECOUPLED, SHARED
+from dnas.supernet.ridge import Array
+from dnas.supernet.ridge import fit as regression
 
 FORMAT = "dnas-prior/1"
 PRIORS = ("pictures",)  # shipped; the first is the default
@@ -37,12 +40,13 @@ LEAST_LAYERS, LEAST_TRAININGS = 5, 3
 # Of the ridge regression; the one whose left-out predictions are best is taken.
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
 
 @dataclass(frozen=True)
 class Factors:
-    """One number for each factor of an architecture: alpha [edges, ops], beta [layers, edges], gamma [layers, ops]."""
+    """One number for each factor of an architecture: alpha [edges, ops], beta [layers, edges], gamma [layers, ops].
+
+    Those of other mappings have the shapes of `shapes`.
+    """
 
     alpha: Array
     beta: Array
@@ -98,9 +102,8 @@ class Worth:
         if shared:
             kinds = np.array(layer_kinds(layers))
             beta, gamma = (np.stack([each[kinds == kind].mean(0) for kind in kinds]) for each in (beta, gamma))
-        scores = factors.alpha[None] + beta[:, :, None] + gamma[:, None, :]
         origin = {"prior": "best" if rng is None else "drawn"}
-        return top_edges(torch.from_numpy(scores), self.space.primitives, self.space, origin)
+        return strongest(Factors(factors.alpha, beta, gamma), self.space, layers, origin)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -140,22 +143,63 @@ class Worth:
             raise InputError(f"this prior is not whole: {problem}") from None
 
 
-def counts(architecture: Architecture, space: Space, layers: int) -> Array:
-    """How often each factor occurs in an architecture, as `Factors.flat` orders them; its layers taken for so many."""
-    edges, ops = list(space.edges), list(space.primitives)
-    alpha = np.zeros((len(edges), len(ops)))
-    beta, gamma = np.zeros((layers, len(edges))), np.zeros((layers, len(ops)))
-    # So that an architecture of another depth has sums of the same size.
-    rows = _rows(len(architecture), layers)
-    share = 1 / np.maximum(1, np.bincount(rows, minlength=layers))
-    for k, cell in zip(rows, architecture.layers, strict=True):
+def counts(architecture: Architecture, space: Space, layers: int, mapping: str = DECOUPLED) -> Array:
+    """How often each factor of a mapping occurs in an architecture, as `Factors.flat` orders them.
+
+    Args:
+        layers: Those of the factors, for which the architecture's are taken.
+        mapping: Where cells are shared, those of the pair of cells are counted, each once.
+    """
+    ops = {op: o for o, op in enumerate(space.primitives)}
+    alpha, beta, gamma = (np.zeros(shape) for shape in shapes(space, layers, mapping))
+    if mapping == SHARED:
+        reductions = architecture.reductions
+        normal = next(k for k in range(len(architecture)) if k not in reductions)
+        genes = [(0, 1.0, architecture.layers[normal]), (1, 1.0, architecture.layers[reductions[0]])]
+    else:
+        # So that an architecture of another depth has sums of the same size.
+        rows = _rows(len(architecture), layers)
+        share = 1 / np.maximum(1, np.bincount(rows, minlength=layers))
+        genes = [(k, share[k], cell) for k, cell in zip(rows, architecture.layers, strict=True)]
+    # Without an interaction of all three, alpha has no rows.
+    tables = [alpha] * layers if mapping == DECOUPLED else alpha
+    for k, each, cell in genes:
         for n, node in enumerate(cell.nodes):
             for op, source in node:
-                e, o = edges.index((n, source)), ops.index(op)
-                alpha[e, o] += share[k]
-                beta[k, e] += share[k]
-                gamma[k, o] += share[k]
+                e, o = space.node_edges[n][0] + source, ops[op]
+                tables[k][e, o] += each
+                beta[k, e] += each
+                gamma[k, o] += each
     return Factors(alpha, beta, gamma).flat
+
+
+def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+    """Of alpha, beta and gamma: decoupled [E, O], [L, E], [L, O], without an interaction of layer, edge and operation;
+    full [L, E, O], [L, E], [L, O], with it; shared the same for two rows, the normal cell and the reduction.
+
+    Beta and gamma are sums of a full alpha, so they add nothing to what can be said. They add what is likely: an
+    operation that is good on one edge is so on others, too.
+    """
+    edges, ops = len(space.edges), len(space.primitives)
+    rows = 2 if mapping == SHARED else layers
+    return (edges, ops) if mapping == DECOUPLED else (rows, edges, ops), (rows, edges), (rows, ops)
+
+
+def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED) -> Factors:
+    """The inverse of `Factors.flat`."""
+    tables = shapes(space, layers, mapping)
+    parts = np.split(flat, np.cumsum([math.prod(shape) for shape in tables])[:-1])
+    return Factors(*(part.reshape(shape) for part, shape in zip(parts, tables, strict=True)))
+
+
+def strongest(factors: Factors, space: Space, layers: int, origin: Mapping[str, Any]) -> Architecture:
+    """The architecture with the largest sum of factors: those of so many layers, or of a pair of cells."""
+    scores = factors.alpha + factors.beta[:, :, None] + factors.gamma[:, None, :]
+    if len(scores) > 2:
+        return top_edges(torch.from_numpy(scores), space.primitives, space, origin)
+    # The least network has a normal layer, and then a reduction.
+    normal, reduction, _ = top_edges(torch.from_numpy(scores[layer_kinds(3)]), space.primitives, space).layers
+    return stack(normal, reduction, layers, origin=origin, space=space.name)
 
 
 def fit(
@@ -172,25 +216,15 @@ def fit(
     """
     known = [(i, name) for name, values in accuracies.items() for i, value in enumerate(values) if value is not None]
     features = np.stack([counts(architecture, space, layers) for architecture in architectures])
-    targets = {name: _standardised(values) for name, values in accuracies.items()}
+    targets = {name: standardised(values) for name, values in accuracies.items()}
     x = np.stack([features[i] for i, _ in known])
     y = np.array([targets[name][i] for i, name in known])
     if len(y) < LEAST_TRAININGS:
         raise InputError(f"{len(y)} trainings are too few for a prior, which needs {LEAST_TRAININGS}")
-    x, y = x - x.mean(0), y - y.mean()
-    best: tuple[float, float] | None = None
-    for penalty in PENALTIES:
-        hat = x @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T)
-        # The mean is estimated, too, and has its part in each prediction.
-        left_out = (y - hat @ y) / (1 - np.diag(hat) - 1 / len(y))
-        error = float(np.mean(left_out**2))
-        if best is None or error < best[0]:
-            best = (error, penalty)
-    assert best is not None
-    inverse = np.linalg.inv(x.T @ x + best[1] * np.eye(x.shape[1]))
-    weights, errors = inverse @ x.T @ y, np.sqrt(best[0] * np.diag(inverse))
-    explained = 1 - best[0] / float(y.var())
-    return Worth(space, _unflat(weights, space, layers), _unflat(errors, space, layers), explained)
+    ridge = regression(x, y, PENALTIES)
+    explained = 1 - ridge.variance / float(y.var())
+    mean, errors = (factors_of(flat, space, layers) for flat in (ridge.weights, ridge.errors))
+    return Worth(space, mean, errors, explained)
 
 
 def load_prior(name: str) -> Worth:
@@ -208,7 +242,8 @@ def load_prior(name: str) -> Worth:
         raise InputError(f"--prior {name}: {problem}") from None
 
 
-def _standardised(values: Sequence[float | None]) -> list[float]:
+def standardised(values: Sequence[float | None]) -> list[float]:
+    """The log-odds of accuracies, 0 to 1, brought to mean 0 and spread 1; NaN where there is none."""
     clipped = [math.nan if v is None else min(1 - 1e-4, max(1e-4, v)) for v in values]
     odds = np.log(np.array(clipped) / (1 - np.array(clipped)))
     return list((odds - np.nanmean(odds)) / max(1e-6, float(np.nanstd(odds))))
@@ -233,12 +268,6 @@ def places(layers: int) -> list[tuple[int, float]]:
         stage = max(s for s in range(5) if ends[s] <= k and ends[s] < ends[s + 1])
         places.append((stage, (k - ends[stage]) / (ends[stage + 1] - ends[stage])))
     return places
-
-
-def _unflat(flat: Array, space: Space, layers: int) -> Factors:
-    edges, ops = len(space.edges), len(space.primitives)
-    alpha, beta, gamma = np.split(flat, [edges * ops, edges * ops + layers * edges])
-    return Factors(alpha.reshape(edges, ops), beta.reshape(layers, edges), gamma.reshape(layers, ops))
 
 
 def _pairs(mean: Factors, error: Factors) -> list[tuple[Array, Array]]:
