@@ -33,9 +33,9 @@ def survey(tree: Tree, names: Sequence[str]) -> tuple[int, int]:
     return shape_of(*_headers(tree.open, names))
 
 
-def survey_files(root: str, files: Sequence[File]) -> tuple[dict[int, int], bool]:
-    """What `shape_of` asks for, of some pictures in a folder. Unreadable ones are left out."""
-    return _headers(lambda name: open_regular(Path(root, name)), [name for name, _, _ in files])
+def survey_files(tree: Tree, files: Sequence[File]) -> tuple[dict[int, int], bool]:
+    """What `shape_of` asks for, of some pictures. Unreadable ones are left out."""
+    return _headers(tree.open, [name for name, _, _ in files])
 
 
 def _headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> tuple[dict[int, int], bool]:
@@ -82,19 +82,17 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int) -> Bytes:
     return pixels
 
 
-def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> Bytes:
-    """Pictures in a folder as one array [N, C, size, size].
+def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int) -> Bytes:
+    """Some pictures as one array [N, C, size, size].
 
     Raises RunError where one is not what it was when it was listed.
     """
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     for index, (name, *listed) in enumerate(files):
-        path = Path(root, name)
 
-        def opened(path: Path = path, listed: list[int] = listed) -> IO[bytes]:
-            stream = open_regular(path)
-            status = os.fstat(stream.fileno())
-            if [status.st_size, status.st_mtime_ns] != listed:
+        def opened(name: str = name, listed: list[int] = listed) -> IO[bytes]:
+            stream = tree.open(name)
+            if list(tree.status(name)) != listed:
                 stream.close()
                 raise OSError("its size or time of change is another")
             return stream
@@ -102,7 +100,7 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
         found = _read(opened, channels, size)
         if isinstance(found, str):
             raise RunError(
-                f"the picture {str(path)!r} is not what it was when the run began ({found}): "
+                f"the picture {str(tree.path / name)!r} is not what it was when the run began ({found}): "
                 "restore it and resume, or start a new run"
             )
         pixels[index] = found
@@ -110,9 +108,9 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int) -> 
 
 
 def count_files(
-    root: str, files: Sequence[File], channels: int, size: int
+    tree: Tree, files: Sequence[File], channels: int, size: int
 ) -> tuple[Counts, npt.NDArray[np.int64], list[Broken]]:
-    """Look at some pictures in a folder.
+    """Look at some pictures.
 
     Returns:
         How often each of the 256 values is in each channel [C, 256]; the digest of each picture, see `image_digests`,
@@ -122,7 +120,7 @@ def count_files(
     digests = np.zeros(len(files), np.int64)
     broken = []
     for index, (name, _, _) in enumerate(files):
-        found = _read(lambda name=name: open_regular(Path(root, name)), channels, size)  # type: ignore[misc]
+        found = _read(lambda name=name: tree.open(name), channels, size)  # type: ignore[misc]
         if isinstance(found, str):
             broken.append((name, found))
         else:

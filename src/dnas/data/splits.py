@@ -40,16 +40,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnas.data.decoders import Decoders
-from dnas.data.index import Files, Index, index_file
-from dnas.data.memory import FEWER_IMAGES, fit_in_memory, memory_for, require_tensor_fits
+from dnas.data.memory import FEWER_IMAGES, memory_for, require_tensor_fits
 from dnas.data.memory import images as in_words
-from dnas.data.pictures import count_values, decode, image_digests, survey
-from dnas.data.sources.listing import LeftOut, Listing
-from dnas.data.sources.protocol import Place
-from dnas.data.sources.registry import data_root, locate
+from dnas.data.pictures import image_digests
+from dnas.data.reading import count_all, read_pictures, require_no_streaming
+from dnas.data.sources.archive import open_tree
+from dnas.data.sources.listing import LeftOut
+from dnas.data.sources.protocol import Columns, Place
+from dnas.data.sources.registry import locate
 from dnas.data.sources.samples import Bytes, Counts, Labels
-from dnas.data.sources.tree import Tree, is_dir, open_tree
 from dnas.data.streaming import Streamed
 from dnas.data.unreadable import Broken, Unreadable
 from dnas.errors import InputError
@@ -57,20 +56,19 @@ from dnas.reporter import Reporter
 from dnas.rng import torch_stream
 from dnas.settings import SMALLEST_IMAGE, Memory
 
-# Images of the batches that are in memory at a time, which must fit.
-STREAMED_AT_ONCE = 1024
-
 
 @dataclass(frozen=True)
 class Split:
     """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
 
-    `left_out`: the files beside the images that were read, which belong to no split.
+    `left_out`: the files beside the images that were read, which belong to no split. `notes`: what else the user is
+    told of how they were read, a line each.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -145,6 +143,7 @@ def load_train(
     image_size: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Split, DataInfo]:
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
@@ -157,6 +156,7 @@ def load_train(
         memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
             streams where they would take more than half of this machine's memory.
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
+        columns: how a list of images is read; only for those.
         reporter: is told how far a first look at streamed pictures is.
 
     Raises:
@@ -164,25 +164,26 @@ def load_train(
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
+    how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
     if pictures := place.source.pictures:
-        with open_tree(place.path) as tree:
-            listing = pictures(tree, "train", None)
-            _require_two_classes(listing.labels, listing.classes, place.path)
-            images, counts = _pictures(tree, listing, "train", None, image_size, data_dir, memory, workers, reporter)
-        labels, classes, left_out = listing.labels, listing.classes, listing.left_out
+        tree = open_tree(place.path)
+        listing = pictures(tree, "train", None)
+        _require_two_classes(listing.labels, listing.classes, place.path)
+        images, counts = read_pictures(place.path, tree, listing, "train", size=image_size, **how)
+        labels, classes, left_out, notes = listing.labels, listing.classes, listing.left_out, listing.notes
     else:
-        _require_no_streaming(memory, workers, source)
+        require_no_streaming(memory, workers, source)
         arrays, labels = _arrays(place, "train")
         classes = place.source.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
-        left_out = LeftOut()
+        left_out, notes = LeftOut(), ()
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
         images = _resized(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
-        counts = _counts(images)
+        counts = count_all(images)
     mean, std = place.source.mean_std or _mean_std(counts)
     info = DataInfo(source, classes, images.shape[1], images.shape[2], mean, std, place.source.mirrored)
-    return Split(images, torch.from_numpy(labels), left_out), info
+    return Split(images, torch.from_numpy(labels), left_out, notes), info
 
 
 def load_test(
@@ -192,31 +193,32 @@ def load_test(
     data_dir: str | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
     every: bool = False,
 ) -> Split:
     """The test split of `source`, in the classes, channels and size that `info` has from training.
 
     Args:
-        data_dir, memory, workers, reporter: as of `load_train`.
+        data_dir, memory, workers, columns, reporter: as of `load_train`.
         every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
 
     Raises:
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
     """
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
     if pictures := place.source.pictures:
-        with open_tree(place.path) as tree:
-            if every and place.source.given:
-                listing, part = place.source.given(place.path, info.classes)
-            else:
-                listing, part = pictures(tree, "test", info.classes), "test"
-            _require_labels_below(len(info.classes), listing.labels, place.path)
-            images, _ = _pictures(
-                tree, listing, part, info.channels, info.image_size, data_dir, memory, workers, reporter
-            )
-        return Split(images, torch.from_numpy(listing.labels), listing.left_out)
-    _require_no_streaming(memory, workers, source)
+        tree = open_tree(place.path)
+        if every and place.source.given:
+            listing, part = place.source.given(tree, info.classes)
+        else:
+            listing, part = pictures(tree, "test", info.classes), "test"
+        _require_labels_below(len(info.classes), listing.labels, place.path)
+        how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
+        shape = {"channels": info.channels, "size": info.image_size}
+        images, _ = read_pictures(place.path, tree, listing, part, **shape, **how)
+        return Split(images, torch.from_numpy(listing.labels), listing.left_out, listing.notes)
+    require_no_streaming(memory, workers, source)
     arrays, labels = _arrays(place, "test")
     _require_labels_below(len(info.classes), labels, place.path)
     if arrays.shape[1] != info.channels:
@@ -234,6 +236,7 @@ def load_splits(
     image_size: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Split, DataInfo, Split]:
     """The training split, what there is to know of the data set, and the test split: for what trains and tests.
@@ -241,12 +244,12 @@ def load_splits(
     Both splits are held in the same way, and unreadable pictures of both are listed together.
 
     Args:
-        source, data_dir, image_size, memory, workers, reporter: as of `load_train`.
+        source, data_dir, image_size, memory, workers, columns, reporter: as of `load_train`.
 
     Raises:
         InputError: as `load_train` and `load_test`.
     """
-    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "reporter": reporter}
+    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "columns": columns, "reporter": reporter}
     try:
         train, info = load_train(source, image_size=image_size, memory=memory, **shared)
     except Unreadable as error:
@@ -256,15 +259,16 @@ def load_splits(
 
 
 def _unreadable_test(
-    source: str, training: Unreadable, data_dir: str | None, memory: Memory, workers: int, reporter: Reporter | None
+    source: str, training: Unreadable, data_dir: str | None, columns: Columns | None, **how: Any
 ) -> list[Broken]:
     """The unreadable test pictures of a data set that has unreadable training pictures."""
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
     assert place.source.pictures is not None
+    shape = {"channels": training.channels, "size": training.size}
     try:
-        with open_tree(place.path) as tree:
-            listing = place.source.pictures(tree, "test", None)
-            _pictures(tree, listing, "test", training.channels, training.size, data_dir, memory, workers, reporter)
+        tree = open_tree(place.path)
+        listing = place.source.pictures(tree, "test", None)
+        read_pictures(place.path, tree, listing, "test", data_dir=data_dir, **shape, **how)
     except Unreadable as error:
         return error.broken
     except InputError:  # told when the training pictures are mended
@@ -275,58 +279,6 @@ def _unreadable_test(
 def _arrays(place: Place, part: str) -> tuple[Bytes, Labels]:
     assert place.source.arrays is not None, f"{place.source.kind} gives neither pictures nor arrays"
     return place.source.arrays(place.path, part)
-
-
-def _pictures(
-    tree: Tree,
-    listing: Listing,
-    part: str,
-    channels: int | None,
-    size: int | None,
-    data_dir: str | None,
-    memory: Memory,
-    workers: int,
-    reporter: Reporter | None,
-) -> tuple[Tensor | Streamed, Counts]:
-    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256].
-
-    `channels` and `size` are taken from the pictures where they are None.
-    """
-    count = len(listing.names)
-    index = None
-    if memory != "whole" and is_dir(tree.path):
-        files = Files.look(tree.path, listing.names)
-        index = Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
-    elif memory == "stream":
-        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
-    if channels is None or size is None:
-        found = index.shape() if index is not None else survey(tree, listing.names)
-        channels, size = channels or found[1], size or found[0]
-    if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
-        _require_no_workers(workers, str(tree.path))
-        if is_dir(tree.path):
-            require_tensor_fits(count, channels, size, ", or --data-memory stream")
-        images = torch.from_numpy(decode(tree, listing.names, channels, size))
-        return images, _counts(images)
-    require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
-    decoders = Decoders(workers)
-    counts = index.counts(channels, size, decoders)
-    decoders.close()  # until batches are asked for, if they are
-    return Streamed(index.files, channels, size, decoders, digests=index.digests(channels, size)), counts
-
-
-def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:
-    if memory == "stream":
-        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
-    _require_no_workers(workers, source)
-
-
-def _require_no_workers(workers: int, source: str) -> None:
-    if workers:
-        raise InputError(
-            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
-            "give --data-memory stream for a folder of pictures"
-        )
 
 
 def fingerprint(split: Split) -> str:
@@ -414,14 +366,6 @@ def _require_labels_below(count: int, labels: Labels, path: Path) -> None:
             f"{str(path)!r} has the label {labels.max()} where only 0 to {count - 1} are known; "
             "give the data set that belongs to these classes, or fetch it again"
         )
-
-
-def _counts(images: Tensor) -> Counts:
-    """How often each of the 256 values occurs in each channel of [N, C, H, W]: [C, 256]."""
-    counts = np.zeros((images.shape[1], 256), np.int64)
-    for start in range(0, len(images), 1024):
-        counts += count_values(images[start : start + 1024].numpy())
-    return counts
 
 
 def _mean_std(counts: Counts) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -111,6 +111,6 @@ class Streamed:
         """A batch in equal shares for all processes."""
         shares = max(1, min(self.decoders.count, len(positions) // SMALLEST_SHARE))
         return [
-            self.decoders.begin(decode_files, self.files.root, self.files.at(share), self.channels, self.size)
+            self.decoders.begin(decode_files, self.files.tree, self.files.at(share), self.channels, self.size)
             for share in np.array_split(positions, shares)
         ]
