@@ -215,7 +215,7 @@ def load_test(
             listing, part = pictures(tree, "test", info.classes), "test"
         _require_labels_below(len(info.classes), listing.labels, place.path)
         how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
-        shape = {"channels": info.channels, "size": info.image_size}
+        shape: dict[str, Any] = {"channels": info.channels, "size": info.image_size}
         images, _ = read_pictures(place.path, tree, listing, part, **shape, **how)
         return Split(images, torch.from_numpy(listing.labels), listing.left_out, listing.notes)
     require_no_streaming(memory, workers, source)
@@ -264,7 +264,7 @@ def _unreadable_test(
     """The unreadable test pictures of a data set that has unreadable training pictures."""
     place = locate(source, data_dir, columns)
     assert place.source.pictures is not None
-    shape = {"channels": training.channels, "size": training.size}
+    shape: dict[str, Any] = {"channels": training.channels, "size": training.size}
     try:
         tree = open_tree(place.path)
         listing = place.source.pictures(tree, "test", None)

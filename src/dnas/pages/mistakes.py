@@ -41,7 +41,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
         if not is_here(info.source, data.get("data_dir") or None):
             return {"why": f"the data set {info.source} is not on this machine any more"}
         columns = Columns(*(data.get(name, "") for name in ("image_column", "label_column", "root")))
-        where = {"data_dir": data.get("data_dir") or None, "columns": columns}
+        where: dict[str, Any] = {"data_dir": data.get("data_dir") or None, "columns": columns}
         split = load_test(info.source, info, memory=data.get("memory", "auto"), **where)
     except InputError as error:
         return {"why": str(error)}

@@ -141,7 +141,8 @@ def load_array(tree: Tree, name: str) -> Numbers:
                     f"{where!r} holds Python objects, which are pickled, and unpickling could run anything; save the "
                     "array with numbers, as of np.stack, in place of objects"
                 )
-            start, order = stream.tell(), "F" if fortran else "C"
+            start = stream.tell()
+            order: Literal["F", "C"] = "F" if fortran else "C"
             size, expected = tree.status(name)[0], math.prod(shape) * dtype.itemsize
             if size - start != expected:
                 raise InputError(
@@ -150,9 +151,11 @@ def load_array(tree: Tree, name: str) -> Numbers:
             if not expected:
                 raise InputError(f"{where!r} is an array of shape {shape}, which holds nothing; fill it or remove it")
             if isinstance(tree, Folder):
-                return np.memmap(tree.path / name, dtype, "r", start, shape, order)
+                mapped: Numbers = np.memmap(tree.path / name, dtype, "r", start, shape, order)
+                return mapped
             require_memory(size, f"{where!r}", "save it as an .npy file in a folder")
-            return np.frombuffer(stream.read(), dtype).reshape(shape, order=order)
+            values: Numbers = np.frombuffer(stream.read(), dtype).reshape(shape, order=order)
+            return values
     except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise

@@ -199,7 +199,9 @@ def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: s
         if folder not in used:
             unread = Reason.UNLABELED if folder in layout.unlabeled else Reason.BESIDE
             reason = Reason.VALIDATION if folder in layout.validation else unread
-            left_out.add(reason, folder, len(look_below(tree, folder).names))
+            below = look_below(tree, folder)
+            left_out.add(reason, folder, len(below.names))
+            left_out.include(below.left_out)
 
 
 def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> None:
