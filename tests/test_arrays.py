@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from data_tools import no_network, picture, random_bytes, refused, write  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from source_tools import one, same
 
-from dnas.data.overview import overview
-from dnas.data.splits import fingerprint, load_splits, load_test, load_train
+from dnas.data.sources.archive import open_tree
+from dnas.data.sources.registry import locate
 
 on_tmp_path = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TRAIN = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
@@ -51,27 +51,15 @@ def packed(path: Path, data: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def same(source: Path, folders: Path, **options) -> None:
-    """Both splits are those of the class folders, to the bit."""
-    (train, info, test), (other, known, held_out) = load_splits(str(source), **options), load_splits(str(folders))
-    for one, two in ((train, other), (test, held_out)):
-        assert torch.equal(one.batch(torch.arange(len(one))), two.images) and torch.equal(one.labels, two.labels)
-    assert (info.classes, info.channels, info.image_size, info.mean, info.std) == (
-        known.classes, known.channels, known.image_size, known.mean, known.std
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("shape", [(9, 9), (12, 10), (12, 9, 3), (11, 9, 1), (70, 80, 3), (9, 12, 4)], ids=str)
 def test_arrays_are_the_same_pictures_in_class_folders(tmp_path, shape):
     data = arrays(*shape)
     folders = class_folders(tmp_path / "folders", data)
-    same(packed(tmp_path / "x.npz", data), folders)
-    folder = saved(tmp_path / "npy", data)
-    same(folder, folders)
-    same(folder, folders, memory="stream", workers=1)
+    same(one(packed(tmp_path / "x.npz", data)), one(folders))
+    same(one(saved(tmp_path / "npy", data)), one(folders))
     if len(shape) == 3:
         planes = {k: v.transpose(0, 3, 1, 2) if v.ndim == 4 else v for k, v in data.items()}
-        same(packed(tmp_path / "planes.npz", planes), folders)
+        same(one(packed(tmp_path / "planes.npz", planes)), one(folders))
 
 
 @pytest.mark.parametrize(
@@ -86,22 +74,22 @@ def test_arrays_are_the_same_pictures_in_class_folders(tmp_path, shape):
 )
 def test_usual_names(tmp_path, names):
     data = arrays(9, 9)
-    expected = fingerprint(load_train(str(packed(tmp_path / "x.npz", data)))[0])
     renamed = dict(zip(names, data.values(), strict=True))
-    train, info, test = load_splits(str(packed(tmp_path / "y.npz", renamed)))
-    assert fingerprint(train) == expected and len(test) == 4 and overview(info, train, test)[1:] == []
+    found = one(packed(tmp_path / "y.npz", renamed))
+    same(found, one(packed(tmp_path / "x.npz", data)))
+    assert found.left_out == []
 
 
 def test_medmnist_validation_is_reported_and_labels_may_be_columns(tmp_path):
     data = arrays(9, 9)
     data |= {"train_labels": TRAIN[:, None], "test_labels": TEST[:, None].astype(np.uint8)}
     data |= {"val_images": random_bytes(3, 9, 9), "val_labels": np.zeros((3, 1)), "extra": np.zeros(3)}
-    train, info, test = load_splits(str(packed(tmp_path / "x.npz", data)))
-    assert train.labels.tolist() == TRAIN.tolist() and test.labels.tolist() == TEST.tolist()
-    assert overview(info, train, test)[1:] == [
-        "left out: validation images in 'val_images.npy' (3 images), since there are test images; to train on them, "
-        "move them to the training images",
-        "left out: arrays that are neither images nor labels: extra.npy",
+    found = one(packed(tmp_path / "x.npz", data))
+    assert found.labels == [TRAIN.tolist(), TEST.tolist()]
+    assert found.left_out == [
+        "validation images in 'val_images.npy' (3 images), since there are test images; to train on them, move them to "
+        "the training images",
+        "arrays that are neither images nor labels: extra.npy",
     ]
 
 
@@ -110,8 +98,9 @@ def test_without_a_test_the_fifth_of_class_folders_is_held_out(tmp_path):
     for k, (pixels, label) in enumerate(zip(*data.values(), strict=True)):
         picture(tmp_path / "folders" / str(label) / f"{k:02}.png", pixels)
     for names in (("images", "labels"), ("X", "y"), ("x_train", "y_train")):
-        same(packed(tmp_path / "x.npz", dict(zip(names, data.values(), strict=True))), tmp_path / "folders")
-    both = [set(map(bytes, split.images.numpy())) for split in load_splits(str(tmp_path / "x.npz"))[::2]]
+        found = one(packed(tmp_path / "x.npz", dict(zip(names, data.values(), strict=True))))
+        same(found, one(tmp_path / "folders"))
+    both = [set(map(bytes, images)) for images in found.images]
     assert not both[0] & both[1] and len(both[0] | both[1]) == 20
 
 
@@ -125,10 +114,10 @@ def test_other_numbers_are_rounded_to_bytes_and_said(tmp_path, kind, white, said
     folders = class_folders(tmp_path / "folders", data)
     for part in ("train", "test"):
         data[f"{part}_images"] = (data[f"{part}_images"] * (white / 255)).astype(kind)
-    same(packed(tmp_path / "x.npz", data), folders)
-    train, info, test = load_splits(str(tmp_path / "x.npz"))
-    lines = overview(info, train, test)[1:]
-    assert len(lines) == bool(said) and all(said in line and "floating-point" in line for line in lines)
+    found = one(packed(tmp_path / "x.npz", data))
+    same(found, one(folders))
+    notes = set(found.notes)
+    assert len(notes) == bool(said) and all(said in note and "floating-point" in note for note in notes)
 
 
 def test_the_scale_is_that_of_training(tmp_path):
@@ -137,18 +126,18 @@ def test_the_scale_is_that_of_training(tmp_path):
     for high, words in ((2.0, "0 to 1 belong"), (float("nan"), "nan")):
         data["test_images"] = np.full((4, 9, 9), high)
         with refused("test_images", words):
-            load_splits(str(packed(tmp_path / "x.npz", data)))
+            one(packed(tmp_path / "x.npz", data))
     data["train_images"] = arrays(9, 9)["train_images"] * 1.0  # up to 255
     data["test_images"] = np.full((4, 9, 9), 1.0)
-    assert load_splits(str(packed(tmp_path / "x.npz", data)))[2].images.unique().tolist() == [1]
+    assert np.unique(one(packed(tmp_path / "x.npz", data)).images[1]).tolist() == [1]
 
 
 @pytest.mark.parametrize("labels", [np.eye(3, dtype=np.uint8)[TRAIN], np.eye(3)[TRAIN], TRAIN.astype(float), TRAIN > 1])
 def test_forms_of_labels(tmp_path, labels):
     data = {"images": random_bytes(9, 9, 9), "labels": labels}
-    train, info, test = load_splits(str(packed(tmp_path / "x.npz", data)))
+    found = one(packed(tmp_path / "x.npz", data))
     expected = np.unique(labels if labels.ndim == 1 else labels.argmax(1))
-    assert info.classes == tuple(str(int(name)) for name in expected) and len(train) + len(test) == 9
+    assert found.classes == tuple(str(int(name)) for name in expected) and sum(map(len, found.images)) == 9
 
 
 def test_labels_may_be_names_and_other_numbers(tmp_path):
@@ -156,11 +145,11 @@ def test_labels_may_be_names_and_other_numbers(tmp_path):
         "train_labels": np.array(["b", "a c", "é"])[TRAIN],
         "test_labels": np.array(["b", "é", "b", "b"]),
     }
-    _, info, test = load_splits(str(packed(tmp_path / "x.npz", data)))
-    assert info.classes == ("a c", "b", "é") and test.labels.tolist() == [1, 2, 1, 1]
+    found = one(packed(tmp_path / "x.npz", data))
+    assert found.classes == ("a c", "b", "é") and found.labels[1] == [1, 2, 1, 1]
     data = arrays(9, 9) | {"train_labels": np.array([-1, 10, 2])[TRAIN], "test_labels": np.array([10, 2, -1, 2])}
-    _, info, test = load_splits(str(packed(tmp_path / "x.npz", data)))
-    assert info.classes == ("-1", "2", "10") and test.labels.tolist() == [2, 1, 0, 1]
+    found = one(packed(tmp_path / "x.npz", data))
+    assert found.classes == ("-1", "2", "10") and found.labels[1] == [2, 1, 0, 1]
 
 
 REFUSED = {
@@ -186,7 +175,7 @@ def test_what_is_not_clear_is_refused(tmp_path, name):
     data = {k: v for k, v in (arrays(9, 9) | changed).items() if v is not None}
     for source in (packed(tmp_path / "x.npz", data), saved(tmp_path / "npy", data)):
         with refused(str(source), *words):
-            load_splits(str(source))
+            one(source)
 
 
 class Fired(Exception):
@@ -207,12 +196,12 @@ def test_pickles_are_never_opened(tmp_path, name):
     data = arrays(9, 9) | {name: np.array([Bomb()] * 9, object)}
     for source in (packed(tmp_path / "x.npz", data), saved(tmp_path / "npy", data)):
         with refused(name, "pickled"):
-            load_splits(str(source))
+            one(source)
     with zipfile.ZipFile(tmp_path / "y.npz", "w") as file:  # a pickle and no array at all
         file.writestr("images.npy", b"\x80\x04cos\nsystem\n")
         file.writestr("labels.npy", b"\x80\x04cos\nsystem\n")
     with refused("labels.npy", "cannot be read"):
-        load_train(str(tmp_path / "y.npz"))
+        one(tmp_path / "y.npz")
 
 
 @on_tmp_path
@@ -224,7 +213,7 @@ def test_truncated_arrays_are_refused_wherever_they_end(tmp_path, keep, form):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
     with refused(path.name):
-        load_train(str(source))
+        one(source)
 
 
 def test_a_header_that_claims_the_world_takes_no_memory(tmp_path):
@@ -233,30 +222,21 @@ def test_a_header_that_claims_the_world_takes_no_memory(tmp_path):
     saved(tmp_path / "npy", arrays(9, 9))
     write(tmp_path / "npy" / "train_images.npy", header.getvalue())
     with refused("train_images.npy", "bytes"):
-        load_train(str(tmp_path / "npy"))
+        one(tmp_path / "npy")
 
 
 def test_arrays_in_another_order_of_memory_are_the_same(tmp_path):
     data = arrays(9, 12, 3)
     turned = {name: np.asfortranarray(values) for name, values in data.items()}
     folders = class_folders(tmp_path / "folders", data)
-    same(saved(tmp_path / "npy", turned), folders)
-    same(packed(tmp_path / "x.npz", turned), folders)
+    for source in (saved(tmp_path / "npy", turned), packed(tmp_path / "x.npz", turned)):
+        same(one(source), one(folders))
 
 
-def test_streaming_an_npz_is_refused(tmp_path):
-    with refused("--data-memory stream", "save them as .npy files"):
-        load_train(str(packed(tmp_path / "x.npz", arrays(9, 9))), memory="stream")
-
-
-def test_a_streamed_array_that_changes_is_another(tmp_path):
-    folder = saved(tmp_path / "npy", arrays(9, 9))
-    first = load_train(str(folder), memory="stream", workers=1)[0]
-    assert fingerprint(first) == fingerprint(load_train(str(folder), memory="stream", workers=1)[0])
-    data = arrays(9, 9)
-    data["train_images"][0] ^= 255
-    saved(folder, data)
-    assert fingerprint(first) != fingerprint(load_train(str(folder), memory="stream", workers=1)[0])
+def test_an_npz_says_why_it_is_not_streamed(tmp_path):
+    source = packed(tmp_path / "x.npz", arrays(9, 9))
+    tree = locate(str(source), None).source.pictures(open_tree(source), "train", None).tree
+    assert "save them as .npy files" in tree.held
 
 
 @on_tmp_path
@@ -273,12 +253,16 @@ def test_every_image_is_used_or_reported(tmp_path_factory, counts, unlabeled):
             data[f"{part}_images"] = random_bytes(count, 9, 9)
             if part not in unlabeled:
                 data[f"{part}_labels"] = np.arange(count) % 2
-    train, _, test = load_splits(str(packed(root / "x.npz", data)))
-    reported = sum(items.total() for items in train.left_out.counts.values()) + (not test.left_out.counts) - 1
-    assert len(train) + len(test) + reported == sum(counts.values())
+    found = one(packed(root / "x.npz", data), decoded=False)
+    reported = sum(items.total() for items in found.counts.values())
+    assert sum(map(len, found.names)) + reported == sum(counts.values())
 
 
 def test_other_arrays_are_tested_as_a_whole_in_the_classes_of_training(tmp_path):
-    _, info = load_train(str(packed(tmp_path / "x.npz", arrays(9, 9))))
     other = packed(tmp_path / "y.npz", {"images": random_bytes(3, 9, 9), "labels": np.array([2, 2, 1])})
-    assert load_test(str(other), info, every=True).labels.tolist() == [2, 2, 1]
+    listing, part = locate(str(other), None).source.given(open_tree(other), ("0", "1", "2"))
+    assert listing.labels.tolist() == [2, 2, 1] and part == "all"
+    listing, part = locate(str(other), None).source.given(open_tree(packed(other, arrays(9, 9))), ("2", "1", "0"))
+    assert listing.labels.tolist() == [2, 1, 1, 0] and part == "test"
+    with refused("'2'", "was not there in training"):
+        locate(str(other), None).source.given(open_tree(other), ("0", "1"))

@@ -1,9 +1,9 @@
 """Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
-A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or the path of a
-folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has
-all names) of class folders, class folders directly, or a named set as its makers unpack it. A name wins over
-a folder of the same name; write `./digits` for the folder.
+A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or a path: a folder with the four
+IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) of class
+folders, class folders directly, a named set as its makers unpack it; arrays, a list of pictures, or an archive. A name
+wins over a folder of the same name; write `./digits` for the folder.
 
 The training and the test split come from two functions, so that a search that is handed the result of
 `load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a
@@ -149,11 +149,11 @@ def load_train(
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
 
     Args:
-        source: a name or a folder, see the module.
+        source: a name or a path, see the module.
         data_dir: where named data sets lie or are downloaded to; by default the environment's
             DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
         image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
-        memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
+        memory: "whole" holds all images, "stream" leaves them in their files, which pictures and .npy files can; "auto"
             streams where they would take more than half of this machine's memory.
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
         columns: how a list of images is read; only for those.
