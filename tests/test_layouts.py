@@ -128,7 +128,7 @@ INVENTED = {
         left_out=(
             "folders beside the splits: 'docs' (no images), 'extra' (4 images)",
             "images outside class folders: 1 in '.'",
-            "2 files that are not images (1 .csv, 1 .md)",
+            "3 files that are not images (1 .csv, 1 .md, 1 .txt)",
         ),
     ),
     "files within": Read(
@@ -221,7 +221,7 @@ PUBLIC = {
         "Test",
         (
             "folders beside the splits: 'papers' (no images), 'test-multiple_fruits' (3 images)",
-            "1 file that is not an image (1 without an ending)",
+            "2 files that are not images (1 without an ending, 1 .pdf)",
         ),
     ),
     "GTSRB, Kaggle": Refused("Train/{0,1,2} *2\nTest *3\nMeta *3\nTrain.csv", ("has Train/ but no test/", "Train folder")),

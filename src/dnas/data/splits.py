@@ -1,9 +1,9 @@
 """Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
 A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or a path: a folder with the four
-IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) of class
-folders, class folders directly, a named set as its makers unpack it; arrays, a list of pictures, or an archive. A name
-wins over a folder of the same name; write `./digits` for the folder.
+IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) of
+class folders, class folders directly, a named set as its makers unpack it; arrays, a list of pictures, or an archive.
+A name wins over a folder of the same name; write `./digits` for the folder.
 
 The training and the test split come from two functions, so that a search that is handed the result of
 `load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a

@@ -26,7 +26,7 @@ from dnas.data.sources.listing import (
 from dnas.data.sources.parts import IMAGE_FOLDERS, find_parts, is_part, part_of
 from dnas.data.sources.protocol import Columns, Source
 from dnas.data.sources.samples import Labels, in_test
-from dnas.data.sources.table import Row, read_list
+from dnas.data.sources.table import Row, names_images, read_list
 from dnas.data.sources.tree import Folder, Tree, is_dir
 from dnas.errors import InputError
 
@@ -156,7 +156,7 @@ def _files(tree: Tree) -> list[_File]:
         return []
     lists = [name for name in top_files(tree) if name.lower().endswith(LIST_ENDINGS)]
     metadata = [name for name in lists if name in _METADATA]
-    chosen = metadata or lists
+    chosen = metadata or [name for name in lists if names_images(tree, name)]
     return [_File(chosen[0])] if len(chosen) == 1 else []
 
 

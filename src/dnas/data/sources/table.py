@@ -40,14 +40,7 @@ class _Table:
 def read_list(tree: Tree, name: str, columns: Columns) -> list[Row]:
     """The rows of a list, in their order. Raises InputError naming the list and the line."""
     where = str(tree.path / name)
-    content = _text(tree, name)
-    if name.lower().endswith(".jsonl"):
-        table = _json_lines(content, where)
-    elif name.lower().endswith(".tsv"):
-        table = _delimited(content, "\t", where)
-    else:
-        tables = (_delimited(content, delimiter, where) for delimiter in _DELIMITERS)
-        table = next((t for t in tables if _has_columns(t, columns)), None) or _delimited(content, ",", where)
+    table = _table(tree, name, columns)
     image = _column(table, columns.image, _IMAGE, "images", "--image-column", where)
     label = _column(table, columns.label, _LABEL, "labels", "--label-column", where)
     split = next((k for k, column in enumerate(table.columns) if _plain(column) in _SPLIT and k != label), None)
@@ -70,6 +63,24 @@ def read_list(tree: Tree, name: str, columns: Columns) -> list[Row]:
     if not rows:
         raise InputError(f"{where!r} has no rows; give one line an image")
     return rows
+
+
+def names_images(tree: Tree, name: str) -> bool:
+    """Whether a file is a list of images by the usual names of its columns."""
+    try:
+        return _has_columns(_table(tree, name, Columns()), Columns())
+    except InputError:
+        return False
+
+
+def _table(tree: Tree, name: str, columns: Columns) -> _Table:
+    where, content = str(tree.path / name), _text(tree, name)
+    if name.lower().endswith(".jsonl"):
+        return _json_lines(content, where)
+    if name.lower().endswith(".tsv"):
+        return _delimited(content, "\t", where)
+    tables = (_delimited(content, delimiter, where) for delimiter in _DELIMITERS)
+    return next((t for t in tables if _has_columns(t, columns)), None) or _delimited(content, ",", where)
 
 
 def _text(tree: Tree, name: str) -> str:
