@@ -130,6 +130,8 @@ def test_the_scale_is_that_of_training(tmp_path):
     data["train_images"] = arrays(9, 9)["train_images"] * 1.0  # up to 255
     data["test_images"] = np.full((4, 9, 9), 1.0)
     assert np.unique(one(packed(tmp_path / "x.npz", data)).images[1]).tolist() == [1]
+    data["train_images"] = arrays(9, 9)["train_images"] * (1.5 / 255)  # dark, but not from 0 to 1
+    assert one(packed(tmp_path / "x.npz", data)).images[0].max() == 2
 
 
 @pytest.mark.parametrize("labels", [np.eye(3, dtype=np.uint8)[TRAIN], np.eye(3)[TRAIN], TRAIN.astype(float), TRAIN > 1])

@@ -82,8 +82,7 @@ def test_a_stopped_and_streamed_search_goes_on_to_the_bits_of_class_folders(
     assert contents(tmp_path / "run", NAMES) == undisturbed
 
 
-def test_a_run_on_a_list_is_tested_and_refused_when_it_changed(images, tmp_path):
-    """Its columns are those of the run, unless others are given."""
+def test_a_run_on_a_list_is_tested_by_its_own_columns(images, tmp_path):
     path = listed(images, tmp_path / "x.jsonl")
     result = dnas.run(
         data=str(path),
@@ -102,6 +101,14 @@ def test_a_run_on_a_list_is_tested_and_refused_when_it_changed(images, tmp_path)
         tested = invoke("evaluate", tmp_path / "run", *options, "--json").json
         assert tested["test_accuracy"] == result["test_accuracy"]
     assert "--image-column" in invoke("evaluate", tmp_path / "run", "--data", images, "--image-column", "mine").err
+
+
+@pytest.mark.parametrize("memory", ["whole", "stream"])
+def test_a_list_that_changed_is_not_resumed(images, tmp_path, memory):
+    path = listed(images, tmp_path / "x.jsonl")
+    columns = {"image_column": "mine", "label_column": "kind", "root": str(images)}
+    with pytest.raises(Interrupted):
+        dnas.search(data=str(path), data_memory=memory, out=tmp_path / "run", reporter=Stops(), **columns, **FEW)
     path.write_text("\n".join(path.read_text().split("\n")[:-4]))
     with pytest.raises(InputError, match="have changed since"):
         dnas.resume(tmp_path / "run")
