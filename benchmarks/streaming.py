@@ -61,7 +61,7 @@ class Pictures(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         files = self.images.files
-        return torch.from_numpy(decode_files(files.root, files.at([index]), self.images.channels, self.images.size)[0])
+        return torch.from_numpy(decode_files(files.tree, files.at([index]), self.images.channels, self.images.size)[0])
 
     def __len__(self) -> int:
         return len(self.images.files)

@@ -14,6 +14,7 @@ from PIL import Image
 from dnas.data.headers import Headers, Rule
 from dnas.data.index import Files, Index, _Known
 from dnas.data.pictures import square_picture
+from dnas.data.sources.tree import Folder
 from dnas.data.splits import load_splits, load_test, load_train
 from dnas.pipeline.model import info_from_json
 
@@ -204,10 +205,10 @@ def test_gray_in_formats_that_know_it_is_told_by_how_it_is_stored(tmp_path):
 def test_an_older_index_is_read_again_for_its_headers_alone(tmp_path):
     root = numbers(tmp_path / "images", -1.0, 1.0, np.float32)
     names, labels = ["train/a/0.tif", "train/b/0.tif"], np.array([0, 1])
-    index = Index(Files.look(root, names), labels, tmp_path / "index")
+    index = Index(Files.look(Folder(root), names), labels, tmp_path / "index")
     wanted = index.shape()
     assert wanted == Headers({8: 2}, {8: 2}, 0, True, (-1.0, 1.0), False)
-    older = Index(Files.look(root, names), labels, tmp_path / "index")
+    older = Index(Files.look(Folder(root), names), labels, tmp_path / "index")
     older._known = {digest: _Known(sides={8: 1}, grey=True, counts={"1x8": [[1] * 256]}) for digest in older.groups}
     assert older.shape() == wanted
     assert all(known.counts == {"1x8": [[1] * 256]} for known in older._known.values())

@@ -17,7 +17,7 @@ from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOpti
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.runtime.execution import DEFAULT
-from dnas.settings import DataSettings, WidthTrainSettings
+from dnas.settings import AUTO_RESIZE, DataSettings, WidthTrainSettings
 from dnas.space.registry import get_space
 from dnas.study.cluster import RaySettings
 from dnas.study.design import StudySettings
@@ -56,6 +56,7 @@ def test_a_default_is_printed_once_and_says_something(command):
 IN_FORCE: dict[str, Any] = {
     "--data": DataSettings().source,
     "--data-memory": DataSettings().memory,
+    "--resize": AUTO_RESIZE,
     "--method": Config().method,
     "--space": Config().space,
     "--seed": Config().seed,
@@ -81,7 +82,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("show", "--width"): "the run's, else 1",
 }
 IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
-                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest")  # fmt: skip
+                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

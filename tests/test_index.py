@@ -16,7 +16,7 @@ from PIL import Image
 from dnas.data import index as module
 from dnas.data.index import Files, Index, _groups, index_file
 from dnas.data.pictures import decode, survey
-from dnas.data.sources.tree import open_tree
+from dnas.data.sources.tree import Folder
 from dnas.errors import InputError
 from dnas.reporter import Silent
 
@@ -73,15 +73,14 @@ def names_in(folder):
 def opened(folder, reporter=None):
     names = names_in(folder)
     labels = np.array([0 if name.startswith("a") else 1 for name in names])
-    return Index(Files.look(folder, names), labels, folder.parent / "cache" / "index.json", reporter)
+    return Index(Files.look(Folder(folder), names), labels, folder.parent / "cache" / "index.json", reporter)
 
 
 def seen(folder):
     """Which pictures a new start looks at; what it then knows is right."""
     decoders = Here()
     counts = opened(folder).counts(3, 8, decoders)
-    with open_tree(folder) as tree:
-        pixels = decode(tree, names_in(folder), 3, 8)
+    pixels = decode(Folder(folder), names_in(folder), 3, 8)
     expected = [[(pixels[:, c] == value).sum() for value in range(256)] for c in range(3)]
     assert np.array_equal(counts, expected)
     return decoders.seen
@@ -94,7 +93,7 @@ def seen(folder):
 def test_any_name_comes_back(tmp_path, name):
     (tmp_path / "first").write_bytes(b"12")
     (tmp_path / name).write_bytes(b"123")
-    files = Files.look(tmp_path, ["first", name])
+    files = Files.look(Folder(tmp_path), ["first", name])
     assert len(files) == 2
     (found, size, changed), first = files.at([1, 0])
     assert (found, size, changed) == (name, 3, (tmp_path / name).stat().st_mtime_ns)
@@ -103,12 +102,12 @@ def test_any_name_comes_back(tmp_path, name):
 
 def test_a_file_that_is_not_there_is_no_error_yet(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    assert Files.look(tmp_path, ["dangling"]).at([0]) == [("dangling", -1, -1)]
+    assert Files.look(Folder(tmp_path), ["dangling"]).at([0]) == [("dangling", -1, -1)]
 
 
 def test_the_table_takes_little(tmp_path):
     names = [f"class {k % 7}/{k}.png" for k in range(1000)]
-    files = Files.look(tmp_path, names)
+    files = Files.look(Folder(tmp_path), names)
     assert len(pickle.dumps(files)) < 60 * 1000
 
 
@@ -126,8 +125,7 @@ def test_groups_are_short_runs_that_make_up_all(labels, ordered):
 
 
 def test_it_says_what_looking_at_all_pictures_says(folder):
-    with open_tree(folder) as tree:
-        assert opened(folder).shape() == survey(tree, names_in(folder))
+    assert opened(folder).shape() == survey(Folder(folder), names_in(folder))
     assert sorted(seen(folder)) == names_in(folder)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from dnas.data.overview import overview
 from dnas.data.sources.folder import find_layout, list_folder
 from dnas.data.sources.parts import part_of
+from dnas.data.sources.tree import Folder
 from dnas.data.splits import load_splits, load_train
 from dnas.errors import InputError
 
@@ -98,14 +99,14 @@ INVENTED = {
     "validation and test": Read(
         f"train/{AB} *2\nval/{AB} *3\ntest/{AB} *2",
         "a b",
-        left_out=("validation images in 'val' (6 images), since there is a test folder; to train on them, move them there",),
+        left_out=("validation images in 'val' (6 images), since there are test images; to train on them, move them to the training images",),
     ),
     "validation and test in capitals": Read(
         f"TRAIN/{AB} *2\nVALID/{AB} *1\nTEST/{AB} *2",
         "a b",
         "TRAIN",
         "TEST",
-        ("validation images in 'VALID' (2 images), since there is a test folder; to train on them, move them there",),
+        ("validation images in 'VALID' (2 images), since there are test images; to train on them, move them to the training images",),
     ),
     "test without classes": Read(
         f"train/{AB} *2\nval/{AB} *2\ntest *3",
@@ -127,7 +128,7 @@ INVENTED = {
         left_out=(
             "folders beside the splits: 'docs' (no images), 'extra' (4 images)",
             "images outside class folders: 1 in '.'",
-            "2 files that are not images (1 .csv, 1 .md)",
+            "3 files that are not images (1 .csv, 1 .md, 1 .txt)",
         ),
     ),
     "files within": Read(
@@ -208,7 +209,7 @@ PUBLIC = {
         "__MACOSX/train/._NORMAL\nchest_xray/{train,test,val}/{NORMAL,PNEUMONIA} *1",
         "NORMAL PNEUMONIA",
         left_out=(
-            "validation images in 'val' (2 images), since there is a test folder; to train on them, move them there",
+            "validation images in 'val' (2 images), since there are test images; to train on them, move them to the training images",
             "folders beside the splits: 'chest_xray' (6 images)",
             "hidden files and folders: .DS_Store, __MACOSX",
         ),
@@ -220,7 +221,7 @@ PUBLIC = {
         "Test",
         (
             "folders beside the splits: 'papers' (no images), 'test-multiple_fruits' (3 images)",
-            "1 file that is not an image (1 without an ending)",
+            "2 files that are not images (1 without an ending, 1 .pdf)",
         ),
     ),
     "GTSRB, Kaggle": Refused("Train/{0,1,2} *2\nTest *3\nMeta *3\nTrain.csv", ("has Train/ but no test/", "Train folder")),
@@ -247,11 +248,11 @@ PUBLIC = {
     "PlantVillage, color": flat("{Apple___scab,Corn___rust} *2", "Apple___scab Corn___rust"),
     "Food-101": Refused("images/{apple_pie,ramen} *2\nmeta/{classes.txt,train.txt}\nREADME.txt", ("one folder 'images', and 'meta' holds none",)),
     "Food-11": Read("{training,validation,evaluation}/{Bread,Soup} *2", "Bread Soup", "training", "evaluation", (
-        "validation images in 'validation' (4 images), since there is a test folder; to train on them, move them there",)),
+        "validation images in 'validation' (4 images), since there are test images; to train on them, move them to the training images",)),
     "MNIST as PNG": Read("{training,testing}/{0,1,2,3,4,5,6,7,8,9} *1", "0 1 2 3 4 5 6 7 8 9", "training", "testing"),
     "CINIC-10": Read("{train,valid,test}/{airplane,truck} *2\nREADME.md\nimagenet-contributors.csv", "airplane truck",
         left_out=(
-            "validation images in 'valid' (4 images), since there is a test folder; to train on them, move them there",
+            "validation images in 'valid' (4 images), since there are test images; to train on them, move them to the training images",
             "2 files that are not images (1 .csv, 1 .md)",
         )),
     "Stanford Dogs": Refused(
@@ -294,7 +295,7 @@ def test_every_file_is_used_or_reported(tmp_path, png, case):
     train, info, test = load_splits(str(tmp_path), memory="whole")
     classes = tuple(case.classes.split("|" if "|" in case.classes else " "))
     assert info.classes == classes
-    listings = [list_folder(tmp_path, "train"), list_folder(tmp_path, "test", info.classes)]
+    listings = [list_folder(Folder(tmp_path), "train"), list_folder(Folder(tmp_path), "test", info.classes)]
     assert [len(train), len(test)] == [len(listing.names) for listing in listings]
 
     def below(folder: str) -> list[str]:
@@ -365,9 +366,9 @@ def test_no_split_becomes_a_class(tmp_path_factory, png, train, test, case, clas
         for name in classes:
             (root / part / name).mkdir(parents=True)
             (root / part / name / "0.png").write_bytes(png)
-    layout = find_layout(root)
+    layout = find_layout(Folder(root))
     assert (layout.train, layout.test) == (case(train), case(test))
-    assert list_folder(root, "train").classes == tuple(sorted(classes))
+    assert list_folder(Folder(root), "train").classes == tuple(sorted(classes))
 
 
 @pytest.mark.parametrize(
@@ -392,7 +393,7 @@ def test_linked_folders_within_classes_are_reported(tmp_path, png):
     grow(tmp_path, "{a,b} *5\nelsewhere/x.png", png)
     (tmp_path / "elsewhere").rename(tmp_path.parent / f"{tmp_path.name} elsewhere")
     (tmp_path / "a" / "more").symlink_to(tmp_path.parent / f"{tmp_path.name} elsewhere")
-    left_out = list_folder(tmp_path, "train").left_out
+    left_out = list_folder(Folder(tmp_path), "train").left_out
     assert left_out.lines() == ["linked folders within class folders: 1 in 'a'"]
 
 
@@ -402,7 +403,7 @@ def test_a_report_does_not_grow_with_the_files(tmp_path, png):
         for name in (f"note {k}.txt", f"._{k}.png", f".{k}.png"):
             (tmp_path / "a" / name).write_bytes(b"")
         (tmp_path / f"{k}.png").write_bytes(png)
-    left_out = list_folder(tmp_path, "train").left_out
+    left_out = list_folder(Folder(tmp_path), "train").left_out
     assert sum(map(len, left_out.counts.values())) == 4
     assert left_out.lines() == [
         "images outside class folders: 300 in '.'",
@@ -423,6 +424,6 @@ def test_each_folder_is_looked_at_few_times(tmp_path, png, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(os, "stat", None)
-    list_folder(tmp_path, "train")
+    list_folder(Folder(tmp_path), "train")
     deep = {path: count for path, count in looks.items() if path.endswith(("/x", "/y", "/a", "/b", "/c"))}
     assert set(deep.values()) == {1} and len(deep) == 9

@@ -22,7 +22,7 @@ def test_nothing_given_is_nothing_set():
 def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     """No option of the command line is stored and then read by nobody."""
     given = {
-        "data": "cifar10", "data_dir": "d", "image_size": 16, "seed": 3, "preset": "paper", "device": "cpu",
+        "data": "cifar10", "data_dir": "d", "image_column": "i", "label_column": "l", "root": "r", "image_size": 16, "seed": 3, "preset": "paper", "device": "cpu",
         "deterministic": True, "backend": "torch", "layers": 5, "channels": 12, "epochs": 4, "batch_size": 6, "method": "pc-darts",
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
@@ -34,7 +34,8 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     assert known == given.keys() | {"config", "out"}
     config = parse(nested("run", given))
     assert config.data.model_dump(exclude={"train_images", "fingerprint"}) == {
-        "source": "cifar10", "data_dir": "d", "image_size": 16, "resize": "pad", "memory": "stream", "workers": 3,
+        "source": "cifar10", "data_dir": "d", "image_column": "i", "label_column": "l", "root": "r", "image_size": 16,
+        "resize": "pad", "memory": "stream", "workers": 3,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert (config.backend, config.budget, config.finals, config.prior) == ("torch", 600.0, 4, "none")

@@ -165,7 +165,7 @@ def limited(monkeypatch, total):
 
 def test_what_is_too_large_for_half_the_memory_is_streamed(photographs, monkeypatch):
     need = 40 * 3 * 50 * 50
-    monkeypatch.setattr("dnas.data.splits.STREAMED_AT_ONCE", 8)
+    monkeypatch.setattr("dnas.data.reading.STREAMED_AT_ONCE", 8)
     for total, memory in ((2 * need, "whole"), (2 * need - 2, "stream"), (need, "stream")):
         limited(monkeypatch, total)
         train, info = load_train(str(photographs), image_size=50)
@@ -188,19 +188,6 @@ def test_what_cannot_be_streamed_is_refused(digits):
     for source, memory in (("digits", "auto"), (str(digits), "whole"), (str(digits), "auto")):
         with pytest.raises(InputError, match="--data-workers 2 decode what is streamed"):
             load_train(source, memory=memory, workers=2)
-
-
-def test_an_archive_is_not_streamed(tmp_path):
-    import zipfile
-
-    archive = tmp_path / "tiny-imagenet-200.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("tiny-imagenet-200/wnids.txt", "n1\nn2\n")
-        file.writestr("tiny-imagenet-200/words.txt", "n1\tfish\nn2\tfowl\n")
-        for wnid in ("n1", "n2"):
-            file.writestr(f"tiny-imagenet-200/train/{wnid}/images/0.JPEG", b"")
-    with pytest.raises(InputError, match="archive, which is not streamed; unpack it"):
-        load_train("tiny-imagenet", data_dir=str(tmp_path), memory="stream")
 
 
 @pytest.mark.parametrize(
@@ -344,7 +331,7 @@ def test_a_resumed_run_does_not_decide_anew(tmp_path, images, monkeypatch):
     dnas.search(out=tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
         limited(patch, 2 * 48 * 64 - 2)
-        patch.setattr("dnas.data.splits.STREAMED_AT_ONCE", 1)
+        patch.setattr("dnas.data.reading.STREAMED_AT_ONCE", 1)
         with pytest.raises(Interrupted):
             dnas.search(out=tmp_path / "run", reporter=Stops(), **options)
     assert 'memory = "stream"' in (tmp_path / "run" / "config.toml").read_text()

@@ -151,10 +151,10 @@ def test_test_images_that_are_read_past_the_data_module_are_found(tried):
         from dnas.data.pictures import decode
         from dnas.data.sources.folder import list_folder
         from dnas.data.sources.registry import locate
-        from dnas.data.sources.tree import open_tree
+        from dnas.data.sources.tree import Folder
 
-        with open_tree(locate(search.info.source, None).path) as tree:
-            decode(tree, list_folder(tree.path, "test", search.info.classes).names, 1, 8)
+        tree = Folder(locate(search.info.source, None).path)
+        decode(tree, list_folder(tree, "test", search.info.classes).names, 1, 8)
 
     tried(broken(Plain, after_epoch=after_epoch))
     with pytest.raises(InputError, match="20 unreadable images .*test/0/0.png"):

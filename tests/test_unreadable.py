@@ -19,6 +19,7 @@ from dnas.data import memory, pictures
 from dnas.data import splits as data
 from dnas.data.decoders import Decoders
 from dnas.data.memory import amount, is_short, memory_for, shortage
+from dnas.data.sources.tree import Folder
 from dnas.data.splits import load_splits, load_test, load_train
 from dnas.data.unreadable import Unreadable, require_jpeg_end, require_whole
 from dnas.errors import InputError, RunError
@@ -343,10 +344,10 @@ def test_tensors_that_run_short_say_for_what(monkeypatch, kind):
 def test_streamed_pictures_that_run_short_are_not_called_changed(root, monkeypatch):
     monkeypatch.setattr(pictures, "_decoded", lambda *_: failing("pillow"))
     with pytest.raises(MemoryError):
-        pictures.count_files(str(root), [("train/a/0.png", 0, 0)], 3, 8)
+        pictures.count_files(Folder(root), [("train/a/0.png", 0, 0)], 3, 8)
     status = (root / "train/a/0.png").stat()
     with pytest.raises(MemoryError):
-        pictures.decode_files(str(root), [("train/a/0.png", status.st_size, status.st_mtime_ns)], 3, 8)
+        pictures.decode_files(Folder(root), [("train/a/0.png", status.st_size, status.st_mtime_ns)], 3, 8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

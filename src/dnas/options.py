@@ -45,7 +45,13 @@ _CLUSTER = Group("Cluster", sort_key=6)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     data: Annotated[str | None, Parameter(group=_DATA)] = None
-    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a folder: class folders of images (with train/ and test/ or without), or IDX files. [default: digits]"
+    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), or an archive (.zip, .tar, .tar.gz). [default: digits]"
+    image_column: Annotated[str | None, Parameter(group=_DATA)] = None
+    "The column of a list that holds the paths of images. [default: path, file, filename, file_name or image]"
+    label_column: Annotated[str | None, Parameter(group=_DATA)] = None
+    "The column of a list that holds the classes. [default: label, class, target or category]"
+    root: Annotated[str | None, Parameter(group=_DATA)] = None
+    "The folder that the paths of a list are relative to. [default: the folder of the list]"
     data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
     "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
@@ -172,7 +178,7 @@ class TestDataOptions(DataOptions):
 
     data: Annotated[
         str | None,
-        Parameter(group=_DATA, help="A named data set or a folder, as of `dnas run`. [default: the run's test images]"),
+        Parameter(group=_DATA, help="A named data set or a path, as of `dnas run`. [default: the run's test images]"),
     ] = None
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA, help="Pixels of a side. [default: the run's]")] = (
         None
@@ -205,6 +211,9 @@ class ClusterOptions:
 Command = Literal["run", "search", "train"]
 _DATA_SETTINGS = {
     "data": "source",
+    "image_column": "image_column",
+    "label_column": "label_column",
+    "root": "root",
     "data_dir": "data_dir",
     "image_size": "image_size",
     "resize": "resize",

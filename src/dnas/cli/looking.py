@@ -66,6 +66,7 @@ def evaluate(
 
     Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
     """
+    from dnas.data.sources.protocol import Columns
     from dnas.pipeline.evaluation import evaluate as test
     from dnas.settings import DataSettings
     from dnas.validation import checked
@@ -86,6 +87,7 @@ def evaluate(
         chosen["device"],
         settings.memory,
         settings.workers,
+        Columns(settings.image_column, settings.label_column, settings.root),
         reporter(json),
     )
     print_evaluation(result, json)

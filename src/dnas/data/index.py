@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dnas.data.decoders import Decoders, Task
 from dnas.data.headers import Headers, Rule
-from dnas.data.pictures import AS_IT_IS, count_files, survey_files
+from dnas.data.pictures import AS_IT_IS, count_files, survey
 from dnas.data.sources.samples import Counts, File, Labels
+from dnas.data.sources.tree import Tree
 from dnas.data.unreadable import Broken, require_whole
 from dnas.disk import write_atomically
 from dnas.errors import RunError
@@ -42,32 +44,28 @@ class Files:
     """A table of picture files: some 60 bytes each, and no object.
 
     Attributes:
-        root: The folder.
-        text: The names below it, one after another, as the file system has them.
+        tree: Where they lie.
+        text: Their names in it, one after another, as the file system has them.
         ends: int64 [N], where in `text` each ends.
-        sizes, times: int64 [N], bytes and nanoseconds; -1 where there is no regular file.
+        sizes, times: int64 [N], bytes and nanoseconds; -1 where there is no file.
     """
 
-    root: str
+    tree: Tree
     text: bytes
     ends: Labels
     sizes: Labels
     times: Labels
 
     @classmethod
-    def look(cls, root: Path, names: Sequence[str]) -> Files:
+    def look(cls, tree: Tree, names: Sequence[str]) -> Files:
         """The files with these names, as they are now."""
         table = np.full((2, len(names)), -1, np.int64)
-        prefix = f"{root}/"  # a Path an image would take most of the time
         for index, name in enumerate(names):
-            try:
-                status = os.stat(prefix + name)  # noqa: PTH116
-            except OSError:
-                continue  # decoding meets it again and reports it
-            table[:, index] = status.st_size, status.st_mtime_ns
+            with suppress(OSError):  # decoding meets it again and reports it
+                table[:, index] = tree.status(name)
         encoded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        return cls(str(root), b"".join(encoded), ends, table[0], table[1])
+        return cls(tree, b"".join(encoded), ends, table[0], table[1])
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -142,7 +140,7 @@ class Index:
         for digest, group in self.groups.items():
             known = self._known.get(digest)
             if known is None or known.longer is None:
-                found = survey_files(self.files.root, self.files.at(group))
+                found = survey(self.files.tree, [name for name, _, _ in self.files.at(group)])
                 self._known[digest] = _Known(
                     sides=dict(found.shorter),
                     grey=found.grey,
@@ -183,7 +181,7 @@ class Index:
             if unknown:
                 self._save()  # an interrupted look goes on where it was
                 self.reporter.finish()
-        require_whole(Path(self.files.root), broken, channels, size)
+        require_whole(self.files.tree.path, broken, channels, size)
         total = np.zeros((channels, 256), np.int64)
         for digest in self.groups:
             total += np.array(self._known[digest].counts[key], np.int64)
@@ -209,7 +207,7 @@ class Index:
         begun: deque[tuple[str, Task[tuple[Counts, Labels, list[Broken]]]]] = deque()
         for digest in digests:
             files = self.files.at(self.groups[digest])
-            begun.append((digest, decoders.begin(count_files, self.files.root, files, channels, size, rule)))
+            begun.append((digest, decoders.begin(count_files, self.files.tree, files, channels, size, rule)))
             if len(begun) > 2 * decoders.count:
                 first, task = begun.popleft()
                 yield first, *decoders.finish(task)
@@ -217,7 +215,7 @@ class Index:
             yield digest, *decoders.finish(task)
 
     def _save(self) -> None:
-        content = _Content(folder=self.files.root, groups=self._known)
+        content = _Content(folder=str(self.files.tree.path), groups=self._known)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             text = content.model_dump_json().encode()
@@ -234,7 +232,7 @@ def _key(channels: int, size: int, rule: Rule) -> str:
 
 
 def index_file(folder: Path, root: Path, part: str) -> Path:
-    """Where, below `folder`, the index of a part ("train" or "test") of the folder `root` is kept.
+    """Where, below `folder`, the index of a part ("train" or "test") of the data set at `root` is kept.
 
     The file is a line with the SHA-256 of what follows, and JSON.
     """

@@ -16,6 +16,8 @@ UNBALANCED = 4
 def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[str]:
     """What was found, for the user: classes and counts in one line, and a line per reason why files are left out.
 
+    Between them stands how the images were read, where that is not plain.
+
     For example "10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray". Where the largest class has
     four times the images of the smallest or more, both are named. A line says how pictures that are no squares become
     such.
@@ -30,12 +32,13 @@ def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[st
     if each[high] >= UNBALANCED * each[low]:
         smallest = f"{many(int(each[low]), 'training image')} ({names[low]})"
         text += f"; unbalanced: from {smallest} to {each[high]:,} ({names[high]})"
-    shape = [] if train.headers is None or train.headers.square else [_squares(info, train.headers)]
+    notes = [] if train.headers is None or train.headers.square else [_squares(info, train.headers)]
     left_out = LeftOut()
     for split in (train, test):
         if split is not None:
             left_out.include(split.left_out)
-    return [text, *shape, *(f"left out: {line}" for line in left_out.lines())]
+            notes += [note for note in split.notes if note not in notes]
+    return [text, *notes, *(f"left out: {line}" for line in left_out.lines())]
 
 
 def _squares(info: DataInfo, headers: Headers) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -39,11 +38,6 @@ def survey(tree: Tree, names: Sequence[str]) -> Headers:
     return read_headers(tree.open, names)
 
 
-def survey_files(root: str, files: Sequence[File]) -> Headers:
-    """The same of pictures in a folder."""
-    return read_headers(lambda name: open_regular(Path(root, name)), [name for name, _, _ in files])
-
-
 def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
     """All pictures as one array [N, C, size, size].
 
@@ -66,19 +60,17 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
     return pixels
 
 
-def decode_files(root: str, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
-    """Pictures in a folder as one array [N, C, size, size].
+def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
+    """Some pictures as one array [N, C, size, size].
 
     Raises RunError where one is not what it was when it was listed.
     """
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     for index, (name, *listed) in enumerate(files):
-        path = Path(root, name)
 
-        def opened(path: Path = path, listed: list[int] = listed) -> IO[bytes]:
-            stream = open_regular(path)
-            status = os.fstat(stream.fileno())
-            if [status.st_size, status.st_mtime_ns] != listed:
+        def opened(name: str = name, listed: list[int] = listed) -> IO[bytes]:
+            stream = tree.open(name)
+            if list(tree.status(name)) != listed:
                 stream.close()
                 raise OSError("its size or time of change is another")
             return stream
@@ -86,7 +78,7 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int, rul
         found = _read(opened, channels, size, rule)
         if isinstance(found, str):
             raise RunError(
-                f"the picture {str(path)!r} is not what it was when the run began ({found}): "
+                f"the picture {str(tree.path / name)!r} is not what it was when the run began ({found}): "
                 "restore it and resume, or start a new run"
             )
         pixels[index] = found
@@ -94,9 +86,9 @@ def decode_files(root: str, files: Sequence[File], channels: int, size: int, rul
 
 
 def count_files(
-    root: str, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS
+    tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS
 ) -> tuple[Counts, npt.NDArray[np.int64], list[Broken]]:
-    """Look at some pictures in a folder.
+    """Look at some pictures.
 
     Returns:
         How often each of the 256 values is in each channel [C, 256]; the digest of each picture, see `image_digests`,
@@ -106,7 +98,7 @@ def count_files(
     digests = np.zeros(len(files), np.int64)
     broken = []
     for index, (name, _, _) in enumerate(files):
-        found = _read(lambda name=name: open_regular(Path(root, name)), channels, size, rule)  # type: ignore[misc]
+        found = _read(lambda name=name: tree.open(name), channels, size, rule)  # type: ignore[misc]
         if isinstance(found, str):
             broken.append((name, found))
         else:

@@ -1,9 +1,9 @@
 """Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
-A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or the path of a
-folder: the four IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has
-all names) of class folders, class folders directly, or a named set as its makers unpack it. A name wins over
-a folder of the same name; write `./digits` for the folder.
+A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or a path: a folder with the four
+IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) of
+class folders, class folders directly, a named set as its makers unpack it; arrays, a list of pictures, or an archive.
+A name wins over a folder of the same name; write `./digits` for the folder.
 
 The training and the test split come from two functions, so that a search that is handed the result of
 `load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a
@@ -47,17 +47,15 @@ import torch
 from torch import Tensor
 
 from dnas.data.arrays import mean_std, resized_to, value_counts
-from dnas.data.decoders import Decoders
 from dnas.data.headers import Headers, Rule
-from dnas.data.index import Files, Index, index_file
-from dnas.data.memory import fit_in_memory, require_tensor_fits
-from dnas.data.pictures import decode, image_digests, survey
+from dnas.data.pictures import image_digests
+from dnas.data.reading import read_pictures, require_no_streaming
 from dnas.data.shares import stratified
-from dnas.data.sources.listing import LeftOut, Listing
-from dnas.data.sources.protocol import Place
-from dnas.data.sources.registry import data_root, locate
-from dnas.data.sources.samples import Bytes, Counts, Labels
-from dnas.data.sources.tree import Tree, is_dir, open_tree
+from dnas.data.sources.archive import open_tree
+from dnas.data.sources.listing import LeftOut
+from dnas.data.sources.protocol import Columns, Place
+from dnas.data.sources.registry import locate
+from dnas.data.sources.samples import Bytes, Labels
 from dnas.data.streaming import Streamed
 from dnas.data.unreadable import Broken, Unreadable
 from dnas.errors import InputError
@@ -65,22 +63,20 @@ from dnas.reporter import Reporter
 from dnas.rng import torch_stream
 from dnas.settings import AUTO_RESIZE, CROP, SMALLEST_IMAGE, Memory, Resize
 
-# Images of the batches that are in memory at a time, which must fit.
-STREAMED_AT_ONCE = 1024
-
 
 @dataclass(frozen=True)
 class Split:
     """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
 
     `left_out`: the files beside the images that were read, which belong to no split. `headers`: of training pictures,
-    as they were before they became squares.
+    as they were before they became squares. `notes`: what else the user is told of how they were read, a line each.
     """
 
     images: Tensor | Streamed
     labels: Tensor
     left_out: LeftOut = field(default_factory=LeftOut)
     headers: Headers | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -163,20 +159,22 @@ def load_train(
     channels: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Split, DataInfo]:
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
 
     Args:
-        source: a name or a folder, see the module.
+        source: a name or a path, see the module.
         data_dir: where named data sets lie or are downloaded to; by default the environment's
             DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
         image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
         resize: how pictures become squares, see the module.
         channels: 1 or 3; by default as they are stored.
-        memory: "whole" holds all images, "stream" leaves them in their files, which a folder of pictures can; "auto"
+        memory: "whole" holds all images, "stream" leaves them in their files, which pictures and .npy files can; "auto"
             streams where they would take more than half of this machine's memory.
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
+        columns: how a list of images is read; only for those.
         reporter: is told how far a first look at streamed pictures is.
 
     Raises:
@@ -184,19 +182,18 @@ def load_train(
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
+    how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
     if pictures := place.source.pictures:
-        with open_tree(place.path) as tree:
-            listing = pictures(tree, "train", None)
-            _require_two_classes(listing.labels, listing.classes, place.path)
-            index = _index(tree, listing, "train", data_dir, memory, reporter)
-            headers = survey(tree, listing.names) if index is None else index.shape()
-            rule = headers.rule(resize)
-            shape = channels or headers.channels, image_size or headers.size(rule.resize)
-            images, counts = _pictures(tree, listing, index, *shape, rule, memory, workers)
-        labels, classes, left_out = listing.labels, listing.classes, listing.left_out
+        tree = open_tree(place.path)
+        listing = pictures(tree, "train", None)
+        _require_two_classes(listing.labels, listing.classes, place.path)
+        shape: dict[str, Any] = {"channels": channels, "size": image_size, "resize": resize}
+        found = read_pictures(place.path, tree, listing, "train", **shape, **how)
+        images, counts, rule, headers = found.images, found.counts, found.rule, found.headers
+        labels, classes, left_out, notes = listing.labels, listing.classes, listing.left_out, listing.notes
     else:
-        _require_no_streaming(memory, workers, source)
+        require_no_streaming(memory, workers, source)
         if resize not in (AUTO_RESIZE, CROP):
             raise InputError(
                 f"--resize {resize}: {source!r} is no folder of pictures, and square already; leave it out"
@@ -204,14 +201,14 @@ def load_train(
         headers, rule = None, Rule()
         arrays, labels = _arrays(place, "train")
         classes = place.source.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
-        left_out = LeftOut()
+        left_out, notes = LeftOut(), ()
         _require_labels_below(len(classes), labels, place.path)
         _require_two_classes(labels, classes, place.path)
         images = resized_to(arrays, image_size or max(SMALLEST_IMAGE, arrays.shape[-1]))
         counts = value_counts(images)
     mean, std = place.source.mean_std or mean_std(counts)
     facts = images.shape[1], images.shape[2], mean, std, place.source.mirrored, rule.resize, rule.values
-    return Split(images, torch.from_numpy(labels), left_out, headers), DataInfo(source, classes, *facts)
+    return Split(images, torch.from_numpy(labels), left_out, headers, notes), DataInfo(source, classes, *facts)
 
 
 def load_test(
@@ -221,30 +218,32 @@ def load_test(
     data_dir: str | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
     every: bool = False,
 ) -> Split:
     """The test split of `source`, in the classes, channels and size that `info` has from training.
 
     Args:
-        data_dir, memory, workers, reporter: as of `load_train`.
+        data_dir, memory, workers, columns, reporter: as of `load_train`.
         every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
 
     Raises:
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
     """
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
     if pictures := place.source.pictures:
-        with open_tree(place.path) as tree:
-            if every and place.source.given:
-                listing, part = place.source.given(place.path, info.classes)
-            else:
-                listing, part = pictures(tree, "test", info.classes), "test"
-            _require_labels_below(len(info.classes), listing.labels, place.path)
-            index = _index(tree, listing, part, data_dir, memory, reporter)
-            images, _ = _pictures(tree, listing, index, info.channels, info.image_size, info.rule, memory, workers)
-        return Split(images, torch.from_numpy(listing.labels), listing.left_out)
-    _require_no_streaming(memory, workers, source)
+        tree = open_tree(place.path)
+        if every and place.source.given:
+            listing, part = place.source.given(tree, info.classes)
+        else:
+            listing, part = pictures(tree, "test", info.classes), "test"
+        _require_labels_below(len(info.classes), listing.labels, place.path)
+        how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
+        shape: dict[str, Any] = {"channels": info.channels, "size": info.image_size, "rule": info.rule}
+        found = read_pictures(place.path, tree, listing, part, **shape, **how)
+        return Split(found.images, torch.from_numpy(listing.labels), listing.left_out, notes=listing.notes)
+    require_no_streaming(memory, workers, source)
     arrays, labels = _arrays(place, "test")
     _require_labels_below(len(info.classes), labels, place.path)
     if arrays.shape[1] != info.channels:
@@ -264,6 +263,7 @@ def load_splits(
     channels: int | None = None,
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Split, DataInfo, Split]:
     """The training split, what there is to know of the data set, and the test split: for what trains and tests.
@@ -271,12 +271,12 @@ def load_splits(
     Both splits are held in the same way, and unreadable pictures of both are listed together.
 
     Args:
-        source, data_dir, image_size, resize, channels, memory, workers, reporter: as of `load_train`.
+        source, data_dir, image_size, resize, channels, memory, workers, columns, reporter: as of `load_train`.
 
     Raises:
         InputError: as `load_train` and `load_test`.
     """
-    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "reporter": reporter}
+    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "columns": columns, "reporter": reporter}
     try:
         train, info = load_train(
             source, image_size=image_size, resize=resize, channels=channels, memory=memory, **shared
@@ -288,17 +288,17 @@ def load_splits(
 
 
 def _unreadable_test(
-    source: str, training: Unreadable, data_dir: str | None, memory: Memory, workers: int, reporter: Reporter | None
+    source: str, training: Unreadable, data_dir: str | None, columns: Columns | None, **how: Any
 ) -> list[Broken]:
     """The unreadable test pictures of a data set that has unreadable training pictures."""
-    place = locate(source, data_dir)
+    place = locate(source, data_dir, columns)
     assert place.source.pictures is not None
+    # Numbers without a known range are readable by any.
+    shape: dict[str, Any] = {"channels": training.channels, "size": training.size, "rule": Rule(values=(0.0, 1.0))}
     try:
-        with open_tree(place.path) as tree:
-            listing = place.source.pictures(tree, "test", None)
-            index = _index(tree, listing, "test", data_dir, memory, reporter)
-            readable = Rule(values=(0.0, 1.0))  # by any range
-            _pictures(tree, listing, index, training.channels, training.size, readable, memory, workers)
+        tree = open_tree(place.path)
+        listing = place.source.pictures(tree, "test", None)
+        read_pictures(place.path, tree, listing, "test", data_dir=data_dir, **shape, **how)
     except Unreadable as error:
         return error.broken
     except InputError:  # told when the training pictures are mended
@@ -309,58 +309,6 @@ def _unreadable_test(
 def _arrays(place: Place, part: str) -> tuple[Bytes, Labels]:
     assert place.source.arrays is not None, f"{place.source.kind} gives neither pictures nor arrays"
     return place.source.arrays(place.path, part)
-
-
-def _index(
-    tree: Tree, listing: Listing, part: str, data_dir: str | None, memory: Memory, reporter: Reporter | None
-) -> Index | None:
-    """What is known of the pictures of a folder that may be streamed."""
-    if memory != "whole" and is_dir(tree.path):
-        files = Files.look(tree.path, listing.names)
-        return Index(files, listing.labels, index_file(data_root(data_dir), tree.path, part), reporter)
-    if memory == "stream":
-        raise InputError(f"--data-memory stream: {str(tree.path)!r} is an archive, which is not streamed; unpack it")
-    return None
-
-
-def _pictures(
-    tree: Tree,
-    listing: Listing,
-    index: Index | None,
-    channels: int,
-    size: int,
-    rule: Rule,
-    memory: Memory,
-    workers: int,
-) -> tuple[Tensor | Streamed, Counts]:
-    """The images of a listing, in memory or not, and how often each value occurs in each channel [C, 256]."""
-    count = len(listing.names)
-    if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
-        _require_no_workers(workers, str(tree.path))
-        if is_dir(tree.path):
-            require_tensor_fits(count, channels, size, ", or --data-memory stream")
-        images = torch.from_numpy(decode(tree, listing.names, channels, size, rule))
-        return images, value_counts(images)
-    require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
-    decoders = Decoders(workers)
-    counts = index.counts(channels, size, decoders, rule)
-    decoders.close()  # until batches are asked for, if they are
-    digests = index.digests(channels, size, rule)
-    return Streamed(index.files, channels, size, decoders, digests=digests, rule=rule), counts
-
-
-def _require_no_streaming(memory: Memory, workers: int, source: str) -> None:
-    if memory == "stream":
-        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
-    _require_no_workers(workers, source)
-
-
-def _require_no_workers(workers: int, source: str) -> None:
-    if workers:
-        raise InputError(
-            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
-            "give --data-memory stream for a folder of pictures"
-        )
 
 
 def fingerprint(split: Split) -> str:

@@ -118,7 +118,7 @@ class Streamed:
         shares = max(1, min(self.decoders.count, len(positions) // SMALLEST_SHARE))
         return [
             self.decoders.begin(
-                decode_files, self.files.root, self.files.at(share), self.channels, self.size, self.rule
+                decode_files, self.files.tree, self.files.at(share), self.channels, self.size, self.rule
             )
             for share in np.array_split(positions, shares)
         ]

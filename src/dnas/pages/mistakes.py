@@ -29,6 +29,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
     """
     import torch
 
+    from dnas.data.sources.protocol import Columns
     from dnas.data.sources.registry import is_here
     from dnas.data.splits import fingerprint, load_test
     from dnas.pipeline.model import load_model
@@ -41,7 +42,9 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
         network, info = load_model(path)
         if not is_here(info.source, data.get("data_dir") or None):
             return _recorded(result, f"the data set {info.source} is not on this machine any more")
-        split = load_test(info.source, info, data_dir=data.get("data_dir") or None, memory=data.get("memory", "auto"))
+        columns = Columns(*(data.get(name, "") for name in ("image_column", "label_column", "root")))
+        where: dict[str, Any] = {"data_dir": data.get("data_dir") or None, "columns": columns}
+        split = load_test(info.source, info, memory=data.get("memory", "auto"), **where)
     except InputError as error:
         return _recorded(result, str(error))
     if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:

@@ -15,6 +15,7 @@ from typing import Any
 import PIL
 import torch
 
+from dnas.data.sources.protocol import Columns
 from dnas.data.splits import DataInfo, Split, load_test
 from dnas.disk import read_toml
 from dnas.errors import InputError
@@ -37,6 +38,7 @@ def evaluate(
     device: str = "cpu",
     memory: Memory = "auto",
     workers: int = 0,
+    columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Test the trained network of a run folder on its own test images, or on those of another data set.
@@ -48,7 +50,7 @@ def evaluate(
     Args:
         path: The run folder.
         source, data_dir, image_size: Other data; by default those of the run.
-        device, memory, workers, reporter: As of `load_test`.
+        device, memory, workers, columns, reporter: As of `load_test`; of the run's own list its columns by default.
 
     Returns:
         Accuracy, interval and counts, and those of each class (`accuracy.by_class`); `left_out`: how many images were
@@ -66,15 +68,16 @@ def evaluate(
     if source is None:
         require_there(folder, info.source)
         source = info.source
-    if data_dir is None and (folder / CONFIG_FILE).is_file():
-        data_dir = read_toml(folder / CONFIG_FILE).get("data", {}).get("data_dir") or None
+    theirs = read_toml(folder / CONFIG_FILE).get("data", {}) if (folder / CONFIG_FILE).is_file() else {}
+    data_dir = data_dir or theirs.get("data_dir") or None
+    if own and (columns is None or not columns.flags()):
+        columns = Columns(*(theirs.get(name, "") for name in ("image_column", "label_column", "root")))
     check_device(device)
 
     def load(info: DataInfo) -> Split:
         every = record is not None or not own
-        return load_test(
-            source, info, data_dir=data_dir, memory=memory, workers=workers, reporter=reporter, every=every
-        )
+        how: dict[str, Any] = {"memory": memory, "workers": workers, "columns": columns, "reporter": reporter}
+        return load_test(source, info, data_dir=data_dir, every=every, **how)
 
     info = replace(info, source=source)
     tested, left_out = unseen(load, info, image_size or info.image_size, record)

@@ -50,7 +50,8 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     same = "source" not in data or same_data(data["source"], own.data.source)
     if same:
         require_there(run, own.data.source)
-        theirs |= {"source": own.data.source, "image_size": own.data.image_size, "resize": own.data.resize}
+        same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize")
+        theirs |= {name: getattr(own.data, name) for name in same_reading}
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
@@ -99,9 +100,13 @@ def same_data(one: str, other: str) -> bool:
         return False
 
 
+def _is_there(path: Path) -> bool:
+    return is_dir(path) or is_file(path)
+
+
 def require_there(run: Path, source: str) -> None:
-    """Raises InputError if a run's images are in a folder that does not exist any more."""
-    if source not in known_names() and not is_dir(Path(source).expanduser()):
+    """Raises InputError if a run's images are in a folder or file that does not exist any more."""
+    if source not in known_names() and not _is_there(Path(source).expanduser()):
         raise InputError(f"the images of {str(run)!r} are not at {source!r} any more; put them back or give --data")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dnas.data.overview import overview
+from dnas.data.sources.protocol import Columns
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.pipeline.config import Config, check_budget, draft, resolve
 from dnas.pipeline.machine import check_machine
@@ -57,6 +58,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
         "resize": data.resize,
         "memory": data.memory,
         "workers": data.workers,
+        "columns": Columns(data.image_column, data.label_column, data.root),
         "reporter": reporter,
     }
 

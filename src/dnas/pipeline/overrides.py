@@ -83,7 +83,8 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
                 settings[section] = {**settings.get(section, {}), name: value}
                 given.pop(option, None)
     if "data" in settings:
-        folders = {key: _absolute(settings["data"][key]) for key in ("source", "data_dir") if key in settings["data"]}
+        paths = settings["data"].keys() & {"source", "data_dir", "root"}
+        folders = {key: _absolute(settings["data"][key]) for key in paths}
         settings["data"] = {**settings["data"], **folders}
     if "prior" in given:
         given["prior"] = _absolute(given["prior"])

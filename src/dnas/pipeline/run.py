@@ -71,7 +71,7 @@ def start(
     config = checked_draft(overrides)
     if architecture is not None and isinstance(config.train, TrainSettings):
         architecture = at_depth(architecture, config.train.layers)
-    for text in (config.data.source, config.data.data_dir, str(out or "")):
+    for text in (config.data.source, config.data.data_dir, config.data.root, str(out or "")):
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -24,7 +24,10 @@ def _size(pixels: int) -> int:
 class DataSettings(Settings):
     """Where the images come from, and what was found there."""
 
-    source: str = Field("digits", description="name of a data set, or a folder of images")
+    source: str = Field("digits", description="name of a data set, or a path: images, arrays, a list or an archive")
+    image_column: str = Field("", description="a list's column with the files of images; empty: a usual name")
+    label_column: str = Field("", description="a list's column with the classes; empty: a usual name")
+    root: str = Field("", description="folder that the paths of a list start from; empty: the folder of the list")
     data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
     image_size: Annotated[int, AfterValidator(_size)] = Field(
         0,

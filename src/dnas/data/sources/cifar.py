@@ -8,21 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnas.data.memory import require_memory
+from dnas.data.sources.archive import Member, refuse_member
 from dnas.data.sources.protocol import Named, Source
 from dnas.data.sources.samples import Bytes, Labels
-from dnas.data.sources.tree import is_dir, is_file, refuse_member
+from dnas.data.sources.tree import is_dir, is_file
 from dnas.errors import InputError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-
-LARGEST_NOTES = 2**16  # bytes
 _CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
@@ -74,17 +69,6 @@ def _read(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
     return images, table[:, layout.label_bytes - 1].astype(np.int64)
 
 
-class _Member(tarfile.TarInfo):
-    """A member of an archive; what is noted about the next one, as a long name, is bounded here."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type not in tarfile.REGULAR_TYPES and member.size > LARGEST_NOTES:
-            raise tarfile.ReadError(f"{member.size} bytes of notes about one member")
-        return member
-
-
 def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]:
     """The bytes of the files `names` in a folder, or in the `folder` of a .tar.gz: nothing is unpacked."""
     contents: dict[str, bytes] = {}
@@ -94,7 +78,7 @@ def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]
                 contents[name] = (path / name).read_bytes()
             return contents
         # A stream, as going back in a packed archive means to unpack it again from its start.
-        with tarfile.open(path, "r|gz", tarinfo=_Member) as archive:
+        with tarfile.open(path, "r|gz", tarinfo=Member) as archive:
             for member in archive:
                 refuse_member(path, member.name, member.issym() or member.islnk())
                 name = member.name.removeprefix("./").removeprefix(folder + "/")

@@ -25,6 +25,7 @@ from dnas.data.sources.parts import (
     part_of,
 )
 from dnas.data.sources.samples import Labels, in_test
+from dnas.data.sources.tree import Tree
 from dnas.errors import InputError
 
 
@@ -45,50 +46,50 @@ class Layout:
     unlabeled: tuple[str, ...] = ()
 
 
-def find_layout(root: Path) -> Layout:
+def find_layout(tree: Tree) -> Layout:
     """Where the splits of a data set lie. Looks at folders' names alone, of the test split too: an unusable test folder
     had better be known before the search than after it.
 
     Raises InputError if they are not clear.
     """
-    folders = subfolders(root)
+    folders = subfolders(tree)
     if not folders:
         raise InputError(
-            f"--data {str(root)!r} holds neither class folders of images, nor train/ and test/ with "
+            f"--data {str(tree.path)!r} holds neither class folders of images, nor train/ and test/ with "
             "class folders, nor IDX files; give a folder that does"
         )
     found = find_parts(folders)
     if len(found) > 1:
         trains = _quoted([parts.train[0] for parts in found])
         raise InputError(
-            f"{str(root)!r} has several training folders, {trains}, each with a test folder of its own; give a folder "
-            "with one of each, in which every class is a folder"
+            f"{str(tree.path)!r} has several training folders, {trains}, each with a test folder of its own; give a "
+            "folder with one of each, in which every class is a folder"
         )
     if found:
-        return _with_parts(root, found[0])
+        return _with_parts(tree, found[0])
     for name in folders:
-        if is_part(name) and (told := part_of(name)) and told[0] == "train" and subfolders(root, name):
+        if is_part(name) and (told := part_of(name)) and told[0] == "train" and subfolders(tree, name):
             raise InputError(
-                f"{str(root)!r} has {name}/ but no test/, val/ or valid/ with class folders; add one, or give "
+                f"{str(tree.path)!r} has {name}/ but no test/, val/ or valid/ with class folders; add one, or give "
                 f"the {name} folder itself, of which a fifth is then held out"
             )
     return Layout("", None)
 
 
-def _with_parts(root: Path, parts: Parts) -> Layout:
+def _with_parts(tree: Tree, parts: Parts) -> Layout:
     for kind, names in (("training", parts.train), ("test", parts.test), ("validation", parts.validation)):
         if len(names) > 1 and (kind != "validation" or not parts.test):
-            raise InputError(f"{str(root)!r} has several {kind} folders, {_quoted(names)}; keep one or join them")
-    train = unwrapped(root, parts.train[0], ())
-    classes = subfolders(root, train)
+            raise InputError(f"{str(tree.path)!r} has several {kind} folders, {_quoted(names)}; keep one or join them")
+    train = unwrapped(tree, parts.train[0], ())
+    classes = subfolders(tree, train)
     if not classes:
-        raise InputError(f"{str(root / train)!r} holds no class folders; put the images in one folder per class")
+        raise InputError(f"{str(tree.path / train)!r} holds no class folders; put the images in one folder per class")
     test: str | None = None
     validation, unlabeled = [], []
     for name in (*parts.test, *parts.validation):
-        base = unwrapped(root, name, classes)
-        held_out = subfolders(root, base)
-        if not held_out or _is_image_folder(root, base, held_out, classes):
+        base = unwrapped(tree, name, classes)
+        held_out = subfolders(tree, base)
+        if not held_out or _is_image_folder(tree, base, held_out, classes):
             unlabeled.append(name)
         elif test is not None:
             validation.append(name)
@@ -96,42 +97,42 @@ def _with_parts(root: Path, parts: Parts) -> Layout:
             strangers = [folder for folder in held_out if folder not in set(classes)]
             if strangers:
                 raise InputError(
-                    f"the class {strangers[0]!r} in {str(root / base)!r} has no folder in {train}/; "
+                    f"the class {strangers[0]!r} in {str(tree.path / base)!r} has no folder in {train}/; "
                     "rename it, remove it or add training images"
                 )
             test = base
     if test is None:
         raise InputError(
-            f"{str(root)!r} has {train}/ but no test/, val/ or valid/ with class folders; add one, or give "
+            f"{str(tree.path)!r} has {train}/ but no test/, val/ or valid/ with class folders; add one, or give "
             f"the {train} folder itself, of which a fifth is then held out"
         )
     return Layout(train, test, tuple(validation), tuple(unlabeled))
 
 
-def unwrapped(root: Path, folder: str, classes: Sequence[str]) -> str:
+def unwrapped(tree: Tree, folder: str, classes: Sequence[str]) -> str:
     """A split's folder, or the one folder within it that holds its class folders (seg_train/seg_train)."""
     while True:
-        level = look(root, folder)
+        level = look(tree, folder)
         if len(level.folders) != 1 or level.images or level.folders[0] in classes:
             return folder
-        within = look(root, f"{folder}/{level.folders[0]}")
+        within = look(tree, f"{folder}/{level.folders[0]}")
         if not within.folders or within.images:
             return folder
         folder = f"{folder}/{level.folders[0]}"
 
 
-def _is_image_folder(root: Path, base: str, folders: Sequence[str], classes: Sequence[str]) -> bool:
+def _is_image_folder(tree: Tree, base: str, folders: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether a split holds all its images in one folder that is no class (test/images)."""
     return (
         len(folders) == 1
         and folders[0] not in classes
         and folders[0].casefold() in IMAGE_FOLDERS
-        and not subfolders(root, f"{base}/{folders[0]}")
+        and not subfolders(tree, f"{base}/{folders[0]}")
     )
 
 
-def list_folder(root: Path, part: str, classes: tuple[str, ...] | None = None) -> Listing:
-    """The images of a part ("train" or "test") of a folder of class folders.
+def list_folder(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -> Listing:
+    """The images of a part ("train" or "test") of a folder or archive of class folders.
 
     What is left out is told with the training part, but for what lies in a test folder.
 
@@ -141,13 +142,13 @@ def list_folder(root: Path, part: str, classes: tuple[str, ...] | None = None) -
     Raises:
         InputError: The folder is none of class folders, or it is not clear which folders are classes.
     """
-    layout = find_layout(root)
+    layout = find_layout(tree)
     whole = layout.test is None
     base = layout.test if part == "test" and layout.test is not None else layout.train
-    folders = subfolders(root, base)
-    below = {folder: look_below(root, f"{base}/{folder}" if base else folder) for folder in folders}
+    folders = subfolders(tree, base)
+    below = {folder: look_below(tree, f"{base}/{folder}" if base else folder) for folder in folders}
     if whole or part == "train":
-        _require_classes(root / base, below, whole)
+        _require_classes(tree.path / base, below, whole)
     classes = classes or tuple(folders)
     index = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
@@ -155,23 +156,24 @@ def list_folder(root: Path, part: str, classes: tuple[str, ...] | None = None) -
     for folder, found in below.items():
         if not found.names:
             raise InputError(
-                f"the class folder {str(root / base / folder)!r} holds no images "
+                f"the class folder {str(tree.path / base / folder)!r} holds no images "
                 f"({' '.join(ENDINGS)}); fill it or remove it"
             )
         if whole and len(found.names) < 2:
             raise InputError(
-                f"the class folder {str(root / folder)!r} holds one image, too few to split into "
+                f"the class folder {str(tree.path / folder)!r} holds one image, too few to split into "
                 "training and test; add images or remove it"
             )
         if folder not in index:
             raise InputError(
-                f"the class {folder!r} in {str(root / base)!r} was not there in training; remove it or train with it"
+                f"the class {folder!r} in {str(tree.path / base)!r} was not there in training; remove it or train "
+                "with it"
             )
         names += found.names
         labels += [index[folder]] * len(found.names)
     left_out = LeftOut()
     if part == "train" or not whole:
-        _leave_out(left_out, root, layout, part, base)
+        _leave_out(left_out, tree, layout, part, base)
         for found in below.values():
             left_out.include(found.left_out)
     every = np.array(labels, np.int64)
@@ -181,23 +183,25 @@ def list_folder(root: Path, part: str, classes: tuple[str, ...] | None = None) -
     return Listing(classes, [names[k] for k in chosen], every[chosen], left_out)
 
 
-def _leave_out(left_out: LeftOut, root: Path, layout: Layout, part: str, base: str) -> None:
+def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: str) -> None:
     """What lies beside the class folders of a part, and, with the training part, beside the parts."""
     steps = base.split("/") if base else []
     levels = ["/".join(steps[: k + 1]) for k in range(len(steps))]
     for folder in ["", *levels] if part == "train" else levels:
-        level = look(root, folder)
+        level = look(tree, folder)
         left_out.include(level.left_out)
         if level.images:
             left_out.add(Reason.LOOSE, folder or ".", len(level.images))
     if part != "train" or layout.test is None:
         return
     used = {layout.train.split("/")[0], layout.test.split("/")[0]}
-    for folder in subfolders(root):
+    for folder in subfolders(tree):
         if folder not in used:
             unread = Reason.UNLABELED if folder in layout.unlabeled else Reason.BESIDE
             reason = Reason.VALIDATION if folder in layout.validation else unread
-            left_out.add(reason, folder, len(look_below(root, folder).names))
+            below = look_below(tree, folder)
+            left_out.add(reason, folder, len(below.names))
+            left_out.include(below.left_out)
 
 
 def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> None:

@@ -1,6 +1,6 @@
 """The picture files below a folder, by name: those that are images, and those that are left out, with the reason.
 
-Nothing is opened: the file system is asked for names and kinds alone.
+Nothing is opened: only names and kinds are asked for.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 
 from dnas.data.sources.samples import Labels
+from dnas.data.sources.tree import Tree, is_hidden
 from dnas.errors import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# What file systems and archives leave in folders.
-_SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 5  # items of one reason
 
 
@@ -27,6 +26,9 @@ class Reason(Enum):
     UNLABELED = "unlabeled"
     BESIDE = "beside"
     LOOSE = "loose"
+    UNLISTED = "unlisted"
+    REPEATED = "repeated"
+    ARRAYS = "arrays"
     NOT_IMAGES = "not images"
     LINKS = "links"
     HIDDEN = "hidden"
@@ -63,15 +65,19 @@ class Listing:
 
     Attributes:
         classes: In the order of their labels.
-        names: The files, below the folder of the data set.
+        names: The files, as `tree` has them.
         labels: int64 [N].
         left_out: The files that belong to neither this split nor another one.
+        tree: Where the files are, if not in the tree that was listed.
+        notes: What else the user is told, a line each.
     """
 
     classes: tuple[str, ...]
     names: list[str]
     labels: Labels
     left_out: LeftOut = field(default_factory=LeftOut)
+    tree: Tree | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Below:
     """What lies anywhere below a folder.
 
     Attributes:
-        names: The images, below the root, sorted.
+        names: The images, sorted.
         loose: How many of them lie directly in the folder.
         folders: The folders directly in it.
     """
@@ -103,8 +109,8 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(ENDINGS) and not name.rpartition("/")[2].startswith(".")
 
 
-def look(root: Path, folder: str = "", *, follow: bool = True) -> Level:
-    """What lies directly in a folder below `root`. Raises InputError if it cannot be read.
+def look(tree: Tree, folder: str = "", *, follow: bool = True) -> Level:
+    """What lies directly in a folder. Raises InputError if it cannot be read.
 
     Args:
         follow: Whether linked folders count as folders; else they are left out.
@@ -112,57 +118,56 @@ def look(root: Path, folder: str = "", *, follow: bool = True) -> Level:
     images: list[str] = []
     folders: list[str] = []
     left_out = LeftOut()
-    path = root / folder
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith(".") or name in _SYSTEM:
-                    left_out.add(Reason.HIDDEN, _hidden(name))
-                elif _is_folder(entry):
-                    if follow or not entry.is_symlink():
-                        folders.append(name)
-                    else:
-                        left_out.add(Reason.LINKS, folder)
-                elif name.lower().endswith(ENDINGS):
-                    images.append(name)
+        for name, is_folder, is_link in tree.scan(folder):
+            if is_hidden(name):
+                left_out.add(Reason.HIDDEN, _hidden(name))
+            elif is_folder:
+                if follow or not is_link:
+                    folders.append(name)
                 else:
-                    left_out.add(Reason.NOT_IMAGES, os.path.splitext(name)[1].lower())  # noqa: PTH122
+                    left_out.add(Reason.LINKS, folder)
+            elif name.lower().endswith(ENDINGS):
+                images.append(name)
+            else:
+                left_out.add(Reason.NOT_IMAGES, os.path.splitext(name)[1].lower())  # noqa: PTH122
     except OSError as error:
         raise InputError(
-            f"the folder {str(path)!r} cannot be read ({error.strerror}); check its permissions"
+            f"the folder {str(tree.path / folder)!r} cannot be read ({error.strerror}); check its permissions"
         ) from error
     return Level(sorted(images), sorted(folders), left_out)
 
 
-def look_below(root: Path, folder: str) -> Below:
-    """What lies anywhere below a folder; linked folders within it are not followed."""
-    top = look(root, folder, follow=False)
+def top_files(tree: Tree) -> list[str]:
+    """The files directly at the top, sorted, but for hidden ones; none if it cannot be read."""
+    try:
+        return sorted(entry.name for entry in tree.scan("") if not entry.folder and not is_hidden(entry.name))
+    except OSError:
+        return []
+
+
+def look_below(tree: Tree, folder: str) -> Below:
+    """What lies anywhere below a folder, "" for the top; linked folders within it are not followed."""
+    top = look(tree, folder, follow=False)
     names: list[str] = []
     left_out = LeftOut()
     coming = [(folder, top)]
     while coming:
         place, level = coming.pop()
-        names += [f"{place}/{name}" for name in level.images]
+        prefix = f"{place}/" if place else ""
+        names += [prefix + name for name in level.images]
         left_out.include(level.left_out)
-        coming += [(f"{place}/{name}", look(root, f"{place}/{name}", follow=False)) for name in level.folders]
+        coming += [(prefix + name, look(tree, prefix + name, follow=False)) for name in level.folders]
     return Below(sorted(names), len(top.images), top.folders, left_out)
 
 
-def subfolders(root: Path, folder: str = "") -> list[str]:
+def subfolders(tree: Tree, folder: str = "") -> list[str]:
     """The folders directly in a folder, sorted. Raises InputError if a name is not UTF-8."""
-    names = look(root, folder).folders
+    names = look(tree, folder).folders
     for name in names:
         if name.encode(errors="replace").decode() != name:
-            raise InputError(f"the name of the class folder {str(root / folder / name)!r} is not UTF-8; rename it")
+            raise InputError(f"the name of the class folder {str(tree.path / folder / name)!r} is not UTF-8; rename it")
     return names
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def _hidden(name: str) -> str:
@@ -197,7 +202,8 @@ def _folders(items: Counter[str]) -> str:
 
 
 def _validation(items: Counter[str]) -> str:
-    return f"validation images in {_folders(items)}, since there is a test folder; to train on them, move them there"
+    remedy = "to train on them, move them to the training images"
+    return f"validation images in {_folders(items)}, since there are test images; {remedy}"
 
 
 def _unlabeled(items: Counter[str]) -> str:
@@ -210,6 +216,18 @@ def _beside(items: Counter[str]) -> str:
 
 def _loose(items: Counter[str]) -> str:
     return f"images outside class folders: {_by_folder(items)}"
+
+
+def _unlisted(items: Counter[str]) -> str:
+    return f"images that are not listed: {_by_folder(items)}"
+
+
+def _repeated(items: Counter[str]) -> str:
+    return f"repeated rows: {_by_folder(items)}"
+
+
+def _arrays(items: Counter[str]) -> str:
+    return f"arrays that are neither images nor labels: {_listed(sorted(items))}"
 
 
 def _not_images(items: Counter[str]) -> str:
@@ -232,6 +250,9 @@ _TEXTS = {
     Reason.UNLABELED: _unlabeled,
     Reason.BESIDE: _beside,
     Reason.LOOSE: _loose,
+    Reason.UNLISTED: _unlisted,
+    Reason.REPEATED: _repeated,
+    Reason.ARRAYS: _arrays,
     Reason.NOT_IMAGES: _not_images,
     Reason.LINKS: _links,
     Reason.HIDDEN: _hidden_ones,

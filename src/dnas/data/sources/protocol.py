@@ -46,11 +46,13 @@ class Source:
     Attributes:
         kind: What messages call it.
         rank: Its place in lists, and in the order in which a folder is asked what it holds.
-        holds: Whether a folder is of this kind. Raises InputError for one that must not be read.
+        holds: Whether a folder or file is of this kind. Raises InputError for one that must not be read.
+        within: Likewise, where the same may lie in an archive; `pictures` then reads it there.
         arrays: (path, part) → images [N, C, S, S] and labels [N].
         pictures: (tree, part, classes) → a listing; `classes` are those of training, once they are known.
-        given: (path, classes) → the listing of all that is given to test with, and the part that it is; where that may
+        given: (tree, classes) → the listing of all that is given to test with, and the part that it is; where that may
             be more than the part "test".
+        by_columns: The same source, which reads lists by other columns than it would; None where it reads no lists.
         classes: Of arrays; by default their labels' numbers.
         mean_std: Published constants of each channel, on the scale 0..1.
         mirrored: Whether a mirrored picture keeps its label.
@@ -60,14 +62,35 @@ class Source:
     kind: str
     rank: int = 100
     holds: Callable[[Path], bool] = lambda folder: False
+    within: Callable[[Tree], bool] = lambda tree: False
     arrays: Callable[[Path, str], tuple[Bytes, Labels]] | None = None
     pictures: Callable[[Tree, str, tuple[str, ...] | None], Listing] | None = None
-    given: Callable[[Path, tuple[str, ...]], tuple[Listing, str]] | None = None
+    given: Callable[[Tree, tuple[str, ...]], tuple[Listing, str]] | None = None
+    by_columns: Callable[[Columns], Source] | None = None
     classes: tuple[str, ...] = ()
     mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     mirrored: bool = True
     measured: bool = False
     named: Named | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a list of images is read.
+
+    Attributes:
+        image, label: The columns' names; "": the usual ones.
+        root: The folder that paths are relative to; "": the list's.
+    """
+
+    image: str = ""
+    label: str = ""
+    root: str = ""
+
+    def flags(self) -> str:
+        """What was given, as the user typed it; "" for nothing."""
+        given = {"--image-column": self.image, "--label-column": self.label, "--root": self.root}
+        return " ".join(f"{flag} {value!r}" for flag, value in given.items() if value)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from dnas.data.sources.protocol import Named, Place, Source
+from dnas.data.sources.archive import open_tree
+from dnas.data.sources.protocol import Columns, Named, Place, Source
 from dnas.data.sources.tree import is_dir, is_file
 from dnas.errors import InputError, did_you_mean
 
@@ -77,18 +79,35 @@ def is_here(source: str, data_dir: str | None) -> bool:
     return called is None or _on_disk(*called, data_root(data_dir)) is not None
 
 
-def locate(source: str, data_dir: str | None) -> Place:
+def locate(source: str, data_dir: str | None, columns: Columns | None = None) -> Place:
     """Where a data set lies, and of which kind it is; a named one is fetched if it is not there. Raises InputError."""
     if called := _called(source):
         root = data_root(data_dir)
-        return _on_disk(*called, root) or _download(*called, root)
+        place = _on_disk(*called, root) or _download(*called, root)
+    else:
+        place = _lying_at(source)
+    flags = columns.flags() if columns is not None else ""
+    if not flags:
+        return place
+    assert columns is not None
+    if place.source.by_columns is None:
+        raise InputError(f"{flags} only applies to lists of images, and --data {source!r} is none; remove it")
+    return replace(place, source=place.source.by_columns(columns))
+
+
+def _lying_at(source: str) -> Place:
     folder = _expanded(source)
-    if is_file(folder):
-        raise InputError(f"--data {source!r} is a file; give the folder that holds the images or IDX files")
-    if not source or not is_dir(folder):
+    if not source or not (is_dir(folder) or is_file(folder)):
         hint = did_you_mean(source, names()) or f"; choose from {', '.join(names())}, or give the path of a folder"
         raise InputError(f"--data {source!r} is neither a known data set nor a folder{hint}")
-    return Place(next(kind for kind in sources() if kind.holds(folder)), folder)
+    tree = open_tree(folder)
+    found = next((kind for kind in sources() if kind.holds(folder) or kind.within(tree)), None)
+    if found is None:
+        raise InputError(
+            f"--data {source!r} is a file that cannot be used; give a folder of images, an archive of one (.zip, .tar, "
+            ".tar.gz), a list of images (.csv, .tsv, .jsonl) or arrays (.npz)"
+        )
+    return Place(found, folder)
 
 
 def _on_disk(source: Source, named: Named, root: Path) -> Place | None:

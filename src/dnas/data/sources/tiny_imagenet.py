@@ -6,9 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from dnas.data.sources.listing import LeftOut, Listing, Reason
+from dnas.data.sources.listing import LeftOut, Listing, Reason, look_below, subfolders, top_files
 from dnas.data.sources.protocol import Named, Source
-from dnas.data.sources.tree import Tree, is_dir, is_file, plain, text
+from dnas.data.sources.tree import Tree, plain, text
 from dnas.errors import InputError
 
 
@@ -20,14 +20,15 @@ def _train(tree: Tree) -> Listing:
     classes = tuple(name if uses[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(short, wnids, strict=True))
     names: list[str] = []
     labels: list[int] = []
+    folders = set(subfolders(tree, "train"))
     for label, wnid in enumerate(wnids):
-        below = tree.images(f"train/{wnid}")
+        below = look_below(tree, f"train/{wnid}").names if wnid in folders else []
         if not below:
             raise InputError(f"{str(tree.path)!r} lacks the images of {wnid}; fetch the data set again")
         names += below
         labels += [label] * len(below)
     left_out = LeftOut()
-    if (not is_dir(tree.path) or is_dir(tree.path / "test")) and (unlabeled := tree.images("test")):
+    if "test" in subfolders(tree) and (unlabeled := look_below(tree, "test").names):
         left_out.add(Reason.UNLABELED, "test", len(unlabeled))
     return Listing(classes, names, np.array(labels, np.int64), left_out)
 
@@ -63,7 +64,7 @@ SOURCES = (
     Source(
         kind="tiny-imagenet",
         rank=5,
-        holds=lambda folder: is_file(folder / "wnids.txt"),
+        within=lambda tree: "wnids.txt" in top_files(tree),
         pictures=lambda tree, part, classes: _train(tree) if part == "train" else _test(tree),
         mean_std=((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
         named=Named(

@@ -1,63 +1,98 @@
-"""A folder or an archive of files, listed and opened with care."""
+"""What holds the files of a data set: a folder, an archive, or a file by itself. Listed and opened with care."""
 
 from __future__ import annotations
 
-import stat
-import zipfile
+import errno
+import os
 import zlib
-from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, Protocol
+from zipfile import BadZipFile
 
-from dnas.data.sources.listing import is_picture, look_below
 from dnas.errors import InputError
 
-LARGEST_MEMBER = 2**28  # bytes of a file in an archive
+# What file systems and archives leave in folders.
+_SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+
+
+class Entry(NamedTuple):
+    """Something in a folder. Of links `folder` says where they lead."""
+
+    name: str
+    folder: bool
+    link: bool = False
+
+
+class Tree(Protocol):
+    """Folders and files; names are relative to it, with "/". Can be sent to a process that decodes."""
+
+    @property
+    def path(self) -> Path:
+        """The folder, or the archive."""
+
+    @property
+    def held(self) -> str:
+        """Why its pictures can only be held in memory, as the end of a sentence; "" if they can be streamed."""
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        """What lies directly in a folder, "" for the top, in any order. Raises OSError."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file, from which can be read at any place. Raises OSError, or what a damaged archive raises."""
+
+    def status(self, name: str) -> tuple[int, int]:
+        """Bytes of a file, and the time of its last change in nanoseconds; its archive's. Raises OSError."""
 
 
 @dataclass(frozen=True)
-class Tree:
-    """The folder or archive that holds the pictures; names are relative to it."""
+class Folder:
+    """A folder.
+
+    Attributes:
+        only: The one file that is looked at, if it was given by itself; others are opened where it names them.
+    """
 
     path: Path
-    images: Callable[[str], list[str]]  # the pictures anywhere below a folder, sorted
-    open: Callable[[str], IO[bytes]]
+    only: str = ""
+    held: str = ""
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        if self.only:
+            yield from [Entry(self.only, folder=False)] if not folder else []
+            return
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                yield Entry(entry.name, _is_folder(entry), entry.is_symlink())
+
+    def open(self, name: str) -> IO[bytes]:
+        return open_regular(self.path / name)
+
+    def status(self, name: str) -> tuple[int, int]:
+        # A Path an image would take most of the time.
+        found = os.stat(os.path.join(self.path, name))  # noqa: PTH116, PTH118
+        return found.st_size, found.st_mtime_ns
 
 
-@contextmanager
-def open_tree(path: Path) -> Iterator[Tree]:
-    if is_dir(path):
-        yield Tree(path, lambda folder: look_below(path, folder).names, lambda name: open_regular(path / name))
-        return
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
-    top = path.stem + "/"
-    with archive:
-        for member in archive.infolist():
-            refuse_member(path, member.filename, stat.S_ISLNK(member.external_attr >> 16))
-            if member.file_size > LARGEST_MEMBER:
-                raise InputError(
-                    f"{str(path)!r} has the member {member.filename!r} of {member.file_size} bytes, more than any "
-                    "picture has; fetch the archive again"
-                )
-        names = sorted(name.removeprefix(top) for name in archive.namelist() if is_picture(name))
-
-        def images(folder: str) -> list[str]:
-            # "0" is the character after "/", so these are all the names that start with the folder.
-            return names[bisect_left(names, folder + "/") : bisect_left(names, folder + "0")]
-
-        yield Tree(path, images, lambda name: archive.open(top + name))
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def open_regular(path: Path) -> IO[bytes]:
+    if not os.path.lexists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():
         raise OSError("not a regular file")  # opening a pipe would wait for ever
     return path.open("rb")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether an entry of a folder is one that no listing looks at, by its name."""
+    return name.startswith(".") or name in _SYSTEM
 
 
 def plain(name: str) -> bool:
@@ -69,7 +104,7 @@ def text(tree: Tree, name: str) -> str:
     try:
         with tree.open(name) as stream:
             return stream.read(2**26).decode()
-    except (OSError, KeyError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, UnicodeDecodeError, BadZipFile, zlib.error) as error:
         raise InputError(f"{name} in {str(tree.path)!r} cannot be read ({error}); fetch it again") from error
 
 
@@ -85,15 +120,3 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def refuse_member(archive: Path, name: str, link: bool) -> None:
-    """Raises InputError for what no data set's archive holds: a link, an absolute name or one that has `..`.
-
-    Archives are read and never unpacked, so it could do no harm; but what it is made for is not to be trusted.
-    """
-    parts = name.replace("\\", "/").split("/")
-    outside = parts[0] == "" or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
-    if link or outside:
-        what = "is a link" if link else "leads out of the archive"
-        raise InputError(f"{str(archive)!r} has the member {name!r}, which {what}; fetch the archive again")

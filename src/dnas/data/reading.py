@@ -1,0 +1,109 @@
+"""The pictures of a listing become images: in memory, or left in their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnas.data.arrays import value_counts
+from dnas.data.decoders import Decoders
+from dnas.data.headers import Headers, Rule
+from dnas.data.index import Files, Index, index_file
+from dnas.data.memory import fit_in_memory, require_tensor_fits
+from dnas.data.pictures import decode, survey
+from dnas.data.sources.listing import Listing
+from dnas.data.sources.registry import data_root
+from dnas.data.sources.samples import Counts
+from dnas.data.sources.tree import Tree
+from dnas.data.streaming import Streamed
+from dnas.errors import InputError
+from dnas.reporter import Reporter
+from dnas.settings import CROP, Memory, Resize
+
+# Images of the batches that are in memory at a time, which must fit.
+STREAMED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What became of the pictures of a listing.
+
+    Attributes:
+        images: [N, C, H, W], in memory or not.
+        counts: How often each value occurs in each channel [C, 256].
+        rule: By which they became squares of bytes.
+        headers: What they were before, where that was looked at.
+    """
+
+    images: Tensor | Streamed
+    counts: Counts
+    rule: Rule
+    headers: Headers | None
+
+
+def read_pictures(
+    place: Path,
+    tree: Tree,
+    listing: Listing,
+    part: str,
+    *,
+    channels: int | None = None,
+    size: int | None = None,
+    rule: Rule | None = None,
+    resize: Resize = CROP,
+    data_dir: str | None,
+    memory: Memory,
+    workers: int,
+    reporter: Reporter | None,
+) -> Pictures:
+    """The images of a listing.
+
+    Args:
+        place: The data set, after which its index is named.
+        tree: Where its pictures are, unless the listing says another.
+        part: Which part of the data set they are.
+        channels, size, rule: What they become, and how; by default as the pictures have it, and by `resize`.
+        data_dir, memory, workers, reporter: As of `splits.load_train`.
+    """
+    tree = listing.tree or tree
+    count = len(listing.names)
+    index = None
+    if memory != "whole" and not tree.held:
+        files = Files.look(tree, listing.names)
+        index = Index(files, listing.labels, index_file(data_root(data_dir), place, part), reporter)
+    elif memory == "stream":
+        raise InputError(f"--data-memory stream: {str(tree.path)!r} {tree.held}")
+    headers = None
+    if channels is None or size is None or rule is None:
+        headers = index.shape() if index is not None else survey(tree, listing.names)
+        rule = rule or headers.rule(resize)
+        channels, size = channels or headers.channels, size or headers.size(rule.resize)
+    if index is None or (memory == "auto" and fit_in_memory(count, channels, size)):
+        require_no_workers(workers, str(tree.path))
+        if not tree.held:
+            require_tensor_fits(count, channels, size, ", or --data-memory stream")
+        images = torch.from_numpy(decode(tree, listing.names, channels, size, rule))
+        return Pictures(images, value_counts(images), rule, headers)
+    require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
+    decoders = Decoders(workers)
+    counts = index.counts(channels, size, decoders, rule)
+    decoders.close()  # until batches are asked for, if they are
+    digests = index.digests(channels, size, rule)
+    return Pictures(Streamed(index.files, channels, size, decoders, digests=digests, rule=rule), counts, rule, headers)
+
+
+def require_no_streaming(memory: Memory, workers: int, source: str) -> None:
+    if memory == "stream":
+        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
+    require_no_workers(workers, source)
+
+
+def require_no_workers(workers: int, source: str) -> None:
+    if workers:
+        raise InputError(
+            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
+            "give --data-memory stream for a folder of pictures"
+        )

@@ -1,0 +1,280 @@
+"""Archives, read without unpacking them to disk: .zip (so .npz too), .tar, and .tar packed by gzip, bzip2 or xz.
+
+An archive is made by whoever. So names that lead out of it, links, and more bytes than a data set's archive unpacks to
+are refused when it is opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from dnas.data.memory import amount, require_memory
+from dnas.data.sources.listing import LIST_ENDINGS, is_picture
+from dnas.data.sources.parts import is_part
+from dnas.data.sources.tree import Entry, Folder, Tree, is_dir, is_hidden
+from dnas.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ZIP_ENDINGS = (".zip", ".npz")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+LARGEST_MEMBER = 2**28  # bytes of a picture
+LARGEST_NOTES = 2**16  # bytes
+# An archive may unpack to so many bytes, or to so many times its own.
+EXPANDED, EXPANSION = 2**30, 200
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+
+
+def open_tree(path: Path) -> Tree:
+    """What lies at a path: a folder, an archive by the ending of its name, or a file by itself.
+
+    Raises InputError for an archive that is damaged, or that holds what no data set's archive does.
+    """
+    if is_dir(path):
+        return Folder(path)
+    name = path.name.lower()
+    if name.endswith(ZIP_ENDINGS) or name.endswith(TAR_ENDINGS):
+        tree = Archive(path)
+        _content(path)
+        return tree
+    return Folder(path.parent, only=path.name)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What an archive holds.
+
+    Attributes:
+        sizes: Bytes of each file.
+        folders: What lies in each folder.
+        read: The bytes of a file; None where all have to be unpacked for that.
+        top: What stands before the names: the folder that holds everything else, if there is one.
+    """
+
+    sizes: dict[str, int]
+    folders: dict[str, list[Entry]]
+    read: Callable[[str], bytes] | None
+    top: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive. Its names are kept in this process until those of others have been."""
+
+    path: Path
+    _unpacked: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[Archive], tuple[Path]]:
+        return Archive, (self.path,)
+
+    @property
+    def held(self) -> str:
+        packed = _content(self.path).read is None
+        return "is a packed .tar, which is read whole; unpack it, or pack it as .zip or .tar" if packed else ""
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        entries = _content(self.path).folders.get(folder)
+        if entries is None:
+            raise _missing(folder)
+        yield from entries
+
+    def open(self, name: str) -> IO[bytes]:
+        content = _content(self.path)
+        if name not in content.sizes:
+            raise _missing(name)
+        if content.read is not None:
+            return io.BytesIO(content.read(content.top + name))  # as a whole, so that its checksum is compared
+        with self._lock:
+            if not self._unpacked:
+                self._unpacked.update(_unpack(self.path, sum(content.sizes.values())))
+        return io.BytesIO(self._unpacked[content.top + name])
+
+    def status(self, name: str) -> tuple[int, int]:
+        content = _content(self.path)
+        if name not in content.sizes:
+            raise _missing(name)
+        return content.sizes[name], self.path.stat().st_mtime_ns
+
+
+def _missing(name: str) -> OSError:
+    return FileNotFoundError(errno.ENOENT, "No such file in the archive", name)
+
+
+def _content(path: Path) -> _Content:
+    status = path.stat()
+    return _read(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, size: int, changed: int, inode: int) -> _Content:
+    """The content of an archive, which is another one where size, time of change or inode are."""
+    try:
+        return _zip(path, size) if path.name.lower().endswith(ZIP_ENDINGS) else _tar(path, size)
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error
+
+
+@dataclass
+class _Names:
+    """The names of an archive's members as they are met, each checked."""
+
+    path: Path
+    size: int
+    total: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    folders: dict[str, dict[str, Entry]] = field(default_factory=lambda: {"": {}})
+
+    def add(self, name: str, *, size: int, folder: bool, link: bool) -> str:
+        """Return the name of a member as the tree has it. Raises InputError for what no data set's archive holds."""
+        refuse_member(self.path, name, link)
+        parts = _parts(name)
+        plain = "/".join(parts)
+        if folder:
+            self._place(parts, folder=True)
+            return plain
+        if is_picture(plain) and size > LARGEST_MEMBER:
+            raise InputError(
+                f"{str(self.path)!r} has the member {name!r} of {size} bytes, more than any "
+                "picture has; fetch the archive again"
+            )
+        if plain in self.sizes:
+            raise InputError(f"{str(self.path)!r} has the member {name!r} twice; pack it again")
+        self.total += size
+        if self.total > max(EXPANDED, EXPANSION * self.size):
+            raise InputError(
+                f"{str(self.path)!r} of {amount(self.size)} would unpack to more than {amount(self.total)}, above "
+                f"{EXPANSION} times its size; pack it without compression if that is right"
+            )
+        self.sizes[plain] = size
+        self._place(parts, folder=False)
+        return plain
+
+    def _place(self, parts: list[str], *, folder: bool) -> None:
+        for depth, part in enumerate(parts):
+            inner = folder or depth + 1 < len(parts)
+            self.folders["/".join(parts[:depth])].setdefault(part, Entry(part, inner))
+            if inner:
+                self.folders.setdefault("/".join(parts[: depth + 1]), {})
+
+    def unwrapped(self, read: Callable[[str], bytes] | None) -> _Content:
+        """The content, from the folder on that holds all that could be used: nobody could name one in an archive."""
+        for name in self.sizes.keys() & self.folders.keys():
+            raise InputError(f"{str(self.path)!r} has {name!r} as a file and as a folder; pack it again")
+        top, beside = "", list[Entry]()
+        while True:
+            shown = [entry for entry in self.folders[top].values() if not is_hidden(entry.name)]
+            inner = [entry.name for entry in shown if entry.folder]
+            if len(inner) != 1 or is_part(inner[0]) or any(_is_used(entry.name) for entry in shown if not entry.folder):
+                break
+            below = self.folders[_joined(top, inner[0])]
+            if not any(entry.folder or _is_list_or_array(entry.name) for entry in below.values()):
+                break  # one class folder, or images and no classes
+            beside += [entry for entry in self.folders[top].values() if entry.name != inner[0]]
+            top = _joined(top, inner[0])
+        folders = {name: list(entries.values()) for name, entries in self.folders.items()}
+        sizes = self.sizes
+        if top:
+            folders = {name[len(top) + 1 :]: found for name, found in folders.items() if name.startswith(top + "/")}
+            folders[""] = [*beside, *self.folders[top].values()]
+            sizes = {name[len(top) + 1 :]: size for name, size in sizes.items() if name.startswith(top + "/")}
+        return _Content(sizes, folders, read, top and top + "/")
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _is_used(name: str) -> bool:
+    return is_picture(name) or _is_list_or_array(name)
+
+
+def _is_list_or_array(name: str) -> bool:
+    return name.lower().endswith((".npy", *LIST_ENDINGS))
+
+
+def _zip(path: Path, size: int) -> _Content:
+    archive = zipfile.ZipFile(path)
+    names, stored = _Names(path, size), dict[str, zipfile.ZipInfo]()
+    for member in archive.infolist():
+        if member.flag_bits & 1:
+            raise InputError(f"{str(path)!r} is encrypted; unpack it and give the folder")
+        link = stat.S_ISLNK(member.external_attr >> 16)
+        name = names.add(member.filename, size=member.file_size, folder=member.is_dir(), link=link)
+        stored[name] = member
+    return names.unwrapped(lambda name: archive.read(stored[name]))
+
+
+class Member(tarfile.TarInfo):
+    """A member of an archive; what is noted about the next one, as a long name, is bounded here."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in tarfile.REGULAR_TYPES and member.size > LARGEST_NOTES:
+            raise tarfile.ReadError(f"{member.size} bytes of notes about one member")
+        return member
+
+
+def _tar(path: Path, size: int) -> _Content:
+    with path.open("rb") as stream:
+        packed = stream.read(8).startswith(_PACKED)
+    names, offsets = _Names(path, size), dict[str, int]()
+    # A stream, as going back in a packed archive means to unpack it again from its start.
+    with tarfile.open(path, "r|*", tarinfo=Member) as archive:
+        for member in archive:
+            if member.issparse():
+                raise InputError(f"{str(path)!r} has the sparse member {member.name!r}; pack it without --sparse")
+            link = member.issym() or member.islnk()
+            name = names.add(member.name, size=member.size, folder=member.isdir(), link=link)
+            offsets[name] = member.offset_data
+    return names.unwrapped(None if packed else lambda name: _span(path, offsets[name], names.sizes[name]))
+
+
+def _span(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        found = stream.read(size)
+    if len(found) < size:
+        raise EOFError("the archive is truncated")
+    return found
+
+
+def _unpack(path: Path, total: int) -> dict[str, bytes]:
+    """The bytes of all files of a .tar, which are so many together."""
+    require_memory(total, f"the files in {str(path)!r}", "unpack it, or pack it as .zip or .tar")
+    contents = {}
+    with tarfile.open(path, "r|*", tarinfo=Member) as archive:
+        for member in archive:
+            stream = archive.extractfile(member) if member.isfile() else None
+            if stream is not None:
+                contents["/".join(_parts(member.name))] = stream.read()
+    return contents
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def refuse_member(archive: Path, name: str, link: bool) -> None:
+    """Raises InputError for what no data set's archive holds: a link, an absolute name or one that has `..`.
+
+    Archives are read and never unpacked, so it could do no harm; but what it is made for is not to be trusted.
+    """
+    parts = name.replace("\\", "/").split("/")
+    outside = parts[0] == "" or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
+    if link or outside:
+        what = "is a link" if link else "leads out of the archive"
+        raise InputError(f"{str(archive)!r} has the member {name!r}, which {what}; fetch the archive again")

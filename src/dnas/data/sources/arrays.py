@@ -1,0 +1,381 @@
+"""NumPy arrays: an .npz file, or .npy files in a folder or archive, of images and labels by their names.
+
+Each image is handed on as an uncompressed picture, so all that holds for picture files holds for arrays: sizes,
+channels, streaming. Nothing that is pickled is read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dnas.data.memory import require_memory
+from dnas.data.sources.listing import LeftOut, Listing, Reason, look_below, top_files
+from dnas.data.sources.parts import part_of
+from dnas.data.sources.protocol import Source
+from dnas.data.sources.samples import Bytes, Labels, in_test
+from dnas.data.sources.tree import Entry, Folder, Tree
+from dnas.errors import InputError
+
+Numbers = npt.NDArray[Any]
+Role = Literal["images", "labels"]
+_ROLES: dict[str, Role] = {
+    "images": "images", "image": "images", "imgs": "images", "data": "images", "x": "images",
+    "labels": "labels", "label": "labels", "targets": "labels", "target": "labels", "y": "labels",
+}  # fmt: skip
+_CHANNELS = (1, 3, 4)
+_AT_ONCE = 1024  # images of a look at all values
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The files of one split."""
+
+    images: str
+    labels: str | None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images in one array, in memory or in their file.
+
+    Attributes:
+        axes: What follows the first axis: "HW", "HWC" or "CHW".
+        scale: What values are multiplied by to be those of a byte.
+    """
+
+    values: Numbers
+    axes: str
+    scale: float
+
+    @property
+    def bytes_of_each(self) -> int:
+        return math.prod(self.values.shape[1:]) * self.values.itemsize
+
+    def picture(self, number: int) -> Bytes:
+        """One image as uint8 [H, W] or [H, W, C]."""
+        pixels = self.values[number]
+        if self.axes == "CHW":
+            pixels = pixels.transpose(1, 2, 0)
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(pixels.astype(np.float64) * self.scale).astype(np.uint8)
+        return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+@dataclass(frozen=True)
+class ArrayTree:
+    """The images of arrays as pictures: the one called "images.npy/7" is the eighth of that array.
+
+    Attributes:
+        base: Where the arrays are.
+        forms: (axes, scale) of each array of images, as of `Stack`.
+    """
+
+    base: Tree
+    forms: dict[str, tuple[str, float]] = field(hash=False)
+    _loaded: dict[str, Numbers] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[ArrayTree], tuple[Tree, dict[str, tuple[str, float]]]]:
+        return ArrayTree, (self.base, self.forms)
+
+    @property
+    def path(self) -> Path:
+        return self.base.path
+
+    @property
+    def held(self) -> str:
+        if isinstance(self.base, Folder):
+            return ""
+        return "holds arrays in an archive, which are read whole; save them as .npy files in a folder"
+
+    def _stack(self, file: str) -> Stack:
+        if file not in self._loaded:
+            self._loaded[file] = load_array(self.base, file)
+        return Stack(self._loaded[file], *self.forms[file])
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        yield from self.base.scan(folder)
+
+    def open(self, name: str) -> IO[bytes]:
+        file, _, number = name.rpartition("/")
+        return io.BytesIO(_encoded(self._stack(file).picture(int(number))))
+
+    def status(self, name: str) -> tuple[int, int]:
+        file = name.rpartition("/")[0]
+        return self._stack(file).bytes_of_each, self.base.status(file)[1]
+
+
+def _encoded(pixels: Bytes) -> bytes:
+    """uint8 [H, W] or [H, W, 3 or 4] as the bytes of a picture file, without loss."""
+    height, width, *channels = pixels.shape
+    if channels != [4]:
+        return b"%s %d %d 255\n" % (b"P6" if channels else b"P5", width, height) + pixels.tobytes()
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+def load_array(tree: Tree, name: str) -> Numbers:
+    """The array in an .npy file; in a folder it stays in its file. Raises InputError."""
+    where = str(tree.path / name)
+    try:
+        with tree.open(name) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+            if dtype.hasobject:
+                raise InputError(
+                    f"{where!r} holds Python objects, which are pickled, and unpickling could run anything; save the "
+                    "array with numbers, as of np.stack, in place of objects"
+                )
+            start = stream.tell()
+            order: Literal["F", "C"] = "F" if fortran else "C"
+            size, expected = tree.status(name)[0], math.prod(shape) * dtype.itemsize
+            if size - start != expected:
+                raise InputError(
+                    f"{where!r} has {size - start} bytes of values where {expected} belong; fetch it again"
+                )
+            if not expected:
+                raise InputError(f"{where!r} is an array of shape {shape}, which holds nothing; fill it or remove it")
+            if isinstance(tree, Folder):
+                mapped: Numbers = np.memmap(tree.path / name, dtype, "r", start, shape, order)
+                return mapped
+            require_memory(size, f"{where!r}", "save it as an .npy file in a folder")
+            values: Numbers = np.frombuffer(stream.read(), dtype).reshape(shape, order=order)
+            return values
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where!r} cannot be read ({' '.join(str(error).split())}); fetch it again") from error
+
+
+class _Arrays:
+    """The arrays of a tree, each loaded once."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree, self.path = tree, tree.path
+        self.load = cache(lambda name: load_array(tree, name))
+
+    def pictures(self, file: str, form: tuple[str, float]) -> ArrayTree:
+        return ArrayTree(self.tree, {file: form}, {file: self.load(file)})
+
+
+def list_arrays(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -> Listing:
+    """The images of a part ("train" or "test"). Without arrays to test with, a fifth of each class is held out.
+
+    What is left out is told with the training part.
+
+    Raises:
+        InputError: An array is not what it must be.
+    """
+    arrays = _Arrays(tree)
+    parts, left_out = _parts(arrays)
+    used = parts["train"]
+    held_out = parts.get("test")
+    named = _named(arrays, used)
+    known = classes or tuple(str(name) for name in np.unique(named))  # in the order of numbers or of letters
+    form, note = _form(arrays, used.images, None)
+    if part == "test" and held_out is not None:
+        used, form = held_out, _form(arrays, held_out.images, form)[0]
+        named = _named(arrays, used)
+    labels = _numbered(named, known, arrays.path / str(used.labels))
+    positions: Labels = np.arange(len(labels))
+    if held_out is None:
+        for label in np.flatnonzero(np.bincount(labels) == 1):
+            raise InputError(
+                f"the class {known[label]!r} in {str(tree.path)!r} has one image, too few to split into training and "
+                "test; add images or remove it"
+            )
+        positions = np.flatnonzero(in_test(labels) == (part == "test"))
+    return Listing(
+        known,
+        [f"{used.images}/{position}" for position in positions],
+        labels[positions],
+        left_out if part == "train" else LeftOut(),
+        arrays.pictures(used.images, form),
+        (note,) if note else (),
+    )
+
+
+def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
+    """The images of arrays that are given to test with: the test part, or all where there is none."""
+    arrays = _Arrays(tree)
+    parts, left_out = _parts(arrays)
+    used = parts.get("test", parts["train"])
+    # Their values mean what those of the training arrays beside them do.
+    form = _form(arrays, parts["train"].images, None)[0]
+    if "test" in parts:
+        form = _form(arrays, used.images, form)[0]
+    labels = _numbered(_named(arrays, used), classes, arrays.path / str(used.labels))
+    names = [f"{used.images}/{number}" for number in range(len(labels))]
+    listing = Listing(classes, names, labels, left_out, arrays.pictures(used.images, form))
+    return listing, "test" if "test" in parts else "all"
+
+
+def _told(file: str) -> tuple[str, Role] | None:
+    """Which split ("" for all) and which of its arrays a file is, by its name: "X_train.npy" is ("train", "images")."""
+    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", file[: -len(".npy")]).casefold())
+    roles = {_ROLES[word] for word in words if word in _ROLES}
+    rest = [word for word in words if word and word not in _ROLES and word != "set"]
+    if len(roles) != 1 or len(rest) > 1:
+        return None
+    if not rest:
+        return "", roles.pop()
+    told = part_of(rest[0])
+    return (told[0], roles.pop()) if told and not told[1] else None
+
+
+def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
+    """The arrays of "train", and of "test" where there are some; and what is not used. Raises InputError."""
+    tree = arrays.tree
+    files = [name for name in top_files(tree) if name.lower().endswith(".npy")]
+    told: dict[tuple[str, str], str] = {}
+    left_out = _beside(tree, len(files))
+    for file in files:
+        key = _told(file)
+        if key in told:
+            raise InputError(f"{told[key]} and {file} in {str(tree.path)!r} are both {key[1]}; rename or remove one")
+        if key is None:
+            left_out.add(Reason.ARRAYS, file)
+        else:
+            told[key] = file
+    whole = "train" if ("train", "images") in told else ""
+    if (whole, "images") not in told or (whole, "labels") not in told:
+        raise InputError(
+            f"{str(tree.path)!r} holds the arrays {', '.join(name[:-4] for name in files)}; name two of them images "
+            "and labels, or train_images, train_labels, test_images and test_labels (or x_train, y_train and so on)"
+        )
+    parts = {"train": _Part(told.pop((whole, "images")), told.pop((whole, "labels")))}
+    for part in ("test", "validation"):
+        images, labels = told.pop((part, "images"), None), told.pop((part, "labels"), None)
+        if images and not labels:
+            left_out.add(Reason.UNLABELED, images, len(arrays.load(images)))
+        elif images and "test" in parts:
+            left_out.add(Reason.VALIDATION, images, len(arrays.load(images)))
+        elif images:
+            parts["test"] = _Part(images, labels)
+        elif labels:
+            left_out.add(Reason.ARRAYS, labels)
+    for file in told.values():
+        left_out.add(Reason.ARRAYS, file)
+    return parts, left_out
+
+
+def _beside(tree: Tree, arrays: int) -> LeftOut:
+    """The files that are none of so many arrays."""
+    if isinstance(tree, Folder) and tree.only:
+        return LeftOut()
+    below = look_below(tree, "")
+    left_out = below.left_out
+    others = left_out.counts[Reason.NOT_IMAGES]
+    others[".npy"] -= arrays
+    left_out.counts[Reason.NOT_IMAGES] = +others
+    if not left_out.counts[Reason.NOT_IMAGES]:
+        del left_out.counts[Reason.NOT_IMAGES]
+    for name in below.names:
+        left_out.add(Reason.UNLISTED, name.rpartition("/")[0] or ".")
+    return left_out
+
+
+def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tuple[tuple[str, float], str]:
+    """(axes, scale) of an array of images, and what to tell of it. Raises InputError for one of another form.
+
+    Args:
+        trained: Those of the training array, whose scale others must have.
+    """
+    values, where = arrays.load(file), str(arrays.path / file)
+    shape = values.shape
+    first, last = (shape[1] in _CHANNELS, shape[3] in _CHANNELS) if len(shape) == 4 else (False, False)
+    if len(shape) == 4 and first and last:
+        raise InputError(
+            f"{where!r} has the shape {shape}, of which axis 2 or axis 4 may be the channels; transpose it to "
+            "[images, height, width, channels] with a height above 4"
+        )
+    if not (len(shape) == 3 or first or last):
+        raise InputError(
+            f"{where!r} has the shape {shape}, where [images, height, width] belongs, or 1, 3 or 4 channels beside; "
+            "reshape it"
+        )
+    axes = "HW" if len(shape) == 3 else "CHW" if first else "HWC"
+    kind = values.dtype.kind
+    if values.dtype == np.uint8 or kind == "b":
+        return (axes, 255.0 if kind == "b" else 1.0), ""
+    if kind not in "iuf":
+        raise InputError(
+            f"{where!r} holds {values.dtype}, where numbers from 0 to 255 or from 0 to 1 belong; convert it"
+        )
+    chunks = [values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE)]
+    low, high = float(min(chunk.min() for chunk in chunks)), float(max(chunk.max() for chunk in chunks))
+    if trained is not None:
+        white = 255 / trained[1]
+    else:
+        white = 1.0 if kind == "f" and high <= 1 else 255.0
+    if not (low >= 0 and high <= white):  # nor NaN, which the minimum of all would be
+        known = f"0 to {white:g}" if trained is not None else "0 to 1 or 0 to 255"
+        raise InputError(f"{where!r} holds values from {low:g} to {high:g}, where {known} belong; scale it")
+    note = f"values of {file} are floating-point numbers from 0 to {white:g}, and are rounded to bytes"
+    return (axes, 255 / white), note if kind == "f" else ""
+
+
+def _named(arrays: _Arrays, part: _Part) -> Numbers:
+    """The labels of a part as they are: [N], numbers or texts. Raises InputError for arrays of another form."""
+    assert part.labels is not None, part
+    values, where = np.asarray(arrays.load(part.labels)), str(arrays.path / part.labels)
+    if values.ndim == 2 and values.shape[1] > 1:
+        if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all() or (values.sum(1) != 1).any():
+            raise InputError(
+                f"{where!r} has the shape {values.shape}, and its rows are not a one and zeros; give one label an image"
+            )
+        values = values.argmax(1)
+    elif values.ndim == 2:
+        values = values[:, 0]
+    images = arrays.load(part.images)
+    if values.ndim != 1 or len(values) != len(images):
+        raise InputError(
+            f"{where!r} has the shape {values.shape} for the {len(images)} images of {part.images}; give one label an "
+            "image"
+        )
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    elif values.dtype.kind in "bu" or (values.dtype.kind == "f" and (values == np.rint(values)).all()):
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iU":
+        raise InputError(f"{where!r} holds {values.dtype}, where whole numbers or names of classes belong; convert it")
+    return values
+
+
+def _numbered(named: Numbers, classes: tuple[str, ...], where: Path) -> Labels:
+    """The place of each label among the classes. Raises InputError for one that is not there."""
+    index = {name: label for label, name in enumerate(classes)}
+    found, places = np.unique(named, return_inverse=True)
+    for name in found:
+        if str(name) not in index:
+            raise InputError(
+                f"the class {str(name)!r} in {str(where)!r} was not there in training; remove it or train with it"
+            )
+    numbers = np.array([index[str(name)] for name in found], np.int64)
+    labels: Labels = numbers[places.reshape(-1)]
+    return labels
+
+
+def _within(tree: Tree) -> bool:
+    arrays = [name for name in top_files(tree) if name.lower().endswith(".npy")]
+    if isinstance(tree, Folder) and tree.only:
+        return False  # there are no labels
+    return bool(arrays) and (tree.path.suffix.lower() == ".npz" or any((_told(name) or ("", ""))[1] for name in arrays))
+
+
+SOURCES = (Source(kind="arrays", rank=900, within=_within, pictures=list_arrays, given=list_given, measured=True),)

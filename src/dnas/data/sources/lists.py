@@ -1,0 +1,289 @@
+"""Lists of images and their labels: a CSV, TSV or JSONL file, or a folder or archive with one beside its images.
+
+So are the image folders of Hugging Face, with a metadata.csv or metadata.jsonl in each split or at the top.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dnas.data.sources.listing import (
+    LIST_ENDINGS,
+    LeftOut,
+    Listing,
+    Reason,
+    is_picture,
+    look_below,
+    subfolders,
+    top_files,
+)
+from dnas.data.sources.parts import IMAGE_FOLDERS, find_parts, is_part, part_of
+from dnas.data.sources.protocol import Columns, Source
+from dnas.data.sources.samples import Labels, in_test
+from dnas.data.sources.table import Row, names_images, read_list
+from dnas.data.sources.tree import Folder, Tree, is_dir
+from dnas.errors import InputError
+
+_METADATA = ("metadata.csv", "metadata.jsonl")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A list: its name, the folder that its paths are relative to, and its split; "" where its rows say that."""
+
+    name: str
+    base: str = ""
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of one split, each once."""
+
+    names: list[str]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What lists say.
+
+    Attributes:
+        where: The list, or the folder of several, for messages.
+        parts: "train" and "test"; "" in place of both where nothing is split.
+    """
+
+    where: str
+    parts: dict[str, _Images]
+    left_out: LeftOut
+    tree: Tree
+
+
+def list_rows(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, columns: Columns) -> Listing:
+    """The images of a part ("train" or "test"), in the order of the rows. Unsplit, a fifth of each class is held out.
+
+    What is left out is told with the training part.
+
+    Raises:
+        InputError: A list is not what it must be, or contradicts itself.
+    """
+    read = _read(tree, columns)
+    train = read.parts.get("train", read.parts.get(""))
+    assert train is not None, read.parts
+    known = classes or tuple(sorted(set(train.labels)))
+    used = read.parts.get(part, train)
+    labels = _numbered(used, known, read.where)
+    if "train" in read.parts and part == "train":
+        _numbered(read.parts["test"], known, read.where)  # had better be known before the search than after it
+    positions: Labels = np.arange(len(labels))
+    if "" in read.parts:
+        for label in np.flatnonzero(np.bincount(labels, minlength=len(known)) == 1):
+            raise InputError(
+                f"the class {known[label]!r} in {read.where!r} has one image, too few to split into training and test; "
+                "add images or remove it"
+            )
+        positions = np.flatnonzero(in_test(labels) == (part == "test"))
+    left_out = read.left_out if part == "train" else LeftOut()
+    return Listing(known, [used.names[k] for k in positions], labels[positions], left_out, read.tree)
+
+
+def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tuple[Listing, str]:
+    """The images of a list that is given to test with: those of its test part, or all where it is not split."""
+    read = _read(tree, columns)
+    used = read.parts["test" if "test" in read.parts else ""]
+    listing = Listing(classes, used.names, _numbered(used, classes, read.where), read.left_out, read.tree)
+    return listing, "test" if "test" in read.parts else "all"
+
+
+def _numbered(images: _Images, classes: tuple[str, ...], where: str) -> Labels:
+    index = {name: label for label, name in enumerate(classes)}
+    for name in images.labels:
+        if name not in index:
+            raise InputError(f"the class {name!r} in {where!r} was not there in training; remove it or train with it")
+    return np.array([index[name] for name in images.labels], np.int64)
+
+
+def _read(tree: Tree, columns: Columns) -> _Read:
+    files = _files(tree)
+    alone = isinstance(tree, Folder) and bool(tree.only)
+    where = str(tree.path / files[0].name) if len(files) == 1 else str(tree.path)
+    images = tree
+    if columns.root:
+        if not alone:
+            raise InputError(
+                f"--root only applies to a list that is given by itself, not to {str(tree.path)!r}; remove it"
+            )
+        root = Path(columns.root).expanduser()
+        if not is_dir(root):
+            raise InputError(
+                f"--root {columns.root!r} is not a folder; give the one that the list's paths are relative to"
+            )
+        images = Folder(root, only=tree.path.name)
+    left_out = LeftOut()
+    parts = _once(_named_rows(tree, images, files, columns), where, left_out)
+    if not alone:
+        _leave_out(left_out, tree, files, {name for part in parts.values() for name in part.names})
+    if "" not in parts:
+        _require_both(parts, where)
+        if "validation" in parts and "test" in parts:
+            left_out.add(
+                Reason.VALIDATION, files[0].name if len(files) == 1 else ".", len(parts.pop("validation").names)
+            )
+        elif "validation" in parts:
+            parts["test"] = parts.pop("validation")
+    return _Read(where, parts, left_out, images)
+
+
+def _files(tree: Tree) -> list[_File]:
+    """The lists of a tree; none if its images lie in class folders."""
+    if isinstance(tree, Folder) and tree.only:
+        return [_File(tree.only)] if tree.only.lower().endswith(LIST_ENDINGS) else []
+    folders = subfolders(tree)
+    found = find_parts(folders)
+    if len(found) == 1:
+        splits = (("train", found[0].train), ("test", found[0].test), ("validation", found[0].validation))
+        each = [(part, folder, _metadata(tree, folder)) for part, named in splits for folder in named]
+        files = [_File(f"{folder}/{name}", folder, part) for part, folder, name in each if name]
+        if any(file.part == "train" for file in files):
+            return files
+    if any(not _holds_images(tree, folder) for folder in folders):
+        return []
+    lists = [name for name in top_files(tree) if name.lower().endswith(LIST_ENDINGS)]
+    metadata = [name for name in lists if name in _METADATA]
+    chosen = metadata or [name for name in lists if names_images(tree, name)]
+    return [_File(chosen[0])] if len(chosen) == 1 else []
+
+
+def _metadata(tree: Tree, folder: str) -> str | None:
+    """The list in the folder of a split; None if there is none, or classes."""
+    if any(inner.casefold() not in IMAGE_FOLDERS for inner in subfolders(tree, folder)):
+        return None
+    names = [entry.name for entry in tree.scan(folder) if entry.name in _METADATA and not entry.folder]
+    return min(names) if names else None
+
+
+def _holds_images(tree: Tree, folder: str) -> bool:
+    """Whether a folder, by its name and those of the folders in it, holds images of all classes."""
+    if folder.casefold() not in IMAGE_FOLDERS and not is_part(folder):
+        return False
+    return all(inner.casefold() in IMAGE_FOLDERS or is_part(inner) for inner in subfolders(tree, folder))
+
+
+def _named_rows(tree: Tree, images: Tree, files: list[_File], columns: Columns) -> list[tuple[Row, str, str, str]]:
+    """(row, its list, the image's name among the images, its split; "" where nothing is split) of all rows."""
+    found = []
+    for file in files:
+        where = str(tree.path / file.name)
+        rows = read_list(tree, file.name, columns)
+        names = [_name(images, file.base, row, where) for row in rows]
+        if file.part:
+            parts = [file.part] * len(rows)
+        elif rows[0].split is not None:
+            parts = [_part(row, where) for row in rows]
+        else:
+            parts = _parts_of_folders(names)
+        found += [(row, where, name, part) for row, name, part in zip(rows, names, parts, strict=True)]
+    return found
+
+
+def _name(tree: Tree, base: str, row: Row, where: str) -> str:
+    """The image of a row as the tree has it."""
+    name = posixpath.normpath(posixpath.join(base, row.image.replace("\\", "/")))
+    if not isinstance(tree, Folder) and (name.startswith(("/", "../")) or name == ".."):
+        raise InputError(f"line {row.line} of {where!r} names {row.image!r}, which is not in the archive; remove it")
+    if "\0" in name:
+        raise InputError(f"line {row.line} of {where!r} names {row.image!r}, which no file can be called; repair it")
+    return name
+
+
+def _part(row: Row, where: str) -> str:
+    told = part_of(row.split or "")
+    if told is None or told[1]:
+        raise InputError(f"line {row.line} of {where!r} has the split {row.split!r}; write train, validation or test")
+    return told[0]
+
+
+def _parts_of_folders(names: list[str]) -> list[str]:
+    """The splits by the folders that the images lie in, if all lie in those of splits."""
+    told = {folder: part_of(folder) for folder in {name.split("/")[0] for name in names if "/" in name}}
+    if any("/" not in name for name in names) or not all(part and not part[1] for part in told.values()):
+        return [""] * len(names)
+    parts = {folder: part[0] for folder, part in told.items() if part}
+    if "train" not in parts.values() or len(set(parts.values())) == 1:
+        return [""] * len(names)
+    return [parts[name.split("/")[0]] for name in names]
+
+
+def _once(rows: list[tuple[Row, str, str, str]], where: str, left_out: LeftOut) -> dict[str, _Images]:
+    """The images of each split without repeated rows, which are counted. Raises InputError for contradictions."""
+    seen: dict[str, tuple[Row, str]] = {}
+    parts: dict[str, _Images] = {}
+    for row, file, name, part in rows:
+        if name not in seen:
+            seen[name] = row, part
+            images = parts.setdefault(part, _Images([], []))
+            images.names.append(name)
+            images.labels.append(row.label)
+            continue
+        other, its_part = seen[name]
+        if (other.label, its_part) != (row.label, part):
+            first, second = (other.label, row.label) if other.label != row.label else (its_part, part)
+            raise InputError(
+                f"{row.image!r} is {first!r} in line {other.line} and {second!r} in line {row.line} of {where!r}; "
+                "remove one"
+            )
+        left_out.add(Reason.REPEATED, posixpath.basename(file))
+    return parts
+
+
+def _require_both(parts: dict[str, _Images], where: str) -> None:
+    missing = "training" if "train" not in parts else "test" if len(parts) == 1 else ""
+    if missing:
+        raise InputError(
+            f"{where!r} has no {missing} images; add some, or leave out the splits, so that a fifth is held out"
+        )
+
+
+def _leave_out(left_out: LeftOut, tree: Tree, files: list[_File], used: set[str]) -> None:
+    """What lies beside the lists and their images."""
+    below = look_below(tree, "")
+    left_out.include(below.left_out)
+    for name in below.names:
+        if name not in used:
+            left_out.add(Reason.UNLISTED, posixpath.dirname(name) or ".")
+    others: Counter[str] = Counter(posixpath.splitext(file.name)[1].lower() for file in files)
+    for name in used:
+        if not is_picture(name) and _is_there(tree, name):  # an image by another name than images usually have
+            others[posixpath.splitext(name)[1].lower()] += 1
+    rest = left_out.counts.pop(Reason.NOT_IMAGES, Counter()) - others
+    if rest:
+        left_out.counts[Reason.NOT_IMAGES] = rest
+
+
+def _is_there(tree: Tree, name: str) -> bool:
+    try:
+        tree.status(name)
+    except OSError:
+        return False
+    return True
+
+
+def _source(columns: Columns) -> Source:
+    return Source(
+        kind="lists of images",
+        rank=910,
+        within=lambda tree: bool(_files(tree)),
+        pictures=partial(list_rows, columns=columns),
+        given=partial(list_given, columns=columns),
+        by_columns=_source,
+        measured=True,
+    )
+
+
+SOURCES = (_source(Columns()),)
