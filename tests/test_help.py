@@ -17,7 +17,7 @@ from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOpti
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.runtime.execution import DEFAULT
-from dnas.settings import AUTO_RESIZE, DataSettings, WidthTrainSettings
+from dnas.settings import AUTO_RESIZE, DataSettings, TrainSettings, WidthTrainSettings
 from dnas.space.registry import get_space
 from dnas.study.cluster import RaySettings
 from dnas.study.design import StudySettings
@@ -57,6 +57,7 @@ IN_FORCE: dict[str, Any] = {
     "--data": DataSettings().source,
     "--data-memory": DataSettings().memory,
     "--resize": AUTO_RESIZE,
+    "--class-weights": TrainSettings().class_weights,
     "--method": Config().method,
     "--space": Config().space,
     "--seed": Config().seed,
