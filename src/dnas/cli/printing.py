@@ -50,6 +50,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         for sentence in (verdict.of_finals(result), verdict.of_run(result) if "baseline" in result else None):
             if sentence is not None:
                 console.print(sentence, highlight=False)
+    noise = verdict.of_signal(result)
+    if noise is not None:
+        console.print(noise, highlight=False)
     taken = {
         SEARCH_STAGE: result["search_seconds"],
         TRAIN_STAGE: result["train_seconds"],
