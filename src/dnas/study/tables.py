@@ -136,7 +136,11 @@ def _agreement(
         with suppress(InputError):
             architectures.append(Architecture.load(run / ARCHITECTURE_FILE))
     both = agreement(architectures, get_space(settings.run.get("space", DARTS.name)))
-    return None if both is None else {"networks": len(architectures), **asdict(both)}
+    if both is None:
+        return None
+    # With lists for tuples, as JSON has them.
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(both).items()}
+    return {"networks": len(architectures), **values}
 
 
 def _error(search: Mapping[str, Any]) -> float:
