@@ -13,6 +13,7 @@ from PIL import Image
 from report_tools import HOSTILE, assert_whole, cells, images, read, run, whole  # noqa: F401
 from study_tools import make_study
 
+from dnas.cli.printing import print_result
 from dnas.data.splits import DataInfo, load_test
 from dnas.disk import read_json
 from dnas.pages import mistakes, report
@@ -39,6 +40,21 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
     assert verdict.of_run(result) in page.words
     assert f"{round(18 * result['test_accuracy'])} of them right" in page.words
     assert f"{result['params']:,}" in page.words
+
+
+def test_a_search_that_ended_as_noise_says_so_on_the_page_and_in_the_terminal(run, capsys):
+    path = run / "result.json"
+    for agreement in (0.034, 0.9):
+        result = json.loads(path.read_text())
+        result["signal"]["agreement"] = agreement
+        path.write_text(json.dumps(result))
+        report.report(run)
+        print_result(result, False)
+        words = read(run / "report.html").words, " ".join(capsys.readouterr().out.split())
+        assert ["The search ended as noise" in each for each in words] == [agreement < 0.2] * 2
+        assert ["agree by 0.03," in each for each in words] == [agreement < 0.2] * 2
+    for curve in ("agreement of its halves", "margin", "saturation"):
+        assert f"Search: {curve}" in words[0]
 
 
 def test_out_and_json(run, tmp_path):

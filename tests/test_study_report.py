@@ -47,6 +47,17 @@ def test_the_page_of_a_study_is_whole(tmp_path):
     assert "dnas seed 9" in page.words and "1 run of this study is not done yet" in page.words.lower()
 
 
+def test_the_page_of_a_study_says_how_much_its_seeds_agree(tmp_path):
+    study = make_study(tmp_path, ROWS[:2], layers=3)
+    study["rows"][0]["agreement"] = {"networks": 4, "operations": -0.021, "edges": 0.5}
+    write_study(tmp_path, study)
+    report.report(tmp_path)
+    page = read(tmp_path / "report.html")
+    header, *rows = cells(page, "Test error, size and cost")
+    assert [row[header.index("agreement")] for row in rows] == ["-0.02", "–"]
+    assert "0: no more than by chance" in page.words
+
+
 def test_depth_profiles_are_means_over_a_rows_searches(tmp_path):
     layers = [[{"skip_connect": 8}, {"skip_connect": 2, "none": 2}], [{"none": 1}, {"none": 4}]]
     assert mean_layer([layers[0][0], layers[1][0]]) == {"skip_connect": 0.5, "none": 0.5}

@@ -283,7 +283,7 @@ def test_capture_is_of_now_and_holds_both_optimisers():
         search.step(step)
     tensors, state = search.capture()
     prefixes = {name.split(".")[0] for name in tensors}
-    assert prefixes == {"supernet", "mapping", "weights", "architecture"}
+    assert prefixes == {"supernet", "mapping", "weights", "architecture", "halves"}
     assert {"mapping.alpha", "mapping.beta", "mapping.gamma"} <= set(tensors)
     assert torch.equal(tensors["mapping.alpha"], search.mapping.alpha)
     assert state["sums"]["loss"] > 0

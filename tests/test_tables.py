@@ -3,12 +3,17 @@
 import csv
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import tomli_w
 from scipy import stats
 
+from dnas.space import sampling
+from dnas.space.agreement import agreement
+from dnas.space.darts import DARTS
+from dnas.space.registry import SPACES
 from dnas.study.design import StudySettings
 from dnas.study.tables import HEADER, cells, difference_cells, keep, render, summarise
 
@@ -111,6 +116,36 @@ def test_search_seeds_and_training_seeds_are_kept_apart(tmp_path):
     assert row["best"]["sd"] == pytest.approx(np.std([0.5, 0.3], ddof=1))
 
 
+def test_agreement_is_that_of_the_networks_which_searches_found(tmp_path):
+    """Seeds 0, 1 and 2; seed 3 has lost its file, and of seed 4 the finals trained another network."""
+    names = [f"dnas-shared-s{seed}" for seed in range(5)]
+    path = made_up(
+        tmp_path / "study",
+        settings(mappings=["shared"], seeds=5, run={"space": "s2"}),
+        dict.fromkeys([*names, *(f"{name}-random" for name in names)], 0.9),
+        dnas_shared_s4={"finals": [{"origin": "found"}, {"origin": "random", "winner": True}]},
+        dnas_shared_s2={"finals": [{"origin": "found", "winner": True}], "signal": {"agreement": 0.25}},
+    )
+    space = SPACES["s2"]
+    made = [sampling.sample(space, np.random.default_rng(seed), 6) for seed in range(5)]
+    for seed in (0, 1, 2, 4):
+        for name in (names[seed], f"{names[seed]}-random"):
+            made[seed].save(path / "runs" / name / "architecture.json")
+    row, control = (summary := keep(path))["rows"]
+    expected = agreement(made[:3], space)
+    assert row["agreement"] == {"networks": 3, **json.loads(json.dumps(asdict(expected)))}
+    assert [search["signal"] for search in row["searches"]] == [None, None, {"agreement": 0.25}, None, None]
+    assert cells(summary)[0][HEADER.index("agreement")] == f"{expected.operations:.2f}"
+    assert control["agreement"] is None and cells(summary)[1][HEADER.index("agreement")] == ""
+
+
+def test_one_seed_has_no_agreement(tmp_path):
+    path = made_up(tmp_path / "study", settings(mappings=["shared"], seeds=1), {"dnas-shared-s0": 0.9})
+    sampling.sample(DARTS, np.random.default_rng(0), 6).save(path / "runs/dnas-shared-s0/architecture.json")
+    (row,) = summarise(path)["rows"]
+    assert row["agreement"] is None
+
+
 def test_every_form_has_every_row(study):
     path, _ = study
     summary = keep(path)
@@ -129,7 +164,7 @@ def test_figures_keep_their_digits(tmp_path):
         tmp_path / "study", settings(mappings=["shared"], seeds=2), {"dnas-shared-s0": 0.9, "dnas-shared-s1": 0.9}
     )
     (row,) = cells(summarise(path))
-    assert row == ("dnas (shared)", "cell", "2", "10.00 ± 0.00", "", "0.001", "0.0", "2")
+    assert row == ("dnas (shared)", "cell", "2", "10.00 ± 0.00", "", "", "0.001", "0.0", "2")
     assert "10.00 ± 0.00" in render(summarise(path), "markdown")
 
 

@@ -54,6 +54,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         for sentence in (balance, verdict.of_finals(result), paid):
             if sentence is not None:
                 console.print(sentence, highlight=False)
+    noise = verdict.of_signal(result)
+    if noise is not None:
+        console.print(noise, highlight=False)
     taken = {
         SEARCH_STAGE: result["search_seconds"],
         TRAIN_STAGE: result["train_seconds"],

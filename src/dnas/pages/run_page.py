@@ -109,6 +109,7 @@ def run_page(path: Path, base: Path) -> str:
         balance=None if result is None else verdict.of_classes(result),
         verdict=verdict.of_run(result) if result is not None and "baseline" in result else None,
         finals=None if result is None else verdict.of_finals(result),
+        noise=None if result is None else verdict.of_signal(result),
         other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,
         compared=_compared(run),
         drawing=None if run.architecture is None else _drawing(run.architecture, run),
@@ -257,6 +258,23 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     yield from _curve(
         "entropy", "Search: how undecided it is", _series(epochs, {"entropy": ("entropy", accent, "-")}), mark=mark,
         caption="1: all operations of an edge weigh the same. 0: one has all the weight.",
+    )  # fmt: skip
+    yield from _curve(
+        "agreement", "Search: agreement of its halves", _series(epochs, {"agreement": ("agreement", accent, "-")}),
+        mark=mark,
+        caption="How far the even and the odd batches of the architecture alone would have kept the same edges and "
+        "operations; 0: no more than by chance, 1: all.",
+    )  # fmt: skip
+    yield from _curve(
+        "margin", "Search: margin", _series(epochs, {"margin": ("margin", accent, "-")}), mark=mark,
+        caption="How far what one half would keep stands above what it would not, as the other half sees it, in "
+        "standard deviations of the noise between them; 0 by chance.",
+    )  # fmt: skip
+    yield from _curve(
+        "saturation", "Search: saturation", _series(epochs, {"saturation": ("saturation", accent, "-")}), unit="%",
+        mark=mark,
+        caption="Share of the architecture parameters that have gone half as far as their steps can carry them, or "
+        "further: the number of steps decides where those stand, and no longer the images.",
     )  # fmt: skip
     yield from _curve(
         "skips", "Search: skip connections", _series(epochs, {"skips": ("skips", accent, "-")}), whole=True, mark=mark,

@@ -158,6 +158,7 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
         "error": percent(error.get("mean")) if error.get("sd") is None else spread(error["mean"], error["sd"]),
         "interval": percents(error.get("low"), error.get("high")),
         "count": error.get("count"),
+        "agreement": "–" if not row.get("agreement") else f"{row['agreement']['operations']:.2f}",
         "best": None if not best else f"{percent(best.get('mean'))} (seed {best.get('seed')})",
         "dots": [search["mean"] for search in searches if search["mean"] is not None],
         "params": row.get("params"),

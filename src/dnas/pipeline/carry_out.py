@@ -70,7 +70,7 @@ def search(config: Config, method: Method, data: Data, folder: RunFolder, sessio
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(architecture, config))
-    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy}
+    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy, "signal": found.signal}
     second = [each.to_json() for each in others]
     session.complete({"architecture": architecture.to_json(), "others": second, **known})
     return architecture

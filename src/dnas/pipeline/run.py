@@ -222,6 +222,8 @@ def _carry_through(
             # That of what the search found, which is the first candidate of the finals.
             passed_over = any(each.get("winner") for each in result.get("finals", [])[1:])
             result |= {"validation_accuracy": None if passed_over else done["validation_accuracy"], **done["cost"]}
+            if done.get("signal"):
+                result["signal"] = done["signal"]
         result["search_seconds"] = round(session.seconds.get(SEARCH_STAGE, 0.0), 3)
         result["train_seconds"] = round(session.seconds.get(TRAIN_STAGE, 0.0), 3)
         result["peak_memory_bytes"] = peak_memory(config.device)

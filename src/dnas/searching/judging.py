@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -32,6 +32,7 @@ class Found:
         validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
         history: All that were judged one by one.
         others: Second choices: the next best that were judged, or samples of the learnt distribution.
+        signal: Whether a search by gradients knows something (`watch.signal`).
     """
 
     architecture: Architecture
@@ -40,6 +41,7 @@ class Found:
     validation_accuracy: float | None = None
     history: tuple[Trial, ...] = ()
     others: tuple[Architecture, ...] = ()
+    signal: dict[str, float] = field(default_factory=dict)
 
 
 def judged_in_rounds(

@@ -17,7 +17,7 @@ from dnas.runtime.session import Session
 from dnas.searching.judging import OTHERS, STAGE, Found, judged, next_best, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
-from dnas.searching.watch import epoch_metrics
+from dnas.searching.watch import epoch_metrics, signal
 from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
 from dnas.training.loop import run_steps
 
@@ -99,7 +99,7 @@ def search_supernet(
     if not others and isinstance(method, GradientMethod):
         draw = torch_stream(seed, "samples")
         others = tuple(method.sampled(search.mapping, last, draw) for _ in range(OTHERS))
-    return Found(architecture, parameters, search.cost, judged_as, tuple(history), others)
+    return Found(architecture, parameters, search.cost, judged_as, tuple(history), others, signal(search, last))
 
 
 def search_architecture(

@@ -24,13 +24,14 @@ from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
-from dnas.runtime.checkpoint import Checkpoint
+from dnas.runtime.checkpoint import Checkpoint, restore_module
 from dnas.runtime.session import Captured
 from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
 from dnas.supernet.relaxation import MixingWeights, path
+from dnas.supernet.signal import Halves
 from dnas.supernet.supernet import Supernet, build_supernet
 from dnas.training import updates
 from dnas.training.batches import Batch, Batches
@@ -99,6 +100,7 @@ class Search:
             loss="the validation loss",
             norm="the architecture's gradient norm",
         )
+        self.halves = Halves(self.architecture).to(device) if isinstance(method, GradientMethod) else None
         # [L, E, O]: where edges have primitives of their own, the others are not executed.
         self.active = None if method.allowed is None else method.allowed[torch.tensor(layer_kinds(settings.layers))]
         if settings.weight_images == len(self.pool):
@@ -301,12 +303,22 @@ class Search:
     def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
         assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)
         length = float(torch.nn.utils.get_total_norm([p.detach() for p in self.architecture]))
+        assert self.halves is not None
+        self.halves.add(step, self._of_data(batch, step, grads))
         taken = self.architecture_descent.step(step, loss, grads, self._first_bad(batch, step))
         self.sums["gradient"] += taken.norm
         self.sums["decay"] += self.settings.architecture_weight_decay * length
         self.sums["validation_loss"] += taken.loss
         with torch.no_grad():
             self.method.project(self.mapping)
+
+    def _of_data(self, batch: Batch, step: int, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The gradients of the loss without those of the method's penalty, which is no function of the images."""
+        assert isinstance(self.method, GradientMethod)
+        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
+        if penalty is None:
+            return grads
+        return tuple(g - own for g, own in zip(grads, updates.gradients_of(penalty, self.architecture), strict=True))
 
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
         """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
@@ -336,6 +348,7 @@ class Search:
         """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
+        halves = {} if self.halves is None else {f"halves.{k}": v for k, v in self.halves.state_dict().items()}
         state: dict[str, Any] = {
             "sums": self.sums,
             "cost": self.cost,
@@ -345,13 +358,15 @@ class Search:
             "derived_accuracy": self.derived_accuracy,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
-        return weights | architecture, state | weights_state | architecture_state
+        return weights | architecture | halves, state | weights_state | architecture_state
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Be as when the checkpoint was captured. Returns how many steps had been taken."""
         state = checkpoint.state["loop"]
         self.weight_descent.restore(checkpoint)
         self.architecture_descent.restore(checkpoint)
+        if self.halves is not None:
+            restore_module(checkpoint, "halves", self.halves)
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
         self.trained, self.scores = int(state["trained"]), list(state["scores"])
         self.derived_accuracy = state["derived_accuracy"]

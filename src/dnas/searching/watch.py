@@ -12,10 +12,12 @@ from torch import Tensor
 
 from dnas.data.augment import normalise
 from dnas.kernels import native
-from dnas.methods.protocol import GradientMethod
+from dnas.methods.protocol import GradientMethod, Progress
 from dnas.searching.judging import STAGE
 from dnas.searching.search import Search
 from dnas.settings import GradientSettings
+from dnas.space.agreement import agreement
+from dnas.supernet.signal import margin, saturation
 from dnas.training import updates
 
 
@@ -27,8 +29,8 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
     skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
     weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
     what is lost where operations are taken away; `travel` is the largest architecture parameter;
-    `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `eigenvalue` is there
-    where the setting is.
+    `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `agreement`, `margin` and
+    `saturation` say whether that knows something (`signal`); `eigenvalue` is there where the setting is.
     """
     settings, method = search.settings, search.method
     progress = search.progress(step, draw=1)
@@ -57,6 +59,7 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
             metrics["eigenvalue"] = value
     if search.architecture:
         metrics["travel"] = max(float(p.detach().abs().max()) for p in search.architecture)
+    metrics |= signal(search, progress)
     derived = method.derive(search.mapping, progress)
     if derived is not None:
         metrics["skips"] = derived.skips
@@ -73,6 +76,43 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
         search.cost = before
     search.sums = dict.fromkeys(search.sums, 0.0)
     return metrics
+
+
+def signal(search: Search, progress: Progress) -> dict[str, float]:
+    """What the architecture steps so far know, by names; {} before there are two, and for methods without gradients.
+
+    `agreement` is that of the architectures which the even and the odd steps alone would have led to
+    (`Halves.travels`), over edges and operations beyond chance; each begins at the initial parameters of another seed.
+    `margin` is the distance of what one half keeps from what it does not, as the other half sees it, in units of its
+    noise. Both are 0 by chance. They are left out where a method does not rank by its parameters.
+    `saturation` is the share of parameters that stand at Adam's limit of travel.
+    """
+    method, halves, settings = search.method, search.halves, search.settings
+    if not isinstance(method, GradientMethod) or halves is None or not halves.known:
+        return {}
+    assert isinstance(settings, GradientSettings)
+    rate = settings.architecture_learning_rate
+    found: dict[str, float] = {}
+    # Another seed's parameters break ties by chance: halves that know nothing must not agree by where they began.
+    ends = [method.mapping(settings.layers, search.seed + half).to(search.device) for half in (1, 2)]
+    with torch.no_grad():
+        for half, end in enumerate(ends):
+            for p, way in zip(end.parameters(), halves.travels(rate), strict=True):
+                p.add_(way[half])
+            method.project(end)
+        one, two = (method.scores(end, progress) for end in ends)
+    if not torch.equal(one, two):
+        both = agreement([method.derive(end, progress) for end in ends], method.space)
+        assert both is not None
+        found["agreement"] = both.operations
+        distance = margin(one, two, method.operations, method.space)
+        if distance is not None:
+            found["margin"] = distance
+    begun = list(method.mapping(settings.layers, search.seed).to(search.device).parameters())
+    share = saturation(search.architecture, begun, rate * int(halves.steps.sum()), halves.reached())
+    if share is not None:
+        found["saturation"] = share
+    return found
 
 
 def eigenvalue(search: Search, step: int) -> float:

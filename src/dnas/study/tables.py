@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,11 @@ from tabulate import tabulate
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError
 from dnas.pipeline.presets import DEFAULT_PRESET
-from dnas.runtime.names import CONFIG_FILE
+from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
+from dnas.space.agreement import agreement
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.space.registry import get_space
 from dnas.study.design import Network, StudySettings, networks, read_study, results
 from dnas.study.names import RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, Kind
 from dnas.study.practices import StudyFacts, practices
@@ -39,6 +44,8 @@ def summarise(path: Path) -> dict[str, Any]:
     for network in networks(settings):
         rows.setdefault(_name(network), []).append(network)
     made = [row for row in (_row(name, group, settings, found) for name, group in rows.items()) if row["searches"]]
+    for row in made:
+        row["agreement"] = _agreement(row, path, settings, found)
     # A row, and below it what controls it.
     order = [row["name"] for row in made if row["of"] is None]
     made.sort(key=lambda row: order.index(row["of"] or row["name"]))
@@ -90,6 +97,7 @@ def _row(
                 "macs": result["macs"],
                 "search_seconds": result["search_seconds"] or None,
                 "step_equivalents": result.get("step_equivalents"),
+                "signal": result.get("signal"),
                 "trainings": trainings,
             }
         )
@@ -109,6 +117,30 @@ def _row(
         "macs": _mean(searches, "macs"),
         "search_seconds": _mean(searches, "search_seconds"),
     }
+
+
+def _agreement(
+    row: Mapping[str, Any], path: Path, settings: StudySettings, found: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """How much the networks that searches with different seeds found agree beyond chance; None for fewer than two.
+
+    A search whose finals were won by another network than it found has none here, nor has one whose file is lost.
+    """
+    if row["kind"] != SEARCHED:
+        return None
+    architectures = []
+    for search in row["searches"]:
+        run = path / search["run"]
+        if any(each.get("winner") for each in found[run.name].get("finals", [])[1:]):
+            continue
+        with suppress(InputError):
+            architectures.append(Architecture.load(run / ARCHITECTURE_FILE))
+    both = agreement(architectures, get_space(settings.run.get("space", DARTS.name)))
+    if both is None:
+        return None
+    # With lists for tuples, as JSON has them.
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(both).items()}
+    return {"networks": len(architectures), **values}
 
 
 def _error(search: Mapping[str, Any]) -> float:
@@ -197,7 +229,9 @@ def keep(path: Path) -> dict[str, Any]:
 
 # --- renderings ----------------------------------------------------------------------------------------------
 
-HEADER = ("network", "level", "searches", "test error %", "best search %", "params M", "MACs M", "search s")
+HEADER = (
+    "network", "level", "searches", "test error %", "best search %", "agreement", "params M", "MACs M", "search s",
+)  # fmt: skip
 DIFFERENCES = ("difference", "pairs", "points of test error", "95 % interval", "p", "p corrected", "seeds to resolve")
 
 
@@ -210,6 +244,7 @@ def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
             str(len(row["searches"])),
             _spread(row["test_error"]),
             "" if row["best"] is None else _spread(row["best"]),
+            "" if row["agreement"] is None else f"{row['agreement']['operations']:.2f}",
             _scaled(row["params"], 1e6, 3),
             _scaled(row["macs"], 1e6, 1),
             _scaled(row["search_seconds"], 1, 0),

@@ -11,6 +11,9 @@ from dnas.study.statistics import LEVEL
 # From so many times as many test images in the largest class as in the smallest, one accuracy says too little.
 UNBALANCED = 1.5
 SEARCH_ORIGINS = (FOUND, SECOND)
+# An agreement of a search's halves below this is called noise: two standard deviations of halves that know nothing, for
+# six layers that share their cells; where every layer has its own these are half as large.
+NOISE = 0.2
 # What people call the candidates of the finals. Others are names of published cells.
 ORIGINS = {
     FOUND: "what the search found",
@@ -81,6 +84,17 @@ def of_finals(result: Mapping[str, Any]) -> str | None:
     kept = ORIGINS.get(won["origin"], f"the stacked {won['origin']}")
     text = f"Of {len(finals)} candidates the finals kept {kept}, with {won['accuracies'][-1]:.3f} on held-out images"
     return f"{text} ({seconds[-1]:.3f} for the next)." if seconds else f"{text}."
+
+
+def of_signal(result: Mapping[str, Any]) -> str | None:
+    """That a search by gradients ended as noise, in a sentence; None where it did not, or nothing is known of it."""
+    agreement = result.get("signal", {}).get("agreement")
+    if agreement is None or agreement >= NOISE:
+        return None
+    return (
+        "The search ended as noise: the two halves of its architecture batches would have kept networks that agree by "
+        f"{agreement:.2f}, where 0 is chance and 1 equality (noise is below {NOISE})."
+    )
 
 
 def direction(difference: Mapping[str, Any]) -> int | None:

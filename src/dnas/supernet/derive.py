@@ -57,6 +57,17 @@ def threshold(
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
 
 
+def closed(operations: Sequence[str], space: Space, layers: int) -> Tensor:
+    """[L, E, O] of bool: what cannot be chosen, whatever its score: what an edge has not, and `none`."""
+    reductions = reduction_layers(layers)
+    return torch.tensor(
+        [
+            [[name not in space.choices(k in reductions, e) for name in operations] for e in range(len(space.edges))]
+            for k in range(layers)
+        ]
+    )
+
+
 def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Cell:
     """The gene of a layer's kept operations, those with their (edge, operation) among `slots`."""
     return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
@@ -65,17 +76,9 @@ def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, in
 def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
     """For each layer and node the kept (operation, source, edge index, operation index)."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
-    reductions = reduction_layers(len(scores))
     # On the CPU in float64: the ranking of close scores must not depend on the device.
     ranked_by = scores.detach().to("cpu", torch.float64)
-    # What an edge has not, and `none`, cannot be chosen, whatever its score.
-    closed = torch.tensor(
-        [
-            [[name not in space.choices(k in reductions, e) for name in operations] for e in range(len(space.edges))]
-            for k in range(len(scores))
-        ]
-    )
-    strength, choice = ranked_by.masked_fill(closed, -math.inf).max(-1)
+    strength, choice = ranked_by.masked_fill(closed(operations, space, len(scores)), -math.inf).max(-1)
     layers = []
     for k in range(len(scores)):
         nodes = []
