@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from dnas.data.splits import DataInfo, Split
 from dnas.kernels.memory import give_back
 from dnas.methods.protocol import Candidate, GradientMethod, Method, SupernetMethod, Trial, TrialMethod
+from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.session import Session
@@ -33,18 +35,20 @@ def search_supernet(
     device: str = "cpu",
     supernet: nn.Module | None = None,
     finalists: Sequence[Candidate] = (),
+    with_parts: Sequence[Part] = (),
 ) -> Found:
     """Search on the training split.
 
     Args:
         supernet: See `Search`.
         finalists: Judged at the end, in place of all that the method would judge.
+        with_parts: See `Search`.
 
     Raises:
         RunError: A loss or gradient is not finite.
         Interrupted: A signal came; a checkpoint was written.
     """
-    search = Search(method, settings, split, info, seed, device, supernet)
+    search = Search(method, settings, split, info, seed, device, supernet, with_parts)
 
     def spent() -> bool:
         # By the slowest rank's clock.
@@ -63,7 +67,7 @@ def search_supernet(
         search,
         session,
         STAGE,
-        f"search ({method.name}, {method.mapping_name})",
+        f"search ({', '.join((method.name, method.mapping_name, *(part.name for part in with_parts)))})",
         steps=settings.epochs * settings.steps_per_epoch,
         steps_per_epoch=settings.steps_per_epoch,
         end_epoch=end_epoch,
@@ -94,6 +98,9 @@ def search_supernet(
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
+    if with_parts:
+        origin = {**architecture.origin, "with": [part.name for part in with_parts]}
+        architecture = replace(architecture, origin=origin)
     judged_as = score_of(architecture, history) if history else search.derived_accuracy
     others = next_best(architecture, history)
     if not others and isinstance(method, GradientMethod):
@@ -111,9 +118,13 @@ def search_architecture(
     seed: int,
     session: Session,
     device: str = "cpu",
+    with_parts: Sequence[Part] = (),
 ) -> Found:
     """Search with resolved settings of the method's own kind. See the two functions that it calls."""
     if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
-        return search_supernet(method, settings, split, info, seed=seed, session=session, device=device)
+        return search_supernet(
+            method, settings, split, info, seed=seed, session=session, device=device, with_parts=with_parts
+        )
+    assert not with_parts, "a part that could not act is refused before"
     assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
     return search_by_trials(method, settings, split, info, seed=seed, session=session, device=device)

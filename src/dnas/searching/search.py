@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from dnas.data.splits import DataInfo, Split, chosen, halves
 from dnas.data.streaming import AHEAD
 from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
+from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint
@@ -49,6 +51,7 @@ class Search:
         device: "cpu" or "cuda".
         supernet: What stands for the supernet: called as one, (images, mixing weights, skip dropout) → logits. Without
             it, one is built.
+        with_parts: What is added to a gradient method, in this order. See `parts/protocol.py`.
     """
 
     def __init__(
@@ -60,7 +63,9 @@ class Search:
         seed: int,
         device: str,
         supernet: nn.Module | None = None,
+        with_parts: Sequence[Part] = (),
     ) -> None:
+        self.with_parts = tuple(with_parts)
         self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
         self.pool = chosen(split, settings.images, seed).to(device)
         if supernet is None:
@@ -189,10 +194,20 @@ class Search:
         return logits
 
     def architecture_loss(self, batch: Batch, step: int) -> Tensor:
-        loss = F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
+        loss = self.relaxed_loss(batch, step)
         assert isinstance(self.method, GradientMethod)
-        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
-        return loss if penalty is None else loss + penalty
+        progress = self.progress(step, batch.draw)
+        penalties = [self.method.penalty(self.mapping, progress)]
+        penalties += [part.penalty(self, progress) for part in self.with_parts]
+        return sum((penalty for penalty in penalties if penalty is not None), loss)
+
+    def relaxed_loss(self, batch: Batch, step: int) -> Tensor:
+        return F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
+
+    def training_slopes(self, step: int) -> Sequence[Tensor]:
+        """The gradients of the training loss in the architecture parameters, on the images of the weight step."""
+        loss = self.over_parts(self.relaxed_loss, self.parts(step, 0), step)
+        return updates.first_order(loss, self.architecture, self.weights)[1]
 
     def weight_loss(self, batch: Batch, step: int) -> Tensor:
         logits = self.logits(batch, step, relaxed=False)
@@ -241,12 +256,8 @@ class Search:
         parts = self.parts(step, 1)
         validation_loss = self.over_parts(self.architecture_loss, parts, step)
         if self.settings.update == "second-order":
-
-            def relaxed(part: Batch, step: int) -> Tensor:
-                return F.cross_entropy(self.logits(part, step, relaxed=True), part.labels)
-
             loss, grads = updates.unrolled(
-                self.over_parts(relaxed, self.parts(step, 0), step),
+                self.over_parts(self.relaxed_loss, self.parts(step, 0), step),
                 validation_loss,
                 self.architecture,
                 self.weights,
@@ -262,8 +273,9 @@ class Search:
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
         parts = self.parts(step, 0)
-        self.correct = 0
-        loss, grads = updates.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
+        with self._perturbed(step):
+            self.correct = 0
+            loss, grads = updates.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
         self.sums["correct"] += distributed.number(self.correct)
         return self._move_weights(parts[0], step, loss, grads)
 
@@ -296,6 +308,26 @@ class Search:
     def follow(self, loss: Tensor) -> None:
         """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
         self.architecture_descent.move(updates.gradients_of(loss, self.architecture))
+
+    @contextmanager
+    def _perturbed(self, step: int) -> Iterator[None]:
+        """Within it, the architecture parameters are where parts want them for the weight step."""
+        offsets = [offset for part in self.with_parts if (offset := part.offsets(self, step)) is not None]
+        if not offsets:
+            yield
+            return
+        assert isinstance(self.method, GradientMethod)
+        saved = [p.detach().clone() for p in self.architecture]
+        with torch.no_grad():
+            for p, *added in zip(self.architecture, *offsets, strict=True):
+                p.add_(sum(added))
+            self.method.project(self.mapping)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, original in zip(self.architecture, saved, strict=True):
+                    p.copy_(original)
 
     def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
         assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)

@@ -1,0 +1,134 @@
+"""Every registered part under every mapping: it acts, resumes to the bit, says what it is, and is refused elsewhere."""
+
+import json
+
+import pytest
+import torch
+from faults.harness import invoke
+from parts_tools import run_whole, search_with, taken
+from tiny_gradient import run_on
+
+from dnas import parts
+from dnas.disk import read_toml
+from dnas.errors import InputError
+from dnas.methods.registry import create, get_method, list_methods
+from dnas.parts import registry
+from dnas.pipeline.config import draft
+from dnas.runtime.checkpoint import Checkpoint
+from dnas.space.architecture import Architecture
+from dnas.space.darts import DARTS
+from dnas.supernet.mapping import MAPPINGS
+
+PARTS = parts.list_parts()
+# Options with which a part acts within a search of a few steps, where the defaults do not.
+SMALL: dict = {}
+CASES = [(name, SMALL.get(name, {})) for name in PARTS] + [("perturbation", {"law": "adversarial"})]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_says_what_it_is(name):
+    part = parts.get_part(name)
+    assert part.name == name and part.title and part.paper
+    assert issubclass(part.Options, parts.PartOptions)
+    for field in part.Options.model_fields.values():
+        assert not field.is_required() and field.description
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_a_part_acts_and_goes_on_to_the_same_bits(name, options, mapping):
+    """Captured in the middle, through JSON, and restored elsewhere, a search ends as one that was not."""
+    whole, stopped, other = (
+        search_with(parts.create([name], {name: options}), mapping=mapping, epochs=3) for _ in range(3)
+    )
+    run_whole(whole)
+    run_on(stopped, 0, 3)
+    tensors, state = stopped.capture()
+    tensors, state = {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(state))
+    other.step(0)  # restoring must overwrite whatever is there
+    other.restore(Checkpoint(3, tensors, {"loop": state}))
+    run_on(other, 3, 6)
+    (expected, expected_state), (got, got_state) = whole.capture(), other.capture()
+    assert expected.keys() == got.keys()
+    assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
+    assert expected_state == got_state
+    plain = run_whole(search_with((), mapping=mapping, epochs=3)).capture()[0]
+    assert any(not torch.equal(plain[key], expected[key]) for key in plain)
+
+
+@pytest.mark.parametrize("method", [name for name in list_methods() if get_method(name).kind != "gradient"])
+def test_what_does_not_follow_gradients_takes_no_part(method):
+    with pytest.raises(InputError, match=f"--with beta-decay needs .* --method {method} does not"):
+        draft({"method": method, "with_parts": ["beta-decay"]})
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "said"),
+    [
+        (["nonsense"], {}, "unknown --with 'nonsense'"),
+        (["beta-decay", "beta-decay"], {}, "--with names beta-decay twice"),
+        ([], {"beta-decay": {"weight": 1.0}}, "--option beta-decay.* has no use without --with beta-decay"),
+        (["beta-decay"], {"beta-decay": {"wait": 1}}, "--option beta-decay.wait .* did you mean 'beta-decay.weight'"),
+        (["beta-decay"], {"beta-decay": {"weight": -1.0}}, "--option beta-decay.weight must be above 0, got -1"),
+        ([], {"nonsense": {}}, "unknown --with 'nonsense'"),
+    ],
+)
+def test_mistakes_are_named(names, options, said):
+    with pytest.raises(InputError, match=said):
+        parts.create(names, options)
+
+
+def test_a_part_in_a_run_folder(tmp_path):
+    """The option acts, and the folder says that it was there; its config.toml repeats it."""
+    out = tmp_path / "run"
+    small = ("--layers", 3, "--channels", 8, "--epochs", 2, "-o", "search.images=32", "-o", "search.warmup_epochs=0")
+    outcome = invoke("search", "--with", "beta-decay", "-o", "beta-decay.weight=3", *small, "--out", out, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["with_parts"] == ["beta-decay"]
+    config = read_toml(out / "config.toml")
+    assert config["with_parts"] == ["beta-decay"] and config["with_options"] == {"beta-decay": {"weight": 3}}
+    assert Architecture.load(out / "architecture.json").origin["with"] == ["beta-decay"]
+    assert "beta-decay" in (out / "architecture.svg").read_text("utf-8")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert "beta-decay.maximum" in lines[-1]
+    from dnas.pages.run_page import read_run
+
+    assert read_run(out).name == "dnas (decoupled) with beta-decay"
+
+
+def test_another_package_gives_a_part(monkeypatch):
+    """By an entry point; one with a name that is taken is refused."""
+
+    class Ours(parts.Part):
+        name, title, paper = "ours", "Ours", "ours"
+
+    entry = type("Entry", (), {"name": "ours", "value": "ours:Ours", "load": lambda self: Ours})()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "dnas.parts" else [])
+    registry.registry.cache_clear()
+    try:
+        assert isinstance(parts.create(["ours"])[0], Ours)
+        entry.name = "beta-decay"
+        registry.registry.cache_clear()
+        with pytest.raises(InputError, match="has the name of another"):
+            registry.registry()
+    finally:
+        registry.registry.cache_clear()
+
+
+def test_a_study_says_its_parts_in_its_command():
+    from dnas.study.design import Network, StudySettings, run_overrides
+
+    run = {"with_parts": ["beta-decay"], "with_options": {"beta-decay": {"weight": 3.0}}}
+    study = StudySettings(methods=["darts"], run=run)
+    assert "--with beta-decay" in study.command() and "-o beta-decay.weight=3.0" in study.command()
+    searched = run_overrides(study, Network("searched", "darts", "shared", 0), 0)
+    assert searched["with_parts"] == ["beta-decay"]
+    assert not {"with_parts", "with_options"} & run_overrides(study, Network("random", "darts", "shared", 0), 0).keys()
+
+
+def test_parts_and_methods_are_made_in_any_order():
+    """A part keeps nothing of a search: the same objects serve two."""
+    with_parts = taken("beta-decay")
+    one, two = (run_whole(search_with(with_parts)).capture()[0] for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert create("dnas", None, {}, DARTS).origin() == {"method": "dnas", "mapping": "decoupled"}
