@@ -197,6 +197,27 @@ MUTATIONS = (
         "-epsilon * slope.sign()",
         "part",
     ),
+    Mutation(
+        "oles",
+        "what agrees is frozen",
+        'state["sum"] < self.options.threshold',
+        'state["sum"] > self.options.threshold',
+        "part",
+    ),
+    Mutation(
+        "layer-alignment",
+        "layers driven apart",
+        "factor = -self._weight",
+        "factor = self._weight",
+        "part",
+    ),
+    Mutation(
+        "projection",
+        "what is missed least is kept",
+        "worth -= reached",
+        "worth += reached",
+        "part",
+    ),
 )
 
 

@@ -1,6 +1,8 @@
 """Every registered part under every mapping: it acts, resumes to the bit, says what it is, and is refused elsewhere."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +21,13 @@ from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.supernet.mapping import MAPPINGS
 
+ROOT = Path(__file__).parents[1]
 PARTS = parts.list_parts()
 # Options with which a part acts within a search of a few steps, where the defaults do not.
-SMALL: dict = {}
-CASES = [(name, SMALL.get(name, {})) for name in PARTS] + [("perturbation", {"law": "adversarial"})]
+SMALL: dict = {"oles": {"threshold": 1.0, "steps": 1}}
+# What acts in the steps; a part that derives acts after them, as its own tests say.
+STEPWISE = [name for name in PARTS if not parts.get_part(name).derives]
+CASES = [(name, SMALL.get(name, {})) for name in STEPWISE] + [("perturbation", {"law": "adversarial"})]
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -39,21 +44,34 @@ def test_a_part_says_what_it_is(name):
 def test_a_part_acts_and_goes_on_to_the_same_bits(name, options, mapping):
     """Captured in the middle, through JSON, and restored elsewhere, a search ends as one that was not."""
     whole, stopped, other = (
-        search_with(parts.create([name], {name: options}), mapping=mapping, epochs=3) for _ in range(3)
+        search_with(parts.create([name], {name: options}), mapping=mapping, epochs=4) for _ in range(3)
     )
     run_whole(whole)
-    run_on(stopped, 0, 3)
+    run_on(stopped, 0, 2)
     tensors, state = stopped.capture()
     tensors, state = {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(state))
     other.step(0)  # restoring must overwrite whatever is there
-    other.restore(Checkpoint(3, tensors, {"loop": state}))
-    run_on(other, 3, 6)
+    other.restore(Checkpoint(2, tensors, {"loop": state}))
+    run_on(other, 2, 4)
     (expected, expected_state), (got, got_state) = whole.capture(), other.capture()
     assert expected.keys() == got.keys()
     assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
     assert expected_state == got_state
-    plain = run_whole(search_with((), mapping=mapping, epochs=3)).capture()[0]
+    plain = run_whole(search_with((), mapping=mapping, epochs=4)).capture()[0]
     assert any(not torch.equal(plain[key], expected[key]) for key in plain)
+
+
+GRADIENT = [name for name in list_methods() if get_method(name).kind == "gradient"]
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_every_method_with_gradients_takes_all_steps_of_all_parts(method):
+    """Together, and with an architecture's gradient of its own way; what is sampled is sampled as before."""
+    names = [name for name in PARTS if name != "projection"]
+    with_parts = parts.create(names, {name: SMALL[name] for name in names if name in SMALL})
+    search = run_whole(search_with(with_parts, method, epochs=2, update="first-order"))
+    assert all(w.isfinite().all() for w in (*search.weights, *search.architecture))
+    assert set(search.states) == set(names)
 
 
 @pytest.mark.parametrize("method", [name for name in list_methods() if get_method(name).kind != "gradient"])
@@ -124,6 +142,27 @@ def test_a_study_says_its_parts_in_its_command():
     searched = run_overrides(study, Network("searched", "darts", "shared", 0), 0)
     assert searched["with_parts"] == ["beta-decay"]
     assert not {"with_parts", "with_options"} & run_overrides(study, Network("random", "darts", "shared", 0), 0).keys()
+
+
+def test_the_part_that_the_page_shows_acts():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "parts.md").read_text("utf-8"), re.S)
+    namespace: dict = {}
+    exec(compile(block, "parts.md", "exec"), namespace)
+    part = namespace["Decided"](namespace["DecidedOptions"](weight=10.0))
+    plain, decided = (run_whole(search_with(with_parts, epochs=3)) for with_parts in ((), (part,)))
+    assert not torch.equal(plain.mapping.alpha, decided.mapping.alpha)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_page_has_every_part_option_and_hook(name):
+    page = (ROOT / "docs" / "parts.md").read_text("utf-8")
+    (section,) = re.findall(rf"(?ms)^## {name}\n(.*?)(?=^## |\Z)", page)
+    assert f"[{name}](#{name})" in page
+    for option, field in parts.get_part(name).Options.model_fields.items():
+        (default,) = re.findall(rf"(?m)^\| `{option}` \| (.*?) \|", section)
+        assert default.strip("`") == f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    hooks = [hook for hook in vars(parts.Part) if not hook.startswith("_")]
+    assert [hook for hook in hooks if f"`{hook}`" not in page and hook != "Options"] == []
 
 
 def test_parts_and_methods_are_made_in_any_order():

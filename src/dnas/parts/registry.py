@@ -81,6 +81,9 @@ def create(names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
 
 def check(parts: Sequence[Part], method: Method, settings: SearchSettings | None) -> None:
     """Raises InputError for a part that could not act with this method and these settings."""
+    deriving = [part.name for part in parts if part.derives]
+    if len(deriving) > 1:
+        raise SettingError(SETTING, "--with", f" names {' and '.join(deriving)}, which both derive; leave one out")
     for part in parts:
         if not isinstance(method, GradientMethod):
             names = f"a method that follows gradients, which --method {method.name} does not"

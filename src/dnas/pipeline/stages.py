@@ -12,7 +12,7 @@ import torch
 
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError, RunError
-from dnas.methods.protocol import Method, SupernetMethod
+from dnas.methods.protocol import GradientMethod, Method, SupernetMethod
 from dnas.parts import registry as parts
 from dnas.parts.protocol import Part
 from dnas.pipeline.config import Config
@@ -135,6 +135,9 @@ def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[P
         watched += 1  # the supernet
         eigenvalue = EIGENVALUE_PASSES if settings.eigenvalue else 0.0
     each, last = (FORWARD * images / batch for images in method.judged_images(validation))
+    for part in with_parts:
+        assert isinstance(method, GradientMethod)
+        last += FORWARD * part.judged_images(method, settings.layers, validation) / batch
     # What the limit counts; to watch is no cost of the search.
     work = Work(settings.epochs * epoch, **costs, epoch_steps=epoch, epoch_cost=each, after=last, seconds=seconds)
     # It counts in batches of full size.

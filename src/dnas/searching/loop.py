@@ -16,7 +16,7 @@ from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.session import Session
-from dnas.searching.judging import OTHERS, STAGE, Found, judged, next_best, score_of
+from dnas.searching.judging import FORWARD, OTHERS, STAGE, Found, judged, next_best, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
 from dnas.searching.watch import epoch_metrics
@@ -50,9 +50,18 @@ def search_supernet(
     """
     search = Search(method, settings, split, info, seed, device, supernet, with_parts)
 
+    deriving = next((part for part in with_parts if part.derives), None) if not finalists else None
+    reserve = 0.0
+    if deriving is not None:
+        assert isinstance(method, GradientMethod)
+        images = deriving.judged_images(method, settings.layers, len(search.validation_part))
+        reserve = FORWARD * images / settings.batch_size
+
     def spent() -> bool:
-        # By the slowest rank's clock.
-        return bool(distributed.most(settings.spent(session.elapsed(), search.cost["step_equivalents"]))[0])
+        # By the slowest rank's clock, and with what a part's derivation will take.
+        cost = search.cost["step_equivalents"]
+        seconds = session.elapsed() * (1 + reserve / cost if cost else 1.0)
+        return bool(distributed.most(settings.spent(seconds, cost + reserve))[0])
 
     def over(step: int) -> bool:
         # Where candidates have been judged, the steps were over, for whatever reason.
@@ -82,14 +91,22 @@ def search_supernet(
 
     last = search.progress(max(search.trained - 1, 0), draw=1)
     history: list[Trial] = []
-    if search.stopped is None or finalists:
+    if deriving is None and (search.stopped is None or finalists):
         limit = len(finalists) or None
         # A limit ends the search, not the judging of what was given to be judged.
         enough = (lambda: False) if finalists else spent
         finalists = finalists or method.finalists(search.mapping, last)
         history = judged(method, settings.layers, seed, search.scores, judge, enough, limit, finalists)
+    if deriving is not None:
+        asked = deriving.measures(search, last)
+        for number, mixing in enumerate(asked[len(search.scores) :], len(search.scores)):
+            search.scores.append(deriving.measure(search, mixing))
+            session.step_done(search.trained + number + 1, {"measured": number + 1}, search.capture)
     give_back()
-    if search.stopped is not None:
+    if deriving is not None:
+        architecture = deriving.derive(search, last, search.scores)
+        search.derived_accuracy = None  # that of the method's own derivation
+    elif search.stopped is not None:
         architecture = search.stopped
     elif history:
         architecture = method.choose(history)

@@ -8,8 +8,7 @@ algorithm 1); a sampling method moves the weights of what it samples, and judges
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,12 +27,13 @@ from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured
+from dnas.searching.composition import perturbed, those_that_move
 from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
 from dnas.supernet.relaxation import MixingWeights, path
-from dnas.supernet.supernet import Supernet, build_supernet
+from dnas.supernet.supernet import Owned, Supernet, build_supernet
 from dnas.training import updates
 from dnas.training.batches import Batch, Batches
 from dnas.training.descent import Descent
@@ -129,7 +129,9 @@ class Search:
                 ((self.train_part, "order"), (self.validation_part, "order-validation"))
             )
         ]
+        self.states = {part.name: part.begin(self) for part in self.with_parts}
         self.correct = 0  # of a step, on this rank
+        self._compared: dict[int, tuple[Tensor | None, ...]] = {}  # by draw: the weights' gradients of a step
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
         # What the search cost so far: see `Cost`.
         self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
@@ -169,15 +171,22 @@ class Search:
 
     # --- losses -------------------------------------------------------------------------------------------
 
-    def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
-        """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
+    def logits(self, batch: Batch, step: int, relaxed: bool, bump: Tensor | None = None) -> Tensor:
+        """[B, classes]; differentiable in the architecture parameters only where `relaxed`.
+
+        Args:
+            bump: [L, E, O], added to the mixing weights of the operations.
+        """
         progress = self.progress(step, batch.draw)
         mixing = self.mixing(progress)
+        mixing = mixing if relaxed else mixing.detach()
+        if bump is not None:
+            mixing = replace(mixing, operations=mixing.operations + bump)
         self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
         draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
-        return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
+        return self.forward(batch.images, mixing, draws)
 
     def mixing(self, progress: Progress) -> MixingWeights:
         """The method's, in the supernet's type; nothing is executed that an edge has not."""
@@ -209,8 +218,13 @@ class Search:
         loss = self.over_parts(self.relaxed_loss, self.parts(step, 0), step)
         return updates.first_order(loss, self.architecture, self.weights)[1]
 
-    def weight_loss(self, batch: Batch, step: int) -> Tensor:
-        logits = self.logits(batch, step, relaxed=False)
+    def training_gradients(self, step: int, bump: Tensor) -> Sequence[Tensor | None]:
+        """The weights', on the same images, where `bump` [L, E, O] is added to the mixing weights of the operations."""
+        loss = self.over_parts(partial(self.weight_loss, bump=bump), self.parts(step, 0), step)
+        return updates.sparse_gradients(loss, self.weights)[1]
+
+    def weight_loss(self, batch: Batch, step: int, bump: Tensor | None = None) -> Tensor:
+        logits = self.logits(batch, step, relaxed=False, bump=bump)
         self.correct += int((logits.detach().argmax(1) == batch.labels).sum())
         return F.cross_entropy(logits, batch.labels)
 
@@ -227,9 +241,11 @@ class Search:
         return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
 
     @torch.no_grad()
-    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
-        """The supernet's accuracy on `images` validation images from the `first` on, going round, not augmented: of one
-        architecture, of which nothing else is executed, or of mixing weights.
+    def judge(
+        self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0
+    ) -> tuple[float, float]:
+        """The supernet's accuracy and cross-entropy on `images` validation images from the `first` on, going round,
+        not augmented: of one architecture, of which nothing else is executed, or of mixing weights.
 
         Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
         own statistics, as after a recalibration (Guo et al. 2020, §3.2).
@@ -238,15 +254,21 @@ class Search:
             self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
-        correct = 0
+        correct, loss = 0, 0.0
         before = self.cost["step_equivalents"]
         chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[distributed.rank() :: distributed.count()]
         for k, indices in enumerate(chunks):
             batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
             logits = self.forward(normalise(batch, self.info), what)
-            correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
+            labels = self.pool.labels[indices.to(self.device)]
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
-        return distributed.number(correct) / len(part)
+        return distributed.number(correct) / len(part), distributed.number(loss) / len(part)
+
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
+        """The first of what `judge` tells."""
+        return self.judge(what, images, first)[0]
 
     # --- steps --------------------------------------------------------------------------------------------
 
@@ -266,6 +288,10 @@ class Search:
                 buffers=[self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
                 weight_decay=self.settings.weight_decay,
             )
+        elif any(part.compares for part in self.with_parts):
+            count = len(self.architecture)
+            loss, found = updates.sparse_gradients(validation_loss, [*self.architecture, *self.weights])
+            grads, self._compared[1] = updates.filled(found[:count], self.architecture), found[count:]
         else:
             loss, grads = updates.first_order(validation_loss, self.architecture, self.weights)
         self._move_architecture(parts[0], step, loss, grads)
@@ -273,10 +299,21 @@ class Search:
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
         parts = self.parts(step, 0)
-        with self._perturbed(step):
+        with perturbed(self.with_parts, self, step):
             self.correct = 0
-            loss, grads = updates.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
-        self.sums["correct"] += distributed.number(self.correct)
+            curious = [part for part in self.with_parts if part.wants_slopes(self, step)]
+            bump = torch.zeros(self._shape, device=self.device, requires_grad=True) if curious else None
+            wanted: list[Tensor] = [*self.weights] if bump is None else [*self.weights, bump]
+            loss, found = updates.sparse_gradients(
+                self.over_parts(partial(self.weight_loss, bump=bump), parts, step), wanted
+            )
+            grads = found[: len(self.weights)]
+            self.sums["correct"] += distributed.number(self.correct)
+            if any(part.compares for part in self.with_parts):
+                self._compared[0] = tuple(None if g is None else g.clone() for g in grads)
+            for part in curious:
+                (slopes,) = updates.filled(found[-1:], wanted[-1:])
+                grads = updates.added(grads, part.weight_gradients(self, step, slopes))
         return self._move_weights(parts[0], step, loss, grads)
 
     def joint_step(self, step: int) -> float:
@@ -302,32 +339,16 @@ class Search:
         else:
             self.architecture_step(step)
             loss = self.weight_step(step)
+        if len(self._compared) == 2:
+            for part in self.with_parts:
+                part.compare(self, self._compared[0], self._compared[1])
+        self._compared.clear()
         self.trained = step + 1
         return loss
 
     def follow(self, loss: Tensor) -> None:
         """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
         self.architecture_descent.move(updates.gradients_of(loss, self.architecture))
-
-    @contextmanager
-    def _perturbed(self, step: int) -> Iterator[None]:
-        """Within it, the architecture parameters are where parts want them for the weight step."""
-        offsets = [offset for part in self.with_parts if (offset := part.offsets(self, step)) is not None]
-        if not offsets:
-            yield
-            return
-        assert isinstance(self.method, GradientMethod)
-        saved = [p.detach().clone() for p in self.architecture]
-        with torch.no_grad():
-            for p, *added in zip(self.architecture, *offsets, strict=True):
-                p.add_(sum(added))
-            self.method.project(self.mapping)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for p, original in zip(self.architecture, saved, strict=True):
-                    p.copy_(original)
 
     def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
         assert isinstance(self.method, GradientMethod) and isinstance(self.settings, GradientSettings)
@@ -341,9 +362,10 @@ class Search:
 
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
         """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
+        moving, grads = those_that_move(self.with_parts, self, self._executed, grads)
         parts = None
-        if self._executed is not None and isinstance(self.supernet, Supernet):
-            parts = self.supernet.parts(self._executed)
+        if moving is not None and isinstance(self.supernet, Supernet):
+            parts = self.supernet.parts(moving)
         taken = self.weight_descent.step(
             step,
             loss,
@@ -356,6 +378,15 @@ class Search:
         self.sums["loss"] += taken.loss * batch.of
         return taken.loss
 
+    def owned(self) -> Iterable[Owned]:
+        """The weights that belong to operations."""
+        return self.supernet.owned() if isinstance(self.supernet, Supernet) else ()
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """L, E, O."""
+        return self.settings.layers, len(self.method.space.edges), len(self.method.operations)
+
     def _first_bad(self, batch: Batch, step: int) -> Callable[[], str]:
         """Finds where the loss of a batch first was not finite."""
         again = partial(self.logits, batch, step, relaxed=False)
@@ -367,6 +398,7 @@ class Search:
         """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
+        kept = {f"part.{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
         state: dict[str, Any] = {
             "sums": self.sums,
             "cost": self.cost,
@@ -376,13 +408,16 @@ class Search:
             "derived_accuracy": self.derived_accuracy,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
-        return weights | architecture, state | weights_state | architecture_state
+        return weights | architecture | kept, state | weights_state | architecture_state
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Be as when the checkpoint was captured. Returns how many steps had been taken."""
         state = checkpoint.state["loop"]
         self.weight_descent.restore(checkpoint)
         self.architecture_descent.restore(checkpoint)
+        for name, begun in self.states.items():
+            for key, value in checkpoint.part(f"part.{name}").items():
+                begun[key].copy_(value)
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
         self.trained, self.scores = int(state["trained"]), list(state["scores"])
         self.derived_accuracy = state["derived_accuracy"]

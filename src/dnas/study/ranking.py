@@ -205,6 +205,9 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         config, _ = resolve_flips(config, data.train, data.info)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
+        taken = parts.create(config.with_parts, config.with_options)
+        if deriving := [part.name for part in taken if part.derives]:
+            raise InputError(f"--with {deriving[0]} has no use with `dnas rank`, which derives nothing; leave it out")
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():
@@ -219,7 +222,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
                 session=session,
                 device=config.device,
                 finalists=candidates,
-                with_parts=parts.create(config.with_parts, config.with_options),
+                with_parts=taken,
             )
         scores = [trial.score for trial in found.history]
         seconds = round(session.elapsed(), 3)
