@@ -256,7 +256,7 @@ def main(*methods: str) -> None:
     Args:
         methods: Only of these; all unless given.
     """
-    print("| method | what was changed | the test that fails |\n|---|---|---|", flush=True)
+    print("| method or part | what was changed | the test that fails |\n|---|---|---|", flush=True)
     missed = 0
     for mutation in MUTATIONS:
         if methods and mutation.method not in methods:

@@ -16,6 +16,7 @@ from dnas.errors import InputError
 from dnas.methods.registry import create, get_method, list_methods
 from dnas.parts import registry
 from dnas.pipeline.config import draft
+from dnas.pipeline.overrides import nested
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
@@ -114,6 +115,15 @@ def test_a_part_in_a_run_folder(tmp_path):
     assert read_run(out).name == "dnas (decoupled) with beta-decay"
 
 
+def test_other_parts_than_a_file_names_leave_its_options_behind(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('with_parts = ["oles"]\n[with_options.oles]\nsteps = 3\n[with_options.beta-decay]\nweight = 2.0\n')
+    found = nested("search", {"config": str(file), "with_parts": "beta-decay", "option": ["beta-decay.weight=4"]})
+    assert found["with_parts"] == ["beta-decay"] and found["with_options"] == {"beta-decay": {"weight": 4}}
+    assert nested("search", {"config": str(file)})["with_options"]["oles"] == {"steps": 3}
+    assert not {"with_parts", "with_options"} & nested("train", {"config": str(file)}).keys()
+
+
 def test_another_package_gives_a_part(monkeypatch):
     """By an entry point; one with a name that is taken is refused."""
 
@@ -160,7 +170,8 @@ def test_the_page_has_every_part_option_and_hook(name):
     assert f"[{name}](#{name})" in page
     for option, field in parts.get_part(name).Options.model_fields.items():
         (default,) = re.findall(rf"(?m)^\| `{option}` \| (.*?) \|", section)
-        assert default.strip("`") == f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        said = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        assert default.strip("`") == said
     hooks = [hook for hook in vars(parts.Part) if not hook.startswith("_")]
     assert [hook for hook in hooks if f"`{hook}`" not in page and hook != "Options"] == []
 

@@ -63,6 +63,7 @@ class Projection(Part):
     def measures(self, search: SearchView, progress: Progress) -> Sequence[MixingWeights]:
         with torch.no_grad():
             scores = search.method.scores(search.mapping, progress)
+            scores = scores * choices(search.method, search.settings.layers).to(scores)
             # What operations are ranked by, in place of what is drawn in a step.
             whole = replace(search.mixing(progress), active=None).to(scores)
             whole = replace(whole, operations=scores, edges=torch.ones_like(whole.edges))
@@ -92,9 +93,7 @@ def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tenso
     count, names = len(method.space.edges), method.operations
     kinds = torch.tensor(layer_kinds(layers))
     none = torch.zeros(layers, count, len(names), dtype=torch.bool)
-    open_ = torch.tensor(
-        [[[name in method.space.choices(bool(k), e) for name in names] for e in range(count)] for k in kinds.tolist()]
-    )
+    open_ = choices(method, layers)
     every = [torch.arange(layers) == k for k in range(layers)]
     together = [kinds == kind for kind in (0, 1) if (kinds == kind).any()] if method.mapping_name == SHARED else every
     places = [torch.ones(layers, dtype=torch.bool)] if method.mapping_name == DECOUPLED else together
@@ -111,6 +110,17 @@ def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tenso
             operations, edges = none.clone(), none[..., 0].clone()
             operations[rows, e], edges[rows, e] = True, True
             yield operations, edges
+
+
+def choices(method: GradientMethod, layers: int) -> Tensor:
+    """[L, E, O]: the operations that can be derived."""
+    edges = range(len(method.space.edges))
+    return torch.tensor(
+        [
+            [[name in method.space.choices(bool(kind), e) for name in method.operations] for e in edges]
+            for kind in layer_kinds(layers)
+        ]
+    )
 
 
 def _taken(

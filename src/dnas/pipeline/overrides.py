@@ -89,6 +89,10 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         settings["data"] = {**settings["data"], **folders}
     if isinstance(given.get("with_parts"), str):
         given["with_parts"] = [name.strip() for name in given["with_parts"].split(",") if name.strip()]
+    if "with_parts" in given and "with_options" in settings:
+        # A file's options of parts that do not take part now.
+        beside = settings["with_options"]
+        settings["with_options"] = {name: beside[name] for name in beside if name in given["with_parts"]}
     if "prior" in given:
         given["prior"] = _absolute(given["prior"])
     device = given.pop("device", settings.get("device", "auto"))
