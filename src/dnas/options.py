@@ -99,7 +99,7 @@ class SearchOptions:
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Stop searching after the cost of so many training steps. [default: no limit]"
     with_parts: Annotated[str | None, Parameter(name="--with", group=_SEARCH)] = None
-    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`. [default: none]"
+    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`."
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
 
