@@ -1,10 +1,10 @@
-"""Whether the tests see a wrong formula: one change of each method's mathematics at a time, and the test that fails.
+"""Whether the tests see a wrong formula: one change of mathematics at a time, and the test that fails.
 
     python benchmarks/mutations.py                # all of them; prints the table of docs/mutations.md
     python benchmarks/mutations.py darts snas     # those of some methods
 
-Every mutation replaces a text in a copy of the package; the method's own tests then run on the copy, until the first
-failure. A mutation that no test sees is an error, and so is a text that is not there exactly once.
+Every mutation replaces a text in a copy of the package; the own tests of the method or part then run on the copy, until
+the first failure. A mutation that no test sees is an error, and so is a text that is not there exactly once.
 """
 
 from __future__ import annotations
@@ -26,16 +26,22 @@ app = App(help=__doc__, help_format="plaintext")
 
 @dataclass(frozen=True)
 class Mutation:
-    """`old` becomes `new` in a method's file; its tests must then fail."""
+    """`old` becomes `new` in the file of a method, or of another `kind` of thing; its tests must then fail."""
 
     method: str
     what: str
     old: str
     new: str
+    kind: str = "method"
 
     @property
     def stem(self) -> str:
         return self.method.replace("-", "_")
+
+    @property
+    def file(self) -> Path:
+        """In the package."""
+        return Path(f"{self.kind}s", f"{self.stem}.py")
 
 
 MUTATIONS = (
@@ -198,6 +204,41 @@ MUTATIONS = (
         ".mul_(layers[k] > 0)",
         ".mul_(layers[k] >= 0)",
     ),
+    Mutation(
+        "beta-decay",
+        "the largest logits drawn up",
+        "return weight * smooth_maximum",
+        "return -weight * smooth_maximum",
+        "part",
+    ),
+    Mutation(
+        "perturbation",
+        "the best to first order in place of the worst",
+        "epsilon * slope.sign()",
+        "-epsilon * slope.sign()",
+        "part",
+    ),
+    Mutation(
+        "oles",
+        "what agrees is frozen",
+        'state["sum"] < self.options.threshold',
+        'state["sum"] > self.options.threshold',
+        "part",
+    ),
+    Mutation(
+        "layer-alignment",
+        "layers driven apart",
+        "factor = -self._weight",
+        "factor = self._weight",
+        "part",
+    ),
+    Mutation(
+        "projection",
+        "what is missed least is kept",
+        "worth -= reached",
+        "worth += reached",
+        "part",
+    ),
 )
 
 
@@ -205,7 +246,7 @@ def failing_test(mutation: Mutation, folder: Path) -> str:
     """The name of the first test that fails on the mutated package. Raises ValueError if none does."""
     package = folder / "dnas"
     shutil.copytree(ROOT / "src" / "dnas", package, ignore=shutil.ignore_patterns("__pycache__"))
-    file = package / "methods" / f"{mutation.stem}.py"
+    file = package / mutation.file
     text = file.read_text("utf-8")
     if text.count(mutation.old) != 1:
         raise ValueError(f"{file.name} has {mutation.old!r} {text.count(mutation.old)} times, not once")
@@ -219,7 +260,7 @@ def failing_test(mutation: Mutation, folder: Path) -> str:
         "0",
         "-p",
         "no:cacheprovider",
-        f"tests/test_method_{mutation.stem}.py",
+        f"tests/test_{mutation.kind}_{mutation.stem}.py",
     ]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -236,7 +277,7 @@ def main(*methods: str) -> None:
     Args:
         methods: Only of these; all unless given.
     """
-    print("| method | what was changed | the test that fails |\n|---|---|---|", flush=True)
+    print("| method or part | what was changed | the test that fails |\n|---|---|---|", flush=True)
     missed = 0
     for mutation in MUTATIONS:
         if methods and mutation.method not in methods:

@@ -167,7 +167,7 @@ def test_the_streamed_batches_are_those_of_the_loader(tmp_path):
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.method)
 def test_what_a_mutation_changes_is_there_once(mutation):
     """In docs/mutations.md no line is out of date."""
-    text = (ROOT / "src" / "dnas" / "methods" / f"{mutation.stem}.py").read_text("utf-8")
+    text = (ROOT / "src" / "dnas" / mutation.file).read_text("utf-8")
     assert text.count(mutation.old) == 1 and mutation.new != mutation.old
 
 

@@ -140,7 +140,7 @@ def test_every_shared_option_has_a_help():
     for group in (DataOptions, RunOptions, SearchOptions, BothOptions, ExecutionOptions, ClusterOptions):
         lines = invoke("compare", "--help").out + invoke("run", "--help").out
         for name in options.names(group):
-            (line,) = set(re.findall(rf"│ --{name.replace('_', '-')}\b[^│]*", lines)[-1:])
+            (line,) = set(re.findall(rf"│ {options.flag(name)}\b[^│]*", lines)[-1:])
             assert len(line.split()) > 4, line
 
 

@@ -27,7 +27,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "mapping": "full", "option": ["partial_channels=2", "search.pad=1", "train.pad=2"], "search_channels": 16,
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
-        "flip": "off", "budget": 600.0, "finals": 4, "prior": "none",
+        "flip": "off", "budget": 600.0, "finals": 4, "prior": "none", "with_parts": "beta-decay, other",
         "class_weights": "balanced", "resize": "pad",
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
@@ -40,6 +40,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert (config.backend, config.budget, config.finals, config.prior) == ("torch", 600.0, 4, "none")
     assert (config.method, config.mapping, config.options) == ("pc-darts", "full", {"partial_channels": 2})
+    assert config.with_parts == ["beta-decay", "other"]
     search, train = config.search, config.train
     assert (config.space, search.seconds, search.steps) == ("s2", 90.5, 400)
     assert (search.layers, search.channels, search.epochs, search.batch_size, search.pad) == (5, 16, 7, 6, 1)

@@ -19,7 +19,18 @@ SECTIONS = {
 }
 # Written by the program, or given in another way than by a setting's name.
 NO_SETTING = {
-    Config: {"format", "command", "architecture", "handmade", "data", "search", "options", "train", "environment"},
+    Config: {
+        "format",
+        "command",
+        "architecture",
+        "handmade",
+        "data",
+        "search",
+        "options",
+        "with_options",
+        "train",
+        "environment",
+    },
     DataSettings: {"train_images", "fingerprint"},
 }
 

@@ -320,7 +320,9 @@ def test_search_architecture_is_the_loop_that_a_user_could_write():
 def test_an_architecture_is_judged_on_as_many_images_from_where_it_is_told(monkeypatch):
     search, seen = new_search(), []
     architecture = search.method.derive(search.mapping, Progress())
-    monkeypatch.setattr(Search, "forward", lambda self, images, mixing: seen.append(images) or torch.eye(4)[:1])
+    monkeypatch.setattr(
+        Search, "forward", lambda self, images, mixing: seen.append(images) or torch.eye(4)[[0] * len(images)]
+    )
     order = search.validation_part.tolist()
     assert len(order) == 16
     for images, first, judged in ((None, 0, order), (5, 0, order[:5]), (5, 14 + 32, order[14:] + order[:3])):

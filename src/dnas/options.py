@@ -106,8 +106,10 @@ class SearchOptions:
     "Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Stop searching after the cost of so many training steps. [default: no limit]"
+    with_parts: Annotated[str | None, Parameter(name="--with", group=_SEARCH)] = None
+    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`."
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
-    "NAME=VALUE of the method's own options, or of any setting as search.NAME or train.NAME; repeatable."
+    "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +261,18 @@ def flag_of(key: str, own: bool = True) -> str:
     section, _, name = key.rpartition(".")
     if section == "options":
         return f"--option {name}"
+    if section.startswith("with_options."):
+        return f"--option {key.removeprefix('with_options.')}"
     if own:
         for option in (*_COMMON, *names(DataOptions, RunOptions, SearchOptions, BothOptions, WidthOptions), "baseline"):
             if key in places("run", option) and (key != "train.layers" or option == "train_layers"):
-                return f"--{option.replace('_', '-')}"
+                return flag(option)
     return key
+
+
+def flag(option: str) -> str:
+    """Return what an option is called on the command line; "with" alone would be no name in Python."""
+    return "--with" if option == "with_parts" else f"--{option.replace('_', '-')}"
 
 
 def names(*groups: type) -> set[str]:

@@ -58,12 +58,12 @@ def checked(
     path = [section, *parts[: depth + 1]] if section else parts[: depth + 1]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        prefix = "".join(f"{part}." for part in path[:-1] if section != "options")
+        prefix = "".join(f"{part}." for part in path[:-1] if section != "options").removeprefix("with_options.")
         known = list(owner.model_fields)
         hint = did_you_mean(path[-1], known, prefix)
         if not hint:
             hint = f"; choose from {', '.join(known)}" if len(known) <= LISTED else f"; list all with {listed_by}"
-        before = "unknown " if section == "options" else "unknown setting "
+        before = "unknown " if section.startswith(("options", "with_options.")) else "unknown setting "
         raise SettingError(key, flag_of(key, own=False), f"{whose}{hint}", before)
     raise _objection(key, first["type"], first["input"], first.get("ctx", {}))
 

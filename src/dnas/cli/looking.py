@@ -216,11 +216,21 @@ def report(
 
 
 @app.command(sort_key=8)
-def methods(name: str | None = None, /, *, json: Json = False, debug: Debug = False) -> None:
+def methods(
+    name: str | None = None,
+    /,
+    *,
+    parts: Annotated[bool, Parameter(help="List the parts that --with adds to a method, with their options.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """List the methods; or the options of one, with all settings of its search and of a training."""
     from dnas.methods.registry import get_method, registry
     from dnas.pipeline.config import sections
 
+    if parts:
+        _list_parts(name, json)
+        return
     if name is None:
         listed = [_describe(method) for method in registry().values()]
     else:
@@ -265,6 +275,30 @@ def doctor(
         raise RunError("the self-test failed; see the lines above")
 
 
+def _list_parts(name: str | None, json: bool) -> None:
+    from dnas.parts.registry import get_part, registry
+
+    found = registry().values() if name is None else [get_part(name)]
+    listed = [
+        {"name": part.name, "title": part.title, "paper": part.paper, "options": _options(part)} for part in found
+    ]
+    if json:
+        print_json(listed)
+        return
+    for part in found:
+        print(f"{part.name}: {part.paper}")
+        for option in _options(part):
+            print(f"  --option {part.name}.{option['name']}={option['default']}: {option['description']}")
+
+
+def _options(owner: Any) -> list[dict[str, Any]]:
+    """Those of a method or part."""
+    return [
+        {"name": key, "default": field.default, "description": field.description}
+        for key, field in owner.Options.model_fields.items()
+    ]
+
+
 def _describe(method: Any) -> dict[str, Any]:
     return {
         "name": method.name,
@@ -273,10 +307,7 @@ def _describe(method: Any) -> dict[str, Any]:
         "mappings": list(method.mappings),
         "default_mapping": method.default_mapping,
         "paper": method.paper,
-        "options": [
-            {"name": key, "default": field.default, "description": field.description}
-            for key, field in method.Options.model_fields.items()
-        ],
+        "options": _options(method),
     }
 
 

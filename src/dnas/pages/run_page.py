@@ -75,7 +75,9 @@ class Run:
     def name(self) -> str:
         if not self.searched:
             return "trained network"
-        return f"{self.config.get('method', '')} ({self.config.get('mapping', '')})"
+        own = f"{self.config.get('method', '')} ({self.config.get('mapping', '')})"
+        parts = self.config.get("with_parts")
+        return f"{own} with {', '.join(parts)}" if parts else own
 
 
 def read_run(path: Path) -> Run:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError
 from dnas.methods.protocol import Method, SupernetMethod
+from dnas.parts import registry as parts
 from dnas.pipeline import stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.model import Subject, fresh
@@ -64,13 +65,16 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
     settings = config.search
     assert settings is not None
     wanted = (1 - RESERVE) * search_seconds(config)
+    taken = parts.create(config.with_parts, config.with_options)
     if isinstance(settings, SupernetSettings):
         assert isinstance(method, SupernetMethod)
-        step = seconds_per_search_step(method, settings, train, info, seed=config.seed, device=config.device)
-        one_pass = step / (stages.PASSES[settings.update] if isinstance(settings, GradientSettings) else 1.0)
+        step = seconds_per_search_step(
+            method, settings, train, info, seed=config.seed, device=config.device, with_parts=taken
+        )
+        one_pass = step / (stages.passes(settings, taken) if isinstance(settings, GradientSettings) else 1.0)
 
     def seconds(settings: SearchSettings) -> float:
-        work = stages.search_work(method, settings).total
+        work = stages.search_work(method, settings, taken).total
         if not isinstance(settings, TrialSettings):
             return one_pass * work
         trial = stages.seconds_per_trial(config, settings, train, info)

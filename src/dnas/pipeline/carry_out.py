@@ -19,6 +19,7 @@ from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError
 from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
+from dnas.parts import registry as parts
 from dnas.pipeline import budget, stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.entrants import entrants
@@ -61,7 +62,14 @@ def search(config: Config, method: Method, data: Data, folder: RunFolder, sessio
     if SEARCH_STAGE in session.completed:
         return Architecture.from_json(session.completed[SEARCH_STAGE]["architecture"])
     found = search_architecture(
-        method, config.search, data.train, data.info, seed=config.seed, session=session, device=config.device
+        method,
+        config.search,
+        data.train,
+        data.info,
+        seed=config.seed,
+        session=session,
+        device=config.device,
+        with_parts=parts.create(config.with_parts, config.with_options),
     )
     architecture, others = found.architecture, list(found.others)
     if isinstance(config.train, TrainSettings):
@@ -281,6 +289,7 @@ def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dic
         "preset": config.preset,
         "method": config.method,
         "mapping": config.mapping,
+        **({"with_parts": config.with_parts} if config.with_parts else {}),
         "seed": config.seed,
         "data": info.source,
         "classes": len(info.classes),
@@ -291,7 +300,7 @@ def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dic
 def picture(architecture: Architecture, config: Config) -> str:
     """The SVG of an architecture, titled by its run."""
     if config.method:
-        title = f"{config.method} · {config.mapping} · {config.data.source}"
+        title = " · ".join((config.method, config.mapping, *config.with_parts, config.data.source))
     else:
         title = f"{architecture.origin.get('published', 'architecture')} · {config.data.source}"
     return draw_svg(architecture, title=title, subtitle=f"{len(architecture)} layers, seed {config.seed}")

@@ -14,6 +14,7 @@ from dnas.methods.protocol import Method, SupernetMethod
 from dnas.methods.registry import create, get_method
 from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
+from dnas.parts import registry as parts
 from dnas.pipeline.machine import Device, environment
 from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, QUICK_BATCH, Preset, paper_travel, preset_settings
 from dnas.runtime import distributed
@@ -57,6 +58,9 @@ class Config(Settings):
     mapping: str = Field(
         "", description="how parameters describe the layers: shared, full or decoupled; empty: the method's own"
     )
+    with_parts: list[str] = Field(
+        default_factory=list, description="what is added to the method: names of docs/parts.md, as --with takes them"
+    )
     space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
@@ -96,6 +100,7 @@ class Config(Settings):
     data: DataSettings = DataSettings()
     search: SerializeAsAny[SearchSettings] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    with_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: SerializeAsAny[NetworkTrainSettings] | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
 
@@ -152,6 +157,7 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         else:
             check_channels(config.search.channels, "search.channels")
         config.search.check()
+        parts.check(parts.create(config.with_parts, config.with_options), method, config.search)
         if isinstance(config.search, SupernetSettings):
             distributed.check_parts(config.search.parts, "search")
     if config.command != "search":
@@ -212,6 +218,7 @@ def _composed(
     kind = get_method(own.method)
     preset = {"quick": kind.quick.get("options", {}), "paper": kind.paper_options}.get(own.preset, {})
     method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))
+    taken = parts.create(own.with_parts, own.with_options)
     base = preset_settings(
         own.preset, method, info, count, handmade=bool(own.handmade), finals=bool(own.finals and not own.budget)
     )
@@ -231,6 +238,7 @@ def _composed(
             **chosen,
             "mapping": method.mapping_name,
             "options": method.options.model_dump(exclude_none=True),
+            "with_options": {part.name: part.options.model_dump(exclude_none=True) for part in taken},
             "search": {**base["search"], **chosen.get("search", {})},
             "train": {**base["train"], **chosen.get("train", {})},
             **(found or {}),
@@ -278,7 +286,7 @@ def resolve(
         threads = int(config.environment["threads"]) if config.device == "cpu" else 1
         updates["search"] = config.search.resolved(count, paper_travel(method), info.image_size, threads)
     else:
-        updates |= {"method": "", "mapping": "", "options": {}}
+        updates |= {"method": "", "mapping": "", "options": {}, "with_parts": [], "with_options": {}}
     if config.command != "search":
         train = config.train.resolved(count, info.image_size)
         if config.finals:

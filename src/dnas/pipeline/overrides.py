@@ -16,6 +16,7 @@ from dnas.options import (
     SECTIONS,
     Command,
     common_first,
+    flag,
     flag_of,
     places,
 )
@@ -32,10 +33,11 @@ def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
     if "config" in given:
         found = in_file(read_settings(given["config"]), given["config"])
     for option in common_first(given):
-        found |= {key: f"--{option.replace('_', '-')}" for key in places(command, option)}
+        found |= {key: flag(option) for key in places(command, option)}
     for text in given.get("option", []):
         name = text.partition("=")[0]
-        found[name if "." in name else f"options.{name}"] = name if "." in name else f"--option {name}"
+        key = name if name.startswith(("search.", "train.")) else f"with_options.{name}" if "." in name else ""
+        found[key or f"options.{name}"] = name if key == name else f"--option {name}"
     return found
 
 
@@ -86,6 +88,12 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         paths = settings["data"].keys() & {"source", "data_dir", "root"}
         folders = {key: _absolute(settings["data"][key]) for key in paths}
         settings["data"] = {**settings["data"], **folders}
+    if isinstance(given.get("with_parts"), str):
+        given["with_parts"] = [name.strip() for name in given["with_parts"].split(",") if name.strip()]
+    if "with_parts" in given and "with_options" in settings:
+        # A file's options of parts that do not take part now.
+        beside = settings["with_options"]
+        settings["with_options"] = {name: beside[name] for name in beside if name in given["with_parts"]}
     if "prior" in given:
         given["prior"] = _absolute(given["prior"])
     device = given.pop("device", settings.get("device", "auto"))
@@ -93,7 +101,7 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
 
     settings["device"] = resolve_device(device)
     sections = SECTIONS[command]
-    add_options(settings, options, [*sections, "options"] if "search" in sections else sections)
+    add_options(settings, options, [*sections, "options", "with_options"] if "search" in sections else sections)
     if beneath:
         from dnas.settings import train_over
 
@@ -107,31 +115,48 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         settings.pop("mapping", None)
         settings.pop("space", None)
         settings.pop("options", None)
+        settings.pop("with_parts", None)
+        settings.pop("with_options", None)
     for section in {"search", "train"} - set(sections):
         settings.pop(section, None)
     return settings | given
 
 
 def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
-    """Put NAME=VALUE texts where they belong: SECTION.NAME, or the plain NAME of a method's option.
+    """Put NAME=VALUE texts where they belong: SECTION.NAME, PART.NAME, or the plain NAME of a method's option.
 
     Raises InputError for a text of another form, or for a section that is not among `sections`; plain names
-    belong to the section "options".
+    belong to the section "options", those of parts to "with_options".
     """
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise InputError(f"--option {text!r} must be NAME=VALUE")
         section, key = name.split(".", 1) if "." in name else ("options", name)
+        if "with_options" in sections and section in _parts():
+            of_parts = settings.get("with_options", {})
+            part = {**of_parts.get(section, {}), key: _value(value)}
+            settings["with_options"] = {**of_parts, section: part}
+            continue
         if section not in sections or name.startswith("options."):
             if name != (flag := flag_of(name)) and section not in ("search", "train", "options"):
                 raise InputError(f"--option {name} cannot be used; use {flag}")
             if section not in ("search", "train", "options"):
-                named = [f"{s}.{key}" for s in sections if s != "options"]
+                named = [f"{s}.{key}" for s in sections if s not in ("options", "with_options")]
+                named += [f"{part}.{key}" for part in _parts() if "with_options" in sections]
                 raise InputError(f"unknown setting {name}{choices(name, named)}")
-            kinds = ["NAME of a method's option" if s == "options" else f"{s}.NAME" for s in sections]
+            kinds = [_KINDS.get(s, f"{s}.NAME") for s in sections]
             raise InputError(f"--option {name} cannot be used with this command; use {' or '.join(kinds)}")
         settings[section] = {**settings.get(section, {}), key: _value(value)}
+
+
+_KINDS = {"options": "NAME of a method's option", "with_options": "PART.NAME"}
+
+
+def _parts() -> list[str]:
+    from dnas.parts.registry import list_parts
+
+    return list_parts()
 
 
 def _value(text: str) -> Any:
@@ -168,7 +193,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises InputError naming the file.
     """
     values = read_toml(Path(path))
-    for section in ("data", "search", "options", "train"):
+    for section in ("data", "search", "options", "with_options", "train"):
         if not isinstance(values.get(section, {}), dict):
             raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
     if values.pop("environment", None) is not None and "format" in values:  # no file of the user's own

@@ -10,6 +10,7 @@ from dnas.disk import read_toml
 from dnas.errors import InputError, first_line
 from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import create
+from dnas.parts import registry as parts
 from dnas.pipeline.config import parse
 from dnas.pipeline.model import read_tensors
 from dnas.runtime.checkpoint import newest
@@ -38,6 +39,9 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
             f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"
         )
     method = create(config.method, config.mapping, {**config.options, **options}, get_space(config.space))
+    for part in parts.create(config.with_parts, config.with_options):
+        if part.derives:
+            raise InputError(f"{path} was derived by {part.name}, from weights that are not kept; search again")
     if not isinstance(method, SupernetMethod):
         raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
     mapping = method.mapping(config.search.layers, config.seed)

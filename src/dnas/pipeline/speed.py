@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from dnas.data.splits import DataInfo, Split
 from dnas.kernels.memory import give_back
 from dnas.methods.protocol import SupernetMethod
+from dnas.parts.protocol import Part
 from dnas.reporter import Silent
 from dnas.runtime.names import TRYOUT_STAGE
 from dnas.runtime.session import Session
@@ -77,6 +78,7 @@ def seconds_per_search_step(
     *,
     seed: int,
     device: str,
+    with_parts: Sequence[Part] = (),
 ) -> float:
     """How long a step of a search takes in which the architecture moves, if it ever does."""
     share = min(settings.train_share, 1 - settings.train_share)
@@ -87,7 +89,8 @@ def seconds_per_search_step(
     short = settings.model_copy(update=update)
 
     def run(session: Session) -> None:
-        search_supernet(method, short, few(train, count), info, seed=seed, session=session, device=device)
+        pictures = few(train, count)
+        search_supernet(method, short, pictures, info, seed=seed, session=session, device=device, with_parts=with_parts)
 
     return _median_step(run, device)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 
 from dnas.data.splits import DataInfo, Split
 from dnas.errors import InputError, RunError
-from dnas.methods.protocol import Method, SupernetMethod
+from dnas.methods.protocol import GradientMethod, Method, SupernetMethod
+from dnas.parts import registry as parts
+from dnas.parts.protocol import Part
 from dnas.pipeline.config import Config
 from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
@@ -50,7 +52,7 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
     stages: dict[str, Work] = {}
     if config.search is not None:
         assert method is not None
-        stages[SEARCH_STAGE] = search_work(method, config.search)
+        stages[SEARCH_STAGE] = search_work(method, config.search, parts.create(config.with_parts, config.with_options))
     if config.train is not None:
         if config.finals:
             stages[FINALS_STAGE] = finals_work(config.train, config.finals)
@@ -109,7 +111,12 @@ def finals_work(settings: NetworkTrainSettings, entrants: int) -> Work:
     return Work(steps, cost=cost, after=after)
 
 
-def search_work(method: Method, settings: SearchSettings) -> Work:
+def passes(settings: GradientSettings, with_parts: Sequence[Part]) -> float:
+    """Those of a step in which the architecture moves."""
+    return PASSES[settings.update] + sum(part.passes(settings) for part in with_parts)
+
+
+def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[Part] = ()) -> Work:
     """That of a search, no more than its limits allow: of trials in trials, else in passes forward and backward."""
     validation = (settings.images - settings.weight_images) or settings.images
     seconds = settings.seconds or math.inf
@@ -124,10 +131,13 @@ def search_work(method: Method, settings: SearchSettings) -> Work:
     watched = 0.0 if type(method).derive is SupernetMethod.derive else 1.0  # what is derived, if anything is
     eigenvalue = 0.0
     if isinstance(settings, GradientSettings):
-        costs = {"early_steps": settings.warmup_epochs * epoch, "cost": PASSES[settings.update]}
+        costs = {"early_steps": settings.warmup_epochs * epoch, "cost": passes(settings, with_parts)}
         watched += 1  # the supernet
         eigenvalue = EIGENVALUE_PASSES if settings.eigenvalue else 0.0
     each, last = (FORWARD * images / batch for images in method.judged_images(validation))
+    for part in with_parts:
+        assert isinstance(method, GradientMethod)
+        last += FORWARD * part.judged_images(method, settings.layers, validation) / batch
     # What the limit counts; to watch is no cost of the search.
     work = Work(settings.epochs * epoch, **costs, epoch_steps=epoch, epoch_cost=each, after=last, seconds=seconds)
     # It counts in batches of full size.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -11,10 +12,11 @@ from torch import nn
 from dnas.data.splits import DataInfo, Split
 from dnas.kernels.memory import give_back
 from dnas.methods.protocol import Candidate, GradientMethod, Method, SupernetMethod, Trial, TrialMethod
+from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.session import Session
-from dnas.searching.judging import OTHERS, STAGE, Found, judged, next_best, score_of
+from dnas.searching.judging import FORWARD, OTHERS, STAGE, Found, judged, next_best, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
 from dnas.searching.watch import epoch_metrics, signal
@@ -33,22 +35,33 @@ def search_supernet(
     device: str = "cpu",
     supernet: nn.Module | None = None,
     finalists: Sequence[Candidate] = (),
+    with_parts: Sequence[Part] = (),
 ) -> Found:
     """Search on the training split.
 
     Args:
         supernet: See `Search`.
         finalists: Judged at the end, in place of all that the method would judge.
+        with_parts: See `Search`.
 
     Raises:
         RunError: A loss or gradient is not finite.
         Interrupted: A signal came; a checkpoint was written.
     """
-    search = Search(method, settings, split, info, seed, device, supernet)
+    search = Search(method, settings, split, info, seed, device, supernet, with_parts)
+
+    deriving = next((part for part in with_parts if part.derives), None) if not finalists else None
+    reserve = 0.0
+    if deriving is not None:
+        assert isinstance(method, GradientMethod)
+        images = deriving.judged_images(method, settings.layers, len(search.validation_part))
+        reserve = FORWARD * images / settings.batch_size
 
     def spent() -> bool:
-        # By the slowest rank's clock.
-        return bool(distributed.most(settings.spent(session.elapsed(), search.cost["step_equivalents"]))[0])
+        # By the slowest rank's clock, and with what a part's derivation will take.
+        cost = search.cost["step_equivalents"]
+        seconds = session.elapsed() * (1 + reserve / cost if cost else 1.0)
+        return bool(distributed.most(settings.spent(seconds, cost + reserve))[0])
 
     def over(step: int) -> bool:
         # Where candidates have been judged, the steps were over, for whatever reason.
@@ -63,7 +76,7 @@ def search_supernet(
         search,
         session,
         STAGE,
-        f"search ({method.name}, {method.mapping_name})",
+        f"search ({', '.join((method.name, method.mapping_name, *(part.name for part in with_parts)))})",
         steps=settings.epochs * settings.steps_per_epoch,
         steps_per_epoch=settings.steps_per_epoch,
         end_epoch=end_epoch,
@@ -78,14 +91,22 @@ def search_supernet(
 
     last = search.progress(max(search.trained - 1, 0), draw=1)
     history: list[Trial] = []
-    if search.stopped is None or finalists:
+    if deriving is None and (search.stopped is None or finalists):
         limit = len(finalists) or None
         # A limit ends the search, not the judging of what was given to be judged.
         enough = (lambda: False) if finalists else spent
         finalists = finalists or method.finalists(search.mapping, last)
         history = judged(method, settings.layers, seed, search.scores, judge, enough, limit, finalists)
+    if deriving is not None:
+        asked = deriving.measures(search, last)
+        for number, mixing in enumerate(asked[len(search.scores) :], len(search.scores)):
+            search.scores.append(deriving.measure(search, mixing))
+            session.step_done(search.trained + number + 1, {"measured": number + 1}, search.capture)
     give_back()
-    if search.stopped is not None:
+    if deriving is not None:
+        architecture = deriving.derive(search, last, search.scores)
+        search.derived_accuracy = None  # that of the method's own derivation
+    elif search.stopped is not None:
         architecture = search.stopped
     elif history:
         architecture = method.choose(history)
@@ -94,6 +115,9 @@ def search_supernet(
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
+    if with_parts:
+        origin = {**architecture.origin, "with": [part.name for part in with_parts]}
+        architecture = replace(architecture, origin=origin)
     judged_as = score_of(architecture, history) if history else search.derived_accuracy
     others = next_best(architecture, history)
     if not others and isinstance(method, GradientMethod):
@@ -111,9 +135,13 @@ def search_architecture(
     seed: int,
     session: Session,
     device: str = "cpu",
+    with_parts: Sequence[Part] = (),
 ) -> Found:
     """Search with resolved settings of the method's own kind. See the two functions that it calls."""
     if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
-        return search_supernet(method, settings, split, info, seed=seed, session=session, device=device)
+        return search_supernet(
+            method, settings, split, info, seed=seed, session=session, device=device, with_parts=with_parts
+        )
+    assert not with_parts, "a part that could not act is refused before"
     assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
     return search_by_trials(method, settings, split, info, seed=seed, session=session, device=device)

@@ -8,7 +8,7 @@ algorithm 1); a sampling method moves the weights of what it samples, and judges
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,17 +22,19 @@ from dnas.data.splits import DataInfo, Split, chosen, halves
 from dnas.data.streaming import AHEAD
 from dnas.kernels.draws import Draws
 from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
+from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint, restore_module
 from dnas.runtime.session import Captured
+from dnas.searching.composition import perturbed, those_that_move
 from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.supernet.signal import Halves
-from dnas.supernet.supernet import Supernet, build_supernet
+from dnas.supernet.supernet import Owned, Supernet, build_supernet
 from dnas.training import updates
 from dnas.training.batches import Batch, Batches
 from dnas.training.descent import Descent
@@ -50,6 +52,7 @@ class Search:
         device: "cpu" or "cuda".
         supernet: What stands for the supernet: called as one, (images, mixing weights, skip dropout) → logits. Without
             it, one is built.
+        with_parts: What is added to a gradient method, in this order. See `parts/protocol.py`.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Search:
         seed: int,
         device: str,
         supernet: nn.Module | None = None,
+        with_parts: Sequence[Part] = (),
     ) -> None:
+        self.with_parts = tuple(with_parts)
         self.method, self.settings, self.info, self.seed, self.device = method, settings, info, seed, device
         self.pool = chosen(split, settings.images, seed, settings.stratified).to(device)
         if supernet is None:
@@ -127,7 +132,9 @@ class Search:
                 ((self.train_part, "order"), (self.validation_part, "order-validation"))
             )
         ]
+        self.states = {part.name: part.begin(self) for part in self.with_parts}
         self.correct = 0  # of a step, on this rank
+        self._compared: dict[int, tuple[Tensor | None, ...]] = {}  # by draw: the weights' gradients of a step
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
         # What the search cost so far: see `Cost`.
         self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
@@ -167,15 +174,22 @@ class Search:
 
     # --- losses -------------------------------------------------------------------------------------------
 
-    def logits(self, batch: Batch, step: int, relaxed: bool) -> Tensor:
-        """[B, classes]; differentiable in the architecture parameters only where `relaxed`."""
+    def logits(self, batch: Batch, step: int, relaxed: bool, bump: Tensor | None = None) -> Tensor:
+        """[B, classes]; differentiable in the architecture parameters only where `relaxed`.
+
+        Args:
+            bump: [L, E, O], added to the mixing weights of the operations.
+        """
         progress = self.progress(step, batch.draw)
         mixing = self.mixing(progress)
+        mixing = mixing if relaxed else mixing.detach()
+        if bump is not None:
+            mixing = replace(mixing, operations=mixing.operations + bump)
         self._executed = mixing.active
         rate = self.method.skip_dropout(progress)
         counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
         draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
-        return self.forward(batch.images, mixing if relaxed else mixing.detach(), draws)
+        return self.forward(batch.images, mixing, draws)
 
     def mixing(self, progress: Progress) -> MixingWeights:
         """The method's, in the supernet's type; nothing is executed that an edge has not."""
@@ -192,13 +206,31 @@ class Search:
         return logits
 
     def architecture_loss(self, batch: Batch, step: int) -> Tensor:
-        loss = F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
-        assert isinstance(self.method, GradientMethod)
-        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
-        return loss if penalty is None else loss + penalty
+        return sum(self.penalties(batch, step), self.relaxed_loss(batch, step))
 
-    def weight_loss(self, batch: Batch, step: int) -> Tensor:
-        logits = self.logits(batch, step, relaxed=False)
+    def penalties(self, batch: Batch, step: int) -> list[Tensor]:
+        """What the method and its parts add to the loss of the architecture; no function of the images."""
+        assert isinstance(self.method, GradientMethod)
+        progress = self.progress(step, batch.draw)
+        added = [self.method.penalty(self.mapping, progress)]
+        added += [part.penalty(self, progress) for part in self.with_parts]
+        return [penalty for penalty in added if penalty is not None]
+
+    def relaxed_loss(self, batch: Batch, step: int) -> Tensor:
+        return F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
+
+    def training_slopes(self, step: int) -> Sequence[Tensor]:
+        """The gradients of the training loss in the architecture parameters, on the images of the weight step."""
+        loss = self.over_parts(self.relaxed_loss, self.parts(step, 0), step)
+        return updates.first_order(loss, self.architecture, self.weights)[1]
+
+    def training_gradients(self, step: int, bump: Tensor) -> Sequence[Tensor | None]:
+        """The weights', on the same images, where `bump` [L, E, O] is added to the mixing weights of the operations."""
+        loss = self.over_parts(partial(self.weight_loss, bump=bump), self.parts(step, 0), step)
+        return updates.sparse_gradients(loss, self.weights)[1]
+
+    def weight_loss(self, batch: Batch, step: int, bump: Tensor | None = None) -> Tensor:
+        logits = self.logits(batch, step, relaxed=False, bump=bump)
         self.correct += int((logits.detach().argmax(1) == batch.labels).sum())
         return F.cross_entropy(logits, batch.labels)
 
@@ -215,9 +247,11 @@ class Search:
         return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
 
     @torch.no_grad()
-    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
-        """The supernet's accuracy on `images` validation images from the `first` on, going round, not augmented: of one
-        architecture, of which nothing else is executed, or of mixing weights.
+    def judge(
+        self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0
+    ) -> tuple[float, float]:
+        """The supernet's accuracy and cross-entropy on `images` validation images from the `first` on, going round,
+        not augmented: of one architecture, of which nothing else is executed, or of mixing weights.
 
         Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
         own statistics, as after a recalibration (Guo et al. 2020, §3.2).
@@ -226,15 +260,21 @@ class Search:
             self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
-        correct = 0
+        correct, loss = 0, 0.0
         before = self.cost["step_equivalents"]
         chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[distributed.rank() :: distributed.count()]
         for k, indices in enumerate(chunks):
             batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
             logits = self.forward(normalise(batch, self.info), what)
-            correct += int((logits.argmax(1) == self.pool.labels[indices.to(self.device)]).sum())
+            labels = self.pool.labels[indices.to(self.device)]
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
-        return distributed.number(correct) / len(part)
+        return distributed.number(correct) / len(part), distributed.number(loss) / len(part)
+
+    def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
+        """The first of what `judge` tells."""
+        return self.judge(what, images, first)[0]
 
     # --- steps --------------------------------------------------------------------------------------------
 
@@ -244,12 +284,8 @@ class Search:
         parts = self.parts(step, 1)
         validation_loss = self.over_parts(self.architecture_loss, parts, step)
         if self.settings.update == "second-order":
-
-            def relaxed(part: Batch, step: int) -> Tensor:
-                return F.cross_entropy(self.logits(part, step, relaxed=True), part.labels)
-
             loss, grads = updates.unrolled(
-                self.over_parts(relaxed, self.parts(step, 0), step),
+                self.over_parts(self.relaxed_loss, self.parts(step, 0), step),
                 validation_loss,
                 self.architecture,
                 self.weights,
@@ -258,6 +294,10 @@ class Search:
                 buffers=[self.weight_optimizer.state[w].get("momentum_buffer") for w in self.weights],
                 weight_decay=self.settings.weight_decay,
             )
+        elif any(part.compares for part in self.with_parts):
+            count = len(self.architecture)
+            loss, found = updates.sparse_gradients(validation_loss, [*self.architecture, *self.weights])
+            grads, self._compared[1] = updates.filled(found[:count], self.architecture), found[count:]
         else:
             loss, grads = updates.first_order(validation_loss, self.architecture, self.weights)
         self._move_architecture(parts[0], step, loss, grads)
@@ -265,9 +305,21 @@ class Search:
     def weight_step(self, step: int) -> float:
         """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
         parts = self.parts(step, 0)
-        self.correct = 0
-        loss, grads = updates.sparse_gradients(self.over_parts(self.weight_loss, parts, step), self.weights)
-        self.sums["correct"] += distributed.number(self.correct)
+        with perturbed(self.with_parts, self, step):
+            self.correct = 0
+            curious = [part for part in self.with_parts if part.wants_slopes(self, step)]
+            bump = torch.zeros(self._shape, device=self.device, requires_grad=True) if curious else None
+            wanted: list[Tensor] = [*self.weights] if bump is None else [*self.weights, bump]
+            loss, found = updates.sparse_gradients(
+                self.over_parts(partial(self.weight_loss, bump=bump), parts, step), wanted
+            )
+            grads = found[: len(self.weights)]
+            self.sums["correct"] += distributed.number(self.correct)
+            if any(part.compares for part in self.with_parts):
+                self._compared[0] = tuple(None if g is None else g.clone() for g in grads)
+            for part in curious:
+                (slopes,) = updates.filled(found[-1:], wanted[-1:])
+                grads = updates.added(grads, part.weight_gradients(self, step, slopes))
         return self._move_weights(parts[0], step, loss, grads)
 
     def joint_step(self, step: int) -> float:
@@ -293,6 +345,10 @@ class Search:
         else:
             self.architecture_step(step)
             loss = self.weight_step(step)
+        if len(self._compared) == 2:
+            for part in self.with_parts:
+                part.compare(self, self._compared[0], self._compared[1])
+        self._compared.clear()
         self.trained = step + 1
         return loss
 
@@ -313,18 +369,19 @@ class Search:
             self.method.project(self.mapping)
 
     def _of_data(self, batch: Batch, step: int, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The gradients of the loss without those of the method's penalty, which is no function of the images."""
-        assert isinstance(self.method, GradientMethod)
-        penalty = self.method.penalty(self.mapping, self.progress(step, batch.draw))
-        if penalty is None:
+        """The gradients of the loss without those of the penalties."""
+        penalties = self.penalties(batch, step)
+        if not penalties:
             return grads
-        return tuple(g - own for g, own in zip(grads, updates.gradients_of(penalty, self.architecture), strict=True))
+        added = updates.gradients_of(sum(penalties[1:], penalties[0]), self.architecture)
+        return tuple(g - own for g, own in zip(grads, added, strict=True))
 
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
         """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
+        moving, grads = those_that_move(self.with_parts, self, self._executed, grads)
         parts = None
-        if self._executed is not None and isinstance(self.supernet, Supernet):
-            parts = self.supernet.parts(self._executed)
+        if moving is not None and isinstance(self.supernet, Supernet):
+            parts = self.supernet.parts(moving)
         taken = self.weight_descent.step(
             step,
             loss,
@@ -337,6 +394,15 @@ class Search:
         self.sums["loss"] += taken.loss * batch.of
         return taken.loss
 
+    def owned(self) -> Iterable[Owned]:
+        """The weights that belong to operations."""
+        return self.supernet.owned() if isinstance(self.supernet, Supernet) else ()
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """L, E, O."""
+        return self.settings.layers, len(self.method.space.edges), len(self.method.operations)
+
     def _first_bad(self, batch: Batch, step: int) -> Callable[[], str]:
         """Finds where the loss of a batch first was not finite."""
         again = partial(self.logits, batch, step, relaxed=False)
@@ -348,7 +414,9 @@ class Search:
         """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
-        halves = {} if self.halves is None else {f"halves.{k}": v for k, v in self.halves.state_dict().items()}
+        kept = {f"part.{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
+        if self.halves is not None:
+            kept |= {f"halves.{key}": value for key, value in self.halves.state_dict().items()}
         state: dict[str, Any] = {
             "sums": self.sums,
             "cost": self.cost,
@@ -358,7 +426,7 @@ class Search:
             "derived_accuracy": self.derived_accuracy,
             "stopped": None if self.stopped is None else self.stopped.to_json(),
         }
-        return weights | architecture | halves, state | weights_state | architecture_state
+        return weights | architecture | kept, state | weights_state | architecture_state
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Be as when the checkpoint was captured. Returns how many steps had been taken."""
@@ -367,6 +435,9 @@ class Search:
         self.architecture_descent.restore(checkpoint)
         if self.halves is not None:
             restore_module(checkpoint, "halves", self.halves)
+        for name, begun in self.states.items():
+            for key, value in checkpoint.part(f"part.{name}").items():
+                begun[key].copy_(value)
         self.sums, self.cost, self.memory = dict(state["sums"]), dict(state["cost"]), dict(state["memory"])
         self.trained, self.scores = int(state["trained"]), list(state["scores"])
         self.derived_accuracy = state["derived_accuracy"]

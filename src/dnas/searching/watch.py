@@ -30,7 +30,8 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
     weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
     what is lost where operations are taken away; `travel` is the largest architecture parameter;
     `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `agreement`, `margin` and
-    `saturation` say whether that knows something (`signal`); `eigenvalue` is there where the setting is.
+    `saturation` say whether that knows something (`signal`); `eigenvalue` is there where the setting is. Parts add what
+    they say of themselves.
     """
     settings, method = search.settings, search.method
     progress = search.progress(step, draw=1)
@@ -57,6 +58,8 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
         value = eigenvalue(search, step)
         if math.isfinite(value):  # to watch must not end a run
             metrics["eigenvalue"] = value
+    for part in search.with_parts:
+        metrics |= part.metrics(search, progress)
     if search.architecture:
         metrics["travel"] = max(float(p.detach().abs().max()) for p in search.architecture)
     metrics |= signal(search, progress)

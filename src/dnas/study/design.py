@@ -14,7 +14,7 @@ from dnas.disk import read_json, read_toml
 from dnas.errors import InputError, calling
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
-from dnas.options import flag_of
+from dnas.options import flag, flag_of
 from dnas.pipeline.config import train_settings
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
@@ -27,6 +27,8 @@ from dnas.validation import checked
 
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
+# Settings of a run that a training alone has no use for.
+OF_SEARCHES = ("search", "options", "space", "with_parts", "with_options")
 
 
 class StudySettings(Settings):
@@ -68,11 +70,15 @@ class StudySettings(Settings):
         for section, values in self.run.items():
             if section == "data":
                 flags |= {flag_of(f"data.{name}").removeprefix("--"): value for name, value in values.items()}
+            elif isinstance(values, list):
+                flags |= {section: ",".join(values)} if values else {}
             elif not isinstance(values, dict):
                 flags[section] = values
         for name, value in flags.items():
             if value is not False:
-                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+                words += [flag(name), *([] if value is True else [str(value)])]
+        for part, values in self.run.get("with_options", {}).items():
+            words += [word for name, value in values.items() for word in ("-o", f"{part}.{name}={value}")]
         for section in ("search", "options", "train"):
             for name, value in self.run.get(section, {}).items():
                 words += ["-o", f"{name if section == 'options' else f'{section}.{name}'}={value}"]
@@ -149,7 +155,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == SEARCHED and training == 0:
         return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
-    given = {key: value for key, value in given.items() if key not in ("search", "options", "space", "finals")}
+    given = {key: value for key, value in given.items() if key not in (*OF_SEARCHES, "finals")}
     given |= {"command": "train", "architecture": network.run()}
     if handmade:
         given |= {"architecture": handmade, "handmade": handmade}

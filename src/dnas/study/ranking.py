@@ -27,6 +27,7 @@ from dnas.disk import read_json, read_toml, write_atomically
 from dnas.errors import InputError, InUse, calling
 from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
+from dnas.parts import registry as parts
 from dnas.pipeline.config import resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import check_runs, checked_draft, load_data
@@ -45,7 +46,7 @@ from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.study.cluster import RaySettings, of_tasks
-from dnas.study.design import depth_of
+from dnas.study.design import OF_SEARCHES, depth_of
 from dnas.study.jobs import carry_out, workers_for
 from dnas.study.names import RANKED_FILE, RANKING_FILE, RUNS
 from dnas.study.statistics import kendall
@@ -169,7 +170,7 @@ def _supernets(settings: RankingSettings) -> dict[str, dict[str, Any]]:
 
 def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
     """The settings of the trainings, by measure."""
-    without_search = {key: value for key, value in settings.run.items() if key not in ("search", "options", "space")}
+    without_search = {key: value for key, value in settings.run.items() if key not in OF_SEARCHES}
     common = {**without_search, "command": "train", "baseline": False, "seed": settings.seed}
     changes: dict[str, dict[str, int]] = {
         FULL_TRAINING: {},
@@ -204,6 +205,9 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         config, method = resolve(run.overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
         config, _ = resolve_flips(config, data.train, data.info)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
+        taken = parts.create(config.with_parts, config.with_options)
+        if deriving := [part.name for part in taken if part.derives]:
+            raise InputError(f"--with {deriving[0]} has no use with `dnas rank`, which derives nothing; leave it out")
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():
@@ -218,6 +222,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
                 session=session,
                 device=config.device,
                 finalists=candidates,
+                with_parts=taken,
             )
         scores = [trial.score for trial in found.history]
         seconds = round(session.elapsed(), 3)

@@ -179,12 +179,11 @@ class SourceBlock(nn.Module):
             others=tuple(others),
         )
 
-    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
-        """Of each weight, which targets' parts are executed."""
+    def owned(self) -> Iterator[tuple[nn.Parameter, int]]:
+        """Each weight, and the column of the operation that has it; of its equal parts there is one for each target."""
         for name, chain in self.apart.items():
-            executed = [row[self.columns[name]] for row in active]
             for weight in chain.parameters():
-                yield weight, executed
+                yield weight, self.columns[name]
 
 
 def _stages(layers: list[nn.Module]) -> list[StageLayout] | None:

@@ -17,6 +17,7 @@ Inside, tensors are [B, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,21 @@ from dnas.space.plan import STEMS, check_width, preprocess
 from dnas.space.primitives import Chain
 from dnas.supernet.relaxation import MixingWeights
 from dnas.supernet.source_block import SourceBlock
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A weight of an operation.
+
+    Attributes:
+        edges: The operation's, in the order of the weight's equal parts along its first dimension.
+        operation: Its column.
+    """
+
+    weight: nn.Parameter
+    layer: int
+    edges: list[int]
+    operation: int
 
 
 class Preprocess(nn.Module):
@@ -153,12 +169,6 @@ class SupernetCell(nn.Module):
             weights=list(self.parameters()),
         )
 
-    def parts(self, active: list[list[bool]]) -> Iterator[tuple[nn.Parameter, list[bool]]]:
-        """Of each weight of an operation, on which edges its parts are executed, for `active` [E, O]."""
-        for block, leaving in zip(self.sources, self.leaving, strict=True):
-            assert isinstance(block, SourceBlock)
-            yield from block.parts([active[e] for e in leaving])
-
     def _bypass(self, rest: Tensor, stride: int) -> Tensor:
         """The channels that pass by the operations, at the resolution of the operations' output."""
         if stride == 2 and self.partial > 1:
@@ -255,11 +265,17 @@ class Supernet(nn.Module):
         A weight holds equal parts side by side along its first dimension, one for each edge that leaves a state; of
         each part, whether it is executed.
         """
-        found: dict[nn.Parameter, list[bool]] = {}
-        for cell, row in zip(self.cells, active.tolist(), strict=True):
-            assert isinstance(cell, SupernetCell)
-            found.update(cell.parts(row))
+        rows = active.tolist()
+        found = {each.weight: [rows[each.layer][e][each.operation] for e in each.edges] for each in self.owned()}
         return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
+
+    def owned(self) -> Iterator[Owned]:
+        """Every weight that an operation has."""
+        for layer, cell in enumerate(self.cells):
+            assert isinstance(cell, SupernetCell)
+            for block, leaving in zip(cell.sources, cell.leaving, strict=True):
+                for weight, operation in cast(SourceBlock, block).owned():
+                    yield Owned(weight, layer, leaving, operation)
 
 
 # Beside the module, so that a copy of it has its own; with the weights that it was made of, and who has them.

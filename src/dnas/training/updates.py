@@ -43,15 +43,13 @@ def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
     return value, filled(grads, wanted)
 
 
-def sparse_gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+def sparse_gradients(loss: Loss, wanted: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The loss (detached) and its gradients; None for parameters that it does not reach."""
     made = loss()
-    sums: list[Tensor | None] = []
+    sums: Sequence[Tensor | None] = ()
     for term in (made,) if isinstance(made, Tensor) else made:
         found = [term.detach(), *torch.autograd.grad(term, list(wanted), allow_unused=True)]
-        sums = (
-            [b if a is None else a if b is None else a + b for a, b in zip(sums, found, strict=True)] if sums else found
-        )
+        sums = added(sums, found) if sums else found
     value, *grads = distributed.total(sums)
     assert value is not None
     return value, tuple(grads)
@@ -75,6 +73,13 @@ def gradients_of(
 def filled(grads: Sequence[Tensor | None], wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """With zeros for None."""
     return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
+
+
+def added(grads: Sequence[Tensor | None], more: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
+    """Their sums; None where neither reaches."""
+    if more is None:
+        return tuple(grads)
+    return tuple(b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True))
 
 
 def first_order(

@@ -1,0 +1,134 @@
+"""Projection: what is kept is what the supernet misses most when it is taken away (Wang et al., DARTS-PT, ICLR 2021).
+
+The size of an architecture parameter need not say how much an operation is worth. After the last step every factor of
+the mapping is taken out of the trained supernet, one at a time, and the drop on validation images is its worth:
+
+    decoupled   an operation on an edge in all layers, an operation in a layer, an edge in a layer: EO + LO + LE
+    full        an operation on an edge in a layer, an edge in a layer:                             LEO + LE
+    shared      the same, in all layers of a kind at once:                                          2 EO + 2 E
+
+On each edge the operation of the largest worth is kept (under `decoupled` of the largest sum of its two), and in each
+node the edges of the largest worth of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dnas.errors import InputError
+from dnas.methods.protocol import GradientMethod, Progress
+from dnas.parts.protocol import Part, PartOptions, SearchView
+from dnas.settings import GradientSettings
+from dnas.space.architecture import Architecture
+from dnas.space.darts import layer_kinds
+from dnas.supernet import derive
+from dnas.supernet.mapping import DECOUPLED, SHARED
+from dnas.supernet.relaxation import MixingWeights
+
+# Edges are ranked by their own worth; that of their operations only breaks ties.
+EDGES_FIRST = 1e9
+
+
+class ProjectionOptions(PartOptions):
+    """The published criterion, on fewer images."""
+
+    by: Literal["accuracy", "loss"] = Field("accuracy", description="what must not drop: accuracy, or minus the loss")
+    images: int = Field(256, ge=0, description="validation images of each measurement, always the same; 0: all")
+
+
+class Projection(Part):
+    """A derivation by the supernet's own accuracy in place of the method's by its parameters."""
+
+    name = "projection"
+    title = "Projection by perturbation (DARTS-PT)"
+    paper = "Wang et al., Rethinking Architecture Selection in Differentiable NAS, ICLR 2021"
+    Options = ProjectionOptions
+    options: ProjectionOptions
+    derives = True
+
+    def check(self, method: GradientMethod, settings: GradientSettings) -> None:
+        derivation = getattr(method.options, "derivation", "top-2")
+        if derivation != "top-2":
+            raise InputError(f"--option derivation={derivation} cannot be used with --with {self.name}, which derives")
+
+    def judged_images(self, method: GradientMethod, layers: int, validation: int) -> float:
+        return len(list(factors(method, layers))) * min(self.options.images or validation, validation)
+
+    def measures(self, search: SearchView, progress: Progress) -> Sequence[MixingWeights]:
+        with torch.no_grad():
+            scores = search.method.scores(search.mapping, progress)
+            scores = scores * choices(search.method, search.settings.layers).to(scores)
+            # What operations are ranked by, in place of what is drawn in a step.
+            whole = replace(search.mixing(progress), active=None).to(scores)
+            whole = replace(whole, operations=scores, edges=torch.ones_like(whole.edges))
+        found = []
+        for operations, edges in factors(search.method, search.settings.layers):
+            left = (~operations).to(scores)
+            found.append(replace(whole, operations=scores * left, bypass=whole.bypass * (~edges).to(scores)))
+        return found
+
+    def measure(self, search: SearchView, mixing: MixingWeights) -> float:
+        accuracy, loss = search.judge(mixing.to(search.weights[0]), self.options.images or None)
+        return accuracy if self.options.by == "accuracy" else -loss
+
+    def derive(self, search: SearchView, progress: Progress, measured: Sequence[float]) -> Architecture:
+        method, layers = search.method, search.settings.layers
+        worth = torch.zeros(layers, len(method.space.edges), len(method.operations), dtype=torch.float64)
+        for (operations, edges), reached in zip(factors(method, layers), measured, strict=True):
+            worth -= reached * (EDGES_FIRST * edges[..., None] if edges.any() else operations)
+        return derive.top_edges(worth, method.operations, method.space, method.origin())
+
+
+def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The factors of a method's mapping, each as the operations [L, E, O] and the whole edges [L, E] that go with it.
+
+    Operations that cannot be derived are none.
+    """
+    count, names = len(method.space.edges), method.operations
+    kinds = torch.tensor(layer_kinds(layers))
+    none = torch.zeros(layers, count, len(names), dtype=torch.bool)
+    open_ = choices(method, layers)
+    every = [torch.arange(layers) == k for k in range(layers)]
+    together = [kinds == kind for kind in (0, 1) if (kinds == kind).any()] if method.mapping_name == SHARED else every
+    places = [torch.ones(layers, dtype=torch.bool)] if method.mapping_name == DECOUPLED else together
+    for rows in places:
+        for e in range(count):
+            for o in range(len(names)):
+                yield from _taken(none, open_, rows[:, None, None], e, o)
+    if method.mapping_name == DECOUPLED:
+        for rows in every:
+            for o in range(len(names)):
+                yield from _taken(none, open_, rows[:, None, None], slice(None), o)
+    for rows in together:
+        for e in range(count):
+            operations, edges = none.clone(), none[..., 0].clone()
+            operations[rows, e], edges[rows, e] = True, True
+            yield operations, edges
+
+
+def choices(method: GradientMethod, layers: int) -> Tensor:
+    """[L, E, O]: the operations that can be derived."""
+    edges = range(len(method.space.edges))
+    return torch.tensor(
+        [
+            [[name in method.space.choices(bool(kind), e) for name in method.operations] for e in edges]
+            for kind in layer_kinds(layers)
+        ]
+    )
+
+
+def _taken(
+    none: Tensor, open_: Tensor, rows: Tensor, edge: int | slice, operation: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """An operation on an edge in these layers; nothing where it is open in none of them."""
+    chosen = none.clone()
+    chosen[:, edge, operation] = True
+    chosen &= rows & open_
+    if chosen.any():
+        yield chosen, none[..., 0]
