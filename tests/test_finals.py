@@ -264,9 +264,14 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
         return config.draft({"command": "run", **given})[0]
 
     assert drafted(budget=60.0).prior == "auto"
-    assert drafted(finals=4, space="s2").prior == drafted(finals=4, preset="paper").prior == drafted().prior == "none"
+    assert (
+        drafted(finals=4, space="s2").prior
+        == drafted(finals=4, preset="paper").prior
+        == drafted(finals=0).prior
+        == "none"
+    )
     with refused("--prior pictures", "--finals"):
-        drafted(prior="pictures")
+        drafted(prior="pictures", finals=0)
     with refused("--prior pictures", "s2 space", "--prior none"):
         drafted(prior="pictures", finals=4, space="s2")
     with refused("--prior nothing"):

@@ -263,18 +263,16 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield from _curve(
         "agreement", "Search: agreement of its halves", _series(epochs, {"agreement": ("agreement", accent, "-")}),
-        mark=mark,
         caption="How far the even and the odd batches of the architecture alone would have kept the same edges and "
         "operations; 0: no more than by chance, 1: all.",
     )  # fmt: skip
     yield from _curve(
-        "margin", "Search: margin", _series(epochs, {"margin": ("margin", accent, "-")}), mark=mark,
+        "margin", "Search: margin", _series(epochs, {"margin": ("margin", accent, "-")}),
         caption="How far what one half would keep stands above what it would not, as the other half sees it, in "
         "standard deviations of the noise between them; 0 by chance.",
     )  # fmt: skip
     yield from _curve(
         "saturation", "Search: saturation", _series(epochs, {"saturation": ("saturation", accent, "-")}), unit="%",
-        mark=mark,
         caption="Share of the architecture parameters that have gone half as far as their steps can carry them, or "
         "further: the number of steps decides where those stand, and no longer the images.",
     )  # fmt: skip
