@@ -94,7 +94,7 @@ def lines(
     """
     scale = 100.0 if unit == "%" else 1.0
     with new_figure(WIDTH, HEIGHT) as figure:
-        axes = new_axes(figure, left=38, right=84, top=20, bottom=38)
+        axes = new_axes(figure, left=44, right=84, top=20, bottom=38)
         for line in series:
             values = [scale * value for value in line.values]
             dot = "o" if len(values) == 1 else ""

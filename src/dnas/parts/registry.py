@@ -75,7 +75,9 @@ def create(names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
     for name in names:
         part = get_part(name)
         key = f"{OPTIONS}.{name}"
-        parts.append(part(checked(part.Options, options.get(name, {}), key, f" of part {name}", "docs/parts.md")))
+        parts.append(
+            part(checked(part.Options, options.get(name, {}), key, f" of part {name}", "`dnas methods --parts`"))
+        )
     return tuple(parts)
 
 

@@ -59,7 +59,7 @@ class Config(Settings):
         "", description="how parameters describe the layers: shared, full or decoupled; empty: the method's own"
     )
     with_parts: list[str] = Field(
-        default_factory=list, description="what is added to the method: names of docs/parts.md, as --with takes them"
+        default_factory=list, description="what is added to the method: names that `dnas methods --parts` lists"
     )
     space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
     architecture: str = Field("", description="what `train` was given")
@@ -210,7 +210,7 @@ def _composed(
     """
     chosen = {**overrides, "data": {"resize": AUTO_RESIZE, **overrides.get("data", {})}}
     own = parse({**chosen, "search": None, "train": None})
-    if "finals" not in chosen and own.command == "run" and (own.budget or _left_to_the_preset(own, chosen, count)):
+    if "finals" not in chosen and own.command == "run" and (own.budget or _left_to_the_preset(chosen, count)):
         chosen["finals"] = FINALISTS
         own = own.model_copy(update={"finals": FINALISTS})
     if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
@@ -247,11 +247,17 @@ def _composed(
     return config, method
 
 
-def _left_to_the_preset(own: Config, chosen: Mapping[str, Any], count: int) -> bool:
+def _left_to_the_preset(chosen: Mapping[str, Any], count: int) -> bool:
     """Whether nobody says how long a quick run is, and its finals can be held."""
-    given = any(name in chosen.get(section, {}) for section, names in BUDGETED.items() for name in names)
-    batch_size = chosen.get("train", {}).get("batch_size", QUICK_BATCH)
-    return own.preset == "quick" and not given and distributed.count() == 1 and finals.tell_apart(count, batch_size)
+    config = parse(chosen)
+    for section, names in BUDGETED.items():
+        settings = getattr(config, section)
+        if settings is not None and settings.model_fields_set & set(names):
+            return False
+    batch_size = QUICK_BATCH
+    if config.train is not None and "batch_size" in config.train.model_fields_set:
+        batch_size = config.train.batch_size
+    return config.preset == "quick" and distributed.count() == 1 and finals.tell_apart(count, batch_size)
 
 
 def resolve(
