@@ -243,7 +243,7 @@ def test_finals_are_a_budgets_default():
     assert configured()[0].finals == 4
     assert configured(finals=0)[0].finals == 0
     assert configured(command="train")[0].finals == configured(command="search")[0].finals == 0
-    assert configured(budget=0.0)[0].finals == 0
+    assert configured(budget=0.0, preset="shared")[0].finals == 0
 
 
 def test_epochs_stand_in_place_of_a_plans_steps():
