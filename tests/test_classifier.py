@@ -160,7 +160,7 @@ def test_the_plain_network_and_its_names_are_as_ever(net: Classifier, run: Path)
         (np.zeros((0, 12), np.uint8), r"got \[0, 12\]"),
         (7, "got int"),
         ([None], "got NoneType"),
-        ("nowhere.png", r"'nowhere.png' \(not a regular file\)"),
+        ("nowhere.png", r"'nowhere.png' \(No such file or directory\)"),
         (__file__, "cannot read the picture"),
         (Image.new("F", (12, 12)), "floating-point"),
     ],
