@@ -97,5 +97,8 @@ def test_its_passes_are_counted_and_only_where_it_has_weight():
 
 
 def test_a_step_of_both_at_once_is_refused():
-    with pytest.raises(InputError, match=r"--with layer-alignment needs a step .* search.update=single-level"):
+    with pytest.raises(
+        InputError,
+        match=r"--with layer-alignment cannot be used with search.update=single-level; .* search.update=first-order",
+    ):
         search_with(taken("layer-alignment"), update="single-level")

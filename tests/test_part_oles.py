@@ -102,5 +102,7 @@ def test_a_search_freezes_what_does_not_agree(order):
 
 @pytest.mark.parametrize("update", ["single-level", "second-order"])
 def test_what_has_no_two_gradients_is_refused(update):
-    with pytest.raises(InputError, match=f"--with oles compares .* search.update={update}"):
+    with pytest.raises(
+        InputError, match=f"--with oles cannot be used with search.update={update}; choose -o search.update=first-order"
+    ):
         search_with(oles(), update=update)

@@ -119,5 +119,8 @@ def test_curvature_falls(law):
 
 
 def test_a_step_of_both_at_once_is_refused():
-    with pytest.raises(InputError, match=r"--with perturbation needs a step .* search.update=single-level"):
+    with pytest.raises(
+        InputError,
+        match=r"--with perturbation cannot be used with search.update=single-level; .* search.update=first-order",
+    ):
         search_with(taken("perturbation"), update="single-level")

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-import sys
 from collections.abc import Mapping as Dict
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
-from dnas.errors import InputError, unknown
+from dnas.errors import unknown
 from dnas.methods.protocol import Method
+from dnas.plugins import discovered
 from dnas.space.darts import Space
 from dnas.validation import checked
-
-
-def _built_in() -> dict[str, type[Method]]:
-    """The methods of this folder: in each file, the classes that it defines and that have a name."""
-    found = {}
-    for module in pkgutil.iter_modules(sys.modules[__package__].__path__):
-        path = f"{__package__}.{module.name}"
-        for _, value in inspect.getmembers(import_module(path), inspect.isclass):
-            if value.__module__ == path and issubclass(value, Method) and "name" in vars(value):
-                found[value.name] = value
-    return found
 
 
 @cache
 def registry() -> Dict[str, type[Method]]:
     """Every method by name: those of dnas, then those of installed packages."""
-    methods = _built_in()
-    for entry in entry_points(group="dnas.methods"):
-        if entry.name in methods:
-            raise InputError(f"method {entry.name!r} of {entry.value} has the name of another; rename its entry point")
-        methods[entry.name] = entry.load()
-    return methods
+    assert __package__
+    return discovered(__package__, Method, "method")
 
 
 def list_methods() -> list[str]:

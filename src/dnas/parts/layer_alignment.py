@@ -20,8 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas.errors import SettingError
-from dnas.methods.protocol import GradientMethod, Progress
+from dnas.methods.protocol import Progress
 from dnas.parts.protocol import Part, PartOptions, SearchView
 from dnas.settings import GradientSettings
 from dnas.training.updates import added
@@ -46,15 +45,7 @@ class LayerAlignment(Part):
     )
     Options = LayerAlignmentOptions
     options: LayerAlignmentOptions
-
-    def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        if settings.update == "single-level":
-            raise SettingError(
-                "with_parts",
-                "--with",
-                f" {self.name} needs a step of the weights alone, and search.update=single-level has none; choose "
-                "-o search.update=first-order",
-            )
+    updates = ("first-order", "second-order")  # a joint step has no step of the weights alone
 
     def passes(self, settings: GradientSettings) -> float:
         return 2.0

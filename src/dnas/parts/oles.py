@@ -16,10 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas.errors import SettingError
-from dnas.methods.protocol import GradientMethod, Progress
+from dnas.methods.protocol import Progress
 from dnas.parts.protocol import Part, PartOptions, SearchView
-from dnas.settings import GradientSettings
 
 
 class OLESOptions(PartOptions):
@@ -37,16 +35,8 @@ class OLES(Part):
     paper = "Jiang et al., Operation-Level Early Stopping for Robustifying Differentiable NAS, NeurIPS 2023"
     Options = OLESOptions
     options: OLESOptions
+    updates = ("first-order",)  # the others have no gradients of both halves to compare
     compares = True
-
-    def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        if settings.update != "first-order":
-            raise SettingError(
-                "with_parts",
-                "--with",
-                f" {self.name} compares the gradients of both halves of the images, as search.update={settings.update} "
-                "has not got them; choose -o search.update=first-order",
-            )
 
     def begin(self, search: SearchView) -> dict[str, Tensor]:
         """`sum` of cosines, `count` of steps and `frozen`, each [L, E, O]."""

@@ -18,8 +18,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas.errors import SettingError
-from dnas.methods.protocol import GradientMethod
 from dnas.parts.protocol import Part, PartOptions, SearchView
 from dnas.rng import torch_stream
 from dnas.settings import GradientSettings
@@ -43,15 +41,7 @@ class Perturbation(Part):
     )
     Options = PerturbationOptions
     options: PerturbationOptions
-
-    def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        if settings.update == "single-level":
-            raise SettingError(
-                "with_parts",
-                "--with",
-                f" {self.name} needs a step of the weights alone, and search.update=single-level has none; choose "
-                "-o search.update=first-order",
-            )
+    updates = ("first-order", "second-order")  # a joint step has no step of the weights alone
 
     def passes(self, settings: GradientSettings) -> float:
         return 1.0 if self.options.law == "adversarial" else 0.0

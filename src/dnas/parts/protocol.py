@@ -64,6 +64,7 @@ class Part:
     Attributes:
         name, title, paper: For people.
         Options: Its own options.
+        updates: Under which `search.update` it can act.
         compares: Whether `compare` is to be called, for which the architecture step computes the weights' gradients.
         derives: Whether `derive` stands in place of the method's.
     """
@@ -72,6 +73,7 @@ class Part:
     title: ClassVar[str]
     paper: ClassVar[str]
     Options: ClassVar[type[PartOptions]] = PartOptions
+    updates: ClassVar[tuple[str, ...]] = ("first-order", "second-order", "single-level")
     compares: ClassVar[bool] = False
     derives: ClassVar[bool] = False
 
@@ -79,7 +81,7 @@ class Part:
         self.options = options
 
     def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        """Raises InputError where it could not act."""
+        """Raises InputError where it could not act, for another reason than `updates`."""
 
     def begin(self, search: SearchView) -> dict[str, Tensor]:
         """What it keeps from step to step, in checkpoints: tensors that its hooks change in place."""

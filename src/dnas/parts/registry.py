@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
-from dnas.errors import InputError, SettingError, unknown
+from dnas.errors import SettingError, unknown
 from dnas.methods.protocol import GradientMethod, Method
 from dnas.parts.protocol import Part
+from dnas.plugins import discovered
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.validation import checked
 
@@ -21,26 +17,11 @@ SETTING = "with_parts"  # the setting that names parts
 OPTIONS = "with_options"  # the table of their options
 
 
-def _built_in() -> dict[str, type[Part]]:
-    """The parts of this folder: in each file, the classes that it defines and that have a name."""
-    found = {}
-    for module in pkgutil.iter_modules(sys.modules[__package__].__path__):
-        path = f"{__package__}.{module.name}"
-        for _, value in inspect.getmembers(import_module(path), inspect.isclass):
-            if value.__module__ == path and issubclass(value, Part) and "name" in vars(value):
-                found[value.name] = value
-    return found
-
-
 @cache
 def registry() -> Mapping[str, type[Part]]:
     """Every part by name: those of dnas, then those of installed packages."""
-    parts = _built_in()
-    for entry in entry_points(group="dnas.parts"):
-        if entry.name in parts:
-            raise InputError(f"part {entry.name!r} of {entry.value} has the name of another; rename its entry point")
-        parts[entry.name] = entry.load()
-    return parts
+    assert __package__
+    return discovered(__package__, Part, "part")
 
 
 def list_parts() -> list[str]:
@@ -91,4 +72,9 @@ def check(parts: Sequence[Part], method: Method, settings: SearchSettings | None
             names = f"a method that follows gradients, which --method {method.name} does not"
             raise SettingError(SETTING, "--with", f" {part.name} needs {names}; choose another, or leave it out")
         assert isinstance(settings, GradientSettings)
+        if settings.update not in part.updates:
+            remedy = f"choose -o search.update={part.updates[0]}, or leave it out"
+            raise SettingError(
+                SETTING, "--with", f" {part.name} cannot be used with search.update={settings.update}; {remedy}"
+            )
         part.check(method, settings)
