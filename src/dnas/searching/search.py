@@ -260,17 +260,18 @@ class Search:
             self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
-        correct, loss = 0, 0.0
+        # Of right answers and of losses; on the device, which is waited for once.
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         before = self.cost["step_equivalents"]
         chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[distributed.rank() :: distributed.count()]
         for k, indices in enumerate(chunks):
             batch = self.pool.batch(indices, chunks[k + 1 : k + 1 + AHEAD])
             logits = self.forward(normalise(batch, self.info), what)
             labels = self.pool.labels[indices.to(self.device)]
-            correct += int((logits.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            sums += torch.stack([(logits.argmax(1) == labels).sum(), F.cross_entropy(logits, labels, reduction="sum")])
         self.cost["step_equivalents"] = before + FORWARD * len(part) / self.settings.batch_size
-        return distributed.number(correct) / len(part), distributed.number(loss) / len(part)
+        correct, loss = map(distributed.number, sums.tolist())
+        return correct / len(part), loss / len(part)
 
     def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
         """The first of what `judge` tells."""
