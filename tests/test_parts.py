@@ -10,7 +10,7 @@ from faults.harness import invoke
 from parts_tools import run_whole, search_with, taken
 from tiny_gradient import run_on
 
-from dnas import parts
+from dnas import parts, plugins
 from dnas.disk import read_toml
 from dnas.errors import InputError
 from dnas.methods.registry import create, get_method, list_methods
@@ -20,6 +20,7 @@ from dnas.pipeline.overrides import nested
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
+from dnas.study.ranking import RankingSettings, rank
 from dnas.supernet.mapping import MAPPINGS
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +132,7 @@ def test_another_package_gives_a_part(monkeypatch):
         name, title, paper = "ours", "Ours", "ours"
 
     entry = type("Entry", (), {"name": "ours", "value": "ours:Ours", "load": lambda self: Ours})()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "dnas.parts" else [])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "dnas.parts" else [])
     registry.registry.cache_clear()
     try:
         assert isinstance(parts.create(["ours"])[0], Ours)
@@ -182,3 +183,9 @@ def test_parts_and_methods_are_made_in_any_order():
     one, two = (run_whole(search_with(with_parts)).capture()[0] for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert create("dnas", None, {}, DARTS).origin() == {"method": "dnas", "mapping": "decoupled"}
+
+
+def test_a_part_that_derives_is_refused_before_a_ranking_begins(tmp_path):
+    with pytest.raises(InputError, match=r"--with projection cannot be used with `dnas rank`"):
+        rank(tmp_path / "ranking", RankingSettings(run={"with_parts": ["projection"]}))
+    assert not (tmp_path / "ranking").exists()

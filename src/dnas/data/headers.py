@@ -121,7 +121,7 @@ def read_headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> He
                         return None  # decoding meets it again and reports it
                 elongated = int(sides[1] > ELONGATED * sides[0])
                 return Headers({sides[0]: 1}, {sides[1]: 1}, elongated, grey, values, image.mode != "F")
-        except Exception:  # likewise
+        except Exception:  # Pillow raises many types for a damaged file; decoding meets it again and reports it
             return None
 
     found = [each for each in in_threads(look, names) if each is not None]

@@ -7,9 +7,11 @@ import numpy.typing as npt
 
 from dnas.data.sources.samples import Labels
 
-# A draw without regard to class is left as it is where classes are balanced, the largest below so many times the
-# smallest, and each may expect so many images: it keeps the shares well enough, and results of before keep their bits.
-BALANCED, MANY = 1.5, 20
+# Classes are balanced where the largest is below so many times the smallest; else one accuracy says too little.
+BALANCED = 1.5
+# A draw without regard to class is left as it is where classes are balanced and each may expect so many images: it
+# keeps the shares well enough, and results of before keep their bits.
+MANY = 20
 
 
 def stratified(labels: Labels, order: Labels, count: int, *, rest: bool) -> npt.NDArray[np.bool_]:

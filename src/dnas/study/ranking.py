@@ -119,6 +119,9 @@ def rank(
     for name in settings.methods:
         if not issubclass(get_method(name), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
+    for part in parts.create(settings.run.get("with_parts", []), settings.run.get("with_options")):
+        if part.derives:
+            raise InputError(f"--with {part.name} cannot be used with `dnas rank`, which derives nothing; leave it out")
     if (path / RANKING_FILE).is_file():
         if read_ranking(path) != settings:
             raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
@@ -206,8 +209,6 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
         config, _ = resolve_flips(config, data.train, data.info)
         assert isinstance(method, SupernetMethod) and isinstance(config.search, SupernetSettings)
         taken = parts.create(config.with_parts, config.with_options)
-        if deriving := [part.name for part in taken if part.derives]:
-            raise InputError(f"--with {deriving[0]} has no use with `dnas rank`, which derives nothing; leave it out")
         candidates = [Candidate(at_depth(a, config.search.layers)) for a in run.architectures]
         session = Session(folder, config.to_toml(), None, execution)
         if folder.has_checkpoints():

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dnas.data.shares import BALANCED
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.study.statistics import LEVEL
 
-# From so many times as many test images in the largest class as in the smallest, one accuracy says too little.
-UNBALANCED = 1.5
 SEARCH_ORIGINS = (FOUND, SECOND)
 # An agreement of a search's halves below this is called noise: two standard deviations of halves that know nothing, for
 # six layers that share their cells; where every layer has its own these are half as large.
@@ -49,7 +48,7 @@ def of_classes(result: Mapping[str, Any]) -> str | None:
     """
     classes = result.get("per_class", ())
     images = [row["images"] for row in classes]
-    if not images or max(images) < UNBALANCED * min(images):
+    if not images or max(images) < BALANCED * min(images):
         return None
     largest = max(classes, key=lambda row: row["images"])
     least = min((row for row in classes if row["recall"] is not None), key=lambda row: row["recall"])
