@@ -13,6 +13,7 @@ from dnas.methods.registry import create, get_method, registry
 from dnas.pipeline.config import Config, parse, resolve
 from dnas.pipeline.overrides import nested
 from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, paper_travel, preset_settings
+from dnas.runtime import distributed
 from dnas.space.darts import DARTS
 
 
@@ -135,6 +136,12 @@ def test_who_says_how_long_a_run_is_has_no_finals_unless_asked(given):
 def test_finals_are_held_by_default_where_a_fifth_of_the_images_tells_candidates_apart(images, batch_size, finalists):
     config, _ = resolve({"train": {"batch_size": batch_size}}, info(), images, "")
     assert (config.finals, config.prior) == ((finalists, "auto") if finalists else (0, "none"))
+
+
+def test_ranks_have_no_finals_by_default(monkeypatch):
+    assert resolved().finals == 4
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert (resolved().finals, resolved().search.epochs) == (0, 10)
 
 
 @pytest.mark.parametrize("name", sorted(registry()))
