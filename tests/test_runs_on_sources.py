@@ -112,3 +112,15 @@ def test_a_list_that_changed_is_not_resumed(images, tmp_path, memory):
     path.write_text("\n".join(path.read_text().split("\n")[:-4]))
     with pytest.raises(InputError, match="have changed since"):
         dnas.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "called"), [("hands.v2.zip", "hands"), ("hands.v2", "hands.v2")])
+def test_a_run_is_called_by_its_data_without_what_a_file_ends_with(images, tmp_path, monkeypatch, name, called):
+    monkeypatch.chdir(tmp_path)
+    source = zipped(images, tmp_path / name) if name.endswith(".zip") else images.rename(tmp_path / name)
+    try:
+        dnas.search(data=str(source), **FEW)
+    finally:
+        if source.is_dir():
+            source.rename(images)
+    assert (tmp_path / "runs" / f"dnas-{called}-seed0" / "architecture.json").exists()

@@ -104,7 +104,9 @@ def _begin(
     if architecture is not None and isinstance(config.train, TrainSettings):
         planned(architecture, config.train, data.info)
     name = config.handmade or (method.name if architecture is None else "train")
-    stem = f"{name}-{Path(config.data.source).name or 'data'}-seed{config.seed}"
+    source = Path(config.data.source)
+    images = source.name.partition(".")[0] if source.is_file() else source.name
+    stem = f"{name}-{images or 'data'}-seed{config.seed}"
     path = distributed.from_first(fresh_path(Path("runs"), stem) if out is None else Path(out))
     with RunFolder.create(path) if distributed.leads() else RunFolder(path, writes=False) as folder:
         if architecture is not None:
