@@ -160,6 +160,20 @@ class Cell(nn.Module):
         return torch.cat(states[2:], 1)
 
 
+def stem_convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs, track_running_stats=False)]
+
+
+def stem_layers(name: str, inputs: int, channels: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """What makes the first cell's first input, and what makes its second input of that, which may be nothing."""
+    if name in ("cifar", "halving"):
+        return nn.Sequential(*stem_convolution(inputs, 3 * channels, 2 if name == "halving" else 1)), nn.Sequential()
+    stride, half = (2 if name == "imagenet" else 1), channels // 2
+    one = [*stem_convolution(inputs, half, stride), nn.ReLU(), *stem_convolution(half, channels, stride)]
+    return nn.Sequential(*one), nn.Sequential(nn.ReLU(), *stem_convolution(channels, channels, 2))
+
+
 class PlainSupernet(nn.Module):
     """Called as `dnas.supernet.supernet.Supernet` is: images [B, C, H, W] and mixing weights → logits [B, classes]."""
 
@@ -173,15 +187,14 @@ class PlainSupernet(nn.Module):
         inputs: int = 3,
         partial: int = 4,
         nodes: int = 4,
+        stem: str = "cifar",
     ) -> None:
         super().__init__()
         self.names = names
-        before = previous = 3 * channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(inputs, before, 3, padding=1, bias=False), nn.BatchNorm2d(before, track_running_stats=False)
-        )
+        self.stem, self.stem_second = stem_layers(stem, inputs, channels)
+        shrunk = len(self.stem_second) > 0
+        before = previous = channels if shrunk else 3 * channels
         self.cells = nn.ModuleList()
-        shrunk = False
         for k in range(layers):
             reduction = k in (layers // 3, 2 * layers // 3)
             channels *= 2 if reduction else 1
@@ -192,7 +205,8 @@ class PlainSupernet(nn.Module):
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: None = None) -> Tensor:
         assert draws is None, "the plain supernet has no dropout after its identities"
-        before = previous = self.stem(images)
+        before = self.stem(images)
+        previous = self.stem_second(before)
         same = mixing.bypass.data_ptr() == mixing.edges.data_ptr()
         for k, cell in enumerate(self.cells):
             bypass = None if same else mixing.bypass[k]
@@ -207,6 +221,8 @@ def weight_pairs(engine: Supernet, plain: PlainSupernet) -> Iterator[tuple[nn.Pa
     """For every weight of the plain supernet: which slice of which tensor of the engine it is."""
     everything = slice(None)
     modules = [(engine.stem, plain.stem), (engine.classifier, plain.classifier)]
+    if engine.stem_second is not None:
+        modules.append((engine.stem_second, plain.stem_second))
     for fast_cell, slow_cell in zip(engine.cells, plain.cells, strict=True):
         modules += zip(fast_cell.preprocess, (slow_cell.preprocess0, slow_cell.preprocess1), strict=True)
     for fast, slow in modules:

@@ -19,8 +19,10 @@ from dnas.errors import RunError
 from dnas.kernels import cells, depthwise, discrete, limits, native, structures
 from dnas.network.modules import build_layer
 from dnas.rng import numpy_stream, torch_stream
+from dnas.settings import CIFAR_STEM
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.plan import STEMS
 from dnas.space.primitives import PRIMITIVES, Conv, Norm, Primitive, ReLU
 from dnas.supernet.relaxation import MixingWeights
 from dnas.supernet.supernet import build_supernet
@@ -258,10 +260,9 @@ def test_a_cell_that_is_too_large_is_torchs(monkeypatch):
 # --- source.c, join.c, preprocess.c, pools.h -----------------------------------------------------------------
 
 
-def supernet_of(names, channels=4, partial=2, seed=0):
-    return build_supernet(
-        DARTS, tuple(names), layers=3, channels=channels, classes=3, partial=partial, seed=seed
-    ).double()
+def supernet_of(names, channels=4, partial=2, seed=0, stem=CIFAR_STEM):
+    shape = {"layers": 3, "channels": channels, "classes": 3, "partial": partial, "stem": stem}
+    return build_supernet(DARTS, tuple(names), seed=seed, **shape).double()
 
 
 def mixing_of(names, seed=0, dtype=torch.float64):
@@ -299,10 +300,11 @@ def same_backends(supernet, mixing, images):
     batch=st.integers(2, 3),
     threads=THREADS,
     seed=st.integers(0, 2**20),
+    stem=st.sampled_from(list(STEMS)),
 )
 @settings(deadline=None, max_examples=20)
-@example([(13, 1, 2)], ["skip_connect"], (2, 1), (5, 4), 2, 1, 0)
-def test_supernets_of_any_kernels_and_sizes(drawn, plain, width, size, batch, threads, seed):
+@example([(13, 1, 2)], ["skip_connect"], (2, 1), (5, 4), 2, 1, 0, CIFAR_STEM)
+def test_supernets_of_any_kernels_and_sizes(drawn, plain, width, size, batch, threads, seed, stem):
     candidates = [primitive([kernel] * stages, dilation) for kernel, dilation, stages in drawn]
     with pytest.MonkeyPatch.context() as patch:
         for each in candidates:
@@ -310,7 +312,7 @@ def test_supernets_of_any_kernels_and_sizes(drawn, plain, width, size, batch, th
         patch.setattr(native, "threads", lambda numbers: threads)
         names = [*plain, *(each.name for each in candidates)]
         active, partial = width
-        supernet = supernet_of(names, active * partial, partial, seed)
+        supernet = supernet_of(names, active * partial, partial, seed, stem)
         ran = same_backends(supernet, mixing_of(names, seed), normal(batch, 3, *size))
         assert ran == all(kernel <= 7 and stages <= limits.STAGES for kernel, _, stages in drawn)
 
@@ -342,16 +344,17 @@ def test_mixing_weights_are_those_of_the_supernet():
     supernet = supernet_of(names)
     stem, mixing = normal(2, 5, 5, 12), mixing_of(names)
     psi, bypass = mixing.psi, mixing.bypass
-    assert cells.covers(supernet.layout(), stem, psi, bypass)
-    assert not cells.covers(supernet.layout(), stem, psi.float(), bypass)
-    assert not cells.covers(supernet.layout(), stem, psi, bypass.float())
-    assert not cells.covers(supernet.layout(), stem, psi[:, :13], bypass)
-    assert not cells.covers(supernet.layout(), stem, psi[:, :, :1], bypass)
-    assert not cells.covers(supernet.layout(), stem, psi[:2], bypass)
-    assert not cells.covers(supernet.layout(), stem, psi, bypass[:, :13])
-    assert not cells.covers(supernet.layout(), stem[..., :11], psi, bypass)
-    assert not cells.covers(supernet.layout(), stem[:, :0], psi, bypass)
-    assert not cells.covers(supernet.float().layout(), stem, psi, bypass)
+    assert cells.covers(supernet.layout(), (stem, stem), psi, bypass)
+    assert not cells.covers(supernet.layout(), (stem, stem), psi.float(), bypass)
+    assert not cells.covers(supernet.layout(), (stem, stem), psi, bypass.float())
+    assert not cells.covers(supernet.layout(), (stem, stem), psi[:, :13], bypass)
+    assert not cells.covers(supernet.layout(), (stem, stem), psi[:, :, :1], bypass)
+    assert not cells.covers(supernet.layout(), (stem, stem), psi[:2], bypass)
+    assert not cells.covers(supernet.layout(), (stem, stem), psi, bypass[:, :13])
+    for other in (stem[..., :11], stem[:, :0], stem[:1], stem[:, :3], stem.float(), stem[0]):
+        assert not cells.covers(supernet.layout(), (other, stem), psi, bypass)
+        assert not cells.covers(supernet.layout(), (stem, other), psi, bypass)
+    assert not cells.covers(supernet.float().layout(), (stem, stem), psi, bypass)
 
 
 def test_weights_that_were_replaced_are_the_ones_that_count():
@@ -363,7 +366,8 @@ def test_weights_that_were_replaced_are_the_ones_that_count():
     assert same_backends(supernet, mixing, images)
     deep = supernet.cells[0].sources[0].apart["sep_conv_3x3"][1]
     deep.weight.data = deep.weight.data[:, :, :2, :2].clone()
-    assert not cells.covers(supernet.layout(), normal(2, 5, 5, 12), mixing.psi, mixing.bypass)
+    stem = normal(2, 5, 5, 12)
+    assert not cells.covers(supernet.layout(), (stem, stem), mixing.psi, mixing.bypass)
 
 
 # --- single precision: twice as many numbers in a vector -------------------------------------------------------

@@ -10,8 +10,10 @@ import dnas.supernet.source_block as source_block
 from dnas.errors import InputError
 from dnas.kernels import cells, native
 from dnas.kernels.draws import Draws
+from dnas.pipeline.presets import SHRINKS
 from dnas.rng import torch_stream
 from dnas.space.darts import DARTS
+from dnas.space.plan import STEMS
 from dnas.space.registry import SPACES
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
@@ -79,11 +81,14 @@ def assert_equal_to_plain(supernet, plain, mixing_of, parameters, x, y):
     partial=st.sampled_from([1, 2, 3, 4]),
     batch=st.integers(2, 3),
     size=st.integers(5, 12),
+    stem=st.sampled_from(list(STEMS)),
     names=st.lists(st.sampled_from(WITH_NONE), min_size=1, max_size=8, unique=True),
     recompute=st.booleans(),
 )
 @settings(deadline=None, max_examples=12)
-def test_any_shape_equals_the_plain_network(backend, seed, layers, channels, partial, batch, size, names, recompute):
+def test_any_shape_equals_the_plain_network(
+    backend, seed, layers, channels, partial, batch, size, stem, names, recompute
+):
     native.choose(backend)
     try:
         channels = channels * partial
@@ -92,16 +97,18 @@ def test_any_shape_equals_the_plain_network(backend, seed, layers, channels, par
             "channels": channels,
             "classes": 3,
             "partial": partial,
+            "stem": stem,
             "recompute": recompute,
             "seed": seed,
         }
         supernet = build_supernet(DARTS, tuple(names), **shape).double()
-        plain = PlainSupernet(names, layers=layers, channels=channels, classes=3, partial=partial).double()
+        plain = PlainSupernet(names, layers=layers, channels=channels, classes=3, partial=partial, stem=stem).double()
         copy_weights(supernet, plain)
         generator = torch_stream(seed, "test")
         draw = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         operations, edges, bypass = draw(layers, 14, len(names)), draw(layers, 14), draw(layers, 14)
-        x = draw(batch, 3, size, size).detach()
+        side = (size - 1) * SHRINKS[stem] + 1  # the first cell sees `size` pixels
+        x = draw(batch, 3, side, side).detach()
         y = torch.arange(batch) % 3
         mixing = MixingWeights(operations, edges, bypass)
         # With K = 1 nothing passes by, and nothing reads the bypass weights.
@@ -112,8 +119,8 @@ def test_any_shape_equals_the_plain_network(backend, seed, layers, channels, par
 
 def arguments(channels, dtype, layers=3):
     """A stem's output and mixing weights."""
-    shapes = (4, 8, 8, 3 * channels), (layers, 14, 7), (layers, 14)
-    return [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    stem = torch.zeros(4, 8, 8, 3 * channels, dtype=dtype)
+    return [(stem, stem), *(torch.zeros(shape, dtype=dtype) for shape in ((layers, 14, 7), (layers, 14)))]
 
 
 @pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")

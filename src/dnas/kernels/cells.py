@@ -23,34 +23,48 @@ from dnas.kernels.source import source_backward, source_forward
 from dnas.kernels.structures import available, call_kernel
 
 
-def covers(supernet: SupernetLayout, stem: Tensor, psi: Tensor, bypass: Tensor) -> bool:
+def covers(supernet: SupernetLayout, stem: tuple[Tensor, Tensor], psi: Tensor, bypass: Tensor) -> bool:
     """Return True if these kernels can stand in for a supernet's cells: dtypes, device, sizes and operations.
 
     All that C takes for granted of the arguments of `run` is looked at here; the rest is a layout's.
     """
+    before, previous = stem
     cells = supernet.cells
-    if stem.dtype not in native.REALS or not native.wanted() or not supernet.covered or not supernet.holds():
+    if before.dtype not in native.REALS or not native.wanted() or not supernet.covered or not supernet.holds():
         return False
-    if any(x.dtype != stem.dtype or not x.is_cpu for x in (psi, bypass)) or not stem.is_cpu or stem.dim() != 4:
+    if any(x.dtype != before.dtype or not x.is_cpu for x in (before, previous, psi, bypass)):
+        return False
+    if before.dim() != 4 or previous.dim() != 4:
         return False
     edges, operations = sum(map(len, cells[0].leaving)), cells[0].sources[0].operations
     if psi.shape != (len(cells), edges, operations) or bypass.shape != (len(cells), edges):
         return False
-    channels = cells[0].preprocess[0].inputs
-    widest = max(channels, *(cell.channels * cell.nodes for cell in cells))
-    if stem.shape[3] != channels or not 0 < math.prod(stem.shape[:3]) * widest <= limits.NUMBERS:
+    entries = cells[0].preprocess
+    batch, height, width, channels = before.shape
+    if entries[0].halves:
+        height, width = -(-height // 2), -(-width // 2)
+    if channels != entries[0].inputs or previous.shape != (batch, height, width, entries[1].inputs):
         return False
-    if not all(w.dtype == stem.dtype and w.is_cpu for cell in cells for w in cell.weights):
+    widest = max(channels, previous.shape[3], *(cell.channels * cell.nodes for cell in cells))
+    if not 0 < math.prod(before.shape[:3]) * widest <= limits.NUMBERS:
         return False
-    return available(native.REALS[stem.dtype], frozenset(cell.width for cell in cells))
+    if not all(w.dtype == before.dtype and w.is_cpu for cell in cells for w in cell.weights):
+        return False
+    return available(native.REALS[before.dtype], frozenset(cell.width for cell in cells))
 
 
 def run(
-    supernet: SupernetLayout, stem: Tensor, psi: Tensor, bypass: Tensor, draws: Draws | None, recompute: bool
+    supernet: SupernetLayout,
+    stem: tuple[Tensor, Tensor],
+    psi: Tensor,
+    bypass: Tensor,
+    draws: Draws | None,
+    recompute: bool,
 ) -> Tensor:
-    """The last cell's output [B, H, W, C] of a supernet that these kernels cover, from its stem's [B, H, W, C].
+    """The last cell's output [B, H, W, C] of a supernet that these kernels cover.
 
     Args:
+        stem: Both states [B, H, W, C] of the first cell, which may be one tensor.
         psi: [layers, edges, operations].
         bypass: [layers, edges].
         recompute: Keep nothing for the backward pass.
@@ -61,7 +75,10 @@ def run(
     weights = [parameter for cell in cells for parameter in cell.weights]
     # Without a pass back nothing need be kept.
     keep = torch.is_grad_enabled() and not recompute
-    out: Tensor = _Cells.apply(cells, keep, draws, stem, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
+    before, previous = stem
+    # As one argument it has one gradient, to which both add.
+    states = (None if before is previous else before), previous
+    out: Tensor = _Cells.apply(cells, keep, draws, *states, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -72,7 +89,8 @@ class _Cells(torch.autograd.Function):
         layouts: list[CellLayout],
         keep: bool,
         draws: Draws | None,
-        stem: Tensor,
+        before: Tensor | None,
+        previous: Tensor,
         psi: Tensor,
         bypass: Tensor,
         *weights: Tensor,
@@ -80,7 +98,8 @@ class _Cells(torch.autograd.Function):
         psi, bypass = psi.contiguous(), bypass.contiguous()
         ctx.save_for_backward(psi, bypass, *weights)
         ctx.layers = []
-        before = previous = stem.contiguous()
+        previous = previous.contiguous()
+        before = previous if before is None else before.contiguous()
         for k, layout in enumerate(layouts):
             dropout = None if draws is None else draws.within(k)
             layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, keep)
@@ -92,7 +111,7 @@ class _Cells(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         psi, bypass, *weights = ctx.saved_tensors
-        _, _, _, needs_stem, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
+        _, _, _, needs_before, needs_previous, needs_psi, needs_bypass, *needs = ctx.needs_input_grad
         wanted = [w for w, need in zip(weights, needs, strict=True) if need]
         sizes = [w.numel() for w in wanted]
         parts = psi.new_zeros(sum(sizes)).split(sizes)
@@ -102,14 +121,16 @@ class _Cells(torch.autograd.Function):
         layers: list[Layer] = ctx.layers
         if not layers:
             raise RuntimeError("the cells' gradients can be taken once only; retain_graph has no effect on them")
-        # One gradient for every layer's output, -1 being the stem's; what is not there was not written to yet.
+        # One gradient for every layer's output, -1 and -2 being the stem's; what is not there was not written to yet.
+        first = -1 if layers[0].inputs[0] is layers[0].inputs[1] else -2
+        needed = {-1: needs_previous, -2: needs_before}
         buffers = {len(layers) - 1: grad.clone(memory_format=torch.contiguous_format)}
         for k in range(len(layers) - 1, -1, -1):
             layer = layers.pop()
             own = buffers.pop(k)
             entering = _cell_backward(layer, psi[k], bypass[k], own, grads, grad_psi[k], grad_bypass[k])
-            for n, at in enumerate((max(k - 2, -1), k - 1)):
-                if at == -1 and not needs_stem:
+            for n, at in enumerate((max(k - 2, first), k - 1)):
+                if not needed.get(at, True):
                     preprocess_backward(layer, n, entering[n], None, False, grads)
                     continue
                 present = at in buffers
@@ -120,6 +141,7 @@ class _Cells(torch.autograd.Function):
             None,
             None,
             None,
+            buffers.get(-2),
             buffers.get(-1),
             grad_psi if needs_psi else None,
             grad_bypass if needs_bypass else None,

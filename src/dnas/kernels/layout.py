@@ -123,6 +123,11 @@ class PreprocessLayout:
         return self.weights[0].shape[1]
 
     @property
+    def halves(self) -> bool:
+        """Whether it halves the side."""
+        return len(self.weights) == 2
+
+    @property
     def outputs(self) -> int | None:
         """Channels of what it makes of it; None where it is no 1×1 convolution, or two of one input."""
         alike = all(w.shape[1:] == (self.inputs, 1, 1) for w in self.weights)
@@ -191,7 +196,7 @@ class SupernetLayout:
     @cached_property
     def covered(self) -> bool:
         """Whether C has room for all of them, and each takes what those before it give."""
-        before = previous = self.cells[0].preprocess[0].inputs
+        before, previous = (each.inputs for each in self.cells[0].preprocess)
         for cell in self.cells:
             if not cell.covered() or [each.inputs for each in cell.preprocess] != [before, previous]:
                 return False

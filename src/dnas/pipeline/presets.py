@@ -108,6 +108,7 @@ def preset_settings(
     images = min(count, round(QUICK_TRAIN_IMAGES * fewer))
     search |= {
         "layers": QUICK_LAYERS,
+        "stem": train["stem"],
         "channels": 8,
         "epochs": QUICK_SEARCH_EPOCHS,
         "batch_size": QUICK_BATCH,

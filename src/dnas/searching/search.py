@@ -77,6 +77,7 @@ class Search:
                 channels=settings.channels,
                 classes=len(info.classes),
                 inputs=info.channels,
+                stem=settings.stem,
                 partial=method.options.partial_channels,
                 recompute=settings.recompute,
                 seed=seed,

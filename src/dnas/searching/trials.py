@@ -66,7 +66,7 @@ def short_training(settings: TrialSettings) -> TrainSettings:
     """The training of a trial: that of a network without auxiliary head, drop-path and cutout."""
     shared = ("channels", "epochs", "batch_size", "learning_rate", "learning_rate_min", "momentum", "weight_decay")
     return TrainSettings(
-        **{name: getattr(settings, name) for name in (*shared, "clip_norm", "pad", "flip")},
+        **{name: getattr(settings, name) for name in (*shared, "clip_norm", "pad", "flip", "stem")},
         images=settings.weight_images,
         auxiliary_weight=0.0,
         drop_path=0.0,

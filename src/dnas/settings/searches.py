@@ -11,10 +11,12 @@ from typing_extensions import Self
 from dnas.errors import InputError
 from dnas.settings.values import (
     FLIP,
+    STEM,
     STRATIFIED,
     Duration,
     Flip,
     Settings,
+    StemName,
     check_batches,
     cosine,
     there,
@@ -42,6 +44,7 @@ class SearchSettings(Settings):
     )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     flip: Flip = FLIP
+    stem: StemName = STEM
     seconds: Duration = Field(
         0.0,
         ge=0,

@@ -13,9 +13,9 @@ from typing_extensions import Self
 from dnas.errors import InputError
 from dnas.settings.values import (
     CHANNELS,
-    CIFAR_STEM,
     MIN_LAYERS,
     SMALLEST_IMAGE,
+    STEM,
     STRATIFIED,
     WIDEST,
     Settings,
@@ -245,11 +245,7 @@ class TrainSettings(NetworkTrainSettings):
     final_norm: bool = Field(
         False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
     )
-    stem: StemName = Field(
-        CIFAR_STEM,
-        description="first layers: cifar (keeps the resolution), halving (32 → 16 pixels, by one convolution), "
-        "tiny-imagenet (64 → 32, by three) or imagenet (224 → 28)",
-    )
+    stem: StemName = STEM
 
     def drop_path_rate(self, epoch: int) -> float:
         """DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have."""

@@ -42,6 +42,12 @@ FLIP: Any = Field(
     description="mirror half of the images left to right; auto: unless that confuses classes",
 )
 
+STEM: Any = Field(
+    CIFAR_STEM,
+    description="first layers: cifar (keeps the resolution), halving (32 → 16 pixels, by one convolution), "
+    "tiny-imagenet (64 → 32, by three) or imagenet (224 → 28)",
+)
+
 STRATIFIED: Any = Field(
     False,
     description="draws of images keep the share of each class, where classes are unbalanced or a draw has few images "

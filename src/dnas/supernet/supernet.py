@@ -201,6 +201,7 @@ class Supernet(nn.Module):
         classes: Size of the output.
         inputs: Channels of an image.
         partial: K; 1/K of the channels pass through the operations. K divides C, and C/K is even.
+        stem: A key of `STEMS`.
         recompute: Compute a layer's operations again in the backward pass: less memory, more time.
 
     Raises:
@@ -217,16 +218,18 @@ class Supernet(nn.Module):
         classes: int,
         inputs: int = 3,
         partial: int = 4,
+        stem: str = CIFAR_STEM,
         recompute: bool = False,
     ) -> None:
         super().__init__()
         self.recompute = recompute
         check_width(channels, partial)
         reductions = reduction_layers(layers)
-        self.stem = build_chain(STEMS[CIFAR_STEM](inputs, channels).first, SEARCH_STEM)
+        head = STEMS[stem](inputs, channels)
+        self.stem = build_chain(head.first, SEARCH_STEM)
+        self.stem_second = build_chain(head.second, SEARCH_STEM) if head.second else None
         self.cells = nn.ModuleList()
-        before = previous = 3 * channels
-        width, shrunk = channels, False
+        before, previous, width, shrunk = head.width, head.width, channels, bool(head.second)
         for k in range(layers):
             reduction = k in reductions
             width *= 2 if reduction else 1
@@ -236,10 +239,13 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        before = previous = self.stem(images).permute(0, 2, 3, 1).contiguous()
+        head = self.stem(images)
+        before = previous = _channels_last(head)
+        if self.stem_second is not None:
+            previous = _channels_last(self.stem_second(head))
         psi = mixing.psi
-        if mixing.active is None and cells.covers(layout := self.layout(), previous, psi, mixing.bypass):
-            last = cells.run(layout, previous, psi, mixing.bypass, draws, self.recompute)
+        if mixing.active is None and cells.covers(layout := self.layout(), (before, previous), psi, mixing.bypass):
+            last = cells.run(layout, (before, previous), psi, mixing.bypass, draws, self.recompute)
         else:
             for k, cell in enumerate(self.cells):
                 dropout = None if draws is None else draws.within(k)
@@ -276,6 +282,11 @@ class Supernet(nn.Module):
             for block, leaving in zip(cell.sources, cell.leaving, strict=True):
                 for weight, operation in cast(SourceBlock, block).owned():
                     yield Owned(weight, layer, leaving, operation)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[B, C, H, W] as [B, H, W, C]."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 # Beside the module, so that a copy of it has its own; with the weights that it was made of, and who has them.
