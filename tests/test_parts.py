@@ -144,17 +144,6 @@ def test_another_package_gives_a_part(monkeypatch):
         registry.registry.cache_clear()
 
 
-def test_a_study_says_its_parts_in_its_command():
-    from dnas.study.design import Network, StudySettings, run_overrides
-
-    run = {"with_parts": ["beta-decay"], "with_options": {"beta-decay": {"weight": 3.0}}}
-    study = StudySettings(methods=["darts"], run=run)
-    assert "--with beta-decay" in study.command() and "-o beta-decay.weight=3.0" in study.command()
-    searched = run_overrides(study, Network("searched", "darts", "shared", 0), 0)
-    assert searched["with_parts"] == ["beta-decay"]
-    assert not {"with_parts", "with_options"} & run_overrides(study, Network("random", "darts", "shared", 0), 0).keys()
-
-
 def test_the_part_that_the_page_shows_acts():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "parts.md").read_text("utf-8"), re.S)
     namespace: dict = {}
