@@ -1,8 +1,8 @@
 """What came out of a study, as one JSON value and as tables: text, Markdown, CSV and LaTeX.
 
 A row is a method with its parts under a mapping, one of its controls, or a published network. The mean is that over
-searches; beside it stands the best search, by the accuracy on the images that the searches validated with, never by test
-images.
+searches; beside it stands the best search, by the accuracy on the images that the searches validated with, never by
+test images.
 """
 
 from __future__ import annotations
