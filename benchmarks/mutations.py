@@ -85,6 +85,18 @@ MUTATIONS = (
         "return self.options.zero_one_weight",
     ),
     Mutation(
+        "drnas",
+        "what an edge lacks keeps its share of a draw",
+        "return left / left.sum(-1, keepdim=True)",
+        "return left",
+    ),
+    Mutation(
+        "drnas",
+        "concentrations e^alpha on both sides",
+        "1 + torch.nn.functional.elu(logits)",
+        "logits.exp()",
+    ),
+    Mutation(
         "fair-darts",
         "the zero-one loss with the other sign",
         "return -self.options.zero_one_weight",

@@ -19,9 +19,9 @@ METHODS = list_methods()
 PAIRS = [(name, mapping) for name in METHODS for mapping in get_method(name).mappings]
 
 
-def table(name, *tables):
-    """The first of these tables that the tests of a method have."""
-    module = f"test_method_{name.replace('-', '_')}"
+def table(name, *tables, kind="method"):
+    """The first of these tables that the tests of a method have, or of another kind of thing."""
+    module = f"test_{kind}_{name.replace('-', '_')}"
     if not (Path(__file__).parent / f"{module}.py").exists():
         return {}
     return next((found for found in (getattr(import_module(module), table, None) for table in tables) if found), {})

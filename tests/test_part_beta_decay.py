@@ -13,6 +13,8 @@ from dnas.supernet.mapping import Decoupled, Full, Shared
 LAYERS, EDGES, OPERATIONS = 4, 5, 3
 SEARCH = type("Search", (), {})
 
+ACTS = {"weight": ({}, 100.0)}
+
 
 def mapping_of(cls, **details):
     return cls(LAYERS, EDGES, OPERATIONS, scale=2.0, **details).double()

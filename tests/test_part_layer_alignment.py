@@ -4,13 +4,14 @@ import pytest
 import torch
 from parts_tools import search_with, taken
 
-from dnas.errors import InputError
 from dnas.methods.protocol import Progress
 from dnas.parts.layer_alignment import alignment, ascent
 from dnas.rng import torch_stream
 
 KIND = torch.tensor([0, 0, 1, 0, 1])
 SHAPE = (len(KIND), 3, 2)
+
+ACTS = {"weight": ({}, 1.0)}
 
 
 def drawn(seed=0):
@@ -94,11 +95,3 @@ def test_its_passes_are_counted_and_only_where_it_has_weight():
             search.step(step)
             assert search.cost["step_equivalents"] == cost
     assert 0 <= aligned.sums["correct"] <= 2 * 8  # of the images that the weights see, each once a step
-
-
-def test_a_step_of_both_at_once_is_refused():
-    with pytest.raises(
-        InputError,
-        match=r"--with layer-alignment cannot be used with search.update=single-level; .* search.update=first-order",
-    ):
-        search_with(taken("layer-alignment"), update="single-level")

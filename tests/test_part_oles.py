@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from parts_tools import run_whole, search_with, taken
 
-from dnas.errors import InputError
 from dnas.kernels import native
 from dnas.parts.oles import cosines
 from dnas.rng import torch_stream
+
+SMALL = {"threshold": 1.0, "steps": 1}
+ACTS = {"threshold": ({}, -1.0), "steps": ({}, 3)}
 
 
 def oles(**options):
@@ -98,11 +100,3 @@ def test_a_search_freezes_what_does_not_agree(order):
     owned = {id(each.weight) for each in search.owned()}
     rested = [torch.equal(w, old) for w, old in zip(search.weights, after, strict=True) if id(w) in owned]
     assert sum(rested) > 0.9 * len(rested)
-
-
-@pytest.mark.parametrize("update", ["single-level", "second-order"])
-def test_what_has_no_two_gradients_is_refused(update):
-    with pytest.raises(
-        InputError, match=f"--with oles cannot be used with search.update={update}; choose -o search.update=first-order"
-    ):
-        search_with(oles(), update=update)

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from parts_tools import search_with, taken
 from torch import nn
 
-from dnas.errors import InputError
 from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
 from dnas.searching.search import Search
@@ -16,6 +15,12 @@ from dnas.space.darts import DARTS
 from dnas.testing import CLASSES, pictures
 
 LAST = Progress(epoch=1, epochs=2)
+
+ACTS = {
+    "law": ({}, "adversarial"),
+    "epsilon": ({}, 1.0),
+    "epsilon_start": ({}, 0.2),
+}
 
 
 class AtTheEnd:
@@ -116,11 +121,3 @@ def test_curvature_falls(law):
         found.append((eigenvalue(search, 7), search.supernet.sharp.item()))
     (plain, plain_sharp), (perturbed, sharp) = found
     assert 0 < perturbed < 0.9 * plain and sharp < plain_sharp
-
-
-def test_a_step_of_both_at_once_is_refused():
-    with pytest.raises(
-        InputError,
-        match=r"--with perturbation cannot be used with search.update=single-level; .* search.update=first-order",
-    ):
-        search_with(taken("perturbation"), update="single-level")

@@ -1,4 +1,10 @@
-"""Every registered part under every mapping: it acts, resumes to the bit, says what it is, and is refused elsewhere."""
+"""Every registered part keeps the contract of `dnas.testing`, under every mapping; parts in run folders and on the page.
+
+What belongs to a part lies in `tests/test_part_NAME.py`, as for methods (`tests/test_contract.py`):
+
+- `ACTS`: for every option (options around it, a value with which a search is another one);
+- `SMALL`: options with which it acts within a few steps, where the defaults do not.
+"""
 
 import json
 import re
@@ -7,79 +13,54 @@ from pathlib import Path
 import pytest
 import torch
 from faults.harness import invoke
-from parts_tools import run_whole, search_with, taken
-from tiny_gradient import run_on
+from parts_tools import run_whole, search_with
+from test_contract import identifier
+from test_contract import table as table_of
 
-from dnas import parts, plugins
+from dnas import parts, plugins, testing
 from dnas.disk import read_toml
 from dnas.errors import InputError
-from dnas.methods.registry import create, get_method, list_methods
+from dnas.methods.registry import get_method, list_methods
 from dnas.parts import registry
-from dnas.pipeline.config import draft
 from dnas.pipeline.overrides import nested
-from dnas.runtime.checkpoint import Checkpoint
 from dnas.space.architecture import Architecture
-from dnas.space.darts import DARTS
 from dnas.study.ranking import RankingSettings, rank
 from dnas.supernet.mapping import MAPPINGS
 
 ROOT = Path(__file__).parents[1]
 PARTS = parts.list_parts()
-# Options with which a part acts within a search of a few steps, where the defaults do not.
-SMALL: dict = {"oles": {"threshold": 1.0, "steps": 1}}
-# What acts in the steps; a part that derives acts after them, as its own tests say.
-STEPWISE = [name for name in PARTS if not parts.get_part(name).derives]
-CASES = [(name, SMALL.get(name, {})) for name in STEPWISE] + [("perturbation", {"law": "adversarial"})]
+PAIRS = [(name, mapping) for name in PARTS for mapping in MAPPINGS]
+
+
+def table(name, which):
+    return table_of(name, which, kind="part")
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_says_what_it_is(name):
-    part = parts.get_part(name)
-    assert part.name == name and part.title and part.paper
-    assert issubclass(part.Options, parts.PartOptions)
-    for field in part.Options.model_fields.values():
-        assert not field.is_required() and field.description
+@pytest.mark.parametrize("check", testing.CHECKS_OF_A_PART, ids=identifier)
+def test_part(check, name):
+    check(name, table(name, "SMALL"))
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_a_part_acts_and_goes_on_to_the_same_bits(name, options, mapping):
-    """Captured in the middle, through JSON, and restored elsewhere, a search ends as one that was not."""
-    whole, stopped, other = (
-        search_with(parts.create([name], {name: options}), mapping=mapping, epochs=4) for _ in range(3)
-    )
-    run_whole(whole)
-    run_on(stopped, 0, 2)
-    tensors, state = stopped.capture()
-    tensors, state = {key: value.clone() for key, value in tensors.items()}, json.loads(json.dumps(state))
-    other.step(0)  # restoring must overwrite whatever is there
-    other.restore(Checkpoint(2, tensors, {"loop": state}))
-    run_on(other, 2, 4)
-    (expected, expected_state), (got, got_state) = whole.capture(), other.capture()
-    assert expected.keys() == got.keys()
-    assert [key for key in expected if not torch.equal(expected[key], got[key])] == []
-    assert expected_state == got_state
-    plain = run_whole(search_with((), mapping=mapping, epochs=4)).capture()[0]
-    assert any(not torch.equal(plain[key], expected[key]) for key in plain)
+@pytest.mark.parametrize("name", PARTS)
+def test_options(name):
+    testing.check_part_options(name, table(name, "SMALL"), table(name, "ACTS"))
 
 
-GRADIENT = [name for name in list_methods() if get_method(name).kind == "gradient"]
+@pytest.mark.parametrize(("name", "mapping"), PAIRS)
+@pytest.mark.parametrize("check", testing.CHECKS_OF_A_PART_UNDER_A_MAPPING, ids=identifier)
+def test_mapping(check, name, mapping):
+    check(name, mapping, table(name, "SMALL"))
 
 
-@pytest.mark.parametrize("method", GRADIENT)
+@pytest.mark.parametrize("method", [name for name in list_methods() if get_method(name).kind == "gradient"])
 def test_every_method_with_gradients_takes_all_steps_of_all_parts(method):
-    """Together, and with an architecture's gradient of its own way; what is sampled is sampled as before."""
-    names = [name for name in PARTS if name != "projection"]
-    with_parts = parts.create(names, {name: SMALL[name] for name in names if name in SMALL})
-    search = run_whole(search_with(with_parts, method, epochs=2, update="first-order"))
+    """Together; what is sampled is sampled as before."""
+    names = [name for name in PARTS if not parts.get_part(name).derives]
+    options = {name: {k: v for k, v in table(name, "SMALL").items() if "." not in k} for name in names}
+    search = run_whole(search_with(parts.create(names, options), method, epochs=2, update="first-order"))
     assert all(w.isfinite().all() for w in (*search.weights, *search.architecture))
     assert set(search.states) == set(names)
-
-
-@pytest.mark.parametrize("method", [name for name in list_methods() if get_method(name).kind != "gradient"])
-def test_what_does_not_follow_gradients_takes_no_part(method):
-    with pytest.raises(InputError, match=f"--with beta-decay needs .* --method {method} does not"):
-        draft({"method": method, "with_parts": ["beta-decay"]})
 
 
 @pytest.mark.parametrize(
@@ -144,19 +125,8 @@ def test_another_package_gives_a_part(monkeypatch):
         registry.registry.cache_clear()
 
 
-def test_a_study_says_its_parts_in_its_command():
-    from dnas.study.design import Network, StudySettings, run_overrides
-
-    run = {"with_parts": ["beta-decay"], "with_options": {"beta-decay": {"weight": 3.0}}}
-    study = StudySettings(methods=["darts"], run=run)
-    assert "--with beta-decay" in study.command() and "-o beta-decay.weight=3.0" in study.command()
-    searched = run_overrides(study, Network("searched", "darts", "shared", 0), 0)
-    assert searched["with_parts"] == ["beta-decay"]
-    assert not {"with_parts", "with_options"} & run_overrides(study, Network("random", "darts", "shared", 0), 0).keys()
-
-
 def test_the_part_that_the_page_shows_acts():
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "parts.md").read_text("utf-8"), re.S)
+    block, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "parts.md").read_text("utf-8"), re.S)
     namespace: dict = {}
     exec(compile(block, "parts.md", "exec"), namespace)
     part = namespace["Decided"](namespace["DecidedOptions"](weight=10.0))
@@ -175,14 +145,6 @@ def test_the_page_has_every_part_option_and_hook(name):
         assert default.strip("`") == said
     hooks = [hook for hook in vars(parts.Part) if not hook.startswith("_")]
     assert [hook for hook in hooks if f"`{hook}`" not in page and hook != "Options"] == []
-
-
-def test_parts_and_methods_are_made_in_any_order():
-    """A part keeps nothing of a search: the same objects serve two."""
-    with_parts = taken("beta-decay")
-    one, two = (run_whole(search_with(with_parts)).capture()[0] for _ in range(2))
-    assert all(torch.equal(one[key], two[key]) for key in one)
-    assert create("dnas", None, {}, DARTS).origin() == {"method": "dnas", "mapping": "decoupled"}
 
 
 def test_a_part_that_derives_is_refused_before_a_ranking_begins(tmp_path):

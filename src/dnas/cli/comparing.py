@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 @app.command(sort_key=6)
 def compare(
     *,
-    methods: Annotated[str, Parameter(help="Names, with commas between them.")] = "",
+    methods: Annotated[
+        str, Parameter(help="Names, with commas between them; METHOD+PART+… with parts that the others need not have.")
+    ] = "",
     mappings: Annotated[
         str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
     ] = "",
@@ -73,8 +75,9 @@ def compare(
     out = Path(given.pop("out") or "study")
     lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
     own = {key: f"--{key.replace('_', '-')}" for key in (*lists, "seeds", "training_seeds", "threads")}
-    with calling(typed("run", given) | own | {"method": "--methods", "mapping": "--mappings"}):
-        run = nested("run", given)
+    own |= {"method": "--methods", "mapping": "--mappings"}
+    with calling({"with_parts": "--methods"} | typed("run", given) | own):
+        run = nested("run", given, parts_of(methods))
         del run["command"]
         settings = checked(
             StudySettings,
@@ -93,7 +96,9 @@ def compare(
 def rank(
     *,
     architectures: Annotated[int, WHOLE, Parameter(help="How many random ones are ranked.")] = 20,
-    methods: Annotated[str, Parameter(help="Whose supernets judge them, with commas.")] = "dnas",
+    methods: Annotated[
+        str, Parameter(help="Whose supernets judge them, with commas; METHOD+PART+… with parts.")
+    ] = "dnas",
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
     processes: Processes = 0,
@@ -130,8 +135,8 @@ def rank(
         "epochs": "--proxy-epochs",
         "threads": "--threads",
     }
-    with calling(typed("run", given) | own):
-        run = nested("run", given)
+    with calling({"with_parts": "--methods"} | typed("run", given) | own):
+        run = nested("run", given, parts_of(methods))
         del run["command"]
         values = {
             "count": architectures,
@@ -143,6 +148,13 @@ def rank(
             "run": run,
         }
         carry_out_ranking(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
+
+
+def parts_of(methods: str) -> list[str]:
+    """The parts that `--methods` names, as METHOD+PART."""
+    from dnas.study.design import method_and_parts
+
+    return [part for name in names_of(methods) for part in method_and_parts(name)[1]]
 
 
 def carry_out_study(

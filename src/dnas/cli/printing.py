@@ -34,6 +34,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
         searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
+        if result.get("with_parts"):
+            searched = f"{searched} with {', '.join(result['with_parts'])}"
         if searched and not verdict.searched(result):
             searched = f"winner of the finals ({(verdict.winner(result) or {})['origin']})"
         rows = [(searched or result.get("architecture", "trained"), result)]

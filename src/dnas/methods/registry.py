@@ -6,7 +6,7 @@ from collections.abc import Mapping as Dict
 from functools import cache
 from typing import Any
 
-from dnas.errors import unknown
+from dnas.errors import SettingError, unknown
 from dnas.methods.protocol import Method
 from dnas.plugins import discovered
 from dnas.space.darts import Space
@@ -27,6 +27,11 @@ def list_methods() -> list[str]:
 
 def get_method(name: str) -> type[Method]:
     """The class of a method. Raises InputError listing the names."""
+    method, *with_parts = name.split("+")
+    if with_parts and method in registry():
+        # As rows of a study are called.
+        remedy = f"use {method}, and --with {','.join(with_parts)}"
+        raise SettingError("method", "--method", f" {name} has parts, which are not named here; {remedy}")
     if name not in registry():
         raise unknown("method", "--method", name, registry(), "`dnas methods`")
     return registry()[name]

@@ -53,8 +53,11 @@ def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
     return {key: f"{key} in {str(file)!r}" for key in keys(settings, "")}
 
 
-def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
+def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
     """Flat options (those that are not None) over a configuration file, as nested settings.
+
+    Args:
+        beside: Parts that take part besides those of `--with`.
 
     Raises InputError for an option that cannot be used with the command, or that is malformed.
     """
@@ -92,8 +95,8 @@ def nested(command: Command, given: dict[str, Any]) -> dict[str, Any]:
         given["with_parts"] = [name.strip() for name in given["with_parts"].split(",") if name.strip()]
     if "with_parts" in given and "with_options" in settings:
         # A file's options of parts that do not take part now.
-        beside = settings["with_options"]
-        settings["with_options"] = {name: beside[name] for name in beside if name in given["with_parts"]}
+        taken, of_file = {*given["with_parts"], *beside}, settings["with_options"]
+        settings["with_options"] = {name: of_file[name] for name in of_file if name in taken}
     if "prior" in given:
         given["prior"] = _absolute(given["prior"])
     device = given.pop("device", settings.get("device", "auto"))

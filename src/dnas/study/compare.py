@@ -2,16 +2,17 @@
 
 Every method is searched under every mapping with every seed, and what it finds is trained. Beside each found network
 stand a random one of the same size and, where layers differ, one with the same layers in another order. A study is
-resumed by running it again: a run that has a result is not run twice, and methods or seeds may be added.
+resumed by running it again: a run that has a result is not run twice, and methods or seeds may be added. A method may
+have parts that the others have not ("dnas+oles").
 
     STUDY/study.toml            what is compared, and the settings of all runs
-    STUDY/runs/NAME             run folders: METHOD-MAPPING-sSEED, with -random, -shuffled, -tN
+    STUDY/runs/NAME             run folders: METHOD+PART-MAPPING-sSEED, with -random, -shuffled, -tN
     STUDY/study.json, table.*   what came out (`tables.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
 from dnas.network.handmade import HANDMADE, require_package, require_width
+from dnas.parts.registry import OPTIONS
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
 from dnas.pipeline.machine import check_execution
@@ -40,10 +42,13 @@ from dnas.study.design import (
     Network,
     StudySettings,
     depth_of,
+    method_and_parts,
     networks,
     read_study,
+    require_parts_of_options,
     run_overrides,
     settings_names,
+    with_all_parts,
 )
 from dnas.study.jobs import carry_out, workers_for
 from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE
@@ -160,6 +165,7 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
         mapping_class(name)
     if not list(settings.searches()) and settings.methods:
         raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
+    require_parts_of_options(settings.methods, settings.run)
     for name in settings.architectures:
         if name in HANDMADE:
             require_package(name)
@@ -174,7 +180,9 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
             raise InputError(f"--out {path} exists and is no study; choose another folder")
         return settings
     old = read_study(path)
-    if old.run != settings.run:
+    taken = [part for name in with_all_parts(old.methods, old.run) for part in method_and_parts(name)[1]]
+    before, now = ({**run, OPTIONS: _only(taken, run.get(OPTIONS, {}))} for run in (old.run, settings.run))
+    if before != now:
         raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
     if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
         raise InputError(
@@ -185,11 +193,16 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
     return old.model_copy(
         update={
             **{key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)])) for key in lists},
+            "run": settings.run,  # the same, but for options of parts that come with a new method
             "seeds": max(old.seeds, settings.seeds),
             "training_seeds": max(old.training_seeds, settings.training_seeds),
             "threads": settings.threads or old.threads,
         }
     )
+
+
+def _only(names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in values if name in names}
 
 
 def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import Field
 
 from dnas.disk import read_json, read_toml
-from dnas.errors import InputError, calling
+from dnas.errors import InputError, SettingError, calling
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE
 from dnas.options import flag, flag_of
+from dnas.parts.registry import OPTIONS, SETTING
 from dnas.pipeline.config import train_settings
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
@@ -28,7 +29,7 @@ from dnas.validation import checked
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
 # Settings of a run that a training alone has no use for.
-OF_SEARCHES = ("search", "options", "space", "with_parts", "with_options")
+OF_SEARCHES = ("search", "options", "space", SETTING, OPTIONS)
 
 
 class StudySettings(Settings):
@@ -39,7 +40,10 @@ class StudySettings(Settings):
     """
 
     format: StudyFormat = STUDY_FORMAT
-    methods: list[str] = Field(default_factory=list, description="searched, each under the mappings that it knows")
+    methods: list[str] = Field(
+        default_factory=list,
+        description="searched, each under the mappings that it knows; METHOD+PART+… with parts of its own",
+    )
     mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
     architectures: list[str] = Field(
         default_factory=list, description="published ones and hand-made networks, trained by the same trainer"
@@ -52,9 +56,9 @@ class StudySettings(Settings):
     run: dict[str, Any] = Field(default_factory=dict)
 
     def searches(self) -> Iterator[tuple[str, str]]:
-        """The pairs of method and mapping, in order."""
-        for name in self.methods:
-            method = get_method(name)
+        """The pairs of method, with all its parts, and mapping, in order."""
+        for name in with_all_parts(self.methods, self.run):
+            method = get_method(method_and_parts(name)[0])
             for mapping in self.mappings or [method.default_mapping]:
                 if mapping in method.mappings:
                     yield name, mapping
@@ -85,13 +89,42 @@ class StudySettings(Settings):
         return shlex.join(words)
 
 
+def method_and_parts(name: str) -> tuple[str, list[str]]:
+    """Such as "dnas+oles": the name of a method, and those of its parts."""
+    method, *with_parts = name.split("+")
+    return method, with_parts
+
+
+def with_all_parts(methods: Sequence[str], run: Mapping[str, Any]) -> list[str]:
+    """Methods with the parts that all runs have, and after them their own: METHOD+PART+…"""
+    each = (method_and_parts(name) for name in methods)
+    return ["+".join((method, *run.get(SETTING, ()), *own)) for method, own in each]
+
+
+def of_search(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a search by METHOD+PART+…, among those of every run: options of other parts are not its."""
+    method, with_parts = method_and_parts(name)
+    options = {part: values for part, values in run.get(OPTIONS, {}).items() if part in with_parts}
+    return {"method": method, SETTING: with_parts, OPTIONS: options}
+
+
+def require_parts_of_options(methods: Sequence[str], run: Mapping[str, Any]) -> None:
+    """Raises InputError for options of a part that no search has."""
+    taken = {part for name in with_all_parts(methods, run) for part in method_and_parts(name)[1]}
+    for part in run.get(OPTIONS, {}):
+        if part not in taken:
+            remedy = f"--with {part}, or METHOD+{part} among --methods"
+            raise SettingError(f"{OPTIONS}.{part}", f"--option {part}.…", f" has no use without {remedy}")
+
+
 @dataclass(frozen=True)
 class Network:
     """One network of a study, whose trainings are runs.
 
     Attributes:
         kind: "searched", its controls "random" and "shuffled", or a reference, "published" or "handmade".
-        method, mapping: Of the search that it comes from or controls; the name of a reference, and "".
+        method, mapping: Of the search that it comes from or controls, "dnas+oles" for a method with a part; the name of
+            a reference, and "".
         seed: Of that search, or of the reference's training.
     """
 
@@ -154,7 +187,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
         lost = {*ARCHITECTURE_SETTINGS, *WIDTH_SETTINGS} - train_settings(handmade).model_fields.keys()
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == SEARCHED and training == 0:
-        return {**given, "command": "run", "method": network.method, "mapping": network.mapping}
+        return {**given, "command": "run", **of_search(network.method, given), "mapping": network.mapping}
     given = {key: value for key, value in given.items() if key not in (*OF_SEARCHES, "finals")}
     given |= {"command": "train", "architecture": network.run()}
     if handmade:

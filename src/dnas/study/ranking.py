@@ -6,7 +6,7 @@ stands beside them: a measure that ranks no better than it is worth nothing.
 
     RANKING/ranking.toml              what is ranked, and the settings of all runs
     RANKING/runs/full-000 …           run folders: full, layers-L and epochs-E, a number for every architecture
-    RANKING/supernets/METHOD          a search whose supernet judges all of them at its end
+    RANKING/supernets/METHOD+PART     a search whose supernet judges all of them at its end
     RANKING/ranking.json              what came out
 """
 
@@ -46,7 +46,14 @@ from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.study.cluster import RaySettings, of_tasks
-from dnas.study.design import OF_SEARCHES, depth_of
+from dnas.study.design import (
+    OF_SEARCHES,
+    depth_of,
+    method_and_parts,
+    of_search,
+    require_parts_of_options,
+    with_all_parts,
+)
 from dnas.study.jobs import carry_out, workers_for
 from dnas.study.names import RANKED_FILE, RANKING_FILE, RUNS
 from dnas.study.statistics import kendall
@@ -65,7 +72,9 @@ class RankingSettings(Settings):
     """
 
     count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
-    methods: list[str] = Field(default_factory=list, description="whose supernets judge them")
+    methods: list[str] = Field(
+        default_factory=list, description="whose supernets judge them; METHOD+PART+… with parts of its own"
+    )
     layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
         default_factory=list, description="depths of shallower trainings"
     )
@@ -117,9 +126,11 @@ def rank(
     """
     check_execution(execution)
     for name in settings.methods:
-        if not issubclass(get_method(name), SupernetMethod):
+        if not issubclass(get_method(method_and_parts(name)[0]), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
-    for part in parts.create(settings.run.get("with_parts", []), settings.run.get("with_options")):
+    require_parts_of_options(settings.methods, settings.run)
+    own = [part for name in settings.methods for part in method_and_parts(name)[1]]
+    for part in map(parts.get_part, (*settings.run.get(parts.SETTING, ()), *own)):
         if part.derives:
             raise InputError(f"--with {part.name} cannot be used with `dnas rank`, which derives nothing; leave it out")
     if (path / RANKING_FILE).is_file():
@@ -167,8 +178,8 @@ def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement
 
 def _supernets(settings: RankingSettings) -> dict[str, dict[str, Any]]:
     """The settings of the searches, by method."""
-    common = {**settings.run, "command": "search", "mapping": SHARED, "seed": settings.seed}
-    return {method: {**common, "method": method} for method in settings.methods}
+    run = {**settings.run, "command": "search", "mapping": SHARED, "seed": settings.seed}
+    return {name: {**run, **of_search(name, run)} for name in with_all_parts(settings.methods, run)}
 
 
 def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
@@ -239,7 +250,7 @@ def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
         return [results.get(f"{name}-{i:03d}", {}).get(key) for i in range(settings.count)]
 
     measures = {name: (of_runs(name, "test_accuracy"), of_runs(name, "train_seconds")) for name in _trainings(settings)}
-    for method in settings.methods:
+    for method in _supernets(settings):
         file = path / SUPERNETS / method / RESULT_FILE
         if file.exists():
             result = read_json(file)

@@ -1,7 +1,8 @@
 """What came out of a study, as one JSON value and as tables: text, Markdown, CSV and LaTeX.
 
-A row is a method under a mapping, one of its controls, or a published network. The mean is that over searches; beside
-it stands the best search, by the accuracy on the images that the searches validated with, never by test images.
+A row is a method with its parts under a mapping, one of its controls, or a published network. The mean is that over
+searches; beside it stands the best search, by the accuracy on the images that the searches validated with, never by
+test images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dnas.space.agreement import agreement
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.space.registry import get_space
-from dnas.study.design import Network, StudySettings, networks, read_study, results
+from dnas.study.design import Network, StudySettings, method_and_parts, networks, read_study, results
 from dnas.study.names import RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, Kind
 from dnas.study.practices import StudyFacts, practices
 from dnas.study.statistics import Difference, adjusted, estimate, paired
@@ -102,10 +103,12 @@ def _row(
             }
         )
     first = group[0]
+    method, with_parts = method_and_parts(first.method)
     errors = {search["seed"]: _error(search) for search in searches}
     return {
         "name": name,
-        "method": first.method,
+        "method": method,
+        "with_parts": with_parts,
         "mapping": first.mapping,
         "kind": first.kind,
         "level": ("cell" if first.mapping == SHARED else "global") if first.mapping else "",
@@ -206,8 +209,7 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
             "versions": runs.versions.found,
         },
         equal_cost=bool(settings.run.get("search", {}).get("seconds")),
-        # The same method under two mappings differs in nothing else.
-        ablations=sum(a[0] == b[0] for a, b in combinations(searches, 2)),
+        ablations=sum(_differ_in_one(a, b) for a, b in combinations(searches, 2)),
         tuned_on_test=False,
         settings_recorded=True,
         versions_recorded=runs.versions.same is not None,
@@ -215,6 +217,15 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
         cost_reported=True,
         curves_reported=False,
     )
+
+
+def _differ_in_one(a: tuple[str, str], b: tuple[str, str]) -> bool:
+    """Whether two searches, as names with parts and mappings, are one method under two mappings, or one with a part and
+    without."""
+    if a[1] != b[1]:
+        return a[0] == b[0]
+    (one, fewer), (other, more) = sorted(map(method_and_parts, (a[0], b[0])), key=lambda pair: len(pair[1]))
+    return one == other and len(more) == len(fewer) + 1 and [part for part in more if part in fewer] == fewer
 
 
 def keep(path: Path) -> dict[str, Any]:

@@ -86,6 +86,10 @@ class Mapping(nn.Module):
         """[rows, …] → [L, …]: e.g. one random draw a cell type where cells are shared, one a layer otherwise."""
         return rows
 
+    def of_rows(self, layers: Tensor) -> Tensor:
+        """[L, …] → [rows, …]: what `over_layers` takes, of layers that are alike where they share a cell."""
+        return layers
+
     def _per_layer(self, table: Tensor) -> Tensor:
         return table[self.kind] if len(table) == 2 else table
 
@@ -108,6 +112,10 @@ class Shared(Mapping):
 
     def over_layers(self, rows: Tensor) -> Tensor:
         return rows[self.kind]
+
+    def of_rows(self, layers: Tensor) -> Tensor:
+        kinds = self.kind.tolist()
+        return layers[[kinds.index(0), kinds.index(1)]]
 
 
 class Full(Mapping):

@@ -56,7 +56,7 @@ def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
 
     With `gumbel` noise among the terms it is a draw of the concrete distribution (Maddison et al. 2017).
     """
-    return torch.softmax(_summed(terms) / temperature, -1)
+    return torch.softmax(summed(terms) / temperature, -1)
 
 
 def straight_through(soft: Tensor) -> Tensor:
@@ -115,7 +115,8 @@ def path(architecture: Architecture, operations: Sequence[str], space: Space) ->
     return MixingWeights(active.float(), edges, edges, active)
 
 
-def _summed(terms: Sequence[Tensor]) -> Tensor:
+def summed(terms: Sequence[Tensor]) -> Tensor:
+    """The terms of a mapping, added: [L, E, O], or what broadcasts to it where there is one."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -1,9 +1,12 @@
-"""The contract of a method, as checks that run on every registered one, those of other packages too.
+"""The contract of a method and of a part, as checks that run on every registered one, those of other packages too.
 
     from dnas import testing
 
     def test_cooling_meets_the_contract():
         testing.check_method("cooling")
+
+    def test_decided_meets_the_contract():
+        testing.check_part("decided", acts={"weight": ({}, 50.0)})
 
 A check is one clause. It raises AssertionError with a sentence that says what is to be changed in the method; errors of
 the method itself come through as they are. The searches here have 3 layers and some 32 pictures, and where it is not
@@ -33,6 +36,18 @@ from dnas.testing.declaration import check_mappings as check_mappings
 from dnas.testing.declaration import check_option_acts as check_option_acts
 from dnas.testing.declaration import check_options as check_options
 from dnas.testing.declaration import check_schedules as check_schedules
+from dnas.testing.parts import CHECKS_OF_A_PART as CHECKS_OF_A_PART
+from dnas.testing.parts import CHECKS_OF_A_PART_UNDER_A_MAPPING as CHECKS_OF_A_PART_UNDER_A_MAPPING
+from dnas.testing.parts import check_part as check_part
+from dnas.testing.parts import check_part_acts as check_part_acts
+from dnas.testing.parts import check_part_backends as check_part_backends
+from dnas.testing.parts import check_part_declaration as check_part_declaration
+from dnas.testing.parts import check_part_in_a_run as check_part_in_a_run
+from dnas.testing.parts import check_part_in_every_method as check_part_in_every_method
+from dnas.testing.parts import check_part_keeps_nothing as check_part_keeps_nothing
+from dnas.testing.parts import check_part_options as check_part_options
+from dnas.testing.parts import check_part_refusals as check_part_refusals
+from dnas.testing.parts import check_part_resumes as check_part_resumes
 from dnas.testing.planted import CLASSES as CLASSES
 from dnas.testing.planted import LAYERS as LAYERS
 from dnas.testing.planted import SIDE as SIDE

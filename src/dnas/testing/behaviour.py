@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -61,42 +61,45 @@ def check_exports(name: str, mapping: str | None = None, options: Options | None
 def check_deterministic(name: str, mapping: str | None = None, options: Options | None = None) -> None:
     """The seed decides every bit; another seed gives another search, and no global random state is read or moved."""
     planted = plant(mapping or get_method(name).default_mapping, 0)
-    before = _global_states()
-    try:
-        records = []
-        for seed, state in ((0, 1), (0, 2), (1, 1)):
-            random.seed(state)
-            np.random.seed(state)
-            torch.manual_seed(state)
-            fresh = _global_states()
+    records = []
+    for seed, state in ((0, 1), (0, 2), (1, 1)):
+        with global_state(state, name):
             records.append(search(name, mapping, options, seed=seed, planted=planted))
-            moved = [library for library, value in _global_states().items() if value != fresh[library]]
-            assert not moved, (
-                f"{name} draws from the global random state of {', '.join(moved)}; use progress.generator, "
-                "streams.torch_stream or streams.numpy_stream"
-            )
-    finally:
-        _restore(before)
     one, again, other = records
     differing = one.differences(again)
     assert not differing, f"two searches of {name} with one seed differ: {differing}; draw from the seed alone"
     assert one.differences(other), f"{name} does the same whatever the seed; draw with the seed that it is given"
 
 
-def _global_states() -> dict[str, Any]:
+@contextmanager
+def global_state(seed: int, name: str) -> Iterator[None]:
+    """Within it global random states are those of a seed. Raises AssertionError where they have moved at its end."""
+    before = _states()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        fresh = _states()
+        yield
+        moved = [library for library, value in _states().items() if value != fresh[library]]
+        assert not moved, (
+            f"{name} draws from the global random state of {', '.join(moved)}; use progress.generator, "
+            "rng.torch_stream or rng.numpy_stream"
+        )
+    finally:
+        kind, words, *rest = before["numpy"]
+        random.setstate(before["random"])
+        np.random.set_state((kind, np.frombuffer(words, np.uint32), *rest))
+        torch.set_rng_state(torch.frombuffer(bytearray(before["torch"]), dtype=torch.uint8))
+
+
+def _states() -> dict[str, Any]:
     kind, words, *rest = np.random.get_state()
     return {
         "random": random.getstate(),
         "numpy": (kind, bytes(np.asarray(words)), *rest),
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-
-
-def _restore(states: Mapping[str, Any]) -> None:
-    kind, words, *rest = states["numpy"]
-    random.setstate(states["random"])
-    np.random.set_state((kind, np.frombuffer(words, np.uint32), *rest))
-    torch.set_rng_state(torch.frombuffer(bytearray(states["torch"]), dtype=torch.uint8))
 
 
 def check_resumes(name: str, mapping: str | None = None, options: Options | None = None) -> None:
@@ -118,16 +121,16 @@ def check_cost(name: str, mapping: str | None = None, options: Options | None = 
     mapping = mapping or get_method(name).default_mapping
     trials = issubclass(get_method(name), TrialMethod)
     size = {**REAL, "batch_size": 4}  # so that batches are of more than one size
-    with _counted() as counted:
+    with counted() as count:
         record = search(name, mapping, options, size=size, planted=None if trials else plant(mapping, 0))
-    cost, expected = record.found.cost, counted.images / tested_method(name, mapping, options, size)[1]["batch_size"]
+    cost, expected = record.found.cost, count.images / tested_method(name, mapping, options, size)[1]["batch_size"]
     assert cost["step_equivalents"] > 0, f"the search of {name} says that it cost nothing"
     assert math.isclose(cost["step_equivalents"], expected, rel_tol=1e-9), (
         f"{name} says that its search cost {cost['step_equivalents']:.3f} passes forward and backward, but the "
         f"networks were asked for {expected:.3f}; add what it computes by itself to search.cost['step_equivalents']"
     )
-    assert cost["architectures_evaluated"] == counted.judged, (
-        f"{name} says that it judged {cost['architectures_evaluated']} architectures, but it was {counted.judged}; "
+    assert cost["architectures_evaluated"] == count.judged, (
+        f"{name} says that it judged {cost['architectures_evaluated']} architectures, but it was {count.judged}; "
         "judge by search.accuracy, which counts, and do not count again"
     )
 
@@ -163,7 +166,7 @@ class _Count:
 
 
 @contextmanager
-def _counted() -> Iterator[_Count]:
+def counted() -> Iterator[_Count]:
     count = _Count()
     handle = register_module_forward_hook(count.after_forward)
     try:

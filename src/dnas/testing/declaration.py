@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -52,9 +52,7 @@ def check_declaration(name: str) -> None:
         f"{method.__name__}.default_mapping must be one of its mappings, {', '.join(method.mappings)}"
     )
     assert issubclass(method.Options, MethodOptions), f"{method.__name__}.Options must derive from MethodOptions"
-    for option, field in method.Options.model_fields.items():
-        assert not field.is_required(), f"option {option} of {name} needs a default: a method works without options"
-        assert field.description, f"option {option} of {name} needs a description"
+    check_described(name, method.Options)
     for mapping in method.mappings:
         for source, count, pixels in _DATA_SETS:
             info = DataInfo(source, ("0", "1"), 3, pixels, (0.5,) * 3, (0.5,) * 3, True)
@@ -67,6 +65,13 @@ def check_declaration(name: str) -> None:
                     raise AssertionError(
                         f"paper_settings({source!r}) of {name} under --mapping {mapping} do not hold: {error}"
                     ) from error
+
+
+def check_described(name: str, options: type[MethodOptions]) -> None:
+    """Every option has a default and a description."""
+    for option, field in options.model_fields.items():
+        assert not field.is_required(), f"option {option} of {name} needs a default: {name} works without options"
+        assert field.description, f"option {option} of {name} needs a description"
 
 
 def check_mappings(name: str) -> None:
@@ -89,18 +94,9 @@ def check_options(name: str, options: Options | None = None, acts: Acts | None =
             without. Those of dnas' own classes need no line.
     """
     method = get_method(name)
-    _refused(name, "no_such_option", 1)
-    for option, field in method.Options.model_fields.items():
-        values: tuple[Any, ...] = ("no such value", 0.5, 7, True, None, [], {}, math.nan, math.inf)
-        wrong = [value for value in values if not _fits(value, field.annotation)]
-        for value in [*wrong, *_out_of_bounds(field.metadata)]:
-            _refused(name, option, value)
+    check_values_refused(name, method.Options, lambda given: create(name, None, given, DARTS))
     acts = {**_inherited_acts(method.Options), **(acts or {})}
-    missing, unknown = set(method.Options.model_fields) - set(acts), set(acts) - set(method.Options.model_fields)
-    assert not missing, (
-        f"say for {', '.join(sorted(missing))} of {name} with which value it acts: acts={{NAME: ({{}}, VALUE)}}"
-    )
-    assert not unknown, f"{name} has no option {', '.join(sorted(unknown))}, which acts names"
+    require_acts(name, method.Options, acts)
     for option, (around, value) in acts.items():
         check_option_acts(name, option, value, {**(options or {}), **around})
 
@@ -124,18 +120,41 @@ def check_option_acts(name: str, option: str, value: Any, options: Options | Non
     )
 
 
-def _refused(name: str, option: str, value: Any) -> None:
-    try:
-        create(name, None, {option: value}, DARTS)
-    except InputError as error:
-        assert re.search(rf"--option {option}\b", str(error)), (
-            f"{name} refuses {option}={value!r} without naming --option {option}: {error}"
-        )
-    else:
-        raise AssertionError(
-            f"{name} takes {option}={value!r}; leave the model_config of MethodOptions as it is (strict, nothing "
-            "extra, no infinities) and give the option its type and bounds"
-        )
+def require_acts(name: str, options: type[MethodOptions], acts: Acts) -> None:
+    """Raises AssertionError where `acts` (see `check_options`) is not of these options, each once."""
+    missing, unknown = set(options.model_fields) - set(acts), set(acts) - set(options.model_fields)
+    assert not missing, (
+        f"say for {', '.join(sorted(missing))} of {name} with which value it acts: acts={{NAME: ({{}}, VALUE)}}"
+    )
+    assert not unknown, f"{name} has no option {', '.join(sorted(unknown))}, which acts names"
+
+
+def check_values_refused(
+    name: str, options: type[MethodOptions], make: Callable[[dict[str, Any]], object], prefix: str = ""
+) -> None:
+    """Unknown options, and values of a wrong type or out of bounds, are refused by name.
+
+    Args:
+        make: Makes the method or part with some options.
+        prefix: Of an option's name on the command line.
+    """
+    given: list[tuple[str, Any]] = [("no_such_option", 1)]
+    for option, field in options.model_fields.items():
+        values: tuple[Any, ...] = ("no such value", 0.5, 7, True, None, [], {}, math.nan, math.inf)
+        wrong = [value for value in values if not _fits(value, field.annotation)]
+        given += [(option, value) for value in [*wrong, *_out_of_bounds(field.metadata)]]
+    for option, value in given:
+        try:
+            make({option: value})
+        except InputError as error:
+            assert re.search(rf"--option {re.escape(prefix + option)}\b", str(error)), (
+                f"{name} refuses {option}={value!r} without naming --option {prefix}{option}: {error}"
+            )
+        else:
+            raise AssertionError(
+                f"{name} takes {option}={value!r}; leave the model_config of its options as it is (strict, nothing "
+                "extra, no infinities) and give the option its type and bounds"
+            )
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -21,6 +21,8 @@ from dnas.methods.protocol import (
     TrialMethod,
 )
 from dnas.methods.registry import create
+from dnas.parts.protocol import Part
+from dnas.parts.registry import check
 from dnas.rng import torch_stream
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.session import Captured, Session
@@ -144,6 +146,7 @@ def search(
     planted: Architecture | None = None,
     start: Checkpoint | None = None,
     failing: int = 0,
+    with_parts: Sequence[Part] = (),
 ) -> Record:
     """Search as `dnas search` does, without a run folder.
 
@@ -153,6 +156,7 @@ def search(
             networks are real.
         start: A checkpoint of the same search, to go on from.
         failing: Every so many planted trials, one fails as if its training had diverged.
+        with_parts: What is added to a gradient method.
     """
     method, values = tested_method(name, mapping, options, size)
     split, info = pictures(values["images"])
@@ -178,7 +182,10 @@ def search(
 
     if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
         supernet = None if planted is None else PlantedSupernet(planted, method.operations, method.space)
-        found = search_supernet(method, settings, split, info, seed=seed, session=session, supernet=supernet)
+        check(with_parts, method, settings)
+        found = search_supernet(
+            method, settings, split, info, seed=seed, session=session, supernet=supernet, with_parts=with_parts
+        )
     else:
         assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
         judge = None if planted is None else partial(evaluate, planted=planted)

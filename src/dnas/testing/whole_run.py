@@ -44,9 +44,13 @@ def _no_test_images() -> Iterator[None]:
         load_test.__code__ = code
 
 
-def check_pipeline(name: str, options: Options | None = None) -> None:
+def check_pipeline(name: str, options: Options | None = None, with_parts: Mapping[str, Options] | None = None) -> None:
     """In a run folder: interrupted by a signal in the middle of an epoch or trial and resumed, a search leaves the same
-    bytes as one that was not; and it does not mind that the test images of its data are damaged."""
+    bytes as one that was not; and it does not mind that the test images of its data are damaged.
+
+    Args:
+        with_parts: Parts that are added, with their options.
+    """
     method, values = tested_method(
         name, None, options, {key: value for key, value in REAL.items() if key != "watch_images"}
     )
@@ -56,6 +60,8 @@ def check_pipeline(name: str, options: Options | None = None) -> None:
         "mapping": method.mapping_name,
         "options": {key: value for key, value in (options or {}).items() if not key.startswith("search.")},
         "search": values,
+        "with_parts": list(with_parts or {}),
+        "with_options": {part: dict(given) for part, given in (with_parts or {}).items()},
     }
     with tempfile.TemporaryDirectory() as folder:
         source = _poisoned(Path(folder) / "images", values["images"])
