@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnas.errors import LISTED
 from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, STAGE_LABELS, TRAIN_STAGE
+from dnas.study.names import BEGUN, FAILED, TO_DO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +118,12 @@ def print_study(summary: dict[str, Any], out: Path) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
-    console.print(f"{missing}everything is in {out}", highlight=False)
+    for state in (FAILED, BEGUN, TO_DO):
+        runs = [each["run"] for each in summary["unfinished"] if each["state"] == state]
+        if runs:
+            more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+            console.print(f"{state}: {', '.join(runs[:LISTED])}{more}", highlight=False)
+    console.print(f"everything is in {out}", highlight=False)
 
 
 def print_ranking(summary: dict[str, Any], out: Path) -> None:

@@ -115,6 +115,8 @@ def resume(
         WHOLE,
         Parameter(help="Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]"),
     ] = 0,
+    seeds: Annotated[str | None, Parameter(show=False)] = None,
+    methods: Annotated[str | None, Parameter(show=False)] = None,
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, FLAT] = ClusterOptions(),
     json: Json = False,
@@ -127,6 +129,10 @@ def resume(
     Where all is done it says what came out, so a job script may call it again and again.
     """
     now = begin_execution(execute)
+    for option, value in (("seeds", seeds), ("methods", methods)):
+        if value is not None:
+            more = f"--{option} {value}"
+            raise InputError(f"{more} adds runs, which is for a study: dnas compare --resume {run} {more}")
     from dnas.pipeline import run as pipeline
     from dnas.study.design import read_study
     from dnas.study.ranking import read_ranking

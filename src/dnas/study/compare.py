@@ -6,6 +6,7 @@ resumed by running it again: a run that has a result is not run twice, and metho
 
     STUDY/study.toml            what is compared, and the settings of all runs
     STUDY/runs/NAME             run folders: METHOD-MAPPING-sSEED, with -random, -shuffled, -tN
+    STUDY/failed.json           why runs failed, where any did
     STUDY/study.json, table.*   what came out (`tables.py`)
 """
 
@@ -23,6 +24,7 @@ from filelock import FileLock
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
+from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE, require_package, require_width
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
@@ -41,12 +43,12 @@ from dnas.study.design import (
     StudySettings,
     depth_of,
     networks,
-    read_study,
     run_overrides,
     settings_names,
 )
+from dnas.study.growth import COUNTS, joined
 from dnas.study.jobs import carry_out, workers_for
-from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE
+from dnas.study.names import DEFAULT_MAPPING, REFERENCES, RUNS, SEARCHED, STUDY_FILE
 from dnas.supernet.mapping import mapping_class
 from dnas.training.build import parameters_of
 
@@ -121,6 +123,11 @@ def compare(
     """
     check_execution(execution)
     wanted = _joined(path, settings)
+    if reporter is not None:
+        for name in COUNTS:
+            fewer, made = getattr(settings, name), getattr(wanted, name)
+            if name in settings.model_fields_set and fewer < made:
+                reporter.say(f"{path} has {made} {name.replace('_', ' ')}, which are more than {fewer}: it keeps them")
     # A study that is complete needs neither its images nor a device.
     if all((path / RUNS / name / RESULT_FILE).exists() for _, _, name in settings_names(wanted)):
         return []
@@ -154,12 +161,22 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
 
 def _joined(path: Path, settings: StudySettings) -> StudySettings:
     """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
+    if (path / STUDY_FILE).exists():
+        settings = joined(path, settings)
+    elif path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise InputError(f"--out {path} exists and is no study; choose another folder")
     if not settings.methods and not settings.architectures:
         raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
     for name in settings.mappings:
-        mapping_class(name)
-    if not list(settings.searches()) and settings.methods:
-        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
+        if name != DEFAULT_MAPPING:
+            mapping_class(name)
+    searched = {method for method, _ in settings.searches()}
+    for name in settings.methods:
+        if name not in searched:
+            raise InputError(
+                f"--mappings {','.join(settings.mappings)}: {name} supports none of them; add one of "
+                f"{', '.join(get_method(name).mappings)}, or leave {name} out"
+            )
     for name in settings.architectures:
         if name in HANDMADE:
             require_package(name)
@@ -169,27 +186,7 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
             raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
     if not any(name in HANDMADE and HANDMADE[name].has_width for name in settings.architectures):
         require_width("any network of this study", settings.run.get("train", {}))
-    if not (path / STUDY_FILE).exists():
-        if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-            raise InputError(f"--out {path} exists and is no study; choose another folder")
-        return settings
-    old = read_study(path)
-    if old.run != settings.run:
-        raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
-    if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
-        raise InputError(
-            f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
-            "depend; leave it out, or choose another folder"
-        )
-    lists = ("methods", "mappings", "architectures")
-    return old.model_copy(
-        update={
-            **{key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)])) for key in lists},
-            "seeds": max(old.seeds, settings.seeds),
-            "training_seeds": max(old.training_seeds, settings.training_seeds),
-            "threads": settings.threads or old.threads,
-        }
-    )
+    return settings
 
 
 def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
