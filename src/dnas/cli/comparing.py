@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dnas.cli.app import FLAT, Debug, Json, Processes, Quiet, Threads, app, begin_execution, names_of, numbers_of
+from dnas.cli.app import (
+    FLAT,
+    Debug,
+    Json,
+    Processes,
+    Quiet,
+    Threads,
+    app,
+    begin_execution,
+    examples,
+    names_of,
+    numbers_of,
+)
 from dnas.cli.printing import (
     print_json,
     print_ranking,
@@ -35,7 +47,14 @@ if TYPE_CHECKING:
     from dnas.study.ranking import RankingSettings
 
 
-@app.command(sort_key=6)
+@app.command(
+    sort_key=6,
+    help_epilogue=examples(
+        ("dnas compare --methods dnas,darts,random --seeds 4", "three methods, four seeds each, in the folder study"),
+        ("dnas compare --resume study --seeds 8", "four seeds more"),
+        ("dnas compare --resume study --methods +gdas", "one method more, by the same settings"),
+    ),
+)
 def compare(
     *,
     methods: Annotated[str, Parameter(help="Names, with commas between them; +NAME adds to a study.")] = "",
