@@ -38,14 +38,19 @@ def search(*, reporter: Reporter | None = None, **options: Any) -> dict[str, Any
 
 
 def train(
-    architecture: Architecture | str | Path, *, baseline: bool = False, reporter: Reporter | None = None, **options: Any
+    architecture: Architecture | str | Path | None = None,
+    *,
+    baseline: bool = False,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train and test a network and return the content of result.json. Options match those of `dnas train`.
 
     Args:
         architecture: An `Architecture`, or as on the command line: an architecture file, a run folder, a published name
             ("DARTS_V2"), or a hand-made network ("resnet8"). A run hands on its data and its training, unless options
-            say otherwise.
+            say otherwise. With `from_run`, a run folder, it may be left out: the training begins with the weights of
+            that run's network.
 
     Raises:
         InputError: No such network, or an option that is not known or cannot work.

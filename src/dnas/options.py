@@ -36,7 +36,7 @@ DURATION = Parameter(converter=_seconds)
 MANY = Parameter(converter=_many)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
-_TRAIN = Group("Training", sort_key=3)
+TRAIN = Group("Training", sort_key=3)
 _RUN = Group("Run", sort_key=4)
 _EXECUTION = Group("Execution", sort_key=5)
 _CLUSTER = Group("Cluster", sort_key=6)
@@ -71,7 +71,7 @@ class RunOptions:
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
     "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: quick]"
     config: Annotated[str | None, Parameter(group=_RUN)] = None
-    "A TOML file of settings, as config.toml of a run; options given here go before it."
+    "A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]"
     out: Annotated[str | None, Parameter(group=_RUN)] = None
     "The run folder to make. [default: a new one under runs/]"
     device: Annotated[str | None, Parameter(group=_RUN)] = None
@@ -83,13 +83,13 @@ class RunOptions:
     budget: Annotated[float | None, DURATION, Parameter(group=_RUN)] = None
     "Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and what it can do in that time is planned. [default: the preset's epochs]"
     layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Depth of the network, in cells."
+    "Depth of the network, in cells. [default: the preset's; quick: 6]"
     channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Width of its first cells."
+    "Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]"
     epochs: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Passes over the images."
+    "Passes over the images. [default: the preset's, by the number of images]"
     batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Images of a step."
+    "Images of a step. [default: the preset's; quick: 64]"
     flip: Annotated[str | None, Parameter(group=_RUN)] = None
     "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes; in a training also alternate, each in every other epoch (with `dnas run` as -o train.flip=alternate). [default: auto]"
 
@@ -107,7 +107,7 @@ class SearchOptions:
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Stop searching after the cost of so many training steps. [default: no limit]"
     with_parts: Annotated[str | None, Parameter(name="--with", group=_SEARCH)] = None
-    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`."
+    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`. [default: none]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
 
@@ -116,35 +116,37 @@ class SearchOptions:
 class TrainOptions:
     """Of the training of any network, which a search has no use for."""
 
-    class_weights: Annotated[str | None, Parameter(group=_TRAIN)] = None
+    class_weights: Annotated[str | None, Parameter(group=TRAIN)] = None
     "balanced: images of rare classes count for more in the training's loss, so that each class counts alike; a search weighs all images alike. [default: none]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BothOptions(TrainOptions):
     search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
-    "Width of the supernet only."
+    "Width of the supernet only, in channels. [default: --channels]"
     search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
-    "Epochs of the search only."
-    train_channels: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
-    "Width of the trained network only."
-    train_epochs: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
-    "Epochs of the training only."
-    finals: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
+    "Epochs of the search only. [default: --epochs]"
+    train_channels: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
+    "Width of the trained network only, in channels. [default: --channels]"
+    train_epochs: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
+    "Epochs of the training only. [default: --epochs]"
+    finals: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
     "Candidates that begin the training, of which the best goes on: the found network, some of a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given]"
-    prior: Annotated[str | None, Parameter(group=_TRAIN)] = None
+    prior: Annotated[str | None, Parameter(group=TRAIN)] = None
     "What half of these candidates are drawn from: none, pictures (in the darts space), a file that benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]"
-    train_layers: Annotated[int | None, WHOLE, Parameter(group=_TRAIN)] = None
-    "Depth of the trained network; with --mapping shared it may differ from the searched one."
+    train_layers: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
+    "Depth of the trained network, in cells; with --mapping shared it may differ from the searched one. [default: --layers]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WidthOptions(TrainOptions):
     """Of one training, and of a hand-made network that has a width."""
 
-    width: Annotated[float | None, Parameter(group=_TRAIN)] = None
+    from_run: Annotated[str | None, Parameter(name="--from", group=TRAIN)] = None
+    "A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other data, where other classes get a new last layer. Its data and settings are taken, with a fifth of its learning rates. [default: weights are drawn by the seed]"
+    width: Annotated[float | None, Parameter(group=TRAIN)] = None
     "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"
-    params: Annotated[int | None, MANY, Parameter(group=_TRAIN)] = None
+    params: Annotated[int | None, MANY, Parameter(group=TRAIN)] = None
     "In place of --width: the one whose number of parameters comes closest to this, such as 130k, 1.2M or 78186."
 
 
@@ -227,6 +229,7 @@ SECTIONS: dict[Command, tuple[str, ...]] = {
     "search": ("search",),
     "train": ("train",),
 }
+_NO_NAMES = {"with_parts": "--with", "from_run": "--from"}
 # Settings of a search and a training that one option sets for both.
 _COMMON = ("layers", "channels", "epochs", "batch_size", "flip")
 
@@ -239,7 +242,7 @@ def places(command: Command, option: str) -> tuple[str, ...]:
         # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
         sections = ("search",) if command == "run" and option == "layers" else SECTIONS[command]
         return tuple(f"{section}.{option}" for section in sections)
-    if option in names(WidthOptions):
+    if option in names(WidthOptions) - {"from_run"}:
         return (f"train.{option}",)
     section, _, name = option.partition("_")
     if section in ("search", "train") and name in (*_COMMON, "seconds", "steps"):
@@ -271,8 +274,8 @@ def flag_of(key: str, own: bool = True) -> str:
 
 
 def flag(option: str) -> str:
-    """Return what an option is called on the command line; "with" alone would be no name in Python."""
-    return "--with" if option == "with_parts" else f"--{option.replace('_', '-')}"
+    """Return what an option is called on the command line; "with" or "from" alone would be no name in Python."""
+    return _NO_NAMES.get(option) or f"--{option.replace('_', '-')}"
 
 
 def names(*groups: type) -> set[str]:

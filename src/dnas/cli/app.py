@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
+from dnas.cli.suggesting import Suggestion
 from dnas.errors import InputError
 from dnas.options import (
     WHOLE,
@@ -28,10 +29,16 @@ app = App(
     default_parameter=Parameter(negative="", show_default=shown),
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(
+    help="Complete commands and options in your shell: bash, zsh, fish, powershell."
+)
 FLAT = Parameter(name="*")
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON value on stdout, everything else on stderr.")]
-Quiet = Annotated[bool, Parameter(name="--quiet", help="No progress.")]
-Debug = Annotated[bool, Parameter(name="--debug", help="A traceback where there is an error.")]
+_OUTPUT = Group("Output", sort_key=7)
+Json = Annotated[
+    bool, Parameter(name="--json", group=_OUTPUT, help="Print one JSON value on stdout, everything else on stderr.")
+]
+Quiet = Annotated[bool, Parameter(name="--quiet", group=_OUTPUT, help="No progress.")]
+Debug = Annotated[bool, Parameter(name="--debug", group=_OUTPUT, help="A traceback where there is an error.")]
 Processes = Annotated[
     int,
     WHOLE,
@@ -40,6 +47,11 @@ Processes = Annotated[
 Threads = Annotated[
     int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
 ]
+
+
+def examples(*suggestions: Suggestion) -> str:
+    """What a command's help ends with, in Markdown."""
+    return "\n".join(["Examples:", "", *(f"    # {does}\n    {command}" for command, does in suggestions)])
 
 
 def begin_execution(options: ExecutionOptions) -> Execution:

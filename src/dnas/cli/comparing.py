@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dnas.cli.app import FLAT, Debug, Json, Processes, Quiet, Threads, app, begin_execution, names_of, numbers_of
+from dnas.cli.app import (
+    FLAT,
+    Debug,
+    Json,
+    Processes,
+    Quiet,
+    Threads,
+    app,
+    begin_execution,
+    examples,
+    names_of,
+    numbers_of,
+)
 from dnas.cli.printing import (
     print_json,
     print_ranking,
     print_study,
 )
-from dnas.errors import InputError, RunError, calling
+from dnas.errors import InputError, Interrupted, RunError, calling
 from dnas.options import (
     WHOLE,
     BothOptions,
@@ -27,6 +40,7 @@ from dnas.options import (
 from dnas.pipeline.overrides import given_options, nested, typed
 from dnas.reporter import reporter
 from dnas.runtime.execution import Execution, launched
+from dnas.study.names import FAILED_FILE, SEEDS, STUDY_FILE
 
 if TYPE_CHECKING:
     from dnas.study.cluster import RaySettings
@@ -34,20 +48,45 @@ if TYPE_CHECKING:
     from dnas.study.ranking import RankingSettings
 
 
-@app.command(sort_key=6)
+@app.command(
+    sort_key=6,
+    help_epilogue=examples(
+        ("dnas compare --methods dnas,darts,random --seeds 4", "three methods, four seeds each, in the folder study"),
+        ("dnas compare --resume study --seeds 8", "four seeds more"),
+        ("dnas compare --resume study --methods +gdas", "one method more, by the same settings"),
+    ),
+)
 def compare(
     *,
     methods: Annotated[
-        str, Parameter(help="Names, with commas between them; METHOD+PART+… with parts that the others need not have.")
+        str,
+        Parameter(
+            help="Names, with commas between them; METHOD+PART+… with parts that the others need not have; +NAME adds to "
+            "a study."
+        ),
     ] = "",
     mappings: Annotated[
-        str, Parameter(help="Names, with commas; a method is run under those it knows. [default: each method's own]")
+        str,
+        Parameter(
+            help="Names, with commas; a method is run under those it knows. default: its own. [default: each method's "
+            "own]"
+        ),
     ] = "",
-    seeds: Annotated[int, WHOLE, Parameter(help="Searches with every method, by the seeds 0, 1, …")] = 4,
-    training_seeds: Annotated[int, WHOLE, Parameter(help="Trainings of every network that is found.")] = 1,
+    seeds: Annotated[
+        int | None, WHOLE, Parameter(help=f"Searches with every method, by the seeds 0, 1, … [default: {SEEDS}]")
+    ] = None,
+    training_seeds: Annotated[
+        int | None, WHOLE, Parameter(help="Trainings of every network that is found. [default: 1]")
+    ] = None,
     architectures: Annotated[
         str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
     ] = "",
+    resume: Annotated[
+        str | None,
+        Parameter(
+            help="A study to go on with, or to add seeds, methods, mappings or architectures to; it keeps its settings."
+        ),
+    ] = None,
     processes: Processes = 0,
     threads: Threads = 0,
     data: Annotated[DataOptions, FLAT] = DataOptions(),
@@ -62,34 +101,39 @@ def compare(
 ) -> None:
     """Compare methods × mappings × seeds on one protocol, beside random networks of the same size.
 
-    The study's folder is --out; give it again to go on, or to add methods or seeds.
+    The study's folder is --out. --resume goes on with one, and adds to it what is given besides.
     """
     now = begin_execution(execute)
     from dnas.study.design import StudySettings
+    from dnas.study.growth import grown
     from dnas.validation import checked
 
     given = given_options(data, search, both, common)
     for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
         if given.pop(option) is not None:
             raise InputError(f"--{option} cannot be used with `dnas compare`; use {instead}")
-    out = Path(given.pop("out") or "study")
-    lists = {"methods": methods, "mappings": mappings, "architectures": architectures}
-    own = {key: f"--{key.replace('_', '-')}" for key in (*lists, "seeds", "training_seeds", "threads")}
+    out = given.pop("out")
+    if resume is not None and out is not None:
+        raise InputError(f"--out {out} cannot be used with --resume {resume}, which is the study's folder; remove one")
+    path = Path(resume or out or "study")
+    texts = {"methods": methods, "mappings": mappings, "architectures": architectures}
+    lists = {key: [name.removeprefix("+") for name in names_of(text)] for key, text in texts.items()}
+    for key, text in texts.items():
+        if "+" in {name[0] for name in names_of(text)} and not (path / STUDY_FILE).is_file():
+            raise InputError(f"--{key} {text} adds to a study, and {path} is none; give --resume STUDY, or omit the +")
+    counts = {"seeds": seeds, "training_seeds": training_seeds}
+    own = {key: f"--{key.replace('_', '-')}" for key in (*lists, *counts, "threads")}
     own |= {"method": "--methods", "mapping": "--mappings"}
     with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_of(methods))
+        run = nested("run", given, parts_of(lists["methods"]))
         del run["command"]
-        settings = checked(
-            StudySettings,
-            {
-                **{key: names_of(text) for key, text in lists.items()},
-                "seeds": seeds,
-                "training_seeds": training_seeds,
-                "threads": threads,
-                "run": run,
-            },
-        )
-        carry_out_study(out, settings, processes, cluster, quiet, json, now)
+        if resume is not None and given["device"] is None and given["config"] is None:
+            del run["device"]  # found out, and not given
+        chosen = {key: value for key, value in counts.items() if value is not None}
+        settings = checked(StudySettings, {**lists, **chosen, "threads": threads, "run": run})
+        if resume is not None:
+            settings = grown(path, settings)
+        carry_out_study(path, settings, processes, cluster, quiet, json, now)
 
 
 @app.command(sort_key=6)
@@ -136,7 +180,7 @@ def rank(
         "threads": "--threads",
     }
     with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_of(methods))
+        run = nested("run", given, parts_of(names_of(methods)))
         del run["command"]
         values = {
             "count": architectures,
@@ -150,11 +194,11 @@ def rank(
         carry_out_ranking(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
 
 
-def parts_of(methods: str) -> list[str]:
-    """The parts that `--methods` names, as METHOD+PART."""
+def parts_of(methods: Sequence[str]) -> list[str]:
+    """The parts of methods that are named METHOD+PART+…"""
     from dnas.study.design import method_and_parts
 
-    return [part for name in names_of(methods) for part in method_and_parts(name)[1]]
+    return [part for name in methods for part in method_and_parts(name)[1]]
 
 
 def carry_out_study(
@@ -173,14 +217,18 @@ def carry_out_study(
     from dnas.study.tables import keep
 
     ray = _ray_settings(cluster)
-    failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
+    try:
+        failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
+    except Interrupted:
+        keep(out)
+        raise
     summary = keep(out)
     if as_json:
         print_json(summary)
     else:
         print_study(summary, out)
     if failed:
-        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see their log.txt")
+        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; {out / FAILED_FILE} says why")
 
 
 def carry_out_ranking(

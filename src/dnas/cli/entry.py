@@ -19,6 +19,7 @@ from cyclopts.exceptions import CycloptsError
 
 from dnas.cli import comparing, looking, running  # noqa: F401 (they put their commands into the app)
 from dnas.cli.app import app
+from dnas.cli.printing import print_start
 from dnas.data.memory import is_short, shortage
 from dnas.data.unreadable import Unreadable
 from dnas.errors import InputError, Interrupted, RunError
@@ -59,6 +60,9 @@ def _open_closed() -> None:
 def _call(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
+        if not arguments:
+            print_start(Path())
+            return 0
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(" ".join(str(error).split()), 2, debug)

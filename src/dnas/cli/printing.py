@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dnas.cli import suggesting
+from dnas.errors import LISTED
 from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, STAGE_LABELS, TRAIN_STAGE
+from dnas.study.names import BEGUN, FAILED, TO_DO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +36,9 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         balanced = () if balance is None else ("balanced",)
         for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
+        if "origin" in result and "test_accuracy" in result["origin"]:
+            before = result["origin"]
+            console.print(f"began with {before['run']}, test accuracy {before['test_accuracy']:.4f}", highlight=False)
         searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
         if result.get("with_parts"):
             searched = f"{searched} with {', '.join(result['with_parts'])}"
@@ -66,6 +72,12 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     }
     seconds = [f"{STAGE_LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
     console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
+    print_next(suggesting.after_run(result))
+
+
+def print_next(suggestions: Sequence[suggesting.Suggestion]) -> None:
+    """What to type next."""
+    print("next:", *suggesting.lines(suggestions), sep="\n")
 
 
 def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
@@ -87,6 +99,13 @@ def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
     if result["left_out"]:
         count = result["left_out"] + result["test_images"]
         print(f"{result['left_out']} of {count} images left out: they are among the run's training images")
+
+
+def print_start(folder: Path) -> None:
+    """What to type where nothing was typed, in this folder."""
+    print("dnas searches a small network for your pictures, and trains and tests it. For example:")
+    print(*suggesting.lines(suggesting.at_start(folder)), sep="\n")
+    print("dnas --help lists all commands, and dnas run --help the options of one.")
 
 
 def _wide_console() -> Console:
@@ -118,8 +137,13 @@ def print_study(summary: dict[str, Any], out: Path) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    missing = f"{len(summary['missing'])} runs are missing; " if summary["missing"] else ""
-    console.print(f"{missing}everything is in {out}", highlight=False)
+    for state in (FAILED, BEGUN, TO_DO):
+        runs = [each["run"] for each in summary["unfinished"] if each["state"] == state]
+        if runs:
+            more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+            console.print(f"{state}: {', '.join(runs[:LISTED])}{more}", highlight=False)
+    console.print(f"everything is in {out}", highlight=False)
+    print_next(suggesting.after_study(summary, out))
 
 
 def print_ranking(summary: dict[str, Any], out: Path) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from dnas.cli.app import FLAT, Debug, Json, Quiet, app, begin_execution
+from dnas.cli.app import FLAT, Debug, Json, Quiet, app, begin_execution, examples
 from dnas.cli.comparing import carry_out_ranking, carry_out_study
 from dnas.cli.printing import (
     print_result,
 )
 from dnas.errors import InputError, calling
 from dnas.options import (
+    TRAIN,
     WHOLE,
     BothOptions,
     ClusterOptions,
@@ -33,7 +34,17 @@ if TYPE_CHECKING:
     from dnas.pipeline.subjects import Named
 
 
-@app.command(sort_key=0)
+@app.command(
+    sort_key=0,
+    help_epilogue=examples(
+        ("dnas run", "digits, in minutes on two cores"),
+        ("dnas run --data PATH --budget 10m", "your own pictures, in ten minutes"),
+        (
+            "dnas run --data cifar10 --method gdas --mapping full --seed 1",
+            "another search, with a table for every layer",
+        ),
+    ),
+)
 def run(
     *,
     data: Annotated[DataOptions, FLAT] = DataOptions(),
@@ -41,7 +52,9 @@ def run(
     both: Annotated[BothOptions, FLAT] = BothOptions(),
     common: Annotated[RunOptions, FLAT] = RunOptions(),
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
-    no_baseline: Annotated[bool, Parameter(help="Do not train a random network of the same size.")] = False,
+    no_baseline: Annotated[
+        bool, Parameter(group=TRAIN, help="Do not train a random network of the same size.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -73,11 +86,22 @@ def search_(
     print_result(_start("search", given_options(data, search, common), quiet, now), json)
 
 
-@app.command(sort_key=3)
+@app.command(
+    sort_key=3,
+    help_epilogue=examples(
+        ("dnas train RUN --channels 48", "the network of a run again, three times as wide"),
+        ("dnas train --from RUN --epochs 10", "ten epochs more of a training that has ended"),
+        ("dnas train --from RUN --data PATH", "fine-tune it on other pictures, maybe with other classes"),
+    ),
+)
 def train(
     architecture: Annotated[
-        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (resnet8).")
-    ],
+        str | None,
+        Parameter(
+            help="An architecture file, a run folder, a published name, or a hand-made network (resnet8). With --from "
+            "it may be left out."
+        ),
+    ] = None,
     /,
     *,
     data: Annotated[DataOptions, FLAT] = DataOptions(),
@@ -86,14 +110,14 @@ def train(
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
     option: Annotated[
         list[str] | None,
-        Parameter(name=["--option", "-o"], help="train.NAME=VALUE of a setting; repeatable."),
+        Parameter(name=["--option", "-o"], group=TRAIN, help="train.NAME=VALUE of a setting; repeatable."),
     ] = None,
-    baseline: Annotated[bool, Parameter(help="Also train a random network of the same size.")] = False,
+    baseline: Annotated[bool, Parameter(group=TRAIN, help="Also train a random network of the same size.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train and test one architecture or hand-made network.
+    """Train and test one architecture or hand-made network; with --from, go on with the trained weights of a run.
 
     A run hands on its data, image size, preset and training; options and --config take precedence.
     """
@@ -115,6 +139,8 @@ def resume(
         WHOLE,
         Parameter(help="Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]"),
     ] = 0,
+    seeds: Annotated[str | None, Parameter(show=False)] = None,
+    methods: Annotated[str | None, Parameter(show=False)] = None,
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
     cluster: Annotated[ClusterOptions, FLAT] = ClusterOptions(),
     json: Json = False,
@@ -127,6 +153,10 @@ def resume(
     Where all is done it says what came out, so a job script may call it again and again.
     """
     now = begin_execution(execute)
+    for option, value in (("seeds", seeds), ("methods", methods)):
+        if value is not None:
+            more = f"--{option} {value}"
+            raise InputError(f"{more} adds runs, which is for a study: dnas compare --resume {run} {more}")
     from dnas.pipeline import run as pipeline
     from dnas.study.design import read_study
     from dnas.study.ranking import read_ranking

@@ -32,18 +32,29 @@ from dnas.pages.template import (
 from dnas.runtime.names import ARCHITECTURE_FILE, PAGE_FILE
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
-from dnas.study.names import SEARCHED, STUDY_FORMAT, SUMMARY_FILE
+from dnas.study.names import BEGUN, FAILED, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, TO_DO
 from dnas.units import time_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-def study_page(path: Path, base: Path) -> str:
-    """The page of a study. `base`: the folder from which its links lead."""
+def read_summary(path: Path) -> dict[str, Any]:
+    """What came out of a study when `dnas compare` ended last. Raises InputError where that cannot be read."""
     study = read_json(path / SUMMARY_FILE)
     if study.get("format") != STUDY_FORMAT:
         raise InputError(f"{path / SUMMARY_FILE} has the format {study.get('format')!r}, not {STUDY_FORMAT!r}")
+    return study
+
+
+def study_page(study: Mapping[str, Any], path: Path, base: Path) -> str:
+    """The page of a study.
+
+    Args:
+        study: As of study.json.
+        path: The study's folder.
+        base: The folder from which its links lead.
+    """
     try:
         return _study_page(path, base, study)
     except (KeyError, TypeError, AttributeError) as error:
@@ -71,8 +82,18 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
         profiles=[row for row in rows if row["depth"] is not None],
         legend_items=legend([layer for row in rows for p in row["profiles"] for layer in p]),
         practices=study.get("practices") or [],
-        missing=study.get("missing") or [],
+        unfinished=_unfinished(study),
     )
+
+
+def _unfinished(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs that have no result, by how far they are; of those that failed also why."""
+    # Studies of earlier versions only know that they are missing.
+    runs = study.get("unfinished") or [{"run": run, "state": TO_DO, "why": ""} for run in study.get("missing") or []]
+    states: dict[str, list[str]] = {FAILED: [], BEGUN: [], TO_DO: []}
+    for each in runs:
+        states[each["state"]].append(f"{each['run']} ({each['why']})" if each["why"] else each["run"])
+    return {state: names for state, names in states.items() if names}
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
@@ -157,7 +178,7 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
         "high": error.get("high"),
         "error": percent(error.get("mean")) if error.get("sd") is None else spread(error["mean"], error["sd"]),
         "interval": percents(error.get("low"), error.get("high")),
-        "count": error.get("count"),
+        "count": _of_planned(error.get("count"), row.get("planned")),
         "agreement": "–" if not row.get("agreement") else f"{row['agreement']['operations']:.2f}",
         "best": None if not best else f"{percent(best.get('mean'))} (seed {best.get('seed')})",
         "dots": [search["mean"] for search in searches if search["mean"] is not None],
@@ -172,6 +193,12 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
             f"depth-{number}", f"{row['name']}: operations by layer", mean_profile, small=True)),
         "thirds": thirds(alike),
     }  # fmt: skip
+
+
+def _of_planned(made: int | None, planned: int | None) -> str:
+    if made is None:
+        return "–"
+    return str(made) if planned in (None, made) else f"{made} of {planned}"
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dnas.pipeline.config import Config
 from dnas.pipeline.entrants import entrants
 from dnas.pipeline.inputs import Data
 from dnas.pipeline.model import Subject, fresh, model_bytes
+from dnas.pipeline.origin import take_over
 from dnas.pipeline.speed import clock
 from dnas.runtime.checkpoint import Checkpoint
 from dnas.runtime.names import (
@@ -35,6 +36,7 @@ from dnas.runtime.names import (
     FINALS_STAGE,
     FOUND,
     MODEL_FILE,
+    ORIGIN_FILE,
     PARAMETERS_FILE,
     PLAN_STAGE,
     PRIOR_FILE,
@@ -111,6 +113,10 @@ def train(
         if isinstance(subject, Architecture) and not (folder.path / DRAWING_FILE).exists():
             folder.write_text(DRAWING_FILE, picture(subject, config))
 
+    def begin(network: nn.Module) -> None:
+        if config.from_run:
+            take_over(network, folder.path / ORIGIN_FILE, config, subject, data.info)
+
     other = None
     if config.baseline and isinstance(subject, Architecture):
         assert isinstance(config.train, TrainSettings)
@@ -121,7 +127,7 @@ def train(
             session.say(f"no comparison: {error}")
         if session.estimate is not None:
             stages.set_baseline(session.estimate, subject, other, config.train, data.info)
-    result |= _tested(TRAIN_STAGE, subject, settings, config, data, session, keep, begun)
+    result |= _tested(TRAIN_STAGE, subject, settings, config, data, session, keep, begun, begin)
     if other is not None:
         longer = config.baseline_steps or settings.step_count
         if config.budget:
@@ -235,12 +241,21 @@ def _tested(
     session: Session,
     keep: Callable[[nn.Module], None] = lambda network: None,
     begun: Checkpoint | None = None,
+    begin: Callable[[nn.Module], None] = lambda network: None,
 ) -> dict[str, Any]:
-    """Accuracy and size of the network that a stage trains, or did in an earlier execution; `keep` stores it."""
+    """Accuracy and size of the network that a stage trains, or did in an earlier execution.
+
+    Args:
+        keep: Stores the trained network.
+        begun: As of `train_network`.
+        begin: Gives the fresh network other weights.
+    """
     assert data.test is not None
     if stage not in session.completed:
+        network = fresh(subject, config, data.info)
+        begin(network)
         network = train_network(
-            fresh(subject, config, data.info),
+            network,
             settings,
             data.train,
             data.info,
@@ -294,6 +309,7 @@ def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dic
         "data": info.source,
         "classes": len(info.classes),
         **shape,
+        **({"origin": config.origin} if config.origin else {}),
     }
 
 

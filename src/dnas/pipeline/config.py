@@ -16,7 +16,15 @@ from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, requ
 from dnas.options import flag_of
 from dnas.parts import registry as parts
 from dnas.pipeline.machine import Device, environment
-from dnas.pipeline.presets import CIFAR10_IMAGES, DEFAULT_PRESET, QUICK_BATCH, Preset, paper_travel, preset_settings
+from dnas.pipeline.presets import (
+    CIFAR10_IMAGES,
+    CONTINUED,
+    DEFAULT_PRESET,
+    QUICK_BATCH,
+    Preset,
+    paper_travel,
+    preset_settings,
+)
 from dnas.runtime import distributed
 from dnas.searching import finals
 from dnas.settings import (
@@ -64,6 +72,11 @@ class Config(Settings):
     space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
+    from_run: str = Field(
+        "",
+        description="the run with whose trained weights `train` begins; its rates are then "
+        f"{CONTINUED} times those of the preset or of that run, unless they are given",
+    )
     budget: Duration = Field(
         0.0,
         ge=0,
@@ -102,6 +115,7 @@ class Config(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     with_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: SerializeAsAny[NetworkTrainSettings] | None = None
+    origin: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
 
     def to_toml(self) -> dict[str, Any]:
@@ -141,6 +155,8 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
             f"finals_steps has {len(config.finals_steps)} numbers, and --finals is {config.finals}; give one for each, "
             "or leave finals_steps out"
         )
+    if config.from_run:
+        _check_origin(config)
     if config.prior != NO_PRIOR:
         if not config.finals:
             raise InputError(f"--prior {config.prior} has no use without finals; give --finals, or leave it out")
@@ -177,6 +193,16 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         train.check()
         distributed.check_parts(train.parts, "train")
     return config, method
+
+
+def _check_origin(config: Config) -> None:
+    """Raises InputError for what a training that begins with the weights of a run has no use for."""
+    if config.command != "train":
+        raise InputError(f"from_run is {config.from_run!r}, which `dnas {config.command}` has no use for; leave it out")
+    if config.baseline:
+        raise InputError(
+            f"--baseline has no use with --from {config.from_run}: a random network would begin without weights"
+        )
 
 
 def check_budget(overrides: Mapping[str, Any]) -> None:
@@ -220,7 +246,13 @@ def _composed(
     method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))
     taken = parts.create(own.with_parts, own.with_options)
     base = preset_settings(
-        own.preset, method, info, count, handmade=bool(own.handmade), finals=bool(own.finals and not own.budget)
+        own.preset,
+        method,
+        info,
+        count,
+        handmade=bool(own.handmade),
+        finals=bool(own.finals and not own.budget),
+        continued=bool(own.from_run),
     )
     fields = train_settings(own.handmade).model_fields
     base["train"] = {key: value for key, value in base["train"].items() if key in fields}

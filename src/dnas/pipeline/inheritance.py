@@ -20,7 +20,7 @@ from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.pipeline.config import BUDGETED, Config, parse, train_settings
 from dnas.pipeline.model import read_info
-from dnas.pipeline.presets import preset_settings
+from dnas.pipeline.presets import RATES, lowered, preset_settings
 from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.names import MODEL_FILE, RESULT_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
@@ -31,19 +31,23 @@ from dnas.space.registry import get_space
 MEASURED = ("flip",)
 
 
-def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def inherit(
+    settings: Mapping[str, Any], run: Path, config: Mapping[str, Any], shape: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the settings of a training that names a run, with those of the run beneath.
 
     Args:
         settings: What the user gives, nested.
         run: The run folder.
         config: The content of its config.toml; without any, nothing is handed on.
+        shape: Of a training that begins with the weights of the run: the settings that these fix (`origin.py`). It sees
+            images of the same size as the run, and its rates are lower.
 
     Raises:
         InputError: config.toml is not one, or the run's images are not there any more.
     """
     if not config:
-        return dict(settings)
+        return dict(settings) if shape is None else {**settings, "train": train_over(settings.get("train", {}), shape)}
     own = _parsed(config)
     data = dict(settings.get("data", {}))
     theirs: dict[str, Any] = {"data_dir": own.data.data_dir} if own.data.data_dir else {}
@@ -52,14 +56,22 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
         require_there(run, own.data.source)
         same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize")
         theirs |= {name: getattr(own.data, name) for name in same_reading}
+    elif shape is not None:
+        theirs["image_size"] = own.data.image_size
     inherited = {**settings, "data": {**theirs, **data}}
+    training: dict[str, Any] = {}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
         lost = () if same else MEASURED
         if settings.get("budget"):
             lost = (*lost, *BUDGETED["train"])
         training = {name: value for name, value in _given_training(own).items() if name not in lost}
-        inherited |= {"preset": own.preset, "train": train_over(settings.get("train", {}), training)}
+        inherited["preset"] = own.preset
+    if shape is not None:
+        lower = {name: lowered(training[name]) for name in RATES if name in training and not own.from_run}
+        training |= {**lower, **shape}
+    if training or "preset" not in settings:
+        inherited["train"] = train_over(settings.get("train", {}), training)
     return inherited
 
 
@@ -136,7 +148,10 @@ def _given_training(own: Config) -> dict[str, Any]:
 def _preset(own: Config, method: Method) -> NetworkTrainSettings:
     """The training that the preset of a run would choose on its data."""
     info, handmade = _info(own), bool(own.handmade)
-    values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade)["train"]
+    continued = bool(own.from_run)
+    values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade, continued=continued)[
+        "train"
+    ]
     settings = train_settings(own.handmade)
     fitting = {name: value for name, value in values.items() if name in settings.model_fields}
     return settings(**fitting).in_numbers(own.data.train_images, own.data.image_size)

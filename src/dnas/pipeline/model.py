@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, first_line
-from dnas.network.handmade import HandMade, build_handmade, parameters
+from dnas.network.handmade import HandMade, build_handmade, get_handmade, parameters
 from dnas.network.network import build
 from dnas.pipeline.config import Config
 from dnas.runtime.names import MODEL_FILE
@@ -91,6 +91,23 @@ def read_info(path: Path) -> DataInfo:
     """What the network of a model.safetensors expects of images. Raises InputError when the file is damaged."""
     try:
         return info_from_json(_facts(path)["data"])
+    except Exception as error:  # as above
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+
+
+def read_shape(path: Path) -> tuple[Subject, dict[str, Any]]:
+    """What the network of a model.safetensors is, and the settings of a training that its weights fix.
+
+    Raises InputError when the file is damaged.
+    """
+    try:
+        facts = _facts(path)
+        if "handmade" in facts:
+            return get_handmade(facts["handmade"]), {"width": facts["width"]} if "width" in facts else {}
+        shape = {name: facts[name] for name in ("channels", "stem")} | {"final_norm": facts.get("final_norm", False)}
+        return Architecture.from_json(facts["architecture"]), shape
     except Exception as error:  # as above
         if isinstance(error, InputError):
             raise

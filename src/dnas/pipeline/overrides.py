@@ -66,7 +66,16 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
     theirs = str(settings.get("handmade", ""))
     if settings.get("command", command) != command:
         # A file of another command still says how to search or to train.
-        for key in ("architecture", "handmade", "baseline", "baseline_steps", "finals", "finals_steps", "prior"):
+        for key in (
+            "architecture",
+            "handmade",
+            "from_run",
+            "baseline",
+            "baseline_steps",
+            "finals",
+            "finals_steps",
+            "prior",
+        ):
             settings.pop(key, None)
     beneath = settings.pop("train", {})
     if beneath:
@@ -201,6 +210,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
     if values.pop("environment", None) is not None and "format" in values:  # no file of the user's own
         values = as_before(values)
+    values.pop("origin", None)
     for found in ("fingerprint", "train_images"):
         values.get("data", {}).pop(found, None)
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from dnas.data.splits import DataInfo
@@ -12,6 +13,7 @@ from dnas.settings import (
     IMAGENET_STEM,
     TINY_IMAGENET_STEM,
     GradientSettings,
+    NetworkTrainSettings,
     TrialSettings,
 )
 from dnas.space.genotype import PAPER_LAYERS
@@ -74,6 +76,12 @@ QUICK_RECIPE: dict[str, Any] = {
 }
 
 
+# Of the learning rates of a training from nothing, what one has that begins with trained weights. A full rate first
+# unlearns what is known, and a short training does not find it again (docs/networks.md has the figures).
+CONTINUED = 0.2
+RATES = ("learning_rate", "muon_learning_rate")
+
+
 def paper_travel(method: Method) -> float:
     """How far Adam can carry an architecture parameter in the method's own search on CIFAR-10.
 
@@ -88,12 +96,20 @@ def paper_travel(method: Method) -> float:
 
 
 def preset_settings(
-    preset: str, method: Method, info: DataInfo, count: int, *, handmade: bool = False, finals: bool = False
+    preset: str,
+    method: Method,
+    info: DataInfo,
+    count: int,
+    *,
+    handmade: bool = False,
+    finals: bool = False,
+    continued: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """What a preset sets for a data set with `count` training images: {"search": …, "train": …}.
 
     "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network. What
-    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two.
+    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two. A
+    `continued` training begins with trained weights.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = {"stratified": True, **paper.get("search", {})}
@@ -101,7 +117,7 @@ def preset_settings(
     if "stem" not in train and info.image_size >= EIGHTH_FROM:
         train["stem"] = IMAGENET_STEM
     if preset != "quick":
-        return {"search": search, "train": train}
+        return {"search": search, "train": _continued(train) if continued else train}
     train.setdefault("stem", HALVING_STEM if info.image_size >= HALVED_FROM else CIFAR_STEM)
     side = info.image_size / SHRINKS[train["stem"]]
     fewer = min(1.0, (QUICK_SIDE / side) ** 2)
@@ -135,4 +151,16 @@ def preset_settings(
         # Whose own stem halves the side needs no smaller images: without them the accuracy is higher by 1.5 points.
         "half_size": 0.5 if (info.image_size if handmade else side) >= HALVED_FROM else 0.0,
     }
-    return {"search": search, "train": train}
+    return {"search": search, "train": _continued(train) if continued else train}
+
+
+def _continued(train: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training as they are where it begins with trained weights, which are of images of full size."""
+    rates = RATES if train.get("optimizer") == "muon" else RATES[:1]
+    fields = NetworkTrainSettings.model_fields
+    return {**train, **{name: lowered(train.get(name, fields[name].default)) for name in rates}, "half_size": 0.0}
+
+
+def lowered(rate: float) -> float:
+    """The learning rate with which a training goes on that had this one from nothing."""
+    return float(f"{CONTINUED * rate:.9g}")

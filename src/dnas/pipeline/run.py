@@ -20,12 +20,12 @@ from dnas.kernels import native
 from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
-from dnas.pipeline import budget, carry_out, stages
+from dnas.pipeline import budget, carry_out, origin, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
 from dnas.pipeline.machine import check_execution, check_machine, environment, memory_errors, peak_memory
-from dnas.pipeline.model import Subject
+from dnas.pipeline.model import Subject, read_info
 from dnas.pipeline.overrides import in_file
 from dnas.pipeline.speed import clock
 from dnas.pipeline.training_images import TrainingImages, read_training_images
@@ -35,6 +35,8 @@ from dnas.runtime.execution import DEFAULT, Execution
 from dnas.runtime.names import (
     ARCHITECTURE_FILE,
     CONFIG_FILE,
+    ORIGIN_FILE,
+    ORIGIN_IMAGES_FILE,
     RESULT_FILE,
     SEARCH_STAGE,
     TRAIN_STAGE,
@@ -93,7 +95,9 @@ def _begin(
     check_budget(overrides)
     drafted = draft(overrides)[0]
     began = clock(drafted.device)
-    data = load_data(drafted, reporter)
+    begun_with = origin.read_origin(Path(drafted.from_run)) if drafted.from_run else None
+    # A network of color images reads gray ones as such, too.
+    data = load_data(drafted, reporter, None if begun_with is None else begun_with.info.channels)
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     if config.budget and config.search is not None:
         assert method is not None
@@ -103,6 +107,8 @@ def _begin(
     config, flips = resolve_flips(config, data.train, data.info)
     if architecture is not None and isinstance(config.train, TrainSettings):
         planned(architecture, config.train, data.info)
+    if begun_with is not None:
+        config, data = _originated(begun_with, config, architecture, data)
     name = config.handmade or (method.name if architecture is None else "train")
     source = Path(config.data.source)
     images = source.name.partition(".")[0] if source.is_file() else source.name
@@ -111,6 +117,8 @@ def _begin(
     with RunFolder.create(path) if distributed.leads() else RunFolder(path, writes=False) as folder:
         if architecture is not None:
             folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
+        if begun_with is not None:
+            origin.keep(begun_with, folder)
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
         _keep_training_images(folder, data)
@@ -121,6 +129,9 @@ def _begin(
             session.say(line)
         if flips:
             session.say(flips)
+        if config.origin:
+            for line in origin.sentences(config.origin, data.info):
+                session.say(line)
         if isinstance(config.train, WidthTrainSettings):
             width = config.train.width
             size = parameters(config.handmade, len(data.info.classes), data.info.channels, width)
@@ -130,9 +141,23 @@ def _begin(
         return _carry_through(config, method, data, folder, session, began)
 
 
+def _originated(
+    begun_with: origin.Origin, config: Config, architecture: Architecture | None, data: Data
+) -> tuple[Config, Data]:
+    """The configuration of a training that begins with weights, with their facts; and the data that it may see."""
+    origin.check(begun_with, config, architecture, data.info)
+    rest = origin.without_seen(data, begun_with.images)
+    assert data.test is not None and rest.test is not None
+    subject = get_handmade(config.handmade) if architecture is None else architecture
+    known = origin.facts(begun_with, config, subject, data, len(data.test) - len(rest.test))
+    return config.model_copy(update={"origin": known}), rest
+
+
 def _keep_training_images(folder: RunFolder, data: Data) -> None:
     if folder.writes:
-        folder.write_bytes(TRAINING_IMAGES_FILE, TrainingImages.of(data.train, data.info).to_bytes())
+        record = TrainingImages.of(data.train, data.info)
+        before = read_training_images(folder.path, ORIGIN_IMAGES_FILE)
+        folder.write_bytes(TRAINING_IMAGES_FILE, record.joined(before).to_bytes())
 
 
 def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
@@ -173,13 +198,16 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         session.resume()
         distributed.wait()
         record = read_training_images(path)
-        data = load_data(config, reporter, None if record is None else record.info.channels)
+        before = path / ORIGIN_FILE if config.from_run else None
+        known = record.info if record is not None else None if before is None else read_info(before)
+        data = load_data(config, reporter, None if known is None else known.channels)
         session.skip_time()
         if data.fingerprint != config.data.fingerprint:
             raise InputError(
                 f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
                 "restore them or start a new run"
             )
+        data = origin.without_seen(data, read_training_images(path, ORIGIN_IMAGES_FILE))
         if record is None:
             _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
         now = environment(config.handmade)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class Named:
         found: An architecture, or the name of a hand-made network.
         run: The run folder, if one was named.
         config: The content of its config.toml, else empty.
+        origin: Whether a training begins with the weights of that run.
     """
 
     found: Architecture | str
     run: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    origin: bool = False
 
     @property
     def architecture(self) -> Architecture | None:
@@ -49,8 +51,9 @@ class Named:
         if self.run is None:
             return settings
         from dnas.pipeline.inheritance import inherit
+        from dnas.pipeline.origin import read_origin
 
-        return inherit(settings, self.run, self.config)
+        return inherit(settings, self.run, self.config, read_origin(self.run).shape if self.origin else None)
 
     def shape(self) -> Shape:
         """Return what the size of the network depends on: that of the run that was named, else the usual one."""
@@ -101,18 +104,33 @@ def _at(architecture: Architecture, layers: int | None) -> Architecture:
     return architecture if layers is None else at_depth(architecture, layers)
 
 
-def to_train(subject: str | Path | Architecture, options: Mapping[str, Any]) -> tuple[dict[str, Any], Named]:
+def to_train(subject: str | Path | Architecture | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], Named]:
     """Find what is to be trained, and name it in the options.
 
     Args:
+        subject: None: the network of the run with whose weights it begins.
         options: Those of `dnas train` by their names in Python; None where one is not given.
 
     Returns:
-        The options, and what was named.
+        The options, and what was named: the run with whose weights it begins, where there is one.
 
     Raises:
-        InputError: As `named`.
+        InputError: As `named`; nothing is named; the weights are of another network.
     """
-    found = named(subject)
-    name = "" if isinstance(subject, Architecture) else os.fspath(subject)
+    run: str | Path | None = options.get("from_run")
+    given = run if subject is None else subject
+    if given is None:
+        raise InputError("name what to train: an architecture file, a run folder, a published name, or --from RUN")
+    found = named(given)
+    name = "" if isinstance(given, Architecture) else os.fspath(given)
+    if run is not None:
+        path = Path(run).absolute()
+        if not path.is_dir():
+            raise InputError(f"--from {run} is not a run folder; give the folder of a training that has ended")
+        origin = replace(named(path), origin=True)
+        if origin.found != found.found:
+            raise InputError(
+                f"--from {run}: its weights are not of the network of {name or 'ARCHITECTURE'}; give {run} alone"
+            )
+        found, options = origin, {**options, "from_run": str(path)}
     return {**options, "architecture": name, "handmade": found.handmade}, found

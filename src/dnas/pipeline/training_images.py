@@ -2,14 +2,15 @@
 
 Kept in `training_images.safetensors` in the run folder, 8 bytes per image. It covers the whole training split: a search
 reads both halves of it, and mean and standard deviation come from all. The digest is of the decoded pixels at the
-run's size and channels, so it does not depend on names or places of files. A copy of an image with the same pixels has
+run's size and channels, so it does not depend on names or places of files. Where a training began with the weights of
+another run, the images of that run are in it, too. A copy of an image with the same pixels has
 the same digest; one that was scaled, compressed or cropped again has another.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +61,27 @@ class TrainingImages:
         # One entry: safetensors writes several in an order that differs from run to run.
         return safetensors.torch.save({"digests": torch.from_numpy(self.digests)}, {"dnas": json.dumps(facts)})
 
+    def joined(self, other: TrainingImages | None) -> TrainingImages:
+        """Return the record with the images of another, where these can be compared; else as it is."""
+        if other is None or not other.fits(self.info):
+            return self
+        return replace(self, digests=np.union1d(self.digests, other.digests))
+
+    def fits(self, info: DataInfo) -> bool:
+        """Whether images of these facts are decoded as the recorded ones, so that equal ones have equal digests."""
+        return (self.info.image_size, self.info.channels, self.info.rule) == (info.image_size, info.channels, info.rule)
+
     def among(self, digests: Labels) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         """Return, for each digest of int64 [M], whether it is one of these, bool [M]."""
         return np.isin(digests, self.digests)
 
 
-def read_training_images(run: Path) -> TrainingImages | None:
+def read_training_images(run: Path, name: str = TRAINING_IMAGES_FILE) -> TrainingImages | None:
     """Return the record of a run folder, or None if it has none, as runs of earlier versions.
 
     Raises InputError, naming the file, if it is damaged.
     """
-    path = run / TRAINING_IMAGES_FILE
+    path = run / name
     if not path.is_file():
         return None
     try:

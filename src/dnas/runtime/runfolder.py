@@ -1,6 +1,7 @@
 """One run's folder on disk: who may write in it, and how each of its files is written.
 
 config.toml architecture.json architecture.svg training_images.safetensors model.safetensors result.json
+origin.safetensors origin_images.safetensors
                  written whole, atomically
 trials/          the runs that a search made, one a trial
 metrics.jsonl    one JSON object a line, append-only, the same bytes for the same run

@@ -7,12 +7,13 @@ have parts that the others have not ("dnas+oles").
 
     STUDY/study.toml            what is compared, and the settings of all runs
     STUDY/runs/NAME             run folders: METHOD+PART-MAPPING-sSEED, with -random, -shuffled, -tN
+    STUDY/failed.json           why runs failed, where any did
     STUDY/study.json, table.*   what came out (`tables.py`)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,8 @@ from filelock import FileLock
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
+from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE, require_package, require_width
-from dnas.parts.registry import OPTIONS
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
 from dnas.pipeline.machine import check_execution
@@ -44,14 +45,14 @@ from dnas.study.design import (
     depth_of,
     method_and_parts,
     networks,
-    read_study,
     require_parts_of_options,
     run_overrides,
     settings_names,
     with_all_parts,
 )
+from dnas.study.growth import COUNTS, joined
 from dnas.study.jobs import carry_out, workers_for
-from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE
+from dnas.study.names import DEFAULT_MAPPING, REFERENCES, RUNS, SEARCHED, STUDY_FILE
 from dnas.supernet.mapping import mapping_class
 from dnas.training.build import parameters_of
 
@@ -126,6 +127,11 @@ def compare(
     """
     check_execution(execution)
     wanted = _joined(path, settings)
+    if reporter is not None:
+        for name in COUNTS:
+            fewer, made = getattr(settings, name), getattr(wanted, name)
+            if name in settings.model_fields_set and fewer < made:
+                reporter.say(f"{path} has {made} {name.replace('_', ' ')}, which are more than {fewer}: it keeps them")
     # A study that is complete needs neither its images nor a device.
     if all((path / RUNS / name / RESULT_FILE).exists() for _, _, name in settings_names(wanted)):
         return []
@@ -159,12 +165,23 @@ def _begin(path: Path, settings: StudySettings) -> StudySettings:
 
 def _joined(path: Path, settings: StudySettings) -> StudySettings:
     """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
+    if (path / STUDY_FILE).exists():
+        settings = joined(path, settings)
+    elif path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise InputError(f"--out {path} exists and is no study; choose another folder")
     if not settings.methods and not settings.architectures:
         raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
     for name in settings.mappings:
-        mapping_class(name)
-    if not list(settings.searches()) and settings.methods:
-        raise InputError(f"--mappings {','.join(settings.mappings)}: no chosen method supports one of them")
+        if name != DEFAULT_MAPPING:
+            mapping_class(name)
+    searched = {method for method, _ in settings.searches()}
+    for name in with_all_parts(settings.methods, settings.run):
+        if name not in searched:
+            method = get_method(method_and_parts(name)[0])
+            raise InputError(
+                f"--mappings {','.join(settings.mappings)}: {method.name} supports none of them; add one of "
+                f"{', '.join(method.mappings)}, or leave {method.name} out"
+            )
     require_parts_of_options(settings.methods, settings.run)
     for name in settings.architectures:
         if name in HANDMADE:
@@ -175,34 +192,7 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
             raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
     if not any(name in HANDMADE and HANDMADE[name].has_width for name in settings.architectures):
         require_width("any network of this study", settings.run.get("train", {}))
-    if not (path / STUDY_FILE).exists():
-        if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-            raise InputError(f"--out {path} exists and is no study; choose another folder")
-        return settings
-    old = read_study(path)
-    taken = [part for name in with_all_parts(old.methods, old.run) for part in method_and_parts(name)[1]]
-    before, now = ({**run, OPTIONS: _only(taken, run.get(OPTIONS, {}))} for run in (old.run, settings.run))
-    if before != now:
-        raise InputError(f"--out {path} is a study with other settings of its runs; choose another folder")
-    if 0 not in (old.threads, settings.threads) and old.threads != settings.threads:
-        raise InputError(
-            f"--threads {settings.threads}: the runs of {path} have {old.threads}, on which their last bits "
-            "depend; leave it out, or choose another folder"
-        )
-    lists = ("methods", "mappings", "architectures")
-    return old.model_copy(
-        update={
-            **{key: list(dict.fromkeys([*getattr(old, key), *getattr(settings, key)])) for key in lists},
-            "run": settings.run,  # the same, but for options of parts that come with a new method
-            "seeds": max(old.seeds, settings.seeds),
-            "training_seeds": max(old.training_seeds, settings.training_seeds),
-            "threads": settings.threads or old.threads,
-        }
-    )
-
-
-def _only(names: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in values if name in names}
+    return settings
 
 
 def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:

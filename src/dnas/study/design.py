@@ -22,7 +22,17 @@ from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, WIDTH_SETTINGS, Settings
 from dnas.space.genotype import PAPER_LAYERS
-from dnas.study.names import REFERENCES, RUNS, SEARCHED, STUDY_FILE, STUDY_FORMAT, Kind, StudyFormat
+from dnas.study.names import (
+    DEFAULT_MAPPING,
+    REFERENCES,
+    RUNS,
+    SEARCHED,
+    SEEDS,
+    STUDY_FILE,
+    STUDY_FORMAT,
+    Kind,
+    StudyFormat,
+)
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
@@ -44,11 +54,11 @@ class StudySettings(Settings):
         default_factory=list,
         description="searched, each under the mappings that it knows; METHOD+PART+… with parts of its own",
     )
-    mappings: list[str] = Field(default_factory=list, description="empty: each method's default")
+    mappings: list[str] = Field(default_factory=list, description="empty, or default among them: each method's own")
     architectures: list[str] = Field(
         default_factory=list, description="published ones and hand-made networks, trained by the same trainer"
     )
-    seeds: int = Field(4, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
+    seeds: int = Field(SEEDS, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
     training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
@@ -59,9 +69,8 @@ class StudySettings(Settings):
         """The pairs of method, with all its parts, and mapping, in order."""
         for name in with_all_parts(self.methods, self.run):
             method = get_method(method_and_parts(name)[0])
-            for mapping in self.mappings or [method.default_mapping]:
-                if mapping in method.mappings:
-                    yield name, mapping
+            chosen = (method.default_mapping if m == DEFAULT_MAPPING else m for m in self.mappings or [DEFAULT_MAPPING])
+            yield from ((name, mapping) for mapping in dict.fromkeys(chosen) if mapping in method.mappings)
 
     def command(self) -> str:
         """The command line that makes this study; where it does not say --out, the default."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from filelock import FileLock
 
+from dnas.disk import read_json, write_atomically
 from dnas.errors import Interrupted, RunError
 from dnas.reporter import Reporter, Silent
 from dnas.runtime.execution import Execution
 from dnas.runtime.session import Session
 from dnas.runtime.workers import Workers
 from dnas.study.cluster import Cluster, RaySettings
+from dnas.study.names import FAILED_FILE
 
 
 class HasPath(Protocol):
@@ -35,8 +39,10 @@ def carry_out(
 ) -> list[str]:
     """Make runs until none is left. Returns the names of those that failed, each of which is tried once.
 
+    Why they did is kept in `failed.json`.
+
     Args:
-        path: The folder to resume, for the message.
+        path: The folder to resume.
         function: Begins or resumes a run; False where another process has it.
         pending: What is to be run, as far as it is known; asked again when that is done.
         workers: Who makes them; entered here, and left.
@@ -47,7 +53,7 @@ def carry_out(
         Interrupted: A signal came; what ran has a checkpoint.
     """
     session = Session(None, {}, reporter, execution)
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     with session.signals(), workers:
         while runs := [run for run in pending() if run.path.name not in failed]:
             busy = 0
@@ -57,10 +63,13 @@ def carry_out(
                 if isinstance(error, Interrupted):
                     session.signum = error.signum if session.signum is None else session.signum
                 elif error is not None and (isinstance(error, RunError) or tolerated(run, error)):
-                    failed.append(run.path.name)
+                    failed[run.path.name] = str(error)
                     session.say(f"{run.path.name} failed: {error}")
+                    _keep_failures(path, failed)
                 elif error is not None:
                     raise error
+                elif outcome.result:
+                    _keep_failures(path, {run.path.name: None})
                 busy += outcome.result is False
                 session.reporter.step(done, {})
             session.reporter.finish()
@@ -71,6 +80,22 @@ def carry_out(
                 session.say(f"another process makes the {busy} runs that are left")
                 break
     return sorted(failed)
+
+
+def read_failures(path: Path) -> dict[str, str]:
+    """Why runs of a study or a ranking failed when they were tried last, by their names."""
+    return read_json(path / FAILED_FILE) if (path / FAILED_FILE).is_file() else {}
+
+
+def _keep_failures(path: Path, found: Mapping[str, str | None]) -> None:
+    """Add to what is known of runs that failed; None: it has not failed this time."""
+    with FileLock(path / ".lock"):
+        before = read_failures(path)
+        after = {name: why for name, why in {**before, **found}.items() if why is not None}
+        if after:
+            write_atomically(path / FAILED_FILE, (json.dumps(after, indent=2, sort_keys=True) + "\n").encode())
+        elif before:
+            (path / FAILED_FILE).unlink()
 
 
 def workers_for(

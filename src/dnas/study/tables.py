@@ -28,7 +28,8 @@ from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
 from dnas.space.registry import get_space
 from dnas.study.design import Network, StudySettings, method_and_parts, networks, read_study, results
-from dnas.study.names import RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, Kind
+from dnas.study.jobs import read_failures
+from dnas.study.names import BEGUN, FAILED, RUNS, SEARCHED, STUDY_FORMAT, SUMMARY_FILE, TO_DO, Kind
 from dnas.study.practices import StudyFacts, practices
 from dnas.study.statistics import Difference, adjusted, estimate, paired
 from dnas.study.surroundings import Surroundings, compared
@@ -69,7 +70,20 @@ def summarise(path: Path) -> dict[str, Any]:
         "differences": _differences(made),
         "practices": [asdict(practice) for practice in practices(_facts(settings, made, compared(configs)))],
         "missing": missing,
+        "unfinished": _unfinished(path, missing),
     }
+
+
+def _unfinished(path: Path, missing: Sequence[str]) -> list[dict[str, str]]:
+    """How far each run is that has no result: failed, begun, or to do; and why it failed."""
+    failures = read_failures(path)
+
+    def state(run: str) -> str:
+        if run in failures:
+            return FAILED
+        return BEGUN if (path / RUNS / run / CONFIG_FILE).is_file() else TO_DO
+
+    return [{"run": run, "state": state(run), "why": failures.get(run, "")} for run in missing]
 
 
 def _name(network: Network) -> str:
@@ -114,6 +128,7 @@ def _row(
         "level": ("cell" if first.mapping == SHARED else "global") if first.mapping else "",
         "of": _name(replace(first, kind=SEARCHED)) if first.kind in CONTROLS else None,
         "searches": searches,
+        "planned": len(group),
         "test_error": asdict(estimate(errors.values())),
         "best": _best(searches),
         "params": _mean(searches, "params"),
@@ -252,7 +267,7 @@ def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         (
             row["name"],
             row["level"],
-            str(len(row["searches"])),
+            of_planned(len(row["searches"]), row["planned"]),
             _spread(row["test_error"]),
             "" if row["best"] is None else _spread(row["best"]),
             "" if row["agreement"] is None else f"{row['agreement']['operations']:.2f}",
@@ -262,6 +277,10 @@ def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
         for row in summary["rows"]
     ]
+
+
+def of_planned(made: int, planned: int) -> str:
+    return str(made) if made == planned else f"{made} of {planned}"
 
 
 def difference_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -1,0 +1,134 @@
+"""A study that has begun: what may be added to it, and what must stay as it was.
+
+Methods, mappings, architectures and seeds are added. The settings of its runs stay, or its rows could not be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dnas.errors import InputError
+from dnas.options import flag_of
+from dnas.parts.registry import OPTIONS
+from dnas.pipeline.config import Config
+from dnas.settings import AUTO_RESIZE
+from dnas.study.design import StudySettings, method_and_parts, read_study, with_all_parts
+from dnas.study.names import DEFAULT_MAPPING
+
+LISTS = ("methods", "mappings", "architectures")
+COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
+# Sections of a run whose settings may have one option for both.
+_BOTH = ("search", "train")
+
+
+def grown(path: Path, added: StudySettings) -> StudySettings:
+    """Return what a study compares with what is added to it.
+
+    Args:
+        path: The study's folder.
+        added: What is given besides, and nothing else: names, counts, and settings of runs that repeat the study's.
+
+    Raises:
+        InputError: There is no study, or something given is not as in the study.
+    """
+    old = read_study(path)
+    for name, option in COUNTS.items():
+        ours, theirs = getattr(added, name), getattr(old, name)
+        if name in added.model_fields_set and ours < theirs:
+            raise InputError(f"{option} is {theirs} in {path} and {ours} here: a study only grows; leave it out")
+    _require_same(path, *_of_its_parts(old, added), whole=False)
+    return _extended(path, old, added)
+
+
+def joined(path: Path, settings: StudySettings) -> StudySettings:
+    """Return these settings, which are all of a study's, with what its folder has besides.
+
+    Raises:
+        InputError: A setting of the runs differs.
+    """
+    old = read_study(path)
+    _require_same(path, *_of_its_parts(old, settings), whole=True)
+    return _extended(path, old, settings)
+
+
+def _extended(path: Path, old: StudySettings, new: StudySettings) -> StudySettings:
+    if 0 not in (old.threads, new.threads) and old.threads != new.threads:
+        raise InputError(
+            f"--threads is {old.threads} in {path} and {new.threads} here, and the last bits of runs depend on it: "
+            "leave it out or take another --out"
+        )
+    update: dict[str, Any] = {name: list(dict.fromkeys([*getattr(old, name), *getattr(new, name)])) for name in LISTS}
+    if new.mappings and not old.mappings and old.methods:
+        # No mappings are each method's own, which stay beside those that are added.
+        update["mappings"] = list(dict.fromkeys([DEFAULT_MAPPING, *new.mappings]))
+    update |= {name: max(getattr(old, name), getattr(new, name)) for name in COUNTS}
+    if OPTIONS in new.run:
+        # Those of parts that come with a new method.
+        update["run"] = {**old.run, OPTIONS: {**old.run.get(OPTIONS, {}), **new.run[OPTIONS]}}
+    return old.model_copy(update=update | {"threads": new.threads or old.threads})
+
+
+def _of_its_parts(old: StudySettings, new: StudySettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of both studies' runs, without options of parts that no search of the old one has."""
+    known = {part for name in with_all_parts(old.methods, old.run) for part in method_and_parts(name)[1]}
+
+    def kept(run: Mapping[str, Any]) -> dict[str, Any]:
+        return {**run, OPTIONS: {part: values for part, values in run.get(OPTIONS, {}).items() if part in known}}
+
+    return kept(old.run), kept(new.run)
+
+
+def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool) -> None:
+    """Raises InputError, naming each setting that differs with both values.
+
+    Args:
+        whole: Whether a setting that is not given stands for its default, and not for that of the study.
+    """
+    ours, theirs = dict(_flat(new)), dict(_flat(old))
+    defaults = dict(_flat(Config().to_toml())) | {"data.resize": AUTO_RESIZE}
+    differing = {}
+    for key in dict.fromkeys((*theirs, *ours) if whole else ours):
+        a, b = theirs.get(key, defaults.get(key)), ours.get(key, defaults.get(key))
+        if a != b:
+            differing[key] = (_text(a), _text(b))
+    if not differing:
+        return
+    said = dict.fromkeys(
+        f"{_name(key, differing)} is {before} in {path} and {here} here" for key, (before, here) in differing.items()
+    )
+    it = "it" if len(said) == 1 else "them"
+    if ours.keys() >= differing.keys():
+        remedy = f"leave {it} out" if not whole else f"give {it} as there"
+    else:
+        remedy = f"add to it by --resume {path}, which keeps its settings,"
+    raise InputError(f"{'; '.join(said)}: {remedy} or take another --out")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _name(key: str, differing: Mapping[str, tuple[str, str]]) -> str:
+    """What a message calls a setting: the option for a search and a training only where both differ alike."""
+    section, _, name = key.rpartition(".")
+    other = f"{_BOTH[section == _BOTH[0]]}.{name}"
+    if section in _BOTH and flag_of(key) == flag_of(other) and differing.get(other) != differing[key]:
+        return key
+    return flag_of(key)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return str(value) or "empty"
