@@ -189,6 +189,15 @@ class TestDataOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectedDataOptions(DataOptions):
+    """Of images that are looked at and not held; what does not apply is refused, and not shown."""
+
+    data: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
+    data_memory: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
+    data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA, show=False)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
     """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
 
