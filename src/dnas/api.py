@@ -83,7 +83,7 @@ def inspect_data(data: str | Path, *, reporter: Reporter | None = None, **option
         InputError: There is no such data set, it would be refused, or an option is not known.
     """
     _known("data", options, InspectedDataOptions)
-    for name in ("data", "data_memory", "data_workers"):
+    for name in ("data", "data_memory", "data_workers", "skip_broken"):
         if name in options:
             raise InputError(f"{name} does not apply to inspect_data; remove it")
     return inspected(str(data), options, reporter)

@@ -62,6 +62,8 @@ class DataOptions:
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Processes that decode what is streamed. [default: as many as torch has threads]"
+    skip_broken: Annotated[bool | None, Parameter(group=_DATA, negative="")] = None
+    "Go on without images that cannot be read, if they are at most a tenth of the training or test images; they are listed in the run folder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,7 @@ class InspectedDataOptions(DataOptions):
     data: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
     data_memory: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA, show=False)] = None
+    skip_broken: Annotated[bool | None, Parameter(group=_DATA, show=False, negative="")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +233,7 @@ _DATA_SETTINGS = {
     "resize": "resize",
     "data_memory": "memory",
     "data_workers": "workers",
+    "skip_broken": "skip_broken",
 }
 SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),

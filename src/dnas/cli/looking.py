@@ -91,6 +91,7 @@ def evaluate(
         settings.workers,
         Columns(settings.image_column, settings.label_column, settings.root),
         reporter(json),
+        settings.skip_broken,
     )
     print_evaluation(result, json)
 
@@ -118,6 +119,8 @@ def data_(
     for flag, value in (("--data-memory", options.data_memory), ("--data-workers", options.data_workers)):
         if value is not None:
             raise InputError(f"{flag} cannot be used with `dnas data`, which holds no images; remove it")
+    if options.skip_broken:
+        raise InputError("--skip-broken cannot be used with `dnas data`, which lists unreadable images; remove it")
     if sheet is not None:
         require_sheet(sheet)
     found = inspected(path, given_options(options), reporter(quiet or json))

@@ -108,9 +108,9 @@ class _Search:
         neighbours = min(RANK + 1, len(self.thumbs))
         for start in range(0, len(self.thumbs), _AT_ONCE):
             asked = self.projected[mirrored][start : start + _AT_ONCE]
-            found, positions = self.tree.query(asked, neighbours, distance_upper_bound=self.radius, workers=-1)
+            found, places = self.tree.query(asked, neighbours, distance_upper_bound=self.radius, workers=-1)
             rows, columns = np.nonzero(np.isfinite(found))
-            one, other = rows + start, positions[rows, columns]
+            one, other = rows + start, np.asarray(places)[rows, columns]
             one, other = one[one != other], other[one != other]
             apart = self._distances(one, other, mirrored)
             close = apart <= self.radius

@@ -44,6 +44,18 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
 
     Raises Unreadable with all that are broken, and RunError where memory runs short.
     """
+    pixels, broken = decode_readable(tree, names, channels, size, rule)
+    require_whole(tree.path, broken, channels, size)
+    return pixels
+
+
+def decode_readable(
+    tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS
+) -> tuple[Bytes, list[Broken]]:
+    """The pictures that can be read, as one array [M, C, size, size], and the broken ones.
+
+    Raises RunError where memory runs short.
+    """
     require_tensor_fits(len(names), channels, size)
     with memory_for(len(names) * channels * size * size, images(len(names), channels, size), FEWER_IMAGES):
         pixels = np.empty((len(names), channels, size, size), np.uint8)
@@ -57,8 +69,12 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
 
         reasons = in_threads(fill, range(len(names)))
     broken = [(name, reason) for name, reason in zip(names, reasons, strict=True) if reason]
-    require_whole(tree.path, broken, channels, size)
-    return pixels
+    if broken:  # in place, as there may be no room for a second array
+        kept = [position for position, reason in enumerate(reasons) if not reason]
+        for place, position in enumerate(kept):
+            pixels[place] = pixels[position]
+        pixels = pixels[: len(kept)]
+    return pixels, broken
 
 
 def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:

@@ -50,7 +50,7 @@ def inherit(settings: Mapping[str, Any], run: Path, config: Mapping[str, Any]) -
     same = "source" not in data or same_data(data["source"], own.data.source)
     if same:
         require_there(run, own.data.source)
-        same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize")
+        same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize", "skip_broken")
         theirs |= {name: getattr(own.data, name) for name in same_reading}
     inherited = {**settings, "data": {**theirs, **data}}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.

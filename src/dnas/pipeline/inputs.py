@@ -65,6 +65,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
         "workers": data.workers,
         "columns": Columns(data.image_column, data.label_column, data.root),
         "reporter": reporter,
+        "skip_broken": data.skip_broken,
     }
 
 

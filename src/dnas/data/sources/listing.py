@@ -31,6 +31,7 @@ class Reason(Enum):
     LOOSE = "loose"
     UNLISTED = "unlisted"
     REPEATED = "repeated"
+    UNREADABLE = "unreadable"
     ARRAYS = "arrays"
     NOT_IMAGES = "not images"
     LINKS = "links"
@@ -282,6 +283,10 @@ def _repeated(items: Counter[str]) -> str:
     return f"repeated rows: {_by_folder(items)}"
 
 
+def _unreadable(items: Counter[str]) -> str:
+    return f"unreadable images, by --skip-broken: {_by_folder(items)}"
+
+
 def _arrays(items: Counter[str]) -> str:
     return f"arrays that are neither images nor labels: {_listed(sorted(items))}"
 
@@ -308,6 +313,7 @@ _TEXTS = {
     Reason.LOOSE: _loose,
     Reason.UNLISTED: _unlisted,
     Reason.REPEATED: _repeated,
+    Reason.UNREADABLE: _unreadable,
     Reason.ARRAYS: _arrays,
     Reason.NOT_IMAGES: _not_images,
     Reason.LINKS: _links,
