@@ -27,7 +27,7 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
         ("network sees", f"{colors} of {found.image_size}×{found.image_size}{shape}"),
         ("sizes", _sizes(found)),
         ("stored as", _modes(found)),
-        ("largest class", f"{_name(name)}, {100 * share:.1f}% of the training images"),
+        ("largest class", f"{short_name(name)}, {100 * share:.1f}% of the training images"),
         *(("note", note) for note in found.notes),
     ]
 
@@ -60,10 +60,15 @@ def warnings(found: Inspection) -> list[str]:
         )
     for part, word in (("train", "training"), ("test", "test")):
         if missing := found.lacking(part):
-            lines.append(f"no {word} images of {many(len(missing), 'class', 'classes')}: {_names(missing)}")
+            lines.append(lacking(word, missing))
     if found.imbalance >= UNBALANCED:
         lines.append(unbalanced(found.classes, found.counts["train"]))
     return lines
+
+
+def lacking(word: str, missing: Sequence[str]) -> str:
+    """What is told of classes that a split has no images of."""
+    return f"no {word} images of {many(len(missing), 'class', 'classes')}: {_names(missing)}"
 
 
 def unbalanced(classes: Sequence[str], counts: Sequence[int]) -> str:
@@ -75,8 +80,9 @@ def unbalanced(classes: Sequence[str], counts: Sequence[int]) -> str:
     low, high = min(range(len(counts)), key=counts.__getitem__), max(range(len(counts)), key=counts.__getitem__)
     share = 100 * counts[high] / max(1, sum(counts))
     return (
-        f"unbalanced classes: from {many(counts[low], 'training image')} ({_name(classes[low])}) to {counts[high]:,} "
-        f"({_name(classes[high])}, {share:.0f}% of all); see the balanced accuracy, and --class-weights balanced"
+        f"unbalanced classes: from {many(counts[low], 'training image')} ({short_name(classes[low])}) to "
+        f"{counts[high]:,} ({short_name(classes[high])}, {share:.0f}% of all); see the balanced accuracy, and "
+        "--class-weights balanced"
     )
 
 
@@ -122,10 +128,11 @@ def _listed(shown: Sequence[str], count: int) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(map(_name, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(map(short_name, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
-def _name(name: str) -> str:
+def short_name(name: str) -> str:
+    """The name of a class on a line of text."""
     name = name if len(name) <= 30 else f"{name[:29]}…"
     return name if name.isprintable() else repr(name)
 
