@@ -45,7 +45,7 @@ _CLUSTER = Group("Cluster", sort_key=6)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     data: Annotated[str | None, Parameter(group=_DATA)] = None
-    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), or an archive (.zip, .tar, .tar.gz). [default: digits]"
+    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), shards of Hugging Face (.parquet, .arrow), or an archive (.zip, .tar, .tar.gz). [default: digits]"
     image_column: Annotated[str | None, Parameter(group=_DATA)] = None
     "The column of a list that holds the paths of images. [default: path, file, filename, file_name or image]"
     label_column: Annotated[str | None, Parameter(group=_DATA)] = None

@@ -105,7 +105,7 @@ def _lying_at(source: str) -> Place:
     if found is None:
         raise InputError(
             f"--data {source!r} is a file that cannot be used; give a folder of images, an archive of one (.zip, .tar, "
-            ".tar.gz), a list of images (.csv, .tsv, .jsonl) or arrays (.npz)"
+            ".tar.gz), a list of images (.csv, .tsv, .jsonl), arrays (.npz) or shards (.parquet, .arrow)"
         )
     return Place(found, folder)
 
