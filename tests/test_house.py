@@ -133,6 +133,7 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
     """From another package, as an entry point would give it: told by what its folder holds, trained on, tested."""
     import numpy as np
 
+    from dnas import plugins
     from dnas.data.sources import registry
     from dnas.data.sources.protocol import Source
     from dnas.data.splits import load_splits
@@ -148,8 +149,8 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
         classes=("ring", "dot"),
         mirrored=False,
     )
-    entry = type("Entry", (), {"load": lambda self: tables})()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "dnas.sources" else [])
+    entry = type("Entry", (), {"name": "tables", "load": lambda self: tables})()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "dnas.data_sources" else [])
     registry.sources.cache_clear()
     rng = np.random.default_rng(0)
     arrays = {
