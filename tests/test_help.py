@@ -24,7 +24,7 @@ from dnas.study.design import StudySettings
 from dnas.study.ranking import RankingSettings
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "search", "derive", "train", "evaluate", "resume", "compare", "rank", "show", "report", "methods", "doctor")  # fmt: skip
+COMMANDS = ("run", "search", "derive", "train", "evaluate", "resume", "compare", "rank", "data", "show", "report", "methods", "doctor")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

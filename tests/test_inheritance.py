@@ -79,7 +79,7 @@ def test_options_and_files_go_before_the_run(run: Path, images: Path, tmp_path: 
     }  # fmt: skip
     assert settings["data"] == {
         "source": str(images), "data_dir": str(images.with_name("named")), "image_size": 9, "resize": "crop",
-        "image_column": "", "label_column": "", "root": "",
+        "image_column": "", "label_column": "", "root": "", "skip_broken": False,
     }  # fmt: skip
 
 

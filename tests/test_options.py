@@ -28,14 +28,14 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "search_epochs": 7, "train_channels": 20, "train_epochs": 9, "train_layers": 8,
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
         "flip": "off", "budget": 600.0, "finals": 4, "prior": "none", "with_parts": "beta-decay, other",
-        "class_weights": "balanced", "resize": "pad",
+        "class_weights": "balanced", "resize": "pad", "skip_broken": True,
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
     config = parse(nested("run", given))
     assert config.data.model_dump(exclude={"train_images", "fingerprint"}) == {
         "source": "cifar10", "data_dir": "d", "image_column": "i", "label_column": "l", "root": "r", "image_size": 16,
-        "resize": "pad", "memory": "stream", "workers": 3,
+        "resize": "pad", "memory": "stream", "workers": 3, "skip_broken": True,
     }  # fmt: skip
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert (config.backend, config.budget, config.finals, config.prior) == ("torch", 600.0, 4, "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ DIGITS = "10 classes (0, 1, 2, …), 1,437 training"
 
 def grow(root: Path, counts: dict[str, int]) -> Path:
     """Small color pictures, so many in each folder."""
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
         for k in range(count):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(root / folder / f"{k}.png")
     return root
 
@@ -37,11 +39,32 @@ def test_unbalanced_classes_are_told(tmp_path):
     counts = {"train/few": 2, "train/many": 8, "train/some": 5, "test/few": 1, "test/many": 1, "test/some": 1}
     train, info, test = load_splits(str(grow(tmp_path / "4", counts)))
     assert overview(info, train, test) == [
-        "3 classes (few, many, some), 15 training and 3 test images, 8×8, color; "
-        "unbalanced: from 2 training images (few) to 8 (many)"
+        "3 classes (few, many, some), 15 training and 3 test images, 8×8, color",
+        "warning: unbalanced classes: from 2 training images (few) to 8 (many, 53% of all); see the balanced accuracy, and "
+        "--class-weights balanced",
     ]
     train, info, test = load_splits(str(grow(tmp_path / "less", {**counts, "train/many": 7})))
     assert overview(info, train, test) == ["3 classes (few, many, some), 14 training and 3 test images, 8×8, color"]
+
+
+@pytest.mark.parametrize("memory", ["whole", "stream"])
+def test_copies_across_the_splits_are_told(tmp_path, memory):
+    root = grow(tmp_path / "x y", {f"{part}/{name}": 4 for part in ("train", "test") for name in "ab"})
+    for name in ("1.png", "2.png"):
+        shutil.copy(root / "train" / "a" / name, root / "test" / "b" / name)
+    train, info, test = load_splits(str(root), memory=memory)
+    assert overview(info, train, test)[1:] == [
+        "warning: 2 test images have the same pixels as a training image, so the test accuracy is too high; list them "
+        f"with: dnas data '{root}'"
+    ]
+    assert len(overview(info, train)) == 1
+    assert invoke("data", root, "--json").json["duplicates"]["exact"]["leaked"] == 2
+
+
+def test_classes_that_the_test_lacks_are_told(tmp_path):
+    root = grow(tmp_path / "x", {"train/a": 3, "train/b": 3, "train/c": 3, "test/b": 2})
+    train, info, test = load_splits(str(root))
+    assert overview(info, train, test)[1:] == ["warning: no test images of 2 classes: a, c"]
 
 
 def test_odd_and_long_names_stay_on_one_line(tmp_path):

@@ -209,7 +209,7 @@ def test_broken_pictures_of_both_splits_are_listed_together(root, kept):
     assert caught.value.broken == [("train/a/0.png", "the file is empty"), ("test/b/1.png", "filled with zeros")]
     assert str(caught.value) == (
         f"2 unreadable images in {str(root)!r}: 'train/a/0.png' (the file is empty), 'test/b/1.png' (filled with zeros); "
-        "remove or repair them"
+        "remove or repair them, or go on without them by --skip-broken"
     )
 
 
@@ -251,7 +251,10 @@ def test_of_many_twenty_are_shown_and_all_are_listed_on_request(root, capsys):
     assert entry._call(arguments) == 2
     short = capsys.readouterr().err
     assert short.count("bad") == 20 and "25 unreadable images" in short
-    assert "and 5 more, which --debug lists; remove or repair them" in short and len(short.splitlines()) == 1
+    assert (
+        "and 5 more, which --debug lists; remove or repair them, or go on without" in short
+        and len(short.splitlines()) == 1
+    )
     assert entry._call([*arguments, "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
     for part, count in (("train", 15), ("test", 10)):
@@ -327,7 +330,7 @@ def test_decoding_that_runs_short_is_no_broken_picture(root, monkeypatch, kind, 
     if place == "array":
         monkeypatch.setattr(pictures.np, "empty", lambda *_: failing(kind))
     else:
-        monkeypatch.setattr(pictures, "_decoded", lambda *_: failing(kind))
+        monkeypatch.setattr(pictures, "_square", lambda *_: failing(kind))
     with pytest.raises(
         RunError, match=r"4 images with 3 channels at --image-size 64 take 49,152 bytes, and .* are free"
     ):
@@ -342,7 +345,7 @@ def test_tensors_that_run_short_say_for_what(monkeypatch, kind):
 
 
 def test_streamed_pictures_that_run_short_are_not_called_changed(root, monkeypatch):
-    monkeypatch.setattr(pictures, "_decoded", lambda *_: failing("pillow"))
+    monkeypatch.setattr(pictures, "_square", lambda *_: failing("pillow"))
     with pytest.raises(MemoryError):
         pictures.count_files(Folder(root), [("train/a/0.png", 0, 0)], 3, 8)
     status = (root / "train/a/0.png").stat()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
+    from dnas.api import inspect_data as inspect_data
     from dnas.api import load as load
     from dnas.api import resume as resume
     from dnas.api import run as run
@@ -41,6 +42,7 @@ _HOME = {
     "build": "dnas.network.network",
     "get_method": "dnas.methods.registry",
     "list_methods": "dnas.methods.registry",
+    "inspect_data": "dnas.api",
     "load": "dnas.api",
     "load_published": "dnas.space.published",
     "macs": "dnas.network.network",

@@ -6,10 +6,21 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from dnas.data.inspection import Inspection
 from dnas.errors import InputError, calling, did_you_mean
-from dnas.options import BothOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions, WidthOptions, names
+from dnas.options import (
+    BothOptions,
+    DataOptions,
+    ExecutionOptions,
+    InspectedDataOptions,
+    RunOptions,
+    SearchOptions,
+    WidthOptions,
+    names,
+)
 from dnas.pipeline import run as pipeline
 from dnas.pipeline.classifier import Classifier
+from dnas.pipeline.inputs import inspected
 from dnas.pipeline.model import load_model
 from dnas.pipeline.overrides import nested, typed
 from dnas.pipeline.subjects import Named, to_train
@@ -65,6 +76,22 @@ def resume(run: str | Path, *, reporter: Reporter | None = None, **options: Any)
     """Go on from the last checkpoint of a run folder; the content of result.json. Options as of `dnas resume`."""
     _known("resume", options, ExecutionOptions)
     return pipeline.resume(run, reporter=reporter, execution=execution(**options))
+
+
+def inspect_data(data: str | Path, *, reporter: Reporter | None = None, **options: Any) -> Inspection:
+    """Look at a data set as `dnas run` would read it, without running; options as of `dnas data`, e.g. image_size=64.
+
+    Returns:
+        An `Inspection`: classes and counts, what is left out and why, copies within and across the splits.
+
+    Raises:
+        InputError: There is no such data set, it would be refused, or an option is not known.
+    """
+    _known("data", options, InspectedDataOptions)
+    for name in ("data", "data_memory", "data_workers", "skip_broken"):
+        if name in options:
+            raise InputError(f"{name} does not apply to inspect_data; remove it")
+    return inspected(str(data), options, reporter)
 
 
 def load(run: str | Path) -> Classifier:

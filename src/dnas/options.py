@@ -45,7 +45,7 @@ _CLUSTER = Group("Cluster", sort_key=6)
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     data: Annotated[str | None, Parameter(group=_DATA)] = None
-    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), or an archive (.zip, .tar, .tar.gz). [default: digits]"
+    "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), shards of Hugging Face (.parquet, .arrow), or an archive (.zip, .tar, .tar.gz). [default: digits]"
     image_column: Annotated[str | None, Parameter(group=_DATA)] = None
     "The column of a list that holds the paths of images. [default: path, file, filename, file_name or image]"
     label_column: Annotated[str | None, Parameter(group=_DATA)] = None
@@ -62,6 +62,8 @@ class DataOptions:
     "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
     "Processes that decode what is streamed. [default: as many as torch has threads]"
+    skip_broken: Annotated[bool | None, Parameter(group=_DATA, negative="")] = None
+    "Go on without images that cannot be read, if they are at most a tenth of the training or test images; they are listed in the run folder."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +193,16 @@ class TestDataOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectedDataOptions(DataOptions):
+    """Of images that are looked at and not held; what does not apply is refused, and not shown."""
+
+    data: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
+    data_memory: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
+    data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA, show=False)] = None
+    skip_broken: Annotated[bool | None, Parameter(group=_DATA, show=False, negative="")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
     """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
 
@@ -223,6 +235,7 @@ _DATA_SETTINGS = {
     "resize": "resize",
     "data_memory": "memory",
     "data_workers": "workers",
+    "skip_broken": "skip_broken",
 }
 SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),

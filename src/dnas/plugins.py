@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import pkgutil
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dnas.errors import InputError
 
@@ -30,8 +31,23 @@ def discovered(package: str, kind: type[_Kind], word: str) -> dict[str, type[_Ki
         for _, value in inspect.getmembers(import_module(path), inspect.isclass):
             if value.__module__ == path and issubclass(value, kind) and "name" in vars(value):
                 found[vars(value)["name"]] = value
-    for entry in entry_points(group=package):
-        if entry.name in found:
+    return found | from_packages(package, found, word)
+
+
+def from_packages(group: str, taken: Iterable[str], word: str) -> dict[str, Any]:
+    """What installed packages give by entry points of a group, by name.
+
+    Args:
+        taken: Names that are taken.
+        word: What one of them is called, for messages.
+
+    Raises:
+        InputError: An entry point has the name of another.
+    """
+    taken, found = set(taken), {}
+    for entry in entry_points(group=group):
+        if entry.name in taken:
             raise InputError(f"{word} {entry.name!r} of {entry.value} has the name of another; rename its entry point")
+        taken.add(entry.name)
         found[entry.name] = entry.load()
     return found

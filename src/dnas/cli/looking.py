@@ -1,4 +1,4 @@
-"""Commands that look at what is there: show, derive, evaluate, report, methods, doctor."""
+"""Commands that look at what is there: data, show, derive, evaluate, report, methods, doctor."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dnas.cli.app import FLAT, Debug, Json, app, require_folder
+from dnas.cli.app import FLAT, Debug, Json, Quiet, app, require_folder
 from dnas.cli.printing import (
     print_architecture,
     print_evaluation,
     print_findings,
+    print_inspection,
     print_json,
 )
 from dnas.errors import InputError, RunError, calling
 from dnas.options import (
     MANY,
     WHOLE,
+    InspectedDataOptions,
     TestDataOptions,
 )
 from dnas.pipeline.overrides import add_options, given_options, nested, typed
@@ -89,8 +91,45 @@ def evaluate(
         settings.workers,
         Columns(settings.image_column, settings.label_column, settings.root),
         reporter(json),
+        settings.skip_broken,
     )
     print_evaluation(result, json)
+
+
+@app.command(name="data", sort_key=6)
+def data_(
+    path: str,
+    /,
+    *,
+    options: Annotated[InspectedDataOptions, FLAT] = InspectedDataOptions(),
+    sheet: Annotated[str | None, Parameter(help="Also write a contact sheet to this file, .png or .html.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what a run would read of a data set: classes, sizes, files left out, duplicates, leaks into the test images.
+
+    PATH is what --data takes: a named data set, a folder, an archive, a list or arrays. Nothing is trained.
+    """
+    from dnas.pages.sheet import require_sheet, write_sheet
+    from dnas.pipeline.inputs import inspected
+
+    if options.data is not None:
+        raise InputError(f"--data cannot be used with `dnas data`; type: dnas data {options.data}")
+    for flag, value in (("--data-memory", options.data_memory), ("--data-workers", options.data_workers)):
+        if value is not None:
+            raise InputError(f"{flag} cannot be used with `dnas data`, which holds no images; remove it")
+    if options.skip_broken:
+        raise InputError("--skip-broken cannot be used with `dnas data`, which lists unreadable images; remove it")
+    if sheet is not None:
+        require_sheet(sheet)
+    found = inspected(path, given_options(options), reporter(quiet or json))
+    if sheet is not None:
+        write_sheet(found, Path(sheet))
+    if json:
+        print_json(found.to_json() | ({"sheet": sheet} if sheet else {}))
+    else:
+        print_inspection(found, sheet)
 
 
 @app.command(sort_key=7)

@@ -16,7 +16,10 @@ from dnas.study.names import BEGUN, FAILED, TO_DO
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dnas.data.inspection import Inspection
     from dnas.space.architecture import Architecture
+
+MOST_CLASSES = 30  # rows of a table on the terminal
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
@@ -106,6 +109,41 @@ def print_start(folder: Path) -> None:
     print("dnas searches a small network for your pictures, and trains and tests it. For example:")
     print(*suggesting.lines(suggesting.at_start(folder)), sep="\n")
     print("dnas --help lists all commands, and dnas run --help the options of one.")
+
+
+def print_inspection(found: Inspection, sheet: str | None) -> None:
+    """What `inspection.inspect_data` gives, in words."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from dnas.data import findings
+
+    for subject, text in findings.facts(found):
+        print(f"{subject + ':':<15}{text}")
+    console = _wide_console()
+    table = Table(title_justify="left")
+    for column in ("class", "training", "test", "share of training"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    counts = list(zip(found.classes, found.counts["train"], found.counts["test"], strict=True))
+    if len(counts) > MOST_CLASSES:  # the smallest and the largest
+        counts.sort(key=lambda row: row[1])
+        counts = [*counts[: MOST_CLASSES // 2], *counts[-MOST_CLASSES // 2 :]]
+    total = max(1, found.images["train"])
+    for k, (name, train, test) in enumerate(counts):
+        if len(found.classes) > MOST_CLASSES and k == MOST_CLASSES // 2:
+            table.add_row("…", "…", "…", "…")
+        shown = name if name.isprintable() else repr(name)
+        table.add_row(Text(shown), f"{train:,}", f"{test:,}", f"{100 * train / total:.1f}%")
+    console.print(table)
+    for line in findings.left_out(found):
+        print(f"left out: {line}")
+    warnings = findings.warnings(found)
+    for line in warnings:
+        print(line if line.startswith("hint: ") else f"warning: {line}")
+    if not warnings:
+        print("nothing conspicuous: no copies within or across the splits, every class is in both")
+    if sheet is not None:
+        print(f"contact sheet: {sheet}")
 
 
 def _wide_console() -> Console:

@@ -143,6 +143,30 @@ def raw_mode(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
+@dataclass(frozen=True, order=True)
+class Stored:
+    """How a picture is stored.
+
+    Attributes:
+        format, mode: By Pillow's names; "" for an array's format.
+        bits: Of each channel.
+        width, height: In pixels, before EXIF data turn it.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    width: int
+    height: int
+
+
+def stored(image: Image.Image) -> Stored:
+    """How a picture that was opened, and not yet loaded, is stored."""
+    deep = ";16" in raw_mode(image) or image.mode.startswith("I;16") or (image.mode == "I" and not is_deep(image))
+    bits = 16 if deep else 32 if image.mode in ("I", "F") else 1 if image.mode == "1" else 8
+    return Stored(image.format or "", image.mode, bits, *image.size)
+
+
 def is_grey(image: Image.Image) -> bool:
     """Whether a picture that was opened has no color: stored as grey, or in a format that knows none."""
     # Pillow opens gray with alpha of 16 bits as RGBA.

@@ -92,10 +92,11 @@ class _Known(BaseModel):
     Attributes:
         sides, longer, elongated, grey, values, whole: `Headers`, of the readable ones; an older index has not all of
             them, so its headers are read again.
-        counts: {"channels x size": [C][256]}: how often each value occurs; only where no picture is broken. The key
-            also has the rule, where that is not to crop.
-        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise. An
-            older index has none, so its pictures are looked at again.
+        counts: {"channels x size": [C][256]}: how often each value occurs, in readable pictures. The key also has the
+            rule, where that is not to crop.
+        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise, 0 for a
+            broken one. An older index has none, so its pictures are looked at again.
+        broken: {"channels x size": the positions in the group of broken pictures}. These are tried at every start.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -107,6 +108,7 @@ class _Known(BaseModel):
     whole: bool = True
     counts: dict[str, list[list[int]]] = Field(default_factory=dict)
     digests: dict[str, str] = Field(default_factory=dict)
+    broken: dict[str, list[int]] = Field(default_factory=dict)
 
     @property
     def headers(self) -> Headers:
@@ -150,6 +152,7 @@ class Index:
                     whole=found.whole,
                     counts={} if known is None else known.counts,
                     digests={} if known is None else known.digests,
+                    broken={} if known is None else known.broken,
                 )
             total += self._known[digest].headers
         return total
@@ -159,20 +162,40 @@ class Index:
 
         Raises Unreadable with all broken pictures.
         """
+        counts, broken = self.look(channels, size, decoders, rule)
+        require_whole(self.files.tree.path, list(broken.values()), channels, size)
+        return counts
+
+    def look(
+        self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS
+    ) -> tuple[Counts, dict[int, Broken]]:
+        """As `counts`, of the pictures that can be read, and {position: the picture} of the broken ones, in order."""
         self.shape()
         key = _key(channels, size, rule)
-        unknown = [digest for digest in self.groups if not self._is_whole(digest, key)]
+        broken: dict[int, Broken] = {}
+        unknown = []
+        for digest, group in self.groups.items():
+            if not self._is_whole(digest, key):
+                unknown.append(digest)
+            elif places := [group[place] for place in self._known[digest].broken.get(key, ())]:
+                files = self.files.at(places)
+                still = decoders.finish(decoders.begin(count_files, self.files.tree, files, channels, size, rule))[2]
+                if len(still) == len(places):
+                    broken |= dict(zip(places, still, strict=True))
+                else:  # another version of Pillow reads one of them
+                    unknown.append(digest)
         if unknown:
             self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
-        broken: list[Broken] = []
         saved = time.monotonic()
         try:
             found = self._counted(unknown, channels, size, decoders, rule)
             for done, (digest, counts, digests, names) in enumerate(found, 1):
-                broken += names
-                if not names:
-                    self._known[digest].counts[key] = counts.tolist()
-                    self._known[digest].digests[key] = base64.b64encode(digests.astype("<i8").tobytes()).decode()
+                reasons, group, known = dict(names), self.groups[digest], self._known[digest]
+                listed = [name for name, _, _ in self.files.at(group)]
+                found_here = [place for place, name in enumerate(listed) if name in reasons]
+                broken |= {group[place]: (listed[place], reasons[listed[place]]) for place in found_here}
+                known.counts[key], known.broken[key] = counts.tolist(), found_here
+                known.digests[key] = base64.b64encode(digests.astype("<i8").tobytes()).decode()
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save()
                     saved = time.monotonic()
@@ -181,14 +204,14 @@ class Index:
             if unknown:
                 self._save()  # an interrupted look goes on where it was
                 self.reporter.finish()
-        require_whole(self.files.tree.path, broken, channels, size)
         total = np.zeros((channels, 256), np.int64)
         for digest in self.groups:
             total += np.array(self._known[digest].counts[key], np.int64)
-        return total
+        return total, dict(sorted(broken.items()))
 
     def digests(self, channels: int, size: int, rule: Rule = AS_IT_IS) -> Labels:
-        """Return the digest of each picture, int64 [N] (`pictures.image_digests`), which `counts` has found."""
+        """Return the digest of each picture, int64 [N] (`pictures.image_digests`), which `look` has found; 0 of broken
+        ones."""
         key = _key(channels, size, rule)
         found = np.empty(len(self.files), np.int64)
         for digest, group in self.groups.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from dnas.errors import InputError, RunError
 from dnas.settings import CROP, PAD
 
 AS_IT_IS = Rule()
+_Out = TypeVar("_Out")
 
 
 def survey(tree: Tree, names: Sequence[str]) -> Headers:
@@ -42,6 +43,18 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
     """All pictures as one array [N, C, size, size].
 
     Raises Unreadable with all that are broken, and RunError where memory runs short.
+    """
+    pixels, broken = decode_readable(tree, names, channels, size, rule)
+    require_whole(tree.path, broken, channels, size)
+    return pixels
+
+
+def decode_readable(
+    tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS
+) -> tuple[Bytes, list[Broken]]:
+    """The pictures that can be read, as one array [M, C, size, size], and the broken ones.
+
+    Raises RunError where memory runs short.
     """
     require_tensor_fits(len(names), channels, size)
     with memory_for(len(names) * channels * size * size, images(len(names), channels, size), FEWER_IMAGES):
@@ -56,8 +69,12 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
 
         reasons = in_threads(fill, range(len(names)))
     broken = [(name, reason) for name, reason in zip(names, reasons, strict=True) if reason]
-    require_whole(tree.path, broken, channels, size)
-    return pixels
+    if broken:  # in place, as there may be no room for a second array
+        kept = [position for position, reason in enumerate(reasons) if not reason]
+        for place, position in enumerate(kept):
+            pixels[place] = pixels[position]
+        pixels = pixels[: len(kept)]
+    return pixels, broken
 
 
 def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
@@ -109,10 +126,25 @@ def count_files(
 
 def _read(opened: Callable[[], IO[bytes]], channels: int, size: int, rule: Rule) -> Bytes | str:
     """A picture as [C, size, size], or why it cannot be read."""
+    return tried(opened, lambda image: _square(image, channels, size, rule))
+
+
+def tried(opened: Callable[[], IO[bytes]], use: Callable[[Image.Image], _Out]) -> _Out | str:
+    """Return what becomes of a picture file, all of which must be readable, or why it is not.
+
+    Args:
+        opened: Opens the file.
+        use: Takes the picture and loads its pixels.
+    """
     stream = None
     try:
         stream = opened()
-        return _decoded(stream, channels, size, rule)
+        with Image.open(stream, formats=FORMATS) as image:
+            found = use(image)
+            kind = image.format
+        if kind in ("JPEG", "MPO"):
+            require_jpeg_end(stream)
+        return found
     except Exception as error:  # Pillow's decoders raise many types for a damaged file
         if is_short(error):
             raise
@@ -156,25 +188,27 @@ def square_picture(image: Image.Image, channels: int, size: int, rule: Rule = AS
         ) from None
 
 
-def _decoded(stream: IO[bytes], channels: int, size: int, rule: Rule) -> Bytes:
-    """A picture file as [C, size, size]."""
-    with Image.open(stream, formats=FORMATS) as image:
-        pixels = _square(image, channels, size, rule)
-        kind = image.format
-    if kind in ("JPEG", "MPO"):
-        require_jpeg_end(stream)
-    return pixels
-
-
 def _square(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
     """One picture as [C, size, size], by the rules of `splits`."""
+    return squared(upright(image, channels, rule), channels, size, rule)
+
+
+def upright(image: Image.Image, channels: int, rule: Rule) -> Image.Image:
+    """A picture in its own shape as it is seen: turned as its EXIF data say, of 8 bits, on white, in gray or RGB.
+
+    Raises what Pillow's decoders raise for a damaged file.
+    """
     stored = raw_mode(image)
     image.load()
     turn = _turn(image)
     image = _in_bytes(image, stored, rule)
     if turn is not None:
         image = image.transpose(Image.Transpose[turn])
-    image = on_white(image).convert("L" if channels == 1 else "RGB")
+    return on_white(image).convert("L" if channels == 1 else "RGB")
+
+
+def squared(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
+    """A picture of `upright` as [C, size, size]."""
     if rule.resize == PAD:
         return _padded(image, channels, size)
     width, height = image.size

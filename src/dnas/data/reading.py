@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,12 +15,13 @@ from dnas.data.decoders import Decoders
 from dnas.data.headers import Headers, Rule
 from dnas.data.index import Files, Index, index_file
 from dnas.data.memory import fit_in_memory, require_tensor_fits
-from dnas.data.pictures import decode, survey
+from dnas.data.pictures import decode_readable, survey
 from dnas.data.sources.listing import Listing
 from dnas.data.sources.registry import data_root
-from dnas.data.sources.samples import Counts
+from dnas.data.sources.samples import Counts, Labels
 from dnas.data.sources.tree import Tree
 from dnas.data.streaming import Streamed
+from dnas.data.unreadable import Broken, Unreadable, require_few
 from dnas.errors import InputError
 from dnas.reporter import Reporter
 from dnas.settings import CROP, Memory, Resize
@@ -36,12 +39,16 @@ class Pictures:
         counts: How often each value occurs in each channel [C, 256].
         rule: By which they became squares of bytes.
         headers: What they were before, where that was looked at.
+        kept: int64 [N], which pictures of the listing these are; None: all.
+        skipped: The others, which cannot be read.
     """
 
     images: Tensor | Streamed
     counts: Counts
     rule: Rule
     headers: Headers | None
+    kept: Labels | None = None
+    skipped: Sequence[Broken] = ()
 
 
 def read_pictures(
@@ -58,15 +65,16 @@ def read_pictures(
     memory: Memory,
     workers: int,
     reporter: Reporter | None,
+    skip_broken: bool,
 ) -> Pictures:
-    """The images of a listing.
+    """The images of a listing. Raises Unreadable for broken ones.
 
     Args:
         place: The data set, after which its index is named.
         tree: Where its pictures are, unless the listing says another.
         part: Which part of the data set they are.
         channels, size, rule: What they become, and how; by default as the pictures have it, and by `resize`.
-        data_dir, memory, workers, reporter: As of `splits.load_train`.
+        data_dir, memory, workers, reporter, skip_broken: As of `splits.load_train`.
     """
     tree = listing.tree or tree
     count = len(listing.names)
@@ -85,14 +93,37 @@ def read_pictures(
         require_no_workers(workers, str(tree.path))
         if not tree.held:
             require_tensor_fits(count, channels, size, ", or --data-memory stream")
-        images = torch.from_numpy(decode(tree, listing.names, channels, size, rule))
-        return Pictures(images, value_counts(images), rule, headers)
+        pixels, broken = decode_readable(tree, listing.names, channels, size, rule)
+        kept = _kept(tree.path, listing, part, broken, channels, size, skip_broken)
+        images = torch.from_numpy(pixels)
+        return Pictures(images, value_counts(images), rule, headers, kept, broken)
     require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
     decoders = Decoders(workers)
-    counts = index.counts(channels, size, decoders, rule)
+    counts, found = index.look(channels, size, decoders, rule)
     decoders.close()  # until batches are asked for, if they are
+    broken = list(found.values())
+    kept = _kept(tree.path, listing, part, broken, channels, size, skip_broken)
     digests = index.digests(channels, size, rule)
-    return Pictures(Streamed(index.files, channels, size, decoders, digests=digests, rule=rule), counts, rule, headers)
+    streamed = Streamed(index.files, channels, size, decoders, positions=kept, digests=digests, rule=rule)
+    return Pictures(streamed, counts, rule, headers, kept, broken)
+
+
+def _kept(
+    path: Path, listing: Listing, part: str, broken: Sequence[Broken], channels: int, size: int, skip_broken: bool
+) -> Labels | None:
+    """The positions of the readable pictures of a listing; None if all are. Raises Unreadable for more than may be."""
+    if not broken:
+        return None
+    if not skip_broken:
+        raise Unreadable(path, broken, channels, size)
+    require_few(path, broken, len(listing.names), part, channels, size)
+    names = {name for name, _ in broken}
+    kept = np.array([position for position, name in enumerate(listing.names) if name not in names], np.int64)
+    lost = np.setdiff1d(listing.labels, listing.labels[kept])
+    if part == "train" and len(lost):
+        remedy = f"no training image of the class {listing.classes[lost[0]]!r} is left: repair one, or remove the class"
+        raise Unreadable(path, broken, channels, size, remedy)
+    return kept
 
 
 def require_no_streaming(memory: Memory, workers: int, source: str) -> None:

@@ -49,10 +49,10 @@ from torch import Tensor
 from dnas.data.arrays import mean_std, resized_to, value_counts
 from dnas.data.headers import Headers, Rule
 from dnas.data.pictures import image_digests
-from dnas.data.reading import read_pictures, require_no_streaming
+from dnas.data.reading import Pictures, read_pictures, require_no_streaming
 from dnas.data.shares import stratified
 from dnas.data.sources.archive import open_tree
-from dnas.data.sources.listing import LeftOut
+from dnas.data.sources.listing import LeftOut, Listing, Reason
 from dnas.data.sources.protocol import Columns, Place
 from dnas.data.sources.registry import locate
 from dnas.data.sources.samples import Bytes, Labels
@@ -70,6 +70,7 @@ class Split:
 
     `left_out`: the files beside the images that were read, which belong to no split. `headers`: of training pictures,
     as they were before they became squares. `notes`: what else the user is told of how they were read, a line each.
+    `skipped`: images that belong to this split and cannot be read, by name, with the reason.
     """
 
     images: Tensor | Streamed
@@ -77,6 +78,7 @@ class Split:
     left_out: LeftOut = field(default_factory=LeftOut)
     headers: Headers | None = None
     notes: tuple[str, ...] = ()
+    skipped: tuple[Broken, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
@@ -161,6 +163,7 @@ def load_train(
     workers: int = 0,
     columns: Columns | None = None,
     reporter: Reporter | None = None,
+    skip_broken: bool = False,
 ) -> tuple[Split, DataInfo]:
     """The training split of `source` and what there is to know of the data set. Reads no test picture.
 
@@ -176,6 +179,7 @@ def load_train(
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
         columns: how a list of images is read; only for those.
         reporter: is told how far a first look at streamed pictures is.
+        skip_broken: goes on without pictures that cannot be read, if they are at most a tenth of the split.
 
     Raises:
         InputError: the source is unknown, damaged, unusable, or too large for this machine's memory.
@@ -184,6 +188,8 @@ def load_train(
         raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
     place = locate(source, data_dir, columns)
     how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
+    how["skip_broken"] = skip_broken
+    skipped: Sequence[Broken] = ()
     if pictures := place.source.pictures:
         tree = open_tree(place.path)
         listing = pictures(tree, "train", None)
@@ -191,7 +197,8 @@ def load_train(
         shape: dict[str, Any] = {"channels": channels, "size": image_size, "resize": resize}
         found = read_pictures(place.path, tree, listing, "train", **shape, **how)
         images, counts, rule, headers = found.images, found.counts, found.rule, found.headers
-        labels, classes, left_out, notes = listing.labels, listing.classes, listing.left_out, listing.notes
+        classes, notes = listing.classes, listing.notes
+        labels, left_out, skipped = _kept(listing, found)
     else:
         require_no_streaming(memory, workers, source)
         if resize not in (AUTO_RESIZE, CROP):
@@ -208,7 +215,17 @@ def load_train(
         counts = value_counts(images)
     mean, std = place.source.mean_std or mean_std(counts)
     facts = images.shape[1], images.shape[2], mean, std, place.source.mirrored, rule.resize, rule.values
-    return Split(images, torch.from_numpy(labels), left_out, headers, notes), DataInfo(source, classes, *facts)
+    split = Split(images, torch.from_numpy(labels), left_out, headers, notes, tuple(skipped))
+    return split, DataInfo(source, classes, *facts)
+
+
+def _kept(listing: Listing, found: Pictures) -> tuple[Labels, LeftOut, Sequence[Broken]]:
+    """The labels of the pictures that could be read; what is left out, those included that could not; and these."""
+    left_out = LeftOut()
+    left_out.include(listing.left_out)
+    for name, _ in found.skipped:
+        left_out.add(Reason.UNREADABLE, name.rpartition("/")[0] or ".", 1, [name])
+    return listing.labels if found.kept is None else listing.labels[found.kept], left_out, found.skipped
 
 
 def load_test(
@@ -220,12 +237,13 @@ def load_test(
     workers: int = 0,
     columns: Columns | None = None,
     reporter: Reporter | None = None,
+    skip_broken: bool = False,
     every: bool = False,
 ) -> Split:
     """The test split of `source`, in the classes, channels and size that `info` has from training.
 
     Args:
-        data_dir, memory, workers, columns, reporter: as of `load_train`.
+        data_dir, memory, workers, columns, reporter, skip_broken: as of `load_train`.
         every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
 
     Raises:
@@ -240,9 +258,11 @@ def load_test(
             listing, part = pictures(tree, "test", info.classes), "test"
         _require_labels_below(len(info.classes), listing.labels, place.path)
         how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
+        how["skip_broken"] = skip_broken
         shape: dict[str, Any] = {"channels": info.channels, "size": info.image_size, "rule": info.rule}
         found = read_pictures(place.path, tree, listing, part, **shape, **how)
-        return Split(found.images, torch.from_numpy(listing.labels), listing.left_out, notes=listing.notes)
+        labels, left_out, skipped = _kept(listing, found)
+        return Split(found.images, torch.from_numpy(labels), left_out, notes=listing.notes, skipped=tuple(skipped))
     require_no_streaming(memory, workers, source)
     arrays, labels = _arrays(place, "test")
     _require_labels_below(len(info.classes), labels, place.path)
@@ -265,23 +285,28 @@ def load_splits(
     workers: int = 0,
     columns: Columns | None = None,
     reporter: Reporter | None = None,
+    skip_broken: bool = False,
 ) -> tuple[Split, DataInfo, Split]:
     """The training split, what there is to know of the data set, and the test split: for what trains and tests.
 
     Both splits are held in the same way, and unreadable pictures of both are listed together.
 
     Args:
-        source, data_dir, image_size, resize, channels, memory, workers, columns, reporter: as of `load_train`.
+        source, data_dir, image_size, resize, channels, memory, workers, columns, reporter, skip_broken: as of
+            `load_train`.
 
     Raises:
         InputError: as `load_train` and `load_test`.
     """
     shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "columns": columns, "reporter": reporter}
+    shared["skip_broken"] = skip_broken
     try:
         train, info = load_train(
             source, image_size=image_size, resize=resize, channels=channels, memory=memory, **shared
         )
     except Unreadable as error:
+        if skip_broken:
+            raise
         others = _unreadable_test(source, error, memory=memory, **shared)
         raise Unreadable(error.path, [*error.broken, *others], error.channels, error.size) from None
     return train, info, load_test(source, info, memory=train.memory, **shared)

@@ -10,6 +10,7 @@ from typing import IO
 from dnas.errors import InputError
 
 SHOWN = 20
+MOST_SKIPPED = 0.1  # of the images of a split; where more are broken, something else is wrong than single files
 _TAIL = 16  # bytes; in no whole JPEG are so many zeros in place of its end
 _CHUNK = 2**20
 Broken = tuple[str, str]  # a picture's name below the folder of the data set, and why it cannot be read
@@ -22,11 +23,20 @@ class Unreadable(InputError):
         path: The folder or archive.
         broken: All of them.
         channels, size: What pictures were to become.
+        remedy: What to do.
     """
 
-    def __init__(self, path: Path, broken: Sequence[Broken], channels: int, size: int) -> None:
-        super().__init__(path, broken, channels, size)  # as they are, so that it can be sent between processes
+    def __init__(
+        self,
+        path: Path,
+        broken: Sequence[Broken],
+        channels: int,
+        size: int,
+        remedy: str = "remove or repair them, or go on without them by --skip-broken",
+    ) -> None:
+        super().__init__(path, broken, channels, size, remedy)  # so that it can be sent between processes
         self.path, self.broken, self.channels, self.size = path, list(broken), channels, size
+        self.remedy = remedy
 
     def __str__(self) -> str:
         shown = self.broken[:SHOWN]
@@ -37,10 +47,7 @@ class Unreadable(InputError):
         left = len(self.broken) - len(shown)
         more = f" and {left:,} more, which --debug lists" if left else ""
         images = "image" if len(self.broken) == 1 else "images"
-        return (
-            f"{len(self.broken):,} unreadable {images} in {str(self.path)!r}{common}: {names}{more}; "
-            "remove or repair them"
-        )
+        return f"{len(self.broken):,} unreadable {images} in {str(self.path)!r}{common}: {names}{more}; {self.remedy}"
 
     def lines(self) -> list[str]:
         """One line per picture."""
@@ -51,6 +58,16 @@ def require_whole(path: Path, broken: Sequence[Broken], channels: int, size: int
     """Raises Unreadable if there are broken pictures."""
     if broken:
         raise Unreadable(path, broken, channels, size)
+
+
+def require_few(path: Path, broken: Sequence[Broken], count: int, part: str, channels: int, size: int) -> None:
+    """Raises Unreadable if more than a tenth of the `count` pictures of a split are broken."""
+    if len(broken) > MOST_SKIPPED * count:
+        word = {"train": "training", "test": "test"}.get(part, "given")
+        share = f"{100 * len(broken) / count:.0f}% of the {word} images, where --skip-broken goes on without at most"
+        raise Unreadable(
+            path, broken, channels, size, f"these are {share} {100 * MOST_SKIPPED:.0f}%: remove or repair them"
+        )
 
 
 def require_jpeg_end(stream: IO[bytes]) -> None:

@@ -44,6 +44,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
             return _recorded(result, f"the data set {info.source} is not on this machine any more")
         columns = Columns(*(data.get(name, "") for name in ("image_column", "label_column", "root")))
         where: dict[str, Any] = {"data_dir": data.get("data_dir") or None, "columns": columns}
+        where["skip_broken"] = data.get("skip_broken", False)
         split = load_test(info.source, info, memory=data.get("memory", "auto"), **where)
     except InputError as error:
         return _recorded(result, str(error))

@@ -40,6 +40,7 @@ def evaluate(
     workers: int = 0,
     columns: Columns | None = None,
     reporter: Reporter | None = None,
+    skip_broken: bool = False,
 ) -> dict[str, Any]:
     """Test the trained network of a run folder on its own test images, or on those of another data set.
 
@@ -50,7 +51,8 @@ def evaluate(
     Args:
         path: The run folder.
         source, data_dir, image_size: Other data; by default those of the run.
-        device, memory, workers, columns, reporter: As of `load_test`; of the run's own list its columns by default.
+        device, memory, workers, columns, reporter, skip_broken: As of `load_test`; of the run's own list its columns by
+            default, and its own broken images are skipped if the run did.
 
     Returns:
         Accuracy, interval and counts, and those of each class (`accuracy.by_class`); `left_out`: how many images were
@@ -72,12 +74,13 @@ def evaluate(
     data_dir = data_dir or theirs.get("data_dir") or None
     if own and (columns is None or not columns.flags()):
         columns = Columns(*(theirs.get(name, "") for name in ("image_column", "label_column", "root")))
+    skip_broken = skip_broken or (own and bool(theirs.get("skip_broken", False)))
     check_device(device)
 
     def load(info: DataInfo) -> Split:
         every = record is not None or not own
         how: dict[str, Any] = {"memory": memory, "workers": workers, "columns": columns, "reporter": reporter}
-        return load_test(source, info, data_dir=data_dir, every=every, **how)
+        return load_test(source, info, data_dir=data_dir, every=every, skip_broken=skip_broken, **how)
 
     info = replace(info, source=source)
     tested, left_out = unseen(load, info, image_size or info.image_size, record)

@@ -54,7 +54,7 @@ def inherit(
     same = "source" not in data or same_data(data["source"], own.data.source)
     if same:
         require_there(run, own.data.source)
-        same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize")
+        same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize", "skip_broken")
         theirs |= {name: getattr(own.data, name) for name in same_reading}
     elif shape is not None:
         theirs["image_size"] = own.data.image_size

@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dnas.data.inspection import Inspection, inspect_data
 from dnas.data.overview import overview
 from dnas.data.sources.protocol import Columns
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
+from dnas.errors import calling
 from dnas.pipeline.config import Config, check_budget, draft, resolve
 from dnas.pipeline.machine import check_machine
+from dnas.pipeline.overrides import nested, typed
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
+from dnas.settings import AUTO_RESIZE, DataSettings
+from dnas.validation import checked
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
         "workers": data.workers,
         "columns": Columns(data.image_column, data.label_column, data.root),
         "reporter": reporter,
+        "skip_broken": data.skip_broken,
     }
 
 
@@ -91,3 +97,18 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     for run in runs:
         resolve(run, info, len(train), "", train.memory)
     return info
+
+
+def inspected(source: str, options: Mapping[str, Any], reporter: Reporter | None = None) -> Inspection:
+    """Look at a data set with the options of `dnas data`. Raises InputError."""
+    with calling(typed("train", options)):
+        given = nested("train", dict(options)).get("data", {})
+        data = checked(DataSettings, {"resize": AUTO_RESIZE, **given}, "data")
+    return inspect_data(
+        source,
+        data_dir=data.data_dir or None,
+        image_size=data.image_size or None,
+        resize=data.resize,
+        columns=Columns(data.image_column, data.label_column, data.root),
+        reporter=reporter,
+    )

@@ -39,6 +39,7 @@ from dnas.runtime.names import (
     ORIGIN_IMAGES_FILE,
     RESULT_FILE,
     SEARCH_STAGE,
+    SKIPPED_FILE,
     TRAIN_STAGE,
     TRAINING_IMAGES_FILE,
 )
@@ -121,7 +122,7 @@ def _begin(
             origin.keep(begun_with, folder)
         # Last: a folder is a run folder from the moment that it has a config.toml.
         folder.write_config(config.to_toml())
-        _keep_training_images(folder, data)
+        _keep_images(folder, data)
         distributed.wait()
         session = Session(folder, config.to_toml(), reporter, execution)
         session.say(f"{path}: {config.command}, preset {config.preset}, seed {config.seed}")
@@ -153,11 +154,21 @@ def _originated(
     return config.model_copy(update={"origin": known}), rest
 
 
-def _keep_training_images(folder: RunFolder, data: Data) -> None:
-    if folder.writes:
-        record = TrainingImages.of(data.train, data.info)
-        before = read_training_images(folder.path, ORIGIN_IMAGES_FILE)
-        folder.write_bytes(TRAINING_IMAGES_FILE, record.joined(before).to_bytes())
+def _keep_images(folder: RunFolder, data: Data) -> None:
+    """Write down what is trained on, and what cannot be read."""
+    if not folder.writes:
+        return
+    splits = {"train": data.train, "test": data.test}
+    skipped = [
+        {"split": part, "file": name, "reason": reason}
+        for part, split in splits.items()
+        for name, reason in (() if split is None else split.skipped)
+    ]
+    if skipped:
+        folder.write_json(SKIPPED_FILE, skipped)
+    record = TrainingImages.of(data.train, data.info)
+    before = read_training_images(folder.path, ORIGIN_IMAGES_FILE)
+    folder.write_bytes(TRAINING_IMAGES_FILE, record.joined(before).to_bytes())
 
 
 def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
@@ -209,7 +220,7 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
             )
         data = origin.without_seen(data, read_training_images(path, ORIGIN_IMAGES_FILE))
         if record is None:
-            _keep_training_images(folder, data)  # begun by an earlier version, or stopped before it was written
+            _keep_images(folder, data)  # begun by an earlier version, or stopped before it was written
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):

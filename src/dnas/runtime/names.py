@@ -6,6 +6,7 @@ PRIOR_FILE = "prior.json"  # what candidates of the finals were drawn from
 DRAWING_FILE = "architecture.svg"
 PARAMETERS_FILE = "architecture_parameters.safetensors"  # alpha, beta, gamma at the end of a search
 TRAINING_IMAGES_FILE = "training_images.safetensors"  # a digest of each image that was trained on
+SKIPPED_FILE = "skipped_images.json"  # those that --skip-broken left out, with the reason; where there are some
 MODEL_FILE = "model.safetensors"
 ORIGIN_FILE = "origin.safetensors"  # the trained network of another run, with whose weights a training began
 ORIGIN_IMAGES_FILE = "origin_images.safetensors"  # a digest of each image that it had been trained on

@@ -48,5 +48,8 @@ class DataSettings(Settings):
     workers: int = Field(
         0, ge=0, le=1024, description="processes that decode what is streamed; 0: as many as torch has threads"
     )
+    skip_broken: bool = Field(
+        False, description="go on without images that cannot be read, if they are at most a tenth of a split"
+    )
     train_images: int = Field(0, ge=0)
     fingerprint: str = ""

@@ -18,6 +18,8 @@ Most checks take
 - `mapping`: one that it claims; its default unless given;
 - `options`: those that keep its search small, e.g. `{"population": 4}` where it judges a thousand architectures by
   default, and settings by the name `search.NAME`.
+
+`check_source` is the contract of a kind of data set.
 """
 
 from dnas.testing.behaviour import check_cost as check_cost
@@ -65,5 +67,6 @@ from dnas.testing.record import Options as Options
 from dnas.testing.record import Record as Record
 from dnas.testing.record import Recorder as Recorder
 from dnas.testing.record import search as search
+from dnas.testing.sources import check_source as check_source
 from dnas.testing.whole_run import check_pipeline as check_pipeline
 from dnas.testing.whole_run import check_reads_no_test_images as check_reads_no_test_images

@@ -173,7 +173,7 @@ class _Names:
         """The content, from the folder on that holds all that could be used: nobody could name one in an archive."""
         for name in self.sizes.keys() & self.folders.keys():
             raise InputError(f"{str(self.path)!r} has {name!r} as a file and as a folder; pack it again")
-        top, beside = "", list[Entry]()
+        top, beside = "", list[tuple[Entry, str]]()
         while True:
             shown = [entry for entry in self.folders[top].values() if not is_hidden(entry.name)]
             inner = [entry.name for entry in shown if entry.folder]
@@ -182,13 +182,18 @@ class _Names:
             below = self.folders[_joined(top, inner[0])]
             if not any(entry.folder or _is_list_or_array(entry.name) for entry in below.values()):
                 break  # one class folder, or images and no classes
-            beside += [entry for entry in self.folders[top].values() if entry.name != inner[0]]
+            others = [entry for entry in self.folders[top].values() if entry.name != inner[0]]
+            beside += [(entry, _joined(top, entry.name)) for entry in others]
             top = _joined(top, inner[0])
         folders = {name: list(entries.values()) for name, entries in self.folders.items()}
         sizes = self.sizes
         if top:
             folders = {name[len(top) + 1 :]: found for name, found in folders.items() if name.startswith(top + "/")}
-            folders[""] = [*beside, *self.folders[top].values()]
+            folders[""] = [*(entry for entry, _ in beside), *self.folders[top].values()]
+            for entry, place in beside:
+                for name, inside in self.folders.items():
+                    if f"{name}/".startswith(f"{place}/"):
+                        folders.setdefault(entry.name + name[len(place) :], list(inside.values()))
             sizes = {name[len(top) + 1 :]: size for name, size in sizes.items() if name.startswith(top + "/")}
         return _Content(sizes, folders, read, top and top + "/")
 

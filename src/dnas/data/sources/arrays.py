@@ -11,7 +11,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -243,13 +243,13 @@ def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
     tree = arrays.tree
     files = [name for name in top_files(tree) if name.lower().endswith(".npy")]
     told: dict[tuple[str, str], str] = {}
-    left_out = _beside(tree, len(files))
+    left_out = _beside(tree, files)
     for file in files:
         key = _told(file)
         if key in told:
             raise InputError(f"{told[key]} and {file} in {str(tree.path)!r} are both {key[1]}; rename or remove one")
         if key is None:
-            left_out.add(Reason.ARRAYS, file)
+            left_out.add(Reason.ARRAYS, file, 1, [file])
         else:
             told[key] = file
     whole = "train" if ("train", "images") in told else ""
@@ -268,25 +268,21 @@ def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
         elif images:
             parts["test"] = _Part(images, labels)
         elif labels:
-            left_out.add(Reason.ARRAYS, labels)
+            left_out.add(Reason.ARRAYS, labels, 1, [labels])
     for file in told.values():
-        left_out.add(Reason.ARRAYS, file)
+        left_out.add(Reason.ARRAYS, file, 1, [file])
     return parts, left_out
 
 
-def _beside(tree: Tree, arrays: int) -> LeftOut:
-    """The files that are none of so many arrays."""
+def _beside(tree: Tree, files: Sequence[str]) -> LeftOut:
+    """The files that are none of these arrays."""
     if isinstance(tree, Folder) and tree.only:
         return LeftOut()
     below = look_below(tree, "")
     left_out = below.left_out
-    others = left_out.counts[Reason.NOT_IMAGES]
-    others[".npy"] -= arrays
-    left_out.counts[Reason.NOT_IMAGES] = +others
-    if not left_out.counts[Reason.NOT_IMAGES]:
-        del left_out.counts[Reason.NOT_IMAGES]
+    left_out.take_back(files)
     for name in below.names:
-        left_out.add(Reason.UNLISTED, name.rpartition("/")[0] or ".")
+        left_out.add(Reason.UNLISTED, name.rpartition("/")[0] or ".", 1, [name])
     return left_out
 
 

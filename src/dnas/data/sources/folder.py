@@ -191,7 +191,8 @@ def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: s
         level = look(tree, folder)
         left_out.include(level.left_out)
         if level.images:
-            left_out.add(Reason.LOOSE, folder or ".", len(level.images))
+            prefix = f"{folder}/" if folder else ""
+            left_out.add(Reason.LOOSE, folder or ".", len(level.images), (prefix + name for name in level.images))
     if part != "train" or layout.test is None:
         return
     used = {layout.train.split("/")[0], layout.test.split("/")[0]}
@@ -200,7 +201,7 @@ def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: s
             unread = Reason.UNLABELED if folder in layout.unlabeled else Reason.BESIDE
             reason = Reason.VALIDATION if folder in layout.validation else unread
             below = look_below(tree, folder)
-            left_out.add(reason, folder, len(below.names))
+            left_out.add(reason, folder, len(below.names), below.names)
             left_out.include(below.left_out)
 
 

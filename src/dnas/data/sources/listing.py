@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 from dnas.data.sources.samples import Labels
 from dnas.data.sources.tree import Tree, is_hidden
@@ -17,6 +19,7 @@ from dnas.errors import InputError
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 5  # items of one reason
+EXAMPLES = 3  # files of one reason
 
 
 class Reason(Enum):
@@ -28,6 +31,7 @@ class Reason(Enum):
     LOOSE = "loose"
     UNLISTED = "unlisted"
     REPEATED = "repeated"
+    UNREADABLE = "unreadable"
     ARRAYS = "arrays"
     NOT_IMAGES = "not images"
     LINKS = "links"
@@ -41,22 +45,56 @@ class LeftOut:
     Attributes:
         counts: By reason, how many files (of hidden ones and links: entries) each item stands for. An item is a folder,
             the ending of a name, or a name.
+        examples: By reason, the first few files, or entries, below the data set's folder.
+        closed: Hidden folders, which are one entry each: what lies in them was not looked at.
     """
 
     counts: dict[Reason, Counter[str]] = field(default_factory=dict)
+    examples: dict[Reason, list[str]] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
 
-    def add(self, reason: Reason, item: str, count: int = 1) -> None:
+    def add(self, reason: Reason, item: str, count: int = 1, examples: Iterable[str] = ()) -> None:
         """Count `count` more files."""
         self.counts.setdefault(reason, Counter())[item] += count
+        self._show(reason, examples)
 
     def include(self, other: LeftOut) -> None:
         """Count the files of another one, too."""
         for reason, items in other.counts.items():
             self.counts.setdefault(reason, Counter()).update(items)
+            self._show(reason, other.examples.get(reason, ()))
+        self.closed.extend(other.closed)
+
+    def take_back(self, names: Iterable[str]) -> None:
+        """Files that are no images, and are used all the same."""
+        names = set(names)
+        endings = Counter(os.path.splitext(name)[1].lower() for name in names)  # noqa: PTH122
+        rest = self.counts.pop(Reason.NOT_IMAGES, Counter()) - endings
+        shown = [name for name in self.examples.pop(Reason.NOT_IMAGES, []) if name not in names]
+        if rest:
+            self.counts[Reason.NOT_IMAGES], self.examples[Reason.NOT_IMAGES] = rest, shown
+
+    def _show(self, reason: Reason, examples: Iterable[str]) -> None:
+        shown = self.examples.setdefault(reason, [])
+        shown.extend(islice(examples, EXAMPLES - len(shown)))
 
     def lines(self) -> list[str]:
         """One line per reason."""
-        return [_TEXTS[reason](self.counts[reason]) for reason in Reason if reason in self.counts]
+        return [self.line(reason) for reason in self.reasons()]
+
+    def line(self, reason: Reason) -> str:
+        return _TEXTS[reason](self.counts[reason])
+
+    def reasons(self) -> list[Reason]:
+        """Those that there are, in their order."""
+        return [reason for reason in Reason if reason in self.counts]
+
+    def files(self, reason: Reason, tree: Tree) -> int:
+        """How many files are left out for a reason, those in closed folders counted one by one."""
+        count = self.counts[reason].total()
+        if reason is Reason.LINKS:
+            return 0  # what they lead to lies elsewhere
+        return count + sum(files_in(tree, folder) - 1 for folder in self.closed if reason is Reason.HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -119,23 +157,26 @@ def look(tree: Tree, folder: str = "", *, follow: bool = True) -> Level:
     folders: list[str] = []
     left_out = LeftOut()
     try:
-        for name, is_folder, is_link in tree.scan(folder):
+        for name, is_folder, is_link in sorted(tree.scan(folder)):
+            path = f"{folder}/{name}" if folder else name
             if is_hidden(name):
-                left_out.add(Reason.HIDDEN, _hidden(name))
+                left_out.add(Reason.HIDDEN, _hidden(name), 1, [path])
+                if is_folder:
+                    left_out.closed.append(path)
             elif is_folder:
                 if follow or not is_link:
                     folders.append(name)
                 else:
-                    left_out.add(Reason.LINKS, folder)
+                    left_out.add(Reason.LINKS, folder, 1, [path])
             elif name.lower().endswith(ENDINGS):
                 images.append(name)
             else:
-                left_out.add(Reason.NOT_IMAGES, os.path.splitext(name)[1].lower())  # noqa: PTH122
+                left_out.add(Reason.NOT_IMAGES, os.path.splitext(name)[1].lower(), 1, [path])  # noqa: PTH122
     except OSError as error:
         raise InputError(
             f"the folder {str(tree.path / folder)!r} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    return Level(sorted(images), sorted(folders), left_out)
+    return Level(images, folders, left_out)
 
 
 def top_files(tree: Tree) -> list[str]:
@@ -161,6 +202,22 @@ def look_below(tree: Tree, folder: str) -> Below:
     return Below(sorted(names), len(top.images), top.folders, left_out)
 
 
+def files_in(tree: Tree, folder: str) -> int:
+    """How many files lie anywhere below a folder, of any kind; linked folders are not followed."""
+    count, coming = 0, [folder]
+    while coming:
+        place = coming.pop()
+        try:
+            for name, is_folder, is_link in tree.scan(place):
+                if not is_folder:
+                    count += 1
+                elif not is_link:
+                    coming.append(f"{place}/{name}" if place else name)
+        except OSError:  # no permission, or a link that leads nowhere
+            continue
+    return count
+
+
 def subfolders(tree: Tree, folder: str = "") -> list[str]:
     """The folders directly in a folder, sorted. Raises InputError if a name is not UTF-8."""
     names = look(tree, folder).folders
@@ -177,9 +234,9 @@ def _hidden(name: str) -> str:
     return f".*{os.path.splitext(name)[1]}" if name.lower().endswith(ENDINGS) else name  # noqa: PTH122
 
 
-def many(count: int, what: str) -> str:
-    """A number with its noun: "1 image", "1,200 images"."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def many(count: int, what: str, several: str = "") -> str:
+    """A number with its noun: "1 image", "1,200 images". `several`: the plural, where it has no mere s."""
+    return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
 def _listed(texts: list[str]) -> str:
@@ -226,6 +283,10 @@ def _repeated(items: Counter[str]) -> str:
     return f"repeated rows: {_by_folder(items)}"
 
 
+def _unreadable(items: Counter[str]) -> str:
+    return f"unreadable images, by --skip-broken: {_by_folder(items)}"
+
+
 def _arrays(items: Counter[str]) -> str:
     return f"arrays that are neither images nor labels: {_listed(sorted(items))}"
 
@@ -252,6 +313,7 @@ _TEXTS = {
     Reason.LOOSE: _loose,
     Reason.UNLISTED: _unlisted,
     Reason.REPEATED: _repeated,
+    Reason.UNREADABLE: _unreadable,
     Reason.ARRAYS: _arrays,
     Reason.NOT_IMAGES: _not_images,
     Reason.LINKS: _links,

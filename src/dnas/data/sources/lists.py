@@ -6,7 +6,6 @@ So are the image folders of Hugging Face, with a metadata.csv or metadata.jsonl 
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -238,7 +237,7 @@ def _once(rows: list[tuple[Row, str, str, str]], where: str, left_out: LeftOut) 
                 f"{row.image!r} is {first!r} in line {other.line} and {second!r} in line {row.line} of {where!r}; "
                 "remove one"
             )
-        left_out.add(Reason.REPEATED, posixpath.basename(file))
+        left_out.add(Reason.REPEATED, posixpath.basename(file), 1, [name])
     return parts
 
 
@@ -256,14 +255,10 @@ def _leave_out(left_out: LeftOut, tree: Tree, files: list[_File], used: set[str]
     left_out.include(below.left_out)
     for name in below.names:
         if name not in used:
-            left_out.add(Reason.UNLISTED, posixpath.dirname(name) or ".")
-    others: Counter[str] = Counter(posixpath.splitext(file.name)[1].lower() for file in files)
-    for name in used:
-        if not is_picture(name) and _is_there(tree, name):  # an image by another name than images usually have
-            others[posixpath.splitext(name)[1].lower()] += 1
-    rest = left_out.counts.pop(Reason.NOT_IMAGES, Counter()) - others
-    if rest:
-        left_out.counts[Reason.NOT_IMAGES] = rest
+            left_out.add(Reason.UNLISTED, posixpath.dirname(name) or ".", 1, [name])
+    # An image by another name than images usually have.
+    odd = [name for name in used if not is_picture(name) and _is_there(tree, name)]
+    left_out.take_back([*(file.name for file in files), *odd])
 
 
 def _is_there(tree: Tree, name: str) -> bool:

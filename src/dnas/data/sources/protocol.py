@@ -41,7 +41,7 @@ class Source:
     """One kind of data set: how it is told, and how it is read. It gives either `arrays` or `pictures`.
 
     A file in this folder lists its own as `SOURCES`; a package gives one by an entry point of the group
-    `dnas.sources`. Nothing else names them.
+    `dnas.data_sources` that has the name of its kind. Nothing else names them.
 
     Attributes:
         kind: What messages call it.

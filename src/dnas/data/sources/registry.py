@@ -8,24 +8,35 @@ import sys
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from dnas.data.sources.archive import open_tree
 from dnas.data.sources.protocol import Columns, Named, Place, Source
 from dnas.data.sources.tree import is_dir, is_file
-from dnas.errors import InputError, did_you_mean
+from dnas.errors import InputError, did_you_mean, shown
+from dnas.plugins import from_packages
+
+GROUP = "dnas.data_sources"  # of entry points
 
 
 @cache
 def sources() -> tuple[Source, ...]:
-    """Every kind of data set, in the order of its rank: the `SOURCES` of this folder's files, then other packages'."""
+    """Every kind of data set, in the order of its rank: the `SOURCES` of this folder's files, then other packages'.
+
+    Raises InputError if a package gives one that has the kind of another, or is none.
+    """
     assert __package__
     modules = [
         import_module(f"{__package__}.{m.name}") for m in pkgutil.iter_modules(sys.modules[__package__].__path__)
     ]
     found: list[Source] = [source for module in modules for source in getattr(module, "SOURCES", ())]
-    found += [entry.load() for entry in entry_points(group="dnas.sources")]
+    for name, source in from_packages(GROUP, (source.kind for source in found), "data source").items():
+        if not isinstance(source, Source) or source.kind != name:
+            raise InputError(
+                f"the entry point {name!r} of the group {GROUP!r} must be a dnas.data.sources.protocol.Source of the "
+                f"kind {name!r}, got {shown(source)}; repair or remove the package that has it"
+            )
+        found.append(source)
     return tuple(sorted(found, key=lambda source: source.rank))
 
 
@@ -105,7 +116,7 @@ def _lying_at(source: str) -> Place:
     if found is None:
         raise InputError(
             f"--data {source!r} is a file that cannot be used; give a folder of images, an archive of one (.zip, .tar, "
-            ".tar.gz), a list of images (.csv, .tsv, .jsonl) or arrays (.npz)"
+            ".tar.gz), a list of images (.csv, .tsv, .jsonl), arrays (.npz) or shards (.parquet, .arrow)"
         )
     return Place(found, folder)
 
