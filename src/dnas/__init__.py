@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
+    from dnas.api import export as export
     from dnas.api import load as load
     from dnas.api import resume as resume
     from dnas.api import run as run
@@ -39,6 +40,7 @@ _HOME = {
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
     "build": "dnas.network.network",
+    "export": "dnas.api",
     "get_method": "dnas.methods.registry",
     "list_methods": "dnas.methods.registry",
     "load": "dnas.api",
