@@ -57,7 +57,10 @@ def export(
 def predict(
     network: Annotated[str, Parameter(help="A run folder, a folder of `dnas export`, or an ONNX file of it.")],
     pictures: Annotated[
-        list[str], Parameter(help="Pictures, folders of them, or - for a list of files on stdin, one a line.")
+        list[str],
+        Parameter(
+            allow_leading_hyphen=True, help="Pictures, folders of them, or - for a list of files on stdin, one a line."
+        ),
     ],
     /,
     *,

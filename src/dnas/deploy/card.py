@@ -22,7 +22,8 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
     Args:
         record: The content of export.json.
     """
-    info, low, high = trained.info, *record["test_interval"]
+    info = trained.info
+    low, high = record["test_interval"]
     color = "gray" if info.channels == 1 else "RGB"
     lines = [
         f"# {record['name']}",
@@ -35,14 +36,14 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
         f"Trained on `{record['data']}`, {len(info.classes)} classes"
         + (f": {', '.join(info.classes)}." if len(info.classes) <= CLASSES else ", listed in `preprocess.json`."),
         "",
-        f"Images are {color}, {RESIZE[info.resize].format(size=info.image_size)}, then `(x / 255 - mean) / std` with the",
-        "numbers of `preprocess.json`. `preprocess.py` does this, and turns pictures as EXIF tells and lays transparent",
-        "ones on white; it needs numpy and Pillow.",
+        f"Images are {color}, {RESIZE[info.resize].format(size=info.image_size)}, then",
+        "`(x / 255 - mean) / std` with the numbers of `preprocess.json`. `preprocess.py` does this, turns pictures as",
+        "EXIF tells, and lays transparent ones on white; it needs numpy and Pillow.",
         "",
         "## Accuracy",
         "",
-        f"On {record['test_images']:,} test images that it was not trained on: {record['test_accuracy']:.4f} in torch (95 % "
-        f"interval {low:.4f} to {high:.4f}).",
+        f"On {record['test_images']:,} test images that it was not trained on: {record['test_accuracy']:.4f} in torch",
+        f"(95 % interval {low:.4f} to {high:.4f}).",
         "Each file was run on these images after it was written, in a process without dnas, on a CPU with one thread.",
         "`agreement` is the share of answers that are torch's; `latency` is of one image.",
         "",
@@ -51,7 +52,7 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
         *(_row(row) for row in record["exports"]),
         "",
         *(
-            f"`{row['file']}` is {100 * row['accuracy_lost']:+.2f} percentage points below torch.\n"
+            f"`{row['file']}` loses {100 * row['accuracy_lost']:.2f} percentage points against torch.\n"
             for row in record["exports"]
             if "accuracy_lost" in row and not row["exact"]
         ),

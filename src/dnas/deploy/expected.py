@@ -30,8 +30,8 @@ class Expected:
         """From the content of preprocess.json. Raises InputError, naming where it stands, when it is damaged."""
         try:
             rule = Rule(facts["resize"], tuple(facts["values"]))
-            numbers = (tuple(map(float, facts[name])) for name in ("mean", "std"))
-            return cls(tuple(facts["classes"]), int(facts["channels"]), int(facts["image_size"]), *numbers, rule)
+            mean, std = (tuple(map(float, facts[name])) for name in ("mean", "std"))
+            return cls(tuple(facts["classes"]), int(facts["channels"]), int(facts["image_size"]), mean, std, rule)
         except (KeyError, TypeError, ValueError, AssertionError):
             raise InputError(f"{where} does not tell what it expects of pictures; export it again") from None
 

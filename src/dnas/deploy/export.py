@@ -20,7 +20,7 @@ from dnas.data.augment import normalise
 from dnas.data.splits import DataInfo, load_train
 from dnas.deploy import measure
 from dnas.deploy.card import card
-from dnas.deploy.protocol import Exported, Floats, Format, require
+from dnas.deploy.protocol import Exported, Floats, Format, require_packages
 from dnas.deploy.registry import get_formats
 from dnas.disk import read_json, write_atomically
 from dnas.errors import InputError
@@ -74,7 +74,7 @@ def export(
     reporter = reporter or Silent()
     chosen = get_formats(formats)
     for form in chosen:
-        require(form.packages, f"--format {form.name}")
+        require_packages(form)
     trained = load_trained(run)
     for form in chosen:
         if objection := form.objection(trained):
@@ -134,17 +134,15 @@ def export(
 
 def _written(form: Format, exported: Exported, folder: Path, tests: measure.TestImages, place: Path) -> dict[str, Any]:
     """One row of export.json: the format is written, run and compared."""
-    before = set(folder.iterdir())
     facts = form.write(exported, folder)
-    files = sorted(path.name for path in folder.iterdir() if path not in before)
     row = {
         "format": form.name,
         "title": form.title,
         "file": form.file,
-        "files": [form.file, *(name for name in files if name != form.file)],
+        "files": list(form.files),
         "exact": form.exact,
         "usage": form.usage,
-        "bytes": sum((folder / name).stat().st_size for name in files),
+        "bytes": sum((folder / name).stat().st_size for name in form.files),
         **facts,
     }
     if form.opening:

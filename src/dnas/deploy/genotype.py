@@ -17,7 +17,7 @@ class Genotype(Format):
 
     name = "darts"
     title = "genotype of DARTS, without weights"
-    file = "genotype.txt"
+    files = ("genotype.txt",)
 
     def objection(self, trained: Trained) -> str | None:
         if not isinstance(trained.subject, Architecture):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dnas.data.splits import DataInfo, Split
 from dnas.deploy.protocol import Floats, Format
@@ -39,9 +40,7 @@ class TestImages:
 
 def write_pixels(split: Split, path: Path) -> None:
     """All images of a split as a .npy file, a batch at a time."""
-    import torch
-
-    out = np.lib.format.open_memmap(path, "w+", np.uint8, tuple(split.images.shape))  # type: ignore[no-untyped-call]
+    out = np.lib.format.open_memmap(path, "w+", np.uint8, tuple(split.images.shape))
     for indices in torch.split(torch.arange(len(split)), TEST_BATCH):
         out[indices.numpy()] = split.batch(indices).numpy()
     out.flush()

@@ -41,11 +41,11 @@ class OnnxFile(Format):
 
     name = "onnx"
     title = f"ONNX, float32, opset {OPSET}"
-    file = "model.onnx"
+    files = ("model.onnx",)
     packages = ("onnx", "onnxscript", "onnxruntime")
     without = ("dnas", "torch")
-    opening = RUNTIME.format(file=file)
-    usage = USAGE.format(file=file)
+    opening = RUNTIME.format(file=files[0])
+    usage = USAGE.format(file=files[0])
 
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
         (folder / self.file).write_bytes(onnx_bytes(exported))
@@ -72,7 +72,7 @@ def onnx_bytes(exported: Exported) -> bytes:
 
 
 def with_facts(model: Any, exported: Exported) -> bytes:
-    """An ONNX model as bytes, with what its user must know, and without the exporter's notes on where nodes are from."""
+    """An ONNX model as bytes, with what its user must know, and without notes on where its nodes are from."""
     for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output, model.graph):
         del part.metadata_props[:]
         part.doc_string = ""

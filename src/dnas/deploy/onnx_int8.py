@@ -17,17 +17,16 @@ class OnnxInt8(Format):
 
     name = "onnx-int8"
     title = f"ONNX, int8 per channel, calibrated on training images, opset {OPSET}"
-    file = "model.int8.onnx"
+    files = ("model.int8.onnx",)
     packages = ("onnx", "onnxscript", "onnxruntime")
     exact = False
     without = ("dnas", "torch")
-    opening = RUNTIME.format(file=file)
-    usage = USAGE.format(file=file)
+    opening = RUNTIME.format(file=files[0])
+    usage = USAGE.format(file=files[0])
 
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
         import onnx
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        from onnxruntime import quantization as ort  # type: ignore[import-untyped,unused-ignore]
 
         images = 0
 
@@ -50,12 +49,10 @@ class OnnxInt8(Format):
             with tempfile.TemporaryDirectory() as place:
                 plain, fused, quantized = (Path(place) / f"{name}.onnx" for name in ("plain", "fused", "quantized"))
                 plain.write_bytes(onnx_bytes(exported))
-                quant_pre_process(plain, fused, skip_symbolic_shape=True)
-                quantize_static(
-                    fused, quantized, Reader(exported.calibration()), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-                    calibrate_method=CalibrationMethod.MinMax,
-                )  # fmt: skip
+                ort.shape_inference.quant_pre_process(plain, fused, skip_symbolic_shape=True)
+                int8 = {"activation_type": ort.QuantType.QInt8, "weight_type": ort.QuantType.QInt8}
+                how = {"quant_format": ort.QuantFormat.QDQ, "calibrate_method": ort.CalibrationMethod.MinMax}
+                ort.quantize_static(fused, quantized, Reader(exported.calibration()), per_channel=True, **int8, **how)
                 model = onnx.load(quantized)
         finally:
             root.setLevel(level)

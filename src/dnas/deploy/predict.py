@@ -79,7 +79,7 @@ def open_predictor(path: str | Path) -> Predictor:
 
 def _of_onnx(path: Path) -> Predictor:
     try:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped,unused-ignore]
     except ModuleNotFoundError:
         raise InputError(f"{path} needs onnxruntime, which is not installed: pip install 'dnas[export]'") from None
     try:
@@ -121,7 +121,7 @@ def predict(predictor: Predictor, pictures: Iterable[str], top: int) -> Iterator
 
 
 def _answered(predictor: Predictor, waiting: list[Answer], pixels: list[Bytes], top: int) -> Iterator[Answer]:
-    rows = iter(predictor.probabilities(pixels) if pixels else ())
+    rows: Iterator[Any] = iter(predictor.probabilities(pixels) if pixels else ())
     for answer in waiting:
         if answer.problem:
             yield answer

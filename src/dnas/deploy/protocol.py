@@ -17,12 +17,13 @@ import torch
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, first_line
 from dnas.pipeline.model import Trained
+from dnas.space.architecture import Architecture
 
 Floats = npt.NDArray[np.float32]
-EXTRA = "pip install 'dnas[export]'"
 PREPROCESS_FORMAT = "dnas-preprocess/1"
 # The name of the input and of the output, in formats that name them.
 INPUT, OUTPUT = "images", "logits"
+NOISE = "noise"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,19 +63,21 @@ class Format(ABC):
     Attributes:
         name: As `--format` has it.
         title: What is written, for the model card.
-        packages: What must be importable here; all are of the extra `dnas[export]`.
+        packages: What must be importable here.
+        install: The command that installs them.
         exact: Its answers must be those of torch; if not, the loss of accuracy is reported.
         without: Packages that it is run without.
         opening: Python that is run in the folder and defines `answer`: normalized images, a float32 array
             [B, C, S, S], → logits. One thread. Empty for a format that computes nothing.
         usage: Five lines or fewer of Python, to be run in the folder, which print the class of picture.png.
-        file: The name of its main file.
+        files: The names of what is written, the main file first.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    file: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
     packages: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = "pip install 'dnas[export]'"
     exact: ClassVar[bool] = True
     without: ClassVar[tuple[str, ...]] = ("dnas",)
     opening: ClassVar[str] = ""
@@ -82,14 +85,18 @@ class Format(ABC):
 
     def objection(self, trained: Trained) -> str | None:
         """Why this network cannot be written so, as the end of a sentence; or None."""
+        if isinstance(trained.subject, Architecture) and trained.subject.count(NOISE):
+            return "it has the operation noise of space s4, by which answers depend on what else is in a batch"
         return None
 
     @abstractmethod
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
-        """Write the network into a folder, and return what there is to know of it, such as an opset, as JSON.
+        """Write the network into a folder, and return what there is to know of it, such as an opset, as JSON."""
 
-        `file` must be among the files that are written.
-        """
+    @property
+    def file(self) -> str:
+        """The main file."""
+        return self.files[0]
 
 
 def facts_of(info: DataInfo) -> dict[str, Any]:
@@ -106,14 +113,14 @@ def facts_of(info: DataInfo) -> dict[str, Any]:
     }
 
 
-def require(packages: tuple[str, ...], what: str) -> None:
-    """Raises InputError naming a package that is missing, and the command that installs it."""
-    for package in packages:
+def require_packages(form: Format) -> None:
+    """Raises InputError naming a package of a format that is missing, and the command that installs it."""
+    for package in form.packages:
         try:
             import_module(package)
         except ModuleNotFoundError:
-            raise InputError(f"{what} needs {package}, which is not installed: {EXTRA}") from None
+            raise InputError(f"--format {form.name} needs {package}, which is not installed: {form.install}") from None
         except (ImportError, OSError, RuntimeError) as error:
             raise InputError(
-                f"{what} needs {package}, which cannot be imported ({first_line(error)}): {EXTRA}"
+                f"--format {form.name} needs {package}, which cannot be imported ({first_line(error)}): {form.install}"
             ) from None

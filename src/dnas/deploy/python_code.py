@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from dnas.deploy.protocol import Exported, Format
 from dnas.deploy.source_code import network_code
 from dnas.runtime.names import MODEL_FILE
+
+CODE_FILE = "model.py"
 
 
 class PythonCode(Format):
@@ -19,7 +22,7 @@ class PythonCode(Format):
 
     name = "python"
     title = "Python source of the network for torch, and its weights"
-    file = "model.py"
+    files = (CODE_FILE, MODEL_FILE)
     opening = """
 import torch
 from model import load
@@ -41,14 +44,16 @@ print(CLASSES[logits[0].argmax()])
 
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
         write_code(exported, folder)
-        return {"weights": MODEL_FILE}
+        return {"torch": torch.__version__}
 
 
 def write_code(exported: Exported, folder: Path) -> None:
     """Write model.py and the weights that it loads."""
     code, weights = network_code(exported.trained)
     info = exported.trained.info
-    text = f'''"""{exported.title[0].upper()}{exported.title[1:]}, as dnas {version("dnas")} wrote it out. Needs torch, and safetensors to load its weights.
+    text = f'''"""{exported.title[0].upper()}{exported.title[1:]}, as dnas {version("dnas")} wrote it out.
+
+Needs torch, and safetensors to load its weights.
 
 `load()` gives the trained network in evaluation mode; `Network()` has fresh weights. Train it as any module: call
 `.train()`, and feed normalized images, float32 [B, {info.channels}, {info.image_size}, {info.image_size}].
@@ -69,6 +74,6 @@ def load(weights=Path(__file__).with_name("{MODEL_FILE}")):
     network.load_state_dict(load_file(weights))
     return network.eval()
 '''
-    (folder / "model.py").write_text(text, "utf-8")
+    (folder / CODE_FILE).write_text(text, "utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     (folder / MODEL_FILE).write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))

@@ -14,7 +14,7 @@ from dnas.plugins import discovered
 def registry() -> Mapping[str, type[Format]]:
     """Every format by name."""
     assert __package__
-    return discovered(__package__, Format, "export format")
+    return discovered(__package__, Format, "export format")  # type: ignore[type-abstract]
 
 
 def get_formats(names: Sequence[str]) -> list[Format]:

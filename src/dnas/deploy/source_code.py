@@ -127,12 +127,15 @@ class Network(nn.Module):
         ])
         {_lines(8, *norm, f"self.classifier = nn.Linear({layout.features}, {layout.classes})")}
 
-    def forward(self, images):
+    def features(self, images):
+        """What the last layer gives, [B, {layout.features}, S', S']."""
         {_lines(8, *start)}
         for cell in self.cells:
             before, previous = previous, cell(before, previous)
-        {_lines(8, *(["previous = self.final_norm(previous)"] if norm else []))}
-        return self.classifier(previous.mean((2, 3)))
+        return {"self.final_norm(previous)" if norm else "previous"}
+
+    def forward(self, images):
+        return self.classifier(self.features(images).mean((2, 3)))
 '''
     functions = "".join(_function(name) for name in operations)
     text = functions + "".join(classes) + network
@@ -155,8 +158,8 @@ def _layer_class(name: str, layers: list[int], gene: Cell, reduces: bool, operat
     for target, group in groupby(enumerate(edges), key=lambda each: each[1][2]):
         terms = " + ".join(f"operations[{number}](s{source})" for number, (_, source, _) in group)
         sums.append(f"s{target} = {terms}")
-    names = [cast(int, _Name(word)) for word in ("before", "previous", "channels")]
-    (reduced, second), (plain, _) = (preprocess(*names, shrunk) for shrunk in (True, False))
+    before, previous = cast(int, _Name("before")), cast(int, _Name("previous"))
+    (reduced, second), (plain, _) = (preprocess(before, previous, _CHANNELS, shrunk) for shrunk in (True, False))
     which = "layer" if len(layers) == 1 else "layers"
     kind = "halves the resolution" if reduces else "keeps the resolution"
     return f'''
@@ -243,11 +246,6 @@ def _side(pair: tuple[int, int]) -> Any:
     return pair[0] if pair[0] == pair[1] else pair
 
 
-def needs_draws(trained: Trained) -> bool:
-    """Whether answers depend on random numbers: of S4's noise, which is drawn for a batch."""
-    return isinstance(trained.subject, Architecture) and trained.subject.count("noise") > 0
-
-
 # --- networks made by hand ------------------------------------------------------------------------------------
 
 _OPERATORS: Mapping[Callable[..., Any], str] = {operator.add: "+", operator.mul: "*", operator.floordiv: "//"}
@@ -267,10 +265,10 @@ def _traced_code(network: nn.Module) -> tuple[str, dict[str, Tensor]]:
         elif node.op == "call_function" and node.target is operator.getitem:
             body.append(f"{node.name} = {_argument(node.args[0])}[{_index(node.args[1])}]")
         elif node.op == "call_function":
-            home = "F" if getattr(F, node.target.__name__, None) is node.target else "torch"
-            known = getattr(F if home == "F" else torch, node.target.__name__, None)
-            assert known is node.target, f"no code for {node.target}"
-            body.append(f"{node.name} = {home}.{node.target.__name__}({_arguments(node)})")
+            word = _name(node.target)
+            home = "F" if getattr(F, word, None) is node.target else "torch"
+            assert getattr(F if home == "F" else torch, word, None) is node.target, f"no code for {node.target}"
+            body.append(f"{node.name} = {home}.{word}({_arguments(node)})")
         elif node.op == "call_method":
             first, *others = node.args
             rest = ", ".join([*map(_argument, others), *(f"{k}={_argument(v)}" for k, v in node.kwargs.items())])
@@ -299,6 +297,10 @@ class Network(nn.Module):
         {_lines(8, *body)}
 '''
     return code, weights
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", ""))
 
 
 def _constructor(module: nn.Module) -> str:

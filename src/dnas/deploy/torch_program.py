@@ -18,12 +18,12 @@ class TorchProgram(Format):
 
     name = "torch"
     title = "torch.export program, float32"
-    file = "model.pt2"
+    files = ("model.pt2",)
     opening = f'''
 import torch
 
 torch.set_num_threads(1)
-network = torch.export.load("{file}").module()
+network = torch.export.load("{files[0]}").module()
 
 
 def answer(images):
@@ -32,7 +32,7 @@ def answer(images):
 '''
     usage = f'''import torch
 from preprocess import CLASSES, prepare
-network = torch.export.load("{file}").module()
+network = torch.export.load("{files[0]}").module()
 logits = network(torch.from_numpy(prepare("picture.png")))
 print(CLASSES[logits[0].argmax()])
 '''
