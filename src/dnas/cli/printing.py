@@ -180,6 +180,7 @@ def print_export(result: dict[str, Any]) -> None:
     """What `deploy.export` gives."""
     from rich.table import Table
 
+    from dnas.deploy.card import change
     from dnas.units import size_text
 
     console = _wide_console()
@@ -204,8 +205,6 @@ def print_export(result: dict[str, Any]) -> None:
     console.print(table)
     for row in result["exports"]:
         if not row["exact"]:
-            lost, images = row["accuracy_lost"], round(row["accuracy_lost"] * result["test_images"])
-            what = "loses" if lost >= 0 else "gains"
-            text = f"{row['format']} {what} {100 * abs(lost):.2f} percentage points ({abs(images)} of the test images)"
-            console.print(text, highlight=False)
+            images = round(abs(row["accuracy_lost"]) * result["test_images"])
+            console.print(f"{row['format']} {change(row)} ({images} of the test images)", highlight=False)
     console.print(f"everything is in {result['folder']}", highlight=False)

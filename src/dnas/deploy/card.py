@@ -52,7 +52,7 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
         *(_row(row) for row in record["exports"]),
         "",
         *(
-            f"`{row['file']}` loses {100 * row['accuracy_lost']:.2f} percentage points against torch.\n"
+            f"`{row['file']}` {change(row)} against torch.\n"
             for row in record["exports"]
             if "accuracy_lost" in row and not row["exact"]
         ),
@@ -67,6 +67,12 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
         lines += ["", f"{row['title']}:", ""]
         lines += ["```python", *row["usage"].splitlines(), "```"] if row["usage"] else [f"`{row['file']}`"]
     return "\n".join([*lines, ""])
+
+
+def change(row: Mapping[str, Any]) -> str:
+    """What a format that is not exact does to the accuracy: "loses 0.28 percentage points"."""
+    lost = row["accuracy_lost"]
+    return f"{'loses' if lost >= 0 else 'gains'} {100 * abs(lost):.2f} percentage points"
 
 
 def _row(row: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ class TimmNetwork(Network):
     def __init__(self, num_classes={classes}, in_chans={channels}, global_pool="avg", **kwargs):
         if in_chans != {channels} or global_pool != "avg" or kwargs:
             given = dict(in_chans=in_chans, global_pool=global_pool, **kwargs)
-            raise ValueError(f"it takes {channels} channels, average pooling and no further options, not {{given}}")
+            raise ValueError(f"it takes in_chans={channels}, global_pool='avg' and no further options, not {{given}}")
         super().__init__()
         self.num_features = self.head_hidden_size = {features}
         self.reset_classifier(num_classes)
