@@ -12,6 +12,7 @@ from dnas.pipeline.config import resolve
 from dnas.pipeline.model import MODEL_FILE, model_bytes
 from dnas.pipeline.training_images import TRAINING_IMAGES_FILE, TrainingImages
 from dnas.settings import TrainSettings
+from dnas.space.architecture import Architecture
 from dnas.space.published import load_published
 from dnas.training.build import built
 
@@ -19,11 +20,17 @@ SMALL = {"channels": 4, "epochs": 1, "batch_size": 4}
 
 
 def make_run(
-    folder: Path, source: str | Path, *, image_size: int | None = None, record: bool = True, **overrides: Any
+    folder: Path,
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    record: bool = True,
+    architecture: Architecture | None = None,
+    **overrides: Any,
 ) -> Path:
     """A run folder on the images of `source`; without a record of them, as versions before wrote it."""
     split, info = load_train(str(source), image_size=image_size)
-    architecture = load_published("DARTS_V2", 3)
+    architecture = architecture or load_published("DARTS_V2", 3)
     given = {"command": "train", "data": {"source": str(source)}, "train": SMALL, **overrides}
     config, _ = resolve(given, info, len(split), fingerprint(split))
     assert isinstance(config.train, TrainSettings)

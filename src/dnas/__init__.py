@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
+    from dnas.api import export as export
     from dnas.api import inspect_data as inspect_data
     from dnas.api import load as load
     from dnas.api import resume as resume
@@ -40,6 +41,7 @@ _HOME = {
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
     "build": "dnas.network.network",
+    "export": "dnas.api",
     "get_method": "dnas.methods.registry",
     "list_methods": "dnas.methods.registry",
     "inspect_data": "dnas.api",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cyclopts.exceptions import CycloptsError
 
-from dnas.cli import comparing, looking, running  # noqa: F401 (they put their commands into the app)
+from dnas.cli import comparing, deploying, looking, running  # noqa: F401 (they put their commands into the app)
 from dnas.cli.app import app
 from dnas.cli.printing import print_start
 from dnas.data.memory import is_short, shortage

@@ -238,3 +238,37 @@ def print_findings(findings: Mapping[str, Any]) -> None:
                 print(f"  {inner}: {text}")
         else:
             print(f"{key}: {value}")
+
+
+def print_export(result: dict[str, Any]) -> None:
+    """What `deploy.export` gives."""
+    from rich.table import Table
+
+    from dnas.deploy.card import change
+    from dnas.units import size_text
+
+    console = _wide_console()
+    low, high = result["test_interval"]
+    table = Table(
+        title=f"{result['data']}: {result['test_images']} test images; torch {result['test_accuracy']:.4f} "
+        f"(95 % interval {low:.4f} – {high:.4f})",
+        title_justify="left",
+    )
+    for name in ("format", "file", "size", "test accuracy", "agreement", "latency", "memory"):
+        table.add_column(name, justify="left" if name in ("format", "file") else "right", no_wrap=True)
+    for row in result["exports"]:
+        figures: tuple[str, ...] = ("not run",)
+        if "test_accuracy" in row:
+            figures = (
+                f"{row['test_accuracy']:.4f}",
+                f"{row['agreement']:.2%}",
+                f"{1000 * row['latency_seconds']:.2f} ms",
+                size_text(row["peak_memory_bytes"]),
+            )
+        table.add_row(row["format"], row["file"], size_text(row["bytes"]), *figures)
+    console.print(table)
+    for row in result["exports"]:
+        if not row["exact"]:
+            images = round(abs(row["accuracy_lost"]) * result["test_images"])
+            console.print(f"{row['format']} {change(row)} ({images} of the test images)", highlight=False)
+    console.print(f"everything is in {result['folder']}", highlight=False)

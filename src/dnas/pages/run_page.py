@@ -25,6 +25,7 @@ from dnas.runtime.names import (
     BASELINE_STAGE,
     CONFIG_FILE,
     DRAWING_FILE,
+    EXPORT_FILE,
     LOG_FILE,
     METRICS_FILE,
     MODEL_FILE,
@@ -37,7 +38,7 @@ from dnas.runtime.names import (
 from dnas.runtime.runfolder import read_metrics
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
-from dnas.units import time_text
+from dnas.units import size_text, time_text
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -119,6 +120,7 @@ def run_page(path: Path, base: Path) -> str:
         curves=[*_search_curves(run), *_train_curves(run)],
         scores=_scores(run),
         mistakes=mistakes_of(run.path, run.config, run.result) if (path / MODEL_FILE).is_file() else None,
+        exports=_exports(path),
         costs=_costs(run),
         settings=list(_settings(run)),
         state=_state(run),
@@ -131,6 +133,7 @@ _FILES = (
     DRAWING_FILE,
     PARAMETERS_FILE,
     MODEL_FILE,
+    EXPORT_FILE,
     RESULT_FILE,
     CONFIG_FILE,
     METRICS_FILE,
@@ -364,6 +367,29 @@ def _costs(run: Run) -> list[tuple[str, str, str]]:
     if result.get("peak_memory_bytes"):
         rows.append(("memory", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB", "the most that was held at a time"))
     return rows
+
+
+def _exports(path: Path) -> dict[str, Any] | None:
+    """What `dnas export` measured of the files that it wrote last."""
+    if not (path / EXPORT_FILE).is_file():
+        return None
+    record = read_json(path / EXPORT_FILE)
+    rows = []
+    for row in record["exports"]:
+        tested = "test_accuracy" in row
+        rows.append(
+            {
+                "format": row["format"],
+                "file": row["file"],
+                "size": size_text(row["bytes"]),
+                "accuracy": f"{100 * row['test_accuracy']:.1f} %" if tested else "–",
+                "lost": f"{-100 * row['accuracy_lost']:+.2f}" if tested and not row["exact"] else "",
+                "agreement": f"{100 * row['agreement']:.1f} %" if tested else "–",
+                "latency": f"{1000 * row['latency_seconds']:.2f} ms" if tested else "–",
+                "memory": size_text(row["peak_memory_bytes"]) if tested else "–",
+            }
+        )
+    return {"rows": rows, "images": record["test_images"], "accuracy": f"{100 * record['test_accuracy']:.1f} %"}
 
 
 def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:

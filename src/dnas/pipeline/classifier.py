@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -117,21 +118,22 @@ class Classifier(nn.Module):
         """
         pixels = self._pixels(pictures)
         predictions: list[Prediction] = []
+        while batch := list(islice(pixels, TEST_BATCH)):
+            for row in self.probabilities(batch):
+                best = int(row.argmax())
+                predictions.append(Prediction(self.classes[best], float(row[best]), tuple(row.tolist())))
+        return predictions
+
+    def probabilities(self, pixels: Sequence[Bytes]) -> npt.NDArray[np.float32]:
+        """Return the probabilities of all classes [B, classes], in evaluation mode, of squares uint8 [C, S, S]."""
         training = self.training
         self.eval()
         try:
             with torch.inference_mode():
-                while batch := list(islice(pixels, TEST_BATCH)):
-                    predictions += self._answers(self._normalized(batch))
+                return self(self._normalized(pixels)).float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
         finally:
             if training:
                 self.train()
-        return predictions
-
-    def _answers(self, images: Tensor) -> Iterator[Prediction]:
-        for row in self(images).float().softmax(1).cpu():
-            best = int(row.argmax())
-            yield Prediction(self.classes[best], float(row[best]), tuple(row.tolist()))
 
     def _normalized(self, pixels: Sequence[Bytes]) -> Tensor:
         shape = (len(pixels), self.channels, self.image_size, self.image_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,57 @@ def evaluate(
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size must be at least {SMALLEST_IMAGE}, got {image_size}")
     network, info = load_model(path)
+    reading = reading_of(path, info, source, data_dir, memory, workers, columns, skip_broken)
+    check_device(device)
+    tested, left_out = images_to_test(path, info, reading, image_size, reporter)
+    with closing(tested):
+        info = replace(info, source=reading.source, image_size=image_size or info.image_size)
+        accuracy = measure_accuracy(to_device(network, device), tested, info, device)
+    return {
+        "run": str(path),
+        "data": reading.source,
+        "test_accuracy": accuracy.value,
+        "test_images": accuracy.images,
+        "test_interval": list(accuracy.interval),
+        **by_class(accuracy.confusion, info.classes),
+        "left_out": left_out,
+        "warnings": list(_warnings(path, reading.record)),
+    }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """From where and how images are read for the trained network of a run, its own or others.
+
+    Attributes:
+        folder: The run folder.
+        own: Whether they are of the run's data set.
+        record: What the run trained on, or None if that is not known.
+        how: Further arguments of `load_train` and `load_test`.
+    """
+
+    folder: Path
+    source: str
+    own: bool
+    record: TrainingImages | None
+    how: dict[str, Any]
+
+
+def reading_of(
+    path: str | Path,
+    info: DataInfo,
+    source: str | None = None,
+    data_dir: str | None = None,
+    memory: Memory = "auto",
+    workers: int = 0,
+    columns: Columns | None = None,
+    skip_broken: bool = False,
+) -> Reading:
+    """From where and how to read images for a run's network. Arguments as of `evaluate`.
+
+    Raises:
+        InputError: The run's own images are asked for, and not there any more.
+    """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     record = read_training_images(folder)
     own = source is None or same_data(source, info.source)
@@ -75,35 +126,40 @@ def evaluate(
     if own and (columns is None or not columns.flags()):
         columns = Columns(*(theirs.get(name, "") for name in ("image_column", "label_column", "root")))
     skip_broken = skip_broken or (own and bool(theirs.get("skip_broken", False)))
-    check_device(device)
+    how = {
+        "data_dir": data_dir,
+        "memory": memory,
+        "workers": workers,
+        "columns": columns,
+        "skip_broken": skip_broken,
+    }
+    return Reading(folder, source, own, record, how)
+
+
+def images_to_test(
+    path: str | Path,
+    info: DataInfo,
+    reading: Reading,
+    image_size: int | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[Split, int | None]:
+    """The images that a trained network is tested on, and how many were left out; see `evaluate` and `unseen`."""
 
     def load(info: DataInfo) -> Split:
-        every = record is not None or not own
-        how: dict[str, Any] = {"memory": memory, "workers": workers, "columns": columns, "reporter": reporter}
-        return load_test(source, info, data_dir=data_dir, every=every, skip_broken=skip_broken, **how)
+        every = reading.record is not None or not reading.own
+        return load_test(reading.source, info, every=every, reporter=reporter, **reading.how)
 
-    info = replace(info, source=source)
-    tested, left_out = unseen(load, info, image_size or info.image_size, record)
+    info = replace(info, source=reading.source)
+    tested, left_out = unseen(load, info, image_size or info.image_size, reading.record)
     if not len(tested):
         raise InputError(
-            f"all {left_out} images of {source!r} are among the training images of {str(path)!r}; give others by --data"
+            f"all {left_out} images of {reading.source!r} are among the training images of {str(path)!r}; give others "
+            "by --data"
         )
     if reporter is not None:
         for line in tested.left_out.lines():
             reporter.say(f"left out: {line}")
-    with closing(tested):
-        info = replace(info, image_size=image_size or info.image_size)
-        accuracy = measure_accuracy(to_device(network, device), tested, info, device)
-    return {
-        "run": str(path),
-        "data": source,
-        "test_accuracy": accuracy.value,
-        "test_images": accuracy.images,
-        "test_interval": list(accuracy.interval),
-        **by_class(accuracy.confusion, info.classes),
-        "left_out": left_out,
-        "warnings": list(_warnings(path, record)),
-    }
+    return tested, left_out
 
 
 def unseen(

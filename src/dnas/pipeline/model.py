@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,33 @@ def model_bytes(
     return safetensors.torch.save(weights, {"dnas": json.dumps(facts)})
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of a run folder, in evaluation mode on the CPU, with all that its file tells of it.
+
+    Attributes:
+        network: Normalized images → logits.
+        info: What it expects of images.
+        subject: Its architecture, or the hand-made network that it is.
+        channels, stem, final_norm: Of a network that is built from an architecture, see `build`.
+    """
+
+    network: nn.Module
+    info: DataInfo
+    subject: Architecture | HandMade
+    channels: int = 0
+    stem: str = ""
+    final_norm: bool = False
+
+
 def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
-    """The trained network of a run folder, in evaluation mode, and what it expects of images.
+    """The trained network of a run folder, in evaluation mode, and what it expects of images; see `load_trained`."""
+    trained = load_trained(run)
+    return trained.network, trained.info
+
+
+def load_trained(run: str | Path) -> Trained:
+    """The trained network of a run folder.
 
     Reads model.safetensors alone. Raises InputError when there is none, it is damaged, or a weight is not finite.
     """
@@ -72,19 +97,22 @@ def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
             if "width" in facts:
                 _check_size(path, parameters(name, classes, info.channels, width), weights)
             network = build_handmade(name, classes, info.channels, info.image_size, seed=0, width=width)
+            trained = Trained(network, info, get_handmade(name))
         else:
             architecture = Architecture.from_json(facts["architecture"])
             shape = {"channels": facts["channels"], "classes": classes, "inputs": info.channels, "stem": facts["stem"]}
             _check_size(path, size(plan(architecture, **shape), info.image_size).params, weights)
             # Files from before there was this norm do not name it.
-            more = {"inputs": info.channels, "stem": facts["stem"], "final_norm": facts.get("final_norm", False)}
-            network = build(architecture, facts["channels"], classes, **more)
+            more = {"stem": facts["stem"], "final_norm": facts.get("final_norm", False)}
+            network = build(architecture, facts["channels"], classes, inputs=info.channels, **more)
+            trained = Trained(network, info, architecture, facts["channels"], **more)
         network.load_state_dict(weights)
     except Exception as error:  # what a forged header leads to has many types
         if isinstance(error, InputError) and str(path) in str(error):
             raise
         raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
-    return to_device(network, "cpu").eval(), info
+    to_device(network, "cpu").eval()
+    return trained
 
 
 def read_info(path: Path) -> DataInfo:

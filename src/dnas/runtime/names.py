@@ -14,7 +14,15 @@ RESULT_FILE = "result.json"  # there once the run has ended
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 PAGE_FILE = "report.html"
+EXPORT_FOLDER = "export"  # networks that run without dnas
+EXPORT_FILE = "export.json"  # in that folder and in the run's: what was measured of them
 CHECKPOINTS = "checkpoints"  # a folder
+
+# In a folder of `dnas export`.
+PREPROCESS_FILE = "preprocess.json"
+PREPROCESS_CODE = "preprocess.py"
+CARD_FILE = "README.md"
+ONNX_METADATA = "dnas"  # the key of an ONNX file's metadata that has what is in preprocess.json
 
 # Stages of a run, as checkpoints, metrics.jsonl and TensorBoard's folders name them.
 SEARCH_STAGE = "search"

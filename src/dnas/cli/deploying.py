@@ -1,0 +1,110 @@
+"""Commands that use a trained network elsewhere: export, predict."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dnas.cli.app import Debug, Json, Quiet, app, require_folder
+from dnas.cli.printing import print_export, print_json
+from dnas.errors import InputError, RunError
+from dnas.options import WHOLE
+from dnas.reporter import reporter
+
+
+@app.command(sort_key=4)
+def export(
+    run: Path,
+    /,
+    *,
+    format: Annotated[
+        list[str] | None,
+        Parameter(
+            name=["--format", "-f"],
+            help="onnx, onnx-int8, torch, python, timm or darts; repeatable, or with commas between. [default: onnx]",
+        ),
+    ] = None,
+    out: Annotated[str | None, Parameter(help="The folder to make or add to. [default: export in RUN]")] = None,
+    data: Annotated[
+        str | None, Parameter(help="Images to test on and to calibrate int8 by, as of `dnas run`. [default: the run's]")
+    ] = None,
+    data_dir: Annotated[str | None, Parameter(help="Where named data sets lie. [default: the run's]")] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the trained network of RUN so that it runs without dnas, and test what was written.
+
+    Each file is run on the test images in a process of its own; its accuracy, size, memory and latency are reported.
+    """
+    from dnas.deploy.export import export as write
+
+    names = [name.strip() for text in format or ["onnx"] for name in text.split(",") if name.strip()]
+    if out is not None:
+        require_folder("--out", out)
+    result = write(run, names, out, data, data_dir, reporter(quiet or json))
+    if json:
+        print_json(result)
+    else:
+        print_export(result)
+
+
+@app.command(sort_key=4)
+def predict(
+    network: Annotated[str, Parameter(help="A run folder, a folder of `dnas export`, or an ONNX file of it.")],
+    pictures: Annotated[
+        list[str],
+        Parameter(
+            allow_leading_hyphen=True, help="Pictures, folders of them, or - for a list of files on stdin, one a line."
+        ),
+    ],
+    /,
+    *,
+    top: Annotated[int, WHOLE, Parameter(help="How many classes to name of each picture.")] = 3,
+    as_csv: Annotated[bool, Parameter(name="--csv", help="Print a table of comma-separated values.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Name the classes of PICTURES, with their probabilities.
+
+    Pictures are prepared as those of the training were. One that cannot be read is skipped and named on stderr; the
+    exit code is then 1.
+    """
+    from dnas.deploy.predict import open_predictor, pictures_of
+    from dnas.deploy.predict import predict as answers
+
+    if top < 1:
+        raise InputError(f"--top must be at least 1, got {top}")
+    if as_csv and json:
+        raise InputError("--csv cannot be used with --json; leave one out")
+    if not pictures:
+        raise InputError("no pictures are given; name files or folders, or - for a list on stdin")
+    predictor = open_predictor(network)
+    top = min(top, len(predictor.classes))
+    rows, skipped, count = [], [], 0
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if as_csv:
+        numbers = ["", *(f"_{k + 1}" for k in range(1, top))]
+        table.writerow(["picture", *(f"{word}{k}" for k in numbers for word in ("label", "probability"))])
+    for answer in answers(predictor, pictures_of(pictures, sys.stdin), top):
+        count += 1
+        if answer.problem:
+            skipped.append({"picture": answer.picture, "problem": answer.problem})
+            print(f"skipped: {answer.problem}", file=sys.stderr)
+        elif json:
+            named = [{"label": label, "probability": share} for label, share in answer.classes]
+            rows.append({"picture": answer.picture, **named[0], "top": named})
+        elif as_csv:
+            table.writerow([answer.picture, *(value for named in answer.classes for value in named)])
+        else:
+            print(f"{answer.picture}: {', '.join(f'{label} {share:.4f}' for label, share in answer.classes)}")
+    if json:
+        print_json({"network": network, "predictions": rows, "skipped": skipped})
+    if skipped:
+        raise RunError(f"{len(skipped)} of {count} pictures could not be read and were skipped")
+    if not count:
+        raise InputError("no pictures are given: the list on stdin is empty")

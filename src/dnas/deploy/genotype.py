@@ -1,0 +1,48 @@
+"""The two-cell genotype of the literature, as a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnas.deploy.protocol import Exported, Format
+from dnas.errors import InputError
+from dnas.pipeline.model import Trained
+from dnas.space.architecture import Architecture
+
+
+class Genotype(Format):
+    """For DARTS' code and all that reads its genotypes. It has no weights; the layers are copies of one cell pair."""
+
+    name = "darts"
+    title = "genotype of DARTS, without weights"
+    files = ("genotype.txt",)
+
+    def objection(self, trained: Trained) -> str | None:
+        if not isinstance(trained.subject, Architecture):
+            return f"{trained.subject.name} is made by hand, and has no cells"
+        try:
+            trained.subject.to_darts()
+        except InputError as error:
+            return str(error)
+        return None
+
+    def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
+        architecture = exported.trained.subject
+        assert isinstance(architecture, Architecture)
+        (folder / self.file).write_text(genotype_text(architecture) + "\n", "utf-8")
+        return {"layers": len(architecture), "channels": exported.trained.channels}
+
+
+def genotype_text(architecture: Architecture) -> str:
+    """`Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=[…], reduce=[…], reduce_concat=[…])`.
+
+    Raises InputError where layers differ.
+    """
+    genotype = architecture.to_darts()
+    values = (
+        f"{key}={[tuple(gene) for gene in value] if not key.endswith('_concat') else value}"
+        for key, value in genotype.items()
+    )
+    return f"Genotype({', '.join(values)})"
