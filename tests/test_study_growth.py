@@ -121,7 +121,7 @@ def test_the_command_line_adds_what_is_given_and_keeps_the_rest(part, tmp_path):
         (("--epochs", 12), "--epochs is 1 in {} and 12 here: leave it out or take another --out"),
         (
             ("--search-epochs", 2, "--preset", "shared"),
-            "--preset is quick in {0} and shared here; search.epochs is 1 in {0} and 2 here: leave them out or take another --out",
+            "search.epochs is 1 in {0} and 2 here; --preset is quick in {0} and shared here: leave them out or take another --out",
         ),
         (("--data", "cifar10"), "--data is digits in {} and cifar10 here: leave it out or take another --out"),
         (("-o", "momentum=1"), "--option momentum is not given in {} and 1 here: leave it out or take another --out"),
@@ -204,13 +204,15 @@ def test_a_report_of_an_interrupted_study_says_what_is_missing(part):
     wanted = grown(part, StudySettings(seeds=2, methods=["gdas"]))
     with pytest.raises(Interrupted):
         compare(part, wanted, processes=1, reporter=Stop())
-    (part / "runs" / "gdas-shared-s0").mkdir()
-    (part / "runs" / "gdas-shared-s0" / "config.toml").write_text("")
+    assert "gdas-shared-s0" in results(part)
+    begun = part / "runs" / "darts-shared-s1"
+    begun.mkdir()
+    (begun / "config.toml").touch()
     states = {each["run"]: each["state"] for each in summarise(part)["unfinished"]}
     # study.json is of before, so the page is of the runs.
     page = page_of(part)
-    assert "Begun: gdas-shared-s0<" in page and "To do: " in page and "1 of 2" in page
-    assert states["gdas-shared-s0"] == "begun" and states["gdas-shared-s1-random"] == "to do"
+    assert "Begun: darts-shared-s1<" in page and "To do: " in page and "1 of 2" in page
+    assert states["darts-shared-s1"] == "begun" and states["gdas-shared-s1-random"] == "to do"
     assert states.keys() | results(part).keys() == {network.run() for network in networks(wanted)}
 
 

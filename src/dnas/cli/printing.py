@@ -39,9 +39,6 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         balanced = () if balance is None else ("balanced",)
         for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
-        if "origin" in result and "test_accuracy" in result["origin"]:
-            before = result["origin"]
-            console.print(f"began with {before['run']}, test accuracy {before['test_accuracy']:.4f}", highlight=False)
         searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
         if result.get("with_parts"):
             searched = f"{searched} with {', '.join(result['with_parts'])}"
@@ -62,7 +59,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
             )
         console.print(table)
         paid = verdict.of_run(result) if "baseline" in result else None
-        for sentence in (balance, verdict.of_finals(result), paid):
+        for sentence in (verdict.of_origin(result), balance, verdict.of_finals(result), paid):
             if sentence is not None:
                 console.print(sentence, highlight=False)
     noise = verdict.of_signal(result)

@@ -20,8 +20,10 @@ from dnas.pipeline.presets import (
     CIFAR10_IMAGES,
     CONTINUED,
     DEFAULT_PRESET,
+    FINE_TUNED,
     QUICK_BATCH,
     Preset,
+    begun,
     paper_travel,
     preset_settings,
 )
@@ -74,8 +76,9 @@ class Config(Settings):
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     from_run: str = Field(
         "",
-        description="the run with whose trained weights `train` begins; its rates are then "
-        f"{CONTINUED} times those of the preset or of that run, unless they are given",
+        description="the run with whose trained weights `train` begins; its learning rates are then "
+        f"{CONTINUED} times those of a training from nothing, {FINE_TUNED} times where the classes are others, unless "
+        "they are given",
     )
     budget: Duration = Field(
         0.0,
@@ -252,8 +255,11 @@ def _composed(
         count,
         handmade=bool(own.handmade),
         finals=bool(own.finals and not own.budget),
-        continued=bool(own.from_run),
     )
+    if own.from_run:
+        # Rates of that run which no preset chose are its own, and lowered as a preset's.
+        rates, new_head = own.origin.get("rates", {}), bool(own.origin.get("new_head"))
+        base["train"] = begun({**base["train"], **rates}, chosen.get("train", {}), new_head)
     fields = train_settings(own.handmade).model_fields
     base["train"] = {key: value for key, value in base["train"].items() if key in fields}
     if distributed.count() > 1:

@@ -20,7 +20,7 @@ from dnas.methods.protocol import Method
 from dnas.methods.registry import create
 from dnas.pipeline.config import BUDGETED, Config, parse, train_settings
 from dnas.pipeline.model import read_info
-from dnas.pipeline.presets import RATES, lowered, preset_settings
+from dnas.pipeline.presets import RATES, begun, preset_settings
 from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.names import MODEL_FILE, RESULT_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
@@ -68,8 +68,9 @@ def inherit(
         training = {name: value for name, value in _given_training(own).items() if name not in lost}
         inherited["preset"] = own.preset
     if shape is not None:
-        lower = {name: lowered(training[name]) for name in RATES if name in training and not own.from_run}
-        training |= {**lower, **shape}
+        if not own.from_run:  # whose own are low already
+            inherited["origin"] = {"rates": {name: training.pop(name) for name in RATES if name in training}}
+        training |= shape
     if training or "preset" not in settings:
         inherited["train"] = train_over(settings.get("train", {}), training)
     return inherited
@@ -148,10 +149,9 @@ def _given_training(own: Config) -> dict[str, Any]:
 def _preset(own: Config, method: Method) -> NetworkTrainSettings:
     """The training that the preset of a run would choose on its data."""
     info, handmade = _info(own), bool(own.handmade)
-    continued = bool(own.from_run)
-    values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade, continued=continued)[
-        "train"
-    ]
+    values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade)["train"]
+    if own.from_run:
+        values = begun(values, {}, bool(own.origin.get("new_head")))
     settings = train_settings(own.handmade)
     fitting = {name: value for name, value in values.items() if name in settings.model_fields}
     return settings(**fitting).in_numbers(own.data.train_images, own.data.image_size)

@@ -27,6 +27,8 @@ from dnas.runtime.names import MODEL_FILE, ORIGIN_FILE, ORIGIN_IMAGES_FILE, RESU
 from dnas.runtime.runfolder import RunFolder
 from dnas.space.architecture import Architecture
 
+KINDS = {1: "gray", 3: "color"}  # of images, by their channels
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -82,10 +84,9 @@ def check(origin: Origin, config: Config, architecture: Architecture | None, inf
                 key, flag_of(key), f" is {value} in the weights of {origin.run}, not {here}; leave it out"
             )
     if info.channels != origin.info.channels:
-        kinds = {1: "gray", 3: "color"}
         raise InputError(
-            f"--data {info.source}: its images are {kinds[info.channels]}, and {origin.run} was trained on "
-            f"{kinds[origin.info.channels]} ones; give others, or train without --from"
+            f"--data {info.source}: its images are {KINDS[info.channels]}, and {origin.run} was trained on "
+            f"{KINDS[origin.info.channels]} ones; give others, or train without --from"
         )
 
 
@@ -173,6 +174,7 @@ def facts(origin: Origin, config: Config, subject: Subject, data: Data, left_out
         "data": origin.info.source,
         **({} if accuracy is None else {"test_accuracy": accuracy}),
         "image_size": origin.info.image_size,
+        "channels": origin.info.channels,
         "weights": taken,
         "of": params(network),
         "new_head": origin.info.classes != data.info.classes,
@@ -191,15 +193,15 @@ def sentences(facts: Mapping[str, Any], info: DataInfo) -> list[str]:
     weights = f"all {facts['of']:,}" if every else f"{facts['weights']:,} of {facts['of']:,}"
     accuracy = f" (test accuracy {facts['test_accuracy']:.4f})" if "test_accuracy" in facts else ""
     head = f"; a new head for {len(info.classes)} other classes" if facts["new_head"] else ""
-    size = facts["image_size"]
-    sizes = (
-        ""
-        if size == info.image_size
-        else f"; it saw images of {size}×{size}, and these are {info.image_size}×{info.image_size}"
-    )
-    said = [f"begins with {weights} weights of {facts['run']}{accuracy}{head}{sizes}"]
+    said = [f"begins with {weights} weights of {facts['run']}{accuracy}{head}"]
+    size, kind = facts["image_size"], KINDS[facts["channels"]]
+    if size != info.image_size:
+        said.append(f"that run saw images of {size}×{size}, and these are {info.image_size}×{info.image_size}")
+    if facts["data"] != info.source:
+        said.append(f"images are read as {kind}, as those of {facts['data']}")
     if facts.get("left_out"):
-        said.append(f"{facts['left_out']} test images are left out: that run was trained on them")
+        images = "1 test image is" if facts["left_out"] == 1 else f"{facts['left_out']} test images are"
+        said.append(f"{images} left out, since that run was trained on {'it' if facts['left_out'] == 1 else 'them'}")
     if "left_out" not in facts:
         said.append(
             "warning: test images that that run was trained on cannot be recognized here, since it has no record of "

@@ -76,9 +76,10 @@ QUICK_RECIPE: dict[str, Any] = {
 }
 
 
-# Of the learning rates of a training from nothing, what one has that begins with trained weights. A full rate first
-# unlearns what is known, and a short training does not find it again (docs/networks.md has the figures).
-CONTINUED = 0.2
+# Of the learning rates of a training from nothing, what one has that begins with trained weights: of the same classes,
+# where a full rate unlearns what a short training does not find again, and of others, where most is still to be learnt
+# (docs/networks.md has the figures).
+CONTINUED, FINE_TUNED = 0.2, 0.5
 RATES = ("learning_rate", "muon_learning_rate")
 
 
@@ -103,13 +104,11 @@ def preset_settings(
     *,
     handmade: bool = False,
     finals: bool = False,
-    continued: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """What a preset sets for a data set with `count` training images: {"search": …, "train": …}.
 
     "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network. What
-    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two. A
-    `continued` training begins with trained weights.
+    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = {"stratified": True, **paper.get("search", {})}
@@ -117,7 +116,7 @@ def preset_settings(
     if "stem" not in train and info.image_size >= EIGHTH_FROM:
         train["stem"] = IMAGENET_STEM
     if preset != "quick":
-        return {"search": search, "train": _continued(train) if continued else train}
+        return {"search": search, "train": train}
     train.setdefault("stem", HALVING_STEM if info.image_size >= HALVED_FROM else CIFAR_STEM)
     side = info.image_size / SHRINKS[train["stem"]]
     fewer = min(1.0, (QUICK_SIDE / side) ** 2)
@@ -151,16 +150,21 @@ def preset_settings(
         # Whose own stem halves the side needs no smaller images: without them the accuracy is higher by 1.5 points.
         "half_size": 0.5 if (info.image_size if handmade else side) >= HALVED_FROM else 0.0,
     }
-    return {"search": search, "train": _continued(train) if continued else train}
+    return {"search": search, "train": train}
 
 
-def _continued(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training as they are where it begins with trained weights, which are of images of full size."""
-    rates = RATES if train.get("optimizer") == "muon" else RATES[:1]
-    fields = NetworkTrainSettings.model_fields
-    return {**train, **{name: lowered(train.get(name, fields[name].default)) for name in rates}, "half_size": 0.0}
+def begun(train: Mapping[str, Any], above: Mapping[str, Any], new_head: bool) -> dict[str, Any]:
+    """What a preset's training becomes where it begins with trained weights: its rates are lower.
 
+    Images are of full size in all steps, as those were that the weights saw last.
 
-def lowered(rate: float) -> float:
-    """The learning rate with which a training goes on that had this one from nothing."""
-    return float(f"{CONTINUED * rate:.9g}")
+    Args:
+        train: As of `preset_settings`, maybe with other rates.
+        above: Settings that stand in place of the preset's.
+        new_head: Whether the classes are others than those that the weights know.
+    """
+    rates = RATES if {**train, **above}.get("optimizer") == "muon" else RATES[:1]
+    defaults = {name: NetworkTrainSettings.model_fields[name].default for name in rates}
+    share = FINE_TUNED if new_head else CONTINUED
+    lowered = {name: float(f"{share * train.get(name, defaults[name]):.9g}") for name in rates}
+    return {**train, **lowered, "half_size": 0.0}

@@ -99,6 +99,9 @@ def _begin(
     begun_with = origin.read_origin(Path(drafted.from_run)) if drafted.from_run else None
     # A network of color images reads gray ones as such, too.
     data = load_data(drafted, reporter, None if begun_with is None else begun_with.info.channels)
+    if begun_with is not None:
+        known = {**overrides.get("origin", {}), "new_head": begun_with.info.classes != data.info.classes}
+        overrides = {**overrides, "origin": known}
     config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
     if config.budget and config.search is not None:
         assert method is not None

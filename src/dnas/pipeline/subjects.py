@@ -121,16 +121,16 @@ def to_train(subject: str | Path | Architecture | None, options: Mapping[str, An
     given = run if subject is None else subject
     if given is None:
         raise InputError("name what to train: an architecture file, a run folder, a published name, or --from RUN")
+    if run is not None and not Path(run).is_dir():
+        raise InputError(f"--from {run} is not a run folder; give the folder of a training that has ended")
     found = named(given)
     name = "" if isinstance(given, Architecture) else os.fspath(given)
     if run is not None:
         path = Path(run).absolute()
-        if not path.is_dir():
-            raise InputError(f"--from {run} is not a run folder; give the folder of a training that has ended")
         origin = replace(named(path), origin=True)
         if origin.found != found.found:
             raise InputError(
-                f"--from {run}: its weights are not of the network of {name or 'ARCHITECTURE'}; give {run} alone"
+                f"--from {run}: its weights are not of the network of {name or 'ARCHITECTURE'}; give it alone"
             )
         found, options = origin, {**options, "from_run": str(path)}
     return {**options, "architecture": name, "handmade": found.handmade}, found

@@ -63,7 +63,7 @@ def _extended(path: Path, old: StudySettings, new: StudySettings) -> StudySettin
     if new.mappings and not old.mappings and old.methods:
         # No mappings are each method's own, which stay beside those that are added.
         update["mappings"] = list(dict.fromkeys([DEFAULT_MAPPING, *new.mappings]))
-    update |= {name: max(getattr(old, name), getattr(new, name)) for name in COUNTS}
+    update |= {name: max(getattr(old, name), getattr(new, name)) for name in COUNTS if name in new.model_fields_set}
     if OPTIONS in new.run:
         # Those of parts that come with a new method.
         update["run"] = {**old.run, OPTIONS: {**old.run.get(OPTIONS, {}), **new.run[OPTIONS]}}

@@ -85,6 +85,20 @@ def of_finals(result: Mapping[str, Any]) -> str | None:
     return f"{text} ({seconds[-1]:.3f} for the next)." if seconds else f"{text}."
 
 
+def of_origin(result: Mapping[str, Any]) -> str | None:
+    """With whose weights a training began, in a sentence; None where it began with none."""
+    origin = result.get("origin")
+    if not origin:
+        return None
+    taken, count = origin["weights"], origin["of"]
+    weights = f"all {count:,}" if taken == count else f"{taken:,} of {count:,}"
+    accuracy = (
+        f", which has a test accuracy of {origin['test_accuracy']:.4f} on" if "test_accuracy" in origin else " on"
+    )
+    head = "; its last layer is new" if origin["new_head"] else ""
+    return f"It began with {weights} weights of {origin['run']}{accuracy} {origin['data']}{head}."
+
+
 def of_signal(result: Mapping[str, Any]) -> str | None:
     """That a search by gradients ended as noise, in a sentence; None where it did not, or nothing is known of it."""
     agreement = result.get("signal", {}).get("agreement")
