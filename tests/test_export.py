@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from faults.harness import invoke, make_images
 from run_tools import make_run
 
@@ -87,6 +86,15 @@ def test_the_loss_of_int8_is_stated(digits: tuple[Path, dict[str, Any], str]) ->
     assert re.search(r"`model.int8.onnx` (loses|gains) " + re.escape(words), (run / "export" / "README.md").read_text())
 
 
+def test_the_page_of_the_run_has_the_figures(digits: tuple[Path, dict[str, Any], str]) -> None:
+    run, _, _ = digits
+    assert invoke("report", run).code == 0
+    page = (run / "report.html").read_text("utf-8")
+    section = page[page.index('<section id="exports"') : page.index('<section id="cost"')]
+    assert all(f'<th scope="row">{name}</th>' in section for name in FORMATS.split(","))
+    assert "model.int8.onnx" in section and "points)" in section
+
+
 def test_the_lines_of_the_card_run_where_there_is_no_dnas(digits: tuple[Path, dict[str, Any], str]) -> None:
     """And name the class that the run's own network does. ONNX needs no torch either."""
     from sklearn.datasets import load_digits
@@ -139,9 +147,9 @@ def test_published_genotypes(genotype: str, stem: str, norm: bool, size: int, im
     settings = {"channels": 4, "epochs": 1, "stem": stem, "final_norm": norm}
     given = {"architecture": load_published(genotype, 3), "image_size": size, "train": settings}
     run = make_run(tmp_path / "run", images, **given)
-    record = dnas.export(run, ["onnx", "python"], out=tmp_path / "out")
+    record = dnas.export(run, "onnx", out=tmp_path / "out")
     assert record["folder"] == str(tmp_path / "out") and record["test_images"] == 8
-    assert [row["agreement"] for row in record["exports"]] == [1, 1]
+    assert [row["agreement"] for row in record["exports"]] == [1]
 
 
 def test_a_hand_made_network(images: Path, tmp_path: Path) -> None:
@@ -270,4 +278,9 @@ assert torch.equal(net.forward_features(images), mine.forward_features(images))
 print("passed")
 """
     assert without(("dnas",), code, run / "export") == "passed\n"
-    assert torch.__version__
+
+
+def test_executorch_runs_its_program(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("executorch.runtime", exc_type=ImportError, reason="needs executorch")
+    run = make_run(tmp_path / "run", images)
+    assert dnas.export(run, "executorch")["exports"][0]["agreement"] == 1

@@ -17,7 +17,7 @@ MOST_LINES = 450
 # Packages that may be imported within a function: heavy ones, optional ones, and those of one system alone.
 LATE = {
     *("PIL", "importlib", "pooch", "psutil", "rich", "safetensors", "scipy", "sklearn", "torch"),
-    *("jinja2", "markupsafe", "matplotlib", "onnx", "onnxruntime", "pyarrow", "timm"),
+    *("jinja2", "markupsafe", "matplotlib", "executorch", "onnx", "onnxruntime", "pyarrow", "timm"),
     *("fcntl", "grp", "pwd", "resource"),
 }
 # Files that import our own modules so, since these import torch or pydantic, and the files must answer without.

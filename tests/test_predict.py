@@ -137,6 +137,7 @@ def test_bad_pictures_are_named_and_skipped(
 def test_what_cannot_be_asked_is_refused(
     run: Path, images: Path, tmp_path: Path, asked: Callable[..., Outcome], monkeypatch: Any
 ) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra dnas[export]")
     picture = images / "class 0" / "1.png"
     (tmp_path / "broken.onnx").write_bytes(b"nothing")
     exported = tmp_path / "exported"

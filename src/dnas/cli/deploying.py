@@ -25,7 +25,7 @@ def export(
         list[str] | None,
         Parameter(
             name=["--format", "-f"],
-            help="onnx, onnx-int8, torch, python, timm or darts; repeatable, or with commas between. [default: onnx]",
+            help="onnx, onnx-int8, torch, python, timm, executorch, darts; repeatable, or with commas. [default: onnx]",
         ),
     ] = None,
     out: Annotated[str | None, Parameter(help="The folder to make or add to. [default: export in RUN]")] = None,

@@ -95,7 +95,6 @@ def export(
         place = Path(text)
         pixels = place / "pixels.npy"
         measure.write_pixels(tested, pixels)
-        # Before anything is written, as a format may take the network apart.
         logits = answers(trained.network, tested, trained.info).numpy()
         tests = measure.TestImages(pixels, tested.labels.numpy(), logits, trained.info)
         rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, first_line
@@ -43,13 +45,21 @@ class Exported:
     calibration: Callable[[], Iterator[Floats]]
 
     @cached_property
-    def program(self) -> Any:
+    def network(self) -> nn.Module:
+        """A copy of the network to be traced: no gradients, and tensors in the order that every runtime knows."""
+        plain = copy.deepcopy(self.trained.network)
+        return plain.requires_grad_(False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
         """The network as torch.export has it, for any number of images."""
-        info, network = self.trained.info, self.trained.network
-        network.requires_grad_(False)
-        example = torch.zeros(2, info.channels, info.image_size, info.image_size)
-        shapes = ({0: torch.export.Dim("batch")},)
-        return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+        return self.traced(2, ({0: torch.export.Dim("batch")},))
+
+    def traced(self, batch: int, dynamic: Any = None) -> torch.export.ExportedProgram:
+        """The network as torch.export has it, for so many images, or as many as `dynamic` allows."""
+        info = self.trained.info
+        example = torch.zeros(batch, info.channels, info.image_size, info.image_size)
+        return torch.export.export(self.network, (example,), dynamic_shapes=dynamic, strict=False)
 
     @property
     def facts(self) -> dict[str, Any]:

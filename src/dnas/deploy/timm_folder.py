@@ -52,7 +52,7 @@ print(CLASSES[logits[0].argmax()])
         return super().objection(trained)
 
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
-        import timm
+        import timm  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         write_code(exported, folder)
         info = exported.trained.info
