@@ -245,6 +245,27 @@ MUTATIONS = (
         "part",
     ),
     Mutation(
+        "pruning",
+        "edges compared with their node's best",
+        "topk(space.inputs_per_node, -1)",
+        "topk(1, -1)",
+        "part",
+    ),
+    Mutation(
+        "pruning",
+        "a reward for what costs",
+        "return weight * self._cost",
+        "return -weight * self._cost",
+        "part",
+    ),
+    Mutation(
+        "shrinking",
+        "the weakest kept",
+        "descending=True, stable=True",
+        "descending=False, stable=True",
+        "part",
+    ),
+    Mutation(
         "projection",
         "what is missed least is kept",
         "worth -= reached",

@@ -13,11 +13,12 @@ from sparse_tools import INFO, SPLIT, assert_goes_on_to_the_same_bits, by_layer,
 from dnas.errors import InputError
 from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
-from dnas.methods.snas import RESOURCES, resources
+from dnas.methods.snas import RESOURCES
 from dnas.searching.search import Search
 from dnas.space import sampling
 from dnas.space.darts import DARTS
 from dnas.space.plan import plan, size
+from dnas.supernet.costs import resources
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import gumbel
 

@@ -11,7 +11,7 @@ Obermeyer 2018). d holds the law near the uniform one, so that it goes on explor
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -52,7 +52,7 @@ class DrNAS(GradientMethod):
     Options = DrNASOptions
     Settings = DrNASSettings
     options: DrNASOptions
-    paper_options = {"partial_channels": 6}
+    paper_options: ClassVar[dict[str, Any]] = {"partial_channels": 6}
 
     def __init__(self, options: DrNASOptions, mapping: str, space: Any) -> None:
         super().__init__(options, mapping, space)

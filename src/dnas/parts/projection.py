@@ -13,6 +13,7 @@ node the edges of the largest worth of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -21,9 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, Progress
-from dnas.parts.protocol import Part, PartOptions, SearchView
+from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
@@ -53,9 +53,7 @@ class Projection(Part):
     derives = True
 
     def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        derivation = getattr(method.options, "derivation", "top-2")
-        if derivation != "top-2":
-            raise InputError(f"--option derivation={derivation} cannot be used with --with {self.name}, which derives")
+        require_top_edges(self.name, method)
 
     def judged_images(self, method: GradientMethod, layers: int, validation: int) -> float:
         return len(list(factors(method, layers))) * min(self.options.images or validation, validation)
@@ -63,7 +61,7 @@ class Projection(Part):
     def measures(self, search: SearchView, progress: Progress) -> Sequence[MixingWeights]:
         with torch.no_grad():
             scores = search.method.scores(search.mapping, progress)
-            scores = scores * choices(search.method, search.settings.layers).to(scores)
+            scores = scores * (choices(search.method, search.settings.layers) & ~search.closings.closed).to(scores)
             # What operations are ranked by, in place of what is drawn in a step.
             whole = replace(search.mixing(progress), active=None).to(scores)
             whole = replace(whole, operations=scores, edges=torch.ones_like(whole.edges))
@@ -82,6 +80,7 @@ class Projection(Part):
         worth = torch.zeros(layers, len(method.space.edges), len(method.operations), dtype=torch.float64)
         for (operations, edges), reached in zip(factors(method, layers), measured, strict=True):
             worth -= reached * (EDGES_FIRST * edges[..., None] if edges.any() else operations)
+        worth.masked_fill_(search.closings.closed, -math.inf)
         return derive.top_edges(worth, method.operations, method.space, method.origin())
 
 

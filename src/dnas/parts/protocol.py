@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, MethodOptions, Progress
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
@@ -14,8 +15,28 @@ from dnas.supernet.relaxation import MixingWeights
 from dnas.supernet.supernet import Owned
 
 
+def require_top_edges(part: str, method: GradientMethod) -> None:
+    """Raises InputError where a method has been told to derive otherwise, which the part would leave without effect."""
+    derivation = getattr(method.options, "derivation", "top-2")
+    if derivation != "top-2":
+        raise InputError(f"--option derivation={derivation} cannot be used with --with {part}, which derives")
+
+
 class PartOptions(MethodOptions):
     """A part's own options, set by `--option PART.NAME=VALUE` or under `[with_options.PART]` in a file."""
+
+
+class ClosingsView(Protocol):
+    """What a part may know of the operations that are closed.
+
+    Attributes:
+        closed: [L, E, O] of bool on the CPU.
+    """
+
+    closed: Tensor
+
+    def ranking(self, progress: Progress) -> Tensor:
+        """[L, E, O] on the CPU: what the method ranks by, as if nothing were closed; -∞ where it is."""
 
 
 class SearchView(Protocol):
@@ -29,6 +50,7 @@ class SearchView(Protocol):
         weights: Of the supernet.
         seed: The run's.
         states: What each part began with (`Part.begin`), by its name.
+        closings: What parts have closed (`Part.closing`).
     """
 
     method: Any
@@ -38,6 +60,7 @@ class SearchView(Protocol):
     weights: list[nn.Parameter]
     seed: int
     states: dict[str, dict[str, Tensor]]
+    closings: ClosingsView
 
     def progress(self, step: int, draw: int = 0) -> Progress:
         """Where a step stands."""
@@ -117,6 +140,16 @@ class Part:
     def resting(self, search: SearchView) -> Tensor | None:
         """[L, E, O] of bool on the CPU: operations whose weights rest."""
         return None
+
+    def closing(self, search: SearchView, step: int) -> Tensor | None:
+        """[L, E, O] of bool on the CPU: operations that are closed before this step, for good: neither executed nor
+        derived, and not seen by the relaxation. Each node must keep as many edges as it has inputs, and each edge that
+        is not closed as a whole an operation that can be derived."""
+        return None
+
+    def skip_dropout(self, search: SearchView, progress: Progress) -> float:
+        """The probability with which the identity's output is dropped in this step, besides the method's."""
+        return 0.0
 
     def judged_images(self, method: GradientMethod, layers: int, validation: int) -> float:
         """How many images run through the supernet for its derivation, where there are `validation` of them."""

@@ -2,13 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dnas.methods.protocol import GradientMethod, Progress, SupernetMethod
 from dnas.parts.protocol import Part, SearchView
+from dnas.space.architecture import Architecture
+from dnas.supernet import derive
+from dnas.supernet.relaxation import MixingWeights
+
+
+class Closings:
+    """Which operations parts have closed, and what follows for a search: they are neither executed nor derived.
+
+    The relaxation does not see them, so that the others share what they had. An edge that is closed as a whole stays in
+    the relaxation, which could not do without all of its operations; its weight in the node is 0.
+
+    Attributes:
+        closed: [L, E, O] of bool on the CPU.
+    """
+
+    def __init__(self, method: SupernetMethod, mapping: Any, shape: tuple[int, int, int]) -> None:
+        self.method, self.mapping = method, mapping
+        self.closed = torch.zeros(shape, dtype=torch.bool)
+        self._barrier = getattr(mapping, "barrier", None)  # what edges have not, from the beginning
+
+    def add(self, *more: Tensor | None) -> None:
+        """Close these, too, for good."""
+        closed = self.closed
+        for each in more:
+            closed = closed if each is None else closed | each
+        if torch.equal(closed, self.closed):
+            return
+        space = self.method.space
+        left = (~closed & ~derive.closed(self.method.operations, space, len(closed))).any(-1)
+        assert torch.equal(left, (~closed).any(-1)), "an edge is left without an operation that can be derived"
+        for first, last in space.node_edges:
+            assert (left[:, first:last].sum(1) >= space.inputs_per_node).all(), "a node is left without enough inputs"
+        self.closed = closed
+        self.mapping.close(closed & left[..., None])
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Be as a checkpoint says; nothing is in there where no part took part."""
+        if kept:
+            self.closed = torch.zeros_like(self.closed)
+            self.mapping.barrier = self._barrier
+            self.add(kept["closed"])
+
+    def applied(self, mixing: MixingWeights) -> MixingWeights:
+        """Mixing weights without what is closed."""
+        if not self.closed.any():
+            return mixing
+        left = ~self.closed
+        edges = left.any(-1).to(mixing.edges)
+        return MixingWeights(
+            mixing.operations * left.to(mixing.operations),
+            mixing.edges * edges,
+            mixing.bypass * edges,
+            left if mixing.active is None else mixing.active & left,
+        )
+
+    def ranking(self, progress: Progress) -> Tensor:
+        """[L, E, O] on the CPU: what the method ranks by, as if nothing were closed, for operations that are alone on
+        their edges cannot be compared by what the relaxation gives them; -∞ where they are closed."""
+        assert isinstance(self.method, GradientMethod)
+        now, self.mapping.barrier = self.mapping.barrier, self._barrier
+        try:
+            with torch.no_grad():
+                scores = self.method.scores(self.mapping, progress)
+        finally:
+            self.mapping.barrier = now
+        return scores.cpu().masked_fill(self.closed, -math.inf)
+
+    def derived(self, progress: Progress) -> Architecture | None:
+        """What the method derives; where something is closed, the top edges of the rest."""
+        if not self.closed.any():
+            return self.method.derive(self.mapping, progress)
+        method = self.method
+        return derive.top_edges(self.ranking(progress), method.operations, method.space, method.origin())
+
+
+def skip_dropout(with_parts: Sequence[Part], search: SearchView, progress: Progress) -> float:
+    """The probability with which the identity's output is dropped, by the method or a part."""
+    rates = [part.skip_dropout(search, progress) for part in with_parts]
+    own: float = search.method.skip_dropout(progress)
+    return 1 - (1 - own) * math.prod(1 - rate for rate in rates) if any(rates) else own
 
 
 @contextmanager

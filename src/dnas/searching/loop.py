@@ -111,7 +111,7 @@ def search_supernet(
     elif history:
         architecture = method.choose(history)
     else:
-        derived = method.derive(search.mapping, last)
+        derived = search.closings.derived(last)
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}

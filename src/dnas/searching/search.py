@@ -27,7 +27,7 @@ from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint, restore_module
 from dnas.runtime.session import Captured
-from dnas.searching.composition import perturbed, those_that_move
+from dnas.searching.composition import Closings, perturbed, skip_dropout, those_that_move
 from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
@@ -133,6 +133,7 @@ class Search:
                 ((self.train_part, "order"), (self.validation_part, "order-validation"))
             )
         ]
+        self.closings = Closings(method, self.mapping, self._shape)
         self.states = {part.name: part.begin(self) for part in self.with_parts}
         self.correct = 0  # of a step, on this rank
         self._compared: dict[int, tuple[Tensor | None, ...]] = {}  # by draw: the weights' gradients of a step
@@ -187,7 +188,7 @@ class Search:
         if bump is not None:
             mixing = replace(mixing, operations=mixing.operations + bump)
         self._executed = mixing.active
-        rate = self.method.skip_dropout(progress)
+        rate = skip_dropout(self.with_parts, self, progress)
         counters = (step, batch.draw) if batch.part is None else (step, batch.draw, batch.part)
         draws = Draws(rate, self.seed, counters) if rate or "noise" in self.method.operations else None
         return self.forward(batch.images, mixing, draws)
@@ -197,7 +198,7 @@ class Search:
         mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
         if mixing.active is None and self.active is not None:
             mixing = replace(mixing, active=self.active)
-        return mixing
+        return self.closings.applied(mixing)
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         """[B, classes] of normalised images under any mixing weights; counted in `cost`."""
@@ -337,6 +338,7 @@ class Search:
     def step(self, step: int) -> float:
         """All of one step, 0-based. Returns the training loss."""
         settings = self.settings
+        self.closings.add(*(part.closing(self, step) for part in self.with_parts))
         if not settings.moves_architecture(self.progress(step).epoch):
             loss = self.weight_step(step)
         elif isinstance(settings, GradientSettings) and settings.update == "single-level":
@@ -417,6 +419,8 @@ class Search:
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
         kept = {f"part.{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
+        if self.with_parts:
+            kept["closings.closed"] = self.closings.closed
         if self.halves is not None:
             kept |= {f"halves.{key}": value for key, value in self.halves.state_dict().items()}
         state: dict[str, Any] = {
@@ -437,6 +441,7 @@ class Search:
         self.architecture_descent.restore(checkpoint)
         if self.halves is not None:
             restore_module(checkpoint, "halves", self.halves)
+        self.closings.restore(checkpoint.part("closings"))
         for name, begun in self.states.items():
             for key, value in checkpoint.part(f"part.{name}").items():
                 begun[key].copy_(value)

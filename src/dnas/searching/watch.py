@@ -63,7 +63,7 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
     if search.architecture:
         metrics["travel"] = max(float(p.detach().abs().max()) for p in search.architecture)
     metrics |= signal(search, progress)
-    derived = method.derive(search.mapping, progress)
+    derived = search.closings.derived(progress)
     if derived is not None:
         metrics["skips"] = derived.skips
     if settings.watch_images:

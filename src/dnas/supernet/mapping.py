@@ -73,6 +73,11 @@ class Mapping(nn.Module):
         """[L, E], or None without edge weights."""
         return None if self.beta is None else self._per_layer(self.beta)
 
+    def close(self, closed: Tensor) -> None:
+        """Close operations [L, E, O] to every relaxation, as those that an edge has not. No edge may lose its last."""
+        before = torch.zeros(closed.shape) if self.barrier is None else self.barrier
+        self.barrier = before.to(self.alpha).masked_fill(closed.to(self.alpha.device), -math.inf)
+
     def count(self) -> int:
         """How many architecture parameters there are."""
         return sum(p.numel() for p in self.parameters())

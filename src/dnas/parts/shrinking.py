@@ -1,0 +1,106 @@
+"""Shrinking: edges lose their weakest operations in stages, while skips drop out (Chen et al., P-DARTS, ICCV 2019).
+
+The epochs in which the architecture moves are three stages of equal length. In the second each edge goes on with its
+`keep_second` best operations, in the third with its `keep_third` best. In each stage the output of the identity is
+dropped with a probability that begins at the stage's own and falls linearly to 0, so that skip connections, which need
+no training, do not win before the others can.
+
+P-DARTS' other half, a network that is deeper in each stage, is not here: see docs/parts.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dnas.errors import InputError
+from dnas.methods.protocol import GradientMethod, Progress
+from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
+from dnas.settings import GradientSettings
+from dnas.space.darts import Space
+from dnas.supernet import derive
+
+STAGES = 3
+
+
+class ShrinkingOptions(PartOptions):
+    """How many operations are kept are the paper's, with `none` among the eight of its first stage."""
+
+    keep_second: int = Field(5, ge=1, description="operations of an edge in the second stage")
+    keep_third: int = Field(3, ge=1, description="operations of an edge in the third stage")
+    dropout_first: float = Field(0.0, ge=0, lt=1, description="of skips, at the beginning of the first stage")
+    dropout_second: float = Field(0.4, ge=0, lt=1, description="of skips, at the beginning of the second stage")
+    dropout_third: float = Field(0.7, ge=0, lt=1, description="of skips, at the beginning of the third stage")
+
+
+class Shrinking(Part):
+    """Fewer operations an edge from stage to stage, and dropout of skips."""
+
+    name = "shrinking"
+    title = "Fewer operations in stages (P-DARTS)"
+    paper = (
+        "Chen et al., Progressive Differentiable Architecture Search: Bridging the Depth Gap Between Search and "
+        "Evaluation, ICCV 2019"
+    )
+    Options = ShrinkingOptions
+    options: ShrinkingOptions
+
+    def check(self, method: GradientMethod, settings: GradientSettings) -> None:
+        require_top_edges(self.name, method)
+        second, third = self.options.keep_second, self.options.keep_third
+        if third > second:
+            raise InputError(
+                f"--option {self.name}.keep_third={third} is more than keep_second={second}; edges only lose operations"
+            )
+        most = int((~derive.closed(method.operations, method.space, STAGES)).sum(-1).max())
+        if third >= most:
+            raise InputError(
+                f"--with {self.name} would close nothing: an edge of --space {method.space.name} has at most {most} "
+                f"operations to derive, and {self.name}.keep_third is {third}"
+            )
+        if (moving := settings.epochs - settings.warmup) < STAGES:
+            raise InputError(
+                f"--with {self.name} needs {STAGES} epochs in which the architecture moves, for as many stages; there "
+                f"are {moving}: give more --epochs, or fewer search.warmup_epochs"
+            )
+
+    def closing(self, search: SearchView, step: int) -> Tensor | None:
+        progress = search.progress(step, draw=1)
+        stage, _ = position(progress)
+        if stage == 0:
+            return None
+        keep = self.options.keep_second if stage == 1 else self.options.keep_third
+        return beyond(search.closings.ranking(progress), search.method.operations, search.method.space, keep)
+
+    def skip_dropout(self, search: SearchView, progress: Progress) -> float:
+        stage, passed = position(progress)
+        options = self.options
+        return (options.dropout_first, options.dropout_second, options.dropout_third)[stage] * (1 - passed)
+
+    def metrics(self, search: SearchView, progress: Progress) -> dict[str, float]:
+        """Operations of an edge that are left, in the mean."""
+        left = (~search.closings.closed).sum(-1).double().mean()
+        return {f"{self.name}.operations": float(left), f"{self.name}.dropout": self.skip_dropout(search, progress)}
+
+
+def position(progress: Progress) -> tuple[int, float]:
+    """The stage, from 0, and which share of it has passed before this epoch; the warm-up is before the first."""
+    moving = progress.epochs - progress.warmup_epochs
+    passed = STAGES * max(0, progress.epoch - progress.warmup_epochs) / moving
+    stage = min(STAGES - 1, int(passed))
+    return stage, passed - stage
+
+
+def beyond(scores: Tensor, operations: tuple[str, ...], space: Space, keep: int) -> Tensor:
+    """[L, E, O] of bool: what is not among the `keep` best of its edge, the first of equals. The best that can be
+    derived stays, in the place of the last where it would be none of them.
+
+    Args:
+        scores: [L, E, O], -∞ where closed.
+    """
+    ranked = scores.clone()
+    derivable = scores.masked_fill(derive.closed(operations, space, len(scores)), -torch.inf)
+    ranked.scatter_(-1, derivable.argmax(-1, keepdim=True), torch.inf)
+    order = torch.argsort(ranked, dim=-1, descending=True, stable=True)
+    return torch.ones_like(scores, dtype=torch.bool).scatter_(-1, order[..., :keep], False)
