@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Any
 from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
-    from dnas.api import load as load
-    from dnas.api import resume as resume
-    from dnas.api import run as run
-    from dnas.api import search as search
-    from dnas.api import train as train
+    from dnas.api.building import build as build
+    from dnas.api.results import Baseline as Baseline
+    from dnas.api.results import RunResult as RunResult
+    from dnas.api.results import SearchResult as SearchResult
+    from dnas.api.results import StudyResult as StudyResult
+    from dnas.api.results import TrainResult as TrainResult
+    from dnas.api.results import load as load
+    from dnas.api.resuming import resume as resume
+    from dnas.api.runs import run as run
+    from dnas.api.runs import search as search
+    from dnas.api.runs import train as train
+    from dnas.api.studies import compare as compare
     from dnas.errors import InputError as InputError
     from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
     from dnas.methods.registry import get_method as get_method
     from dnas.methods.registry import list_methods as list_methods
-    from dnas.network.network import build as build
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
     from dnas.space.architecture import Architecture as Architecture
@@ -34,23 +40,29 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Architecture": "dnas.space.architecture",
+    "Baseline": "dnas.api.results",
     "Cell": "dnas.space.cell",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
-    "build": "dnas.network.network",
+    "RunResult": "dnas.api.results",
+    "SearchResult": "dnas.api.results",
+    "StudyResult": "dnas.api.results",
+    "TrainResult": "dnas.api.results",
+    "build": "dnas.api.building",
+    "compare": "dnas.api.studies",
     "get_method": "dnas.methods.registry",
     "list_methods": "dnas.methods.registry",
-    "load": "dnas.api",
+    "load": "dnas.api.results",
     "load_published": "dnas.space.published",
     "macs": "dnas.network.network",
     "params": "dnas.network.network",
     "parse_genotype": "dnas.space.architecture",
-    "resume": "dnas.api",
-    "run": "dnas.api",
-    "search": "dnas.api",
+    "resume": "dnas.api.resuming",
+    "run": "dnas.api.runs",
+    "search": "dnas.api.runs",
     "stack": "dnas.space.architecture",
-    "train": "dnas.api",
+    "train": "dnas.api.runs",
 }
 __all__ = list(_HOME)
 

@@ -26,10 +26,9 @@ from dnas.options import (
 )
 from dnas.pipeline.overrides import given_options, nested, typed
 from dnas.reporter import reporter
-from dnas.runtime.execution import Execution, launched
+from dnas.runtime.execution import Execution
 
 if TYPE_CHECKING:
-    from dnas.study.cluster import RaySettings
     from dnas.study.design import StudySettings
     from dnas.study.ranking import RankingSettings
 
@@ -154,13 +153,15 @@ def carry_out_study(
     as_json: bool,
     now: Execution,
 ) -> None:
-    _require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.study.cluster import RaySettings
     from dnas.study.compare import compare
+    from dnas.study.jobs import require_no_ranks
     from dnas.study.tables import keep
 
-    ray = _ray_settings(cluster)
+    require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    ray = RaySettings.of(cluster)
     failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     summary = keep(out)
     if as_json:
@@ -180,32 +181,16 @@ def carry_out_ranking(
     as_json: bool,
     now: Execution,
 ) -> None:
-    _require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.study.cluster import RaySettings
+    from dnas.study.jobs import require_no_ranks
     from dnas.study.ranking import rank
 
-    ray = _ray_settings(cluster)
+    require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    ray = RaySettings.of(cluster)
     summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     if as_json:
         print_json(summary)
     else:
         print_ranking(summary, out)
-
-
-def _ray_settings(options: ClusterOptions) -> RaySettings | None:
-    from dnas.study.cluster import RaySettings
-
-    if options.ray is None:
-        for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
-            if value is not None:
-                raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
-        return None
-    return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
-
-
-def _require_no_ranks(folder: Path) -> None:
-    if launched():
-        raise InputError(
-            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
-        )
