@@ -12,10 +12,10 @@ from dnas.space.architecture import Architecture
 TINY = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 16}
 FUNCTIONS = (
     "build", "compare", "get_method", "list_methods", "load", "load_published", "macs", "params", "parse_genotype",
-    "resume", "run", "search", "stack", "train",
+    "register", "resume", "run", "search", "stack", "train",
 )  # fmt: skip
 CLASSES = (
-    "Architecture", "Baseline", "Cell", "InputError", "Interrupted", "RunError", "RunResult", "SearchResult",
+    "Architecture", "Baseline", "Cell", "DNASClassifier", "InputError", "Interrupted", "RunError", "RunResult", "SearchResult",
     "StudyResult", "TrainResult",
 )  # fmt: skip
 

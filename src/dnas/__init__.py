@@ -14,6 +14,7 @@ from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
     from dnas.api.building import build as build
+    from dnas.api.estimator import DNASClassifier as DNASClassifier
     from dnas.api.results import Baseline as Baseline
     from dnas.api.results import RunResult as RunResult
     from dnas.api.results import SearchResult as SearchResult
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dnas.errors import RunError as RunError
     from dnas.methods.registry import get_method as get_method
     from dnas.methods.registry import list_methods as list_methods
+    from dnas.methods.registry import register as register
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
     from dnas.space.architecture import Architecture as Architecture
@@ -42,6 +44,7 @@ _HOME = {
     "Architecture": "dnas.space.architecture",
     "Baseline": "dnas.api.results",
     "Cell": "dnas.space.cell",
+    "DNASClassifier": "dnas.api.estimator",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
@@ -58,6 +61,7 @@ _HOME = {
     "macs": "dnas.network.network",
     "params": "dnas.network.network",
     "parse_genotype": "dnas.space.architecture",
+    "register": "dnas.methods.registry",
     "resume": "dnas.api.resuming",
     "run": "dnas.api.runs",
     "search": "dnas.api.runs",
