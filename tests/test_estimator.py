@@ -135,14 +135,14 @@ def test_the_scale_is_that_of_fit(digits):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda X, y: (X.reshape(60, 64), y), "give image_shape for rows of numbers"),
-        (lambda X, y: (X[:, :, :, None].repeat(2, 3), y), r"1, 3 or 4 channels"),
-        (lambda X, y: (X - 5, y), "X holds values from -5 to 11, where 0 to 255 belong"),
-        (lambda X, y: (np.where(X > 15, np.nan, X), y), "Input X contains NaN"),
-        (lambda X, y: (X[:0], y[:0]), "a minimum of 1 is required"),
-        (lambda X, y: (X.astype(str), y), "where numbers of pictures belong"),
-        (lambda X, y: (X, y[:5]), "give one label for each"),
-        (lambda X, y: (X, np.zeros(60, int)), "all of one class"),
+        (lambda x, y: (x.reshape(60, 64), y), "give image_shape for rows of numbers"),
+        (lambda x, y: (x[:, :, :, None].repeat(2, 3), y), r"1, 3 or 4 channels"),
+        (lambda x, y: (x - 5, y), "X holds values from -5 to 11, where 0 to 255 belong"),
+        (lambda x, y: (np.where(x > 15, np.nan, x), y), "Input X contains NaN"),
+        (lambda x, y: (x[:0], y[:0]), "a minimum of 1 is required"),
+        (lambda x, y: (x.astype(str), y), "where numbers of pictures belong"),
+        (lambda x, y: (x, y[:5]), "give one label for each"),
+        (lambda x, y: (x, np.zeros(60, int)), "all of one class"),
     ],
 )
 def test_what_is_no_pictures_is_refused(digits, change, says):
