@@ -8,6 +8,7 @@ import re
 from dataclasses import FrozenInstanceError
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from faults.harness import invoke, make_images
 
@@ -121,6 +122,8 @@ def test_a_study(images, tmp_path):
     assert typed.code == 0 and typed.json == more.to_dict()
     with pytest.raises(dnas.InputError, match="on_epoch are for runs"):
         dnas.resume(out, on_epoch=print)
+    with pytest.raises(dnas.InputError, match="data of compare must be a name or a path"):
+        dnas.compare("random", data=(np.zeros((2, 9, 9)), [0, 1]), out=tmp_path / "never")
     for wrong in ({"processes": -1}, {"ray_retries": 2}, {"mappings": ["nope"]}):
         with pytest.raises(dnas.InputError):
             dnas.compare("random", data=images, out=tmp_path / "never", **wrong)

@@ -56,8 +56,8 @@ def begin(command: Command, given: Mapping[str, Any], subject: Named | None = No
     started = Started.of(given)
     named = given if started.place is None else {**given, "data": IN_MEMORY}
     options = {name: plain(value) for name, value in named.items() if name not in OWN}
-    if command == "search" or (command == "run" and options.get("baseline")):
-        options.pop("baseline", None)  # the default, over which a configuration file goes
+    if command == "run" and options["baseline"]:
+        del options["baseline"]  # the default, over which a configuration file goes
     out = options.pop("out")
     with calling(typed(command, options)):
         settings, architecture = nested(command, options), None

@@ -158,6 +158,10 @@ def compare(
     """
     given: dict[str, Any] = locals()
     started = Started.of(given)
+    if started.place is not None:
+        raise InputError(
+            "data of compare must be a name or a path, which its processes can read; save arrays by np.savez"
+        )
     lists = {name: _listed(given[name]) for name in ("methods", "mappings", "architectures")}
     counts = {"seeds": seeds, "training_seeds": training_seeds, "threads": threads}
     cluster = ClusterOptions(**{name: given[name] for name in names(ClusterOptions)})
