@@ -40,13 +40,14 @@ CHECKS = (
     "check_parameters_default_constructible", "check_get_params_invariance", "check_set_params",
     "check_estimators_unfitted", "check_fit_score_takes_y", "check_estimators_overwrite_params",
     "check_dont_overwrite_parameters", "check_estimators_fit_returns_self", "check_estimators_pickle",
-    "check_dict_unchanged", "check_classifiers_one_label", "check_classifier_data_not_an_array",
+    "check_dict_unchanged", "check_classifiers_one_label",
 )  # fmt: skip
 # Those that scikit-learn has for classifiers beside them, and why they do not apply.
 NOT_APPLICABLE = {
     "check_n_features_in*, check_fit2d_*, check_fit1d, check_estimators_dtypes, check_complex_data, check_dtype_object":
         "rows of numbers are refused without image_shape, and with it every row has that many; see the tests below",
     "check_estimator_sparse_*": "pictures are dense; refused in a test below",
+    "check_classifier_data_not_an_array": "needs pandas, whose frames are rows of numbers",
     "check_estimators_nan_inf, check_estimators_empty_data_messages": "in tests below, on pictures",
     "check_classifiers_train, check_supervised_y_2d, check_classifiers_regression_target": "demand an accuracy on points "
         "in a plane, and DataConversionWarning and a refusal of real labels, which are classes here",

@@ -141,7 +141,7 @@ class Endless(IterableDataset):
     [
         (3, "data is of the type int, which cannot be used; it must be a name, a path, arrays"),
         (GRAY, "data is of the type ndarray"),
-        ((GRAY, LABELS, LABELS), "item 0 of data is array"),
+        ((GRAY, LABELS, LABELS), "data is of the type tuple"),
         (DataLoader(Pairs(GRAY)), "give its dataset, data = loader.dataset"),
         ({"train": DataLoader(Pairs(GRAY))}, r"give its dataset, data\['train'\] = loader.dataset"),
         (Endless(), "data is of the type Endless"),
@@ -149,7 +149,7 @@ class Endless(IterableDataset):
         ({"train": (GRAY, LABELS), "dev": (GRAY, LABELS)}, "data must be a mapping of train, validation and test"),
         ([], "data is empty; give images"),
         ((GRAY, LABELS[:4]), r"the array of labels in data has the shape \(4,\) for the 40 images of the array of images"),
-        ((GRAY[0], LABELS), r"the array of images in data has the shape \(9, 9\)"),
+        ((GRAY[0], LABELS[:9]), r"the array of images in data has the shape \(9, 9\)"),
         ((GRAY - 130.0, LABELS), "the array of images in data holds values from -130 to 125, where 0 to 1 or 0 to 255"),
         ((GRAY, LABELS + 0.5), "the array of labels in data holds float64"),
         ((np.array([None] * 40), LABELS), "the array of images in data holds Python objects"),

@@ -149,4 +149,5 @@ def first_line(error: Exception) -> str:
 
 def shown(value: Any) -> str:
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 60 else text[:57] + "…"

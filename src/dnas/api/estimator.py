@@ -131,7 +131,8 @@ class DNASClassifier:
 
     def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
         """The most probable class of each picture [N]. Raises InputError, and NotFittedError before `fit`."""
-        chosen: npt.NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        chosen: npt.NDArray[Any] = self.classes_[best]
         return chosen
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803

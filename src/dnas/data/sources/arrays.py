@@ -38,6 +38,7 @@ _ROLES: dict[str, Role] = {
     "labels": "labels", "label": "labels", "targets": "labels", "target": "labels", "y": "labels",
 }  # fmt: skip
 _CHANNELS = (1, 3, 4)
+_UNWRITTEN = ("HSV", "La", "PA", "RGBa")  # modes of Pillow that no format of it has
 _AT_ONCE = 1024  # images of a look at all values
 
 
@@ -159,8 +160,10 @@ def _encoded(pixels: Bytes) -> bytes:
 def _saved(picture: Image.Image) -> io.BytesIO:
     """A picture as a file, without loss."""
     stream = io.BytesIO()
-    # TIFF has every mode of Pillow, but no transparency of palettes.
-    picture.save(stream, "PNG" if picture.mode in ("P", "PA") or "transparency" in picture.info else "TIFF")
+    if picture.mode in _UNWRITTEN:
+        picture = picture.convert("RGBA" if "A" in picture.mode.upper() else "RGB")
+    # TIFF has all other modes, but no transparency of palettes.
+    picture.save(stream, "PNG" if picture.mode == "P" or "transparency" in picture.info else "TIFF")
     stream.seek(0)
     return stream
 

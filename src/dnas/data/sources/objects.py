@@ -32,6 +32,7 @@ Images: TypeAlias = Union["Split", Mapping[str, "Split"]]
 Data: TypeAlias = Union[str, Path, "Images"]
 
 SPLITS = ("train", "validation", "test")
+_NO_DATASETS = (str, tuple, np.ndarray)
 _STACKED = {"L", "RGB", "RGBA"}  # modes of PIL that are arrays of bytes as they are
 _WANTED = (
     "a name, a path, arrays (images, labels), a Dataset with a length whose items are (picture, label), or a mapping "
@@ -70,7 +71,7 @@ def _pair(value: Any, what: str) -> tuple[Numbers, Numbers]:
     """Images and labels of one split."""
     if isinstance(value, tuple) and len(value) == 2:
         images, labels = value
-    elif hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | np.ndarray):
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, _NO_DATASETS):
         if not len(value):
             raise InputError(f"{what} is empty; give images")
         images, labels = _items(value, what)
