@@ -87,20 +87,22 @@ def test_a_dataset_is_asked_once_for_each_item():
 
 def test_pictures_of_other_sizes_and_modes_are_read_as_their_files(tmp_path):
     pictures, labels = [], []
-    for number, mode in enumerate(("L", "RGB", "RGBA", "P", "LA", "CMYK", "I;16", "1") * 4):
+    for number, mode in enumerate(("L", "RGB", "RGBA", "P", "LA", "CMYK", "I;16", "1", "HSV", "PA") * 3):
         size = (10 + number % 5, 12 + number % 3)
+        rng = np.random.default_rng(number)
         if mode == "I;16":
-            pixels = np.random.default_rng(number).integers(0, 65536, size[::-1], dtype=np.uint16)
-            picture = Image.fromarray(pixels)
+            picture = Image.fromarray(rng.integers(0, 65536, size[::-1], dtype=np.uint16))
         else:
-            pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 4), dtype=np.uint8)
-            picture = Image.fromarray(pixels).convert(mode)
+            clear = mode in ("RGBA", "LA", "PA")
+            pixels = rng.integers(0, 256, (*size[::-1], 4 if clear else 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).convert("LA" if mode == "PA" else mode).convert(mode)
         pictures.append(picture)
         labels.append("ab"[number % 2])
+        kept = picture.convert({"HSV": "RGB", "PA": "RGBA"}.get(mode, mode))
         for part in ("train", "test"):
             folder = tmp_path / part / labels[-1]
             folder.mkdir(parents=True, exist_ok=True)
-            picture.save(folder / f"{number:02}.tif" if mode != "LA" else folder / f"{number:02}.png")
+            kept.save(folder / f"{number:02}.{'png' if mode in ('LA', 'PA') else 'tif'}")
     split = Pairs(pictures, labels)
     ours, info, _ = read({"train": split, "test": split})
     theirs, known, _ = load_splits(str(tmp_path))

@@ -38,7 +38,8 @@ _ROLES: dict[str, Role] = {
     "labels": "labels", "label": "labels", "targets": "labels", "target": "labels", "y": "labels",
 }  # fmt: skip
 _CHANNELS = (1, 3, 4)
-_UNWRITTEN = ("HSV", "La", "PA", "RGBa")  # modes of Pillow that no format of it has
+# Modes of Pillow that no format of it has, and those that say the same.
+_UNWRITTEN = {"HSV": "RGB", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 _AT_ONCE = 1024  # images of a look at all values
 
 
@@ -161,7 +162,7 @@ def _saved(picture: Image.Image) -> io.BytesIO:
     """A picture as a file, without loss."""
     stream = io.BytesIO()
     if picture.mode in _UNWRITTEN:
-        picture = picture.convert("RGBA" if "A" in picture.mode.upper() else "RGB")
+        picture = picture.convert(_UNWRITTEN[picture.mode])
     # TIFF has all other modes, but no transparency of palettes.
     picture.save(stream, "PNG" if picture.mode == "P" or "transparency" in picture.info else "TIFF")
     stream.seek(0)
