@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from docs_tools import python_blocks
 
+from dnas.data.splits import Split, load_splits, load_train
 from dnas.methods import registry
+from dnas.pipeline import inputs
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
@@ -24,9 +27,15 @@ def forget():
     registry.registry.cache_clear()
 
 
+def _few(*loaded):
+    return tuple(each.subset(torch.arange(min(100, len(each)))) if isinstance(each, Split) else each for each in loaded)
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=TITLES)
 def test_the_examples_of_the_page_run(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inputs, "load_train", lambda *given, **how: _few(*load_train(*given, **how)))
+    monkeypatch.setattr(inputs, "load_splits", lambda *given, **how: _few(*load_splits(*given, **how)))
     names: dict = {"__name__": "__main__"}
     exec(compile(block, PAGE.name, "exec"), names)
     out = capsys.readouterr().out
