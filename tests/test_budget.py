@@ -307,7 +307,7 @@ def test_a_budget_for_a_run_that_is_named(images, tmp_path, ticking):
     """What the run's own budget decided is not handed on."""
     found = dnas.search(data=images, budget="0.3", **TINY, out=tmp_path / "search")
     assert read_toml(tmp_path / "search" / "config.toml")["budget"] == 0
-    first = dnas.train(found["architecture"], data=images, budget=0.6, channels=8, batch_size=16, out=tmp_path / "one")
+    first = dnas.train(found.architecture, data=images, budget=0.6, channels=8, batch_size=16, out=tmp_path / "one")
     again = dnas.train(tmp_path / "one", budget=0.4, out=tmp_path / "two")
     assert 1 < again["plan"]["steps"] < first["plan"]["steps"]
     config = read_toml(tmp_path / "two" / "config.toml")

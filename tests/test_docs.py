@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs_tools import python_blocks
 from faults.harness import invoke
 
 from dnas import methods, testing
@@ -15,10 +16,6 @@ from dnas.space.architecture import Architecture
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-def python_blocks(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

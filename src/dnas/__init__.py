@@ -13,19 +13,27 @@ from typing import TYPE_CHECKING, Any
 from dnas.runtime.waiting import bound_spinning
 
 if TYPE_CHECKING:
-    from dnas.api import export as export
-    from dnas.api import inspect_data as inspect_data
-    from dnas.api import load as load
-    from dnas.api import resume as resume
-    from dnas.api import run as run
-    from dnas.api import search as search
-    from dnas.api import train as train
+    from dnas.api.building import build as build
+    from dnas.api.estimator import DNASClassifier as DNASClassifier
+    from dnas.api.exporting import export as export
+    from dnas.api.looking import inspect_data as inspect_data
+    from dnas.api.results import Baseline as Baseline
+    from dnas.api.results import RunResult as RunResult
+    from dnas.api.results import SearchResult as SearchResult
+    from dnas.api.results import StudyResult as StudyResult
+    from dnas.api.results import TrainResult as TrainResult
+    from dnas.api.results import load as load
+    from dnas.api.resuming import resume as resume
+    from dnas.api.runs import run as run
+    from dnas.api.runs import search as search
+    from dnas.api.runs import train as train
+    from dnas.api.studies import compare as compare
     from dnas.errors import InputError as InputError
     from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
     from dnas.methods.registry import get_method as get_method
     from dnas.methods.registry import list_methods as list_methods
-    from dnas.network.network import build as build
+    from dnas.methods.registry import register as register
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
     from dnas.space.architecture import Architecture as Architecture
@@ -36,25 +44,33 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Architecture": "dnas.space.architecture",
+    "Baseline": "dnas.api.results",
     "Cell": "dnas.space.cell",
+    "DNASClassifier": "dnas.api.estimator",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
     "RunError": "dnas.errors",
-    "build": "dnas.network.network",
-    "export": "dnas.api",
+    "RunResult": "dnas.api.results",
+    "SearchResult": "dnas.api.results",
+    "StudyResult": "dnas.api.results",
+    "TrainResult": "dnas.api.results",
+    "build": "dnas.api.building",
+    "compare": "dnas.api.studies",
+    "export": "dnas.api.exporting",
     "get_method": "dnas.methods.registry",
+    "inspect_data": "dnas.api.looking",
     "list_methods": "dnas.methods.registry",
-    "inspect_data": "dnas.api",
-    "load": "dnas.api",
+    "load": "dnas.api.results",
     "load_published": "dnas.space.published",
     "macs": "dnas.network.network",
     "params": "dnas.network.network",
     "parse_genotype": "dnas.space.architecture",
-    "resume": "dnas.api",
-    "run": "dnas.api",
-    "search": "dnas.api",
+    "register": "dnas.methods.registry",
+    "resume": "dnas.api.resuming",
+    "run": "dnas.api.runs",
+    "search": "dnas.api.runs",
     "stack": "dnas.space.architecture",
-    "train": "dnas.api",
+    "train": "dnas.api.runs",
 }
 __all__ = list(_HOME)
 

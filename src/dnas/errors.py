@@ -67,12 +67,17 @@ class Diverged(RunError):
     """A loss or gradient is not finite."""
 
 
-# In place of a signal's number, where no signal but --time-limit ended an execution.
-TIME_LIMIT = 0
+# In place of a signal's number, where no signal but --time-limit or `on_epoch` ended an execution.
+TIME_LIMIT, ON_EPOCH = 0, 1000
 
 
 class Interrupted(Exception):
-    """A signal or --time-limit stopped a run, which can be resumed."""
+    """A signal, --time-limit or `on_epoch` stopped a run, which can be resumed.
+
+    Attributes:
+        run: Its folder.
+        signum: The signal's number, or `TIME_LIMIT` or `ON_EPOCH`.
+    """
 
     def __init__(self, run: Path, signum: int) -> None:
         super().__init__(run, signum)  # the arguments as they are, so that it can be sent between processes
@@ -81,12 +86,21 @@ class Interrupted(Exception):
 
     @property
     def code(self) -> int:
-        """What the command line exits with: 128 + the signal's number, or 75 (EX_TEMPFAIL, sysexits.h) by the limit."""
-        return 75 if self.signum == TIME_LIMIT else 128 + self.signum
+        """What the command line exits with: 128 + the signal's number, or 75 (EX_TEMPFAIL, sysexits.h) without one."""
+        return 75 if self.signum in (TIME_LIMIT, ON_EPOCH) else 128 + self.signum
 
     def __str__(self) -> str:
-        what = "the time limit is reached" if self.signum == TIME_LIMIT else "interrupted"
-        return f"{what}; go on with: dnas resume {self.run}"
+        return f"{self._what}; go on with: dnas resume {self.run}"
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show in place of a traceback."""
+        return [f"{self._what}; go on with: dnas.resume({str(self.run)!r})"]
+
+    @property
+    def _what(self) -> str:
+        return {TIME_LIMIT: "the time limit is reached", ON_EPOCH: "stopped by on_epoch"}.get(
+            self.signum, "interrupted"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -135,4 +149,5 @@ def first_line(error: Exception) -> str:
 
 def shown(value: Any) -> str:
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 60 else text[:57] + "…"

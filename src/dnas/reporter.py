@@ -1,10 +1,11 @@
-"""Showing how far a run is: bars on a terminal, plain lines in a pipe, nothing when quiet.
+"""Showing how far a run is: bars on a terminal or in a notebook, plain lines in a pipe, nothing when quiet.
 
-All of it goes to stderr; stdout belongs to results.
+All of it goes to stderr; stdout belongs to results. What Python functions do is told to `logging`, by the name "dnas".
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -40,6 +41,38 @@ class Plain(Silent):
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+class Logged:
+    """Tells the logger "dnas" what is said (INFO, warnings as WARNING) and every epoch's metrics (DEBUG).
+
+    Args:
+        shown: Who is told as well.
+    """
+
+    def __init__(self, shown: Reporter | None = None) -> None:
+        self.shown = shown or Silent()
+        self.logger = logging.getLogger("dnas")
+        if not self.logger.handlers:
+            # A library is silent unless its user wants to hear it.
+            self.logger.addHandler(logging.NullHandler())
+
+    def start(self, title: str, steps: int, done: int) -> None:
+        self.shown.start(title, steps, done)
+
+    def step(self, step: int, shown: Mapping[str, float]) -> None:
+        self.shown.step(step, shown)
+
+    def metric(self, values: Mapping[str, Any]) -> None:
+        self.logger.debug("%s", dict(values))
+        self.shown.metric(values)
+
+    def finish(self) -> None:
+        self.shown.finish()
+
+    def say(self, text: str) -> None:
+        self.logger.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", text)
+        self.shown.say(text)
 
 
 class Bars(Silent):
@@ -92,7 +125,18 @@ def reporter(quiet: bool) -> Reporter:
     """What fits where stderr goes."""
     if quiet:
         return Silent()
-    return Bars() if sys.stderr.isatty() else Plain()
+    return Bars() if sys.stderr.isatty() or _in_notebook() else Plain()
+
+
+def _in_notebook() -> bool:
+    """Whether rich can show bars in a notebook: for what moves it needs ipywidgets."""
+    if "IPython" not in sys.modules:
+        return False
+    from importlib.util import find_spec
+
+    from rich.console import Console
+
+    return Console().is_jupyter and find_spec("ipywidgets") is not None
 
 
 def _short(value: Any) -> str:

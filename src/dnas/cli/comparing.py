@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,11 +38,10 @@ from dnas.options import (
 )
 from dnas.pipeline.overrides import given_options, nested, typed
 from dnas.reporter import reporter
-from dnas.runtime.execution import Execution, launched
-from dnas.study.names import FAILED_FILE, SEEDS, STUDY_FILE
+from dnas.runtime.execution import Execution
+from dnas.study.names import FAILED_FILE, SEEDS
 
 if TYPE_CHECKING:
-    from dnas.study.cluster import RaySettings
     from dnas.study.design import StudySettings
     from dnas.study.ranking import RankingSettings
 
@@ -61,8 +59,8 @@ def compare(
     methods: Annotated[
         str,
         Parameter(
-            help="Names, with commas between them; METHOD+PART+… with parts that the others need not have; +NAME adds to "
-            "a study."
+            help="Names, with commas between them; METHOD+PART+… with parts that the others need not have; +NAME adds "
+            "to a study."
         ),
     ] = "",
     mappings: Annotated[
@@ -104,8 +102,8 @@ def compare(
     The study's folder is --out. --resume goes on with one, and adds to it what is given besides.
     """
     now = begin_execution(execute)
-    from dnas.study.design import StudySettings
-    from dnas.study.growth import grown
+    from dnas.study.design import StudySettings, parts_beside
+    from dnas.study.growth import added_to, grown
     from dnas.validation import checked
 
     given = given_options(data, search, both, common)
@@ -117,15 +115,12 @@ def compare(
         raise InputError(f"--out {out} cannot be used with --resume {resume}, which is the study's folder; remove one")
     path = Path(resume or out or "study")
     texts = {"methods": methods, "mappings": mappings, "architectures": architectures}
-    lists = {key: [name.removeprefix("+") for name in names_of(text)] for key, text in texts.items()}
-    for key, text in texts.items():
-        if "+" in {name[0] for name in names_of(text)} and not (path / STUDY_FILE).is_file():
-            raise InputError(f"--{key} {text} adds to a study, and {path} is none; give --resume STUDY, or omit the +")
+    lists = added_to(path, {key: names_of(text) for key, text in texts.items()})
     counts = {"seeds": seeds, "training_seeds": training_seeds}
     own = {key: f"--{key.replace('_', '-')}" for key in (*lists, *counts, "threads")}
     own |= {"method": "--methods", "mapping": "--mappings"}
     with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_of(lists["methods"]))
+        run = nested("run", given, parts_beside(lists["methods"]))
         del run["command"]
         if resume is not None and given["device"] is None and given["config"] is None:
             del run["device"]  # found out, and not given
@@ -162,6 +157,7 @@ def rank(
     The folder is --out; give it again to go on.
     """
     now = begin_execution(execute)
+    from dnas.study.design import parts_beside
     from dnas.study.ranking import RankingSettings
     from dnas.validation import checked
 
@@ -180,7 +176,7 @@ def rank(
         "threads": "--threads",
     }
     with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_of(names_of(methods)))
+        run = nested("run", given, parts_beside(names_of(methods)))
         del run["command"]
         values = {
             "count": architectures,
@@ -194,13 +190,6 @@ def rank(
         carry_out_ranking(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
 
 
-def parts_of(methods: Sequence[str]) -> list[str]:
-    """The parts of methods that are named METHOD+PART+…"""
-    from dnas.study.design import method_and_parts
-
-    return [part for name in methods for part in method_and_parts(name)[1]]
-
-
 def carry_out_study(
     out: Path,
     settings: StudySettings,
@@ -210,13 +199,15 @@ def carry_out_study(
     as_json: bool,
     now: Execution,
 ) -> None:
-    _require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.study.cluster import RaySettings
     from dnas.study.compare import compare
+    from dnas.study.jobs import require_no_ranks
     from dnas.study.tables import keep
 
-    ray = _ray_settings(cluster)
+    require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    ray = RaySettings.of(cluster)
     try:
         failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     except Interrupted:
@@ -240,32 +231,16 @@ def carry_out_ranking(
     as_json: bool,
     now: Execution,
 ) -> None:
-    _require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
+    from dnas.study.cluster import RaySettings
+    from dnas.study.jobs import require_no_ranks
     from dnas.study.ranking import rank
 
-    ray = _ray_settings(cluster)
+    require_no_ranks(out)
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
+    ray = RaySettings.of(cluster)
     summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     if as_json:
         print_json(summary)
     else:
         print_ranking(summary, out)
-
-
-def _ray_settings(options: ClusterOptions) -> RaySettings | None:
-    from dnas.study.cluster import RaySettings
-
-    if options.ray is None:
-        for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
-            if value is not None:
-                raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
-        return None
-    return RaySettings(options.ray, 3 if options.ray_retries is None else options.ray_retries, options.ray_timeout)
-
-
-def _require_no_ranks(folder: Path) -> None:
-    if launched():
-        raise InputError(
-            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
-        )

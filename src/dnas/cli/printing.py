@@ -35,19 +35,10 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     console = Console()
     if "test_accuracy" in result:
         table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
-        balance = verdict.of_classes(result)
-        balanced = () if balance is None else ("balanced",)
+        balanced = () if verdict.of_classes(result) is None else ("balanced",)
         for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
-        searched = f"{result['method']} ({result['mapping']})" if result["method"] else ""
-        if result.get("with_parts"):
-            searched = f"{searched} with {', '.join(result['with_parts'])}"
-        if searched and not verdict.searched(result):
-            searched = f"winner of the finals ({(verdict.winner(result) or {})['origin']})"
-        rows = [(searched or result.get("architecture", "trained"), result)]
-        if "baseline" in result:
-            rows.append(("random, same size", result["baseline"]))
-        for label, row in rows:
+        for label, row in verdict.networks(result):
             low, high = row["test_interval"]
             table.add_row(
                 label,
@@ -58,13 +49,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
                 f"{row['macs']:,}",
             )
         console.print(table)
-        paid = verdict.of_run(result) if "baseline" in result else None
-        for sentence in (verdict.of_origin(result), balance, verdict.of_finals(result), paid):
-            if sentence is not None:
-                console.print(sentence, highlight=False)
-    noise = verdict.of_signal(result)
-    if noise is not None:
-        console.print(noise, highlight=False)
+    for sentence in verdict.sentences(result):
+        console.print(sentence, highlight=False)
     taken = {
         SEARCH_STAGE: result["search_seconds"],
         TRAIN_STAGE: result["train_seconds"],

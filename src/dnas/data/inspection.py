@@ -15,7 +15,7 @@ from dnas.data.headers import Rule, Stored
 from dnas.data.looks import Arrays, Files, Looks, Pictures, look_again, look_at
 from dnas.data.origins import SharedSource, shared_sources
 from dnas.data.pictures import survey
-from dnas.data.sources.archive import open_tree
+from dnas.data.sources.archive import tree_of
 from dnas.data.sources.listing import LeftOut
 from dnas.data.sources.protocol import Columns, Place
 from dnas.data.sources.registry import locate
@@ -245,7 +245,7 @@ def _step(reporter: Reporter, before: int, done: int) -> None:
 
 def _files(place: Place, image_size: int | None, resize: Resize) -> _Read:
     assert place.source.pictures is not None
-    tree = open_tree(place.path)
+    tree = tree_of(place)
     train = place.source.pictures(tree, "train", None)
     test = place.source.pictures(tree, "test", train.classes)
     headers = survey(train.tree or tree, train.names)

@@ -51,7 +51,7 @@ from dnas.data.headers import Headers, Rule
 from dnas.data.pictures import image_digests
 from dnas.data.reading import Pictures, read_pictures, require_no_streaming
 from dnas.data.shares import stratified
-from dnas.data.sources.archive import open_tree
+from dnas.data.sources.archive import tree_of
 from dnas.data.sources.listing import LeftOut, Listing, Reason
 from dnas.data.sources.protocol import Columns, Place
 from dnas.data.sources.registry import locate
@@ -162,6 +162,7 @@ def load_train(
     memory: Memory = "auto",
     workers: int = 0,
     columns: Columns | None = None,
+    given: Place | None = None,
     reporter: Reporter | None = None,
     skip_broken: bool = False,
 ) -> tuple[Split, DataInfo]:
@@ -178,6 +179,7 @@ def load_train(
             streams where they would take more than half of this machine's memory.
         workers: processes that decode streamed pictures; 0: as many as torch has threads.
         columns: how a list of images is read; only for those.
+        given: the place of images that the caller holds (`sources/objects.py`).
         reporter: is told how far a first look at streamed pictures is.
         skip_broken: goes on without pictures that cannot be read, if they are at most a tenth of the split.
 
@@ -186,12 +188,12 @@ def load_train(
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
-    place = locate(source, data_dir, columns)
+    place = locate(source, data_dir, columns, given)
     how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
     how["skip_broken"] = skip_broken
     skipped: Sequence[Broken] = ()
     if pictures := place.source.pictures:
-        tree = open_tree(place.path)
+        tree = tree_of(place)
         listing = pictures(tree, "train", None)
         _require_two_classes(listing.labels, listing.classes, place.path)
         shape: dict[str, Any] = {"channels": channels, "size": image_size, "resize": resize}
@@ -236,6 +238,7 @@ def load_test(
     memory: Memory = "auto",
     workers: int = 0,
     columns: Columns | None = None,
+    given: Place | None = None,
     reporter: Reporter | None = None,
     skip_broken: bool = False,
     every: bool = False,
@@ -243,15 +246,15 @@ def load_test(
     """The test split of `source`, in the classes, channels and size that `info` has from training.
 
     Args:
-        data_dir, memory, workers, columns, reporter, skip_broken: as of `load_train`.
+        data_dir, memory, workers, columns, given, reporter, skip_broken: as of `load_train`.
         every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
 
     Raises:
         InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
     """
-    place = locate(source, data_dir, columns)
+    place = locate(source, data_dir, columns, given)
     if pictures := place.source.pictures:
-        tree = open_tree(place.path)
+        tree = tree_of(place)
         if every and place.source.given:
             listing, part = place.source.given(tree, info.classes)
         else:
@@ -284,6 +287,7 @@ def load_splits(
     memory: Memory = "auto",
     workers: int = 0,
     columns: Columns | None = None,
+    given: Place | None = None,
     reporter: Reporter | None = None,
     skip_broken: bool = False,
 ) -> tuple[Split, DataInfo, Split]:
@@ -292,14 +296,20 @@ def load_splits(
     Both splits are held in the same way, and unreadable pictures of both are listed together.
 
     Args:
-        source, data_dir, image_size, resize, channels, memory, workers, columns, reporter, skip_broken: as of
+        source, data_dir, image_size, resize, channels, memory, workers, columns, given, reporter, skip_broken: as of
             `load_train`.
 
     Raises:
         InputError: as `load_train` and `load_test`.
     """
-    shared: dict[str, Any] = {"data_dir": data_dir, "workers": workers, "columns": columns, "reporter": reporter}
-    shared["skip_broken"] = skip_broken
+    shared: dict[str, Any] = {
+        "data_dir": data_dir,
+        "workers": workers,
+        "columns": columns,
+        "given": given,
+        "reporter": reporter,
+        "skip_broken": skip_broken,
+    }
     try:
         train, info = load_train(
             source, image_size=image_size, resize=resize, channels=channels, memory=memory, **shared
@@ -313,15 +323,20 @@ def load_splits(
 
 
 def _unreadable_test(
-    source: str, training: Unreadable, data_dir: str | None, columns: Columns | None, **how: Any
+    source: str,
+    training: Unreadable,
+    data_dir: str | None,
+    columns: Columns | None,
+    given: Place | None,
+    **how: Any,
 ) -> list[Broken]:
     """The unreadable test pictures of a data set that has unreadable training pictures."""
-    place = locate(source, data_dir, columns)
+    place = locate(source, data_dir, columns, given)
     assert place.source.pictures is not None
     # Numbers without a known range are readable by any.
     shape: dict[str, Any] = {"channels": training.channels, "size": training.size, "rule": Rule(values=(0.0, 1.0))}
     try:
-        tree = open_tree(place.path)
+        tree = tree_of(place)
         listing = place.source.pictures(tree, "test", None)
         read_pictures(place.path, tree, listing, "test", data_dir=data_dir, **shape, **how)
     except Unreadable as error:

@@ -10,18 +10,20 @@ from __future__ import annotations
 from typing import Literal
 
 from dnas.data.mirroring import Finding, find_mirrored
+from dnas.data.sources.protocol import Place
 from dnas.data.sources.registry import locate
 from dnas.data.splits import DataInfo, Split
 from dnas.pipeline.config import Config
 from dnas.runtime import distributed
 
 
-def resolve_flips(config: Config, split: Split, info: DataInfo) -> tuple[Config, str]:
+def resolve_flips(config: Config, split: Split, info: DataInfo, given: Place | None = None) -> tuple[Config, str]:
     """Replace "auto" in the settings of the search and of the training.
 
     Args:
         config: The resolved configuration of a run.
         split, info: All training images, and what is known of them.
+        given: The place of images that the caller holds.
 
     Returns:
         The configuration, and a line for the user; "" if both were chosen by hand.
@@ -33,14 +35,14 @@ def resolve_flips(config: Config, split: Split, info: DataInfo) -> tuple[Config,
     if not stages:
         return config, ""
     # Measured once, since the last bits of another machine could decide otherwise.
-    flip, line = distributed.from_first(_chosen(config, split, info) if distributed.leads() else ("on", ""))
+    flip, line = distributed.from_first(_chosen(config, split, info, given) if distributed.leads() else ("on", ""))
     settings = {name: getattr(config, name).model_copy(update={"flip": flip}) for name in stages}
     return config.model_copy(update=settings), line
 
 
-def _chosen(config: Config, split: Split, info: DataInfo) -> tuple[Literal["on", "off"], str]:
+def _chosen(config: Config, split: Split, info: DataInfo, given: Place | None) -> tuple[Literal["on", "off"], str]:
     """The choice for a data set, and why."""
-    source = locate(config.data.source, config.data.data_dir or None).source
+    source = locate(config.data.source, config.data.data_dir or None, given=given).source
     if source.measured:
         found = find_mirrored(split)
         return ("off" if found.pair else "on"), _measured(found, info)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dnas.data.sources.protocol import IN_MEMORY
 from dnas.data.sources.registry import names as known_names
 from dnas.data.sources.tree import is_dir, is_file
 from dnas.data.splits import DataInfo
@@ -53,7 +54,8 @@ def inherit(
     theirs: dict[str, Any] = {"data_dir": own.data.data_dir} if own.data.data_dir else {}
     same = "source" not in data or same_data(data["source"], own.data.source)
     if same:
-        require_there(run, own.data.source)
+        if data.get("source") != IN_MEMORY:
+            require_there(run, own.data.source)
         same_reading = ("source", "image_column", "label_column", "root", "image_size", "resize", "skip_broken")
         theirs |= {name: getattr(own.data, name) for name in same_reading}
     elif shape is not None:
@@ -62,7 +64,8 @@ def inherit(
     training: dict[str, Any] = {}
     # A preset is a whole training, so one that the user chooses stands in place of the run's.
     if "preset" not in settings:
-        lost = () if same else MEASURED
+        # Of images in memory it is not known whether they are the run's.
+        lost = () if same and own.data.source != IN_MEMORY else MEASURED
         if settings.get("budget"):
             lost = (*lost, *BUDGETED["train"])
         training = {name: value for name, value in _given_training(own).items() if name not in lost}
@@ -105,7 +108,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
 
 def same_data(one: str, other: str) -> bool:
     """Return whether two sources are the same data set or folder."""
-    if one == other or one in known_names() or other in known_names():
+    if one == other or IN_MEMORY in (one, other) or one in known_names() or other in known_names():
         return one == other
     try:
         return Path(one).expanduser().samefile(Path(other).expanduser())
@@ -119,6 +122,8 @@ def _is_there(path: Path) -> bool:
 
 def require_there(run: Path, source: str) -> None:
     """Raises InputError if a run's images are in a folder or file that does not exist any more."""
+    if source == IN_MEMORY:
+        raise InputError(f"the images of {str(run)!r} were given in memory; give --data, or in Python data=…")
     if source not in known_names() and not _is_there(Path(source).expanduser()):
         raise InputError(f"the images of {str(run)!r} are not at {source!r} any more; put them back or give --data")
 

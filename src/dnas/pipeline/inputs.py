@@ -8,7 +8,7 @@ from typing import Any
 
 from dnas.data.inspection import Inspection, inspect_data
 from dnas.data.overview import overview
-from dnas.data.sources.protocol import Columns
+from dnas.data.sources.protocol import Columns, Place
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.errors import calling
 from dnas.pipeline.config import Config, check_budget, draft, resolve
@@ -36,20 +36,24 @@ class Data:
                 split.close()
 
 
-def load_data(config: Config, reporter: Reporter | None = None, channels: int | None = None) -> Data:
+def load_data(
+    config: Config, reporter: Reporter | None = None, channels: int | None = None, given: Place | None = None
+) -> Data:
     """Both splits of the configured data set. Raises InputError.
 
     Args:
         channels: Of a run that goes on: an earlier version took some gray pictures for color.
+        given: The place of images that the caller holds.
     """
+    how = {"channels": channels, "given": given, **_reading(config, reporter)}
     test: Split | None = None
     # What is downloaded or listed for the first time is so by one process of a machine.
     with distributed.first_on_machine():
         if config.command == "search":
-            train, info = load_train(config.data.source, channels=channels, **_reading(config, reporter))
+            train, info = load_train(config.data.source, **how)
         else:
             # Both are held in one way, which is then in config.toml, so that a resumed run decides nothing anew.
-            train, info, test = load_splits(config.data.source, channels=channels, **_reading(config, reporter))
+            train, info, test = load_splits(config.data.source, **how)
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from dnas.data.overview import overview
+from dnas.data.sources.protocol import IN_MEMORY, Place
 from dnas.disk import read_toml
 from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
-from dnas.methods.registry import create
+from dnas.methods.registry import create, registry
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
 from dnas.pipeline import budget, carry_out, origin, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
@@ -56,6 +57,7 @@ def start(
     *,
     out: str | Path | None = None,
     architecture: Architecture | None = None,
+    given: Place | None = None,
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def start(
         overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
         out: The run folder; by default a new one under runs/.
         architecture: For the command "train", unless `overrides` name a hand-made network.
+        given: The place of images that the caller holds; the setting data.source is `IN_MEMORY` then.
 
     Raises:
         InputError: Before anything is written.
@@ -80,13 +83,14 @@ def start(
         except UnicodeEncodeError:
             raise InputError(f"{text!r} is not UTF-8, so config.toml cannot hold it; rename the folder") from None
     with distributed.joined(config.device):
-        return _begin(overrides, out, architecture, reporter if distributed.leads() else None, execution)
+        return _begin(overrides, out, architecture, given, reporter if distributed.leads() else None, execution)
 
 
 def _begin(
     overrides: Mapping[str, Any],
     out: str | Path | None,
     architecture: Architecture | None,
+    given: Place | None,
     reporter: Reporter | None,
     execution: Execution,
 ) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _begin(
     began = clock(drafted.device)
     begun_with = origin.read_origin(Path(drafted.from_run)) if drafted.from_run else None
     # A network of color images reads gray ones as such, too.
-    data = load_data(drafted, reporter, None if begun_with is None else begun_with.info.channels)
+    data = load_data(drafted, reporter, None if begun_with is None else begun_with.info.channels, given)
     if begun_with is not None:
         known = {**overrides.get("origin", {}), "new_head": begun_with.info.classes != data.info.classes}
         overrides = {**overrides, "origin": known}
@@ -108,7 +112,7 @@ def _begin(
         planned_search = budget.searching(config, method, data.train, data.info)
         overrides = {**overrides, "search": {**overrides.get("search", {}), **planned_search}}
         config, method = resolve(overrides, data.info, len(data.train), data.fingerprint, data.train.memory)
-    config, flips = resolve_flips(config, data.train, data.info)
+    config, flips = resolve_flips(config, data.train, data.info, given)
     if architecture is not None and isinstance(config.train, TrainSettings):
         planned(architecture, config.train, data.info)
     if begun_with is not None:
@@ -174,10 +178,19 @@ def _keep_images(folder: RunFolder, data: Data) -> None:
     folder.write_bytes(TRAINING_IMAGES_FILE, record.joined(before).to_bytes())
 
 
-def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Execution = DEFAULT) -> dict[str, Any]:
+def resume(
+    path: str | Path,
+    *,
+    given: Place | None = None,
+    reporter: Reporter | None = None,
+    execution: Execution = DEFAULT,
+) -> dict[str, Any]:
     """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
 
     Of a run that has ended it is the result that is there.
+
+    Args:
+        given: The place of images that the caller holds, if the run began with such.
 
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
@@ -185,10 +198,10 @@ def resume(path: str | Path, *, reporter: Reporter | None = None, execution: Exe
     path = Path(path)
     device = read_toml(path / CONFIG_FILE).get("device", "cpu") if (path / CONFIG_FILE).is_file() else "cpu"
     with distributed.joined(device):
-        return _resume(path, reporter if distributed.leads() else None, execution)
+        return _resume(path, given, reporter if distributed.leads() else None, execution)
 
 
-def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict[str, Any]:
+def _resume(path: Path, given: Place | None, reporter: Reporter | None, execution: Execution) -> dict[str, Any]:
     with ExitStack() as opened:
         if distributed.leads():
             folder = opened.enter_context(RunFolder.reopen(path, execution.patience))
@@ -197,12 +210,19 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         if not distributed.leads():
             folder = opened.enter_context(RunFolder(path, writes=False))
         values = folder.read_config()
+        name = values.get("method")
+        if isinstance(name, str) and name and name not in registry():
+            raise InputError(
+                f"{path} was searched by the method {name!r}, which is not known here; call dnas.register with its "
+                "class before dnas.resume, or install the package that has it"
+            )
         with calling(in_file(values, folder.path / CONFIG_FILE)):
             config = parse(values)
         if (folder.path / RESULT_FILE).exists():
             result: dict[str, Any] = json.loads((folder.path / RESULT_FILE).read_text("utf-8"))
             _keep_plan(config, result, folder)  # where that was stopped just before
             return result
+        _check_given(path, config, given)
         check_execution(execution)
         check_machine(config.device, config.backend, config.handmade)
         # The number of threads decides the order of sums, so a resumed run takes the first one's.
@@ -214,13 +234,13 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         record = read_training_images(path)
         before = path / ORIGIN_FILE if config.from_run else None
         known = record.info if record is not None else None if before is None else read_info(before)
-        data = load_data(config, reporter, None if known is None else known.channels)
+        data = load_data(config, reporter, None if known is None else known.channels, given)
         session.skip_time()
         if data.fingerprint != config.data.fingerprint:
-            raise InputError(
-                f"{path} cannot be resumed: the images of {config.data.source} have changed since it began; "
-                "restore them or start a new run"
-            )
+            changed = f"the images of {config.data.source} have changed since it began; restore them"
+            if given is not None:
+                changed = "data has other images than it began with; give the same in the same order, unaugmented,"
+            raise InputError(f"{path} cannot be resumed: {changed} or start a new run")
         data = origin.without_seen(data, read_training_images(path, ORIGIN_IMAGES_FILE))
         if record is None:
             _keep_images(folder, data)  # begun by an earlier version, or stopped before it was written
@@ -240,6 +260,17 @@ def _resume(path: Path, reporter: Reporter | None, execution: Execution) -> dict
         if config.method:
             method = create(config.method, config.mapping or None, config.options, get_space(config.space))
         return _carry_through(config, method, data, folder, session, clock(config.device))
+
+
+def _check_given(path: Path, config: Config, given: Place | None) -> None:
+    """Raises InputError where a run has to be given its images again and is not, or the other way round."""
+    if config.data.source == IN_MEMORY and given is None:
+        raise InputError(
+            f"the images of {path} were given in memory; go on in Python with dnas.resume({str(path)!r}, data=…), and "
+            "give the same again"
+        )
+    if config.data.source != IN_MEMORY and given is not None:
+        raise InputError(f"{path} reads its images from {config.data.source!r}; leave data out")
 
 
 def _carry_through(

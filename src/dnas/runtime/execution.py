@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from dnas.errors import InputError
 from dnas.units import duration
 
 CHECKPOINT_SECONDS = 30.0
+OnEpoch: TypeAlias = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Execution:
         deadline: When it must have stopped, by `time.monotonic`, which all processes of a machine share; None: never.
         tensorboard: Whether the scalars of metrics.jsonl go to RUN/tensorboard, too.
         patience: Seconds to wait for the owner of a run folder, who may be about to leave.
+        on_epoch: Called with each line of metrics.jsonl as it is written; True stops the run, which can be resumed.
     """
 
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     deadline: float | None = None
     tensorboard: bool = False
     patience: float = 0.0
+    on_epoch: OnEpoch | None = None
 
 
 DEFAULT = Execution()
@@ -52,8 +57,8 @@ def execution(
 
     Raises InputError.
     """
-    every = _seconds("--checkpoint-every", checkpoint_every)
-    limit = _seconds("--time-limit", time_limit)
+    every = seconds("--checkpoint-every", checkpoint_every)
+    limit = seconds("--time-limit", time_limit)
     if limit == 0:
         raise InputError("--time-limit must be above 0, got 0; leave it out for no limit")
     return Execution(
@@ -63,13 +68,14 @@ def execution(
     )
 
 
-def _seconds(option: str, value: float | str | None) -> float | None:
+def seconds(option: str, value: float | str | None) -> float | None:
+    """An option's duration in seconds; None where it is not given. Raises InputError."""
     if value is None:
         return None
     try:
-        seconds = duration(value)  # from Python anything may come
+        found = duration(value)  # from Python anything may come
     except ValueError as error:
         raise InputError(f"{option} {error}") from None
-    if seconds < 0:
+    if found < 0:
         raise InputError(f"{option} must be at least 0, got {value!r}")
-    return seconds
+    return found

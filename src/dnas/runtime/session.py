@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dnas.errors import TIME_LIMIT, InputError, Interrupted, RunError
+from dnas.errors import ON_EPOCH, TIME_LIMIT, InputError, Interrupted, RunError
 from dnas.reporter import Reporter, Silent
 from dnas.runtime import distributed
 from dnas.runtime.checkpoint import Checkpoint, digests
@@ -193,6 +194,8 @@ class Session:
             self.folder.metric(**values)
         if self._scalars is not None:
             self._scalars.add(values)
+        if self.execution.on_epoch is not None and distributed.leads() and self.execution.on_epoch(dict(values)):
+            self.signum = ON_EPOCH
 
     def say(self, text: str) -> None:
         """A line for the user, and for log.txt."""
@@ -244,7 +247,8 @@ class Session:
     def signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGUSR1 ask the loop to stop at its next step; a second SIGINT ends the process at once.
 
-        At the end, event files for TensorBoard are closed.
+        In another thread than the main one, Python has no handlers of signals. At the end, event files for TensorBoard
+        are closed.
         """
 
         def handle(signum: int, frame: FrameType | None) -> None:
@@ -253,7 +257,8 @@ class Session:
                 raise KeyboardInterrupt
             self.signum = signum
 
-        previous = {s: signal.signal(s, handle) for s in SIGNALS}
+        here = threading.current_thread() is threading.main_thread()
+        previous = {s: signal.signal(s, handle) for s in SIGNALS} if here else {}
         try:
             yield
         except KeyboardInterrupt:

@@ -189,7 +189,7 @@ def search_by_trials(
                 folder,
                 session.config,
                 # The search has a line for every trial; their epochs are in their own folders.
-                replace(session.execution, tensorboard=False),
+                replace(session.execution, tensorboard=False, on_epoch=None),
             )
 
     def record(number: int, architecture: Architecture, outcome: Outcome[float]) -> float | None:

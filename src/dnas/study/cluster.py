@@ -26,8 +26,9 @@ from typing import Any
 import torch
 
 from dnas.errors import InputError, Interrupted, first_line
+from dnas.options import ClusterOptions
 from dnas.pipeline.machine import environment
-from dnas.runtime.execution import Execution
+from dnas.runtime.execution import Execution, seconds
 from dnas.runtime.workers import GRACE, LOOK, Job, Outcome, Result, WorkerDied
 
 EXTRA = "pip install 'dnas[cluster]'"
@@ -63,6 +64,17 @@ class RaySettings:
             raise InputError(f"--ray-retries {self.retries} is not possible; give 0 or more")
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"--ray-timeout {self.timeout} is not a time; give seconds above 0, or leave it out")
+
+    @classmethod
+    def of(cls, options: ClusterOptions) -> RaySettings | None:
+        """Those of the options; None without --ray. Raises InputError."""
+        if options.ray is None:
+            for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
+                if value is not None:
+                    raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
+            return None
+        retries = cls.retries if options.ray_retries is None else options.ray_retries
+        return cls(options.ray, retries, seconds("--ray-timeout", options.ray_timeout))
 
 
 def of_tasks(execution: Execution) -> Execution:

@@ -13,7 +13,7 @@ have parts that the others have not ("dnas+oles").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from filelock import FileLock
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, InUse, did_you_mean
-from dnas.methods.registry import get_method
+from dnas.methods.protocol import Method
+from dnas.methods.registry import get_method, register, registered
 from dnas.network.handmade import HANDMADE, require_package, require_width
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
@@ -75,8 +76,19 @@ class Run:
     info: DataInfo
 
 
-def do(run: Run, execution: Execution = DEFAULT, reporter: Reporter | None = None) -> bool:
-    """Begin a run, or go on with it; False where another process has it."""
+def do(
+    run: Run,
+    execution: Execution = DEFAULT,
+    reporter: Reporter | None = None,
+    methods: Sequence[type[Method]] = (),
+) -> bool:
+    """Begin a run, or go on with it; False where another process has it.
+
+    Args:
+        methods: What the process that sent it had registered.
+    """
+    for method in methods:
+        register(method)
     try:
         if (run.path / CONFIG_FILE).exists():
             resume(run.path, reporter=reporter, execution=execution)
@@ -143,7 +155,7 @@ def compare(
     path = path if ray is None else path.absolute()
     return carry_out(
         path,
-        partial(do, execution=execution if ray is None else of_tasks(execution)),
+        partial(do, execution=execution if ray is None else of_tasks(execution), methods=registered()),
         lambda: list(_runs(path, settings, info)),
         workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,

@@ -104,6 +104,11 @@ def method_and_parts(name: str) -> tuple[str, list[str]]:
     return method, with_parts
 
 
+def parts_beside(methods: Sequence[str]) -> list[str]:
+    """The parts that methods have of their own."""
+    return [part for name in methods for part in method_and_parts(name)[1]]
+
+
 def with_all_parts(methods: Sequence[str], run: Mapping[str, Any]) -> list[str]:
     """Methods with the parts that all runs have, and after them their own: METHOD+PART+…"""
     each = (method_and_parts(name) for name in methods)

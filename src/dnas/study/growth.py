@@ -5,7 +5,7 @@ Methods, mappings, architectures and seeds are added. The settings of its runs s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,23 @@ from dnas.parts.registry import OPTIONS
 from dnas.pipeline.config import Config
 from dnas.settings import AUTO_RESIZE
 from dnas.study.design import StudySettings, method_and_parts, read_study, with_all_parts
-from dnas.study.names import DEFAULT_MAPPING
+from dnas.study.names import DEFAULT_MAPPING, STUDY_FILE
 
 LISTS = ("methods", "mappings", "architectures")
 COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
 # Sections of a run whose settings may have one option for both.
 _BOTH = ("search", "train")
+
+
+def added_to(path: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Names without the + that says that they are added to a study. Raises InputError where there is none in `path`."""
+    for key, names in texts.items():
+        for name in () if (path / STUDY_FILE).is_file() else names:
+            if name.startswith("+"):
+                raise InputError(
+                    f"--{key} {name} adds to a study, and {path} is none; give --resume STUDY, or omit the +"
+                )
+    return {key: [name.removeprefix("+") for name in names] for key, names in texts.items()}
 
 
 def grown(path: Path, added: StudySettings) -> StudySettings:

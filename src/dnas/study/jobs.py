@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock
 
 from dnas.disk import read_json, write_atomically
-from dnas.errors import Interrupted, RunError
+from dnas.errors import InputError, Interrupted, RunError
 from dnas.reporter import Reporter, Silent
-from dnas.runtime.execution import Execution
+from dnas.runtime.execution import Execution, launched
 from dnas.runtime.session import Session
 from dnas.runtime.workers import Workers
 from dnas.study.cluster import Cluster, RaySettings
@@ -124,3 +124,11 @@ def workers_for(
         # Those of this process, which makes the runs itself.
         torch.set_num_threads(threads)
     return Workers(processes, threads)
+
+
+def require_no_ranks(folder: Path) -> None:
+    """Raises InputError in a process of torchrun."""
+    if launched():
+        raise InputError(
+            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
+        )

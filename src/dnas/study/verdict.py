@@ -22,6 +22,36 @@ ORIGINS = {
 }
 
 
+def networks(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What was trained and tested, each with its name for people: the network that a run is about, and its baseline.
+
+    Args:
+        result: The content of a result.json, or of a part of it.
+    """
+    if "test_accuracy" not in result:
+        return []
+    name = f"{result['method']} ({result['mapping']})" if result["method"] else ""
+    if result.get("with_parts"):
+        name = f"{name} with {', '.join(result['with_parts'])}"
+    if name and not searched(result):
+        name = f"winner of the finals ({(winner(result) or {})['origin']})"
+    rows = [(name or result.get("architecture", "trained"), result)]
+    return [*rows, ("random, same size", result["baseline"])] if "baseline" in result else rows
+
+
+def sentences(result: Mapping[str, Any]) -> list[str]:
+    """All that is to be said of a result.json."""
+    tested = "test_accuracy" in result
+    said = (
+        of_origin(result) if tested else None,
+        of_classes(result) if tested else None,
+        of_finals(result) if tested else None,
+        of_run(result) if "baseline" in result else None,
+        of_signal(result),
+    )
+    return [sentence for sentence in said if sentence is not None]
+
+
 def of_run(result: Mapping[str, Any]) -> str:
     """Whether the search paid, in a sentence that claims no more than one pair of trainings can show.
 

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from dnas.data.memory import amount, require_memory
 from dnas.data.sources.listing import LIST_ENDINGS, is_picture
 from dnas.data.sources.parts import is_part
+from dnas.data.sources.protocol import Place
 from dnas.data.sources.tree import Entry, Folder, Tree, is_dir, is_hidden
 from dnas.errors import InputError
 
@@ -50,6 +51,11 @@ def open_tree(path: Path) -> Tree:
         _content(path)
         return tree
     return Folder(path.parent, only=path.name)
+
+
+def tree_of(place: Place) -> Tree:
+    """What holds the files of a place. Raises InputError as `open_tree`."""
+    return place.tree or open_tree(place.path)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,13 @@ import numpy.typing as npt
 from dnas.data.memory import require_memory
 from dnas.data.sources.listing import LeftOut, Listing, Reason, look_below, top_files
 from dnas.data.sources.parts import part_of
-from dnas.data.sources.protocol import Source
+from dnas.data.sources.protocol import IN_MEMORY, Source
 from dnas.data.sources.samples import Bytes, Labels, in_test
 from dnas.data.sources.tree import Entry, Folder, Tree
 from dnas.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Numbers = npt.NDArray[Any]
 Role = Literal["images", "labels"]
@@ -35,6 +38,8 @@ _ROLES: dict[str, Role] = {
     "labels": "labels", "label": "labels", "targets": "labels", "target": "labels", "y": "labels",
 }  # fmt: skip
 _CHANNELS = (1, 3, 4)
+# Modes of Pillow that no format of it has, and those that say the same.
+_UNWRITTEN = {"HSV": "RGB", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 _AT_ONCE = 1024  # images of a look at all values
 
 
@@ -44,6 +49,30 @@ class _Part:
 
     images: str
     labels: str | None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Arrays that a caller holds, by the names that files of them would have.
+
+    Attributes:
+        arrays: Images and labels. Pictures that differ in size or mode are an array [N] of PIL images.
+        called: What messages call each.
+    """
+
+    arrays: dict[str, Numbers] = field(hash=False)
+    called: dict[str, str] = field(hash=False)
+    path: Path = Path(IN_MEMORY)
+    held: str = "is in memory already"
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        yield from (Entry(name, folder=False) for name in self.arrays if not folder)
+
+    def open(self, name: str) -> IO[bytes]:
+        raise FileNotFoundError(name)
+
+    def status(self, name: str) -> tuple[int, int]:
+        return self.arrays[name].nbytes, 0
 
 
 @dataclass(frozen=True)
@@ -95,8 +124,8 @@ class ArrayTree:
 
     @property
     def held(self) -> str:
-        if isinstance(self.base, Folder):
-            return ""
+        if isinstance(self.base, Folder | Held):
+            return self.base.held
         return "holds arrays in an archive, which are read whole; save them as .npy files in a folder"
 
     def _stack(self, file: str) -> Stack:
@@ -109,7 +138,10 @@ class ArrayTree:
 
     def open(self, name: str) -> IO[bytes]:
         file, _, number = name.rpartition("/")
-        return io.BytesIO(_encoded(self._stack(file).picture(int(number))))
+        stack = self._stack(file)
+        if stack.values.dtype == object:
+            return _saved(stack.values[int(number)])
+        return io.BytesIO(_encoded(stack.picture(int(number))))
 
     def status(self, name: str) -> tuple[int, int]:
         file = name.rpartition("/")[0]
@@ -123,13 +155,24 @@ def _encoded(pixels: Bytes) -> bytes:
         return b"%s %d %d 255\n" % (b"P6" if channels else b"P5", width, height) + pixels.tobytes()
     from PIL import Image
 
+    return _saved(Image.fromarray(pixels)).getvalue()
+
+
+def _saved(picture: Image.Image) -> io.BytesIO:
+    """A picture as a file, without loss."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "TIFF")
-    return stream.getvalue()
+    if picture.mode in _UNWRITTEN:
+        picture = picture.convert(_UNWRITTEN[picture.mode])
+    # TIFF has all other modes, but no transparency of palettes.
+    picture.save(stream, "PNG" if picture.mode == "P" or "transparency" in picture.info else "TIFF")
+    stream.seek(0)
+    return stream
 
 
 def load_array(tree: Tree, name: str) -> Numbers:
     """The array in an .npy file; in a folder it stays in its file. Raises InputError."""
+    if isinstance(tree, Held):
+        return tree.arrays[name]
     where = str(tree.path / name)
     try:
         with tree.open(name) as stream:
@@ -169,6 +212,14 @@ class _Arrays:
         self.tree, self.path = tree, tree.path
         self.load = cache(lambda name: load_array(tree, name))
 
+    def where(self, name: str) -> str:
+        """What messages call an array."""
+        return self.named(name) if isinstance(self.tree, Held) else repr(str(self.path / name))
+
+    def named(self, name: str) -> str:
+        """Likewise, where the folder has been named."""
+        return self.tree.called[name] if isinstance(self.tree, Held) else name
+
     def pictures(self, file: str, form: tuple[str, float]) -> ArrayTree:
         return ArrayTree(self.tree, {file: form}, {file: self.load(file)})
 
@@ -191,7 +242,7 @@ def list_arrays(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -
     if part == "test" and held_out is not None:
         used, form = held_out, _form(arrays, held_out.images, form)[0]
         named = _named(arrays, used)
-    labels = _numbered(named, known, arrays.path / str(used.labels))
+    labels = _numbered(named, known, arrays.where(str(used.labels)))
     positions: Labels = np.arange(len(labels))
     if held_out is None:
         for label in np.flatnonzero(np.bincount(labels) == 1):
@@ -219,7 +270,7 @@ def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
     form = _form(arrays, parts["train"].images, None)[0]
     if "test" in parts:
         form = _form(arrays, used.images, form)[0]
-    labels = _numbered(_named(arrays, used), classes, arrays.path / str(used.labels))
+    labels = _numbered(_named(arrays, used), classes, arrays.where(str(used.labels)))
     names = [f"{used.images}/{number}" for number in range(len(labels))]
     listing = Listing(classes, names, labels, left_out, arrays.pictures(used.images, form))
     return listing, "test" if "test" in parts else "all"
@@ -292,17 +343,19 @@ def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tupl
     Args:
         trained: Those of the training array, whose scale others must have.
     """
-    values, where = arrays.load(file), str(arrays.path / file)
+    values, where = arrays.load(file), arrays.where(file)
     shape = values.shape
+    if values.dtype == object:
+        return ("pictures", 1.0), ""
     first, last = (shape[1] in _CHANNELS, shape[3] in _CHANNELS) if len(shape) == 4 else (False, False)
     if len(shape) == 4 and first and last:
         raise InputError(
-            f"{where!r} has the shape {shape}, of which axis 2 or axis 4 may be the channels; transpose it to "
+            f"{where} has the shape {shape}, of which axis 2 or axis 4 may be the channels; transpose it to "
             "[images, height, width, channels] with a height above 4"
         )
     if not (len(shape) == 3 or first or last):
         raise InputError(
-            f"{where!r} has the shape {shape}, where [images, height, width] belongs, or 1, 3 or 4 channels beside; "
+            f"{where} has the shape {shape}, where [images, height, width] belongs, or 1, 3 or 4 channels beside; "
             "reshape it"
         )
     axes = "HW" if len(shape) == 3 else "CHW" if first else "HWC"
@@ -310,9 +363,7 @@ def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tupl
     if values.dtype == np.uint8 or kind == "b":
         return (axes, 255.0 if kind == "b" else 1.0), ""
     if kind not in "iuf":
-        raise InputError(
-            f"{where!r} holds {values.dtype}, where numbers from 0 to 255 or from 0 to 1 belong; convert it"
-        )
+        raise InputError(f"{where} holds {values.dtype}, where numbers from 0 to 255 or from 0 to 1 belong; convert it")
     chunks = [values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE)]
     low, high = float(min(chunk.min() for chunk in chunks)), float(max(chunk.max() for chunk in chunks))
     if trained is not None:
@@ -321,19 +372,19 @@ def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tupl
         white = 1.0 if kind == "f" and high <= 1 else 255.0
     if not (low >= 0 and high <= white):  # nor NaN, which the minimum of all would be
         known = f"0 to {white:g}" if trained is not None else "0 to 1 or 0 to 255"
-        raise InputError(f"{where!r} holds values from {low:g} to {high:g}, where {known} belong; scale it")
-    note = f"values of {file} are floating-point numbers from 0 to {white:g}, and are rounded to bytes"
+        raise InputError(f"{where} holds values from {low:g} to {high:g}, where {known} belong; scale it")
+    note = f"values of {arrays.named(file)} are floating-point numbers from 0 to {white:g}, and are rounded to bytes"
     return (axes, 255 / white), note if kind == "f" else ""
 
 
 def _named(arrays: _Arrays, part: _Part) -> Numbers:
     """The labels of a part as they are: [N], numbers or texts. Raises InputError for arrays of another form."""
     assert part.labels is not None, part
-    values, where = np.asarray(arrays.load(part.labels)), str(arrays.path / part.labels)
+    values, where = np.asarray(arrays.load(part.labels)), arrays.where(part.labels)
     if values.ndim == 2 and values.shape[1] > 1:
         if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all() or (values.sum(1) != 1).any():
             raise InputError(
-                f"{where!r} has the shape {values.shape}, and its rows are not a one and zeros; give one label an image"
+                f"{where} has the shape {values.shape}, and its rows are not a one and zeros; give one label an image"
             )
         values = values.argmax(1)
     elif values.ndim == 2:
@@ -341,26 +392,26 @@ def _named(arrays: _Arrays, part: _Part) -> Numbers:
     images = arrays.load(part.images)
     if values.ndim != 1 or len(values) != len(images):
         raise InputError(
-            f"{where!r} has the shape {values.shape} for the {len(images)} images of {part.images}; give one label an "
-            "image"
+            f"{where} has the shape {values.shape} for the {len(images)} images of {arrays.named(part.images)}; give "
+            "one label an image"
         )
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     elif values.dtype.kind in "bu" or (values.dtype.kind == "f" and (values == np.rint(values)).all()):
         values = values.astype(np.int64)
     if values.dtype.kind not in "iU":
-        raise InputError(f"{where!r} holds {values.dtype}, where whole numbers or names of classes belong; convert it")
+        raise InputError(f"{where} holds {values.dtype}, where whole numbers or names of classes belong; convert it")
     return values
 
 
-def _numbered(named: Numbers, classes: tuple[str, ...], where: Path) -> Labels:
+def _numbered(named: Numbers, classes: tuple[str, ...], where: str) -> Labels:
     """The place of each label among the classes. Raises InputError for one that is not there."""
     index = {name: label for label, name in enumerate(classes)}
     found, places = np.unique(named, return_inverse=True)
     for name in found:
         if str(name) not in index:
             raise InputError(
-                f"the class {str(name)!r} in {str(where)!r} was not there in training; remove it or train with it"
+                f"the class {str(name)!r} in {where} was not there in training; remove it or train with it"
             )
     numbers = np.array([index[str(name)] for name in found], np.int64)
     labels: Labels = numbers[places.reshape(-1)]

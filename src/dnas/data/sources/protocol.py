@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dnas.data.sources.listing import Listing
 
 
+IN_MEMORY = "memory"  # what configurations call images that a caller holds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Named:
     """A published data set that is known by name.
@@ -95,7 +98,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Place:
-    """What lies where."""
+    """What lies where.
+
+    Attributes:
+        tree: What holds the files, if they are not at the path but in memory.
+    """
 
     source: Source
     path: Path
+    tree: Tree | None = None

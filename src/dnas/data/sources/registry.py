@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dnas.data.sources.archive import open_tree
-from dnas.data.sources.protocol import Columns, Named, Place, Source
+from dnas.data.sources.protocol import IN_MEMORY, Columns, Named, Place, Source
 from dnas.data.sources.tree import is_dir, is_file
 from dnas.errors import InputError, did_you_mean, shown
 from dnas.plugins import from_packages
@@ -90,9 +90,15 @@ def is_here(source: str, data_dir: str | None) -> bool:
     return called is None or _on_disk(*called, data_root(data_dir)) is not None
 
 
-def locate(source: str, data_dir: str | None, columns: Columns | None = None) -> Place:
-    """Where a data set lies, and of which kind it is; a named one is fetched if it is not there. Raises InputError."""
-    if called := _called(source):
+def locate(source: str, data_dir: str | None, columns: Columns | None = None, given: Place | None = None) -> Place:
+    """Where a data set lies, and of which kind it is; a named one is fetched if it is not there. Raises InputError.
+
+    Args:
+        given: The place of images that a caller holds, of which `source` is no more than the name.
+    """
+    if given is not None:
+        place = given
+    elif called := _called(source):
         root = data_root(data_dir)
         place = _on_disk(*called, root) or _download(*called, root)
     else:
@@ -109,6 +115,11 @@ def locate(source: str, data_dir: str | None, columns: Columns | None = None) ->
 def _lying_at(source: str) -> Place:
     folder = _expanded(source)
     if not source or not (is_dir(folder) or is_file(folder)):
+        if source == IN_MEMORY:
+            raise InputError(
+                "these images were in the memory of a Python program and are in no file; give them again, in Python as "
+                "data=…, or other ones as --data PATH"
+            )
         hint = did_you_mean(source, names()) or f"; choose from {', '.join(names())}, or give the path of a folder"
         raise InputError(f"--data {source!r} is neither a known data set nor a folder{hint}")
     tree = open_tree(folder)

@@ -1,0 +1,51 @@
+"""Look at a data set before anything is run on it.
+
+`tests/signature_tools.py` writes the options into the signature and the docstring.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from dnas.api.beginning import plain
+from dnas.data.inspection import Inspection
+from dnas.pipeline.inputs import inspected
+from dnas.reporter import Reporter
+
+
+def inspect_data(
+    data: str | Path,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    root: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    resize: Literal["auto", "crop", "pad", "squeeze"] | None = None,
+    reporter: Reporter | None = None,
+) -> Inspection:
+    """Look at a data set as `dnas run` would read it, without running. As `dnas data`.
+
+    Args:
+        data: A name or a path, as of `run`.
+        image_column: The column of a list that holds the paths of images. [default: path, file, filename, file_name or
+            image]
+        label_column: The column of a list that holds the classes. [default: label, class, target or category]
+        root: The folder that the paths of a list are relative to. [default: the folder of the list]
+        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
+        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
+            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
+            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
+        reporter: As of `run`.
+
+    Returns:
+        An `Inspection`: classes and counts, what is left out and why, copies within and across the splits.
+
+    Raises:
+        InputError: There is no such data set, or it would be refused.
+    """
+    given: dict[str, Any] = locals()
+    options = {name: plain(value) for name, value in given.items() if name not in ("data", "reporter")}
+    return inspected(str(data), {name: value for name, value in options.items() if value is not None}, reporter)

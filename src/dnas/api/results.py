@@ -1,0 +1,272 @@
+"""What the functions return: what came out, for programs, for a terminal and for a notebook."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dnas.drawing.svg import svg
+from dnas.errors import InputError
+from dnas.pipeline.classifier import Classifier
+from dnas.pipeline.model import load_model
+from dnas.runtime.names import ARCHITECTURE_FILE, DRAWING_FILE
+from dnas.space.architecture import Architecture
+from dnas.study import verdict
+from dnas.study.tables import DIFFERENCES, HEADER, cells, difference_cells
+
+_Result = TypeVar("_Result", bound="Result")
+
+
+def load(run: str | Path) -> Classifier:
+    """Load the trained network of a run folder, in evaluation mode.
+
+    Returns:
+        A `Classifier`: it has `classes`, `image_size`, `channels`, `mean` and `std`, and `predict(pictures)` takes
+        paths, PIL images, uint8 arrays and tensors. Called with normalized images, as `preprocess(pictures)` gives
+        them, it returns logits. `network` is the plain module.
+
+    Raises:
+        InputError: There is no trained network, or its file is damaged.
+    """
+    return Classifier(*load_model(run)).eval()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Result:
+    """What every run has.
+
+    Attributes:
+        run: Its folder.
+        data: The name or path of the data set; "memory" for images that were given as objects.
+        classes: How many.
+        peak_memory_bytes: Of the process, or on a GPU of its memory.
+        content: The content of result.json, which has more.
+    """
+
+    run: Path
+    seed: int
+    data: str
+    classes: int
+    peak_memory_bytes: int
+    content: Mapping[str, Any] = field(hash=False)
+
+    @classmethod
+    def of(cls: type[_Result], content: Mapping[str, Any]) -> _Result:
+        """The result with the content of a result.json."""
+        values = {**_fields(cls, content), "run": Path(content["run"]), "content": content}
+        if values.get("baseline") is not None:
+            values["baseline"] = Baseline(**_fields(Baseline, values["baseline"]))
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return deepcopy(dict(self.content))
+
+    def __getitem__(self, name: str) -> Any:
+        """An entry of result.json."""
+        return self.content[name]
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What was found, or trained, from the run folder. Raises InputError for a hand-made network."""
+        if not (self.run / ARCHITECTURE_FILE).is_file() and "architecture" in self.content:
+            raise InputError(f"{self.content['architecture']} is a hand-made network and has no architecture")
+        return Architecture.load(self.run / ARCHITECTURE_FILE)
+
+    def __repr__(self) -> str:
+        return "\n  ".join((f"{type(self).__name__}: {self.run}", *self._lines()))
+
+    def _lines(self) -> list[str]:
+        found = verdict.networks(self.content)
+        width = max((len(name) for name, _ in found), default=0)
+        return [f"{self._title()}, seed {self.seed}", *(f"{name:<{width}}  {_in_words(row)}" for name, row in found)]
+
+    def _title(self) -> str:
+        return self.data
+
+    def _repr_html_(self) -> str:
+        found = verdict.networks(self.content)
+        title = f"{escape(self._title())}, seed {self.seed}"
+        header = ("network", "test accuracy", "95 % interval", "parameters", "MACs")
+        table = _table(header, [(name, *_cells(row)) for name, row in found]) if found else ""
+        said = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict.sentences(self.content))
+        return f"<div><p><b>{title}</b></p>{table}{said}{self._drawing()}<p>{escape(str(self.run))}</p></div>"
+
+    def _drawing(self) -> str:
+        """The picture of the architecture, if the run folder is still there and has one."""
+        try:
+            file = self.run / DRAWING_FILE
+            text = file.read_text("utf-8") if file.is_file() else svg(self.architecture, title=self._title())
+        except (OSError, InputError):
+            return ""
+        # As an image, so that its styles are its own.
+        source = base64.b64encode(text.encode()).decode()
+        return f'<img alt="architecture" style="max-width: 100%" src="data:image/svg+xml;base64,{source}">'
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SearchResult(Result):
+    """What `search` returns.
+
+    Attributes:
+        method, mapping: How it was searched.
+        validation_accuracy: Of what was found, on the held-out half of the training images; None if it was not
+            measured.
+        search_seconds: How long it took.
+    """
+
+    method: str
+    mapping: str
+    validation_accuracy: float | None
+    search_seconds: float
+
+    def _title(self) -> str:
+        return f"{self.method} ({self.mapping}) on {self.data}"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A random network of the same size, trained by the same trainer.
+
+    Attributes:
+        test_accuracy, test_interval, params, macs: As of `TrainResult`.
+        seconds: How long its training took.
+    """
+
+    test_accuracy: float
+    test_interval: tuple[float, float]
+    params: int
+    macs: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class TrainResult(Result):
+    """What `train` returns.
+
+    Attributes:
+        test_accuracy: Of the last epoch, from 0 to 1.
+        test_images: How many were tested.
+        test_interval: The 95 % interval of the accuracy (Wilson).
+        params: Parameters, without the auxiliary head.
+        macs: Multiply-accumulates of one image.
+        train_seconds: How long its training took.
+        baseline: None without one.
+    """
+
+    test_accuracy: float
+    test_images: int
+    test_interval: tuple[float, float]
+    params: int
+    macs: int
+    train_seconds: float
+    baseline: Baseline | None = None
+
+    def model(self) -> Classifier:
+        """The trained network: what `dnas.load(run)` returns."""
+        return load(self.run)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunResult(TrainResult):
+    """What `run` returns: what `train` does, and of the search `method`, `mapping`, `validation_accuracy` and
+    `search_seconds` as of `SearchResult`. If finals were held, `architecture` is their winner.
+    """
+
+    method: str
+    mapping: str
+    validation_accuracy: float | None
+    search_seconds: float
+
+    def _title(self) -> str:
+        return f"{self.method} ({self.mapping}) on {self.data}"
+
+
+def result_of(content: Mapping[str, Any]) -> RunResult | SearchResult | TrainResult:
+    """The result with the content of a result.json, of the kind that its command returns."""
+    kinds: dict[str, type[RunResult] | type[SearchResult] | type[TrainResult]] = {
+        "run": RunResult,
+        "search": SearchResult,
+        "train": TrainResult,
+    }
+    return kinds[content["command"]].of(content)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class StudyResult:
+    """What `compare` returns.
+
+    Attributes:
+        folder: The study's.
+        failed: The runs that failed; the same call tries them again.
+        content: The content of study.json.
+    """
+
+    folder: Path
+    failed: tuple[str, ...]
+    content: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row for each method under each mapping, control and reference, as study.json has them."""
+        rows: Sequence[Mapping[str, Any]] = self.content["rows"]
+        return rows
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The runs that have no result yet."""
+        return tuple(self.content["missing"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of study.json."""
+        return deepcopy(dict(self.content))
+
+    def __getitem__(self, name: str) -> Any:
+        """An entry of study.json."""
+        return self.content[name]
+
+    def __repr__(self) -> str:
+        rows = [f"{each[0]}: {each[3]} % test error, {each[2]} searches" for each in cells(self.content)]
+        return "\n  ".join((f"{type(self).__name__}: {self.folder}", *rows, *self._left()))
+
+    def _repr_html_(self) -> str:
+        differences = difference_cells(self.content)
+        tables = _table(HEADER, cells(self.content)) + (_table(DIFFERENCES, differences) if differences else "")
+        left = "".join(f"<p>{escape(line)}</p>" for line in self._left())
+        title = escape(str(self.content["data"]))
+        return f"<div><p><b>{title}</b></p>{tables}{left}<p>{escape(str(self.folder))}</p></div>"
+
+    def _left(self) -> list[str]:
+        return [
+            f"{name}: {', '.join(runs)}" for name, runs in (("failed", self.failed), ("missing", self.missing)) if runs
+        ]
+
+
+def _fields(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of result.json that a dataclass has, with tuples for lists."""
+    found = {each.name: content[each.name] for each in fields(kind) if each.name in content}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = row["test_interval"]
+    return f"{row['test_accuracy']:.4f}", f"{low:.4f} – {high:.4f}", f"{row['params']:,}", f"{row['macs']:,}"
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    accuracy, interval, parameters, count = _cells(row)
+    return f"test accuracy {accuracy} ({interval}), {parameters} parameters, {count} MACs"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(texts: Sequence[str], kind: str) -> str:
+        return f"<tr>{''.join(f'<{kind}>{escape(text)}</{kind}>' for text in texts)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
