@@ -16,7 +16,8 @@ from sklearn.utils import estimator_checks
 import dnas
 from dnas.api.estimator import DNASClassifier
 
-TINY = {"method": "random", "layers": 3, "channels": 8, "epochs": 1, "batch_size": 32, "finals": 0, "flip": "off"}
+TINY: dict = {"method": "random", "layers": 3, "channels": 8, "epochs": 1, "batch_size": 32, "finals": 0, "flip": "off"}
+TINY["option"] = {"search.trials": 1}
 SIDE = 8
 
 
