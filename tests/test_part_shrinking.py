@@ -15,7 +15,7 @@ from dnas.space.darts import DARTS
 from dnas.space.registry import get_space
 from dnas.supernet.mapping import MAPPINGS
 
-SMALL = {"search.epochs": 3}
+SMALL = {"search.epochs": 3, "search.warmup_epochs": 0}
 ACTS = {
     "keep_second": ({}, 4),
     "keep_third": ({}, 1),

@@ -58,7 +58,7 @@ def test_every_method_with_gradients_takes_all_steps_of_all_parts(method):
     """Together; what is sampled is sampled as before."""
     names = [name for name in PARTS if not parts.get_part(name).derives]
     options = {name: {k: v for k, v in table(name, "SMALL").items() if "." not in k} for name in names}
-    search = run_whole(search_with(parts.create(names, options), method, epochs=2, update="first-order"))
+    search = run_whole(search_with(parts.create(names, options), method, epochs=3, update="first-order"))
     assert all(w.isfinite().all() for w in (*search.weights, *search.architecture))
     assert set(search.states) == set(names)
 

@@ -386,9 +386,11 @@ class GradientMethod(SupernetMethod):
         return self.mixing(mapping, progress).psi
 
     def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
-        """By default the top edges by `scores`."""
+        """By default the top edges by `scores`, of what is not closed."""
         with torch.no_grad():
             scores = self.scores(mapping, progress)
+        if mapping.closed is not None:
+            scores = scores.cpu().masked_fill(mapping.closed, -math.inf)
         return derive.top_edges(scores, self.operations, self.space, self.origin())
 
     def sampled(self, mapping: Mapping, progress: Progress, generator: torch.Generator) -> Architecture:

@@ -142,9 +142,9 @@ class Part:
         return None
 
     def closing(self, search: SearchView, step: int) -> Tensor | None:
-        """[L, E, O] of bool on the CPU: operations that are closed before this step, for good: neither executed nor
-        derived, and not seen by the relaxation. Each node must keep as many edges as it has inputs, and each edge that
-        is not closed as a whole an operation that can be derived."""
+        """[L, E, O] of bool on the CPU: operations that are closed before this step, for good: their weight is 0, the
+        relaxation does not see them, and they cannot be derived. Each node must keep as many edges as it has inputs,
+        and each edge that is not closed as a whole an operation that can be derived."""
         return None
 
     def skip_dropout(self, search: SearchView, progress: Progress) -> float:

@@ -419,8 +419,7 @@ class Search:
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
         kept = {f"part.{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
-        if self.with_parts:
-            kept["closings.closed"] = self.closings.closed
+        kept |= {"closings.closed": self.closings.closed} if self.with_parts else {}
         if self.halves is not None:
             kept |= {f"halves.{key}": value for key, value in self.halves.state_dict().items()}
         state: dict[str, Any] = {

@@ -55,6 +55,8 @@ class Mapping(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers
+        # [L, E, O] of bool on the CPU: what has been closed since, whole edges among it.
+        self.closed: Tensor | None = None
         # [L]: 0 for a normal layer, 1 for a reduction.
         self.register_buffer("kind", torch.tensor(layer_kinds(layers)), False)
         # [L, E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
@@ -74,9 +76,12 @@ class Mapping(nn.Module):
         return None if self.beta is None else self._per_layer(self.beta)
 
     def close(self, closed: Tensor) -> None:
-        """Close operations [L, E, O] to every relaxation, as those that an edge has not. No edge may lose its last."""
+        """Close operations [L, E, O] to every relaxation, as those that an edge has not. An edge that is closed as a
+        whole stays in the relaxation, which could not do without all of its operations."""
         before = torch.zeros(closed.shape) if self.barrier is None else self.barrier
-        self.barrier = before.to(self.alpha).masked_fill(closed.to(self.alpha.device), -math.inf)
+        apart = closed & ~closed.all(-1, keepdim=True)
+        self.barrier = before.to(self.alpha).masked_fill(apart.to(self.alpha.device), -math.inf)
+        self.closed = closed
 
     def count(self) -> int:
         """How many architecture parameters there are."""
