@@ -92,7 +92,7 @@ def check_part_refusals(name: str, options: Options | None = None) -> None:
             continue
         for update in UPDATES:
             if update not in part.updates:
-                _refused(part, method, GradientSettings(update=update), update)
+                _refused(part, method, GradientSettings.model_validate({"update": update}), update)
 
 
 def _refused(part: Part, method: Any, settings: Any, because: str) -> None:
