@@ -83,7 +83,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("show", "--width"): "the run's, else 1",
 }
 IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
-                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list")  # fmt: skip
+                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

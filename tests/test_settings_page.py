@@ -25,6 +25,7 @@ NO_SETTING = {
         "architecture",
         "handmade",
         "data",
+        "origin",
         "search",
         "options",
         "with_options",

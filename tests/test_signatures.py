@@ -28,7 +28,8 @@ OWN = {
     "run": {"baseline", "on_epoch", "progress", "reporter"},
     "search": {"on_epoch", "progress", "reporter"},
     "train": {"architecture", "option", "baseline", "on_epoch", "progress", "reporter"},
-    "compare": {"methods", "mappings", "seeds", "training_seeds", "architectures", "processes", "threads", "progress", "reporter"},
+    "compare": {"methods", "mappings", "seeds", "training_seeds", "architectures", "resume", "processes", "threads", "progress", "reporter"},
+    "inspect_data": {"data", "reporter"},
     "resume": {"run", "data", "processes", "on_epoch", "progress", "reporter"},
 }  # fmt: skip
 
@@ -65,7 +66,10 @@ def test_a_new_option_would_be_seen(monkeypatch):
 def test_parameters_are_options_typed_and_documented(name):
     signature = inspect.signature(getattr(dnas, name))
     groups = next(groups[name] for groups in signature_tools.GROUPS.values() if name in groups)
-    hidden = {"compare": {"method", "mapping", "seed"}}.get(name, set())
+    hidden = {
+        "compare": {"method", "mapping", "seed"},
+        "inspect_data": {"data_memory", "data_workers", "skip_broken"},
+    }.get(name, set())
     assert set(signature.parameters) == (names(*groups) - hidden) | OWN[name]
     text = inspect.getdoc(getattr(dnas, name)) or ""
     documented = re.findall(r"(?m)^    (\w+): ", text.partition("Args:\n")[2].partition("\n\n")[0])
@@ -73,7 +77,7 @@ def test_parameters_are_options_typed_and_documented(name):
     assert "--" not in text.partition("Args:\n")[2]
     for parameter in signature.parameters.values():
         assert parameter.annotation is not parameter.empty
-        assert parameter.kind is parameter.KEYWORD_ONLY or parameter.name in ("architecture", "methods", "run")
+        assert parameter.kind is parameter.KEYWORD_ONLY or parameter.name in ("architecture", "data", "methods", "run")
 
 
 def test_literals_are_those_of_the_settings():

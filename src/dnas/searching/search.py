@@ -183,8 +183,7 @@ class Search:
             bump: [L, E, O], added to the mixing weights of the operations.
         """
         progress = self.progress(step, batch.draw)
-        mixing = self.mixing(progress)
-        mixing = mixing if relaxed else mixing.detach()
+        mixing = self.mixing(progress) if relaxed else self.mixing(progress).detach()
         if bump is not None:
             mixing = replace(mixing, operations=mixing.operations + bump)
         self._executed = mixing.active
