@@ -25,6 +25,7 @@ EARLY = (
     "cli/",
     "data/__init__.py",
     "pages/mistakes.py",
+    "pages/report.py",
     "pages/run_page.py",
     "pipeline/overrides.py",
     "pipeline/subjects.py",

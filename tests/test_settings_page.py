@@ -29,6 +29,7 @@ NO_SETTING = {
         "options",
         "with_options",
         "train",
+        "origin",
         "environment",
     },
     DataSettings: {"train_images", "fingerprint"},
