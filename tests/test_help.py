@@ -13,9 +13,12 @@ from rich.console import Console
 from dnas import methods, options
 from dnas.cli import comparing, entry
 from dnas.cli.app import app
+from dnas.data.splits import DataInfo
+from dnas.methods.registry import create
 from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOptions, RunOptions, SearchOptions
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import FINALISTS, Config
+from dnas.pipeline.presets import QUICK_BATCH, QUICK_LAYERS, preset_settings
 from dnas.runtime.execution import DEFAULT
 from dnas.settings import AUTO_RESIZE, DataSettings, TrainSettings, WidthTrainSettings
 from dnas.space.registry import get_space
@@ -52,6 +55,8 @@ def test_a_default_is_printed_once_and_says_something(command):
         assert not {*defaults} & {"", '""', "0", "False", "None"} or (option, defaults) == ("--seed", ["0"]), option
 
 
+INFO = DataInfo("digits", (), 1, 8, (), (), flip=False)
+QUICK = preset_settings("quick", create("dnas", None, {}, get_space("darts")), INFO, 1000)
 # What is in force without an option, as the code has it; a text tells what an automatic value becomes.
 IN_FORCE: dict[str, Any] = {
     "--data": DataSettings().source,
@@ -68,6 +73,17 @@ IN_FORCE: dict[str, Any] = {
     "--checkpoint-every": DEFAULT.checkpoint_seconds,
     "--width": WidthTrainSettings().width,
     "--ray-retries": RaySettings("auto").retries,
+    "--with": "none",
+    "--config": "none",
+    "--from": "weights are drawn by the seed",
+    "--layers": f"the preset's, quick: {QUICK_LAYERS}; of what is only trained its own",
+    "--channels": f"the preset's; quick: {QUICK['search']['channels']} to search, {QUICK['train']['channels']} to train",
+    "--batch-size": f"the preset's; quick: {QUICK_BATCH}",
+    "--search-channels": "--channels",
+    "--train-channels": "--channels",
+    "--search-epochs": "--epochs",
+    "--train-epochs": "--epochs",
+    "--train-layers": "--layers",
     "--finals": f"{FINALISTS} with --budget, and in the quick preset unless epochs or images are given",
 }
 OF_A_COMMAND: dict[tuple[str, str], Any] = {
@@ -81,6 +97,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("evaluate", "--image-size"): "the run's",
     ("doctor", "--out"): "runs",
     ("show", "--width"): "the run's, else 1",
+    ("show", "--channels"): "the run's, else 36",
 }
 IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
                       r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip

@@ -26,6 +26,7 @@ EARLY = (
     "data/__init__.py",
     "deploy/predict.py",
     "pages/mistakes.py",
+    "pages/report.py",
     "pages/run_page.py",
     "pipeline/overrides.py",
     "pipeline/subjects.py",

@@ -30,6 +30,7 @@ NO_SETTING = {
         "options",
         "with_options",
         "train",
+        "origin",
         "environment",
     },
     DataSettings: {"train_images", "fingerprint"},

@@ -158,13 +158,11 @@ def test_a_study_only_grows(part):
         grown(part, StudySettings(seeds=1))
     assert grown(part, StudySettings(methods=["gdas"])).seeds == 2  # none is given
 
-    class Said(Silent):
-        def say(self, text):
-            self.text = text
-
-    said = Said()
-    compare(part, settings(seeds=1), processes=1, reporter=said)
-    assert len(results(part)) == 4
+    said = []
+    reporter = Silent()
+    reporter.say = said.append
+    compare(part, settings(seeds=1), processes=1, reporter=reporter)
+    assert len(results(part)) == 4 and f"{part} has 2 seeds, which are more than 1: it keeps them" in said
 
 
 def test_resume_says_which_command_adds(part):

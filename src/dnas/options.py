@@ -85,7 +85,7 @@ class RunOptions:
     budget: Annotated[float | None, DURATION, Parameter(group=_RUN)] = None
     "Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and what it can do in that time is planned. [default: the preset's epochs]"
     layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Depth of the network, in cells. [default: the preset's; quick: 6]"
+    "Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]"
     channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]"
     epochs: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -211,7 +212,8 @@ def carry_out_study(
     try:
         failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     except Interrupted:
-        keep(out)
+        with suppress(InputError):
+            keep(out)
         raise
     summary = keep(out)
     if as_json:
