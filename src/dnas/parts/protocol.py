@@ -50,7 +50,6 @@ class SearchView(Protocol):
         weights: Of the supernet.
         seed: The run's.
         states: What each part began with (`Part.begin`), by its name.
-        closings: What parts have closed (`Part.closing`).
     """
 
     method: Any
@@ -60,7 +59,10 @@ class SearchView(Protocol):
     weights: list[nn.Parameter]
     seed: int
     states: dict[str, dict[str, Tensor]]
-    closings: ClosingsView
+
+    @property
+    def closings(self) -> ClosingsView:
+        """What parts have closed (`Part.closing`)."""
 
     def progress(self, step: int, draw: int = 0) -> Progress:
         """Where a step stands."""
