@@ -30,7 +30,9 @@ CARRIER = "dnas"  # the method that takes the part, unless a check goes over all
 # Without a warm-up, so that the architecture moves from the first step on.
 SIZE = {**REAL, "warmup_epochs": 0, "batch_size": 4}
 SHORT = {**SIZE, "epochs": 1}
-UPDATES = ("first-order", "second-order", "single-level")
+UPDATES: tuple[Literal["first-order", "second-order", "single-level"], ...] = (
+    "first-order", "second-order", "single-level",
+)  # fmt: skip
 
 
 def check_part(
