@@ -75,7 +75,7 @@ SEARCH = [
     (["--space", "dart"], "unknown --space 'dart'; did you mean 'darts'?"),
 ]
 METHOD = [
-    (["--method", "drats"], "unknown --method 'drats'; did you mean 'darts'? List all with `dnas methods`"),
+    (["--method", "dartz"], "unknown --method 'dartz'; did you mean 'darts'? List all with `dnas methods`"),
     (["--mapping", "decouple"], "unknown --mapping 'decouple'; did you mean 'decoupled'?"),
     (["--method", "pnas", "--mapping", "full"], "--mapping full cannot be used with method pnas; choose from shared"),
     (["--method", "random", "-o", "search.warmup_epochs=1"], "unknown setting search.warmup_epochs of method random"),
@@ -111,7 +111,7 @@ BOTH = [
     (["--mapping", "full", "--train-layers", "9"], "--train-layers 9 does not match the searched depth of 6"),
 ]
 COMPARE = [
-    (["--methods", "drats"], "unknown --methods 'drats'; did you mean 'darts'?"),
+    (["--methods", "dartz"], "unknown --methods 'dartz'; did you mean 'darts'?"),
     (["--methods", "dnas", "--mappings", "ful"], "unknown --mappings 'ful'; did you mean 'full'?"),
     (["--methods", "pnas", "--mappings", "full"], "--mappings full: no chosen method supports one of them"),
     (["--architectures", "DARTS_v2"], "--architectures 'DARTS_v2' is neither published nor a hand-made network; did"),
@@ -223,7 +223,7 @@ def test_the_file_of_a_study_that_somebody_changed_is_met_with_a_sentence(file, 
         ("[data]\nsorce = 'digits'", "unknown setting data.sorce in '{}'; did you mean 'data.source'?"),
         ("[data]\nimage_size = 5", "data.image_size in '{}' must be at least 8, got 5"),
         ("[train]\nepoch = 3", "unknown setting train.epoch in '{}'; did you mean 'train.epochs'?"),
-        ("method = 'drats'", "unknown method in '{}' 'drats'; did you mean 'darts'?"),
+        ("method = 'dartz'", "unknown method in '{}' 'dartz'; did you mean 'darts'?"),
         ("seed = 'one'", "seed in '{}' must be a whole number, got 'one'"),
     ],
 )
@@ -244,12 +244,12 @@ def test_an_option_over_a_file_is_called_as_typed(tmp_path, no_pictures):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: dnas.run(method="drats"), "did you mean 'darts'?"),
+        (lambda: dnas.run(method="dartz"), "did you mean 'darts'?"),
         (lambda: dnas.run(image_size=0), "must be at least 8, got 0"),
         (lambda: dnas.run(option={"search.epoch": 3}), "did you mean 'search.epochs'?"),
         (lambda: dnas.run(search_seconds="5x"), "--search-seconds must be a duration"),
         (lambda: dnas.train("DARTS_V2", epochs=0), "--epochs must be at least 1, got 0"),
-        (lambda: dnas.get_method("drats"), "did you mean 'darts'?"),
+        (lambda: dnas.get_method("dartz"), "did you mean 'darts'?"),
         (lambda: dnas.load_published("DARTS_v2"), "did you mean 'DARTS_V2'?"),
     ],
 )

@@ -27,6 +27,7 @@ EARLY = (
     "deploy/predict.py",
     "pages/mistakes.py",
     "pages/report.py",
+    "pages/report.py",
     "pages/run_page.py",
     "pipeline/overrides.py",
     "pipeline/subjects.py",

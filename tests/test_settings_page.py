@@ -30,7 +30,6 @@ NO_SETTING = {
         "options",
         "with_options",
         "train",
-        "origin",
         "environment",
     },
     DataSettings: {"train_images", "fingerprint"},

@@ -122,7 +122,7 @@ def run(
         deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
         budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
             what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's; quick: 6]
+        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
         channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
         epochs: Passes over the images. [default: the preset's, by the number of images]
         batch_size: Images of a step. [default: the preset's; quick: 64]
@@ -228,7 +228,7 @@ def search(
         deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
         budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
             what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's; quick: 6]
+        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
         channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
         epochs: Passes over the images. [default: the preset's, by the number of images]
         batch_size: Images of a step. [default: the preset's; quick: 64]
@@ -326,7 +326,7 @@ def train(
         deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
         budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
             what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's; quick: 6]
+        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
         channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
         epochs: Passes over the images. [default: the preset's, by the number of images]
         batch_size: Images of a step. [default: the preset's; quick: 64]
