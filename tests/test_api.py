@@ -12,7 +12,7 @@ from dnas.space.published import load_published
 
 TINY = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 16}
 FUNCTIONS = (
-    "build", "get_method", "list_methods", "load", "load_published", "macs", "params", "parse_genotype", "resume",
+    "build", "export", "get_method", "list_methods", "load", "load_published", "macs", "params", "parse_genotype", "resume",
     "run", "search", "stack", "train",
 )  # fmt: skip
 
