@@ -30,8 +30,11 @@ from dnas.deploy import predict
 from dnas.deploy.expected import Expected
 from dnas.deploy.protocol import facts_of
 from dnas.pipeline.model import load_model
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
 from dnas.training.accuracy import answers
 
+GENE = Cell(((("sep_conv_3x3", 0), ("max_pool_3x3", 1)),))
 CARRIED = Path(dnas.__file__).parent / "deploy" / "carried" / "preprocess.py"
 
 
@@ -42,7 +45,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(images: Path) -> Path:
-    return make_run(images.with_name("run"), images)
+    return make_run(images.with_name("run"), images, architecture=Architecture((GENE,), (), "free"))
 
 
 @pytest.fixture(scope="module")
