@@ -77,8 +77,8 @@ QUICK_RECIPE: dict[str, Any] = {
 
 
 # Of the learning rates of a training from nothing, what one has that begins with weights which know its classes: a full
-# rate unlearns what a short training does not find again. With other classes a lower rate learns too little. Figures are in
-# docs/networks.md.
+# rate unlearns what a short training does not find again. With other classes a lower rate learns too little
+# (docs/networks.md has the figures).
 CONTINUED = 0.1
 RATES = ("learning_rate", "muon_learning_rate")
 
