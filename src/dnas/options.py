@@ -145,7 +145,7 @@ class WidthOptions(TrainOptions):
     """Of one training, and of a hand-made network that has a width."""
 
     from_run: Annotated[str | None, Parameter(name="--from", group=TRAIN)] = None
-    "A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other data, where other classes get a new last layer. Its data and settings are taken, with lower learning rates. [default: weights are drawn by the seed]"
+    "A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other data, where other classes get a new last layer. Its data and settings are taken; where the classes are the same, with a tenth of its learning rates. [default: weights are drawn by the seed]"
     width: Annotated[float | None, Parameter(group=TRAIN)] = None
     "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"
     params: Annotated[int | None, MANY, Parameter(group=TRAIN)] = None

@@ -20,7 +20,6 @@ from dnas.pipeline.presets import (
     CIFAR10_IMAGES,
     CONTINUED,
     DEFAULT_PRESET,
-    FINE_TUNED,
     QUICK_BATCH,
     Preset,
     begun,
@@ -76,9 +75,8 @@ class Config(Settings):
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     from_run: str = Field(
         "",
-        description="the run with whose trained weights `train` begins; its learning rates are then "
-        f"{CONTINUED} times those of a training from nothing, {FINE_TUNED} times where the classes are others, unless "
-        "they are given",
+        description="the run with whose trained weights `train` begins; where the classes are the same, its learning "
+        f"rates are then {CONTINUED} times those of a training from nothing, unless they are given",
     )
     budget: Duration = Field(
         0.0,

@@ -76,10 +76,10 @@ QUICK_RECIPE: dict[str, Any] = {
 }
 
 
-# Of the learning rates of a training from nothing, what one has that begins with trained weights: of the same classes,
-# where a full rate unlearns what a short training does not find again, and of others, where most is still to be learnt
+# Of the learning rates of a training from nothing, what one has that begins with weights which know its classes: a full
+# rate unlearns what a short training does not find again. With other classes a lower rate learns too little
 # (docs/networks.md has the figures).
-CONTINUED, FINE_TUNED = 0.2, 0.5
+CONTINUED = 0.1
 RATES = ("learning_rate", "muon_learning_rate")
 
 
@@ -154,17 +154,18 @@ def preset_settings(
 
 
 def begun(train: Mapping[str, Any], above: Mapping[str, Any], new_head: bool) -> dict[str, Any]:
-    """What a preset's training becomes where it begins with trained weights: its rates are lower.
+    """What a preset's training becomes where it begins with trained weights.
 
     Images are of full size in all steps, as those were that the weights saw last.
 
     Args:
         train: As of `preset_settings`, maybe with other rates.
         above: Settings that stand in place of the preset's.
-        new_head: Whether the classes are others than those that the weights know.
+        new_head: Whether the classes are others than those that the weights know; else rates are lower.
     """
+    full = {**train, "half_size": 0.0}
+    if new_head:
+        return full
     rates = RATES if {**train, **above}.get("optimizer") == "muon" else RATES[:1]
     defaults = {name: NetworkTrainSettings.model_fields[name].default for name in rates}
-    share = FINE_TUNED if new_head else CONTINUED
-    lowered = {name: float(f"{share * train.get(name, defaults[name]):.9g}") for name in rates}
-    return {**train, **lowered, "half_size": 0.0}
+    return full | {name: float(f"{CONTINUED * train.get(name, defaults[name]):.9g}") for name in rates}
