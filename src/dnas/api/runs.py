@@ -336,8 +336,8 @@ def train(
         class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
             alike; a search weighs all images alike. [default: none]
         from_run: A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other
-            data, where other classes get a new last layer. Its data and settings are taken, with lower learning rates.
-            [default: weights are drawn by the seed]
+            data, where other classes get a new last layer. Its data and settings are taken; where the classes are the
+            same, with a tenth of its learning rates. [default: weights are drawn by the seed]
         width: What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]
         params: In place of width: the one whose number of parameters comes closest to this, such as 130k, 1.2M or
             78186.
