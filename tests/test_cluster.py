@@ -211,6 +211,6 @@ def test_threads_of_a_study_do_not_change(tmp_path):
     settings = StudySettings(methods=["random"], run={"data": {"source": "nowhere"}}, threads=2)
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "study.toml").write_text(tomli_w.dumps(settings.model_dump()))
-    for threads, message in ((2, "nowhere"), (0, "nowhere"), (3, "--threads 3: the runs of .* have 2")):
+    for threads, message in ((2, "nowhere"), (0, "nowhere"), (3, "--threads is 2 in .* and 3 here")):
         with pytest.raises(InputError, match=message):
             compare(tmp_path / "study", settings.model_copy(update={"threads": threads}))

@@ -126,7 +126,7 @@ def test_published_images_are_mirrored_as_usual(kind, monkeypatch):
     info = DataInfo(kind, ("a", "b"), 3, 8, (0.5,) * 3, (0.2,) * 3, True)
     monkeypatch.setattr(flips, "find_mirrored", lambda split: pytest.fail("measured"))
     monkeypatch.setattr(
-        flips, "locate", lambda source, data_dir: Place(next(s for s in sources() if s.kind == kind), Path(kind))
+        flips, "locate", lambda *asked, **more: Place(next(s for s in sources() if s.kind == kind), Path(kind))
     )
     config = parse({"data": {"source": kind}, "search": {}, "train": {}})
     config, line = flips.resolve_flips(config, None, info)

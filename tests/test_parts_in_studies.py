@@ -102,8 +102,8 @@ def test_options_of_a_part_are_added_with_the_method_that_has_it(tmp_path, monke
     assert read_study(path).methods == ["darts", "darts+beta-decay"]
     assert read_study(path).run["with_options"] == RUN["with_options"]
     other = {**RUN, "with_options": {"beta-decay": {"weight": 1.0}}}
-    for run in (other, {**RUN, "with_options": {}}):
-        with pytest.raises(InputError, match="beta-decay.weight is 50.0 in .* and 1.0 here"):
+    for run, here in ((other, "1.0"), ({**RUN, "with_options": {}}, "not given")):
+        with pytest.raises(InputError, match=f"beta-decay.weight is 50.0 in .* and {here} here"):
             compare(path, study(methods=["darts+beta-decay"], run=run), processes=1)
 
 

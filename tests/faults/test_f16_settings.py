@@ -26,7 +26,7 @@ many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCh
 def begun(images, monkeypatch):
     """`dnas run` up to where it would make its folder; gives the settings that were in force there, if it came so far."""
     loaded = load_data(parse({"data": {"source": str(images)}}))
-    monkeypatch.setattr(pipeline, "load_data", lambda config, reporter=None: loaded)
+    monkeypatch.setattr(pipeline, "load_data", lambda *asked: loaded)
     # What a machine has is no matter of settings.
     monkeypatch.setattr(inputs, "check_machine", lambda *asked: None)
     original = pipeline.resolve
