@@ -22,9 +22,9 @@ def outcome(folder, scenario, count, *more):
     ("scenario", "more"),
     [
         ("search", ("dnas", "first-order")),
-        ("search", ("darts", "second-order")),
+        pytest.param("search", ("darts", "second-order"), marks=pytest.mark.full),
         ("search", ("darts", "single-level")),
-        ("search", ("spos", "")),
+        pytest.param("search", ("spos", ""), marks=pytest.mark.full),
         ("train", ()),
     ],
     ids=["dnas", "second-order", "single-level", "spos", "train"],
