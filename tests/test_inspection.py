@@ -171,6 +171,8 @@ def test_what_is_left_out_is_counted_with_examples(tmp_path):
         "not images": (2, ("train/a/notes.txt", "test/b/Thumbs.db")),
         "hidden": (3, ("__MACOSX", "train/a/.DS_Store")),
     }
+    line = "left out: hidden files and folders: .DS_Store, __MACOSX (3 files in all), such as '__MACOSX', 'train/a/.DS_Store'"
+    assert line in invoke("data", root, "--quiet").out.splitlines()
 
 
 def test_unreadable_pictures_are_listed_and_not_counted(tmp_path):

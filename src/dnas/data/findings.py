@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dnas.data.inspection import Copies, File, Inspection
-from dnas.data.sources.listing import many
+from dnas.data.sources.listing import Reason, many
 from dnas.settings import SQUEEZE
 
 SHOWN = 3
@@ -34,7 +34,11 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
 
 def left_out(found: Inspection) -> list[str]:
     """What is not used, a line per reason, each with examples."""
-    lines = [f"{each.text}{_examples(each.examples)}" for each in found.left_out]
+    # Of hidden ones the text counts folders, not what lies in them.
+    lines = []
+    for each in found.left_out:
+        count = f" ({many(each.files, 'file')} in all)" if each.reason == Reason.HIDDEN.value else ""
+        lines.append(f"{each.text}{count}{_examples(each.examples)}")
     if found.unreadable:
         shown = ", ".join(f"{each.name!r} ({each.reason})" for each in found.unreadable[:SHOWN])
         more = ", …" if len(found.unreadable) > SHOWN else ""
