@@ -17,7 +17,7 @@ from source_tools import one, same, zipped
 
 from dnas.data.inspection import inspect_data
 from dnas.data.sources.protocol import Columns
-from dnas.data.splits import fingerprint, load_splits
+from dnas.data.splits import fingerprint, load_splits, load_train
 
 pa = pytest.importorskip("pyarrow", reason="needs dnas[hf]")
 import pyarrow.parquet as pq  # noqa: E402
@@ -156,6 +156,14 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         one(parquet(tmp_path / "z.parquet", pa.table({"image": ["a"], "label": [0]})))
     with refused("row 1", "has None as 'label'"):
         one(parquet(tmp_path / "n.parquet", table([0, None, 1])))
+    # -1 stands for a label that is kept back: no class, and not the last one.
+    for label in (-1, len(NAMES)):
+        with refused("x.parquet/1", f"has the label {label}", f"0 to {len(NAMES) - 1}"):
+            one(parquet(tmp_path / "x.parquet", table([0, label, 1, *TRAIN], 0, NAMES)))
+    for split, labels in (("train", [0, 0, 1, 1]), ("test", [0, 1, 2])):
+        parquet(tmp_path / "unknown" / f"{split}.parquet", table(labels))
+    with refused("the class '2'", "was not there in training"):
+        load_train(str(tmp_path / "unknown"))
     with refused("no shards of training images"):
         one(parquet(tmp_path / "t" / "test.parquet", table(TEST)).parent)
 

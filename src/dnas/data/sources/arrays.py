@@ -24,7 +24,7 @@ from dnas.data.memory import require_memory
 from dnas.data.sources.listing import LeftOut, Listing, Reason, look_below, top_files
 from dnas.data.sources.parts import part_of
 from dnas.data.sources.protocol import IN_MEMORY, Source
-from dnas.data.sources.samples import Bytes, Labels, in_test
+from dnas.data.sources.samples import Bytes, Labels, numbered, of_part
 from dnas.data.sources.tree import Entry, Folder, Tree
 from dnas.errors import InputError
 
@@ -242,15 +242,10 @@ def list_arrays(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -
     if part == "test" and held_out is not None:
         used, form = held_out, _form(arrays, held_out.images, form)[0]
         named = _named(arrays, used)
-    labels = _numbered(named, known, arrays.where(str(used.labels)))
+    labels = numbered(named, known, arrays.where(str(used.labels)))
     positions: Labels = np.arange(len(labels))
     if held_out is None:
-        for label in np.flatnonzero(np.bincount(labels) == 1):
-            raise InputError(
-                f"the class {known[label]!r} in {str(tree.path)!r} has one image, too few to split into training and "
-                "test; add images or remove it"
-            )
-        positions = np.flatnonzero(in_test(labels) == (part == "test"))
+        positions = of_part(part, labels, known, repr(str(tree.path)))
     return Listing(
         known,
         [f"{used.images}/{position}" for position in positions],
@@ -270,7 +265,7 @@ def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
     form = _form(arrays, parts["train"].images, None)[0]
     if "test" in parts:
         form = _form(arrays, used.images, form)[0]
-    labels = _numbered(_named(arrays, used), classes, arrays.where(str(used.labels)))
+    labels = numbered(_named(arrays, used), classes, arrays.where(str(used.labels)))
     names = [f"{used.images}/{number}" for number in range(len(labels))]
     listing = Listing(classes, names, labels, left_out, arrays.pictures(used.images, form))
     return listing, "test" if "test" in parts else "all"
@@ -402,20 +397,6 @@ def _named(arrays: _Arrays, part: _Part) -> Numbers:
     if values.dtype.kind not in "iU":
         raise InputError(f"{where} holds {values.dtype}, where whole numbers or names of classes belong; convert it")
     return values
-
-
-def _numbered(named: Numbers, classes: tuple[str, ...], where: str) -> Labels:
-    """The place of each label among the classes. Raises InputError for one that is not there."""
-    index = {name: label for label, name in enumerate(classes)}
-    found, places = np.unique(named, return_inverse=True)
-    for name in found:
-        if str(name) not in index:
-            raise InputError(
-                f"the class {str(name)!r} in {where} was not there in training; remove it or train with it"
-            )
-    numbers = np.array([index[str(name)] for name in found], np.int64)
-    labels: Labels = numbers[places.reshape(-1)]
-    return labels
 
 
 def _within(tree: Tree) -> bool:

@@ -24,7 +24,7 @@ from dnas.data.sources.listing import (
 )
 from dnas.data.sources.parts import IMAGE_FOLDERS, find_parts, is_part, part_of
 from dnas.data.sources.protocol import Columns, Source
-from dnas.data.sources.samples import Labels, in_test
+from dnas.data.sources.samples import Labels, numbered, of_part
 from dnas.data.sources.table import Row, names_images, read_list
 from dnas.data.sources.tree import Folder, Tree, is_dir
 from dnas.errors import InputError
@@ -77,17 +77,14 @@ def list_rows(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, 
     assert train is not None, read.parts
     known = classes or tuple(sorted(set(train.labels)))
     used = read.parts.get(part, train)
-    labels = _numbered(used, known, read.where)
+    labels = numbered(used.labels, known, repr(read.where))
     if "train" in read.parts and part == "train":
-        _numbered(read.parts["test"], known, read.where)  # had better be known before the search than after it
+        numbered(
+            read.parts["test"].labels, known, repr(read.where)
+        )  # had better be known before the search than after it
     positions: Labels = np.arange(len(labels))
     if "" in read.parts:
-        for label in np.flatnonzero(np.bincount(labels, minlength=len(known)) == 1):
-            raise InputError(
-                f"the class {known[label]!r} in {read.where!r} has one image, too few to split into training and test; "
-                "add images or remove it"
-            )
-        positions = np.flatnonzero(in_test(labels) == (part == "test"))
+        positions = of_part(part, labels, known, repr(read.where))
     left_out = read.left_out if part == "train" else LeftOut()
     return Listing(known, [used.names[k] for k in positions], labels[positions], left_out, read.tree)
 
@@ -96,16 +93,8 @@ def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tup
     """The images of a list that is given to test with: those of its test part, or all where it is not split."""
     read = _read(tree, columns)
     used = read.parts["test" if "test" in read.parts else ""]
-    listing = Listing(classes, used.names, _numbered(used, classes, read.where), read.left_out, read.tree)
+    listing = Listing(classes, used.names, numbered(used.labels, classes, repr(read.where)), read.left_out, read.tree)
     return listing, "test" if "test" in read.parts else "all"
-
-
-def _numbered(images: _Images, classes: tuple[str, ...], where: str) -> Labels:
-    index = {name: label for label, name in enumerate(classes)}
-    for name in images.labels:
-        if name not in index:
-            raise InputError(f"the class {name!r} in {where!r} was not there in training; remove it or train with it")
-    return np.array([index[name] for name in images.labels], np.int64)
 
 
 def _read(tree: Tree, columns: Columns) -> _Read:

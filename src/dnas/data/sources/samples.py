@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dnas.errors import InputError
 from dnas.rng import derived_seed
-
-if TYPE_CHECKING:
-    pass
-
 
 Bytes = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -35,3 +33,42 @@ def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
         chosen[members[ranked[:quota]]] = True
         before = after
     return chosen
+
+
+def of_part(part: str, labels: Labels, classes: Sequence[str], where: str) -> Labels:
+    """The positions of the samples of a part ("train" or "test") of a data set that is not split.
+
+    Args:
+        where: What messages call the data set.
+
+    Raises:
+        InputError: A class has one sample, which cannot be in both.
+    """
+    for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1):
+        raise InputError(
+            f"the class {classes[int(label)]!r} in {where} has one image, too few to split into training and test; add "
+            "images or remove it"
+        )
+    positions: Labels = np.flatnonzero(in_test(labels) == (part == "test"))
+    return positions
+
+
+def numbered(named: npt.NDArray[Any] | Sequence[Any], classes: Sequence[str], where: str) -> Labels:
+    """The place of each label among the classes.
+
+    Args:
+        where: What messages call the labels.
+
+    Raises:
+        InputError: One is not there.
+    """
+    index = {name: label for label, name in enumerate(classes)}
+    found, places = np.unique(np.asarray(named), return_inverse=True)
+    for name in found:
+        if str(name) not in index:
+            raise InputError(
+                f"the class {str(name)!r} in {where} was not there in training; remove it or train with it"
+            )
+    numbers = np.array([index[str(name)] for name in found], np.int64)
+    labels: Labels = numbers[places.reshape(-1)]
+    return labels

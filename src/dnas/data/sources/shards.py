@@ -20,7 +20,7 @@ from dnas.data.memory import require_memory
 from dnas.data.sources.listing import LeftOut, Listing, Reason, look_below, subfolders, top_files
 from dnas.data.sources.parts import part_of
 from dnas.data.sources.protocol import Columns, Source
-from dnas.data.sources.samples import Labels, in_test
+from dnas.data.sources.samples import Labels, numbered, of_part
 from dnas.data.sources.tree import Entry, Folder, Tree, is_hidden
 from dnas.errors import InputError
 
@@ -138,15 +138,13 @@ def list_shards(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *
     assert train is not None, table.parts
     known = classes or table.named or _classes(train.labels)
     used = table.parts.get(part, train)
-    labels = _numbered(used, known, table, tree.path)
+    labels = numbered(_called(used, table), known, repr(str(tree.path)))
+    if "train" in table.parts and part == "train":
+        # Had better be known before the search than after it.
+        numbered(_called(table.parts["test"], table), known, repr(str(tree.path)))
     positions: Labels = np.arange(len(labels))
     if "" in table.parts:
-        for label in np.flatnonzero(np.bincount(labels, minlength=len(known)) == 1):
-            raise InputError(
-                f"the class {known[label]!r} in {str(tree.path)!r} has one image, too few to split into training and "
-                "test; add images or remove it"
-            )
-        positions = np.flatnonzero(in_test(labels) == (part == "test"))
+        positions = of_part(part, labels, known, repr(str(tree.path)))
     left_out = table.left_out if part == "train" else LeftOut()
     return Listing(known, [used.names[k] for k in positions], labels[positions], left_out, table.tree)
 
@@ -156,7 +154,7 @@ def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tup
     table = _table(tree, columns)
     part = "test" if "test" in table.parts else ""
     used = table.parts[part]
-    labels = _numbered(used, classes, table, tree.path)
+    labels = numbered(_called(used, table), classes, repr(str(tree.path)))
     return Listing(classes, used.names, labels, table.left_out, table.tree), part or "all"
 
 
@@ -165,15 +163,17 @@ def _classes(labels: Sequence[Any]) -> tuple[str, ...]:
     return tuple(map(str, sorted(set(labels))))
 
 
-def _numbered(part: _Part, classes: tuple[str, ...], table: _Table, where: Path) -> Labels:
-    index = {name: label for label, name in enumerate(classes)}
-    names = [table.named[label] if table.named else str(label) for label in part.labels]
-    for name in names:
-        if name not in index:
+def _called(part: _Part, table: _Table) -> list[str]:
+    """The class of each image by name. Raises InputError for a number that has none."""
+    if not table.named:
+        return [str(label) for label in part.labels]
+    for name, label in zip(part.names, part.labels, strict=True):
+        if not isinstance(label, int) or not 0 <= label < len(table.named):
             raise InputError(
-                f"the class {name!r} in {str(where)!r} was not there in training; remove it or train with it"
+                f"the image {name!r} in {str(table.tree.path)!r} has the label {label!r}, and the {len(table.named)} "
+                f"classes that are named there have 0 to {len(table.named) - 1}; remove it or repair it"
             )
-    return np.array([index[name] for name in names], np.int64)
+    return [table.named[label] for label in part.labels]
 
 
 def _table(tree: Tree, columns: Columns) -> _Table:
