@@ -11,17 +11,12 @@ from typing import Any, Literal
 
 from dnas.api.beginning import Started, plain
 from dnas.api.results import StudyResult
-from dnas.errors import InputError, Interrupted, calling
+from dnas.errors import InputError, calling
 from dnas.options import ClusterOptions, ExecutionOptions, names
-from dnas.pipeline.overrides import nested, typed
 from dnas.reporter import Reporter
-from dnas.study.cluster import RaySettings
-from dnas.study.compare import compare as compare_methods
-from dnas.study.design import StudySettings, parts_beside
-from dnas.study.growth import LISTS, added_to, grown
-from dnas.study.jobs import require_no_ranks
-from dnas.study.tables import keep
-from dnas.validation import checked
+from dnas.study.compare import carry_through
+from dnas.study.design import StudySettings
+from dnas.study.growth import COUNTS, LISTS, asked, called
 
 
 def compare(
@@ -173,44 +168,23 @@ def compare(
     if resume is not None and out is not None:
         raise InputError(f"out={out} cannot be used with resume={resume}, which is the study's folder; remove one")
     path = Path(resume or out or "study")
-    lists = added_to(path, {name: _listed(given[name]) for name in LISTS})
+    lists = {name: _listed(given[name]) for name in LISTS}
     counts = {"seeds": seeds, "training_seeds": training_seeds}
     cluster = ClusterOptions(**{name: given[name] for name in names(ClusterOptions)})
-    own = {*lists, *counts, *names(ClusterOptions, ExecutionOptions), "threads", "processes", "progress", "reporter"}
+    own = {*LISTS, *COUNTS, *names(ClusterOptions, ExecutionOptions), "threads", "processes", "progress", "reporter"}
     own |= {"out", "resume"}
     options = {name: plain(value) for name, value in given.items() if name not in own}
-    called = {name: f"--{name.replace('_', '-')}" for name in (*lists, *counts, "threads")}
-    called |= {"method": "--methods", "mapping": "--mappings"}
-    with calling({"with_parts": "--methods"} | typed("run", options) | called):
-        run = nested("run", options, parts_beside(lists["methods"]))
-        del run["command"]
-        if resume is not None and device is None and config is None:
-            del run["device"]  # found out, and not given
-        chosen = {name: value for name, value in counts.items() if value is not None}
-        settings = checked(StudySettings, {**lists, **chosen, "threads": threads, "run": run})
-        return carry_out(path, settings if resume is None else grown(path, settings), processes, cluster, started)
+    with calling(called(options)):
+        settings = asked(path, options, lists, counts, threads, adds=resume is not None)
+        return carry_out(path, settings, processes, cluster, started)
 
 
 def carry_out(
     path: Path, settings: StudySettings, processes: int, cluster: ClusterOptions, started: Started
 ) -> StudyResult:
-    """Make the runs of a study that are missing. Raises InputError."""
-    require_no_ranks(path)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
-    try:
-        failed = compare_methods(
-            path,
-            settings,
-            processes=processes,
-            ray=RaySettings.of(cluster),
-            reporter=started.reporter,
-            execution=started.execution,
-        )
-    except Interrupted:
-        keep(path)
-        raise
-    return StudyResult(folder=path, failed=tuple(failed), content=keep(path))
+    """Make the runs of a study that are missing. Raises InputError and Interrupted."""
+    failed, content = carry_through(path, settings, processes, cluster, started.reporter, started.execution)
+    return StudyResult(folder=path, failed=tuple(failed), content=content)
 
 
 def _listed(value: Sequence[str] | str) -> list[str]:

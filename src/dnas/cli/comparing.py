@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +25,7 @@ from dnas.cli.printing import (
     print_ranking,
     print_study,
 )
-from dnas.errors import InputError, Interrupted, RunError, calling
+from dnas.errors import InputError, RunError, calling
 from dnas.options import (
     WHOLE,
     BothOptions,
@@ -103,9 +102,7 @@ def compare(
     The study's folder is --out. --resume goes on with one, and adds to it what is given besides.
     """
     now = begin_execution(execute)
-    from dnas.study.design import StudySettings, parts_beside
-    from dnas.study.growth import added_to, grown
-    from dnas.validation import checked
+    from dnas.study.growth import asked, called
 
     given = given_options(data, search, both, common)
     for option, instead in (("method", "--methods"), ("mapping", "--mappings"), ("seed", "--seeds")):
@@ -116,19 +113,10 @@ def compare(
         raise InputError(f"--out {out} cannot be used with --resume {resume}, which is the study's folder; remove one")
     path = Path(resume or out or "study")
     texts = {"methods": methods, "mappings": mappings, "architectures": architectures}
-    lists = added_to(path, {key: names_of(text) for key, text in texts.items()})
+    lists = {key: names_of(text) for key, text in texts.items()}
     counts = {"seeds": seeds, "training_seeds": training_seeds}
-    own = {key: f"--{key.replace('_', '-')}" for key in (*lists, *counts, "threads")}
-    own |= {"method": "--methods", "mapping": "--mappings"}
-    with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_beside(lists["methods"]))
-        del run["command"]
-        if resume is not None and given["device"] is None and given["config"] is None:
-            del run["device"]  # found out, and not given
-        chosen = {key: value for key, value in counts.items() if value is not None}
-        settings = checked(StudySettings, {**lists, **chosen, "threads": threads, "run": run})
-        if resume is not None:
-            settings = grown(path, settings)
+    with calling(called(given)):
+        settings = asked(path, given, lists, counts, threads, adds=resume is not None)
         carry_out_study(path, settings, processes, cluster, quiet, json, now)
 
 
@@ -200,22 +188,9 @@ def carry_out_study(
     as_json: bool,
     now: Execution,
 ) -> None:
-    from dnas.study.cluster import RaySettings
-    from dnas.study.compare import compare
-    from dnas.study.jobs import require_no_ranks
-    from dnas.study.tables import keep
+    from dnas.study.compare import carry_through
 
-    require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
-    ray = RaySettings.of(cluster)
-    try:
-        failed = compare(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
-    except Interrupted:
-        with suppress(InputError):
-            keep(out)
-        raise
-    summary = keep(out)
+    failed, summary = carry_through(out, settings, processes, cluster, reporter(quiet), now)
     if as_json:
         print_json(summary)
     else:
@@ -233,14 +208,10 @@ def carry_out_ranking(
     as_json: bool,
     now: Execution,
 ) -> None:
-    from dnas.study.cluster import RaySettings
-    from dnas.study.jobs import require_no_ranks
+    from dnas.study.jobs import ray_for
     from dnas.study.ranking import rank
 
-    require_no_ranks(out)
-    if processes < 0:
-        raise InputError(f"--processes must be at least 1, got {processes}")
-    ray = RaySettings.of(cluster)
+    ray = ray_for(out, processes, cluster)
     summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
     if as_json:
         print_json(summary)

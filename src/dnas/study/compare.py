@@ -14,6 +14,7 @@ have parts that the others have not ("dnas+oles").
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from filelock import FileLock
 
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
-from dnas.errors import InputError, InUse, did_you_mean
+from dnas.errors import InputError, Interrupted, InUse, did_you_mean
 from dnas.methods.protocol import Method
 from dnas.methods.registry import get_method, register, registered
 from dnas.network.handmade import HANDMADE, require_package, require_width
+from dnas.options import ClusterOptions
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
 from dnas.pipeline.machine import check_execution
@@ -52,8 +54,9 @@ from dnas.study.design import (
     with_all_parts,
 )
 from dnas.study.growth import COUNTS, joined
-from dnas.study.jobs import carry_out, workers_for
+from dnas.study.jobs import carry_out, ray_for, workers_for
 from dnas.study.names import DEFAULT_MAPPING, REFERENCES, RUNS, SEARCHED, STUDY_FILE
+from dnas.study.tables import keep
 from dnas.supernet.mapping import mapping_class
 from dnas.training.build import parameters_of
 
@@ -97,6 +100,32 @@ def do(
     except InUse:
         return False
     return True
+
+
+def carry_through(
+    path: Path,
+    settings: StudySettings,
+    processes: int,
+    cluster: ClusterOptions,
+    reporter: Reporter,
+    execution: Execution,
+) -> tuple[list[str], dict[str, Any]]:
+    """Make the runs of a study, and write down what came out, also where it is interrupted.
+
+    Returns:
+        The names of the runs that failed, and the content of study.json.
+
+    Raises:
+        InputError, Interrupted: As `compare`.
+    """
+    ray = ray_for(path, processes, cluster)
+    try:
+        failed = compare(path, settings, processes=processes, ray=ray, reporter=reporter, execution=execution)
+    except Interrupted:
+        with suppress(InputError):  # the interruption is what is to be told
+            keep(path)
+        raise
+    return failed, keep(path)
 
 
 def _architecture(run: Run) -> Architecture | None:

@@ -1,4 +1,4 @@
-"""A study that has begun: what may be added to it, and what must stay as it was.
+"""What a study is asked to compare, and one that has begun: what may be added to it, and what must stay as it was.
 
 Methods, mappings, architectures and seeds are added. The settings of its runs stay, or its rows could not be compared.
 """
@@ -13,14 +13,58 @@ from dnas.errors import InputError
 from dnas.options import flag_of
 from dnas.parts.registry import OPTIONS
 from dnas.pipeline.config import Config
+from dnas.pipeline.overrides import nested, typed
 from dnas.settings import AUTO_RESIZE
-from dnas.study.design import StudySettings, method_and_parts, read_study, with_all_parts
+from dnas.study.design import StudySettings, method_and_parts, parts_beside, read_study, with_all_parts
 from dnas.study.names import DEFAULT_MAPPING, STUDY_FILE
+from dnas.validation import checked
 
 LISTS = ("methods", "mappings", "architectures")
 COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
 # Sections of a run whose settings may have one option for both.
 _BOTH = ("search", "train")
+
+
+def called(given: Mapping[str, Any]) -> dict[str, str]:
+    """What the user typed for each setting of a study, as `errors.calling` takes it.
+
+    Args:
+        given: Flat options of its runs.
+    """
+    own = {name: f"--{name.replace('_', '-')}" for name in (*LISTS, *COUNTS, "threads")}
+    own |= {"method": "--methods", "mapping": "--mappings"}
+    return {"with_parts": "--methods"} | typed("run", given) | own
+
+
+def asked(
+    path: Path,
+    given: dict[str, Any],
+    lists: Mapping[str, Sequence[str]],
+    counts: Mapping[str, int | None],
+    threads: int,
+    *,
+    adds: bool,
+) -> StudySettings:
+    """Return what a study compares, from options.
+
+    Args:
+        path: The study's folder.
+        given: Flat options of its runs; None where one is not given.
+        lists: By `LISTS`; a + before a name says that it is added to a study.
+        counts: By `COUNTS`; None where one is not given.
+        adds: Whether all of this is added to the study that is there, which keeps its settings.
+
+    Raises:
+        InputError: An option that cannot work.
+    """
+    names = added_to(path, lists)
+    run = nested("run", given, parts_beside(names["methods"]))
+    del run["command"]
+    if adds and given["device"] is None and given["config"] is None:
+        del run["device"]  # found out, and not given
+    chosen = {name: count for name, count in counts.items() if count is not None}
+    settings = checked(StudySettings, {**names, **chosen, "threads": threads, "run": run})
+    return grown(path, settings) if adds else settings
 
 
 def added_to(path: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from dnas.disk import read_json, write_atomically
 from dnas.errors import InputError, Interrupted, RunError
+from dnas.options import ClusterOptions
 from dnas.reporter import Reporter, Silent
 from dnas.runtime.execution import Execution, launched
 from dnas.runtime.session import Session
@@ -126,9 +127,16 @@ def workers_for(
     return Workers(processes, threads)
 
 
-def require_no_ranks(folder: Path) -> None:
-    """Raises InputError in a process of torchrun."""
+def ray_for(folder: Path, processes: int, options: ClusterOptions) -> RaySettings | None:
+    """The cluster that makes the runs of a folder; None: this machine.
+
+    Raises:
+        InputError: An option that cannot work, or a process of torchrun.
+    """
+    if processes < 0:
+        raise InputError(f"--processes must be at least 1, got {processes}")
     if launched():
         raise InputError(
             f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
         )
+    return RaySettings.of(options)
