@@ -118,8 +118,11 @@ def test_the_quick_preset_shows_the_first_cells_few_pixels(side, stem, half, han
     of = info(image_size=side)
     train = preset_settings("quick", method, of, 10**6)["train"]
     assert (train["stem"], train["half_size"], train["images"]) == (stem, half, images)
+    for name in ("dnas", "spos", "random"):  # whatever a search trains has cells as large as the network's
+        assert preset_settings("quick", create(name, None, {}, DARTS), of, 10**6)["search"]["stem"] == stem
     assert preset_settings("quick", method, of, 10**6, handmade=True)["train"]["half_size"] == handmade_half
-    assert "stem" not in preset_settings("paper", method, info(), 10**6)["train"]
+    paper = preset_settings("paper", method, info(), 10**6)
+    assert "stem" not in paper["train"] and "stem" not in paper["search"]
 
 
 @pytest.mark.parametrize("given", [{"search": {"epochs": 2}}, {"train": {"images": 640}}, {"train": {"steps": 9}},

@@ -19,7 +19,7 @@ from dnas.errors import RunError
 from dnas.kernels import cells, depthwise, discrete, limits, native, structures
 from dnas.network.modules import build_layer
 from dnas.rng import numpy_stream, torch_stream
-from dnas.settings import CIFAR_STEM
+from dnas.settings import CIFAR_STEM, TINY_IMAGENET_STEM
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
 from dnas.space.plan import STEMS
@@ -304,6 +304,7 @@ def same_backends(supernet, mixing, images):
 )
 @settings(deadline=None, max_examples=20)
 @example([(13, 1, 2)], ["skip_connect"], (2, 1), (5, 4), 2, 1, 0, CIFAR_STEM)
+@example([(3, 1, 1)], ["skip_connect"], (2, 2), (9, 6), 2, 1, 0, TINY_IMAGENET_STEM)
 def test_supernets_of_any_kernels_and_sizes(drawn, plain, width, size, batch, threads, seed, stem):
     candidates = [primitive([kernel] * stages, dilation) for kernel, dilation, stages in drawn]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
 """Pruning: the cost against the network's own count, the rule, and that what is closed stays so and is not derived."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,7 +19,7 @@ from dnas.space.darts import DARTS
 from dnas.space.registry import get_space
 from dnas.supernet.costs import resources
 from dnas.supernet.mapping import MAPPINGS
-from dnas.supernet.relaxation import path
+from dnas.supernet.relaxation import MixingWeights, path
 
 ACTS = {"weight": ({}, 10.0), "resource": ({"weight": 10.0}, "params"), "threshold": ({}, 0.5)}
 LAST = Progress(epoch=4, epochs=5, channels=8, image_size=8)
@@ -141,6 +142,21 @@ def test_the_weights_of_what_is_closed_rest():
         resting = closed[owned.layer, owned.edges, owned.operation]
         now, then = (w.detach().reshape(len(resting), -1) for w in (owned.weight, places[id(owned.weight)]))
         assert torch.equal(now[resting], then[resting])
+
+
+def test_what_is_closed_has_no_weight():
+    """Neither do the channels that partial channels leave out, on an edge without operations."""
+    search = search_with(pruning(), "pc-darts")
+    layers, edges, operations = search.closings.closed.shape
+    closed = torch.zeros(layers, edges, operations, dtype=torch.bool)
+    closed[0, 0], closed[0, 5, 0] = True, True
+    search.closings.closed = closed
+    ones = MixingWeights(torch.ones(layers, edges, operations), torch.ones(layers, edges), torch.ones(layers, edges))
+    for active in (None, torch.ones_like(closed)):
+        mixing = search.closings.applied(replace(ones, active=active))
+        assert torch.equal(mixing.operations, (~closed).float())
+        assert torch.equal(mixing.bypass, (~closed.all(-1)).float()) and not mixing.bypass[0, 0]
+        assert mixing.active is None if active is None else torch.equal(mixing.active, ~closed)
 
 
 def test_a_dear_network_costs_less_with_a_price():

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from faults.harness import invoke
 
-from dnas.cli import entry
+from dnas.cli import entry, suggesting
 from dnas.cli.app import app
 from dnas.cli.suggesting import FIRST, after_run, after_study, at_start, lines
 
@@ -46,6 +46,13 @@ def test_a_search_is_trained_next_and_a_training_reported():
     ]  # fmt: skip
     assert after_study(STUDY, "s")[1][0] == "dnas compare --resume s --seeds 8"
     assert after_study({**STUDY, "missing": ["x"]}, "s")[0][0] == "dnas resume s"
+
+
+def test_a_page_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(suggesting, "find_spec", lambda package: package != "jinja2")
+    assert after_run({"run": "r", "test_accuracy": 1.0})[0] == (
+        "dnas report r", "a page about it; first pip install 'dnas[report]'",
+    )  # fmt: skip
 
 
 def test_dnas_alone_says_what_to_type(tmp_path, monkeypatch):

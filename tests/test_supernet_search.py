@@ -21,15 +21,19 @@ from dnas.data.augment import normalise
 from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, Progress
 from dnas.methods.registry import create, get_method, list_methods
+from dnas.network.network import Network
 from dnas.pipeline import config
 from dnas.rng import numpy_stream
 from dnas.runtime import checkpoint
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_architecture
 from dnas.searching.search import Search
+from dnas.searching.trials import short_training
 from dnas.searching.watch import epoch_metrics
+from dnas.settings import TrialSettings
 from dnas.space import sampling
 from dnas.space.darts import DARTS
+from dnas.space.plan import STEMS, plan
 from dnas.space.registry import SPACES
 from dnas.supernet.mapping import MAPPINGS
 from dnas.training import updates
@@ -330,6 +334,21 @@ def test_an_architecture_is_judged_on_as_many_images_from_where_it_is_told(monke
         expected = sum(int(search.pool.labels[i]) == 0 for i in judged) / len(judged)
         assert search.accuracy(architecture, images, first) == pytest.approx(expected)
         assert torch.equal(seen.pop(), normalise(search.pool.images[judged], search.info))
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_supernet_has_the_stem_of_the_setting(stem):
+    """Layer for layer that of the network whose cells it searches."""
+    architecture = sampling.sample(DARTS, numpy_stream(0, "test"), 3)
+    network = Network(plan(architecture, channels=8, classes=4, inputs=1, stem=stem), False)
+    supernet = new_search(stem=stem).supernet
+    for one, other in ((supernet.stem, network.stem), (supernet.stem_second, network.stem_second)):
+        assert (one is None) == (other is None)
+        for a, b in zip(one or (), other or (), strict=True):
+            assert type(a) is type(b) and getattr(a, "stride", 1) == getattr(b, "stride", 1)
+            assert [p.shape for p in a.parameters()] == [p.shape for p in b.parameters()]
+    trial = short_training(TrialSettings(stem=stem, images=64).resolved(64, 0, 8))
+    assert trial.stem == stem
 
 
 def test_a_search_uses_only_as_many_images_as_it_is_told():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def after_run(result: Mapping[str, Any]) -> list[Suggestion]:
     if "test_accuracy" not in result:
         return [(f"dnas train {run}", "train and test what was found"), (f"dnas show {run}", "its layers and size")]
     return [
-        (f"dnas report {run}", "a page about it"),
+        _page(run, "it"),
         (f"dnas train --from {run}", "train it longer; with --data PATH on other pictures"),
     ]
 
@@ -38,7 +39,7 @@ def after_run(result: Mapping[str, Any]) -> list[Suggestion]:
 def after_study(summary: Mapping[str, Any], out: Path) -> list[Suggestion]:
     """What makes sense with a study, as `tables.summarise` gives it."""
     study = shlex.quote(str(out))
-    page = (f"dnas report {study}", "a page about it")
+    page = _page(study, "it")
     if summary["missing"]:
         return [(f"dnas resume {study}", "make what is missing"), page]
     more = 2 * int(summary["settings"]["seeds"])
@@ -50,14 +51,19 @@ def at_start(folder: Path) -> list[Suggestion]:
     found: list[Suggestion] = []
     study = folder / "study"
     if (study / STUDY_FILE).is_file():
-        found.append(("dnas report study", "a page about the study in this folder, finished or not"))
+        found.append(_page("study", "the study in this folder, finished or not"))
     if run := _newest(folder / RUNS):
         name = shlex.quote(str(run.relative_to(folder)))
         if (run / RESULT_FILE).is_file():
-            found.append((f"dnas report {name}", "a page about the last run"))
+            found.append(_page(name, "the last run"))
         else:
             found.append((f"dnas resume {name}", "go on with the last run, which has not ended"))
     return [*found, *FIRST]
+
+
+def _page(of: str, what: str) -> Suggestion:
+    there = all(find_spec(package) for package in ("jinja2", "matplotlib"))
+    return f"dnas report {of}", f"a page about {what}" + ("" if there else "; first pip install 'dnas[report]'")
 
 
 def _newest(runs: Path) -> Path | None:

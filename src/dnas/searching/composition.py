@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,12 +62,11 @@ class Closings:
         if not self.closed.any():
             return mixing
         left = ~self.closed
-        edges = left.any(-1).to(mixing.edges)
-        return MixingWeights(
-            mixing.operations * left.to(mixing.operations),
-            mixing.edges * edges,
-            mixing.bypass * edges,
-            None if mixing.active is None else mixing.active & left,
+        return replace(
+            mixing,
+            operations=mixing.operations * left.to(mixing.operations),
+            bypass=mixing.bypass * left.any(-1).to(mixing.bypass),
+            active=None if mixing.active is None else mixing.active & left,
         )
 
     def ranking(self, progress: Progress) -> Tensor:
