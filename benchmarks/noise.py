@@ -57,7 +57,8 @@ class Job:
                 ["resume", str(self.run)] if begun else ["search", "--out", str(self.run), *self.options(data), *more]
             )
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            subprocess.run([sys.executable, "-m", "dnas", *words, "--quiet"], check=True, env=environment)
+            command = [sys.executable, "-m", "dnas", *words, "--quiet"]
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         return Architecture.load(self.run / ARCHITECTURE_FILE)
 
     def options(self, data: str) -> list[str]:

@@ -14,6 +14,7 @@ from dnas.pipeline.config import Config, parse, resolve
 from dnas.pipeline.overrides import nested
 from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, paper_travel, preset_settings
 from dnas.runtime import distributed
+from dnas.settings import Recipe
 from dnas.space.darts import DARTS
 
 
@@ -123,6 +124,13 @@ def test_the_quick_preset_shows_the_first_cells_few_pixels(side, stem, half, han
     assert preset_settings("quick", method, of, 10**6, handmade=True)["train"]["half_size"] == handmade_half
     paper = preset_settings("paper", method, info(), 10**6)
     assert "stem" not in paper["train"] and "stem" not in paper["search"]
+
+
+def test_the_quick_preset_trains_candidates_by_the_recipe_of_networks():
+    run = resolved(method="random", finals=0)
+    for name in (*Recipe.model_fields, "learning_rate", "learning_rate_min", "weight_decay", "final_norm"):
+        assert getattr(run.search, name) == getattr(run.train, name), name
+    assert run.search.optimizer != resolved(method="random", preset="paper").search.optimizer
 
 
 @pytest.mark.parametrize("given", [{"search": {"epochs": 2}}, {"train": {"images": 640}}, {"train": {"steps": 9}},

@@ -231,7 +231,7 @@ def test_the_network_may_be_named_beside_the_run(run, tmp_path):
 
 
 def test_a_budget_plans_how_long_it_goes_on(run, tmp_path):
-    outcome = invoke("train", "--from", run, "--budget", "5s", "--out", tmp_path / "more", "--json")
+    outcome = invoke("train", "--from", run, "--budget", "1s", "--out", tmp_path / "more", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["plan"]["steps"] > 0 and outcome.json["origin"]["run"] == str(run)
 

@@ -15,7 +15,7 @@ from dnas.runtime.checkpoint import newest
 from dnas.runtime.session import Session
 from dnas.runtime.workers import WorkerDied
 from dnas.searching.trials import TrialJob, run_trial, search_by_trials, short_training
-from dnas.settings import TrialSettings
+from dnas.settings import Recipe, TrialSettings
 from dnas.space.darts import DARTS
 from dnas.testing.planted import pictures
 from dnas.testing.whole_run import _contents as contents
@@ -99,6 +99,19 @@ def test_a_stop_reaches_trials_in_other_processes(whole, tmp_path):
     finally:
         torch.set_num_threads(1)
     assert contents(run) == contents(whole) and trials(run) == trials(whole)
+
+
+def test_a_candidate_is_trained_by_the_recipe_of_the_settings():
+    other = {
+        "schedule": "linear", "warmup": 0.5, "nesterov": True, "optimizer": "muon", "muon_learning_rate": 0.01,
+        "norm_decay": False, "label_smoothing": 0.2, "final_norm": True,
+    }  # fmt: skip
+    assert set(other) == {*Recipe.model_fields, "final_norm"} - {"decay"}
+    training = short_training(settings(**other))
+    assert {name: getattr(training, name) for name in other} == other
+    assert short_training(settings(schedule="exponential", decay=0.5, learning_rate_min=0.001)).decay == 0.5
+    with pytest.raises(InputError, match="search.decay=0.5 only applies to search.schedule=exponential, not cosine"):
+        settings(decay=0.5)
 
 
 def settings(**changes):

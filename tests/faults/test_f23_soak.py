@@ -62,6 +62,7 @@ def soaked(folder, images, epochs, *more):
     return len(looks) * EVERY
 
 
+@pytest.mark.full
 def test_some_hundred_steps(tmp_path, images):
     assert soaked(tmp_path, images, 22) >= 100
 

@@ -134,7 +134,8 @@ def preset_settings(
     if issubclass(method.Settings, GradientSettings):
         search |= {"architecture_learning_rate": 0.0}
     if issubclass(method.Settings, TrialSettings):
-        search |= {"trials": QUICK_TRIALS, "epochs": QUICK_TRIAL_EPOCHS}
+        recipe = {name: value for name, value in QUICK_RECIPE.items() if name in TrialSettings.model_fields}
+        search |= {"trials": QUICK_TRIALS, "epochs": QUICK_TRIAL_EPOCHS, "learning_rate_min": 0.0, **recipe}
     search |= method.quick.get("search", {})
     if finals:
         least = min(search["images"], QUICK_LEAST_BATCHES * search["batch_size"])

@@ -28,7 +28,7 @@ from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Outcome, WorkerDied, Workers
 from dnas.searching.judging import FORWARD, Found, judged_in_rounds, next_best, score_of
-from dnas.settings import TrainSettings, TrialSettings
+from dnas.settings import Recipe, TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
@@ -65,8 +65,9 @@ class TrialJob:
 def short_training(settings: TrialSettings) -> TrainSettings:
     """The training of a trial: that of a network without auxiliary head, drop-path and cutout."""
     shared = ("channels", "epochs", "batch_size", "learning_rate", "learning_rate_min", "momentum", "weight_decay")
+    others = ("clip_norm", "pad", "flip", "stem", "final_norm", *Recipe.model_fields)
     return TrainSettings(
-        **{name: getattr(settings, name) for name in (*shared, "clip_norm", "pad", "flip", "stem")},
+        **{name: getattr(settings, name) for name in (*shared, *others)},
         images=settings.weight_images,
         auxiliary_weight=0.0,
         drop_path=0.0,

@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
+from dnas.settings.recipe import FINAL_NORM, Recipe
 from dnas.settings.values import (
     FLIP,
     STEM,
@@ -112,7 +113,7 @@ class SupernetSettings(SearchSettings):
     learning_rate_cycles: int = Field(
         1, ge=1, le=10, description="cosines of the learning rate, each twice as long as the one before"
     )
-    nesterov: bool = Field(False, description="use Nesterov's momentum in the weights' SGD")
+    nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
     parts: int = Field(
         1,
         ge=1,
@@ -210,7 +211,7 @@ class GradientSettings(SupernetSettings):
         return epoch >= self.warmup_epochs
 
 
-class TrialSettings(SearchSettings):
+class TrialSettings(SearchSettings, Recipe):
     """A search that trains every candidate from scratch, shortly."""
 
     trials: int = Field(100, ge=1, description="how many candidates are trained")
@@ -221,6 +222,11 @@ class TrialSettings(SearchSettings):
         description="how many of them at a time, each in a process with its share of the threads; 0: one a thread on "
         "the CPU, else 1",
     )
+    final_norm: bool = FINAL_NORM
+
+    def check(self) -> None:
+        super().check()
+        self.check_recipe("search")
 
     def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         settings = super().resolved(count, travel, image_size, threads)

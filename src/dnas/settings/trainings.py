@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
+from dnas.settings.recipe import FINAL_NORM, Recipe
 from dnas.settings.values import (
     CHANNELS,
     MIN_LAYERS,
@@ -18,7 +19,6 @@ from dnas.settings.values import (
     STEM,
     STRATIFIED,
     WIDEST,
-    Settings,
     StemName,
     TrainFlip,
     WholeNumber,
@@ -55,7 +55,7 @@ def regularisation(passes: float, image_size: int) -> Regularisation:
     return Regularisation(round(strength * (image_size // 2)), strength * DROP_PATH)
 
 
-class NetworkTrainSettings(Settings):
+class NetworkTrainSettings(Recipe):
     """The training of any network. Defaults are those of DARTS on CIFAR-10."""
 
     epochs: int = Field(600, ge=1, description="passes over the training images")
@@ -72,29 +72,9 @@ class NetworkTrainSettings(Settings):
     learning_rate_min: float = Field(
         0.0, ge=0, description="learning rate at the end of the cosine, or of the linear schedule"
     )
-    schedule: Literal["cosine", "exponential", "linear"] = Field(
-        "cosine",
-        description="how the learning rate falls: from epoch to epoch by half a cosine, or by a constant factor "
-        "(exponential); from step to step in a line, after one up (linear)",
-    )
-    decay: float = Field(
-        0.97, gt=0, le=1, description="factor of the learning rate from epoch to epoch, with schedule=exponential"
-    )
-    warmup: float = Field(
-        0.2, ge=0, lt=1, description="share of all steps in which the learning rate rises, with schedule=linear"
-    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
-    optimizer: Literal["sgd", "muon"] = Field(
-        "sgd", description="sgd: of all weights. muon: Muon for convolutions that are not depthwise, SGD for all else"
-    )
-    muon_learning_rate: float = Field(
-        0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"
-    )
     weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on SGD's weights, which it adds to the gradient")
-    norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
     class_weights: Literal["none", "balanced"] = Field(
         "none",
         description="balanced: an image's loss counts n / (k · n_c) times, for n training images, k classes and n_c "
@@ -126,18 +106,7 @@ class NetworkTrainSettings(Settings):
 
     def check(self) -> None:
         """Check that these values go together, as far as that depends on no image. Raises InputError."""
-        for name, needs, values in (
-            ("decay", "schedule", ("exponential",)),
-            ("learning_rate_min", "schedule", ("cosine", "linear")),
-            ("warmup", "schedule", ("linear",)),
-            ("muon_learning_rate", "optimizer", ("muon",)),
-        ):
-            value, chosen = getattr(self, name), getattr(self, needs)
-            if chosen not in values and value != type(self).model_fields[name].default:
-                raise InputError(
-                    f"train.{name}={value} only applies to train.{needs}={' or '.join(values)}, not {chosen}; remove "
-                    f"it or change the {needs}"
-                )
+        self.check_recipe("train")
 
     def resolved(self, count: int, image_size: int) -> Self:
         """With every automatic value replaced by its number, for `count` training images."""
@@ -242,9 +211,7 @@ class TrainSettings(NetworkTrainSettings):
         description="probability of dropping an operation's output per image, at the end of a linear ramp from 0; -1: "
         "by the passes over the images, from 0 up to 25 to 0.2 from 600 on",
     )
-    final_norm: bool = Field(
-        False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
-    )
+    final_norm: bool = FINAL_NORM
     stem: StemName = STEM
 
     def drop_path_rate(self, epoch: int) -> float:
