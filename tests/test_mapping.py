@@ -31,6 +31,34 @@ def test_counts(name, count):
     assert MAPPINGS[name](LAYERS, 14, 7, with_edges=False).count() == count - edges
 
 
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in MAPPINGS), ("decoupled", {"alpha_groups": 2})])
+def test_a_mean_over_what_is_open_counts_each_parameter_that_an_edge_of_its_layers_has(name, more):
+    """Against loops over layers, edges and operations; of the other parameters it has no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.rand(2, 14, 7, generator=generator) < 0.3
+    allowed[:, :, 6] = False
+    mapping = MAPPINGS[name](LAYERS, 14, 7, scale=1.0, allowed=allowed, **more)
+    tables = mapping.operation_tables()
+    used = {key: torch.zeros(table.shape, dtype=torch.bool) for key, table in tables.items()}
+    for k, kind in enumerate(KIND):
+        row = {2: kind, 1: 0, LAYERS: k}[len(mapping.alpha)]
+        for edge in range(14):
+            for operation in range(7):
+                if allowed[kind, edge, operation]:
+                    used["alpha"][row, edge, operation] = True
+                    if "gamma" in tables:
+                        used["gamma"][k, operation] = True
+    mean = mapping.open_mean(**tables)
+    values = torch.cat([tables[key][mask] for key, mask in used.items()])
+    assert mean.item() == pytest.approx(values.mean().item(), rel=1e-5)
+    for (key, mask), grad in zip(used.items(), torch.autograd.grad(mean, list(tables.values())), strict=True):
+        assert torch.allclose(grad, mask / len(values)), key
+    psi = torch.rand(LAYERS, 14, 7, generator=generator)
+    assert mapping.open_mean(psi=psi).item() == pytest.approx(psi[allowed[KIND]].mean().item(), rel=1e-5)
+    whole = MAPPINGS[name](LAYERS, 14, 7, scale=1.0, **more)
+    assert whole.open_mean(alpha=whole.alpha).item() == pytest.approx(whole.alpha.mean().item())
+
+
 def test_shared_layers_read_the_table_of_their_type():
     mapping = Shared(LAYERS, 14, 7, scale=1.0)
     (alpha,) = mapping.terms()

@@ -6,7 +6,7 @@ L_val + w01 · L01 ,   L01 = -mean (σ(alpha) - ½)²   or   -mean |σ(alpha) - 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
 from dnas.supernet import derive
-from dnas.supernet.mapping import SHARED, Decoupled, Mapping
+from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, sigmoid
 
 PAPER_THRESHOLD = 0.85
@@ -49,8 +49,11 @@ class FairDARTS(GradientMethod):
     title = "FairDARTS"
     paper = "Chu et al., Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV 2020"
     default_mapping = SHARED
+    keeps = "walk"
     Options = FairDARTSOptions
     options: FairDARTSOptions
+    # As for dnas: the published weight would decide before the images do.
+    quick: ClassVar[dict[str, dict[str, Any]]] = {"options": {"zero_one_weight": 1.0}}
 
     def __init__(self, options: FairDARTSOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
@@ -76,13 +79,13 @@ class FairDARTS(GradientMethod):
         return expand(sigmoid(mapping.terms()), None, mapping.layers)
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """w01 · L01 over all parameters, which under `decoupled` are those of both factors."""
+        """w01 · L01 over all open parameters, which under `decoupled` are those of both factors."""
         if self.options.zero_one_weight == 0:
             return None
-        tables = [mapping.alpha, mapping.gamma] if isinstance(mapping, Decoupled) else [mapping.alpha]
-        away = torch.cat([table.sigmoid().flatten() for table in tables]) - 0.5
-        distance = away.square() if self.options.zero_one_loss == "l2" else away.abs()
-        return -self.options.zero_one_weight * distance.mean()
+        away = {name: table.sigmoid() - 0.5 for name, table in mapping.operation_tables().items()}
+        l2 = self.options.zero_one_loss == "l2"
+        distances = {name: each.square() if l2 else each.abs() for name, each in away.items()}
+        return -self.options.zero_one_weight * mapping.open_mean(**distances)
 
     def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
         if self.options.derivation == "top-2":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -334,9 +334,15 @@ class GradientMethod(SupernetMethod):
 
     Subclasses set the class attributes and `mixing`, differentiable in the architecture parameters, and override the
     rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
+
+    Attributes:
+        keeps: What the quick preset keeps of the method's own search in fewer steps, by the rate of the architecture:
+            "travel", how far a parameter can go, which is needed where values mean something by themselves (a width of
+            0, the size of Gumbel noise); or "walk", how far noise carries it, where only the order counts.
     """
 
     kind = "gradient"
+    keeps: ClassVar[Literal["travel", "walk"]] = "travel"
     mappings = tuple(MAPPINGS)
     Options: ClassVar[type[MethodOptions]] = GradientOptions
     Settings: ClassVar[type[SearchSettings]] = GradientSettings

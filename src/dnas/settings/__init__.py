@@ -6,7 +6,7 @@ for is no setting of it, and is refused. Not here: what presets make of them, an
 
 from dnas.settings.data import DataSettings
 from dnas.settings.recipe import Recipe
-from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
+from dnas.settings.searches import GradientSettings, Pace, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
     WIDTH_SETTINGS,
@@ -61,6 +61,7 @@ __all__ = [
     "GradientSettings",
     "Memory",
     "NetworkTrainSettings",
+    "Pace",
     "Recipe",
     "Resize",
     "SearchSettings",

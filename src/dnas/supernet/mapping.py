@@ -75,6 +75,32 @@ class Mapping(nn.Module):
         """[L, E], or None without edge weights."""
         return None if self.beta is None else self._per_layer(self.beta)
 
+    def operation_tables(self) -> dict[str, Tensor]:
+        """name → table of the parameters that operations have."""
+        return {"alpha": self.alpha}
+
+    def open_mean(self, **values: Tensor) -> Tensor:
+        """The mean over what is open of values as `alpha`, `gamma` or `psi` [L, E, O] has them, by these names.
+
+        A parameter is open if an edge in one of its layers has its operation.
+        """
+        flat = torch.cat([each.flatten() for each in values.values()])
+        if self.barrier is None:
+            return flat.mean()
+        masks = [self._open_of(name, self.barrier == 0).flatten() for name in values]
+        # No masked indexing, for which a GPU would wait.
+        mask = torch.cat(masks).to(flat)
+        return (flat * mask).sum() / mask.sum()
+
+    def _open_of(self, name: str, layers: Tensor) -> Tensor:
+        """What is open of `alpha` or `psi`, by what is open in each layer [L, E, O]."""
+        rows = self.layers if name == "psi" else len(self.alpha)
+        if rows == self.layers:
+            return layers
+        if rows == 1:
+            return layers.any(0)
+        return torch.stack([layers[self.kind == kind].any(0) for kind in (0, 1)])
+
     def close(self, closed: Tensor) -> None:
         """Close operations [L, E, O] to every relaxation, as those that an edge has not. An edge that is closed as a
         whole stays in the relaxation, which could not do without all of its operations."""
@@ -158,6 +184,12 @@ class Decoupled(Mapping):
 
     def terms(self) -> tuple[Tensor, ...]:
         return (self._open(self._per_layer(self.alpha)), self.gamma[:, None, :])
+
+    def operation_tables(self) -> dict[str, Tensor]:
+        return {"alpha": self.alpha, "gamma": self.gamma}
+
+    def _open_of(self, name: str, layers: Tensor) -> Tensor:
+        return layers.any(1) if name == "gamma" else super()._open_of(name, layers)
 
 
 MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {

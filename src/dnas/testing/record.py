@@ -160,7 +160,7 @@ def search(
     """
     method, values = tested_method(name, mapping, options, size)
     split, info = pictures(values["images"])
-    settings = method.Settings(**values).resolved(len(split), 1.0, SIDE)
+    settings = method.Settings(**values).resolved(len(split), None, SIDE)
     candidates: list[Candidate] = []
     propose = method.propose
 
