@@ -51,7 +51,7 @@ def test_pc_darts_has_its_own_settings_and_those_of_dnas_as_its_paired_control()
 
 @pytest.mark.parametrize("count", [200, 1437, 50_000])
 @pytest.mark.parametrize(
-    ("name", "power", "expected"), [("dnas", 0.5, (35 * 391) ** 0.5 * 3e-4), ("pc-darts", 1.0, 35 * 98 * 6e-4)]
+    ("name", "power", "expected"), [("dnas", 0.5, (35 * 391) ** 0.5 * 3e-4), ("nasp", 1.0, 50 * 391 * 3e-4)]
 )
 def test_a_quick_search_lets_the_architecture_go_as_far_as_in_the_paper(name, power, expected, count):
     """Adam moves a parameter by at most steps · rate; noise alone by some √steps · rate."""

@@ -239,7 +239,7 @@ def test_paper_settings_are_the_public_codes():
     assert (search.learning_rate, search.learning_rate_min, search.weight_decay) == (0.005, 0.001, 3e-4)
     assert (search.architecture_learning_rate, search.architecture_beta1) == (3e-3, 0.9)
     assert (search.architecture_beta2, search.architecture_weight_decay) == (0.999, 1e-3)
-    assert paper_pace(method)(100) * 100 == pytest.approx(29.4)
+    assert paper_pace(method)(100) * 10 == pytest.approx(9800**0.5 * 3e-3)
     for data, layers, batch in (("cifar10", 20, 128), ("cifar100", 14, 128)):
         whole = create("fair-darts", "decoupled", {}, DARTS).paper_settings(data)["search"]
         assert (whole["layers"], whole["batch_size"], whole["architecture_beta1"]) == (layers, batch, 0.9)
