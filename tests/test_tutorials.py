@@ -54,13 +54,13 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_your_own_images(tmp_path):
-    make_images(tmp_path / "made", classes=3, each=12, size=16)
+    make_images(tmp_path / "made", classes=3, each=20, size=16)
     for old, new in (("class 0", "cat"), ("class 1", "dog"), ("class 2", "horse")):
         (tmp_path / "made" / old).rename(tmp_path / "made" / new)
     (tmp_path / "made").rename(tmp_path / "photos")
     printed = dict(carry_out("own-pictures", {"--budget 10m": TINY}))
     (predicted,) = [out for line, out in printed.items() if "predict" in line]
-    assert len([line for line in predicted.splitlines() if ".png" in line]) == 12
+    assert len([line for line in predicted.splitlines() if ".png" in line]) == 20
     assert (tmp_path / "sheet.html").exists() and (tmp_path / "runs/photos/report.html").exists()
 
 
