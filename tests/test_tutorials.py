@@ -59,7 +59,7 @@ def test_your_own_images(tmp_path):
         (tmp_path / "made" / old).rename(tmp_path / "made" / new)
     (tmp_path / "made").rename(tmp_path / "photos")
     printed = dict(carry_out("own-pictures", {"--budget 10m": TINY}))
-    (predicted,) = [out for line, out in printed.items() if "predict" in line]
+    (predicted,) = [out for line, out in printed.items() if line.startswith("dnas predict")]
     assert len([line for line in predicted.splitlines() if ".png" in line]) == 20
     assert (tmp_path / "sheet.html").exists() and (tmp_path / "runs/photos/report.html").exists()
 
