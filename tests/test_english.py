@@ -52,6 +52,6 @@ def test_a_habit_is_noticed(habit):
 
 
 def test_code_and_program_output_are_not_searched():
-    text = "Prose.\n\n    output goes on\n\n    and on, a 95 % interval\n\n`goes on`, [text](goes-on.md)\n```\ngoes on\n```\nEnd goes on\n"
+    text = "Prose.\n\n    output goes on\n\n    and on, a 95 % interval\n\n`goes on`, [text](page.html)\n```\ngoes on\n```\nEnd goes on\n"
     assert [m.start() for m in re.finditer("on", prose(text))] == [prose(text).rindex("on")]
     assert prose(text).count("\n") == text.count("\n")
