@@ -52,7 +52,19 @@ SECTIONS: dict[str, tuple[type[Settings], type[Settings] | None]] = {
 # Written by the program, or set in another way than by the name of a setting.
 NO_SETTING: dict[type[Settings], frozenset[str]] = {
     Config: frozenset(
-        "format command architecture handmade data origin search options with_options train environment".split()
+        [
+            "format",
+            "command",
+            "architecture",
+            "handmade",
+            "data",
+            "origin",
+            "search",
+            "options",
+            "with_options",
+            "train",
+            "environment",
+        ]
     ),
     DataSettings: frozenset({"train_images", "fingerprint"}),
 }
