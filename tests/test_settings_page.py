@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dnas import methods
-from dnas.pipeline.config import sections, train_settings
+from dnas.data.splits import DataInfo
+from dnas.pipeline.config import resolve, sections, train_settings
 from dnas.runtime import waiting
 from dnas.settings import TrialSettings
 
@@ -56,12 +57,22 @@ def test_every_setting_is_in_a_table_of_the_page(reference):
     assert {*train_settings("resnet8").model_fields, *train_settings("").model_fields} <= known
 
 
-def test_the_values_of_presets_are_those_of_a_run(reference):
-    """By runs: what `dnas run` on digits has in its config.toml, and DARTS' 600 epochs."""
-    quick = reference.presets(reference.SECTIONS["train"][0])["quick"]
-    assert quick["epochs"] == 25 and quick["images"] == 1_437 and quick["optimizer"] == "muon"
-    assert "| `epochs` | 600 | 25 | | epochs |" in PAGE.read_text("utf-8")
+@pytest.mark.parametrize(("preset", "source", "count"), [("quick", "digits", 1_437), ("paper", "cifar10", 50_000)])
+def test_the_values_of_presets_are_those_of_a_run(reference, preset, source, count):
+    """What `resolve` makes of them, which config.toml of a run has, unless they stand for an automatic value."""
+    side, channels = (8, 1) if source == "digits" else (32, 3)
+    info = DataInfo(source, tuple("0123456789"), channels, side, (0.5,) * channels, (0.5,) * channels, flip=False)
+    config, _ = resolve({"command": "run", "preset": preset}, info, count, "")
+    for section, run in (("search-gradient", config.search), ("train", config.train), ("run", config)):
+        for name, value in reference.presets(reference.SECTIONS[section][0])[preset].items():
+            if value not in (0, -1, -2, "auto"):
+                assert getattr(run, name) == value, name
     assert reference.presets(TrialSettings)["quick"]["trials"] == 16
+
+
+def test_a_row_has_the_default_and_the_value_of_each_preset():
+    assert "| `epochs` | 600 | 25 | | epochs |" in PAGE.read_text("utf-8")
+    assert "| `trials` | 100 | 16 |" in PAGE.read_text("utf-8")
 
 
 def test_every_number_has_a_unit(reference):
