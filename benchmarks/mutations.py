@@ -140,7 +140,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rsws",
-        "the worst go on to the last round",
+        "the worst advance to the last round",
         "key=lambda trial: trial.score or 0.0, reverse=True",
         "key=lambda trial: trial.score or 0.0, reverse=False",
     ),
@@ -164,7 +164,7 @@ MUTATIONS = (
     ),
     Mutation(
         "pnas",
-        "the worst of the beam go on",
+        "the worst of the beam are kept",
         "cells[order[:count]]",
         "cells[order.flip(0)[:count]]",
     ),

@@ -64,7 +64,7 @@ def test_a_page_tells_where_a_warm_up_is_that_of_some_mappings_only(name):
     """Cells are searched without one as published, whole networks with the one of the DNAS paper."""
     cells, whole = (create(name, mapping, {}, DARTS).paper_settings("cifar10") for mapping in ("shared", "full"))
     if cells.get("search", {}).get("warmup_epochs") == 0 and "warmup_epochs" not in whole["search"]:
-        assert "30 % warm-up" in paragraph(name)
+        assert "30% warm-up" in paragraph(name)
 
 
 def test_pc_darts_trains_as_its_page_says():

@@ -34,6 +34,7 @@ app.register_install_completion_command(
 )
 FLAT = Parameter(name="*")
 _OUTPUT = Group("Output", sort_key=7)
+RunFolder = Annotated[Path, Parameter(help="Run folder.")]
 Json = Annotated[
     bool, Parameter(name="--json", group=_OUTPUT, help="Print one JSON value on stdout, everything else on stderr.")
 ]

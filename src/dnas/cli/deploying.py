@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from dnas.cli.app import Debug, Json, Quiet, app, require_folder
+from dnas.cli.app import Debug, Json, Quiet, RunFolder, app, require_folder
 from dnas.cli.printing import print_export, print_json
 from dnas.errors import InputError, RunError
 from dnas.options import WHOLE
@@ -18,7 +17,7 @@ from dnas.reporter import reporter
 
 @app.command(sort_key=4)
 def export(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     format: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dnas.cli.app import FLAT, Debug, Json, Quiet, app, require_folder
+from dnas.cli.app import FLAT, Debug, Json, Quiet, RunFolder, app, require_folder
 from dnas.cli.printing import (
     print_architecture,
     print_evaluation,
@@ -28,7 +28,7 @@ from dnas.reporter import reporter
 
 @app.command(sort_key=2)
 def derive(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], help="NAME=VALUE of the method.")] = None,
@@ -56,7 +56,7 @@ def derive(
 
 @app.command(sort_key=4)
 def evaluate(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     data: Annotated[TestDataOptions, FLAT] = TestDataOptions(),
@@ -98,7 +98,7 @@ def evaluate(
 
 @app.command(name="data", sort_key=6)
 def data_(
-    path: str,
+    path: Annotated[str, Parameter(help="Named data set, or a path as for --data of `dnas run`.")],
     /,
     *,
     options: Annotated[InspectedDataOptions, FLAT] = InspectedDataOptions(),
@@ -235,7 +235,7 @@ def show(
 
 @app.command(sort_key=7)
 def report(
-    path: Path,
+    path: Annotated[Path, Parameter(help="Run folder or study folder.")],
     /,
     *,
     out: Annotated[Path | None, Parameter(help="The file. [default: report.html in PATH]")] = None,
@@ -256,7 +256,7 @@ def report(
 
 @app.command(sort_key=8)
 def methods(
-    name: str | None = None,
+    name: Annotated[str | None, Parameter(help="Method (or part, with --parts) whose options to list.")] = None,
     /,
     *,
     parts: Annotated[bool, Parameter(help="List the parts that --with adds to a method, with their options.")] = False,

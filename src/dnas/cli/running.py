@@ -131,7 +131,7 @@ def train(
 
 @app.command(sort_key=5)
 def resume(
-    run: Path,
+    run: Annotated[Path, Parameter(help="Run folder, study folder or ranking folder.")],
     /,
     *,
     processes: Annotated[
