@@ -94,7 +94,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
         training = _training(own)
         shape["image_size"] = own.data.image_size
         if isinstance(training, TrainSettings):
-            shape |= {"channels": training.channels, "stem": training.stem}
+            shape |= {"channels": training.channels, "stem": training.stem, "final_norm": training.final_norm}
         elif isinstance(training, WidthTrainSettings):
             shape["width"] = training.width
     record = read_training_images(run)
