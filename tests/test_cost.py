@@ -103,7 +103,7 @@ def test_the_best_order_is_the_best_of_all_orders(program):
     assert peak(found).numbers == least
 
 
-@pytest.mark.parametrize(("seed", "stem"), [(0, "cifar"), (1, "halving"), (2, "tiny-imagenet")])
+@pytest.mark.parametrize(("seed", "stem"), [(0, "cifar"), (1, "halving"), (2, "halving")])
 def test_memory_is_what_torch_holds(seed, stem):
     """Batch norms in torch write a tensor of their own, where an exported network has them within a convolution; so
     they are left out here. All else is computed as it is."""

@@ -138,7 +138,10 @@ def _training(own: Config) -> NetworkTrainSettings:
     if own.train is not None:
         return own.train
     method = create(own.method, own.mapping or None, own.options, get_space(own.space))
-    return _preset(own, method)
+    training = _preset(own, method)
+    if own.limits is not None and own.limits.channels:
+        return training.model_copy(update={"channels": own.limits.channels})
+    return training
 
 
 def _given_training(own: Config) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Closings:
         if not self.closed.any():
             return self.method.derive(self.mapping, progress)
         method = self.method
-        return derive.top_edges(self.ranking(progress), method.operations, method.space, method.origin())
+        return method.top_edges(self.ranking(progress))
 
 
 def skip_dropout(with_parts: Sequence[Part], search: SearchView, progress: Progress) -> float:

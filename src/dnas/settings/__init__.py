@@ -5,6 +5,7 @@ for is no setting of it, and is refused. Not here: what presets make of them, an
 """
 
 from dnas.settings.data import DataSettings
+from dnas.settings.limits import LimitSettings
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
@@ -58,6 +59,7 @@ __all__ = [
     "Duration",
     "Flip",
     "GradientSettings",
+    "LimitSettings",
     "Memory",
     "NetworkTrainSettings",
     "Resize",

@@ -36,20 +36,20 @@ class Options:
     scores: Floats
     uses: Counts
 
-    def best(self, alike: Sequence[Any] | None = None) -> Options:
+    def best(self, alike: Sequence[int] | None = None) -> Options:
         """Without those that another one is no worse than, in its score and every use; the first of equals stays.
 
         Args:
-            alike: [M]: only options that are alike are compared.
+            alike: [M] of numbers: only options with the same are compared.
         """
         order = np.lexsort((*self.uses.T[::-1], -self.scores))
-        kept: list[int] = []
-        for i in order.tolist():
-            rivals = kept if alike is None else [j for j in kept if alike[j] == alike[i]]
-            if not rivals or not (self.uses[rivals] <= self.uses[i]).all(1).any():
-                kept.append(i)
-        kept.sort()
-        return Options(tuple(self.names[i] for i in kept), self.scores[kept], self.uses[kept])
+        uses = self.uses[order]
+        beaten = np.tril((uses[None] <= uses[:, None]).all(2), -1)
+        if alike is not None:
+            kinds = np.array(alike)[order]
+            beaten &= kinds[None] == kinds[:, None]
+        kept = np.sort(order[~beaten.any(1)])
+        return Options(tuple(self.names[i] for i in kept.tolist()), self.scores[kept], self.uses[kept])
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
     bounds = np.array(limits, np.int64)
     if any(len(node.names) == 0 for group in groups for node in group.nodes):
         return None
+    if not _can_be_met(groups, bounds):
+        return None
     prices = _prices(groups, bounds)
     first = [next(group.cells(prices), None) for group in groups]
     if any(each is None for each in first):
@@ -139,6 +141,17 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
     return [group.named(chosen) for group, chosen in zip(groups, incumbent, strict=True)]
 
 
+def _can_be_met(groups: Sequence[Group], bounds: Counts) -> bool:
+    """False only if no choice is feasible: the least of each use is beyond its limit, or the least of their mean."""
+    if (bounds < 0).any():
+        return False
+    shares = np.maximum(1, bounds)
+    nodes = [node.uses for group in groups for node in group.nodes]
+    least = np.array(sum(uses.min(0) for uses in nodes), np.int64)
+    mean = sum(float((uses / shares).sum(1).min()) for uses in nodes)
+    return bool((least <= bounds).all() and mean <= len(bounds) * (1 + 1e-9))
+
+
 def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
     """Of each resource, such that the dual's bound is low: one after the other is raised until what is best under the
     prices keeps to its limit."""
@@ -151,7 +164,7 @@ def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
     rows = np.arange(len(nodes))
     prices = np.zeros(len(bounds))
     spread = max(1e-12, max(float(np.ptp(node.scores)) for node in nodes))
-    scale = np.maximum(1.0, uses.reshape(-1, len(bounds)).max(0))
+    scale = np.maximum(1.0, uses.max((0, 1)))
 
     def beyond(r: int, price: float) -> bool:
         prices[r] = price
@@ -230,7 +243,7 @@ def _combined(
         ahead, needed = sum(worth[g + 1 :]), sum(cheapest[g + 1 :], np.zeros(len(bounds), np.int64))
         size = len(scores[g])
         added_scores = (state_scores[:, None] + scores[g][None]).ravel()
-        added_uses = (state_uses[:, None] + uses[g][None]).reshape(-1, len(bounds))
+        added_uses = (state_uses[:, None] + uses[g][None]).reshape(len(added_scores), len(bounds))
         hope = added_scores + (bounds - added_uses) @ prices + ahead
         left = np.flatnonzero((added_uses + needed <= bounds).all(1) & (hope > least))
         left = left[_undominated(added_scores[left], added_uses[left])]

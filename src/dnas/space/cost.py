@@ -171,8 +171,12 @@ def _side(chain: Chain, side: int) -> int:
     return side
 
 
-def layer_program(cell: CellPlan, reads: Reads, name: str = "layer") -> Program:
-    """The steps of a layer, as `NetworkCell` computes it."""
+def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
+    """The steps of a layer, as `NetworkCell` computes it.
+
+    Args:
+        whole: Otherwise the cell's further nodes are not known yet, and its states are kept for them.
+    """
     sizes = {BEFORE: reads.before * reads.pixels_before**2, PREVIOUS: reads.previous * reads.pixels**2}
     if reads.alone:
         del sizes[BEFORE]
@@ -196,6 +200,9 @@ def layer_program(cell: CellPlan, reads: Reads, name: str = "layer") -> Program:
         if target in states:
             out = layer.add("add", (states[target], out), cell.channels * sides[target] ** 2, overwrites=True)
         states[target] = out
+    if not whole:
+        layer.kept = (PREVIOUS, *(states[s] for s in states if s > 1))
+        return layer
     numbers = cell.outputs * sides[cell.concat[0]] ** 2
     out = layer.add("concat", [states[s] for s in cell.concat], numbers)
     layer.kept = (out,) if reads.last else (PREVIOUS, out)
