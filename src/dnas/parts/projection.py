@@ -80,7 +80,8 @@ class Projection(Part):
         for (operations, edges), reached in zip(factors(method, layers), measured, strict=True):
             worth -= reached * (EDGES_FIRST * edges[..., None] if edges.any() else operations)
         worth.masked_fill_(search.closings.closed, -math.inf)
-        return method.top_edges(worth)
+        found: Architecture = method.top_edges(worth)
+        return found
 
 
 def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tensor]]:

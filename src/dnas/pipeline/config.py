@@ -345,9 +345,10 @@ def resolve(
         updates["train"] = train
     resolved = config.model_copy(update=updates)
     if config.limits is not None:
-        assert isinstance(config.train, TrainSettings)
+        train = resolved.train or config.train
+        assert isinstance(train, TrainSettings)
         own_width = "channels" in overrides.get("train", {})
-        train, limits = within_limits(resolved, resolved.train or config.train, info, planned=not own_width)
+        train, limits = within_limits(resolved, train, info, planned=not own_width)
         kept = {"limits": limits} if resolved.train is None else {"limits": limits, "train": train}
         resolved = resolved.model_copy(update=kept)
     return resolved, method

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from dnas.data.splits import DataInfo
 from dnas.errors import InputError, SettingError
 from dnas.options import flag_of
 from dnas.rng import numpy_stream
-from dnas.settings import MIN_LAYERS, LimitSettings, TrainSettings
+from dnas.settings import CIFAR_STEM, MIN_LAYERS, LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.limits import MACS, PARAMS, RAM, SIZE, Delivered, Feasible
 from dnas.space.plan import Shape
@@ -19,20 +19,34 @@ from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 
-if TYPE_CHECKING:
-    from dnas.pipeline.config import Config
-
 # A width is planned such that this share of so many random networks keeps to the limits, so that a search has a choice.
 CHOICE, DRAWS = 0.5, 16
 NARROWEST = 2
 
 
+class Config(Protocol):
+    """What limits depend on of the settings of a run."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def space(self) -> str: ...
+    @property
+    def mapping(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def limits(self) -> LimitSettings | None: ...
+    @property
+    def search(self) -> SearchSettings | None: ...
+    @property
+    def train(self) -> NetworkTrainSettings | None: ...
+
+
 def check_limits(limits: LimitSettings, command: str) -> None:
     """Raises InputError for limits that no image is needed to refuse."""
     if command == "train":
-        raise InputError(
-            "limits have no use with `dnas train`, which trains the network that it is given; leave them out"
-        )
+        raise InputError("limits have no use with `dnas train`, which trains what it is given; leave them out")
     if limits.precision != LimitSettings().precision and not limits.ram:
         raise InputError(f"--ram-precision {limits.precision} has no use without --max-ram; give that, or leave it out")
 
@@ -80,7 +94,7 @@ def feasible(config: Config, info: DataInfo) -> Feasible | None:
         return None
     train = config.train
     if train is None:
-        train = TrainSettings(channels=limits.channels, stem=limits.stem, final_norm=limits.final_norm)
+        train = TrainSettings(channels=limits.channels, stem=limits.stem or CIFAR_STEM, final_norm=limits.final_norm)
     assert isinstance(train, TrainSettings)
     return _feasible(config, train, limits.layers or train.layers or config.search.layers, limits, info)
 
@@ -89,6 +103,13 @@ def kept(within: Feasible, architecture: Architecture) -> dict[str, dict[str, in
     """Of each limit, what it allows and what the delivered network uses."""
     costs = within.delivered.costs(architecture, within.limits)
     return {name: {"limit": most, "used": costs[name]} for name, most in within.limits.items()}
+
+
+def sentence(within: Feasible) -> str:
+    """What must be kept to, at which depth and width."""
+    limits = ", ".join(f"{flag_of('limits.' + name)} {most}" for name, most in within.limits.items())
+    delivered = within.delivered
+    return f"limits: {limits}, by networks of {delivered.layers} layers and {delivered.shape.channels} channels"
 
 
 def _feasible(config: Config, train: TrainSettings, layers: int, limits: LimitSettings, info: DataInfo) -> Feasible:

@@ -137,6 +137,8 @@ def _begin(
             session.say(line)
         if flips:
             session.say(flips)
+        if within := limits.feasible(config, data.info):
+            session.say(limits.sentence(within))
         if config.origin:
             for line in origin.sentences(config.origin, data.info):
                 session.say(line)

@@ -66,7 +66,7 @@ class Group:
     fits: Callable[[tuple[Any, ...]], bool] | None = None
 
     def cells(self, prices: Floats) -> Iterator[tuple[float, tuple[int, ...]]]:
-        """All cells that fit, by falling worth, which is their score without the price of their uses: worth, options."""
+        """All cells that fit, by falling worth, their score without the price of their uses: worth, options."""
         worth = [node.scores - node.uses @ prices for node in self.nodes]
         order = [np.argsort(-each, kind="stable") for each in worth]
         ahead = np.cumsum([0.0] + [float(each.max()) for each in reversed(worth)])[::-1]
@@ -99,7 +99,7 @@ class Group:
         return float(sum(node.scores[i] for node, i in zip(self.nodes, chosen, strict=True)))
 
     def uses(self, chosen: Sequence[int]) -> Counts:
-        found: Counts = sum((node.uses[i] for node, i in zip(self.nodes, chosen, strict=True)), np.zeros_like(self.nodes[0].uses[0]))  # fmt: skip
+        found: Counts = np.sum([node.uses[i] for node, i in zip(self.nodes, chosen, strict=True)], axis=0)
         return found
 
 
@@ -107,7 +107,7 @@ Choice = tuple[tuple[int, ...], ...]
 
 
 def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[Any, ...]] | None:
-    """The names of every group's nodes with the largest sum of scores within the limits [R]; None where there are none."""
+    """The names of every group's nodes with the largest sum of scores within the limits [R]; None: no choice is."""
     bounds = np.array(limits, np.int64)
     if any(len(node.names) == 0 for group in groups for node in group.nodes):
         return None
@@ -267,8 +267,8 @@ def _combined(
 
 
 def _undominated(scores: Floats, uses: Counts) -> npt.NDArray[np.int64]:
-    """The numbers of states, in order, of which no other has as good a score with as little use; the first of equals."""
-    order = np.lexsort((*uses.T[::-1], -scores)) if uses.shape[1] > 1 else np.lexsort((-scores, uses[:, 0]))
+    """The numbers of states of which no other has as good a score with as little use; the first of equals."""
+    order = np.lexsort((*uses.T[::-1], -scores)) if uses.shape[1] != 1 else np.lexsort((-scores, uses[:, 0]))
     if uses.shape[1] == 1:
         best = np.maximum.accumulate(scores[order])
         kept = np.concatenate([[True], scores[order][1:] > best[:-1]])

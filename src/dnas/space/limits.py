@@ -211,7 +211,7 @@ class Feasible:
 
     @cached_property
     def _tables(self) -> list[npt.NDArray[np.int64]]:
-        """[groups] of [E, O, 3]: what each primitive uses on each edge, in all layers of the group, as `SUMS` has it."""
+        """[groups] of [E, O, 3]: what each primitive uses on each edge, in all layers of the group, by `SUMS`."""
         kinds = layer_kinds(self.delivered.layers)
         layers = [self._uses(k, bool(kinds[k])) for k in range(self.delivered.layers)]
         return [np.sum([layers[k] for k in members], axis=0) for members in self._members]
@@ -352,7 +352,7 @@ def _numbers(place: _Place, nodes: Nodes) -> int:
 
 @cache
 def _kinds(op: str, reduces: bool) -> int:
-    """A number that operations share which are alike as far as memory goes: by the kinds and strides of their layers."""
+    """A number that operations share which are alike as far as memory goes: the kinds and strides of their layers."""
     chain = PRIMITIVES[op].chain(2, 2 if reduces else 1)
     layers = tuple((type(layer).__name__, getattr(layer, "stride", None)) for layer in chain)
     return _KINDS.setdefault(layers, len(_KINDS))
