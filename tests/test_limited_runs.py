@@ -16,7 +16,7 @@ from dnas.space.architecture import Architecture
 TINY = {"layers": 4, "epochs": 1, "batch_size": 32, "preset": "quick"}
 IMAGES = {"search.images": 128, "search.channels": 4}
 OF_METHODS = {
-    "dnas": ({}, {}),
+    "dnas": ({"search.channels": 8}, {}),
     "darts": ({}, {"mapping": "shared"}),
     "spos": ({"population": 4, "generations": 2, "parents": 2}, {}),
     "enas": ({"controller_steps": 1, "aggregates": 2, "finalists": 3}, {}),

@@ -8,13 +8,21 @@ import pytest
 from dnas import methods
 from dnas.pipeline.config import Config
 from dnas.runtime import waiting
-from dnas.settings import DataSettings, GradientSettings, TrainSettings, TrialSettings, WidthTrainSettings
+from dnas.settings import (
+    DataSettings,
+    GradientSettings,
+    LimitSettings,
+    TrainSettings,
+    TrialSettings,
+    WidthTrainSettings,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 SECTIONS = {
     "The run": (Config,),
     "[search]": (GradientSettings, TrialSettings),
     "[train]": (TrainSettings, WidthTrainSettings),
+    "[limits]": (LimitSettings,),
     "[data]": (DataSettings,),
 }
 # Written by the program, or given in another way than by a setting's name.
@@ -31,6 +39,7 @@ NO_SETTING = {
         "with_options",
         "train",
         "environment",
+        "limits",
     },
     DataSettings: {"train_images", "fingerprint"},
 }

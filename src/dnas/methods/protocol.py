@@ -23,7 +23,7 @@ from dnas.space.darts import Space, reduction_layers
 from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.limits import Feasible
 from dnas.supernet import derive
-from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
+from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, Nothing, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.training.batches import Batch
 
@@ -194,25 +194,15 @@ class Method:
         return self._drawn(lambda: sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED))
 
     def mutant(self, rng: np.random.Generator, architecture: Architecture, most: int = 1) -> Architecture:
-        """The architecture with one slot mutated: in one layer, or in all of a kind where cells are shared.
-
-        Args:
-            most: So many mutations or fewer, each number as often; two of them may meet in a slot.
-        """
-
-        def mutated() -> Architecture:
-            mutant = architecture
-            for _ in range(1 if most == 1 else 1 + int(rng.integers(most))):
-                mutant = sampling.mutate(self.space, rng, mutant, shared=self.mapping_name == SHARED)
-            return mutant
-
-        return self._drawn(mutated)
+        """The architecture with one slot mutated, or up to `most`: see `sampling.mutate`."""
+        shared = self.mapping_name == SHARED
+        return self._drawn(lambda: sampling.mutate(self.space, rng, architecture, shared=shared, most=most))
 
     def _drawn(self, draw: Callable[[], Architecture]) -> Architecture:
         return draw() if self.feasible is None else self.feasible.drawn(draw)
 
     def within(self, architecture: Architecture) -> Architecture:
-        """The architecture, or what is nearest to it within the limits; what is judged, and found, is brought there."""
+        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there."""
         return architecture if self.feasible is None else self.feasible.within(architecture)
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
@@ -260,14 +250,6 @@ def best(history: Sequence[Trial], name: str) -> Trial:
         raise RunError(f"{name}: none of {len(history)} candidates could be judged; see log.txt")
     largest = max(trial.share for trial in scored)
     return max((trial for trial in scored if trial.share == largest), key=lambda trial: trial.score or 0.0)
-
-
-class Nothing(nn.Module):
-    """What stands for a mapping where a method learns nothing: it knows the depth L."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.layers = layers
 
 
 class SupernetMethod(Method):

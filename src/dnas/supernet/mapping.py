@@ -160,6 +160,14 @@ class Decoupled(Mapping):
         return (self._open(self._per_layer(self.alpha)), self.gamma[:, None, :])
 
 
+class Nothing(nn.Module):
+    """What stands for a mapping where a method learns nothing: it knows the depth L."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+
 MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
     SHARED: Shared,
     FULL: Full,
