@@ -2,10 +2,9 @@
 
     python benchmarks/memory.py --networks 20
 
-Random networks of several depths, widths and stems are exported as by `dnas export --format onnx`. Each file is run in a
-process of its own: one thread, batch 1, no arena, steps in the order of the file. Measured is the most resident memory
-during an answer beyond that before it. The image, which the caller holds, is in the count where it is what is needed
-most; such networks are left out by their stems. Needs Linux and dnas[export].
+Random networks of several depths, widths and stems are exported as by `dnas export --format onnx`. Each file is run in
+a process of its own: one thread, batch 1, no arena, steps in the order of the file. Measured is the most resident
+memory during an answer beyond that before it. Needs Linux and dnas[export].
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class LimitSettings(Settings):
         description="most bytes of the file that `dnas export --format onnx` writes: a number, or a text such as "
         '"500KB"; 0: no limit',
     )
-    precision: Precision = Field("int8", description="of the activations that `ram` counts: int8 or float32")
+    precision: Precision = Field("int8", description="type of the activations that `ram` counts: int8 or float32")
     layers: int = Field(0, ge=0, le=1000, description="depth of the network that limits hold for; 0: as trained")
     channels: int = Field(0, ge=0, description="width of its first cells; 0: as trained")
     stem: StemName | None = Field(None, description="its first layers; without it: as trained")
