@@ -17,8 +17,11 @@ import dnas
 from dnas import deploy
 from dnas.deploy import protocol, registry
 from dnas.errors import InputError, RunError
+from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
+from dnas.space.file_size import facts_bytes, onnx_bytes
+from dnas.space.plan import plan
 from dnas.space.published import load_published
 
 pytest.importorskip("onnx", reason="needs the extra dnas[export]")
@@ -130,6 +133,17 @@ def test_the_onnx_file_tells_what_it_expects(digits: tuple[Path, dict[str, Any],
         assert (held["mean"], held["std"], held["resize"]) == (list(net.mean), list(net.std), "crop")
         batch = model.graph.input[0].type.tensor_type.shape.dim[0]
         assert batch.dim_param and not batch.dim_value
+
+
+def test_the_onnx_file_is_no_larger_than_its_bound(digits: tuple[Path, dict[str, Any], str]) -> None:
+    run = digits[0]
+    trained, written = load_trained(run), (run / "export" / "model.onnx").stat().st_size
+    assert isinstance(trained.subject, Architecture)
+    info = trained.info
+    shape = {"classes": len(info.classes), "inputs": info.channels, "stem": trained.stem}
+    layout = plan(trained.subject, channels=trained.channels, **shape)
+    bound = onnx_bytes(layout, trained.final_norm, facts_bytes(info.classes))
+    assert written <= bound <= 1.25 * written
 
 
 def test_the_genotype_reads_back(digits: tuple[Path, dict[str, Any], str]) -> None:

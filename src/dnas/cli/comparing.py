@@ -35,6 +35,7 @@ from dnas.options import (
     RankingRunOptions,
     StudyRunOptions,
     StudySearchOptions,
+    flag,
 )
 from dnas.pipeline.overrides import given_options, nested, typed
 from dnas.reporter import reporter
@@ -154,6 +155,9 @@ def rank(
     for option in ("method", "mapping"):
         if given.pop(option) is not None:
             raise InputError(f"--{option} cannot be used with `dnas rank`; use --methods, which search shared cells")
+    for option in ("max_params", "max_macs", "max_ram", "max_size", "ram_precision"):
+        if (value := given.pop(option)) is not None:
+            raise InputError(f"{flag(option)} {value} cannot be used with `dnas rank`, which ranks whatever it draws")
     out = Path(given.pop("out") or "ranking")
     seed = given.pop("seed")
     own = {

@@ -24,6 +24,7 @@ from dnas.options import (
 )
 from dnas.pipeline.overrides import add_options, given_options, nested, typed
 from dnas.reporter import reporter
+from dnas.units import size_text
 
 
 @app.command(sort_key=2)
@@ -171,6 +172,9 @@ def show(
     Of a hand-made network it tells the size. A run is shown as it is trained.
     """
     from dnas.pipeline.subjects import named
+    from dnas.space.cost import PRECISIONS, least_memory
+    from dnas.space.cost import memory as cost_of_memory
+    from dnas.space.file_size import onnx_bytes
     from dnas.space.plan import plan, size
 
     typed_here = {"layers": "--layers", "stem": "--stem"}
@@ -197,6 +201,10 @@ def show(
     with calling(typed_here):
         network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
     cost = size(network, image_size)
+    memory, least = (
+        each(network, image_size, image_channels, shape.final_norm) for each in (cost_of_memory, least_memory)
+    )
+    weights = {precision: cost.params * of_each for precision, of_each in PRECISIONS.items()}
     if svg is not None:
         from dnas.drawing.svg import svg as draw_svg
 
@@ -221,6 +229,10 @@ def show(
                 "params": cost.params,
                 "params_with_auxiliary": cost.params_with_auxiliary,
                 "macs": cost.macs,
+                "weight_bytes": weights,
+                "onnx_bytes": onnx_bytes(network, shape.final_norm),
+                "memory_bytes": {precision: memory.bytes(precision) for precision in PRECISIONS},
+                "least_memory_bytes": {precision: least.bytes(precision) for precision in PRECISIONS},
                 "in_space": found.in_space,
                 "architecture": found.to_json(),
             }
@@ -230,6 +242,15 @@ def show(
     print(
         f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
         f"{image_size}×{image_size} images" + ("" if found.in_space else "; outside the search space")
+    )
+    held = [
+        f"{size_text(each.bytes('float32'))} in float32, {size_text(each.bytes('int8'))} in int8"
+        for each in (memory, least)
+    ]
+    print(f"weights: {size_text(weights['float32'])} in float32, {size_text(weights['int8'])} in int8")
+    print(
+        f"activations for one image: {held[0]} ({memory.step}); "
+        + (f"{held[1]} in the best order" if least.numbers < memory.numbers else "no order needs less")
     )
 
 

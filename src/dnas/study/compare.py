@@ -32,6 +32,7 @@ from dnas.network.handmade import HANDMADE, require_package, require_width
 from dnas.options import ClusterOptions
 from dnas.pipeline.config import parse
 from dnas.pipeline.inputs import check_runs
+from dnas.pipeline.limits import feasible
 from dnas.pipeline.machine import check_execution
 from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
@@ -141,7 +142,9 @@ def _architecture(run: Run) -> Architecture | None:
     if network.kind == "random":
         config = parse(read_toml(run.source / CONFIG_FILE))
         assert isinstance(config.train, TrainSettings)
-        return random_of_size(found, parameters_of(config.train, run.info), network.seed)
+        within = feasible(config, run.info)
+        allowed = {} if within is None else {"allowed": within.allows}
+        return random_of_size(found, parameters_of(config.train, run.info), network.seed, **allowed)
     return found
 
 
