@@ -48,9 +48,9 @@ EXAMPLES = {"cooling": (COOLING, "Cooling"), "best-path": (BEST_PATH, "BestPath"
 def forget_methods():
     """What a test registers is gone after it."""
     before = set(sys.modules)
-    registry.registry.cache_clear()
+    registry.METHODS.forget()
     yield
-    registry.registry.cache_clear()
+    registry.METHODS.forget()
     for module in set(sys.modules) - before:
         if module == "my_package" or module.startswith("dnas.methods."):
             del sys.modules[module]

@@ -153,9 +153,9 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
         classes=("ring", "dot"),
         mirrored=False,
     )
-    entry = type("Entry", (), {"name": "tables", "load": lambda self: tables})()
+    entry = type("Entry", (), {"name": "tables", "value": "tables:TABLES", "load": lambda self: tables})()
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "dnas.data_sources" else [])
-    registry.sources.cache_clear()
+    registry.DATA_SOURCES.forget()
     rng = np.random.default_rng(0)
     arrays = {
         f"{part}_{what}": rng.integers(0, 2 if what == "labels" else 256, size, dtype=kind)
@@ -166,7 +166,7 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
     try:
         train, info, test = load_splits(str(tmp_path))
     finally:
-        registry.sources.cache_clear()
+        registry.DATA_SOURCES.forget()
     assert (len(train), len(test), info.classes, info.flip) == (12, 5, ("ring", "dot"), False)
     assert np.array_equal(test.images.numpy(), arrays["test_images"])
 

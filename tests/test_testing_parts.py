@@ -19,8 +19,7 @@ def tried(monkeypatch):
 
     def register(cls):
         cls.name = cls.name  # its own, as that of a registered one
-        registered = {**registry.registry(), cls.name: cls}
-        monkeypatch.setattr(registry, "registry", lambda: registered)
+        monkeypatch.setattr(registry, "PARTS", {**registry.PARTS, cls.name: cls})
 
     return register
 

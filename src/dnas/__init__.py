@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from dnas.errors import RunError as RunError
     from dnas.methods.registry import get_method as get_method
     from dnas.methods.registry import list_methods as list_methods
-    from dnas.methods.registry import register as register
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
+    from dnas.pipeline.extensions import register as register
     from dnas.space.architecture import Architecture as Architecture
     from dnas.space.architecture import parse_genotype as parse_genotype
     from dnas.space.architecture import stack as stack
@@ -65,7 +65,7 @@ _HOME = {
     "macs": "dnas.network.network",
     "params": "dnas.network.network",
     "parse_genotype": "dnas.space.architecture",
-    "register": "dnas.methods.registry",
+    "register": "dnas.pipeline.extensions",
     "resume": "dnas.api.resuming",
     "run": "dnas.api.runs",
     "search": "dnas.api.runs",

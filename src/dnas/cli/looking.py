@@ -264,14 +264,14 @@ def methods(
     debug: Debug = False,
 ) -> None:
     """List the methods; or the options of one, with all settings of its search and of a training."""
-    from dnas.methods.registry import get_method, registry
+    from dnas.methods.registry import METHODS, get_method
     from dnas.pipeline.config import sections
 
     if parts:
         _list_parts(name, json)
         return
     if name is None:
-        listed = [_describe(method) for method in registry().values()]
+        listed = [_describe(method) for method in METHODS.values()]
     else:
         listed = [_describe(get_method(name))]
         tables = {section: sections(get_method(name))[section] for section in ("search", "train")}
@@ -315,9 +315,9 @@ def doctor(
 
 
 def _list_parts(name: str | None, json: bool) -> None:
-    from dnas.parts.registry import get_part, registry
+    from dnas.parts.registry import PARTS, get_part
 
-    found = registry().values() if name is None else [get_part(name)]
+    found = PARTS.values() if name is None else [get_part(name)]
     listed = [
         {"name": part.name, "title": part.title, "paper": part.paper, "options": _options(part)} for part in found
     ]

@@ -29,6 +29,7 @@ from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
 from dnas.parts import registry as parts
 from dnas.pipeline.config import resolve
+from dnas.pipeline.extensions import register_all, registered
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import check_runs, checked_draft, load_data
 from dnas.pipeline.machine import check_execution
@@ -149,7 +150,7 @@ def rank(
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
     failed = carry_out(
         path,
-        partial(measure, execution=execution if ray is None else of_tasks(execution)),
+        partial(measure, execution=execution if ray is None else of_tasks(execution), extensions=registered()),
         lambda: [run for run in missing if not (run.path / RESULT_FILE).exists()],
         workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
@@ -194,8 +195,13 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
     return {name: {**common, "train": {**settings.run.get("train", {}), **change}} for name, change in changes.items()}
 
 
-def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
-    """Begin a run, or go on with it; False where another process has it."""
+def measure(run: Measurement, execution: Execution = DEFAULT, extensions: Sequence[Any] = ()) -> bool:
+    """Begin a run, or go on with it; False where another process has it.
+
+    Args:
+        extensions: What the process that sent it had registered.
+    """
+    register_all(extensions)
     try:
         if run.method:
             _judge_all(run, execution)
