@@ -98,8 +98,8 @@ def test_the_template_of_a_method_keeps_the_contract_when_it_is_filled_in(monkey
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "their_method", module)
     spec.loader.exec_module(module)
-    known = {**registry.registry(), "name": module.Name}
-    monkeypatch.setattr(registry, "registry", lambda: known)
+    known = {**registry.METHODS, "name": module.Name}
+    monkeypatch.setattr(registry, "METHODS", known)
     testing.check_method("name", acts={"temperature": ({}, 4.0)})
 
 
@@ -117,7 +117,7 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.supernet.supernet import build_supernet
 
     wide = primitives.Primitive("sep_conv_9x9", primitives._sep_conv(9), "#123456", "sep 9×9")
-    monkeypatch.setitem(primitives.PRIMITIVES, "sep_conv_9x9", wide)
+    monkeypatch.setitem(primitives._OWN, "sep_conv_9x9", wide)
     from dataclasses import replace
 
     from dnas.space import registry

@@ -63,8 +63,8 @@ def tried(monkeypatch):
     """Registers a class as the method `tried`."""
 
     def register(cls):
-        registered = {**registry.registry(), "tried": cls}
-        monkeypatch.setattr(registry, "registry", lambda: registered)
+        registered = {**registry.METHODS, "tried": cls}
+        monkeypatch.setattr(registry, "METHODS", registered)
 
     return register
 

@@ -292,6 +292,36 @@ def methods(
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
 
 
+@app.command(sort_key=8, name="list")
+def list_(
+    kind: Annotated[str | None, Parameter(help="Only these. [default: all]")] = None,
+    /,
+    *,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what can be named, kind by kind, and which package brings it.
+
+    Kinds are methods, parts, primitives, relaxations, spaces, data-sources and export-formats.
+    """
+    from dnas.deploy.registry import FORMATS
+    from dnas.errors import unknown
+    from dnas.pipeline.extensions import KINDS
+
+    kinds = {f"{registry.word}s".replace(" ", "-"): registry for registry in (*KINDS, FORMATS)}
+    if kind is not None and kind not in kinds:
+        raise unknown("kind", "kind", kind, kinds)
+    chosen = kinds if kind is None else {kind: kinds[kind]}
+    listed = {each: {name: registry.origin(name) for name in registry} for each, registry in chosen.items()}
+    if json:
+        print_json(listed)
+        return
+    for each, origins in listed.items():
+        print(f"{each}:")
+        for origin in dict.fromkeys(origins.values()):
+            print(f"  {origin}: {', '.join(name for name, of in origins.items() if of == origin)}")
+
+
 @app.command(sort_key=9)
 def doctor(
     *,
