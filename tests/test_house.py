@@ -98,8 +98,7 @@ def test_the_template_of_a_method_keeps_the_contract_when_it_is_filled_in(monkey
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "their_method", module)
     spec.loader.exec_module(module)
-    known = {**registry.METHODS, "name": module.Name}
-    monkeypatch.setattr(registry, "METHODS", known)
+    monkeypatch.setitem(registry.METHODS._registered, "name", module.Name)
     testing.check_method("name", acts={"temperature": ({}, 4.0)})
 
 

@@ -19,7 +19,7 @@ def tried(monkeypatch):
 
     def register(cls):
         cls.name = cls.name  # its own, as that of a registered one
-        monkeypatch.setattr(registry, "PARTS", {**registry.PARTS, cls.name: cls})
+        monkeypatch.setitem(registry.PARTS._registered, cls.name, cls)
 
     return register
 
