@@ -29,6 +29,7 @@ OWN = {
     "search": {"on_epoch", "progress", "reporter"},
     "train": {"architecture", "option", "baseline", "on_epoch", "progress", "reporter"},
     "compare": {"methods", "mappings", "seeds", "training_seeds", "architectures", "resume", "processes", "threads", "progress", "reporter"},
+    "rank": {"methods", "architectures", "proxy_layers", "proxy_epochs", "resume", "processes", "threads", "progress", "reporter"},
     "inspect_data": {"data", "reporter"},
     "resume": {"run", "data", "processes", "on_epoch", "progress", "reporter"},
 }  # fmt: skip
@@ -68,6 +69,7 @@ def test_parameters_are_options_typed_and_documented(name):
     groups = next(groups[name] for groups in signature_tools.GROUPS.values() if name in groups)
     hidden = {
         "compare": {"method", "mapping", "seed"},
+        "rank": {"method", "mapping"},
         "inspect_data": {"data_memory", "data_workers", "skip_broken"},
     }.get(name, set())
     assert set(signature.parameters) == (names(*groups) - hidden) | OWN[name]
