@@ -122,7 +122,7 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.space import registry
 
     space = replace(DARTS, name="ours", primitives=("skip_connect", "sep_conv_9x9"))
-    monkeypatch.setitem(registry.SPACES, "ours", space)
+    monkeypatch.setitem(registry.SPACES._registered, "ours", space)
     architecture = sampling.sample(space, numpy_stream(0, "test"), 4)
     net = build(architecture, channels=4, num_classes=3)
     assert params(net) == size(plan(architecture, channels=4, classes=3, inputs=3, stem="cifar"), 8).params
