@@ -105,7 +105,8 @@ def compare(
         data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
         skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
             images; they are listed in the run folder.
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]
+        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
+            other packages, too. [default: darts]
         search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop searching after the cost of so many training steps. [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
@@ -265,7 +266,8 @@ def rank(
         data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
         skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
             images; they are listed in the run folder.
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]
+        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
+            other packages, too. [default: darts]
         search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop searching after the cost of so many training steps. [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
