@@ -154,3 +154,10 @@ def test_a_list_tells_who_brings_what(give):
     ]
     refused = invoke("list", "spices")
     assert refused.code == 2 and "did you mean 'spaces'?" in refused.err
+
+
+def test_a_relaxation_that_is_not_known_is_refused_and_taken_only_by_methods_that_mix_by_any():
+    refused = invoke("search", "--method", "darts", "-o", "relaxation=softmx")
+    assert refused.code == 2 and "unknown --option relaxation 'softmx'; did you mean 'softmax'?" in refused.err
+    refused = invoke("search", "--method", "gdas", "-o", "relaxation=softmax")
+    assert refused.code == 2 and "unknown --option relaxation of method gdas" in refused.err
