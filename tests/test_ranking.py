@@ -4,6 +4,7 @@ import json
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from cli_tools import invoke
 from scipy.stats import kendalltau
@@ -160,4 +161,4 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     with pytest.raises(dnas.InputError, match="unknown --methods 'spoz'"):
         dnas.rank("spoz", out=tmp_path / "new")
     with pytest.raises(dnas.InputError, match="data of rank must be a name or a path"):
-        dnas.rank(data={"train": ([], [])}, out=tmp_path / "new")  # type: ignore[arg-type]
+        dnas.rank(data=(np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]), out=tmp_path / "new")  # type: ignore[arg-type]
