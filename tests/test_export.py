@@ -249,18 +249,18 @@ def test_a_format_is_one_file_and_one_that_disagrees_is_not_delivered(
 ) -> None:
     (tmp_path / "ours.py").write_text(PLUGIN, "utf-8")
     monkeypatch.setattr(deploy, "__path__", [*deploy.__path__, str(tmp_path)])
-    registry.registry.cache_clear()
+    registry.FORMATS.forget()
     try:
         with pytest.raises(RunError, match=r"ours: weights\.pt agrees with torch .* it is not delivered"):
             dnas.export(run, "ours", out=tmp_path / "out")
         assert not (tmp_path / "out").exists() and not (run / "export.json").exists()
-        monkeypatch.setattr(registry.registry()["ours"], "exact", False)
+        monkeypatch.setattr(registry.FORMATS["ours"], "exact", False)
         assert dnas.export(run, "ours", out=tmp_path / "out")["exports"][0]["agreement"] < 1
-        monkeypatch.setattr(registry.registry()["ours"], "opening", "import dnas")
+        monkeypatch.setattr(registry.FORMATS["ours"], "opening", "import dnas")
         with pytest.raises(RunError, match=r"does not run, so it is not delivered: .*No module named|import of dnas"):
             dnas.export(run, "ours", out=tmp_path / "again")
     finally:
-        registry.registry.cache_clear()
+        registry.FORMATS.forget()
         for name in [name for name in sys.modules if name.startswith("dnas.deploy.ours")]:
             del sys.modules[name]
         (run / "export.json").unlink(missing_ok=True)

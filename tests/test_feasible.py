@@ -90,9 +90,9 @@ def score(architecture, scores, space):
 
 @given(st.integers(0, 10_000), st.sets(st.sampled_from(NAMES), min_size=1, max_size=2), st.floats(0.0, 0.9))
 @settings(max_examples=8, deadline=None)
-def test_the_best_cells_within_limits_are_those_of_brute_force(monkeypatch_space, seed, names, quantile):
+def test_the_best_cells_within_limits_are_those_of_brute_force(tiny_space, seed, names, quantile):
     """All pairs of cells of a small space, at three layers."""
-    found, costs, pairs = monkeypatch_space
+    found, costs, pairs = tiny_space
     rng = np.random.default_rng(seed)
     scores = rng.random((3, len(TINY.edges), 3))
     limits = {name: int(np.quantile(costs[name], quantile)) for name in names}
@@ -108,17 +108,16 @@ def test_the_best_cells_within_limits_are_those_of_brute_force(monkeypatch_space
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_space():
+def tiny_space():
     from dnas.space import registry
 
-    patch = pytest.MonkeyPatch()
     tiny = replace(TINY, name="tiny")
-    patch.setitem(registry.SPACES, "tiny", tiny)
+    registry.SPACES.register(tiny)
     found = delivered(tiny, 3, shared=True)
     pairs = list(itertools.product(cells_of(TINY), repeat=2))
     rows = [found.costs(Architecture((n, r, r), (1, 2), "tiny")) for n, r in pairs]
     yield found, {name: np.array([row[name] for row in rows]) for name in NAMES}, pairs
-    patch.undo()
+    registry.SPACES.forget()
 
 
 @given(st.integers(0, 10_000), st.booleans(), st.sets(st.sampled_from(NAMES), min_size=1, max_size=3))

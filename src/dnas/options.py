@@ -109,7 +109,7 @@ class SearchOptions:
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
+    "darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of other packages, too. [default: darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None

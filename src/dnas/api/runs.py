@@ -97,7 +97,8 @@ def run(
         method: See `dnas methods`. [default: dnas]
         mapping: shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default:
             the method's]
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]
+        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
+            other packages, too. [default: darts]
         search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop searching after the cost of so many training steps. [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
@@ -228,7 +229,8 @@ def search(
         method: See `dnas methods`. [default: dnas]
         mapping: shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default:
             the method's]
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]
+        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
+            other packages, too. [default: darts]
         search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop searching after the cost of so many training steps. [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.

@@ -285,14 +285,14 @@ def methods(
     debug: Debug = False,
 ) -> None:
     """List the methods; or the options of one, with all settings of its search and of a training."""
-    from dnas.methods.registry import get_method, registry
+    from dnas.methods.registry import METHODS, get_method
     from dnas.pipeline.config import sections
 
     if parts:
         _list_parts(name, json)
         return
     if name is None:
-        listed = [_describe(method) for method in registry().values()]
+        listed = [_describe(method) for method in METHODS.values()]
     else:
         listed = [_describe(get_method(name))]
         tables = {section: sections(get_method(name))[section] for section in ("search", "train")}
@@ -311,6 +311,36 @@ def methods(
         # Settings with their defaults without a preset.
         for option in [*method["options"], *method.get("settings", ())]:
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
+
+
+@app.command(sort_key=8, name="list")
+def list_(
+    kind: Annotated[str | None, Parameter(help="Only these. [default: all]")] = None,
+    /,
+    *,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what can be named, kind by kind, and which package brings it.
+
+    Kinds are methods, parts, primitives, relaxations, spaces, data-sources and export-formats.
+    """
+    from dnas.deploy.registry import FORMATS
+    from dnas.errors import unknown
+    from dnas.pipeline.extensions import KINDS
+
+    kinds = {f"{registry.word}s".replace(" ", "-"): registry for registry in (*KINDS, FORMATS)}
+    if kind is not None and kind not in kinds:
+        raise unknown("kind", "kind", kind, kinds)
+    chosen = kinds if kind is None else {kind: kinds[kind]}
+    listed = {each: {name: registry.origin(name) for name in registry} for each, registry in chosen.items()}
+    if json:
+        print_json(listed)
+        return
+    for each, origins in listed.items():
+        print(f"{each}:")
+        for origin in dict.fromkeys(origins.values()):
+            print(f"  {origin}: {', '.join(name for name, of in origins.items() if of == origin)}")
 
 
 @app.command(sort_key=9)
@@ -336,9 +366,9 @@ def doctor(
 
 
 def _list_parts(name: str | None, json: bool) -> None:
-    from dnas.parts.registry import get_part, registry
+    from dnas.parts.registry import PARTS, get_part
 
-    found = registry().values() if name is None else [get_part(name)]
+    found = PARTS.values() if name is None else [get_part(name)]
     listed = [
         {"name": part.name, "title": part.title, "paper": part.paper, "options": _options(part)} for part in found
     ]

@@ -18,5 +18,4 @@ from dnas.methods.protocol import whole_network as whole_network
 from dnas.methods.registry import create as create
 from dnas.methods.registry import get_method as get_method
 from dnas.methods.registry import list_methods as list_methods
-from dnas.methods.registry import register as register
 from dnas.supernet.mapping import Nothing as Nothing

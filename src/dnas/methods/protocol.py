@@ -330,8 +330,8 @@ class GradientMethod(SupernetMethod):
     rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
 
     Attributes:
-        keeps: What the automatic rate of the architecture keeps of the paper's search: "travel", how far a parameter can
-            go, if its value matters (a bound, Gumbel noise); or "walk", how far noise moves it, if only the order does.
+        keeps: What the automatic rate of the architecture keeps of the paper's search. "travel": how far a parameter
+            can go, if values matter (a bound, Gumbel noise); "walk": how far noise moves it, if only their order does.
     """
 
     kind = "gradient"

@@ -72,7 +72,7 @@ class Config(Settings):
     with_parts: list[str] = Field(
         default_factory=list, description="what is added to the method: names that `dnas methods --parts` lists"
     )
-    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
+    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3, s4, or another package's")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     from_run: str = Field(

@@ -19,7 +19,7 @@ from dnas.disk import read_toml
 from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
-from dnas.methods.registry import create, list_methods
+from dnas.methods.registry import METHODS, create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
 from dnas.pipeline import budget, carry_out, limits, origin, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
@@ -213,7 +213,7 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             folder = opened.enter_context(RunFolder(path, writes=False))
         values = folder.read_config()
         name = values.get("method")
-        if isinstance(name, str) and name and name not in list_methods():
+        if isinstance(name, str) and name and name not in METHODS:
             raise InputError(
                 f"{path} was searched by the method {name!r}, which is not known here; call dnas.register with its "
                 "class before dnas.resume, or install the package that has it"
