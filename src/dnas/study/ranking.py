@@ -25,7 +25,7 @@ import tomli_w
 from filelock import FileLock
 
 from dnas.disk import read_json, write_atomically
-from dnas.errors import InputError, InUse
+from dnas.errors import InputError, InUse, calling
 from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
 from dnas.options import ClusterOptions
@@ -84,7 +84,8 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
     """The random architectures that are ranked: all normal layers alike, and all reductions, at the full depth."""
     space = get_space(settings.run.get("space", "darts"))
     rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
-    return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
+    with calling({"layers": "--layers"}):
+        return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
 
 
 def carry_through(
