@@ -96,7 +96,9 @@ def do(
         if (run.path / CONFIG_FILE).exists():
             resume(run.path, reporter=reporter, execution=execution)
         else:
-            start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution)
+            start(
+                _overrides(run), out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
+            )
     except InUse:
         return False
     return True
@@ -126,6 +128,17 @@ def carry_through(
             keep(path)
         raise
     return failed, keep(path)
+
+
+def _overrides(run: Run) -> dict[str, Any]:
+    """What a run begins with: within limits, what a search found and its controls have the width planned there."""
+    if run.path == run.source or run.network.kind in REFERENCES:
+        return run.overrides
+    config = parse(read_toml(run.source / CONFIG_FILE))
+    if config.limits is None or not config.limits.given:
+        return run.overrides
+    assert isinstance(config.train, TrainSettings)
+    return {**run.overrides, "train": {**run.overrides.get("train", {}), "channels": config.train.channels}}
 
 
 def _architecture(run: Run) -> Architecture | None:
