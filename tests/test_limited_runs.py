@@ -7,10 +7,13 @@ import signal
 
 import pytest
 from faults.harness import contents, invoke
+from test_contract import table
 
 import dnas
+from dnas import testing
 from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
+from dnas.methods.registry import get_method
 from dnas.pipeline.config import draft, parse
 from dnas.reporter import Silent
 from dnas.space.architecture import Architecture, cell_pair
@@ -114,6 +117,16 @@ def test_a_study_keeps_to_its_limits(tmp_path):
         Architecture.load(tmp_path / "runs" / name / "architecture.json") for name in sorted(results, key=len)[:2]
     )
     assert found != random and cell_pair(found)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["darts", "dnas", "spos", "pnas", "evolution"])
+def test_random_limits_are_kept(name):
+    """`testing.check_limits` of every method has one draw of limits under each mapping; here 40, 200 in all."""
+    mappings = get_method(name).mappings
+    for seed in range(1, 41):
+        testing.check_limits(name, mappings[seed % len(mappings)], table(name, "SMALL"), seed)
 
 
 @pytest.mark.parametrize(
