@@ -14,9 +14,16 @@ from dnas import testing
 from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
 from dnas.methods.registry import get_method
-from dnas.pipeline.config import draft, parse
+from dnas.pipeline.config import Config, draft, parse
+from dnas.pipeline.entrants import entrants
 from dnas.reporter import Silent
+from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.darts import DARTS
+from dnas.space.limits import Delivered, Feasible
+from dnas.space.plan import Shape
+from dnas.space.sampling import sample
+from dnas.supernet.worth import load_prior
 
 TINY = {"layers": 4, "epochs": 1, "batch_size": 32, "preset": "quick"}
 IMAGES = {"search.images": 128, "search.channels": 4}
@@ -76,6 +83,33 @@ def test_a_run_trains_and_is_compared_within_its_limits(tmp_path):
     again = dnas.resume(tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "run")
     assert again.test_accuracy == result.test_accuracy
+
+
+def test_all_finalists_keep_to_the_limits():
+    """Whoever names them, and though most of them would not."""
+    prior, rng = load_prior("pictures"), numpy_stream(0, "limits")
+    shape = Shape(channels=8, classes=3, image_size=16, image_channels=1, stem="cifar")
+    delivered = Delivered(DARTS, 5, False, shape, ("a", "b", "c"), "int8")
+    small = min((sample(DARTS, rng, 5) for _ in range(20)), key=lambda each: delivered.costs(each)["params"])
+    feasible = Feasible(delivered, delivered.costs(small, ["params"]))
+    given = Config(finals=8, mapping="full")
+    beyond = {name for name, each in entrants(given, small, [], prior) if feasible.excess(each)}
+    assert {"prior", "random", "DARTS_V2"} <= beyond
+    names = [name for name, each in entrants(given, small, [], prior, feasible) if not feasible.excess(each)]
+    assert names == ["found", *["prior"] * 4, *["random"] * 3]
+
+
+def test_the_random_baseline_keeps_to_the_limits(tmp_path):
+    """One of as many parameters may need more multiply-accumulates than what was found."""
+    options = {**IMAGES, "train.images": 64, "train.channels": 8}
+    given = {"method": "random", "option": {**options, **OF_METHODS["random"][0]}, "finals": 0, **TINY}
+    for seed in range(20):
+        free = dnas.run(out=tmp_path / f"free{seed}", seed=seed, **given).to_dict()
+        if free["baseline"]["macs"] > free["macs"]:
+            break
+    limited = dnas.run(out=tmp_path / "limited", seed=seed, max_macs=free["macs"], **given).to_dict()
+    assert limited["macs"] <= free["macs"] < free["baseline"]["macs"]
+    assert limited["baseline"]["macs"] <= free["macs"]
 
 
 class StopsIn(Silent):
