@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from dnas.data.splits import DataInfo, Split, load_train
 from dnas.methods.protocol import SupernetMethod
 from dnas.methods.registry import create
-from dnas.pipeline.presets import paper_pace
+from dnas.pipeline.presets import paper_travel
 from dnas.rng import numpy_stream
 from dnas.searching.search import Search
 from dnas.settings import GradientSettings
@@ -43,9 +43,9 @@ def searched(name: str, steps: int, split: Split, info: DataInfo, **shape: Any) 
     own = method.paper_settings(info.source).get("search", {})
     rate = {"architecture_learning_rate": 0.0} if issubclass(method.Settings, GradientSettings) else {}
     settings = method.Settings(**{**own, **rate, "learning_rate_min": 0.001, "watch_images": 0, **shape})
-    pace = paper_pace(method)
-    epochs = max(1, round(steps / settings.resolved(len(split), pace, info.image_size).steps_per_epoch))
-    settings = settings.model_copy(update={"epochs": epochs}).resolved(len(split), pace, info.image_size)
+    travel = paper_travel(method)
+    epochs = max(1, round(steps / settings.resolved(len(split), travel, info.image_size).steps_per_epoch))
+    settings = settings.model_copy(update={"epochs": epochs}).resolved(len(split), travel, info.image_size)
     search = Search(method, settings, split, info, 0, "cpu")
     losses = [search.step(step) for step in range(epochs * settings.steps_per_epoch)]
     return search, statistics.mean(losses[-LAST:])

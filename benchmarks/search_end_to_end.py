@@ -33,7 +33,7 @@ from rich.table import Table
 from dnas.data.splits import load_train
 from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
-from dnas.pipeline.presets import paper_pace
+from dnas.pipeline.presets import paper_travel
 from dnas.rng import torch_stream
 from dnas.searching.search import Search
 from dnas.searching.watch import epoch_metrics
@@ -114,7 +114,7 @@ def new_search(variant: str, setting: Setting, *, warmup: int = 1, draw: int = 0
         warmup_epochs=warmup,
         learning_rate=0.1,
         architecture_learning_rate=0.0,
-    ).resolved(len(split), paper_pace(method), info.image_size)
+    ).resolved(len(split), paper_travel(method), info.image_size)
     arguments = (method, settings, split, info, setting.seed, "cpu")
     return Search(*arguments) if variant == ENGINE else PlainSearch(*arguments, draw=draw)
 

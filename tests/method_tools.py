@@ -55,9 +55,7 @@ SPLIT = Split(
 def outcome(name, options, mapping_name=None):
     """What a search with these options would see, part by part."""
     method = create(name, mapping_name, options, DARTS)
-    shape = GradientSettings(layers=LAYERS, channels=8, epochs=4, batch_size=4).resolved(
-        8, lambda steps: 1.0 / steps, 8
-    )
+    shape = GradientSettings(layers=LAYERS, channels=8, epochs=4, batch_size=4).resolved(8, 1.0, 8)
     search = Search(method, shape, SPLIT, INFO, 0, "cpu")
     initial = torch.cat([p.detach().flatten() for p in search.mapping.parameters()])
     mapping = parameters(method, LAYERS, 0, 1.5)

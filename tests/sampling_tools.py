@@ -26,7 +26,7 @@ def pictures(count=48, classes=4):
 
 def settings(count=48, **changes):
     values = {"layers": 3, "channels": 4, "epochs": 2, "batch_size": 8} | changes
-    return SupernetSettings(**values).resolved(count, None, 8)
+    return SupernetSettings(**values).resolved(count, 0.0, 8)
 
 
 def new_search(name, options, mapping=None, seed=0, **changes):

@@ -31,7 +31,7 @@ def tiny(name, mapping=None, options=None, **changes):
     paper = method.paper_settings("cifar10")["search"]
     values = {"layers": 3, "channels": 8, "epochs": 2, "warmup_epochs": 0, "batch_size": 12, "watch_images": 0}
     values |= {"architecture_learning_rate": 0.1} | {k: paper[k] for k in KEPT if k in paper} | changes
-    return method, GradientSettings(**values).resolved(COUNT, lambda steps: 4.1 / steps, INFO.image_size)
+    return method, GradientSettings(**values).resolved(COUNT, 4.1, INFO.image_size)
 
 
 def new_search(name, mapping=None, options=None, seed=0, **changes):

@@ -192,12 +192,10 @@ def test_it_acts_in_training():
 def test_it_acts_in_a_search_on_a_supernet_and_in_trials():
     split, info = noise()
     for flip, expected in (("on", True), ("off", False), ("auto", True)):
-        settings = GradientSettings(layers=3, channels=8, epochs=4, batch_size=8, flip=flip).resolved(
-            32, lambda steps: 1.0 / steps, 8
-        )
+        settings = GradientSettings(layers=3, channels=8, epochs=4, batch_size=8, flip=flip).resolved(32, 1.0, 8)
         search = Search(create("darts", None, {}, DARTS), settings, split, info, seed=0, device="cpu")
         assert search.recipe.flip is expected
-        trials = TrialSettings(layers=3, channels=4, flip=flip).resolved(32, None, 8)
+        trials = TrialSettings(layers=3, channels=4, flip=flip).resolved(32, 0.0, 8)
         assert short_training(trials).flip == flip
 
 

@@ -54,7 +54,7 @@ def by_trials(name: str, failures: int, **values: Any):
     split = Split(torch.zeros(32, 1, 8, 8, dtype=torch.uint8), torch.arange(32) % 2)
     info = DataInfo("digits", ("0", "1"), 1, 8, (0.5,), (0.3,), False)
     given = {"layers": 3, "channels": 4, "epochs": 1, "batch_size": 16, "trials": 8, **values}
-    settings = method.Settings(**given).resolved(32, None, 8)
+    settings = method.Settings(**given).resolved(32, 0.0, 8)
     calls: list[Architecture] = []
 
     def evaluate(architecture: Architecture) -> float:

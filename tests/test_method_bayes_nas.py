@@ -330,7 +330,7 @@ def test_presets_are_single_level_without_decay_of_the_switches():
     for preset, mapping in itertools.product(("quick", "paper"), MAPPINGS):
         method = create("bayes-nas", mapping, {}, DARTS)
         search = config.preset_settings(preset, method, info, 50_000)["search"]
-        shape = GradientSettings(**search).resolved(50_000, config.paper_pace(method), 8)
+        shape = GradientSettings(**search).resolved(50_000, config.paper_travel(method), 8)
         assert (shape.update, shape.architecture_weight_decay, shape.warmup_epochs) == ("single-level", 0.0, 1)
         # From 1 a switch must be able to reach 0.
         assert shape.architecture_steps * shape.architecture_learning_rate > 0.7

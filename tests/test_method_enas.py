@@ -234,7 +234,7 @@ def pictures(count=32):
 
 def shape(**changes):
     values = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 8, "watch_images": 0} | changes
-    return SupernetSettings(**values).resolved(32, None, 8)
+    return SupernetSettings(**values).resolved(32, 0.0, 8)
 
 
 def new_search(mapping="shared", seed=0, options=QUICK, **changes):
@@ -372,7 +372,7 @@ def test_a_search_that_stops_among_its_finalists_goes_on_with_them(seconds):
 
 def test_the_papers_settings():
     method = create("enas", None, {}, DARTS)
-    paper = SupernetSettings(**method.paper_settings("cifar10")["search"]).resolved(50_000, None, 32)
+    paper = SupernetSettings(**method.paper_settings("cifar10")["search"]).resolved(50_000, 0.0, 32)
     assert (paper.layers, paper.channels, paper.epochs, paper.batch_size) == (8, 20, 150, 160)
     assert paper.weight_images == 45_000 and paper.nesterov and paper.weight_decay == 2e-4
     assert [e for e in range(150) if paper.rate(e) == 0.05] == [0, 10, 30, 70]

@@ -13,7 +13,7 @@ from dnas.errors import InputError
 from dnas.methods.registry import create
 from dnas.network.network import build
 from dnas.pipeline.config import resolve
-from dnas.pipeline.presets import paper_pace
+from dnas.pipeline.presets import paper_travel
 from dnas.space.darts import DARTS
 from dnas.space.published import load_published
 from dnas.supernet.derive import top_edges
@@ -234,12 +234,12 @@ def test_options_that_could_not_act_are_refused(options, named):
 def test_paper_settings_are_the_public_codes():
     """bs 128, SGD .005 → .001, Adam 3e-3 (.9, .999) with decay 1e-3, 50 epochs without warm-up."""
     method = create("fair-darts", None, {}, DARTS)
-    search = method.Settings(**method.paper_settings("cifar10")["search"]).resolved(50_000, None, 32)
+    search = method.Settings(**method.paper_settings("cifar10")["search"]).resolved(50_000, 1.0, 32)
     assert (search.batch_size, search.epochs, search.warmup_epochs, search.layers) == (128, 50, 0, 8)
     assert (search.learning_rate, search.learning_rate_min, search.weight_decay) == (0.005, 0.001, 3e-4)
     assert (search.architecture_learning_rate, search.architecture_beta1) == (3e-3, 0.9)
     assert (search.architecture_beta2, search.architecture_weight_decay) == (0.999, 1e-3)
-    assert paper_pace(method)(100) * 10 == pytest.approx(9800**0.5 * 3e-3)
+    assert paper_travel(method) == pytest.approx(29.4)
     for data, layers, batch in (("cifar10", 20, 128), ("cifar100", 14, 128)):
         whole = create("fair-darts", "decoupled", {}, DARTS).paper_settings(data)["search"]
         assert (whole["layers"], whole["batch_size"], whole["architecture_beta1"]) == (layers, batch, 0.9)

@@ -224,7 +224,7 @@ def pictures(count=32):
 
 def shape(**changes):
     values = {"layers": 3, "channels": 8, "epochs": 3, "warmup_epochs": 0, "batch_size": 8, "watch_images": 0}
-    return GradientSettings(**(values | {"architecture_learning_rate": 0.1} | changes)).resolved(32, None, 8)
+    return GradientSettings(**(values | {"architecture_learning_rate": 0.1} | changes)).resolved(32, 0.0, 8)
 
 
 def new_search(mapping="shared", options=None, **changes):

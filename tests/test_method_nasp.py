@@ -11,7 +11,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
 from dnas.pipeline.config import resolve
-from dnas.pipeline.presets import paper_pace
+from dnas.pipeline.presets import paper_travel
 from dnas.rng import torch_stream
 from dnas.searching.watch import epoch_metrics
 from dnas.space.darts import DARTS
@@ -283,7 +283,7 @@ def test_updates_that_proximal_iterations_do_not_have_are_refused(update):
 def test_settings_are_those_of_darts(preset):
     """A parameter can go 50 · 391 · 3e-4 = 5.9 times the width of its box, whatever the preset."""
     config, method = resolve({"method": "nasp", "preset": preset}, INFO, 50_000, "")
-    assert paper_pace(method)(100) * 100 == pytest.approx(50 * 391 * 3e-4)
+    assert paper_travel(method) == pytest.approx(50 * 391 * 3e-4)
     search = config.search
     assert search.update == "first-order" and search.warmup_epochs == 0
     assert search.architecture_steps * search.architecture_learning_rate == pytest.approx(5.865, rel=1e-3)

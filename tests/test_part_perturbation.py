@@ -112,7 +112,7 @@ def test_curvature_falls(law):
     split, info = pictures(32)
     method = create("darts", "full", {}, DARTS)
     values = {"layers": 3, "channels": 8, "epochs": 4, "warmup_epochs": 0, "batch_size": 8, "pad": 0}
-    settings = GradientSettings(**values, architecture_learning_rate=1e-9, learning_rate=0.3).resolved(32, None, 8)
+    settings = GradientSettings(**values, architecture_learning_rate=1e-9, learning_rate=0.3).resolved(32, 1.0, 8)
     found = []
     for parts in ((), taken("perturbation", perturbation={"law": law, "epsilon": 2.0, "epsilon_start": 2.0})):
         search = Search(method, settings, split, info, 0, "cpu", Valley(), parts)

@@ -25,7 +25,7 @@ def found(name="darts", mapping="shared", *, options=None, start=None, planted=N
     method = create(name, mapping, {"with_none": False, **(options or {})}, DARTS)
     values = {"layers": LAYERS, "channels": 8, "epochs": 2, "warmup_epochs": 0, "batch_size": IMAGES, "pad": 0}
     values |= {"architecture_learning_rate": 1e-9, "watch_images": 0} | changes
-    settings = GradientSettings(**values).resolved(2 * IMAGES, lambda steps: 1.0 / steps, 8)
+    settings = GradientSettings(**values).resolved(2 * IMAGES, 1.0, 8)
     with_parts = taken("projection", projection={"by": "loss"}) if with_parts is None else with_parts
     parts.check(with_parts, method, settings)
     session = Recorder(start)

@@ -140,9 +140,7 @@ def test_searches_trainings_and_finals_draw_by_class(whole):
     assert (len(finals.pool), len(finals.judges)) == (38, 10)
     if whole:
         assert 0 not in of_each(finals.pool, 12) and max(of_each(finals.judges, 12)) == 1
-    search = GradientSettings(**SMALL, layers=3, warmup_epochs=0, stratified=whole).resolved(
-        48, lambda steps: 1.0 / steps, 8
-    )
+    search = GradientSettings(**SMALL, layers=3, warmup_epochs=0, stratified=whole).resolved(48, 1.0, 8)
     found = Search(create("darts", None, {}, get_space("darts")), search, split, INFO, 0, "cpu")
     assert even(found.pool) == whole
     parts = [found.pool.subset(part) for part in (found.train_part, found.validation_part)]

@@ -206,7 +206,7 @@ def searched(images):
     split, info = planted.pictures(images)
     method = create("dnas", "full", {"zero_one_weight": 0.0}, DARTS)
     values = {"layers": planted.LAYERS, "channels": 8, "epochs": 1, "warmup_epochs": 0, "batch_size": 8}
-    shape = GradientSettings(**values, architecture_learning_rate=0.03).resolved(images, None, planted.SIDE)
+    shape = GradientSettings(**values, architecture_learning_rate=0.03).resolved(images, 0.0, planted.SIDE)
     supernet = planted.PlantedSupernet(planted.plant("full", 0), method.operations)
     search = Search(method, shape, split, info, 0, "cpu", supernet)
     for step in range(shape.steps_per_epoch):
@@ -259,7 +259,7 @@ def test_a_method_without_gradients_has_no_halves():
     split, info = pictures()
     method = create("spos", None, {}, SMALL)
     assert not isinstance(method, GradientMethod)
-    shape = method.Settings(layers=3, channels=8, epochs=1, batch_size=16).resolved(len(split), None, 8)
+    shape = method.Settings(layers=3, channels=8, epochs=1, batch_size=16).resolved(len(split), 1.0, 8)
     search = Search(method, shape, split, info, 0, "cpu")
     search.step(0)
     assert signal(search, search.progress(0)) == {} and not any(

@@ -347,7 +347,7 @@ def test_the_supernet_has_the_stem_of_the_setting(stem):
         for a, b in zip(one or (), other or (), strict=True):
             assert type(a) is type(b) and getattr(a, "stride", 1) == getattr(b, "stride", 1)
             assert [p.shape for p in a.parameters()] == [p.shape for p in b.parameters()]
-    trial = short_training(TrialSettings(stem=stem, images=64).resolved(64, None, 8))
+    trial = short_training(TrialSettings(stem=stem, images=64).resolved(64, 0, 8))
     assert trial.stem == stem
 
 
@@ -369,9 +369,7 @@ def test_a_search_stays_in_its_space(name, space):
     split, info = pictures()
     method = create(name, None, {k: v for k, v in table(name, "SMALL").items() if "." not in k}, SPACES[space])
     small = {**config.preset_settings("quick", method, info, len(split))["search"], "layers": 3, "channels": 8}
-    shape = method.Settings(**{**small, "epochs": 2, "batch_size": 16}).resolved(
-        len(split), config.paper_pace(method), info.image_size
-    )
+    shape = method.Settings(**{**small, "epochs": 2, "batch_size": 16}).resolved(len(split), 1.0, info.image_size)
     session = Recorder()
     found = search_architecture(method, shape, split, info, seed=0, session=session)
     assert found.architecture.space == space and found.architecture.in_space

@@ -115,7 +115,7 @@ def test_a_candidate_is_trained_by_the_recipe_of_the_settings():
 
 
 def settings(**changes):
-    return TrialSettings(**{**SMALL, **changes}).resolved(64, None, 8)
+    return TrialSettings(**{**SMALL, **changes}).resolved(64, 0.0, 8)
 
 
 def search(evaluate=None, **changes):

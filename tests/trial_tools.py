@@ -33,7 +33,7 @@ def searched(name, mapping, options, trials, known=()):
     info = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)
     values = {"layers": 3, "channels": 4, "epochs": 1, "batch_size": 16, "trials": trials}
     method, session = create(name, mapping, options, DARTS), Scores(known)
-    settings = TrialSettings(**values).resolved(32, None, 8)
+    settings = TrialSettings(**values).resolved(32, 0.0, 8)
     found = search_by_trials(method, settings, Split(pictures, labels), info, seed=0, session=session)
     assert method.budget == trials
     return found, session.scores, method

@@ -260,7 +260,7 @@ def _self_test() -> dict[str, Any]:
     method = create("dnas", None, {}, DARTS)
     search = GradientSettings(layers=3, channels=8, epochs=2, warmup_epochs=1, images=128)
     found = search_architecture(
-        method, search.resolved(len(train), None, info.image_size), train, info, seed=0, session=session
+        method, search.resolved(len(train), 1.0, info.image_size), train, info, seed=0, session=session
     )
     settings = TrainSettings(channels=8, epochs=3, learning_rate=0.1, drop_path=0.0, cutout=0)
     settings = settings.resolved(len(train), info.image_size)

@@ -29,8 +29,6 @@ class DARTS(RelaxedMethod):
     title = "DARTS (first order)"
     paper = "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019"
     default_mapping = SHARED
-    # Its argmax needs no more, and pc-darts' seeds agree by 0.24 on CIFAR-10 in place of 0.10.
-    keeps = "walk"
     Options = DARTSOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

@@ -73,8 +73,6 @@ class DNAS(GradientMethod):
     title = "DNAS"
     paper = "Xu & He, DNAS: A Decoupled Global Neural Architecture Search Method, CVPRW 2022"
     default_mapping = DECOUPLED
-    # At the rate that keeps the travel seeds agree on CIFAR-10 no better than by chance: 0.03 in place of 0.14.
-    keeps = "walk"
     Options = DNASOptions
     options: DNASOptions
     # The published weight's gradient passes that of the images at logits of 0.1, to which noise brings parameters in a

@@ -49,7 +49,6 @@ class FairDARTS(GradientMethod):
     title = "FairDARTS"
     paper = "Chu et al., Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV 2020"
     default_mapping = SHARED
-    keeps = "walk"
     Options = FairDARTSOptions
     options: FairDARTSOptions
     # As for dnas: the published weight would decide before the images do.

@@ -36,8 +36,6 @@ class PCDARTS(RelaxedMethod):
     title = "PC-DARTS"
     paper = "Xu et al., PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search, ICLR 2020"
     default_mapping = SHARED
-    # Seeds agree by 0.24 on CIFAR-10; at the rate that keeps the travel by 0.10.
-    keeps = "walk"
     Options = PCDARTSOptions
     options: PCDARTSOptions
 

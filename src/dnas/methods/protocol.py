@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -328,14 +328,9 @@ class GradientMethod(SupernetMethod):
 
     Subclasses set the class attributes and `mixing`, differentiable in the architecture parameters, and override the
     rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
-
-    Attributes:
-        keeps: What the automatic rate of the architecture keeps of the paper's search. "travel": how far a parameter
-            can go, if values matter (a bound, Gumbel noise); "walk": how far noise moves it, if only their order does.
     """
 
     kind = "gradient"
-    keeps: ClassVar[Literal["travel", "walk"]] = "travel"
     mappings = tuple(MAPPINGS)
     Options: ClassVar[type[MethodOptions]] = GradientOptions
     Settings: ClassVar[type[SearchSettings]] = GradientSettings

@@ -24,7 +24,7 @@ from dnas.pipeline.presets import (
     QUICK_BATCH,
     Preset,
     begun,
-    paper_pace,
+    paper_travel,
     preset_settings,
 )
 from dnas.runtime import distributed
@@ -332,7 +332,7 @@ def resolve(
     if config.command != "train":
         # On a GPU trials would share its memory, and one fills it.
         threads = int(config.environment["threads"]) if config.device == "cpu" else 1
-        updates["search"] = config.search.resolved(count, paper_pace(method), info.image_size, threads)
+        updates["search"] = config.search.resolved(count, paper_travel(method), info.image_size, threads)
     else:
         updates |= {"method": "", "mapping": "", "options": {}, "with_parts": [], "with_options": {}}
     if config.command != "search":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from dnas.data.splits import DataInfo
-from dnas.methods.protocol import GradientMethod, Method
+from dnas.methods.protocol import Method
 from dnas.settings import (
     CIFAR_STEM,
     HALVING_STEM,
@@ -14,7 +14,6 @@ from dnas.settings import (
     TINY_IMAGENET_STEM,
     GradientSettings,
     NetworkTrainSettings,
-    Pace,
     TrialSettings,
 )
 from dnas.space.genotype import PAPER_LAYERS
@@ -84,21 +83,17 @@ CONTINUED = 0.1
 RATES = ("learning_rate", "muon_learning_rate")
 
 
-def paper_pace(method: Method) -> Pace | None:
-    """The rate of Adam at which as few steps keep what the method keeps of its own search on CIFAR-10.
+def paper_travel(method: Method) -> float:
+    """How far Adam can carry an architecture parameter in the method's own search on CIFAR-10.
 
-    A short search that kept the rate instead would end at its initial noise. `travel`: steps · rate is the paper's, and
-    how far a parameter can go: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. `walk`: √steps · rate is, and how far
-    noise carries it.
+    Steps after the warm-up × their learning rate: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. A short
+    search that keeps the learning rate instead would end at its initial noise.
     """
-    if not isinstance(method, GradientMethod):
-        return None
+    if not issubclass(method.Settings, GradientSettings):
+        return 0.0
     settings = method.Settings(**method.paper_settings("cifar10").get("search", {}))
-    assert isinstance(settings, GradientSettings)
-    settings = settings.resolved(CIFAR10_IMAGES, None, 32)
-    steps, rate = settings.architecture_steps, settings.architecture_learning_rate
-    power = {"travel": 1.0, "walk": 0.5}[method.keeps]
-    return lambda count: float(rate * (steps / count) ** power)
+    settings = settings.resolved(CIFAR10_IMAGES, 0.0, 32)
+    return settings.architecture_steps * settings.architecture_learning_rate
 
 
 def preset_settings(

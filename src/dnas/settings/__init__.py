@@ -7,7 +7,7 @@ for is no setting of it, and is refused. Not here: what presets make of them, an
 from dnas.settings.data import DataSettings
 from dnas.settings.limits import LimitSettings
 from dnas.settings.recipe import Recipe
-from dnas.settings.searches import GradientSettings, Pace, SearchSettings, SupernetSettings, TrialSettings
+from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
     WIDTH_SETTINGS,
@@ -63,7 +63,6 @@ __all__ = [
     "LimitSettings",
     "Memory",
     "NetworkTrainSettings",
-    "Pace",
     "Recipe",
     "Resize",
     "SearchSettings",

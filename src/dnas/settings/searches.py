@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
@@ -23,9 +22,6 @@ from dnas.settings.values import (
     cosine,
     there,
 )
-
-# Steps of the architecture → their rate.
-Pace = Callable[[int], float]
 
 
 class SearchSettings(Settings):
@@ -63,12 +59,12 @@ class SearchSettings(Settings):
     def check(self) -> None:
         """Check that these values go together, as far as that depends on no image. Raises InputError."""
 
-    def resolved(self, count: int, pace: Pace | None, image_size: int, threads: int = 1) -> Self:
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
         """With every automatic value replaced by its number.
 
         Args:
             count: Training images.
-            pace: What `architecture_learning_rate` is where it is 0, by how many steps there are.
+            travel: How far an architecture parameter goes, where `architecture_learning_rate` is 0.
             image_size: Pixels of a side.
             threads: What the machine can do at a time, for automatic numbers of processes.
 
@@ -151,8 +147,8 @@ class GradientSettings(SupernetSettings):
     architecture_learning_rate: float = Field(
         3e-4,
         ge=0,
-        description="A15: learning rate of the architecture parameters' Adam; 0: by how many steps there are, "
-        "such that they go as far as in the paper, or its noise does",
+        description="A15: learning rate of the architecture parameters' Adam; 0: such that they travel as far as in "
+        "the paper",
     )
     architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: Adam's decay of its mean of gradients")
     architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: Adam's decay of its mean of their squares")
@@ -195,12 +191,11 @@ class GradientSettings(SupernetSettings):
         """How many epochs only weights move."""
         return round(0.3 * self.epochs) if self.warmup_epochs < 0 else self.warmup_epochs
 
-    def resolved(self, count: int, pace: Pace | None, image_size: int, threads: int = 1) -> Self:
-        settings = super().resolved(count, pace, image_size, threads)
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
+        settings = super().resolved(count, travel, image_size, threads)
         settings = settings.model_copy(update={"warmup_epochs": self.warmup})
         if settings.architecture_learning_rate == 0:
-            assert pace is not None, "an automatic rate needs a method's own"
-            rate = float(f"{pace(settings.architecture_steps):.4g}")
+            rate = float(f"{travel / settings.architecture_steps:.4g}")
             settings = settings.model_copy(update={"architecture_learning_rate": rate})
         return settings
 
@@ -233,6 +228,6 @@ class TrialSettings(SearchSettings, Recipe):
         super().check()
         self.check_recipe("search")
 
-    def resolved(self, count: int, pace: Pace | None, image_size: int, threads: int = 1) -> Self:
-        settings = super().resolved(count, pace, image_size, threads)
+    def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
+        settings = super().resolved(count, travel, image_size, threads)
         return settings.model_copy(update={"processes": self.processes or min(threads, self.trials)})

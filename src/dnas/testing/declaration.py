@@ -60,7 +60,7 @@ def check_declaration(name: str) -> None:
             for preset in ("quick", "paper"):
                 preset_values = preset_settings(preset, create(name, mapping, {}, DARTS), info, count)
                 try:
-                    method.Settings(**preset_values["search"]).resolved(count, lambda steps: 1 / steps, pixels)
+                    method.Settings(**preset_values["search"]).resolved(count, 1.0, pixels)
                     TrainSettings(**preset_values["train"]).resolved(count, pixels)
                 except ValueError as error:
                     raise AssertionError(

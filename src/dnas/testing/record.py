@@ -166,7 +166,7 @@ def search(
     method, values = tested_method(name, mapping, options, size, space)
     method.feasible = feasible
     split, info = pictures(values["images"])
-    settings = method.Settings(**values).resolved(len(split), None, SIDE)
+    settings = method.Settings(**values).resolved(len(split), 1.0, SIDE)
     candidates: list[Candidate] = []
     propose = method.propose
 
