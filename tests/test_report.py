@@ -310,6 +310,18 @@ class TestInABrowser:
         assert found["checked"] > 200
         assert found["low"] == []
 
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [390, 768, 1440])
+    def test_axe_finds_nothing_serious(self, browser, pages, name, width, scheme):
+        """The rules of axe-core (Deque) on what screen readers and keyboards meet, and on contrast."""
+        axe = Path(pytest.importorskip("axe_core_python").__file__).with_name("axe.min.js")
+        browser.look(width, scheme)
+        browser.open(pages[name])
+        browser.value(axe.read_text("utf-8") + "; 0")
+        found = browser.value("axe.run(document, { resultTypes: ['violations'] })")
+        assert len(found["passes"]) > 20
+        assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found["violations"]] == []
+
     def test_the_schemes_differ_also_within_charts(self, browser, pages, name):
         colours = []
         for scheme in ("light", "dark"):
