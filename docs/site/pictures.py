@@ -2,9 +2,9 @@
 
     python docs/site/pictures.py
 
-It searches on scikit-learn's digits (`dnas run --data digits --finals 0`, about half a minute) and takes the drawing from the run
-folder. The pictures of the reports are taken by Chromium without a window, of that run and of the study in docs/study.
-The pictures of docs/performance.md are drawn by the benchmarks that measure what they show.
+It runs on scikit-learn's digits (about a minute) and takes the drawing from the run folder. Chromium without a window
+photographs the reports of that run and of the study in docs/study. The pictures of docs/performance.md are drawn by the
+benchmarks that measure what they show.
 """
 
 from __future__ import annotations
