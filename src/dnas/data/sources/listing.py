@@ -40,6 +40,7 @@ _OTHER_FORMATS = {
     ),
     *(".arw", ".orf", ".rw2", ".dcm", ".nii", ".exr", ".hdr", ".dds", ".pcx", ".sgi", ".qoi", ".j2k"),
 }
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 5  # items of one reason, where a run is to begin
 MANY_SHOWN = 50  # where the data are looked at
 EXAMPLES = 3  # files of one reason
