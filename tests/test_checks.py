@@ -263,7 +263,10 @@ def test_python_checks_as_the_command_line_does(call, says, no_pictures, tmp_pat
 def test_a_mistyped_data_set_is_met_with_the_closest(tmp_path):
     outcome = invoke("run", "--data", "cifar-10", "--out", tmp_path / "never")
     assert outcome.code == 2
-    assert "--data 'cifar-10' is neither a known data set nor a folder; did you mean 'cifar10'?" in outcome.err
+    assert (
+        "--data 'cifar-10' is neither a known data set nor a file or folder that exists; did you mean 'cifar10'?"
+        in outcome.err
+    )
 
 
 def test_flags_and_commands_too():

@@ -287,7 +287,7 @@ def test_a_contact_sheet_as_a_picture_and_as_a_page(tmp_path):
 def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     root = two_classes(tmp_path / "x")
     for arguments, words in (
-        ([tmp_path / "none"], "neither a known data set nor a folder"),
+        ([tmp_path / "none"], "neither a known data set nor a file or folder that exists"),
         ([root, "--sheet", "x.gif"], "--sheet must end in .png or .html, got 'x.gif'"),
         ([root, "--sheet", tmp_path / "no" / "x.png"], "there is no folder"),
         ([root, "--data", root], "--data cannot be used with `dnas data`; type: dnas data"),

@@ -15,6 +15,8 @@ from PIL import Image
 from source_tools import zipped
 
 from dnas.data.inspection import inspect_data
+from dnas.data.sources.folder import list_folder
+from dnas.data.sources.tree import Folder
 
 # What systems and programs leave in folders; a name that ends in "/" is a folder with two files.
 JUNK = (
@@ -24,7 +26,7 @@ JUNK = (
     ".thumbnails/", ".Trash-1000/", "System Volume Information/", ".fseventsd/",
 )  # fmt: skip
 ENDINGS = (".png", ".PNG", ".jpeg", ".JPG", ".webp", ".Gif", ".bmp", ".tiff", ".ppm")
-OTHERS = (".heic", ".svg", ".mp4", ".pdf", ".jp2", ".raw", "", ".png.gz", ".psd")
+OTHERS = (".heic", ".svg", ".mp4", ".pdf", ".jxl", ".raw", "", ".png.gz", ".psd")
 
 
 def content(number: int) -> bytes:
@@ -82,6 +84,41 @@ def test_files_used_and_files_reported_are_all_there_are(tmp_path_factory, files
     for each in found.left_out:
         assert each.text and bool(each.examples) is bool(each.files)
         assert all(any(f.startswith(e) for f in files) for e in each.examples), each.examples
+
+
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("place", ["", "train/", "train/cat/", "train/cat/deep/"])
+def test_each_kind_of_junk_is_counted_wherever_it_lies(tmp_path, place, archived):
+    assert len(set(JUNK)) >= 30
+    files = {
+        f"{part}/{name}/{number}.png" for part in ("train", "test") for name in ("cat", "dog") for number in (1, 2)
+    }
+    for number, name in enumerate(sorted(files)):
+        write(tmp_path / "x" / name, content(number))
+    junk = [f"{place}{name}{each}" for name in JUNK for each in (("one", "two/x.png") if name.endswith("/") else ("",))]
+    for name in junk:
+        write(tmp_path / "x" / name, b"x")
+    found = inspect_data(str(zipped(tmp_path / "x", tmp_path / "x.zip") if archived else tmp_path / "x"))
+    assert found.classes == ("cat", "dog") and sum(found.images.values()) == len(files) and not found.unreadable
+    assert sum(each.files for each in found.left_out) == len(junk)
+    told = " ".join(each.text for each in found.left_out)
+    for name in JUNK:
+        hidden = name.startswith((".", "__", "@", "$", "System", "lost")) and not name.startswith(("._", ".hidden"))
+        kind = name.rstrip("/") if hidden else os.path.splitext(name)[1]  # noqa: PTH122
+        assert (kind or "without an ending") in told or repr(kind) in told, (name, told)
+
+
+def test_every_kind_is_told_and_images_of_other_formats_are_not_called_junk(tmp_path):
+    for number in range(8):
+        write(tmp_path / "x" / "ab"[number % 2] / f"{number}.png", content(number))
+    kinds = [f".{letter}{letter}x" for letter in "abcdefghijkl"]
+    for kind in (*kinds, ".heic", ".svg"):
+        write(tmp_path / "x" / "a" / f"x{kind}", b"x")
+    (found,) = inspect_data(str(tmp_path / "x")).left_out
+    assert all(f"1 {kind}" in found.text for kind in kinds) and found.files == 14
+    assert found.text.endswith("; convert .heic and .svg to .png or .jpg, to use them")
+    (line,) = list_folder(Folder(tmp_path / "x"), "train").left_out.lines()  # as before a run, where it is short
+    assert line.startswith("14 files that are not images (1 .aax, 1 .bbx, 1 .ccx, 1 .ddx, 1 .eex and 9 more); convert")
 
 
 def test_the_same_of_lists_and_arrays(tmp_path):

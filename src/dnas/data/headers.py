@@ -20,7 +20,7 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 LARGEST_DEFAULT_IMAGE = 64
 # Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
 # A picture counts as elongated whose longer side is more than so many times the shorter one. Photographs of 3 : 2,
 # of which rounding makes 1.502, do not.
 ELONGATED = 1.6
@@ -50,7 +50,8 @@ class Headers:
     Attributes:
         shorter, longer: {side in pixels: pictures whose shorter or longer one it is}.
         elongated: How many are longer than `ELONGATED` times their shorter side.
-        grey: Whether all are: stored so, or, where a format knows no grey (WebP, GIF, palettes), by their pixels.
+        grey: Whether all are: stored so, or, where a format knows no grey (WebP, GIF, AVIF with alpha, palettes), by
+            their pixels.
         values: The least and the largest number in pictures that are `deep`; () where there are none.
         whole: Whether all these numbers are of a kind for whole numbers.
     """
@@ -172,7 +173,7 @@ def is_grey(image: Image.Image) -> bool:
     # Pillow opens gray with alpha of 16 bits as RGBA.
     if Image.getmodebase(image.mode) == "L" or raw_mode(image).startswith("LA;16"):
         return True
-    if image.mode not in ("P", "PA") and image.format not in ("WEBP", "GIF"):
+    if image.mode not in ("P", "PA") and image.format not in ("WEBP", "GIF", "AVIF"):
         return False
     pixels = np.asarray(on_white(image).convert("RGB")).astype(np.int16)
     # Lossy WebP gives back gray as colors that differ by one.

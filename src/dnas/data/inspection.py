@@ -16,7 +16,7 @@ from dnas.data.looks import Arrays, Files, Looks, Pictures, look_again, look_at
 from dnas.data.origins import SharedSource, shared_sources
 from dnas.data.pictures import survey
 from dnas.data.sources.archive import tree_of
-from dnas.data.sources.listing import LeftOut
+from dnas.data.sources.listing import MANY_SHOWN, LeftOut
 from dnas.data.sources.protocol import Columns, Place
 from dnas.data.sources.registry import locate
 from dnas.data.sources.samples import Bytes, Labels
@@ -264,7 +264,10 @@ def _files(place: Place, image_size: int | None, resize: Resize) -> _Read:
         rule,
         tuple(
             LeftOutFiles(
-                reason.value, left_out.files(reason, tree), left_out.line(reason), tuple(left_out.examples[reason])
+                reason.value,
+                left_out.files(reason, tree),
+                left_out.line(reason, MANY_SHOWN),
+                tuple(left_out.examples[reason]),
             )
             for reason in left_out.reasons()
         ),

@@ -254,7 +254,7 @@ def _in_bytes(image: Image.Image, stored: str, rule: Rule) -> Image.Image:
     numbers = numbers_of(image)
     if not np.isfinite(numbers).all():
         raise ValueError("not all of its numbers are finite")
-    if is_deep(image) and rule.values not in ((), SIXTEEN_BITS):
+    if is_deep(image) and rule.values and (image.mode == "F" or rule.values != SIXTEEN_BITS):
         low, high = rule.values
         numbers = (np.clip(numbers, low, high) - low) * (255 / (high - low) if high > low else 0.0)
         pixels = np.rint(numbers).astype(np.uint8)

@@ -16,9 +16,33 @@ from dnas.data.sources.samples import Labels
 from dnas.data.sources.tree import Tree, is_hidden
 from dnas.errors import InputError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Images all the same, that must be converted first.
+_OTHER_FORMATS = {
+    *(
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".svg",
+        ".psd",
+        ".xcf",
+        ".eps",
+        ".ico",
+        ".icns",
+        ".dng",
+        ".raw",
+        ".cr2",
+        ".cr3",
+        ".nef",
+    ),
+    *(".arw", ".orf", ".rw2", ".dcm", ".nii", ".exr", ".hdr", ".dds", ".pcx", ".sgi", ".qoi", ".j2k"),
+}
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
-_SHOWN = 5  # items of one reason
+_SHOWN = 5  # items of one reason, where a run is to begin
+MANY_SHOWN = 50  # where the data are looked at
 EXAMPLES = 3  # files of one reason
 
 
@@ -82,8 +106,9 @@ class LeftOut:
         """One line per reason."""
         return [self.line(reason) for reason in self.reasons()]
 
-    def line(self, reason: Reason) -> str:
-        return _TEXTS[reason](self.counts[reason])
+    def line(self, reason: Reason, shown: int = _SHOWN) -> str:
+        """Return what is left out for a reason: at most `shown` items, and how many more there are."""
+        return _TEXTS[reason](self.counts[reason], shown)
 
     def reasons(self) -> list[Reason]:
         """Those that there are, in their order."""
@@ -239,8 +264,8 @@ def many(count: int, what: str, several: str = "") -> str:
     return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
-def _listed(texts: list[str]) -> str:
-    return ", ".join(texts[:_SHOWN]) + (", …" if len(texts) > _SHOWN else "")
+def _listed(texts: list[str], shown: int) -> str:
+    return ", ".join(texts[:shown]) + (f" and {len(texts) - shown:,} more" if len(texts) > shown else "")
 
 
 def _ranked(items: Counter[str]) -> list[tuple[str, int]]:
@@ -248,62 +273,66 @@ def _ranked(items: Counter[str]) -> list[tuple[str, int]]:
     return sorted(items.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _by_folder(items: Counter[str]) -> str:
-    return _listed([f"{count:,} in {item!r}" for item, count in sorted(items.items())])
+def _by_folder(items: Counter[str], shown: int) -> str:
+    return _listed([f"{count:,} in {item!r}" for item, count in sorted(items.items())], shown)
 
 
-def _folders(items: Counter[str]) -> str:
+def _folders(items: Counter[str], shown: int) -> str:
     return _listed(
-        [f"{item!r} ({many(count, 'image') if count else 'no images'})" for item, count in sorted(items.items())]
+        [f"{item!r} ({many(count, 'image') if count else 'no images'})" for item, count in sorted(items.items())],
+        shown,
     )
 
 
-def _validation(items: Counter[str]) -> str:
+def _validation(items: Counter[str], shown: int) -> str:
     remedy = "to train on them, move them to the training images"
-    return f"validation images in {_folders(items)}, since there are test images; {remedy}"
+    return f"validation images in {_folders(items, shown)}, since there are test images; {remedy}"
 
 
-def _unlabeled(items: Counter[str]) -> str:
-    return f"images without class folders in {_folders(items)}"
+def _unlabeled(items: Counter[str], shown: int) -> str:
+    return f"images without class folders in {_folders(items, shown)}"
 
 
-def _beside(items: Counter[str]) -> str:
-    return f"folders beside the splits: {_folders(items)}"
+def _beside(items: Counter[str], shown: int) -> str:
+    return f"folders beside the splits: {_folders(items, shown)}"
 
 
-def _loose(items: Counter[str]) -> str:
-    return f"images outside class folders: {_by_folder(items)}"
+def _loose(items: Counter[str], shown: int) -> str:
+    return f"images outside class folders: {_by_folder(items, shown)}"
 
 
-def _unlisted(items: Counter[str]) -> str:
-    return f"images that are not listed: {_by_folder(items)}"
+def _unlisted(items: Counter[str], shown: int) -> str:
+    return f"images that are not listed: {_by_folder(items, shown)}"
 
 
-def _repeated(items: Counter[str]) -> str:
-    return f"repeated rows: {_by_folder(items)}"
+def _repeated(items: Counter[str], shown: int) -> str:
+    return f"repeated rows: {_by_folder(items, shown)}"
 
 
-def _unreadable(items: Counter[str]) -> str:
-    return f"unreadable images, by --skip-broken: {_by_folder(items)}"
+def _unreadable(items: Counter[str], shown: int) -> str:
+    return f"unreadable images, by --skip-broken: {_by_folder(items, shown)}"
 
 
-def _arrays(items: Counter[str]) -> str:
-    return f"arrays that are neither images nor labels: {_listed(sorted(items))}"
+def _arrays(items: Counter[str], shown: int) -> str:
+    return f"arrays that are neither images nor labels: {_listed(sorted(items), shown)}"
 
 
-def _not_images(items: Counter[str]) -> str:
+def _not_images(items: Counter[str], shown: int) -> str:
     kinds = [f"{count:,} {item or 'without an ending'}" for item, count in _ranked(items)]
     kind = "is not an image" if items.total() == 1 else "are not images"
-    return f"{many(items.total(), 'file')} that {kind} ({_listed(kinds)})"
+    odd = sorted(items.keys() & _OTHER_FORMATS)
+    joined = " and ".join(filter(None, (", ".join(odd[:-1]), *odd[-1:])))
+    remedy = f"; convert {joined} to .png or .jpg, to use them" if odd else ""
+    return f"{many(items.total(), 'file')} that {kind} ({_listed(kinds, shown)}){remedy}"
 
 
-def _links(items: Counter[str]) -> str:
-    return f"linked folders within class folders: {_by_folder(items)}"
+def _links(items: Counter[str], shown: int) -> str:
+    return f"linked folders within class folders: {_by_folder(items, shown)}"
 
 
-def _hidden_ones(items: Counter[str]) -> str:
+def _hidden_ones(items: Counter[str], shown: int) -> str:
     names = [f"{count:,} {item}" if count > 1 else item for item, count in _ranked(items)]
-    return f"hidden files and folders: {_listed([name if name.isprintable() else repr(name) for name in names])}"
+    return f"hidden files and folders: {_listed([name if name.isprintable() else repr(name) for name in names], shown)}"
 
 
 _TEXTS = {

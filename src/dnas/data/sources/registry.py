@@ -14,6 +14,11 @@ from dnas.data.sources.tree import is_dir, is_file
 from dnas.errors import InputError, did_you_mean
 from dnas.plugins import Registry, modules_of
 
+_FORMS = (
+    "a folder of images, an archive of one (.zip, .tar, .tar.gz), a list of images (.csv, .tsv, .jsonl), arrays (.npz) "
+    "or shards (.parquet, .arrow)"
+)
+
 
 def _own() -> Mapping[str, Source]:
     """The `SOURCES` of this folder's files."""
@@ -114,15 +119,12 @@ def _lying_at(source: str) -> Place:
                 "these images were in the memory of a Python program and are in no file; give them again, in Python as "
                 "data=…, or other ones as --data PATH"
             )
-        hint = did_you_mean(source, names()) or f"; choose from {', '.join(names())}, or give the path of a folder"
-        raise InputError(f"--data {source!r} is neither a known data set nor a folder{hint}")
+        hint = did_you_mean(source, names()) or f"; give a name ({', '.join(names())}) or the path of {_FORMS}"
+        raise InputError(f"--data {source!r} is neither a known data set nor a file or folder that exists{hint}")
     tree = open_tree(folder)
     found = next((kind for kind in sources() if kind.holds(folder) or kind.within(tree)), None)
     if found is None:
-        raise InputError(
-            f"--data {source!r} is a file that cannot be used; give a folder of images, an archive of one (.zip, .tar, "
-            ".tar.gz), a list of images (.csv, .tsv, .jsonl), arrays (.npz) or shards (.parquet, .arrow)"
-        )
+        raise InputError(f"--data {source!r} is a file that cannot be used; give {_FORMS}")
     return Place(found, folder)
 
 
