@@ -127,7 +127,7 @@ RANK = [
     (["--methods", "spso"], "unknown --methods 'spso'; did you mean 'spos'?"),
     (["--methods", "random"], "--methods random cannot be used with `dnas rank`"),
     (["--proxy-layers", "4,2"], "--proxy-layers must be at least 3, got 2"),
-    (["--proxy-layers", "four"], "--proxy-layers must be whole numbers with commas between them, got 'four'"),
+    (["--proxy-layers", "four"], "--proxy-layers must be whole numbers separated by commas, got 'four'"),
     (["--proxy-epochs", "0"], "--proxy-epochs must be at least 1, got 0"),
     (["--threads", "-1"], "--threads must be at least 0, got -1"),
 ]
