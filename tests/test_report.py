@@ -31,7 +31,7 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
     assert outcome.out == f"{run / 'report.html'}\n"
     page = read(run / "report.html")
     assert_whole(page, run)
-    for words in ("Against chance", "Operations by depth", "How it went", "How it was decided", "Mistakes", "Settings"):
+    for words in ("Random baseline", "Operations by depth", "Learning curves", "Operation scores", "Errors", "Settings"):
         assert words in page.words
     # The same words as in a terminal.
     result = json.loads((run / "result.json").read_text())
@@ -88,7 +88,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
     assert len(pictures) == min(wrong, mistakes.WORST)
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     alts = {
-        f"Test picture of {info.classes[t]}, taken for {info.classes[p]}"
+        f"Test image of {info.classes[t]}, predicted {info.classes[p]}"
         for t, p in zip(split.labels, predicted, strict=True)
         if t != p
     }
@@ -203,13 +203,13 @@ def test_an_interrupted_run_gives_a_page_of_what_is_there(run, stage):
     assert_whole(page, run)
     said = {
         "nothing": "has not finished an epoch",
-        "search": "is of search, epoch 1",
-        "train": "is of training, epoch 1",
+        "search": "is from search, epoch 1",
+        "train": "is from training, epoch 1",
     }
     assert said[stage] in page.words
-    assert ("How it went" in page.words) == (stage != "nothing")
+    assert ("Learning curves" in page.words) == (stage != "nothing")
     assert ("The network" in page.words) == (stage == "train")
-    assert "Against chance" not in page.words and "Mistakes" not in page.words
+    assert "Random baseline" not in page.words and "Errors" not in page.words
 
 
 @pytest.mark.parametrize("command", ["search", "train"])
@@ -223,8 +223,8 @@ def test_searches_by_trials_and_trainings_have_a_page(images, tmp_path, command,
     report.report(tmp_path / "run")
     page = read(tmp_path / "run" / "report.html")
     assert_whole(page, tmp_path / "run")
-    assert "Against chance" not in page.words
-    assert ("every candidate" in page.words) == (command == "search")
+    assert "Random baseline" not in page.words
+    assert ("each candidate" in page.words) == (command == "search")
 
 
 def test_the_network_of_a_page_takes_the_pages_colours(run):
