@@ -52,7 +52,7 @@ def test_disk(tmp_path, monkeypatch):
 
 def test_a_containers_memory_is_what_it_may_take():
     assert not advised(memory_left(8 * GIB, None)) and not advised(memory_left(8 * GIB, 4 * GIB))
-    assert "end other programs" in advised(memory_left(GIB, 8 * GIB))
+    assert "close other programs" in advised(memory_left(GIB, 8 * GIB))
     short = memory_left(64 * GIB, GIB)
     assert "1.0 GiB" in short.finding and "limit" in short.finding and "ask for more" in advised(short)
 
