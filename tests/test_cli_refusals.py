@@ -133,7 +133,7 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch):
     monkeypatch.setattr(plan, "size", broken)
     outcome = invoke("show", "DARTS_V1")
     assert outcome.code == 1 and outcome.lines == [
-        "error: internal error, ZeroDivisionError: of ours; please report it with --debug"
+        "error: internal error, ZeroDivisionError: of ours; repeat the command with --debug and report the traceback"
     ]
     assert "Traceback" in invoke("show", "DARTS_V1", "--debug").err
 

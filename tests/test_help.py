@@ -96,11 +96,11 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("evaluate", "--data"): "the run's test images",
     ("evaluate", "--image-size"): "the run's",
     ("doctor", "--out"): "runs",
-    ("show", "--width"): "the run's, else 1",
-    ("show", "--channels"): "the run's, else 36",
+    ("show", "--width"): "that of the run, else 1",
+    ("show", "--channels"): "that of the run, else 36",
 }
-IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
-                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
+IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|one per CPU thread|\$DNAS|the preset's|"
+                      r"the method's|each method's own|default of each method|the machine's|those of the machine|report.html in PATH|the run's|of the run|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -163,7 +163,7 @@ class Endless(IterableDataset):
         (Pairs([GRAY[0] / 255, *GRAY[1:, :8]]), r"image 0 in data is float64 of the shape \(9, 9\), and others differ"),
         ({"train": (GRAY, LABELS), "test": (GRAY, LABELS + 1)}, r"the class '3' in the array of labels in data\['test'\]"),
         ((GRAY, np.arange(40) // 39), "the class '1' in 'memory' has one image"),
-        ((GRAY, LABELS * 0), "the training images in 'memory' are all of one class"),
+        ((GRAY, LABELS * 0), "all training images in 'memory' belong to one class"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named_in_a_line(data, says, tmp_path, monkeypatch):

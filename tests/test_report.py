@@ -53,7 +53,7 @@ def test_a_search_that_ended_as_noise_says_so_on_the_page_and_in_the_terminal(ru
         words = read(run / "report.html").words, " ".join(capsys.readouterr().out.split())
         assert ["The search ended as noise" in each for each in words] == [agreement < 0.2] * 2
         assert ["agree by 0.03," in each for each in words] == [agreement < 0.2] * 2
-    for curve in ("agreement of its halves", "margin", "saturation"):
+    for curve in ("agreement of halves", "margin", "saturation"):
         assert f"Search: {curve}" in words[0]
 
 
@@ -166,7 +166,7 @@ def test_a_named_set_that_is_not_here_is_not_downloaded(run, monkeypatch):
     config = (run / "config.toml").read_text()
     (run / "config.toml").write_text(re.sub(r'data_dir = "[^"]*"', f'data_dir = "{run.as_posix()}"', config))
     report.report(run)
-    assert "cifar100 is not on this machine" in read(run / "report.html").words
+    assert "data set 'cifar100' is no longer on this machine" in read(run / "report.html").words
 
 
 @pytest.mark.parametrize("damage", ["model", "architecture", "result", "metrics"])

@@ -117,14 +117,14 @@ def test_a_class_does_not_vanish(root):
         (root / f"train/class 1/{k}.png").unlink()
     (root / "train/class 1/0.png").write_bytes(b"")
     (root / "train/class 0/3.png").unlink()
-    with refused("no training image of the class 'class 1' is left"):
+    with refused("no readable training image is left in class 'class 1'"):
         load_train(str(root), skip_broken=True)
 
 
 def test_without_it_the_error_names_it(root):
     outcome = invoke("run", "--data", root, *TINY)
     assert outcome.code == 2 and len(outcome.lines) == 1
-    assert outcome.err.endswith("; remove or repair them, or go on without them by --skip-broken\n")
+    assert outcome.err.endswith("; remove or repair them, or skip them with --skip-broken\n")
 
 
 @pytest.mark.parametrize("memory", ["whole", "stream"])

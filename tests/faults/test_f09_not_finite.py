@@ -28,7 +28,7 @@ def fails(folder, images, monkeypatch, stage, step, *words):
     outcome = invoke("run", "--data", images, *TINY, "--out", run, "--checkpoint-every", 0, "--quiet")
     assert outcome.code == 1, outcome
     assert outcome.out == "" and len(outcome.lines) == 1
-    for word in ("error: ", "nan", f"in {stage}, step {step},", *words):
+    for word in ("error: ", "nan", f"at step {step} of {stage} (", *words):
         assert word in outcome.err, outcome.err
     checkpoint, damaged = newest(run / "checkpoints")
     assert not damaged
