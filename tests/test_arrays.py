@@ -165,7 +165,7 @@ REFUSED = {
     "sixteen bit": ({"train_images": np.full((9, 9, 9), 300, np.uint16)}, ("to 300", "scale it")),
     "complex": ({"train_images": np.zeros((9, 9, 9), complex)}, ("complex128",)),
     "an unknown class": ({"test_labels": np.array([0, 1, 2, 7])}, ("'7'", "not there in training")),
-    "no images": ({"train_images": random_bytes(0, 9, 9)}, ("holds nothing",)),
+    "no images": ({"train_images": random_bytes(0, 9, 9)}, ("is an empty array",)),
     "no labels": ({"train_labels": None}, ("train_images", "name two of them")),
     "two of one": ({"x_train": TRAIN}, ("both images",)),
 }  # fmt: skip
@@ -266,5 +266,5 @@ def test_other_arrays_are_tested_as_a_whole_in_the_classes_of_training(tmp_path)
     assert listing.labels.tolist() == [2, 2, 1] and part == "all"
     listing, part = locate(str(other), None).source.given(open_tree(packed(other, arrays(9, 9))), ("2", "1", "0"))
     assert listing.labels.tolist() == [2, 1, 1, 0] and part == "test"
-    with refused("'2'", "was not there in training"):
+    with refused("'2'", "did not occur in training"):
         locate(str(other), None).source.given(open_tree(other), ("0", "1"))

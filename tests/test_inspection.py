@@ -298,7 +298,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     ):
         outcome = invoke("data", *arguments)
         assert outcome.code == 2 and words in outcome.err and len(outcome.lines) == 1, outcome.err
-    with refused("holds neither class folders"):
+    with refused("contains neither class folders"):
         inspect_data(str(write(tmp_path / "empty" / "x.txt", b"x").parent))
 
 

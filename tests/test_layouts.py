@@ -170,7 +170,7 @@ INVENTED = {
     "one wrapping folder": Refused(f"data/{AB} *2\nREADME", ("one folder 'data'", "--data", "/data'")),
     "two wrapping folders": Refused(f"my data/images/{AB} *2", ("one folder 'my data/images'",)),
     "a folder around splits": Refused(f"archive/{{train,test}}/{AB} *2", ("one folder 'archive'", "/archive'")),
-    "splits within classes": Refused("{cat,dog}/{train,test} *2", ("'cat'", "holds splits", "train/cat")),
+    "splits within classes": Refused("{cat,dog}/{train,test} *2", ("'cat'", "contains splits", "train/cat")),
     "test beside classes": Refused("{cat,dog,test} *2", ("'test'", "looks like a split", "rename")),
     "validation with classes beside classes": Refused("{cat,dog} *2\nvalid/{cat,dog} *2", ("'valid'", "cat")),
     "test and validation": Refused(f"{{test,val}}/{AB} *2", ("'test' and 'val'", "splits, not like classes")),
@@ -202,7 +202,7 @@ PUBLIC = {
         "Testing",
     ),
     "Brain tumor, yes and no": Refused(
-        "{yes,no} *2\nbrain_tumor_dataset/{yes,no} *2", ("'brain_tumor_dataset'", "once more", "remove it")
+        "{yes,no} *2\nbrain_tumor_dataset/{yes,no} *2", ("'brain_tumor_dataset'", "repeats the folders", "remove it")
     ),
     "chest_xray": Read(
         "{train,test}/{NORMAL,PNEUMONIA} *2\nval/{NORMAL,PNEUMONIA} *1\ntrain/.DS_Store\n"
@@ -267,7 +267,7 @@ PUBLIC = {
         "Dataset/{0,1,2,3,4,5,6,7,8,9} *2\nREADME.md", ("one folder 'Dataset'",)),
     "Malaria cell images": Refused(
         "{Parasitized,Uninfected} *2\ncell_images/{Parasitized,Uninfected} *2\nParasitized/Thumbs.db",
-        ("'cell_images'", "once more", "remove it")),
+        ("'cell_images'", "repeats the folders", "remove it")),
     "Malaria cell images, within": flat("{Parasitized,Uninfected} *2\n{Parasitized,Uninfected}/Thumbs.db",
         "Parasitized Uninfected", "2 files that are not images (2 .db)"),
     "UC Merced": Refused("Images/{agricultural,airplane} *2\nreadme.txt", ("one folder 'Images'", "/Images'")),

@@ -165,7 +165,7 @@ REFUSED = {
     "testing alone": (lambda rows: table([row for row in rows if row[2] == "test"]), ("no training images",)),
     "one image of a class": (lambda rows: table([row[:2] for row in [*rows[:8], rows[-1]]], HEAD[:2]), ("'é'", "one image")),
     "another encoding": (lambda rows: table(rows).encode("latin-1"), ("not UTF-8",)),
-    "a null": (lambda rows: table([*rows, ("x\0.png", "a", "test")]), ("line 20", "no file can be called")),
+    "a null": (lambda rows: table([*rows, ("x\0.png", "a", "test")]), ("line 20", "not a valid file name")),
 }  # fmt: skip
 
 

@@ -31,7 +31,14 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
     assert outcome.out == f"{run / 'report.html'}\n"
     page = read(run / "report.html")
     assert_whole(page, run)
-    for words in ("Random baseline", "Operations by depth", "Learning curves", "Operation scores", "Errors", "Settings"):
+    for words in (
+        "Random baseline",
+        "Operations by depth",
+        "Learning curves",
+        "Operation scores",
+        "Errors",
+        "Settings",
+    ):
         assert words in page.words
     # The same words as in a terminal.
     result = json.loads((run / "result.json").read_text())

@@ -252,8 +252,7 @@ def test_of_many_twenty_are_shown_and_all_are_listed_on_request(root, capsys):
     short = capsys.readouterr().err
     assert short.count("bad") == 20 and "25 unreadable images" in short
     assert (
-        "and 5 more, which --debug lists; remove or repair them, or skip them" in short
-        and len(short.splitlines()) == 1
+        "and 5 more, which --debug lists; remove or repair them, or skip them" in short and len(short.splitlines()) == 1
     )
     assert entry._call([*arguments, "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()

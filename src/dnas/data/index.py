@@ -158,9 +158,9 @@ class Index:
         return total
 
     def counts(self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS) -> Counts:
-        """How often each value occurs in each channel of all pictures [C, 256]. What is not known is decoded, and kept.
+        """Return the histogram of all images in each channel [C, 256]. Unknown groups are decoded, and kept.
 
-        Raises Unreadable with all broken pictures.
+        Raises Unreadable with all broken images.
         """
         counts, broken = self.look(channels, size, decoders, rule)
         require_whole(self.files.tree.path, list(broken.values()), channels, size)
@@ -169,7 +169,7 @@ class Index:
     def look(
         self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS
     ) -> tuple[Counts, dict[int, Broken]]:
-        """Return the histogram of the readable images, like `counts`, and {position: image} of broken ones, in order."""
+        """Return the histogram of readable images, like `counts`, and {position: image} of broken ones, in order."""
         self.shape()
         key = _key(channels, size, rule)
         broken: dict[int, Broken] = {}
