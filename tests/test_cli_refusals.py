@@ -140,7 +140,7 @@ def test_a_defect_of_ours_is_one_line_too(monkeypatch):
 
 def test_a_backend_that_is_not_known_or_not_to_be_had_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("DNAS_BACKEND", "fast")
-    refused(tmp_path, "run", names=["DNAS_BACKEND=fast", "torch"])
+    refused(tmp_path, "run", names=["DNAS_BACKEND", "torch, got 'fast'"])
     monkeypatch.delenv("DNAS_BACKEND")
     refused(tmp_path, "run", "--backend", "fast", names=["backend", "fast", "native"])
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -123,7 +123,7 @@ def test_a_file_of_an_architectures_training_serves_a_hand_made_network(tmp_path
 
 
 def test_names_and_commands_of_a_configuration_are_checked():
-    with pytest.raises(InputError, match=r"unknown hand-made network 'nope'; choose from .*vgg16-bn"):
+    with pytest.raises(InputError, match=r"unknown reference network 'nope'; choose from .*vgg16-bn"):
         parse({"command": "train", "handmade": "nope"})
     with pytest.raises(InputError, match="dnas train vgg16-bn"):
         parse({"command": "run", "handmade": "vgg16-bn"})

@@ -257,7 +257,7 @@ def _column(there: Sequence[str], named: str, usual: Sequence[str], what: str, f
 
 
 def _read(tree: Tree, shard: str, columns: list[str] | None) -> Any:
-    """Return some columns of a shard as a pyarrow table; without any, an empty one with its schema. Raises InputError."""
+    """Return some columns of a shard as a pyarrow table; without any, an empty one with schema. Raises InputError."""
     arrow = _pyarrow()
     where = str(tree.path / shard)
     try:
