@@ -266,7 +266,7 @@ def test_streamed_pictures_and_their_index_are_those_in_memory(folder, tmp_path,
 
 
 def test_a_packed_tar_says_why_it_is_not_streamed(folder, tmp_path):
-    assert "packed .tar" in open_tree(pack(folder, tmp_path / "x.tar.gz")).held
+    assert "compressed .tar" in open_tree(pack(folder, tmp_path / "x.tar.gz")).held
     assert Folder(folder).held == ""
 
 

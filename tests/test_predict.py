@@ -155,7 +155,7 @@ def test_what_cannot_be_asked_is_refused(
         ((tmp_path, picture), "train first"),
         ((picture, picture), "is not a run folder, export folder or ONNX file"),
         ((tmp_path / "broken.onnx", picture), "broken.onnx cannot be loaded"),
-        ((exported, picture), "export to onnx, too"),
+        ((exported, picture), "also export to onnx"),
     ):
         outcome = asked(*arguments)
         assert outcome.code == 2 and words in outcome.err, (arguments, outcome.err)

@@ -45,7 +45,7 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
     from dnas.study import verdict
 
     assert verdict.of_run(result) in page.words
-    assert f"{round(18 * result['test_accuracy'])} of them right" in page.words
+    assert f"{round(18 * result['test_accuracy'])} of 18 test images correctly" in page.words
     assert f"{result['params']:,}" in page.words
 
 
@@ -100,9 +100,9 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
         if t != p
     }
     assert {picture["alt"] for picture in pictures} <= alts
-    sure = [int(n) for n in re.findall(r"(\d+)(?:&nbsp;| )% sure", page.raw)]
+    sure = [int(n) for n in re.findall(r"(\d+)% confidence", page.raw)]
     assert len(sure) == len(pictures) and sure == sorted(sure, reverse=True)
-    assert "had recorded" not in page.words
+    assert "The run recorded" not in page.words
 
 
 def test_the_picture_of_a_mistake_is_the_test_picture():

@@ -193,7 +193,7 @@ def test_what_cannot_be_streamed_is_refused(digits):
 @pytest.mark.parametrize(
     ("options", "words"),
     [(("--data-memory", "disk"), "--data-memory"), (("--data-workers", "-1"), "--data-workers"),
-     (("--data", "digits", "--data-memory", "stream"), "no folder of pictures")],
+     (("--data", "digits", "--data-memory", "stream"), "only applies to folders of images")],
 )  # fmt: skip
 def test_wrong_options_are_one_line(digits, tmp_path, options, words):
     data = () if "--data" in options else ("--data", digits)
