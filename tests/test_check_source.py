@@ -23,9 +23,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 
 @pytest.fixture(autouse=True)
 def forget_sources():
-    registry.sources.cache_clear()
+    registry.DATA_SOURCES.forget()
     yield
-    registry.sources.cache_clear()
+    registry.DATA_SOURCES.forget()
     sys.modules.pop("my_sheets", None)
 
 
@@ -61,8 +61,8 @@ def test_the_example_of_the_page_keeps_the_contract_and_every_command_takes_it(m
 
 def entry(monkeypatch, name: str, value: object) -> None:
     given = type("Entry", (), {"name": name, "value": "theirs:X", "load": lambda self: value})()
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [given] if group == registry.GROUP else [])
-    registry.sources.cache_clear()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [given] if group == registry.DATA_SOURCES.group else [])
+    registry.DATA_SOURCES.forget()
 
 
 def test_what_is_no_source_or_has_the_kind_of_another_is_refused(monkeypatch):
@@ -70,10 +70,10 @@ def test_what_is_no_source_or_has_the_kind_of_another_is_refused(monkeypatch):
     with refused("'mine'", "must be a dnas.data.sources.protocol.Source", "'no source'"):
         registry.sources()
     entry(monkeypatch, "mine", Source(kind="yours"))
-    with refused("of the kind 'mine'"):
+    with refused("with the kind 'mine'"):
         registry.sources()
     entry(monkeypatch, "folder", Source(kind="folder"))
-    with refused("data source 'folder' of theirs:X has the name of another"):
+    with refused("data source 'folder' of theirs:X has the name of another, of dnas"):
         registry.sources()
 
 

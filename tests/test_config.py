@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError
 from dnas.methods.protocol import Progress, SupernetMethod
-from dnas.methods.registry import create, get_method, registry
+from dnas.methods.registry import METHODS, create, get_method
 from dnas.pipeline.config import Config, parse, resolve
 from dnas.pipeline.overrides import nested
 from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, paper_pace, preset_settings
@@ -63,7 +63,7 @@ def test_a_quick_search_lets_the_architecture_go_as_far_as_in_the_paper(name, po
     assert longer.architecture_steps**power * longer.architecture_learning_rate == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("name", [name for name, method in registry().items() if issubclass(method, SupernetMethod)])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if issubclass(method, SupernetMethod)])
 def test_what_samples_operations_has_more_steps_for_them(name):
     """A step trains one of an edge's operations, or none: in as few steps as others take they learn next to nothing."""
     method = create(name, None, {}, DARTS)
@@ -75,7 +75,7 @@ def test_what_samples_operations_has_more_steps_for_them(name):
     assert (resolved(method=name, finals=0).search.epochs >= 3 * QUICK_SEARCH_EPOCHS) == sampled
 
 
-@pytest.mark.parametrize("name", [name for name, method in registry().items() if method.quick])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.quick])
 def test_the_quick_preset_sets_what_a_method_names_for_it(name):
     method = get_method(name)
     quick, paper = resolved(method=name, finals=0), resolved(method=name, preset="paper")
@@ -89,7 +89,7 @@ def test_the_quick_preset_sets_what_a_method_names_for_it(name):
         assert getattr(resolved(method=name, search={setting: value + 1}).search, setting) == value + 1
 
 
-@pytest.mark.parametrize("name", [name for name, method in registry().items() if method.paper_options])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.paper_options])
 def test_the_paper_preset_sets_the_published_options(name):
     method = get_method(name)
     paper, quick = resolved(method=name, preset="paper"), resolved(method=name)
@@ -157,7 +157,7 @@ def test_ranks_have_no_finals_by_default(monkeypatch):
     assert (resolved().finals, resolved().search.epochs) == (0, 10)
 
 
-@pytest.mark.parametrize("name", sorted(registry()))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_search_before_finals_is_an_eighth_of_one_that_decides_alone(name):
     before, alone = resolved(method=name).search, resolved(method=name, finals=0).search
     assert before.images == alone.images // 4 >= 4 * before.batch_size

@@ -31,7 +31,7 @@ def test_every_setting_and_option_is_documented():
         for name, field in cls.model_fields.items():
             assert f"| `{name}` | {field.default} |" in settings
             assert field.description
-    for name, method in registry.registry().items():
+    for name, method in registry.METHODS.items():
         page = (ROOT / "docs" / "methods" / f"{name}.md").read_text("utf-8")
         for option in method.Options.model_fields:
             assert f"`{option}" in page, (name, option)
@@ -48,9 +48,9 @@ EXAMPLES = {"cooling": (COOLING, "Cooling"), "best-path": (BEST_PATH, "BestPath"
 def forget_methods():
     """What a test registers is gone after it."""
     before = set(sys.modules)
-    registry.registry.cache_clear()
+    registry.METHODS.forget()
     yield
-    registry.registry.cache_clear()
+    registry.METHODS.forget()
     for module in set(sys.modules) - before:
         if module == "my_package" or module.startswith("dnas.methods."):
             del sys.modules[module]

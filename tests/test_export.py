@@ -17,8 +17,11 @@ import dnas
 from dnas import deploy
 from dnas.deploy import protocol, registry
 from dnas.errors import InputError, RunError
+from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
+from dnas.space.file_size import facts_bytes, onnx_bytes
+from dnas.space.plan import plan
 from dnas.space.published import load_published
 
 pytest.importorskip("onnx", reason="needs the extra dnas[export]")
@@ -132,6 +135,17 @@ def test_the_onnx_file_tells_what_it_expects(digits: tuple[Path, dict[str, Any],
         assert batch.dim_param and not batch.dim_value
 
 
+def test_the_onnx_file_is_no_larger_than_its_bound(digits: tuple[Path, dict[str, Any], str]) -> None:
+    run = digits[0]
+    trained, written = load_trained(run), (run / "export" / "model.onnx").stat().st_size
+    assert isinstance(trained.subject, Architecture)
+    info = trained.info
+    shape = {"classes": len(info.classes), "inputs": info.channels, "stem": trained.stem}
+    layout = plan(trained.subject, channels=trained.channels, **shape)
+    bound = onnx_bytes(layout, trained.final_norm, facts_bytes(info.classes))
+    assert written <= bound <= 1.25 * written
+
+
 def test_the_genotype_reads_back(digits: tuple[Path, dict[str, Any], str]) -> None:
     run, _, _ = digits
     text = (run / "export" / "genotype.txt").read_text()
@@ -235,18 +249,18 @@ def test_a_format_is_one_file_and_one_that_disagrees_is_not_delivered(
 ) -> None:
     (tmp_path / "ours.py").write_text(PLUGIN, "utf-8")
     monkeypatch.setattr(deploy, "__path__", [*deploy.__path__, str(tmp_path)])
-    registry.registry.cache_clear()
+    registry.FORMATS.forget()
     try:
         with pytest.raises(RunError, match=r"ours: weights\.pt was discarded: it agrees with torch on "):
             dnas.export(run, "ours", out=tmp_path / "out")
         assert not (tmp_path / "out").exists() and not (run / "export.json").exists()
-        monkeypatch.setattr(registry.registry()["ours"], "exact", False)
+        monkeypatch.setattr(registry.FORMATS["ours"], "exact", False)
         assert dnas.export(run, "ours", out=tmp_path / "out")["exports"][0]["agreement"] < 1
-        monkeypatch.setattr(registry.registry()["ours"], "opening", "import dnas")
+        monkeypatch.setattr(registry.FORMATS["ours"], "opening", "import dnas")
         with pytest.raises(RunError, match=r"does not run and was discarded: .*No module named|import of dnas"):
             dnas.export(run, "ours", out=tmp_path / "again")
     finally:
-        registry.registry.cache_clear()
+        registry.FORMATS.forget()
         for name in [name for name in sys.modules if name.startswith("dnas.deploy.ours")]:
             del sys.modules[name]
         (run / "export.json").unlink(missing_ok=True)

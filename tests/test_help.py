@@ -20,7 +20,7 @@ from dnas.pipeline import config, overrides
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.pipeline.presets import QUICK_BATCH, QUICK_LAYERS, preset_settings
 from dnas.runtime.execution import DEFAULT
-from dnas.settings import AUTO_RESIZE, DataSettings, TrainSettings, WidthTrainSettings
+from dnas.settings import AUTO_RESIZE, DataSettings, LimitSettings, TrainSettings, WidthTrainSettings
 from dnas.space.registry import get_space
 from dnas.study.cluster import RaySettings
 from dnas.study.design import StudySettings
@@ -75,6 +75,7 @@ IN_FORCE: dict[str, Any] = {
     "--ray-retries": RaySettings("auto").retries,
     "--with": "none",
     "--config": "none",
+    "--ram-precision": LimitSettings().precision,
     "--from": "weights are drawn by the seed",
     "--layers": f"the preset's, quick: {QUICK_LAYERS}; of what is only trained its own",
     "--channels": f"the preset's; quick: {QUICK['search']['channels']} to search, {QUICK['train']['channels']} to train",

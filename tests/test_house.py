@@ -98,8 +98,7 @@ def test_the_template_of_a_method_keeps_the_contract_when_it_is_filled_in(monkey
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "their_method", module)
     spec.loader.exec_module(module)
-    known = {**registry.registry(), "name": module.Name}
-    monkeypatch.setattr(registry, "registry", lambda: known)
+    monkeypatch.setitem(registry.METHODS._registered, "name", module.Name)
     testing.check_method("name", acts={"temperature": ({}, 4.0)})
 
 
@@ -117,13 +116,13 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.supernet.supernet import build_supernet
 
     wide = primitives.Primitive("sep_conv_9x9", primitives._sep_conv(9), "#123456", "sep 9×9")
-    monkeypatch.setitem(primitives.PRIMITIVES, "sep_conv_9x9", wide)
+    monkeypatch.setitem(primitives._OWN, "sep_conv_9x9", wide)
     from dataclasses import replace
 
     from dnas.space import registry
 
     space = replace(DARTS, name="ours", primitives=("skip_connect", "sep_conv_9x9"))
-    monkeypatch.setitem(registry.SPACES, "ours", space)
+    monkeypatch.setitem(registry.SPACES._registered, "ours", space)
     architecture = sampling.sample(space, numpy_stream(0, "test"), 4)
     net = build(architecture, channels=4, num_classes=3)
     assert params(net) == size(plan(architecture, channels=4, classes=3, inputs=3, stem="cifar"), 8).params
@@ -153,9 +152,9 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
         classes=("ring", "dot"),
         mirrored=False,
     )
-    entry = type("Entry", (), {"name": "tables", "load": lambda self: tables})()
+    entry = type("Entry", (), {"name": "tables", "value": "tables:TABLES", "load": lambda self: tables})()
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "dnas.data_sources" else [])
-    registry.sources.cache_clear()
+    registry.DATA_SOURCES.forget()
     rng = np.random.default_rng(0)
     arrays = {
         f"{part}_{what}": rng.integers(0, 2 if what == "labels" else 256, size, dtype=kind)
@@ -166,7 +165,7 @@ def test_a_kind_of_data_set_is_one_file(monkeypatch, tmp_path):
     try:
         train, info, test = load_splits(str(tmp_path))
     finally:
-        registry.sources.cache_clear()
+        registry.DATA_SOURCES.forget()
     assert (len(train), len(test), info.classes, info.flip) == (12, 5, ("ring", "dot"), False)
     assert np.array_equal(test.images.numpy(), arrays["test_images"])
 

@@ -58,7 +58,7 @@ def known():
 
         def add(*primitives):
             for each in primitives:
-                patch.setitem(PRIMITIVES, each.name, each)
+                patch.setitem(PRIMITIVES._registered, each.name, each)
             return [each.name for each in primitives]
 
         yield add
@@ -170,7 +170,7 @@ def test_cells_of_any_kernels_and_sizes(drawn, nodes, width, kind, size, batch, 
     candidates = [primitive(kernels, dilation) for kernels, dilation in drawn]
     with pytest.MonkeyPatch.context() as patch:
         for each in candidates:
-            patch.setitem(PRIMITIVES, each.name, each)
+            patch.setitem(PRIMITIVES._registered, each.name, each)
         patch.setattr(native, "threads", lambda numbers: threads)
         gene = gene_of([each.name for each in candidates] + PLAIN[: seed % 5], nodes, seed)
         cell = cell_of(gene, 5, 3, width, *kind, seed)
@@ -309,7 +309,7 @@ def test_supernets_of_any_kernels_and_sizes(drawn, plain, width, size, batch, th
     candidates = [primitive([kernel] * stages, dilation) for kernel, dilation, stages in drawn]
     with pytest.MonkeyPatch.context() as patch:
         for each in candidates:
-            patch.setitem(PRIMITIVES, each.name, each)
+            patch.setitem(PRIMITIVES._registered, each.name, each)
         patch.setattr(native, "threads", lambda numbers: threads)
         names = [*plain, *(each.name for each in candidates)]
         active, partial = width

@@ -15,6 +15,7 @@ ACTS = {
     "partial_channels": ({}, 4),
     "with_none": ({}, False),
     "initial_scale": ({}, 0.5),
+    "relaxation": ({}, "sigmoid"),
 }
 
 

@@ -20,6 +20,7 @@ ACTS = {
     "partial_channels": ({}, 2),
     "with_none": ({}, False),
     "initial_scale": ({}, 0.5),
+    "relaxation": ({}, "sigmoid"),
 }
 
 

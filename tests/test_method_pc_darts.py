@@ -15,6 +15,7 @@ ACTS = {
     "partial_channels": ({}, 1),
     "with_none": ({}, False),
     "initial_scale": ({}, 0.5),
+    "relaxation": ({}, "sigmoid"),
     "edge_normalisation": ({}, False),
 }
 # What it must change, among other things.
@@ -22,6 +23,7 @@ CHANGES = {
     "partial_channels": {"logits"},
     "with_none": {"initial", "operations", "logits"},
     "initial_scale": {"initial"},
+    "relaxation": {"operations", "logits"},
     "edge_normalisation": {"initial", "edges", "bypass", "logits"},
 }
 

@@ -114,15 +114,15 @@ def test_another_package_gives_a_part(monkeypatch):
 
     entry = type("Entry", (), {"name": "ours", "value": "ours:Ours", "load": lambda self: Ours})()
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == "dnas.parts" else [])
-    registry.registry.cache_clear()
+    registry.PARTS.forget()
     try:
         assert isinstance(parts.create(["ours"])[0], Ours)
         entry.name = "beta-decay"
-        registry.registry.cache_clear()
+        registry.PARTS.forget()
         with pytest.raises(InputError, match="has the name of another"):
-            registry.registry()
+            parts.list_parts()
     finally:
-        registry.registry.cache_clear()
+        registry.PARTS.forget()
 
 
 def test_the_part_that_the_page_shows_acts():

@@ -23,8 +23,7 @@ TITLES = ("functions", "data", "on_epoch", "register", "pieces", "scikit-learn")
 @pytest.fixture(autouse=True)
 def forget():
     yield
-    registry._registered.clear()
-    registry.registry.cache_clear()
+    registry.METHODS.forget()
 
 
 def _few(*loaded):

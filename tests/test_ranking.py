@@ -1,15 +1,21 @@
 """The ranking study: every measure judges the same architectures, and τ is scipy's."""
 
 import json
+import shutil
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from cli_tools import invoke
 from scipy.stats import kendalltau
 from test_study import RUN, Count
 
+import dnas
 from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
 from dnas.space.architecture import Architecture, at_depth, cell_pair
-from dnas.study.ranking import RankingSettings, architectures, rank, ranked
+from dnas.study.ranking import architectures, rank, ranked
+from dnas.study.ranking_design import RankingSettings, read_ranking
 
 NAMES = ("full", "layers-3", "epochs-2", "supernet of spos", "parameters")
 
@@ -77,8 +83,11 @@ def test_what_cannot_be_ranked_is_refused(whole, tmp_path):
     with pytest.raises(ValueError, match="greater than or equal to 3"):
         ranking(layers=[2])
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match="is a ranking with other settings"):
-        rank(whole[0], ranking(count=5))
+    with pytest.raises(InputError, match=r"--seed is 0 in .* and 1 here: leave it out or take another --out"):
+        rank(whole[0], ranking(seed=1))
+    other = {**ranking().run, "train": {**ranking().run["train"], "channels": 6}}
+    with pytest.raises(InputError, match=r"train.channels is 4 in .* and 6 here: "):
+        rank(whole[0], ranking(run=other))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="exists and is no ranking"):
         rank(tmp_path, ranking())
@@ -90,3 +99,66 @@ def test_a_gradient_method_has_a_supernet_too(tmp_path):
     summary = rank(tmp_path / "ranking", ranking(methods=["dnas"], layers=[], epochs=[], run=run), processes=1)
     assert [row["measure"] for row in summary["rows"]] == ["full", "supernet of dnas", "parameters"]
     assert all(value is not None for value in summary["values"]["supernet of dnas"])
+
+
+def test_a_ranking_grows_by_architectures_methods_and_measures(whole, tmp_path):
+    """What it had stays, to the bit; a supernet that judges more is searched again, and says the same of the first."""
+    path = tmp_path / "ranking"
+    shutil.copytree(whole[0], path)
+    before = whole[1]["values"]
+    kept = (path / "runs" / "full-000" / "result.json").stat().st_mtime_ns
+    small = ("--json", "--quiet")
+    outcome = invoke("rank", "--resume", path, "--architectures", 5, "--methods", "+rsws", "--proxy-epochs", 3, *small)
+    assert outcome.code == 0, outcome.err
+    after = outcome.json["values"]
+    assert [row["measure"] for row in outcome.json["rows"]] == [
+        "full", "layers-3", "epochs-2", "epochs-3", "supernet of spos", "supernet of rsws", "parameters",
+    ]  # fmt: skip
+    for name, values in before.items():
+        assert after[name][:4] == values and len(after[name]) == 5 and None not in after[name], name
+    assert (path / "runs" / "full-000" / "result.json").stat().st_mtime_ns == kept
+    assert outcome.json["missing"] == [] and read_ranking(path).methods == ["spos", "rsws"]
+    refused = invoke("rank", "--resume", path, "--architectures", 4)
+    assert refused.code == 2 and "--architectures is 5 in" in refused.err and "a ranking only grows" in refused.err
+    refused = invoke("rank", "--resume", path, "--train-channels", 6, "--epochs", 1, "--seed", 3)
+    assert refused.code == 2 and "--seed is 0 in" in refused.err
+    refused = invoke("rank", "--resume", path, "--train-channels", 6)
+    assert refused.code == 2 and f"train.channels is 4 in {path} and 6 here: leave it out" in refused.err
+    refused = invoke("rank", "--resume", path, "--out", path)
+    assert refused.code == 2 and "which is the ranking's folder" in refused.err
+    refused = invoke("rank", "--methods", "+spos", "--out", tmp_path / "new")
+    assert refused.code == 2 and "--methods +spos adds to a ranking, and" in refused.err
+    refused = invoke("resume", path, "--methods", "+gdas")
+    assert refused.code == 2 and f"dnas rank --resume {path} --methods +gdas" in refused.err
+
+
+def test_what_is_not_there_yet_is_told(whole, tmp_path):
+    """A ranking that grew and was not carried out has gaps, and names them."""
+    path = tmp_path / "ranking"
+    shutil.copytree(whole[0], path)
+    larger = ranking(count=5)
+    gaps = ranked(path, larger)["values"]
+    assert all(values[4] is None and None not in values[:4] for values in gaps.values())
+
+
+def test_python_ranks_as_the_command_does(whole, tmp_path):
+    path = tmp_path / "ranking"
+    shutil.copytree(whole[0], path)
+    found = dnas.rank(resume=path)
+    assert isinstance(found, dnas.RankingResult) and found.to_dict()["values"] == whole[1]["values"]
+    assert (found.architectures, found.failed, found.missing) == (4, (), ())
+    assert [row["measure"] for row in found.rows] == list(NAMES) and found.values["full"] == whole[1]["values"]["full"]
+    lines = repr(found).splitlines()
+    assert lines[0] == f"RankingResult: {path}"
+    assert lines[1] == "  4 random architectures, ranked as full training does"
+    table = ElementTree.fromstring(found._repr_html_())
+    assert [cell.text for cell in table.iter("td")][:: len(list(table.iter("th")))] == list(NAMES)
+    assert dnas.resume(path).to_dict() == found.to_dict()
+    with pytest.raises(dnas.InputError, match=r"data and on_epoch are for runs, and .* is a ranking"):
+        dnas.resume(path, on_epoch=lambda metrics: True)
+    with pytest.raises(dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"):
+        dnas.rank(resume=path, out=path)
+    with pytest.raises(dnas.InputError, match="unknown --methods 'spoz'"):
+        dnas.rank("spoz", out=tmp_path / "new")
+    with pytest.raises(dnas.InputError, match="data of rank must be a name or a path"):
+        dnas.rank(data=(np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]), out=tmp_path / "new")  # type: ignore[arg-type]

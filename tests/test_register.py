@@ -11,7 +11,7 @@ from faults.harness import contents, make_images
 from test_docs import BEST_PATH, COOLING, PAGE
 
 import dnas
-from dnas.methods import registry
+from dnas.methods.registry import METHODS
 
 FEW = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 16}
 OPTION = {"hottest": 3, "search.warmup_epochs": 0}
@@ -19,10 +19,9 @@ OPTION = {"hottest": 3, "search.warmup_epochs": 0}
 
 @pytest.fixture(autouse=True)
 def forget():
-    registry.registry.cache_clear()
+    METHODS.forget()
     yield
-    registry._registered.clear()
-    registry.registry.cache_clear()
+    METHODS.forget()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,7 @@ def test_it_searches_by_its_name_and_is_resumed_to_the_same_bits(images, tmp_pat
     assert whole.method == "cooling"
     with pytest.raises(dnas.Interrupted):
         dnas.search(out=tmp_path / "run", on_epoch=lambda metrics: metrics["epoch"] == 1, **options)
-    registry._registered.clear()
-    registry.registry.cache_clear()
+    METHODS.forget()
     with pytest.raises(dnas.InputError, match=r"by the method 'cooling', which is not known here; call dnas\.register"):
         dnas.resume(tmp_path / "run")
     dnas.register(defined())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +32,7 @@ OWN = {
     "search": {"on_epoch", "progress", "reporter"},
     "train": {"architecture", "option", "baseline", "on_epoch", "progress", "reporter"},
     "compare": {"methods", "mappings", "seeds", "training_seeds", "architectures", "resume", "processes", "threads", "progress", "reporter"},
+    "rank": {"methods", "architectures", "proxy_layers", "proxy_epochs", "resume", "processes", "threads", "progress", "reporter"},
     "inspect_data": {"data", "reporter"},
     "resume": {"run", "data", "processes", "on_epoch", "progress", "reporter"},
 }  # fmt: skip
@@ -68,6 +72,7 @@ def test_parameters_are_options_typed_and_documented(name):
     groups = next(groups[name] for groups in signature_tools.GROUPS.values() if name in groups)
     hidden = {
         "compare": {"method", "mapping", "seed"},
+        "rank": {"method", "mapping"},
         "inspect_data": {"data_memory", "data_workers", "skip_broken"},
     }.get(name, set())
     assert set(signature.parameters) == (names(*groups) - hidden) | OWN[name]
@@ -104,21 +109,29 @@ def test_a_wrong_keyword_is_pythons_error():
             function(epoch_s=1)
 
 
+# What neither type checker may accept, with the rules by which they refuse it.
+WRONG = (
+    ("dnas.search(epochs='many')", "arg-type", "reportArgumentType"),
+    ("dnas.search(train_epochs=3)", "call-arg", "reportCallIssue"),
+    ("dnas.run(mapping='none')", "arg-type", "reportArgumentType"),
+    ("dnas.search().test_accuracy", "attr-defined", "reportAttributeAccessIssue"),
+    ("dnas.train('DARTS_V2', on_epoch=3)", "arg-type", "reportArgumentType"),
+    ("dnas.rank(proxy_layers=['3'])", "list-item", "reportArgumentType"),
+    ("dnas.rank().failing", "attr-defined", "reportAttributeAccessIssue"),
+)
+
+
+def documented() -> list[str]:
+    """The Python of the pages whose types are promised."""
+    pages = (ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "extending.md")
+    return [block for page in pages for block in python_blocks(page)]
+
+
 def test_mypy_accepts_the_documented_examples_and_refuses_mistakes(tmp_path):
     pytest.importorskip("mypy")
-    pages = (ROOT / "README.md", *(ROOT / "docs").glob("python.md"))
-    blocks = [block for page in pages for block in python_blocks(page)]
-    assert blocks
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(documented()):
         (tmp_path / f"example_{number}.py").write_text(block, "utf-8")
-    wrong = (
-        ("dnas.search(epochs='many')", "arg-type"),
-        ("dnas.search(train_epochs=3)", "call-arg"),
-        ("dnas.run(mapping='none')", "arg-type"),
-        ("dnas.search().test_accuracy", "attr-defined"),
-        ("dnas.train('DARTS_V2', on_epoch=3)", "arg-type"),
-    )
-    lines = ["import dnas", *(f"{call}  # type: ignore[{code}]" for call, code in wrong)]
+    lines = ["import dnas", *(f"{call}  # type: ignore[{code}]" for call, code, _ in WRONG)]
     right = [
         "reveal_type(dnas.run().test_accuracy)", "reveal_type(dnas.search().architecture)",
         "reveal_type(dnas.compare(['dnas']).failed)", "reveal_type(dnas.build('DARTS_V2'))",
@@ -139,3 +152,36 @@ def test_mypy_accepts_the_documented_examples_and_refuses_mistakes(tmp_path):
         "tuple[str, ...]",
         "dnas.network.network.Network",
     ]
+
+
+def test_pyright_accepts_the_documented_examples_and_refuses_mistakes(tmp_path):
+    """In strict mode, by the pyright that its package brings along: nothing is downloaded."""
+    pyright, node = importlib.util.find_spec("pyright"), shutil.which("node")
+    script = Path(pyright.origin or "").parent / "dist" / "index.js" if pyright else Path("nowhere")
+    if node is None or not script.is_file():
+        pytest.skip("needs node, and pyright with its own files (dnas[dev])")
+    examples = tmp_path / "examples"
+    examples.mkdir()
+    for number, block in enumerate(documented()):
+        # Not typed in torch itself.
+        untyped = "# pyright: reportUnknownMemberType=false\n" if ".backward()" in block else ""
+        (examples / f"example_{number}.py").write_text(untyped + block, "utf-8")
+    calls = [call if "(" in call.rpartition(".")[2] else f"print({call})" for call, *_ in WRONG]
+    (examples / "mistakes.py").write_text("\n".join(["import dnas", *calls, ""]), "utf-8")
+    for name in ("__init__", "datasets", "model_selection"):  # has no types, so mypy sees none either
+        stub = tmp_path / "typings" / "sklearn" / f"{name}.pyi"
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text("from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n", "utf-8")
+    settings = {
+        "include": ["examples"], "stubPath": "typings", "typeCheckingMode": "strict", "extraPaths": [str(ROOT / "src")],
+        "pythonVersion": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }  # fmt: skip
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    command = [node, str(script), "--outputjson", "--pythonpath", sys.executable]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    told = json.loads(found.stdout)["generalDiagnostics"]
+    mistakes = [each for each in told if each["file"].endswith("mistakes.py")]
+    others = [each for each in told if each not in mistakes]
+    assert not others, "\n".join(f"{each['file']}: {each['message']}" for each in others)
+    refused = {(each["range"]["start"]["line"] - 1, each["rule"]) for each in mistakes if "Unknown" not in each["rule"]}
+    assert refused == {(number, rule) for number, (*_, rule) in enumerate(WRONG)}

@@ -19,8 +19,7 @@ def tried(monkeypatch):
 
     def register(cls):
         cls.name = cls.name  # its own, as that of a registered one
-        registered = {**registry.registry(), cls.name: cls}
-        monkeypatch.setattr(registry, "registry", lambda: registered)
+        monkeypatch.setitem(registry.PARTS._registered, cls.name, cls)
 
     return register
 

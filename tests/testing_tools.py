@@ -63,8 +63,7 @@ def tried(monkeypatch):
     """Registers a class as the method `tried`."""
 
     def register(cls):
-        registered = {**registry.registry(), "tried": cls}
-        monkeypatch.setattr(registry, "registry", lambda: registered)
+        monkeypatch.setitem(registry.METHODS._registered, "tried", cls)
 
     return register
 

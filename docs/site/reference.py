@@ -26,6 +26,7 @@ from dnas.settings import (
     AUTO_RESIZE,
     DataSettings,
     GradientSettings,
+    LimitSettings,
     NetworkTrainSettings,
     SearchSettings,
     Settings,
@@ -47,6 +48,7 @@ SECTIONS: dict[str, tuple[type[Settings], type[Settings] | None]] = {
     "train": (NetworkTrainSettings, None),
     "train-architecture": (TrainSettings, NetworkTrainSettings),
     "train-width": (WidthTrainSettings, NetworkTrainSettings),
+    "limits": (LimitSettings, None),
     "data": (DataSettings, None),
 }
 # Written by the program, or set in another way than by the name of a setting.
@@ -64,6 +66,7 @@ NO_SETTING: dict[type[Settings], frozenset[str]] = {
             "with_options",
             "train",
             "environment",
+            "limits",
         ]
     ),
     DataSettings: frozenset({"train_images", "fingerprint"}),
@@ -95,15 +98,18 @@ UNITS = {
     "learning_rate": "",
     "learning_rate_cycles": "cycles",
     "learning_rate_min": "",
+    "macs": "MACs",
     "momentum": "",
     "muon_learning_rate": "",
     "pad": "pixels",
     "params": "parameters",
     "parts": "splits",
     "processes": "processes",
+    "ram": "bytes",
     "rotation": "degrees",
     "seconds": "seconds",
     "seed": "",
+    "size": "bytes",
     "steps": "steps",
     "train_share": "share of images",
     "trials": "networks",
@@ -144,6 +150,8 @@ def presets(cls: type[Settings]) -> dict[str, dict[str, Any]]:
     """
     if cls is Config:
         return {"quick": {"finals": FINALISTS, "prior": "auto"}, "paper": {"preset": "paper"}}
+    if cls is LimitSettings:
+        return {"quick": {}, "paper": {}}
     if cls is DataSettings:
         return {name: {"resize": AUTO_RESIZE} for name in ("quick", "paper")}
     section = "search" if issubclass(cls, SearchSettings) else "train"
@@ -233,8 +241,9 @@ def options_table(group: str) -> str:
     for command in commands():
         for argument in arguments(command):
             title = argument.parameter.group[0].name if argument.parameter.group else ""
-            known = title in ("Data", "Search", "Training", "Run", "Execution", "Cluster", "Output")
-            if (title.lower() if known else "own") == group:
+            title = title.split(" ")[0].lower()
+            known = title in ("data", "search", "training", "limits", "run", "execution", "cluster", "output")
+            if (title if known else "own") == group:
                 rows[(option_name(argument), kind(argument), *meaning(argument))].append(command)
     if group == "own":
         rows = dict(sorted(rows.items(), key=lambda row: commands().index(row[1][0])))

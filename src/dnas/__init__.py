@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dnas.api.exporting import export as export
     from dnas.api.looking import inspect_data as inspect_data
     from dnas.api.results import Baseline as Baseline
+    from dnas.api.results import RankingResult as RankingResult
     from dnas.api.results import RunResult as RunResult
     from dnas.api.results import SearchResult as SearchResult
     from dnas.api.results import StudyResult as StudyResult
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
     from dnas.api.runs import search as search
     from dnas.api.runs import train as train
     from dnas.api.studies import compare as compare
+    from dnas.api.studies import rank as rank
     from dnas.errors import InputError as InputError
     from dnas.errors import Interrupted as Interrupted
     from dnas.errors import RunError as RunError
     from dnas.methods.registry import get_method as get_method
     from dnas.methods.registry import list_methods as list_methods
-    from dnas.methods.registry import register as register
     from dnas.network.network import macs as macs
     from dnas.network.network import params as params
+    from dnas.pipeline.extensions import register as register
     from dnas.space.architecture import Architecture as Architecture
     from dnas.space.architecture import parse_genotype as parse_genotype
     from dnas.space.architecture import stack as stack
@@ -49,6 +51,7 @@ _HOME = {
     "DNASClassifier": "dnas.api.estimator",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
+    "RankingResult": "dnas.api.results",
     "RunError": "dnas.errors",
     "RunResult": "dnas.api.results",
     "SearchResult": "dnas.api.results",
@@ -65,7 +68,8 @@ _HOME = {
     "macs": "dnas.network.network",
     "params": "dnas.network.network",
     "parse_genotype": "dnas.space.architecture",
-    "register": "dnas.methods.registry",
+    "rank": "dnas.api.studies",
+    "register": "dnas.pipeline.extensions",
     "resume": "dnas.api.resuming",
     "run": "dnas.api.runs",
     "search": "dnas.api.runs",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.units import duration, whole_number
+from dnas.units import byte_count, duration, whole_number
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -31,15 +31,21 @@ def _many(kind: Any, tokens: Sequence[Token]) -> int:
     return whole_number(tokens[0].value)
 
 
+def _bytes(kind: Any, tokens: Sequence[Token]) -> int:
+    return byte_count(tokens[0].value)
+
+
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
 MANY = Parameter(converter=_many)
+BYTES = Parameter(converter=_bytes)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 TRAIN = Group("Training", sort_key=3)
-_RUN = Group("Run", sort_key=4)
-_EXECUTION = Group("Execution", sort_key=5)
-_CLUSTER = Group("Cluster", sort_key=6)
+_LIMITS = Group("Limits on the network", sort_key=4)
+_RUN = Group("Run", sort_key=5)
+_EXECUTION = Group("Execution", sort_key=6)
+_CLUSTER = Group("Cluster", sort_key=7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +109,7 @@ class SearchOptions:
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "darts, or s1, s2, s3, s4: where differentiable search is known to fail. [default: darts]"
+    "darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of other packages, too. [default: darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -112,6 +118,16 @@ class SearchOptions:
     "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`. [default: none]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
+    max_params: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
+    "Most parameters of the network that is delivered, such as 100k. Unless --channels is given, its width is planned to fit, too. [default: no limit]"
+    max_macs: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
+    "Most multiply-accumulates for one image, such as 10M. [default: no limit]"
+    max_ram: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    "Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
+    max_size: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    "Most bytes of the file that `dnas export --format onnx` writes, such as 500KB. [default: no limit]"
+    ram_precision: Annotated[str | None, Parameter(group=_LIMITS)] = None
+    "int8 or float32: of the activations that --max-ram counts. [default: int8]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +253,13 @@ _DATA_SETTINGS = {
     "data_workers": "workers",
     "skip_broken": "skip_broken",
 }
+_LIMIT_SETTINGS = {
+    "max_params": "params",
+    "max_macs": "macs",
+    "max_ram": "ram",
+    "max_size": "size",
+    "ram_precision": "precision",
+}
 SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),
     "search": ("search",),
@@ -251,6 +274,8 @@ def places(command: Command, option: str) -> tuple[str, ...]:
     """Return the dotted names of the settings that an option sets: ("search.epochs", "train.epochs") for "epochs"."""
     if option in _DATA_SETTINGS:
         return (f"data.{_DATA_SETTINGS[option]}",)
+    if option in _LIMIT_SETTINGS:
+        return (f"limits.{_LIMIT_SETTINGS[option]}",)
     if option in _COMMON:
         # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
         sections = ("search",) if command == "run" and option == "layers" else SECTIONS[command]

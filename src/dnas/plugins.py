@@ -1,53 +1,173 @@
-"""What is found by itself: the classes of a folder's files, one file each, and those that installed packages give."""
+"""What is found by itself: the things of one kind by name, ours, those of installed packages, and a notebook's own."""
 
 from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from dnas.errors import InputError
+from dnas.errors import InputError, first_line, shown
 
-_Kind = TypeVar("_Kind")
+Thing = TypeVar("Thing")
+HYPHENATED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # as part of the names of run folders
 
 
-def discovered(package: str, kind: type[_Kind], word: str) -> dict[str, type[_Kind]]:
-    """Subclasses of a kind by their `name`: those that each file of a package defines, then those of entry points.
+class Registry(Mapping[str, Thing], Generic[Thing]):
+    """The things of one kind by name: those of dnas, of installed packages, and then registered ones.
+
+    A package gives one by an entry point of the `group` that has its name. Names of dnas are found without a look at
+    packages, so that a broken one keeps nobody from what is ours.
 
     Args:
-        package: Such as dnas.methods; entry points are of the group with the same name.
+        group: Of the entry points.
+        kind: The class that a thing is an instance of.
         word: What one of them is called, for messages.
-
-    Raises:
-        InputError: An entry point has the name of another.
+        own: Gives those of dnas.
+        name: The attribute that has the name.
+        classes: The things are subclasses of `kind`, and not instances.
+        spelled: How names are spelled, and the same in words.
+        objection: What keeps a thing from being used, as the end of a sentence; None if nothing does.
     """
-    found = {}
+
+    def __init__(
+        self,
+        group: str,
+        kind: type[Any],
+        word: str,
+        own: Callable[[], Mapping[str, Thing]],
+        *,
+        name: str = "name",
+        classes: bool = False,
+        spelled: tuple[re.Pattern[str], str] = (HYPHENATED, "small letters, digits and hyphens"),
+        objection: Callable[[Thing], str | None] = lambda thing: None,
+    ) -> None:
+        self.group, self.kind, self.word = group, kind, word
+        self._own_things, self._name, self._classes = own, name, classes
+        self._spelled, self._objection = spelled, objection
+        self._registered: dict[str, Thing] = {}
+
+    def __getitem__(self, name: str) -> Thing:
+        for things in (self._registered, self._own):
+            if name in things:
+                return things[name]
+        return self._of_packages[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from dict.fromkeys([*self._own, *self._of_packages, *self._registered])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    @cached_property
+    def _own(self) -> Mapping[str, Thing]:
+        return self._own_things()
+
+    @cached_property
+    def _of_packages(self) -> dict[str, tuple[Thing, str]]:
+        """With the package that each comes from."""
+        found: dict[str, tuple[Thing, str]] = {}
+        for entry in entry_points(group=self.group):
+            package = getattr(entry, "dist", None)
+            origin = f"{package.name} {package.version}" if package else entry.value
+            what = f"{self.word} {entry.name!r} of {entry.value}"
+            if entry.name in self._own or entry.name in found:
+                other = "dnas" if entry.name in self._own else found[entry.name][1]
+                raise InputError(f"{what} has the name of another, of {other}; rename its entry point")
+            remedy = f"repair or remove the package that has it ({origin})"
+            try:
+                thing = entry.load()
+            except Exception as error:  # whatever a package does as it is imported
+                text = f"{type(error).__name__}: {first_line(error)}"
+                raise InputError(f"{what} cannot be loaded ({text}); {remedy}") from error
+            if not self.takes(thing) or self._name_of(thing) != entry.name:
+                raise InputError(
+                    f"the entry point {entry.name!r} of the group {self.group!r} must be {self._described} with the "
+                    f"{self._name} {entry.name!r}, got {shown(thing)}; {remedy}"
+                )
+            self._check(thing, what, remedy)
+            found[entry.name] = (thing, origin)
+        return found
+
+    @property
+    def _described(self) -> str:
+        path = _path(self.kind)
+        return f"a subclass of {path}" if self._classes else f"a {path}"
+
+    def _name_of(self, thing: Any) -> Any:
+        # A subclass without a name of its own would take that of its parent.
+        return vars(thing).get(self._name) if self._classes else getattr(thing, self._name)
+
+    def _check(self, thing: Thing, what: str, remedy: str) -> None:
+        name = self._name_of(thing)
+        pattern, words = self._spelled
+        if not (isinstance(name, str) and pattern.fullmatch(name)):
+            raise InputError(f"{what} has the {self._name} {name!r}; give it a {self._name} of {words}")
+        if problem := self._objection(thing):
+            raise InputError(f"{what} cannot be used: {problem}; {remedy}")
+
+    def takes(self, thing: object) -> bool:
+        """Whether it is of this kind."""
+        if self._classes:
+            return isinstance(thing, type) and issubclass(thing, self.kind)
+        return isinstance(thing, self.kind)
+
+    def register(self, thing: Thing) -> None:
+        """Make it known by its name in this process. One that is defined again takes the place of its former self.
+
+        Raises:
+            InputError: It has no name, the name of another, or something else that keeps it from being used.
+        """
+        what = thing.__name__ if isinstance(thing, type) else f"the {self.word}"
+        self._check(thing, what, "change it")
+        name = self._name_of(thing)
+        known = self.get(name)
+        if known is not None and not (name in self._registered and _path(known) == _path(thing)):
+            raise InputError(
+                f"{what} has the {self._name} {name!r} of {_path(known) or self.origin(name)}; give it another "
+                f"{self._name}"
+            )
+        self._registered[name] = thing
+
+    def origin(self, name: str) -> str:
+        """Who gives it: "dnas", a package with its version, or "this process"."""
+        if name in self._registered:
+            return "this process"
+        return "dnas" if name in self._own else self._of_packages[name][1]
+
+    @property
+    def registered(self) -> tuple[Thing, ...]:
+        """What this process has registered, for processes that it begins."""
+        return tuple(self._registered.values())
+
+    def forget(self) -> None:
+        """Forget what is registered and what packages gave, so that they are looked for again."""
+        self._registered.clear()
+        for looked_up in ("_own", "_of_packages"):
+            vars(self).pop(looked_up, None)
+
+
+def _path(thing: object) -> str:
+    """Of a class; "" of anything else."""
+    return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else ""
+
+
+def modules_of(package: str) -> Iterator[Any]:
+    """The modules of a package's folder, imported."""
     for module in pkgutil.iter_modules(sys.modules[package].__path__):
-        path = f"{package}.{module.name}"
-        for _, value in inspect.getmembers(import_module(path), inspect.isclass):
-            if value.__module__ == path and issubclass(value, kind) and "name" in vars(value):
-                found[vars(value)["name"]] = value
-    return found | from_packages(package, found, word)
+        yield import_module(f"{package}.{module.name}")
 
 
-def from_packages(group: str, taken: Iterable[str], word: str) -> dict[str, Any]:
-    """What installed packages give by entry points of a group, by name.
-
-    Args:
-        taken: Names that are taken.
-        word: What one of them is called, for messages.
-
-    Raises:
-        InputError: An entry point has the name of another.
-    """
-    taken, found = set(taken), {}
-    for entry in entry_points(group=group):
-        if entry.name in taken:
-            raise InputError(f"{word} {entry.name!r} of {entry.value} has the name of another; rename its entry point")
-        taken.add(entry.name)
-        found[entry.name] = entry.load()
-    return found
+def classes_of(package: str, kind: type[Thing]) -> dict[str, type[Thing]]:
+    """Subclasses of a kind by their `name`: those that each file of a package defines."""
+    return {
+        vars(value)["name"]: value
+        for module in modules_of(package)
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if value.__module__ == module.__name__ and issubclass(value, kind) and "name" in vars(value)
+    }

@@ -12,6 +12,9 @@ _TERM = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h|d)"
 _SUM = re.compile(rf"(?:{_TERM}\s*)+", re.IGNORECASE)
 # What letters after a number multiply it by.
 MANY = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+# What letters after a number of bytes multiply it by.
+BYTES = {"": 1, "b": 1, "kb": 1_000, "mb": 1_000_000, "kib": 1_024, "mib": 1_048_576}
+_BYTES = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(kib|mib|kb|mb|b|)", re.IGNORECASE)
 _MANY = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(k|m|g|)", re.IGNORECASE)
 
 
@@ -56,6 +59,25 @@ def whole_number(value: int | str) -> int:
         number = Fraction(value)
     if number is None or number.denominator != 1:
         raise ValueError(f"must be a whole number such as 78666, 130k or 1.2M, got {value!r}")
+    return int(number)
+
+
+def byte_count(value: int | str) -> int:
+    """Return a whole number of bytes.
+
+    Args:
+        value: As a number or a text, which may have a unit from `BYTES`: "256KB" is 256,000 of them, "256KiB" 262,144.
+
+    Raises:
+        ValueError: It is none. The message goes on from a name: "must be a number of bytes …, got '1.5'".
+    """
+    number = None
+    if isinstance(value, str) and (found := _BYTES.fullmatch(value.strip())):
+        number = Fraction(found[1]) * BYTES[found[2].lower()]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = Fraction(value)
+    if number is None or number.denominator != 1:
+        raise ValueError(f"must be a number of bytes such as 500000, 256KB or 1.5MiB, got {value!r}")
     return int(number)
 
 

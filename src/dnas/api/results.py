@@ -18,7 +18,7 @@ from dnas.pipeline.model import load_model
 from dnas.runtime.names import ARCHITECTURE_FILE, DRAWING_FILE
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
-from dnas.study.tables import DIFFERENCES, HEADER, cells, difference_cells
+from dnas.study.tables import DIFFERENCES, HEADER, RANKING_HEADER, cells, difference_cells, ranking_cells, ranking_title
 
 _Result = TypeVar("_Result", bound="Result")
 
@@ -233,19 +233,71 @@ class StudyResult:
 
     def __repr__(self) -> str:
         rows = [f"{each[0]}: {each[3]} % test error, {each[2]} searches" for each in cells(self.content)]
-        return "\n  ".join((f"{type(self).__name__}: {self.folder}", *rows, *self._left()))
+        return "\n  ".join((f"{type(self).__name__}: {self.folder}", *rows, *_left(self)))
 
     def _repr_html_(self) -> str:
         differences = difference_cells(self.content)
         tables = _table(HEADER, cells(self.content)) + (_table(DIFFERENCES, differences) if differences else "")
-        left = "".join(f"<p>{escape(line)}</p>" for line in self._left())
+        left = "".join(f"<p>{escape(line)}</p>" for line in _left(self))
         title = escape(str(self.content["data"]))
         return f"<div><p><b>{title}</b></p>{tables}{left}<p>{escape(str(self.folder))}</p></div>"
 
-    def _left(self) -> list[str]:
-        return [
-            f"{name}: {', '.join(runs)}" for name, runs in (("failed", self.failed), ("missing", self.missing)) if runs
-        ]
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RankingResult:
+    """What `rank` returns.
+
+    Attributes:
+        folder: The ranking's.
+        architectures: How many are ranked.
+        failed: The runs that failed; the same call tries them again.
+        missing: The runs that have no result.
+        content: The content of ranking.json.
+    """
+
+    folder: Path
+    architectures: int
+    failed: tuple[str, ...]
+    missing: tuple[str, ...]
+    content: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row for each measure, as ranking.json has them: its `tau` with the full training, and `low` and `high`."""
+        rows: Sequence[Mapping[str, Any]] = self.content["rows"]
+        return rows
+
+    @property
+    def values(self) -> Mapping[str, Sequence[float | None]]:
+        """What each measure gave each architecture; None where it is not known."""
+        values: Mapping[str, Sequence[float | None]] = self.content["values"]
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ranking.json."""
+        return deepcopy(dict(self.content))
+
+    def __getitem__(self, name: str) -> Any:
+        """An entry of ranking.json."""
+        return self.content[name]
+
+    def __repr__(self) -> str:
+        rows = [f"{name}: τ {tau} ({interval}), p {p}" for name, tau, interval, p, *_ in self._cells() if tau]
+        return "\n  ".join((f"{type(self).__name__}: {self.folder}", ranking_title(self.content), *rows, *_left(self)))
+
+    def _repr_html_(self) -> str:
+        left = "".join(f"<p>{escape(line)}</p>" for line in _left(self))
+        title, table = escape(ranking_title(self.content)), _table(RANKING_HEADER, self._cells())
+        return f"<div><p><b>{title}</b></p>{table}{left}<p>{escape(str(self.folder))}</p></div>"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return ranking_cells(self.content)
+
+
+def _left(result: StudyResult | RankingResult) -> list[str]:
+    """The runs that are not there, in words."""
+    kinds = (("failed", result.failed), ("missing", result.missing))
+    return [f"{name}: {', '.join(runs)}" for name, runs in kinds if runs]
 
 
 def _fields(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dnas.api.beginning import Started
-from dnas.api.results import RunResult, SearchResult, StudyResult, TrainResult, result_of
-from dnas.api.studies import carry_out
+from dnas.api.results import RankingResult, RunResult, SearchResult, StudyResult, TrainResult, result_of
+from dnas.api.studies import carry_out, carry_out_ranking
 from dnas.data.sources.objects import Images
 from dnas.errors import InputError
 from dnas.options import ClusterOptions, names
@@ -19,6 +19,7 @@ from dnas.reporter import Reporter
 from dnas.runtime.execution import OnEpoch
 from dnas.study.design import read_study
 from dnas.study.names import RANKING_FILE, STUDY_FILE
+from dnas.study.ranking_design import read_ranking
 
 
 def resume(
@@ -35,16 +36,16 @@ def resume(
     on_epoch: OnEpoch | None = None,
     progress: bool = False,
     reporter: Reporter | None = None,
-) -> RunResult | SearchResult | TrainResult | StudyResult:
-    """Go on from the last checkpoint of a run folder, or with a study. As `dnas resume`.
+) -> RunResult | SearchResult | TrainResult | StudyResult | RankingResult:
+    """Go on from the last checkpoint of a run folder, or with a study or a ranking. As `dnas resume`.
 
     The result is the same, to the bit, as without the interruption (CPU, or `deterministic`). If nothing is left to
     do, it is the result that is there.
 
     Args:
-        run: A run folder, or the folder of a study.
+        run: A run folder, or the folder of a study or a ranking.
         data: The images of a run that was given images in memory: the same ones again.
-        processes: Of a study: runs at a time. [default: one a thread on the CPU, else 1]
+        processes: Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]
         checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
@@ -69,14 +70,15 @@ def resume(
     given: dict[str, Any] = locals()
     started = Started.of(given)
     path = Path(run)
-    if (path / RANKING_FILE).is_file():
-        raise InputError(f"{path} is a ranking; go on with `dnas resume {path}`")
     cluster = ClusterOptions(**{name: given[name] for name in names(ClusterOptions)})
+    for file, kind in ((STUDY_FILE, "study"), (RANKING_FILE, "ranking")):
+        if (path / file).is_file() and (data is not None or on_epoch is not None):
+            raise InputError(f"data and on_epoch are for runs, and {path} is a {kind}; leave them out")
     if (path / STUDY_FILE).is_file():
-        if data is not None or on_epoch is not None:
-            raise InputError(f"data and on_epoch are for runs, and {path} is a study; leave them out")
         return carry_out(path, read_study(path), processes, cluster, started)
+    if (path / RANKING_FILE).is_file():
+        return carry_out_ranking(path, read_ranking(path), processes, cluster, started)
     if processes or cluster != ClusterOptions():
         what = f"processes={processes}" if processes else "ray"
-        raise InputError(f"{what} is for studies, and {path} is one run; leave it out")
+        raise InputError(f"{what} is for studies and rankings, and {path} is one run; leave it out")
     return result_of(pipeline.resume(path, reporter=started.reporter, execution=started.execution, given=started.place))

@@ -35,15 +35,16 @@ from dnas.options import (
     RankingRunOptions,
     StudyRunOptions,
     StudySearchOptions,
+    flag,
 )
-from dnas.pipeline.overrides import given_options, nested, typed
+from dnas.pipeline.overrides import given_options
 from dnas.reporter import reporter
 from dnas.runtime.execution import Execution
 from dnas.study.names import FAILED_FILE, SEEDS
 
 if TYPE_CHECKING:
     from dnas.study.design import StudySettings
-    from dnas.study.ranking import RankingSettings
+    from dnas.study.ranking_design import RankingSettings
 
 
 @app.command(
@@ -126,15 +127,34 @@ def compare(
         carry_out_study(path, settings, processes, cluster, quiet, json, now)
 
 
-@app.command(sort_key=6)
+@app.command(
+    sort_key=6,
+    help_epilogue=examples(
+        ("dnas rank --methods spos --proxy-layers 3", "20 networks by a supernet and a shallow training"),
+        ("dnas rank --resume ranking --architectures 40", "twenty networks more"),
+        ("dnas rank --resume ranking --methods +dnas", "another supernet, by the same settings"),
+    ),
+)
 def rank(
     *,
-    architectures: Annotated[int, WHOLE, Parameter(help="Number of random architectures to rank.")] = 20,
+    architectures: Annotated[
+        int | None, WHOLE, Parameter(help="Number of random architectures to rank. [default: 20]")
+    ] = None,
     methods: Annotated[
-        str, Parameter(help="Methods whose supernets score them, separated by commas; METHOD+PART+… with parts.")
-    ] = "dnas",
+        str | None,
+        Parameter(
+            help="Methods whose supernets score them, separated by commas; METHOD+PART+… with parts; +NAME adds to a "
+            "ranking. [default: dnas]"
+        ),
+    ] = None,
     proxy_layers: Annotated[str, Parameter(help="Depths of shallower proxy trainings, separated by commas.")] = "",
     proxy_epochs: Annotated[str, Parameter(help="Epochs of shorter proxy trainings, separated by commas.")] = "",
+    resume: Annotated[
+        str | None,
+        Parameter(
+            help="Ranking to resume, or to add architectures, methods or proxy trainings to; it keeps its settings."
+        ),
+    ] = None,
     processes: Processes = 0,
     threads: Threads = 0,
     data: Annotated[DataOptions, FLAT] = DataOptions(),
@@ -149,12 +169,10 @@ def rank(
 ) -> None:
     """Measure how well supernets, and shallower and shorter trainings, rank architectures compared with full training.
 
-    --out names the ranking folder. Repeat the command with the same --out to resume.
+    --out names the ranking folder. --resume resumes a ranking and adds architectures, methods and proxy trainings to it.
     """
     now = begin_execution(execute)
-    from dnas.study.design import parts_beside
-    from dnas.study.ranking import RankingSettings
-    from dnas.validation import checked
+    from dnas.study.ranking_design import asked, called
 
     given = given_options(data, search, both, common)
     for option in ("method", "mapping"):
@@ -162,29 +180,25 @@ def rank(
             raise InputError(
                 f"--{option} cannot be used with `dnas rank`; use --methods, which always search shared cells"
             )
-    out = Path(given.pop("out") or "ranking")
-    seed = given.pop("seed")
-    own = {
-        "count": "--architectures",
-        "methods": "--methods",
-        "method": "--methods",
-        "layers": "--proxy-layers",
-        "epochs": "--proxy-epochs",
-        "threads": "--threads",
+    for option in ("max_params", "max_macs", "max_ram", "max_size", "ram_precision"):
+        if (value := given.pop(option)) is not None:
+            raise InputError(f"{flag(option)} {value} cannot be used with `dnas rank`, which ranks whatever it draws")
+    out = given.pop("out")
+    if resume is not None and out is not None:
+        raise InputError(
+            f"--out {out} cannot be used with --resume {resume}, which names the folder of the ranking; remove one"
+        )
+    path = Path(resume or out or "ranking")
+    chosen = {
+        "count": architectures,
+        "layers": numbers_of("--proxy-layers", proxy_layers),
+        "epochs": numbers_of("--proxy-epochs", proxy_epochs),
+        "seed": given.pop("seed"),
     }
-    with calling({"with_parts": "--methods"} | typed("run", given) | own):
-        run = nested("run", given, parts_beside(names_of(methods)))
-        del run["command"]
-        values = {
-            "count": architectures,
-            "methods": names_of(methods),
-            "layers": numbers_of("--proxy-layers", proxy_layers),
-            "epochs": numbers_of("--proxy-epochs", proxy_epochs),
-            "seed": 0 if seed is None else seed,
-            "threads": threads,
-            "run": run,
-        }
-        carry_out_ranking(out, checked(RankingSettings, values), processes, cluster, quiet, json, now)
+    names = None if methods is None else names_of(methods)
+    with calling(called(given)):
+        settings = asked(path, given, names, chosen, threads, adds=resume is not None)
+        carry_out_ranking(path, settings, processes, cluster, quiet, json, now)
 
 
 def carry_out_study(
@@ -218,11 +232,9 @@ def carry_out_ranking(
     as_json: bool,
     now: Execution,
 ) -> None:
-    from dnas.study.jobs import ray_for
-    from dnas.study.ranking import rank
+    from dnas.study.ranking import carry_through
 
-    ray = ray_for(out, processes, cluster)
-    summary = rank(out, settings, processes=processes, ray=ray, reporter=reporter(quiet), execution=now)
+    summary = carry_through(out, settings, processes, cluster, reporter(quiet), now)
     if as_json:
         print_json(summary)
     else:

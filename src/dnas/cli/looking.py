@@ -24,6 +24,7 @@ from dnas.options import (
 )
 from dnas.pipeline.overrides import add_options, given_options, nested, typed
 from dnas.reporter import reporter
+from dnas.units import size_text
 
 
 @app.command(sort_key=2)
@@ -180,6 +181,9 @@ def show(
     A reference network is shown by its size only, and a run with the settings of its training.
     """
     from dnas.pipeline.subjects import named
+    from dnas.space.cost import PRECISIONS, least_memory
+    from dnas.space.cost import memory as cost_of_memory
+    from dnas.space.file_size import onnx_bytes
     from dnas.space.plan import plan, size
 
     typed_here = {"layers": "--layers", "stem": "--stem"}
@@ -206,6 +210,10 @@ def show(
     with calling(typed_here):
         network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
     cost = size(network, image_size)
+    memory, least = (
+        each(network, image_size, image_channels, shape.final_norm) for each in (cost_of_memory, least_memory)
+    )
+    weights = {precision: cost.params * of_each for precision, of_each in PRECISIONS.items()}
     if svg is not None:
         from dnas.drawing.svg import svg as draw_svg
 
@@ -230,6 +238,10 @@ def show(
                 "params": cost.params,
                 "params_with_auxiliary": cost.params_with_auxiliary,
                 "macs": cost.macs,
+                "weight_bytes": weights,
+                "onnx_bytes": onnx_bytes(network, shape.final_norm),
+                "memory_bytes": {precision: memory.bytes(precision) for precision in PRECISIONS},
+                "least_memory_bytes": {precision: least.bytes(precision) for precision in PRECISIONS},
                 "in_space": found.in_space,
                 "architecture": found.to_json(),
             }
@@ -239,6 +251,15 @@ def show(
     print(
         f"{cost.params:,} parameters, {cost.macs:,} multiply-accumulates at {channels} channels, {classes} classes, "
         f"{image_size}×{image_size} images" + ("" if found.in_space else "; outside the search space")
+    )
+    held = [
+        f"{size_text(each.bytes('float32'))} in float32, {size_text(each.bytes('int8'))} in int8"
+        for each in (memory, least)
+    ]
+    print(f"weights: {size_text(weights['float32'])} in float32, {size_text(weights['int8'])} in int8")
+    print(
+        f"activations for one image: {held[0]} ({memory.step}); "
+        + (f"{held[1]} in the best order" if least.numbers < memory.numbers else "no order needs less")
     )
 
 
@@ -273,14 +294,14 @@ def methods(
     debug: Debug = False,
 ) -> None:
     """List all search methods, or the options of one together with all settings of a search and a training."""
-    from dnas.methods.registry import get_method, registry
+    from dnas.methods.registry import METHODS, get_method
     from dnas.pipeline.config import sections
 
     if parts:
         _list_parts(name, json)
         return
     if name is None:
-        listed = [_describe(method) for method in registry().values()]
+        listed = [_describe(method) for method in METHODS.values()]
     else:
         listed = [_describe(get_method(name))]
         tables = {section: sections(get_method(name))[section] for section in ("search", "train")}
@@ -299,6 +320,36 @@ def methods(
         # The defaults are those without a preset.
         for option in [*method["options"], *method.get("settings", ())]:
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
+
+
+@app.command(sort_key=8, name="list")
+def list_(
+    kind: Annotated[str | None, Parameter(help="Only these. [default: all]")] = None,
+    /,
+    *,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what can be named, kind by kind, and which package brings it.
+
+    Kinds are methods, parts, primitives, relaxations, spaces, data-sources and export-formats.
+    """
+    from dnas.deploy.registry import FORMATS
+    from dnas.errors import unknown
+    from dnas.pipeline.extensions import KINDS
+
+    kinds = {f"{registry.word}s".replace(" ", "-"): registry for registry in (*KINDS, FORMATS)}
+    if kind is not None and kind not in kinds:
+        raise unknown("kind", "kind", kind, kinds)
+    chosen = kinds if kind is None else {kind: kinds[kind]}
+    listed = {each: {name: registry.origin(name) for name in registry} for each, registry in chosen.items()}
+    if json:
+        print_json(listed)
+        return
+    for each, origins in listed.items():
+        print(f"{each}:")
+        for origin in dict.fromkeys(origins.values()):
+            print(f"  {origin}: {', '.join(name for name, of in origins.items() if of == origin)}")
 
 
 @app.command(sort_key=9)
@@ -324,9 +375,9 @@ def doctor(
 
 
 def _list_parts(name: str | None, json: bool) -> None:
-    from dnas.parts.registry import get_part, registry
+    from dnas.parts.registry import PARTS, get_part
 
-    found = registry().values() if name is None else [get_part(name)]
+    found = PARTS.values() if name is None else [get_part(name)]
     listed = [
         {"name": part.name, "title": part.title, "paper": part.paper, "options": _options(part)} for part in found
     ]

@@ -171,20 +171,14 @@ def print_ranking(summary: dict[str, Any], out: Path) -> None:
     """Print the result of `ranking.ranked`."""
     from rich.table import Table
 
+    from dnas.study.tables import RANKING_HEADER, ranking_cells, ranking_title
+
     console = _wide_console()
-    table = Table(title=f"{summary['architectures']} random architectures: agreement with the ranking by full training")
-    for name in ("measure", "Kendall's τ", "95% CI", "p", "architectures", "seconds each"):
+    table = Table(title=ranking_title(summary))
+    for name in RANKING_HEADER:
         table.add_column(name, justify="left" if name == "measure" else "right", no_wrap=name == "measure")
-    for row in summary["rows"]:
-        known = row.get("tau") is not None
-        table.add_row(
-            row["measure"],
-            f"{row['tau']:.2f}" if known else "",
-            f"{row['low']:.2f} to {row['high']:.2f}" if known and row["low"] is not None else "",
-            f"{row['p']:.3f}" if known else "",
-            str(row.get("count", "")),
-            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
-        )
+    for row in ranking_cells(summary):
+        table.add_row(*row)
     console.print(table)
     failed = f"{len(summary['failed'])} runs failed; " if summary["failed"] else ""
     console.print(f"{failed}results: {out}", highlight=False)

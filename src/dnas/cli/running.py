@@ -158,10 +158,11 @@ def resume(
     for option, value in (("seeds", seeds), ("methods", methods)):
         if value is not None:
             more = f"--{option} {value}"
-            raise InputError(f"{more} cannot be used with `dnas resume`; use: dnas compare --resume {run} {more}")
+            kind, command = ("ranking", "rank") if (run / RANKING_FILE).is_file() else ("study", "compare")
+            raise InputError(f"{more} adds runs, which is for a {kind}: dnas {command} --resume {run} {more}")
     from dnas.pipeline import run as pipeline
     from dnas.study.design import read_study
-    from dnas.study.ranking import read_ranking
+    from dnas.study.ranking_design import read_ranking
 
     if (run / STUDY_FILE).is_file():
         carry_out_study(run, read_study(run), processes, cluster, quiet, json, now)

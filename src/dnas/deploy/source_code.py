@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dnas.errors import InputError
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
@@ -238,7 +239,9 @@ def _layer(layer: Layer) -> str:
             }
             more = "".join(f", {key}={value}" for key, (value, default) in options.items() if value != default)
             return f"nn.Conv2d({layer.inputs}, {layer.outputs}, {_side(layer.kernel)}{more}, bias=False)"
-    raise AssertionError(f"no code for {layer}")
+    raise InputError(
+        f"the operation {type(layer).__name__} has no code of torch's modules alone; leave out --format python and timm"
+    )
 
 
 def _side(pair: tuple[int, int]) -> Any:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.primitives import PRIMITIVES
+from dnas.space.primitives import ordered
 
 # Geometry in px. 20 DARTS layers have about the shape of an A4 page, where 11 px are printed as 6 points.
 MARGIN = 20
@@ -70,4 +70,4 @@ def plain(text: str) -> str:
 
 
 def in_order(counts: Counter[str]) -> list[tuple[str, int]]:
-    return [(op, counts[op]) for op in PRIMITIVES if counts[op]]
+    return [(op, counts[op]) for op in ordered(counts) if counts[op]]

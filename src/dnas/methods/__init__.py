@@ -8,7 +8,6 @@ from dnas.methods.protocol import GradientMethod as GradientMethod
 from dnas.methods.protocol import GradientOptions as GradientOptions
 from dnas.methods.protocol import Method as Method
 from dnas.methods.protocol import MethodOptions as MethodOptions
-from dnas.methods.protocol import Nothing as Nothing
 from dnas.methods.protocol import Progress as Progress
 from dnas.methods.protocol import SupernetMethod as SupernetMethod
 from dnas.methods.protocol import SupernetOptions as SupernetOptions
@@ -19,4 +18,4 @@ from dnas.methods.protocol import whole_network as whole_network
 from dnas.methods.registry import create as create
 from dnas.methods.registry import get_method as get_method
 from dnas.methods.registry import list_methods as list_methods
-from dnas.methods.registry import register as register
+from dnas.supernet.mapping import Nothing as Nothing

@@ -108,10 +108,8 @@ class Additive(TrialMethod):
         rng = numpy_stream(seed, "mutation", len(history))
         draws = model.draws(numpy_stream(seed, "factors", len(history)), round(DRAWN * size))
         best = sorted(judged, key=lambda trial: -(trial.score or 0.0))[:PARENTS]
-        drawn = (
-            strongest(factors_of(draw, self.space, layers, self.mapping_name), self.space, layers, self.origin())
-            for draw in draws
-        )
+        factors = (factors_of(draw, self.space, layers, self.mapping_name) for draw in draws)
+        drawn = (strongest(each, self.space, layers, self.origin(), self.feasible) for each in factors)
         mutants = (self.mutant(rng, best[i % len(best)].architecture, MUTATIONS) for i in range(round(MUTANTS * size)))
         uniform = (self.uniform(rng, layers) for _ in repeat(None))
         return list(islice(unseen(chain(drawn, mutants, uniform), history), size))

@@ -10,19 +10,20 @@ from typing import Any
 
 from pydantic import Field
 
-from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.methods.protocol import Progress
+from dnas.methods.relaxed import RelaxedMethod, RelaxedOptions
 from dnas.supernet.mapping import SHARED, Mapping
-from dnas.supernet.relaxation import MixingWeights, expand, softmax
+from dnas.supernet.relaxation import MixingWeights, expand
 
 
-class DARTSOptions(GradientOptions):
+class DARTSOptions(RelaxedOptions):
     """`none` competes in the softmax, as published."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
 
 
-class DARTS(GradientMethod):
-    """Any mapping × softmax × first order × top two edges."""
+class DARTS(RelaxedMethod):
+    """Any mapping × softmax or another × first order × top two edges."""
 
     name = "darts"
     title = "DARTS (first order)"
@@ -40,4 +41,4 @@ class DARTS(GradientMethod):
         return self.new_mapping(layers, seed, with_edges=False)
 
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
-        return expand(softmax(mapping.terms()), None, mapping.layers)
+        return expand(self.relaxed(mapping, progress), None, mapping.layers)

@@ -142,4 +142,6 @@ class DNAS(GradientMethod):
         with torch.no_grad():
             mixing = self.mixing(mapping, progress)
         minimum = 0.5 if self.options.threshold is None else self.options.threshold
-        return derive.threshold(mixing.psi, mixing.operations, self.operations, self.space, minimum, self.origin())
+        return derive.threshold(
+            mixing.psi, mixing.operations, self.operations, self.space, minimum, self.origin(), self.feasible
+        )

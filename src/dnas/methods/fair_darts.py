@@ -93,4 +93,4 @@ class FairDARTS(GradientMethod):
         with torch.no_grad():
             weights = self.mixing(mapping, progress).operations
         minimum = PAPER_THRESHOLD if self.options.threshold is None else self.options.threshold
-        return derive.threshold(weights, weights, self.operations, self.space, minimum, self.origin())
+        return derive.threshold(weights, weights, self.operations, self.space, minimum, self.origin(), self.feasible)

@@ -12,12 +12,13 @@ from typing import Any
 
 from pydantic import Field
 
-from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, whole_network
+from dnas.methods.protocol import Progress, whole_network
+from dnas.methods.relaxed import RelaxedMethod, RelaxedOptions
 from dnas.supernet.mapping import SHARED, Mapping
-from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, softmax
+from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand
 
 
-class PCDARTSOptions(GradientOptions):
+class PCDARTSOptions(RelaxedOptions):
     """Its two parts can be switched off one by one."""
 
     partial_channels: int = Field(4, ge=1, description="K: 1/K of the channels pass through the operations")
@@ -28,8 +29,8 @@ class PCDARTSOptions(GradientOptions):
     edge_normalisation: bool = Field(True, description="edges of a node compete through softmax(beta)")
 
 
-class PCDARTS(GradientMethod):
-    """Any mapping × softmax with edge softmax × first order × top two edges."""
+class PCDARTS(RelaxedMethod):
+    """Any mapping × softmax or another with edge softmax × first order × top two edges."""
 
     name = "pc-darts"
     title = "PC-DARTS"
@@ -62,4 +63,4 @@ class PCDARTS(GradientMethod):
     def mixing(self, mapping: Mapping, progress: Progress) -> MixingWeights:
         logits = mapping.edge_logits()
         edges = None if logits is None else edge_softmax(logits, self.space)
-        return expand(softmax(mapping.terms()), edges, mapping.layers)
+        return expand(self.relaxed(mapping, progress), edges, mapping.layers)

@@ -21,8 +21,9 @@ from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space, reduction_layers
 from dnas.space.genotype import PAPER_LAYERS
+from dnas.space.limits import Feasible
 from dnas.supernet import derive
-from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, mapping_class
+from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, Nothing, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.training.batches import Batch
 
@@ -161,6 +162,7 @@ class Method:
         quick: What the quick preset sets for this method, {"search": …, "options": …}, where it is not what it sets
             for all, e.g. how many architectures are judged.
         paper_options: What the paper preset sets of the method's own options, where the default is not the published.
+        feasible: The architectures that keep to the limits of a run; None: there are no limits. Set by the run.
     """
 
     name: ClassVar[str]
@@ -173,6 +175,7 @@ class Method:
     Settings: ClassVar[type[SearchSettings]] = SearchSettings
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
     paper_options: ClassVar[Dict[str, Any]] = {}
+    feasible: Feasible | None = None
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -188,17 +191,19 @@ class Method:
 
     def uniform(self, rng: np.random.Generator, layers: int) -> Architecture:
         """A uniform architecture of the space: layer by layer, or one pair of cells where cells are shared."""
-        return sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED)
+        return self._drawn(lambda: sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED))
 
     def mutant(self, rng: np.random.Generator, architecture: Architecture, most: int = 1) -> Architecture:
-        """The architecture with one slot mutated: in one layer, or in all of a kind where cells are shared.
+        """The architecture with one slot mutated, or up to `most`: see `sampling.mutate`."""
+        shared = self.mapping_name == SHARED
+        return self._drawn(lambda: sampling.mutate(self.space, rng, architecture, shared=shared, most=most))
 
-        Args:
-            most: So many mutations or fewer, each number as often; two of them may meet in a slot.
-        """
-        for _ in range(1 if most == 1 else 1 + int(rng.integers(most))):
-            architecture = sampling.mutate(self.space, rng, architecture, shared=self.mapping_name == SHARED)
-        return architecture
+    def _drawn(self, draw: Callable[[], Architecture]) -> Architecture:
+        return draw() if self.feasible is None else self.feasible.drawn(draw)
+
+    def within(self, architecture: Architecture) -> Architecture:
+        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there."""
+        return architecture if self.feasible is None else self.feasible.within(architecture)
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
@@ -223,36 +228,24 @@ class Method:
         return {"method": self.name, "mapping": self.mapping_name}
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """What is to be judged next, all of it before the next call; nothing ends the choosing.
+        """What is to be judged before the next call; nothing ends the choosing, and `choose` takes the history.
 
-        A pure function of its arguments, so that a search can be resumed from its history. `choose` is called where
-        there is a history at the end.
+        A pure function of its arguments, so that a search can be resumed from its history.
         """
         return []
 
     def choose(self, history: Sequence[Trial]) -> Architecture:
-        """The best of those judged on the largest share, the first of equals. Raises RunError if none was."""
+        """The best of those judged on the largest share; see `best`."""
         return best(history, self.name).architecture
 
 
 def best(history: Sequence[Trial], name: str) -> Trial:
-    """The trial with the best score among those on the largest share of images, the first of equals.
-
-    Raises RunError when every trial failed.
-    """
+    """The first of those with the best score on the largest share of images. Raises RunError if every trial failed."""
     scored = [trial for trial in history if trial.score is not None]
     if not scored:
         raise RunError(f"{name}: none of {len(history)} candidates could be judged; see log.txt")
     largest = max(trial.share for trial in scored)
     return max((trial for trial in scored if trial.share == largest), key=lambda trial: trial.score or 0.0)
-
-
-class Nothing(nn.Module):
-    """What stands for a mapping where a method learns nothing: it knows the depth L."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.layers = layers
 
 
 class SupernetMethod(Method):
@@ -293,7 +286,8 @@ class SupernetMethod(Method):
     def uniform_path(self, mapping: Any, progress: Progress) -> MixingWeights:
         """Those of a uniform architecture, another one in every draw; nothing else is executed."""
         rng = numpy_stream(progress.seed, "path", progress.step, progress.draw)
-        architecture = self.uniform(rng, mapping.layers)
+        # Weights are shared, so those of all architectures are of use, whatever the limits.
+        architecture = sampling.sample(self.space, rng, mapping.layers, shared=self.mapping_name == SHARED)
         return path(architecture, self.operations, self.space)
 
     def optimizer(self, mapping: Any, settings: Any) -> torch.optim.Optimizer | None:
@@ -336,9 +330,8 @@ class GradientMethod(SupernetMethod):
     rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
 
     Attributes:
-        keeps: What the quick preset keeps of the method's own search in fewer steps, by the rate of the architecture:
-            "travel", how far a parameter can go, which is needed where values mean something by themselves (a width of
-            0, the size of Gumbel noise); or "walk", how far noise carries it, where only the order counts.
+        keeps: What the automatic rate of the architecture keeps of the paper's search. "travel": how far a parameter
+            can go, if values matter (a bound, Gumbel noise); "walk": how far noise moves it, if only their order does.
     """
 
     kind = "gradient"
@@ -397,7 +390,11 @@ class GradientMethod(SupernetMethod):
             scores = self.scores(mapping, progress)
         if mapping.closed is not None:
             scores = scores.cpu().masked_fill(mapping.closed, -math.inf)
-        return derive.top_edges(scores, self.operations, self.space, self.origin())
+        return self.top_edges(scores)
+
+    def top_edges(self, scores: Tensor) -> Architecture:
+        """The architecture of these scores [L, E, O], within the limits (`derive.top_edges`)."""
+        return derive.top_edges(scores, self.operations, self.space, self.origin(), self.feasible)
 
     def sampled(self, mapping: Mapping, progress: Progress, generator: torch.Generator) -> Architecture:
         """One drawn from what was learnt: as the top edges, but each operation is kept in proportion to its score."""
@@ -407,7 +404,7 @@ class GradientMethod(SupernetMethod):
         if self.mapping_name == SHARED:
             reductions = reduction_layers(len(scores))
             gumbel = gumbel[[reductions[0] if k in reductions else 0 for k in range(len(scores))]]
-        return derive.top_edges(scores * gumbel.exp(), self.operations, self.space, self.origin())
+        return self.top_edges(scores * gumbel.exp())
 
 
 class TrialMethod(Method):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnas.errors import InputError
 from dnas.kernels.depthwise import DepthwiseConv2d
 from dnas.rng import torch_stream
 from dnas.space.primitives import (
@@ -56,6 +57,9 @@ class NoiseModule(nn.Module):
         super().__init__()
         self.stride = stride
         self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
+
+    def reset_parameters(self) -> None:
+        self.drawn.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
@@ -174,12 +178,7 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
         case FactorizedReduce():
             return FactorizedReduceModule(layer.inputs, layer.outputs, norms, groups)
         case Conv():
-            # A depthwise kernel supports padded, odd and square kernels with one input per group.
-            alone = (
-                layer.groups == layer.inputs == layer.outputs and layer.padded and layer.stride[0] == layer.stride[1]
-            )
-            odd = layer.kernel[0] == layer.kernel[1] > 1 and layer.kernel[0] % 2 == 1
-            kind = DepthwiseConv2d if alone and odd else nn.Conv2d if layer.padded else WholeConv2d
+            kind = DepthwiseConv2d if layer.depthwise else nn.Conv2d if layer.padded else WholeConv2d
             return kind(
                 groups * layer.inputs,
                 groups * layer.outputs,
@@ -190,15 +189,37 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
                 groups * layer.groups,
                 bias=False,
             )
-    raise AssertionError(f"no module for {layer}")
+    assert groups == 1, f"{layer} has no module for groups"
+    return ForeignLayer(layer.module())
+
+
+class ForeignLayer(nn.Module):
+    """Another package's layer. Inside, so that nothing takes it for one of ours by its class, as kernels would."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module(x)
+        return out
+
+
+# Nobody else has what they give, and no backward pass needs it.
+_SPARE = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, FactorizedReduceModule, ZeroModule, NoiseModule)
 
 
 class LayerChain(nn.Sequential):
     """Layers in sequence.
 
     With `rectified` the input is already the output of a ReLU, and a chain that starts with one does not repeat it:
-    chains with the same input share it. Later ReLUs work in place, since the layer before no longer needs its output.
+    chains with the same input share it. Later ReLUs work in place if the layer before allows it.
     """
+
+    @property
+    def spare(self) -> bool:
+        """Whether what it gives may be overwritten."""
+        return isinstance(self[-1], _SPARE)
 
     @property
     def rectifies(self) -> bool:
@@ -207,7 +228,7 @@ class LayerChain(nn.Sequential):
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
         for i, layer in enumerate(self):
             if i and isinstance(layer, nn.ReLU):
-                input = F.relu_(input)
+                input = F.relu_(input) if isinstance(self[i - 1], _SPARE) else F.relu(input)
             elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):
@@ -224,12 +245,15 @@ def construct(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.
     """Build a module and draw its weights from `generator`, leaving the global random state alone.
 
     The distributions are the defaults of torch: convolutions and linear layers uniform in ±1/√fan_in (He et al. 2015,
-    a = √5), batch norms 1 and 0.
+    a = √5), batch norms 1 and 0. Other modules with weights or buffers of their own fill them in `reset_parameters`.
+
+    Raises:
+        InputError: Such a module has no `reset_parameters`.
     """
     with torch.device("meta"):
         module = build()
     module = module.to_empty(device="cpu")
-    for part in module.modules():
+    for number, part in enumerate(module.modules()):
         if isinstance(part, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(part.weight[0].numel())
             with torch.no_grad():
@@ -238,4 +262,18 @@ def construct(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.
                     part.bias.uniform_(-bound, bound, generator=generator)
         elif isinstance(part, nn.BatchNorm2d):
             part.reset_parameters()
+        elif part._parameters or part._buffers:
+            _reset(part, generator.initial_seed() + number)
     return module
+
+
+def _reset(part: nn.Module, seed: int) -> None:
+    reset = getattr(part, "reset_parameters", None)
+    if reset is None:
+        raise InputError(
+            f"the module {type(part).__name__} has weights or buffers of its own; give it reset_parameters(), which "
+            "fills them"
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed % 2**63)
+        reset()

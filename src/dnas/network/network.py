@@ -6,13 +6,15 @@ auxiliary head in training, and drop path on every operation except the identity
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dnas.kernels import discrete
-from dnas.network.modules import AuxiliaryPool, build_chain, construct
+from dnas.network.modules import AuxiliaryPool, LayerChain, build_chain, construct
 from dnas.network.program import program as cell_program
 from dnas.rng import torch_stream
 from dnas.settings import CHANNELS, CIFAR_STEM
@@ -31,6 +33,7 @@ class NetworkCell(nn.Module):
         self.ends = [(edge.source, edge.target) for edge in cell.edges]
         # DARTS drops paths of all operations except the identity, so that a node never loses all its inputs.
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
+        self.spare = [chain.spare for chain in cast("list[LayerChain]", list(self.operations))]
         self.concat = cell.concat
         self.parts = [part for part in self.modules() if part is not self]
         self.program = cell_program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
@@ -57,13 +60,13 @@ class NetworkCell(nn.Module):
             factor = paths[e, :, None, None, None] if paths is not None and self.droppable[e] else None
             # In place if only this sum uses the tensor: no backward pass of a norm or pool needs its output.
             if factor is not None:
-                y = y.mul_(factor)
+                y = y.mul_(factor) if self.spare[e] else y * factor
             if target in states:
                 states[target] = states[target].add_(y) if target in owned else states[target] + y
                 owned.add(target)
             else:
                 states[target] = y
-                if self.droppable[e]:
+                if self.spare[e] or factor is not None:
                     owned.add(target)
         return torch.cat([states[s] for s in self.concat], 1)
 

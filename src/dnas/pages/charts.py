@@ -15,7 +15,7 @@ from typing import Any
 
 from dnas.drawing.style import INK, PAPER, RULE, SOFT
 from dnas.pages.figure import ACCENT, FONT, folded, new_axes, new_figure, svg_of, text_width
-from dnas.space.primitives import PRIMITIVES
+from dnas.space.primitives import PRIMITIVES, ordered
 from dnas.study.names import SEARCHED, Kind
 
 WIDTH, HEIGHT = 380, 230  # of a chart in one of two columns
@@ -132,7 +132,7 @@ def lines(
 def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mapping[str, Sequence[float]]) -> str:
     """Draw the share of each operation in each epoch as stacked areas, in a small chart without a legend."""
     totals = [sum(values) or 1.0 for values in zip(*amounts.values(), strict=True)]
-    shares = {op: [v / total for v, total in zip(amounts[op], totals, strict=True)] for op in _ordered(amounts)}
+    shares = {op: [v / total for v, total in zip(amounts[op], totals, strict=True)] for op in ordered(amounts)}
     with new_figure(*SMALL) as figure:
         axes = new_axes(figure, left=4, right=4, top=4, bottom=20)
         at = list(epochs) if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
@@ -161,7 +161,7 @@ def shares_by_layer(
     narrow: bool = False,
 ) -> str:
     """Draw the share of each operation in each layer as stacked bars, from the first layer (left) to the last."""
-    ops = _ordered({op: 0 for layer in layers for op in layer})
+    ops = ordered({op for layer in layers for op in layer})
     width, height = SMALL if small else (NARROW, 210) if narrow else (WIDE, 210)
     label = "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
     with new_figure(width, height) as figure:
@@ -286,11 +286,6 @@ def op_name(op: str) -> str:
 
 def _colour(op: str) -> str:
     return PRIMITIVES[op].colour if op in PRIMITIVES else SOFT
-
-
-def _ordered(ops: Mapping[str, Any]) -> list[str]:
-    """Sort operations in the order of all drawings; unknown ones last."""
-    return sorted(ops, key=lambda op: list(PRIMITIVES).index(op) if op in PRIMITIVES else len(PRIMITIVES))
 
 
 def _whole_ticks(axis: Any, count: int, whole: bool) -> None:

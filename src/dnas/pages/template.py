@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from dnas.errors import InputError
 from dnas.space.architecture import Architecture
-from dnas.space.primitives import PRIMITIVES
+from dnas.space.primitives import PRIMITIVES, ordered
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -79,8 +79,8 @@ def thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str,
 
 def legend(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return (name, color) of the operations that occur."""
-    there = {op for layer in layers for op in layer}
-    return [(primitive.label, primitive.colour) for op, primitive in PRIMITIVES.items() if op in there]
+    there = ordered({op for layer in layers for op in layer if op in PRIMITIVES})
+    return [(PRIMITIVES[op].label, PRIMITIVES[op].colour) for op in there]
 
 
 def mean_layer(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -27,7 +27,6 @@ from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
 from dnas.space.darts import layer_kinds
-from dnas.supernet import derive
 from dnas.supernet.mapping import DECOUPLED, SHARED
 from dnas.supernet.relaxation import MixingWeights
 
@@ -81,7 +80,8 @@ class Projection(Part):
         for (operations, edges), reached in zip(factors(method, layers), measured, strict=True):
             worth -= reached * (EDGES_FIRST * edges[..., None] if edges.any() else operations)
         worth.masked_fill_(search.closings.closed, -math.inf)
-        return derive.top_edges(worth, method.operations, method.space, method.origin())
+        found: Architecture = method.top_edges(worth)
+        return found
 
 
 def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tensor]]:

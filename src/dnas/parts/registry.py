@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from dnas.errors import SettingError, unknown
 from dnas.methods.protocol import GradientMethod, Method
 from dnas.parts.protocol import Part
-from dnas.plugins import discovered
+from dnas.plugins import Registry, classes_of
 from dnas.settings import GradientSettings, SearchSettings
 from dnas.validation import checked
 
@@ -17,23 +16,19 @@ SETTING = "with_parts"  # the setting that names parts
 OPTIONS = "with_options"  # the table of their options
 
 
-@cache
-def registry() -> Mapping[str, type[Part]]:
-    """Every part by name: those of dnas, then those of installed packages."""
-    assert __package__
-    return discovered(__package__, Part, "part")
+PARTS = Registry[type[Part]]("dnas.parts", Part, "part", lambda: classes_of("dnas.parts", Part), classes=True)
 
 
 def list_parts() -> list[str]:
     """The names of all parts."""
-    return list(registry())
+    return list(PARTS)
 
 
 def get_part(name: str) -> type[Part]:
     """The class of a part. Raises InputError listing the names."""
-    if name not in registry():
-        raise unknown(SETTING, "--with", name, registry())
-    return registry()[name]
+    if name not in PARTS:
+        raise unknown(SETTING, "--with", name, PARTS)
+    return PARTS[name]
 
 
 def create(names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Part, ...]:

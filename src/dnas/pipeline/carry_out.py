@@ -20,7 +20,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
 from dnas.parts import registry as parts
-from dnas.pipeline import budget, stages
+from dnas.pipeline import budget, limits, stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.entrants import entrants
 from dnas.pipeline.inputs import Data
@@ -51,6 +51,7 @@ from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
+from dnas.space.limits import Feasible
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
 from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
@@ -97,7 +98,8 @@ def train(
         prior, steps = result["plan"]["prior"], result["plan"]["finals"]
     else:
         prior, steps = _prior_for(config, config.train.step_count), list(config.finals_steps)
-    candidates = _candidates(config, subject, prior, folder, session)
+    feasible = limits.feasible(config, data.info)
+    candidates = _candidates(config, subject, prior, folder, session, feasible)
     steps = steps or [config.train.step_count] * len(candidates)
     settings = budget.planned(config.train, steps[0]) if config.budget else config.train
     begun = None
@@ -122,11 +124,14 @@ def train(
         assert isinstance(config.train, TrainSettings)
         # Known before anything is trained, so that the stages are numbered and their times estimated as they will be.
         try:
-            other = random_of_size(subject, parameters_of(config.train, data.info), config.seed)
+            allowed = {} if feasible is None else {"allowed": feasible.allows}
+            other = random_of_size(subject, parameters_of(config.train, data.info), config.seed, **allowed)
         except InputError as error:
             session.say(f"no comparison: {error}")
         if session.estimate is not None:
             stages.set_baseline(session.estimate, subject, other, config.train, data.info)
+    if feasible is not None and isinstance(subject, Architecture):
+        result["limits"] = limits.kept(feasible, subject)
     result |= _tested(TRAIN_STAGE, subject, settings, config, data, session, keep, begun, begin)
     if other is not None:
         longer = config.baseline_steps or settings.step_count
@@ -149,7 +154,7 @@ def _prior_for(config: Config, steps: int) -> str:
 
 
 def _candidates(
-    config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session
+    config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session, feasible: Feasible | None
 ) -> list[tuple[str, Subject]]:
     """Who takes part in the finals; without them, what was found.
 
@@ -162,7 +167,8 @@ def _candidates(
     path = folder.path / PRIOR_FILE
     if prior != NO_PRIOR and not path.exists():
         folder.write_text(PRIOR_FILE, json.dumps(load_prior(prior).to_json()))
-    return list(entrants(config, subject, others, Worth.from_json(read_json(path)) if prior != NO_PRIOR else None))
+    known = Worth.from_json(read_json(path)) if prior != NO_PRIOR else None
+    return list(entrants(config, subject, others, known, feasible))
 
 
 def _plan(
@@ -179,7 +185,7 @@ def _plan(
         own = budget.pace(config, subject, data.train, data.info)
         seconds = budget.training_seconds(config, [own] * max(1, config.finals), data.test, spent)
         prior = _prior_for(config, budget.steps_in(seconds, own))
-        _, *others = _candidates(config, subject, prior, folder, session)
+        _, *others = _candidates(config, subject, prior, folder, session, limits.feasible(config, data.info))
         paces = [own, *(budget.pace(config, other, data.train, data.info) for _, other in others)]
         spent = max(clock(config.device) - began, spent)
         seconds = budget.training_seconds(config, paces, data.test, spent)

@@ -15,6 +15,7 @@ from dnas.methods.registry import create, get_method
 from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
 from dnas.parts import registry as parts
+from dnas.pipeline.limits import check_limits, within_limits
 from dnas.pipeline.machine import Device, environment
 from dnas.pipeline.presets import (
     CIFAR10_IMAGES,
@@ -33,6 +34,7 @@ from dnas.settings import (
     AUTO_RESIZE,
     DataSettings,
     Duration,
+    LimitSettings,
     Memory,
     NetworkTrainSettings,
     SearchSettings,
@@ -70,7 +72,7 @@ class Config(Settings):
     with_parts: list[str] = Field(
         default_factory=list, description="what is added to the method: names that `dnas methods --parts` lists"
     )
-    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3 or s4")
+    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3, s4, or another package's")
     architecture: str = Field("", description="what `train` was given")
     handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
     from_run: str = Field(
@@ -116,6 +118,7 @@ class Config(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
     with_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: SerializeAsAny[NetworkTrainSettings] | None = None
+    limits: LimitSettings | None = None
     origin: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
 
@@ -138,6 +141,7 @@ def sections(method: type[Method], handmade: str = "") -> dict[str, type[BaseMod
         "options": method.Options,
         "train": train_settings(handmade),
         "data": DataSettings,
+        "limits": LimitSettings,
     }
 
 
@@ -163,6 +167,8 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
             raise InputError(f"--prior {config.prior} has no use without finals; give --finals, or leave it out")
         if load_prior(config.prior).space.name != config.space:
             raise InputError(f"--prior {config.prior} is not of the {config.space} space; give --prior none")
+    if config.limits is not None:
+        check_limits(config.limits, config.command)
     if data.workers and data.memory == "whole":
         raise InputError(
             f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
@@ -337,7 +343,15 @@ def resolve(
             width = handmade_of_size(config.handmade, train.params, len(info.classes), info.channels)
             train = train.model_copy(update={"width": width, "params": 0})
         updates["train"] = train
-    return config.model_copy(update=updates), method
+    resolved = config.model_copy(update=updates)
+    if config.limits is not None:
+        train = resolved.train or config.train
+        assert isinstance(train, TrainSettings)
+        own_width = "channels" in overrides.get("train", {})
+        train, limits = within_limits(resolved, train, info, planned=not own_width)
+        kept = {"limits": limits} if resolved.train is None else {"limits": limits, "train": train}
+        resolved = resolved.model_copy(update=kept)
+    return resolved, method
 
 
 def parse(values: Mapping[str, Any]) -> Config:

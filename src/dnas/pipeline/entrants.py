@@ -11,6 +11,7 @@ from dnas.rng import numpy_stream
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
+from dnas.space.limits import Feasible
 from dnas.space.published import load_published
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
@@ -21,26 +22,41 @@ from dnas.supernet.worth import Worth
 PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
 # Random ones for each that is wanted: some may be equal, in a small space.
 DRAWS = 20
+FEASIBLE_DRAWS = 4  # where there are limits, since these take longer
 
 
 def entrants(
-    config: Config, found: Architecture, others: Sequence[Architecture], prior: Worth | None
+    config: Config,
+    found: Architecture,
+    others: Sequence[Architecture],
+    prior: Worth | None,
+    feasible: Feasible | None = None,
 ) -> list[tuple[str, Architecture]]:
     """`config.finals` different architectures, each with its origin; what was found first.
 
     Half of them are of the prior, if there is one: the best by its means, and the best under draws. The others are in
     turn second choices, random ones, which are uniform, and published ones. All are as deep as what was found, and
-    where cells are shared there, so they are here.
+    where cells are shared there, so they are here. All are feasible.
     """
     rng = numpy_stream(config.seed, "finals")
     space, shared = get_space(config.space), config.mapping == SHARED
     named = [(FOUND, found)]
     if prior is not None:
         draws = [None, *[rng] * (config.finals // 2 - 1)]
-        named += [(PRIOR, prior.best(len(found), shared=shared, rng=draw)) for draw in draws]
+        named += [(PRIOR, prior.best(len(found), shared=shared, rng=draw, feasible=feasible)) for draw in draws]
     second = [(SECOND, architecture) for architecture in others]
-    drawn = [(RANDOM, sample(space, rng, len(found), shared=shared)) for _ in range(DRAWS * config.finals)]
+
+    def draw_one() -> Architecture:
+        return sample(space, rng, len(found), shared=shared)
+
+    if feasible is None:
+        random = [draw_one() for _ in range(DRAWS * config.finals)]
+    else:
+        random = [feasible.drawn(draw_one) for _ in range(FEASIBLE_DRAWS * config.finals)]
+    drawn = [(RANDOM, architecture) for architecture in random]
     stacked = [(name, load_published(name, len(found))) for name in PUBLISHED] if config.space == DARTS.name else []
+    if feasible is not None:
+        stacked = [(name, architecture) for name, architecture in stacked if feasible.allows(architecture)]
     named += [each for turn in zip_longest(second, drawn, stacked) for each in turn if each is not None]
     known: dict[object, tuple[str, Architecture]] = {}
     for name, architecture in named:

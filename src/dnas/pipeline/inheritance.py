@@ -94,7 +94,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
         training = _training(own)
         shape["image_size"] = own.data.image_size
         if isinstance(training, TrainSettings):
-            shape |= {"channels": training.channels, "stem": training.stem}
+            shape |= {"channels": training.channels, "stem": training.stem, "final_norm": training.final_norm}
         elif isinstance(training, WidthTrainSettings):
             shape["width"] = training.width
     record = read_training_images(run)
@@ -138,7 +138,10 @@ def _training(own: Config) -> NetworkTrainSettings:
     if own.train is not None:
         return own.train
     method = create(own.method, own.mapping or None, own.options, get_space(own.space))
-    return _preset(own, method)
+    training = _preset(own, method)
+    if own.limits is not None and own.limits.channels:
+        return training.model_copy(update={"channels": own.limits.channels})
+    return training
 
 
 def _given_training(own: Config) -> dict[str, Any]:

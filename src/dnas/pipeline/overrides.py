@@ -131,6 +131,8 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
         settings.pop("with_options", None)
     for section in {"search", "train"} - set(sections):
         settings.pop(section, None)
+    if command == "train":
+        settings.pop("limits", None)
     return settings | given
 
 
@@ -205,7 +207,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     Raises InputError naming the file.
     """
     values = read_toml(Path(path))
-    for section in ("data", "search", "options", "with_options", "train"):
+    for section in ("data", "search", "options", "with_options", "train", "limits"):
         if not isinstance(values.get(section, {}), dict):
             raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
     if values.pop("environment", None) is not None and "format" in values:  # no file of the user's own

@@ -12,7 +12,9 @@ from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import create
 from dnas.parts import registry as parts
 from dnas.pipeline.config import parse
+from dnas.pipeline.limits import feasible
 from dnas.pipeline.model import read_tensors
+from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.checkpoint import newest
 from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE, SEARCH_STAGE
 from dnas.settings import GradientSettings
@@ -44,6 +46,9 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
             raise InputError(f"{path} was derived by {part.name}, from weights that are not kept; search again")
     if not isinstance(method, SupernetMethod):
         raise InputError(f"{path} is a search by {method.name}, which chose among trials; nothing can be derived again")
+    record = read_training_images(path)
+    if config.limits is not None and record is not None:
+        method.feasible = feasible(config, record.info)
     mapping = method.mapping(config.search.layers, config.seed)
     epochs = config.search.epochs
     if (path / PARAMETERS_FILE).is_file():

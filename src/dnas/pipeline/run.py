@@ -19,9 +19,9 @@ from dnas.disk import read_toml
 from dnas.errors import InputError, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
-from dnas.methods.registry import create, list_methods
+from dnas.methods.registry import METHODS, create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
-from dnas.pipeline import budget, carry_out, origin, stages
+from dnas.pipeline import budget, carry_out, limits, origin, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
@@ -137,6 +137,8 @@ def _begin(
             session.say(line)
         if flips:
             session.say(flips)
+        if within := limits.feasible(config, data.info):
+            session.say(limits.sentence(within))
         if config.origin:
             for line in origin.sentences(config.origin, data.info):
                 session.say(line)
@@ -211,7 +213,7 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             folder = opened.enter_context(RunFolder(path, writes=False))
         values = folder.read_config()
         name = values.get("method")
-        if isinstance(name, str) and name and name not in list_methods():
+        if isinstance(name, str) and name and name not in METHODS:
             raise InputError(
                 f"{path} was searched by the method {name!r}, which is not known here; call dnas.register with its "
                 "class before dnas.resume, or install the package that has it"
@@ -277,6 +279,8 @@ def _carry_through(
     config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session, began: float
 ) -> dict[str, Any]:
     """All stages that are not yet complete. `began`: the clock at the beginning of this execution."""
+    if method is not None:
+        method.feasible = limits.feasible(config, data.info)
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     if not config.budget:  # whoever gave one knows the time

@@ -85,8 +85,8 @@ class Closings:
         """What the method derives; where something is closed, the top edges of the rest."""
         if not self.closed.any():
             return self.method.derive(self.mapping, progress)
-        method = self.method
-        return derive.top_edges(self.ranking(progress), method.operations, method.space, method.origin())
+        assert isinstance(self.method, GradientMethod)
+        return self.method.top_edges(self.ranking(progress))
 
 
 def skip_dropout(with_parts: Sequence[Part], search: SearchView, progress: Progress) -> float:

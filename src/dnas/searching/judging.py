@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -63,6 +63,7 @@ def judged_in_rounds(
     """
     history: list[Trial] = []
     while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
+        candidates = [replace(c, architecture=method.within(c.architecture)) for c in candidates]
         room = candidates if limit is None else candidates[: limit - len(history)]
         scores = list(known[len(history) : len(history) + len(room)])
         if len(scores) < len(room):

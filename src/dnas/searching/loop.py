@@ -114,6 +114,7 @@ def search_supernet(
         derived = search.closings.derived(last)
         assert derived is not None, f"{method.name} neither derives nor proposes"
         architecture = derived
+    architecture = method.within(architecture)
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
     if with_parts:
         origin = {**architecture.origin, "with": [part.name for part in with_parts]}

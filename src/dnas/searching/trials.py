@@ -235,7 +235,7 @@ def search_by_trials(
     with Workers(1 if here else processes, max(1, torch.get_num_threads() // processes)) as workers:
         history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
     cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
-    architecture = method.choose(history)
+    architecture = method.within(method.choose(history))
     return Found(
         architecture, {}, cost, score_of(architecture, history), tuple(history), next_best(architecture, history)
     )

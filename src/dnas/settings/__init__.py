@@ -5,6 +5,7 @@ for is no setting of it, and is refused. Not here: what presets make of them, an
 """
 
 from dnas.settings.data import DataSettings
+from dnas.settings.limits import LimitSettings
 from dnas.settings.recipe import Recipe
 from dnas.settings.searches import GradientSettings, Pace, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
@@ -59,6 +60,7 @@ __all__ = [
     "Duration",
     "Flip",
     "GradientSettings",
+    "LimitSettings",
     "Memory",
     "NetworkTrainSettings",
     "Pace",

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dnas.errors import InputError
-from dnas.units import duration, whole_number
+from dnas.units import byte_count, duration, whole_number
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
 # A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
+# A number of bytes, which may be given as `byte_count` reads it: 256000 or "256KB".
+Bytes = Annotated[int, BeforeValidator(byte_count)]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]

@@ -60,7 +60,11 @@ def buildable(cell: Cell) -> str | None:
     for n, node in enumerate(cell.nodes):
         for s, (op, source) in enumerate(node):
             if op not in PRIMITIVES:
-                return f"node {n}, slot {s}: unknown operation {shown(op)}; known are {', '.join(PRIMITIVES)}"
+                known = ", ".join(PRIMITIVES)
+                return (
+                    f"node {n}, slot {s}: unknown operation {shown(op)}; known are {known}; if it is of a package, "
+                    "install that"
+                )
             if not 0 <= source < n + 2:
                 return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
     if not cell.concat:

@@ -13,9 +13,15 @@ from dnas.space.registry import SPACES
 from dnas.space.sampling import mutate, sample
 
 SIZE_TOLERANCE = 0.05
+BEYOND = 1.01  # how far from the size that is wanted one of this size counts that is beyond limits
 
 
-def random_of_size(like: Architecture, count: Callable[[Architecture], int], seed: int) -> Architecture:
+def random_of_size(
+    like: Architecture,
+    count: Callable[[Architecture], int],
+    seed: int,
+    allowed: Callable[[Architecture], bool] = lambda architecture: True,
+) -> Architecture:
     """A random architecture with as many parameters as `like`, ±5 %: the control of a search.
 
     Uniform architectures are drawn until one fits. Where the searched one is far from the usual size, which
@@ -24,6 +30,7 @@ def random_of_size(like: Architecture, count: Callable[[Architecture], int], see
 
     Args:
         count: The parameters of an architecture's network.
+        allowed: Whether an architecture keeps to the limits.
 
     Raises:
         InputError: No architecture of the space has that size.
@@ -34,7 +41,9 @@ def random_of_size(like: Architecture, count: Callable[[Architecture], int], see
     shared = cell_pair(like) is not None
 
     def distance(architecture: Architecture) -> float:
-        return abs(count(architecture) - wanted) / wanted
+        apart = abs(count(architecture) - wanted) / wanted
+        # One that is beyond the limits is no control; on the way to one it may be of use.
+        return apart if apart > SIZE_TOLERANCE or allowed(architecture) else SIZE_TOLERANCE * BEYOND
 
     draws = [sample(space, rng, len(like), shared=shared)]
     while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:

@@ -13,7 +13,7 @@ import numpy as np
 from dnas.errors import SettingError
 from dnas.settings import MIN_LAYERS
 from dnas.space.cell import Cell, Slot
-from dnas.space.primitives import PRIMITIVES
+from dnas.space.primitives import DARTS_PRIMITIVES
 
 
 def reduction_layers(layers: int) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def _with_slot(cell: Cell, n: int, s: int, slot: Slot) -> Cell:
     return Cell(tuple(tuple(node) for node in nodes))
 
 
-DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=tuple(PRIMITIVES)[:7])
+DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=DARTS_PRIMITIVES)
 
 
 def _pairs(text: str) -> tuple[tuple[str, ...], ...]:

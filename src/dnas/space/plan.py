@@ -93,6 +93,7 @@ class Shape:
         image_size, image_channels: Pixels of a side, and channels, of an image.
         stem: As of `TrainSettings`.
         width: What the channels of a hand-made network are multiplied by.
+        final_norm: As of `TrainSettings`.
     """
 
     channels: int = CHANNELS
@@ -101,6 +102,7 @@ class Shape:
     image_channels: int = 3
     stem: str = CIFAR_STEM
     width: float = 1.0
+    final_norm: bool = False
 
 
 @dataclass(frozen=True)

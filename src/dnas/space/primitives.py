@@ -1,7 +1,8 @@
 """The primitives: each operation once, as a chain of layers that is both built and counted.
 
 A layer here is a description without torch, so sizes can be counted (`Conv.macs`) in milliseconds;
-`modules.py` turns the same description into `nn.Module`s. Adding an operation is one entry in `PRIMITIVES`.
+`modules.py` turns the same description into `nn.Module`s. Adding an operation is one entry in `_OWN`, or an entry point
+of the group `dnas.primitives` in another package.
 
 Sizes are square: `size` is the height (= width) of a feature map in pixels.
 Sources: Liu et al. 2019 (DARTS), appendix A.1; names and order are theirs, the published genotypes'
@@ -10,13 +11,28 @@ additional primitives are Zoph et al. 2018 (NASNet).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from dnas.errors import first_line, shown
+from dnas.plugins import Registry
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a chain. Unless it says otherwise it has no parameters, costs nothing, and keeps the size."""
+    """One layer of a chain. Unless it says otherwise it has no parameters, costs nothing, and keeps the size.
+
+    Another package's layer is a frozen dataclass that derives from it and has `module`.
+    """
+
+    def module(self) -> Any:
+        """The `nn.Module` of a layer that is not among those below: [B, C, H, W] → [B, C', H', W'], nothing in place.
+
+        It imports torch within this function. Its own weights and buffers are filled by its `reset_parameters`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no module()")
 
     def params(self) -> int:
         return 0
@@ -90,6 +106,12 @@ class Conv(Layer):
     dilation: int = 1
     groups: int = 1
     padded: bool = True
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether a depthwise kernel can do it: one input a group, an odd square kernel, padded, the same steps."""
+        alone = self.groups == self.inputs == self.outputs and self.padded and self.stride[0] == self.stride[1]
+        return alone and self.kernel[0] == self.kernel[1] > 1 and self.kernel[0] % 2 == 1
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -183,14 +205,29 @@ def _conv_7x1_1x7(channels: int, stride: int) -> Chain:
     )
 
 
+def is_separable(chain: Chain, channels: int) -> bool:
+    """Whether it is stages of ReLU, depthwise convolution, 1×1 convolution and batch norm that keep the channels."""
+    relu, *_, norm = depthwise = _depthwise_separable(channels, 3, 1, 1)
+    stages = [chain[i : i + len(depthwise)] for i in range(0, len(chain), len(depthwise))]
+    return bool(stages) and all(
+        len(stage) == len(depthwise)
+        and (stage[0], *stage[2:]) == (relu, depthwise[2], norm)
+        and isinstance(stage[1], Conv)
+        and stage[1].depthwise
+        and stage[1].inputs == channels
+        for stage in stages
+    )
+
+
 @dataclass(frozen=True)
 class Primitive:
     """One candidate operation.
 
     Attributes:
         name: As in the literature's genotypes, e.g. "sep_conv_3x3".
-        chain: (channels, stride) → its layers in the discrete network.
-        colour: How pictures draw it; the eight of Okabe & Ito (2008) stay apart for colour-blind readers.
+        chain: (channels, stride) → its layers in the discrete network; they keep the channels, and stride 2 halves the
+            sides, odd ones rounded up.
+        colour: How pictures draw it, "#RRGGBB"; the eight of Okabe & Ito (2008) stay apart for colour-blind readers.
         label: A short name for pictures.
     """
 
@@ -201,7 +238,7 @@ class Primitive:
 
 
 # The first seven, in this order, are the search space of DNAS (table 3.3 A4: "Op = 7").
-PRIMITIVES: dict[str, Primitive] = {
+_OWN: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
         Primitive("max_pool_3x3", lambda c, s: (MaxPool(s),), "#56B4E9", "max 3×3"),
@@ -222,3 +259,37 @@ PRIMITIVES: dict[str, Primitive] = {
         Primitive("noise", lambda c, s: (Noise(s),), "#B3B3B3", "noise"),
     )
 }
+
+DARTS_PRIMITIVES = tuple(_OWN)[:7]
+
+
+def _objection(primitive: Primitive) -> str | None:
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", primitive.colour):
+        return f"its colour {primitive.colour!r} is not #RRGGBB"
+    if not primitive.label.strip():
+        return "it has no label"
+    for stride in (1, 2):
+        try:
+            chain = primitive.chain(8, stride)
+        except Exception as error:  # whatever another package's function does
+            return f"chain(8, {stride}) raises {type(error).__name__}: {first_line(error)}"
+        if not (isinstance(chain, tuple) and chain and all(isinstance(layer, Layer) for layer in chain)):
+            return f"chain(8, {stride}) is {shown(chain)}, not a tuple of layers"
+    return None
+
+
+PRIMITIVES = Registry[Primitive](
+    "dnas.primitives",
+    Primitive,
+    "primitive",
+    lambda: _OWN,
+    # Functions of exported code have their names.
+    spelled=(re.compile(r"[a-z][a-z0-9_]*"), "small letters, digits and underscores"),
+    objection=_objection,
+)
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """These primitives in the order in which all pictures list them: ours first, then others by name."""
+    places = {name: place for place, name in enumerate(_OWN)}
+    return sorted(names, key=lambda name: (places.get(name, len(places)), name))

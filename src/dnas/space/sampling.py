@@ -28,11 +28,22 @@ def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
     ]
 
 
-def mutate(space: Space, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False) -> Architecture:
+def mutate(
+    space: Space, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False, most: int = 1
+) -> Architecture:
     """A uniform layer with one slot mutated (`Space.mutate`).
 
     Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
+
+    Args:
+        most: So many mutations or fewer, each number as often; two of them may meet in a slot.
     """
+    for _ in range(1 if most == 1 else 1 + int(rng.integers(most))):
+        architecture = _mutated_once(space, rng, architecture, shared)
+    return architecture
+
+
+def _mutated_once(space: Space, rng: np.random.Generator, architecture: Architecture, shared: bool) -> Architecture:
     kinds = [tuple(k for k in range(len(architecture)) if k not in architecture.reductions), architecture.reductions]
     same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
     gene = space.mutate(rng, architecture.layers[same[0]], same[0] in architecture.reductions)

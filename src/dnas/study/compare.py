@@ -26,12 +26,13 @@ from filelock import FileLock
 from dnas.data.splits import DataInfo
 from dnas.disk import read_toml, write_atomically
 from dnas.errors import InputError, Interrupted, InUse, did_you_mean
-from dnas.methods.protocol import Method
-from dnas.methods.registry import get_method, register, registered
+from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE, require_package, require_width
 from dnas.options import ClusterOptions
 from dnas.pipeline.config import parse
+from dnas.pipeline.extensions import register_all, registered
 from dnas.pipeline.inputs import check_runs
+from dnas.pipeline.limits import feasible
 from dnas.pipeline.machine import check_execution
 from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
@@ -83,15 +84,14 @@ def do(
     run: Run,
     execution: Execution = DEFAULT,
     reporter: Reporter | None = None,
-    methods: Sequence[type[Method]] = (),
+    extensions: Sequence[Any] = (),
 ) -> bool:
     """Begin a run, or go on with it; False where another process has it.
 
     Args:
-        methods: What the process that sent it had registered.
+        extensions: What the process that sent it had registered.
     """
-    for method in methods:
-        register(method)
+    register_all(extensions)
     try:
         if (run.path / CONFIG_FILE).exists():
             resume(run.path, reporter=reporter, execution=execution)
@@ -141,7 +141,9 @@ def _architecture(run: Run) -> Architecture | None:
     if network.kind == "random":
         config = parse(read_toml(run.source / CONFIG_FILE))
         assert isinstance(config.train, TrainSettings)
-        return random_of_size(found, parameters_of(config.train, run.info), network.seed)
+        within = feasible(config, run.info)
+        allowed = {} if within is None else {"allowed": within.allows}
+        return random_of_size(found, parameters_of(config.train, run.info), network.seed, **allowed)
     return found
 
 
@@ -184,7 +186,7 @@ def compare(
     path = path if ray is None else path.absolute()
     return carry_out(
         path,
-        partial(do, execution=execution if ray is None else of_tasks(execution), methods=registered()),
+        partial(do, execution=execution if ray is None else of_tasks(execution), extensions=registered()),
         lambda: list(_runs(path, settings, info)),
         workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,

@@ -39,7 +39,7 @@ from dnas.validation import checked
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
 # Settings of a run that a training alone has no use for.
-OF_SEARCHES = ("search", "options", "space", SETTING, OPTIONS)
+OF_SEARCHES = ("search", "options", "space", "limits", SETTING, OPTIONS)
 
 
 class StudySettings(Settings):
@@ -81,8 +81,8 @@ class StudySettings(Settings):
             counts["threads"] = self.threads
         flags = {name: ",".join(values) for name, values in lists.items() if values} | counts
         for section, values in self.run.items():
-            if section == "data":
-                flags |= {flag_of(f"data.{name}").removeprefix("--"): value for name, value in values.items()}
+            if section in ("data", "limits"):
+                flags |= {flag_of(f"{section}.{name}").removeprefix("--"): value for name, value in values.items()}
             elif isinstance(values, list):
                 flags |= {section: ",".join(values)} if values else {}
             elif not isinstance(values, dict):

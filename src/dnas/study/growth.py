@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dnas.errors import InputError
 from dnas.options import flag_of
@@ -21,6 +21,21 @@ from dnas.validation import checked
 
 LISTS = ("methods", "mappings", "architectures")
 COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
+
+
+class Asked(Protocol):
+    """What a study and a ranking have in common."""
+
+    @property
+    def methods(self) -> list[str]: ...
+
+    @property
+    def run(self) -> dict[str, Any]: ...
+
+    @property
+    def threads(self) -> int: ...
+
+
 # Sections of a run whose settings may have one option for both.
 _BOTH = ("search", "train")
 
@@ -67,13 +82,18 @@ def asked(
     return grown(path, settings) if adds else settings
 
 
-def added_to(path: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Names without the + that says that they are added to a study. Raises InputError where there is none in `path`."""
+def added_to(path: Path, texts: Mapping[str, Sequence[str]], file: str = STUDY_FILE) -> dict[str, list[str]]:
+    """Names without the + that says that they are added to a study. Raises InputError where there is none in `path`.
+
+    Args:
+        file: What a study has, or a ranking.
+    """
+    kind = file.partition(".")[0]
     for key, names in texts.items():
-        for name in () if (path / STUDY_FILE).is_file() else names:
+        for name in () if (path / file).is_file() else names:
             if name.startswith("+"):
                 raise InputError(
-                    f"--{key} {name} adds to a study, and {path} is none; give --resume STUDY, or omit the +"
+                    f"--{key} {name} adds to a {kind}, and {path} is none; give --resume {kind.upper()}, or omit the +"
                 )
     return {key: [name.removeprefix("+") for name in names] for key, names in texts.items()}
 
@@ -93,7 +113,7 @@ def grown(path: Path, added: StudySettings) -> StudySettings:
         ours, theirs = getattr(added, name), getattr(old, name)
         if name in added.model_fields_set and ours < theirs:
             raise InputError(f"{option} is {theirs} in {path} and {ours} here: a study only grows; leave it out")
-    _require_same(path, *_of_its_parts(old, added), whole=False)
+    require_same(path, *of_its_parts(old, added), whole=False)
     return _extended(path, old, added)
 
 
@@ -104,28 +124,39 @@ def joined(path: Path, settings: StudySettings) -> StudySettings:
         InputError: A setting of the runs differs.
     """
     old = read_study(path)
-    _require_same(path, *_of_its_parts(old, settings), whole=True)
+    require_same(path, *of_its_parts(old, settings), whole=True)
     return _extended(path, old, settings)
 
 
 def _extended(path: Path, old: StudySettings, new: StudySettings) -> StudySettings:
-    if 0 not in (old.threads, new.threads) and old.threads != new.threads:
-        raise InputError(
-            f"--threads is {old.threads} in {path} and {new.threads} here, and the last bits of runs depend on it: "
-            "leave it out or take another --out"
-        )
     update: dict[str, Any] = {name: list(dict.fromkeys([*getattr(old, name), *getattr(new, name)])) for name in LISTS}
     if new.mappings and not old.mappings and old.methods:
         # No mappings are each method's own, which stay beside those that are added.
         update["mappings"] = list(dict.fromkeys([DEFAULT_MAPPING, *new.mappings]))
     update |= {name: max(getattr(old, name), getattr(new, name)) for name in COUNTS if name in new.model_fields_set}
-    if OPTIONS in new.run:
-        # Those of parts that come with a new method.
-        update["run"] = {**old.run, OPTIONS: {**old.run.get(OPTIONS, {}), **new.run[OPTIONS]}}
-    return old.model_copy(update=update | {"threads": new.threads or old.threads})
+    return old.model_copy(
+        update=update | {"threads": same_threads(path, old, new), "run": with_new_options(old.run, new.run)}
+    )
 
 
-def _of_its_parts(old: StudySettings, new: StudySettings) -> tuple[dict[str, Any], dict[str, Any]]:
+def same_threads(path: Path, old: Asked, new: Asked) -> int:
+    """The threads of both, of which one may leave them open. Raises InputError where they differ."""
+    if 0 not in (old.threads, new.threads) and old.threads != new.threads:
+        raise InputError(
+            f"--threads is {old.threads} in {path} and {new.threads} here, and the last bits of runs depend on it: "
+            "leave it out or take another --out"
+        )
+    return new.threads or old.threads
+
+
+def with_new_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the old runs, with the options of parts that come with a new method."""
+    if OPTIONS not in new:
+        return dict(old)
+    return {**old, OPTIONS: {**old.get(OPTIONS, {}), **new[OPTIONS]}}
+
+
+def of_its_parts(old: Asked, new: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of both studies' runs, without options of parts that no search of the old one has."""
     known = {part for name in with_all_parts(old.methods, old.run) for part in method_and_parts(name)[1]}
 
@@ -135,7 +166,7 @@ def _of_its_parts(old: StudySettings, new: StudySettings) -> tuple[dict[str, Any
     return kept(old.run), kept(new.run)
 
 
-def _require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool) -> None:
+def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool) -> None:
     """Raises InputError, naming each setting that differs with both values.
 
     Args:

@@ -13,26 +13,28 @@ stands beside them: a measure that ranks no better than it is worth nothing.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
-from pydantic import Field
+from filelock import FileLock
 
-from dnas.disk import read_json, read_toml, write_atomically
-from dnas.errors import InputError, InUse, calling
+from dnas.disk import read_json, write_atomically
+from dnas.errors import InputError, InUse
 from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
+from dnas.options import ClusterOptions
 from dnas.parts import registry as parts
 from dnas.pipeline.config import resolve
+from dnas.pipeline.extensions import register_all, registered
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import check_runs, checked_draft, load_data
 from dnas.pipeline.machine import check_execution
-from dnas.pipeline.overrides import in_file
 from dnas.pipeline.run import resume, start
 from dnas.reporter import Reporter
 from dnas.rng import numpy_stream
@@ -41,7 +43,7 @@ from dnas.runtime.names import CONFIG_FILE, RESULT_FILE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_supernet
-from dnas.settings import Settings, SupernetSettings
+from dnas.settings import SupernetSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
@@ -54,36 +56,14 @@ from dnas.study.design import (
     require_parts_of_options,
     with_all_parts,
 )
-from dnas.study.jobs import carry_out, workers_for
+from dnas.study.jobs import carry_out, ray_for, workers_for
 from dnas.study.names import RANKED_FILE, RANKING_FILE, RUNS
+from dnas.study.ranking_design import RankingSettings, joined
 from dnas.study.statistics import kendall
 from dnas.supernet.mapping import SHARED
-from dnas.validation import checked
 
 SUPERNETS = "supernets"
 FULL_TRAINING = "full"
-
-
-class RankingSettings(Settings):
-    """What a ranking compares.
-
-    Attributes:
-        run: Settings of every run, nested as in a run's config.toml.
-    """
-
-    count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
-    methods: list[str] = Field(
-        default_factory=list, description="whose supernets judge them; METHOD+PART+… with parts of its own"
-    )
-    layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
-        default_factory=list, description="depths of shallower trainings"
-    )
-    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="lengths of shorter trainings")
-    seed: int = Field(0, ge=0, lt=2**63)
-    threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
-    )
-    run: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +87,19 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
     return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
 
 
+def carry_through(
+    path: Path,
+    settings: RankingSettings,
+    processes: int,
+    cluster: ClusterOptions,
+    reporter: Reporter,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Make the runs of a ranking that are missing. Returns and raises as `rank`."""
+    ray = ray_for(path, processes, cluster)
+    return rank(path, settings, processes=processes, ray=ray, reporter=reporter, execution=execution)
+
+
 def rank(
     path: Path,
     settings: RankingSettings,
@@ -118,6 +111,7 @@ def rank(
 ) -> dict[str, Any]:
     """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
 
+    A supernet that is to judge more architectures than it has is searched again: its search is the same, to the bit.
     `processes` and `ray` are as in `dnas.study.compare.compare`.
 
     Raises:
@@ -125,6 +119,53 @@ def rank(
         Interrupted: A signal came; what ran has a checkpoint.
     """
     check_execution(execution)
+    wanted = _joined(path, settings)
+    if reporter is not None and "count" in settings.model_fields_set and settings.count < wanted.count:
+        reporter.say(f"{path} has {wanted.count} architectures, which are more than {settings.count}: it keeps them")
+    if any(not (run.path / RESULT_FILE).exists() for run in _measurements(path, wanted)) or _short(path, wanted):
+        # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
+        one_of_each = [*_supernets(wanted).values(), *_trainings(wanted).values()]
+        check_runs(one_of_each, here=ray is None, reporter=reporter)
+        settings = _begin(path, settings)
+    else:
+        settings = wanted
+    for folder in _short(path, settings):
+        if reporter is not None:
+            reporter.say(f"the supernet of {folder.name} is searched again, to judge {settings.count} architectures")
+        shutil.rmtree(folder)
+    # The nodes of a cluster have working directories of their own.
+    path = path if ray is None else path.absolute()
+    missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
+    failed = carry_out(
+        path,
+        partial(measure, execution=execution if ray is None else of_tasks(execution), extensions=registered()),
+        lambda: [run for run in missing if not (run.path / RESULT_FILE).exists()],
+        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
+        reporter,
+        execution,
+    )
+    left = [f"{run.path.parent.name}/{run.path.name}" for run in missing if not (run.path / RESULT_FILE).exists()]
+    summary = ranked(path, settings) | {"failed": failed, "missing": left}
+    write_atomically(path / RANKED_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
+    return summary
+
+
+def _begin(path: Path, settings: RankingSettings) -> RankingSettings:
+    """Write what is ranked; where the folder has a ranking, with that."""
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        # Another process may have begun or added to the ranking since.
+        settings = _joined(path, settings)
+        write_atomically(path / RANKING_FILE, tomli_w.dumps(settings.model_dump()).encode())
+    return settings
+
+
+def _joined(path: Path, settings: RankingSettings) -> RankingSettings:
+    """These settings, with those of the folder's ranking where it has one. Raises InputError where that cannot be."""
+    if (path / RANKING_FILE).is_file():
+        settings = joined(path, settings)
+    elif path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise InputError(f"--out {path} exists and is no ranking; choose another folder")
     for name in settings.methods:
         if not issubclass(get_method(method_and_parts(name)[0]), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
@@ -133,38 +174,17 @@ def rank(
     for part in map(parts.get_part, (*settings.run.get(parts.SETTING, ()), *own)):
         if part.derives:
             raise InputError(f"--with {part.name} cannot be used with `dnas rank`, which derives nothing; leave it out")
-    if (path / RANKING_FILE).is_file():
-        if read_ranking(path) != settings:
-            raise InputError(f"--out {path} is a ranking with other settings; choose another folder")
-    elif path.exists() and any(path.iterdir()):
-        raise InputError(f"--out {path} exists and is no ranking; choose another folder")
-    else:
-        # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
-        one_of_each = [*_supernets(settings).values(), *_trainings(settings).values()]
-        check_runs(one_of_each, here=ray is None, reporter=reporter)
-        path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / RANKING_FILE, tomli_w.dumps(settings.model_dump()).encode())
-    # The nodes of a cluster have working directories of their own.
-    path = path if ray is None else path.absolute()
-    missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
-    failed = carry_out(
-        path,
-        partial(measure, execution=execution if ray is None else of_tasks(execution)),
-        lambda: [run for run in missing if not (run.path / RESULT_FILE).exists()],
-        workers_for(path, settings.run, processes, settings.threads, ray, reporter),
-        reporter,
-        execution,
-    )
-    summary = ranked(path, settings) | {"failed": failed}
-    write_atomically(path / RANKED_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
-    return summary
+    return settings
 
 
-def read_ranking(path: Path) -> RankingSettings:
-    """What a ranking compares, by its file. Raises InputError where it cannot be read."""
-    values = read_toml(path / RANKING_FILE)
-    with calling(in_file(values, path / RANKING_FILE)):
-        return checked(RankingSettings, values)
+def _short(path: Path, settings: RankingSettings) -> list[Path]:
+    """The supernets that have judged fewer architectures than are ranked now."""
+    folders = [path / SUPERNETS / method for method in _supernets(settings)]
+    return [
+        folder
+        for folder in folders
+        if (folder / RESULT_FILE).exists() and len(read_json(folder / RESULT_FILE)["scores"]) < settings.count
+    ]
 
 
 def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement]:
@@ -194,8 +214,13 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
     return {name: {**common, "train": {**settings.run.get("train", {}), **change}} for name, change in changes.items()}
 
 
-def measure(run: Measurement, execution: Execution = DEFAULT) -> bool:
-    """Begin a run, or go on with it; False where another process has it."""
+def measure(run: Measurement, execution: Execution = DEFAULT, extensions: Sequence[Any] = ()) -> bool:
+    """Begin a run, or go on with it; False where another process has it.
+
+    Args:
+        extensions: What the process that sent it had registered.
+    """
+    register_all(extensions)
     try:
         if run.method:
             _judge_all(run, execution)
@@ -254,8 +279,10 @@ def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
         file = path / SUPERNETS / method / RESULT_FILE
         if file.exists():
             result = read_json(file)
+            scores = result["scores"]
             # What all architectures cost together: a share for each.
-            measures[f"supernet of {method}"] = (result["scores"], [result["seconds"] / settings.count])
+            seconds = [result["seconds"] / len(scores)]
+            measures[f"supernet of {method}"] = ([*scores, *[None] * (settings.count - len(scores))], seconds)
     measures["parameters"] = (of_runs(FULL_TRAINING, "params"), [])
     truth = measures[FULL_TRAINING][0]
     rows = []

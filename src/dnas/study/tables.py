@@ -261,6 +261,32 @@ HEADER = (
 DIFFERENCES = ("difference", "pairs", "points of test error", "95 % interval", "p", "p corrected", "seeds to resolve")
 
 
+RANKING_HEADER = ("measure", "Kendall's τ", "95 % interval", "p", "architectures", "seconds each")
+
+
+def ranking_title(summary: Mapping[str, Any]) -> str:
+    """What stands over the table of a ranking."""
+    return f"{summary['architectures']} random architectures, ranked as full training does"
+
+
+def ranking_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The rows of a ranking's table, as texts under RANKING_HEADER."""
+    rows: list[tuple[str, ...]] = []
+    for row in summary["rows"]:
+        known = row.get("tau") is not None
+        rows.append(
+            (
+                row["measure"],
+                f"{row['tau']:.2f}" if known else "",
+                f"{row['low']:.2f} to {row['high']:.2f}" if known and row["low"] is not None else "",
+                f"{row['p']:.3f}" if known else "",
+                str(row.get("count", "")),
+                "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+            )
+        )
+    return rows
+
+
 def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The rows of the table, as texts under HEADER."""
     return [

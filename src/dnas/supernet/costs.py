@@ -8,13 +8,30 @@ import torch
 from torch import Tensor
 
 from dnas.space.darts import Space, reduction_layers
-from dnas.space.primitives import PRIMITIVES, AvgPool, Chain, Conv, FactorizedReduce, Identity, MaxPool
+from dnas.space.primitives import (
+    PRIMITIVES,
+    AvgPool,
+    Chain,
+    Conv,
+    FactorizedReduce,
+    Identity,
+    MaxPool,
+    Noise,
+    Norm,
+    Primitive,
+    ReLU,
+    Zero,
+)
 
 
-@cache
 def resources(space: Space, operations: tuple[str, ...], layers: int, channels: int, image_size: int) -> Tensor:
     """[L, E, O, 3]: what each operation uses on each edge of a network of this width: parameters,
     multiply-accumulates and memory accesses."""
+    return _resources(space, tuple(PRIMITIVES[name] for name in operations), layers, channels, image_size)
+
+
+@cache
+def _resources(space: Space, operations: tuple[Primitive, ...], layers: int, channels: int, image_size: int) -> Tensor:
     rows, size, width = [], image_size, channels
     for k in range(layers):
         reduction = k in reduction_layers(layers)
@@ -23,7 +40,7 @@ def resources(space: Space, operations: tuple[str, ...], layers: int, channels: 
         for _, source in space.edges:
             outside = source < 2
             stride, pixels = (2, outer) if reduction and outside else (1, size)
-            rows.append([_used(PRIMITIVES[name].chain(width, stride), width, pixels) for name in operations])
+            rows.append([_used(each.chain(width, stride), width, pixels) for each in operations])
     return torch.tensor(rows, dtype=torch.float64).view(layers, len(space.edges), len(operations), 3)
 
 
@@ -31,23 +48,32 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
     """Parameters, multiply-accumulates, and memory accesses (weights, inputs and outputs) of an operation.
 
     As the authors of SNAS count them: convolutions, pools and the identity, without batch norms and activations.
+    Layers of other packages count by their own numbers.
     """
     params = flops = accesses = 0
     height = width = size
     for layer in chain:
-        read = channels * height * width
+        before = height * width
         height, width = layer.out_size(height, width)
-        written = channels * height * width
+        after = height * width
         match layer:
             case Conv() | FactorizedReduce():
-                params += layer.macs(1, 1)
+                weights = layer.macs(1, 1)
+                params += weights
                 flops += layer.macs(height, width)
                 # A factorised reduction is two convolutions, which both read all inputs.
-                read *= 2 if isinstance(layer, FactorizedReduce) else 1
-                accesses += layer.macs(1, 1) + read + written
+                times = 2 if isinstance(layer, FactorizedReduce) else 1
+                accesses += weights + times * layer.inputs * before + layer.outputs * after
+                channels = layer.outputs
             case MaxPool() | AvgPool():
-                flops += 9 * written
-                accesses += read + written
+                flops += 9 * channels * after
+                accesses += channels * (before + after)
             case Identity():
-                accesses += read + written
+                accesses += channels * (before + after)
+            case ReLU() | Norm() | Zero() | Noise():
+                pass
+            case _:
+                params += layer.params()
+                flops += layer.macs(height, width)
+                accesses += layer.params() + channels * (before + after)
     return params, flops, accesses

@@ -15,17 +15,27 @@ from torch import Tensor
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import Space, reduction_layers
+from dnas.space.limits import Feasible
 
 
 def top_edges(
-    scores: Tensor, operations: Sequence[str], space: Space, origin: Mapping[str, Any] | None = None
+    scores: Tensor,
+    operations: Sequence[str],
+    space: Space,
+    origin: Mapping[str, Any] | None = None,
+    feasible: Feasible | None = None,
 ) -> Architecture:
     """Each node keeps its strongest edges, each edge its best operation (DARTS §2.4).
 
-    An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge.
+    An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge. So the sum of
+    the scores of what is kept is the largest that there is.
+
+    Args:
+        feasible: The largest sum of those architectures, where the limits allow no more.
     """
     genes = tuple(
-        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer)) for layer in _kept(scores, operations, space)
+        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer))
+        for layer in _kept(scores, operations, space, feasible)
     )
     return Architecture(genes, reduction_layers(len(genes)), space.name, origin or {})
 
@@ -37,6 +47,7 @@ def threshold(
     space: Space,
     minimum: float,
     origin: Mapping[str, Any] | None = None,
+    feasible: Feasible | None = None,
 ) -> Architecture:
     """As `top_edges`, then without the operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
 
@@ -44,7 +55,7 @@ def threshold(
     that would lose its output keeps the strongest of the operations that read one of its two inputs.
     """
     genes = []
-    for k, layer in enumerate(_kept(scores, operations, space)):
+    for k, layer in enumerate(_kept(scores, operations, space, feasible)):
         strength = {(e, o): weights[k, e, o].item() for node in layer for _, _, e, o in node}
         strong = {slot for slot, weight in strength.items() if weight >= minimum}
         gene = _gene(layer, strong)
@@ -73,8 +84,31 @@ def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, in
     return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
 
 
-def _kept(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
+def _kept(
+    scores: Tensor, operations: Sequence[str], space: Space, feasible: Feasible | None
+) -> list[list[list[tuple[str, int, int, int]]]]:
     """For each layer and node the kept (operation, source, edge index, operation index)."""
+    strongest = _strongest(scores, operations, space)
+    if feasible is None:
+        return strongest
+    genes = tuple(Cell(tuple(tuple(slot[:2] for slot in node) for node in layer)) for layer in strongest)
+    unlimited = Architecture(genes, reduction_layers(len(genes)), space.name)
+    if feasible.allows(unlimited):
+        return strongest
+    ranked_by = scores.detach().to("cpu", torch.float64).masked_fill(closed(operations, space, len(scores)), -math.inf)
+    # What a part has closed may be all that would keep to the limits.
+    found = feasible.best(ranked_by.numpy(), operations) or feasible.within(unlimited)
+    return [
+        [
+            [(op, source, first + source, operations.index(op)) for op, source in node]
+            for (first, _), node in zip(space.node_edges, cell.nodes, strict=True)
+        ]
+        for cell in found.layers
+    ]
+
+
+def _strongest(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
+    """As `_kept`, without limits."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
     # On the CPU in float64: the ranking of close scores must not depend on the device.
     ranked_by = scores.detach().to("cpu", torch.float64)

@@ -192,6 +192,14 @@ class Decoupled(Mapping):
         return layers.any(1) if name == "gamma" else super()._open_of(name, layers)
 
 
+class Nothing(nn.Module):
+    """What stands for a mapping where a method learns nothing: it knows the depth L."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+
 MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
     SHARED: Shared,
     FULL: Full,

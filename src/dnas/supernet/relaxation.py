@@ -6,12 +6,14 @@ Shapes: L layers, E edges, O operations. The terms of a mapping broadcast to [L,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from dnas.errors import unknown
+from dnas.plugins import Registry
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
 from dnas.supernet.mapping import Mapping
@@ -69,6 +71,52 @@ def straight_through(soft: Tensor) -> Tensor:
 def sigmoid(terms: Sequence[Tensor]) -> Tensor:
     """[L, E, O]: operations do not compete (FairDARTS, eq. 4). The terms' sigmoids are multiplied (DNAS, eq. 4)."""
     return math.prod((term.sigmoid() for term in terms[1:]), start=terms[0].sigmoid())
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """From the terms of a mapping to the weights of the operations, by a name that methods with the option take.
+
+    Attributes:
+        name: As of `--option relaxation=NAME`.
+        title, paper: For lists of them.
+        operations: (terms, share) → weights [L, E, O], differentiable and free of draws. The terms broadcast to
+            [L, E, O]; where their sum is -∞ an operation is closed, and its weight is 0. The share goes from 0 to 1
+            over the search, for schedules.
+    """
+
+    name: str
+    title: str
+    paper: str
+    operations: Callable[[Sequence[Tensor], float], Tensor]
+
+
+def _own() -> dict[str, Relaxation]:
+    ours = (
+        Relaxation(
+            "softmax",
+            "operations of an edge compete",
+            "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019",
+            lambda terms, share: softmax(terms),
+        ),
+        Relaxation(
+            "sigmoid",
+            "operations do not compete",
+            "Chu et al., Fair DARTS: Eliminating Unfair Advantages in Differentiable Architecture Search, ECCV 2020",
+            lambda terms, share: sigmoid(terms),
+        ),
+    )
+    return {relaxation.name: relaxation for relaxation in ours}
+
+
+RELAXATIONS = Registry[Relaxation]("dnas.relaxations", Relaxation, "relaxation", _own)
+
+
+def get_relaxation(name: str) -> Relaxation:
+    """The relaxation of a name. Raises InputError listing the names."""
+    if name not in RELAXATIONS:
+        raise unknown("options.relaxation", "--option relaxation", name, RELAXATIONS)
+    return RELAXATIONS[name]
 
 
 def edge_softmax(logits: Tensor, space: Space) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,17 @@ from dnas.kernels.fold import fold, fold_reduction, side_by_side
 from dnas.kernels.layout import SeparableLayout, SourceLayout, StageLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import channel_moments, mixed_product
-from dnas.network.modules import SEARCH, FactorizedReduceModule, build_chain
-from dnas.space.primitives import PRIMITIVES, AvgPool, Identity, MaxPool, Noise, Zero
+from dnas.network.modules import SEARCH, FactorizedReduceModule, LayerChain, build_chain
+from dnas.space.primitives import (
+    PRIMITIVES,
+    AvgPool,
+    FactorizedReduce,
+    Identity,
+    MaxPool,
+    Noise,
+    Zero,
+    is_separable,
+)
 
 
 class _Source:
@@ -43,6 +53,12 @@ class _Source:
         """[B, height, width, targets, c] in the place of what an operation makes of it."""
         return self.draws.noise(self.x.new_empty(len(self.x), height, width, self.targets, self.x.shape[3]))
 
+    def through(self, chain: LayerChain) -> Tensor:
+        """[B, H', W', c]: a chain's layers on it."""
+        if not chain.rectifies:
+            return chain(self.planes).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        return chain(self.relu.permute(0, 3, 1, 2), rectified=True).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+
     def pooled(self, name: str) -> Tensor:
         if name not in self._pooled:
             self._pooled[name] = self.pools[name](self.planes).permute(0, 2, 3, 1)
@@ -56,7 +72,7 @@ class SourceBlock(nn.Module):
     convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
     pixels for a factorised reduction. With the mean and the second moments of the features that batch norm is known
     beforehand (`fold`), so mixing weight, batch norm and linear map are one matrix, and the mixture of all operations
-    one accumulating product.
+    one accumulating product. Candidates of another form run one by one as they are, and are added to it.
     """
 
     def __init__(self, channels: int, targets: int, stride: int, operations: tuple[str, ...]) -> None:
@@ -67,18 +83,26 @@ class SourceBlock(nn.Module):
         self.columns = {name: o for o, name in enumerate(operations)}
         self.apart = nn.ModuleDict()  # weights of its own for every target
         self.pools = nn.ModuleDict()  # no weights: the same for every target
+        self.others = nn.ModuleDict()  # as it is built, once for every target
         self.identity: str | None = None
         self.noise: str | None = None
         for name in operations:
             chain = PRIMITIVES[name].chain(channels, stride)
-            if chain == (Identity(),):
-                self.identity = name
-            elif isinstance(chain[0], Noise):
-                self.noise = name
-            elif isinstance(chain[0], AvgPool | MaxPool):
-                self.pools[name] = build_chain(chain)
-            elif not isinstance(chain[0], Zero):  # x · 0 takes its share of a softmax and adds nothing here
-                self.apart[name] = build_chain(chain, SEARCH, groups=targets)
+            match chain:
+                case (Identity(),) if self.identity is None:
+                    self.identity = name
+                case (Noise(),) if self.noise is None:
+                    self.noise = name
+                case (AvgPool() | MaxPool(),):
+                    self.pools[name] = build_chain(chain)
+                case (Zero(),):
+                    pass  # x · 0 takes its share of a softmax and adds nothing here
+                case (FactorizedReduce(),):
+                    self.apart[name] = build_chain(chain, SEARCH, groups=targets)
+                case _ if is_separable(chain, channels):
+                    self.apart[name] = build_chain(chain, SEARCH, groups=targets)
+                case _:
+                    self.others[name] = nn.ModuleList(build_chain(chain, SEARCH) for _ in range(targets))
 
     def forward(
         self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None
@@ -127,6 +151,11 @@ class SourceBlock(nn.Module):
             noise = source.noise(height, width)
             noise = noise if target is None else noise[:, :, :, target : target + 1]
             mixed = torch.addcmul(mixed, noise, weights[:, self.columns[self.noise], None])
+        for name, copies_of in self.others.items():
+            if name in names:
+                chains = cast("list[LayerChain]", list(copies_of.children()))
+                each = [source.through(chain) for chain in (chains if target is None else [chains[target]])]
+                mixed = torch.addcmul(mixed, torch.stack(each, 3), weights[:, self.columns[name], None])
         if identity is None or not source.draws.probability:
             return mixed
         # Each target drops other elements, so the identity leaves the common product.
@@ -156,7 +185,7 @@ class SourceBlock(nn.Module):
     def layout(self, first: int) -> SourceLayout:
         """What it is, as the native kernels take it; its targets are the nodes from the `first` on."""
         reductions, separables = [], []
-        others = [] if self.noise is None else [self.noise]  # it is drawn by torch's generator
+        others = [*self.others, *([] if self.noise is None else [self.noise])]  # noise is of torch's generator
         for name, chain in self.apart.items():
             column = self.columns[name]
             match list(chain.children()):
@@ -179,11 +208,15 @@ class SourceBlock(nn.Module):
             others=tuple(others),
         )
 
-    def owned(self) -> Iterator[tuple[nn.Parameter, int]]:
-        """Each weight, and the column of the operation that has it; of its equal parts there is one for each target."""
+    def owned(self) -> Iterator[tuple[nn.Parameter, range, int]]:
+        """Each weight, the targets that its equal parts are for, and the column of the operation that has it."""
         for name, chain in self.apart.items():
             for weight in chain.parameters():
-                yield weight, self.columns[name]
+                yield weight, range(self.targets), self.columns[name]
+        for name, chains in self.others.items():
+            for target, chain in enumerate(chains.children()):
+                for weight in chain.parameters():
+                    yield weight, range(target, target + 1), self.columns[name]
 
 
 def _stages(layers: list[nn.Module]) -> list[StageLayout] | None:

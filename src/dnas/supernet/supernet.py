@@ -280,8 +280,8 @@ class Supernet(nn.Module):
         for layer, cell in enumerate(self.cells):
             assert isinstance(cell, SupernetCell)
             for block, leaving in zip(cell.sources, cell.leaving, strict=True):
-                for weight, operation in cast(SourceBlock, block).owned():
-                    yield Owned(weight, layer, leaving, operation)
+                for weight, targets, operation in cast(SourceBlock, block).owned():
+                    yield Owned(weight, layer, leaving[targets.start : targets.stop], operation)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from dnas.errors import InputError, choices
 from dnas.space.architecture import Architecture, stack
 from dnas.space.darts import Space, layer_kinds, reduction_layers
+from dnas.space.limits import Feasible
 from dnas.space.registry import get_space
 from dnas.supernet.derive import top_edges
 from dnas.supernet.mapping import DECOUPLED, SHARED
@@ -87,12 +88,20 @@ class Worth:
         """Whether it says anything of trainings with so many steps. What learns fast is not what ends best."""
         return steps <= REACH * self.steps
 
-    def best(self, layers: int, *, shared: bool = False, rng: np.random.Generator | None = None) -> Architecture:
+    def best(
+        self,
+        layers: int,
+        *,
+        shared: bool = False,
+        rng: np.random.Generator | None = None,
+        feasible: Feasible | None = None,
+    ) -> Architecture:
         """The architecture of most worth.
 
         Args:
             shared: All normal layers have one cell, and both reductions another.
             rng: Each factor is drawn from its normal law, in place of its mean (Thompson sampling): what may be best.
+            feasible: Of these only.
         """
         factors = self.mean
         if rng is not None:
@@ -103,7 +112,7 @@ class Worth:
             kinds = np.array(layer_kinds(layers))
             beta, gamma = (np.stack([each[kinds == kind].mean(0) for kind in kinds]) for each in (beta, gamma))
         origin = {"prior": "best" if rng is None else "drawn"}
-        return strongest(Factors(factors.alpha, beta, gamma), self.space, layers, origin)
+        return strongest(Factors(factors.alpha, beta, gamma), self.space, layers, origin, feasible)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -192,13 +201,18 @@ def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED)
     return Factors(*(part.reshape(shape) for part, shape in zip(parts, tables, strict=True)))
 
 
-def strongest(factors: Factors, space: Space, layers: int, origin: Mapping[str, Any]) -> Architecture:
-    """The architecture with the largest sum of factors: those of so many layers, or of a pair of cells."""
+def strongest(
+    factors: Factors, space: Space, layers: int, origin: Mapping[str, Any], feasible: Feasible | None = None
+) -> Architecture:
+    """The architecture with the largest sum of factors, of the feasible ones where some are given: those of so many
+    layers, or of a pair of cells."""
     scores = factors.alpha + factors.beta[:, :, None] + factors.gamma[:, None, :]
     if len(scores) > 2:
-        return top_edges(torch.from_numpy(scores), space.primitives, space, origin)
+        return top_edges(torch.from_numpy(scores), space.primitives, space, origin, feasible)
     # The least network has a normal layer, and then a reduction.
-    normal, reduction, _ = top_edges(torch.from_numpy(scores[layer_kinds(3)]), space.primitives, space).layers
+    normal, reduction, _ = top_edges(
+        torch.from_numpy(scores[layer_kinds(3)]), space.primitives, space, feasible=feasible
+    ).layers
     return stack(normal, reduction, layers, origin=origin, space=space.name)
 
 

@@ -1,4 +1,4 @@
-"""The contract of a method and of a part, as checks that run on every registered one, those of other packages too.
+"""Contracts of what others add, methods and parts first, as checks that run on every one that is known by a name.
 
     from dnas import testing
 
@@ -19,7 +19,8 @@ Most checks take
 - `options`: those that keep its search small, e.g. `{"population": 4}` where it judges a thousand architectures by
   default, and settings by the name `search.NAME`.
 
-`check_source` is the contract of a kind of data set.
+`check_primitive`, `check_space`, `check_relaxation` and `check_source` are the contracts of primitives, search spaces,
+relaxations and kinds of data sets.
 """
 
 from dnas.testing.behaviour import check_cost as check_cost
@@ -59,6 +60,8 @@ from dnas.testing.planted import agreement_by_chance as agreement_by_chance
 from dnas.testing.planted import pictures as pictures
 from dnas.testing.planted import plant as plant
 from dnas.testing.planted import slots as slots
+from dnas.testing.primitives import CHECKS_OF_A_PRIMITIVE as CHECKS_OF_A_PRIMITIVE
+from dnas.testing.primitives import check_primitive as check_primitive
 from dnas.testing.record import LONG as LONG
 from dnas.testing.record import REAL as REAL
 from dnas.testing.record import SMALL as SMALL
@@ -67,6 +70,9 @@ from dnas.testing.record import Options as Options
 from dnas.testing.record import Record as Record
 from dnas.testing.record import Recorder as Recorder
 from dnas.testing.record import search as search
+from dnas.testing.relaxations import check_relaxation as check_relaxation
 from dnas.testing.sources import check_source as check_source
+from dnas.testing.spaces import CHECKS_OF_A_SPACE as CHECKS_OF_A_SPACE
+from dnas.testing.spaces import check_space as check_space
 from dnas.testing.whole_run import check_pipeline as check_pipeline
 from dnas.testing.whole_run import check_reads_no_test_images as check_reads_no_test_images

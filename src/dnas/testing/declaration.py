@@ -20,6 +20,7 @@ from dnas.methods.protocol import (
     TrialMethod,
 )
 from dnas.methods.registry import create, get_method
+from dnas.methods.relaxed import RelaxedOptions
 from dnas.pipeline.presets import preset_settings
 from dnas.settings import TrainSettings
 from dnas.space.darts import DARTS
@@ -189,6 +190,8 @@ def _inherited_acts(options: type[MethodOptions]) -> dict[str, tuple[Options, An
         found["with_none"] = ({}, not fields["with_none"].default)
     if "initial_scale" in fields:
         found["initial_scale"] = ({}, 0.5)
+    if issubclass(options, RelaxedOptions):
+        found["relaxation"] = ({}, "sigmoid")
     return found
 
 

@@ -39,9 +39,9 @@ def pictures(count: int) -> tuple[Split, DataInfo]:
     return Split(images, label), DataInfo("digits", tuple(map(str, range(CLASSES))), 1, SIDE, (0.0,), (1.0,), False)
 
 
-def plant(mapping: str, seed: int) -> Architecture:
+def plant(mapping: str, seed: int, space: Space = DARTS) -> Architecture:
     """A uniform architecture that is to be found."""
-    return sampling.sample(DARTS, numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
+    return sampling.sample(space, numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
 
 
 def slots(architecture: Architecture) -> set[tuple[int, int, str, int]]:

@@ -31,7 +31,7 @@ from dnas.searching.loop import search_supernet
 from dnas.searching.trials import search_by_trials
 from dnas.settings import SupernetSettings, TrialSettings
 from dnas.space.architecture import Architecture, cell_pair
-from dnas.space.darts import DARTS, reduction_layers
+from dnas.space.darts import DARTS, Space, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.testing.planted import LAYERS, SIDE, PlantedSupernet, agreement, pictures
 
@@ -147,6 +147,7 @@ def search(
     start: Checkpoint | None = None,
     failing: int = 0,
     with_parts: Sequence[Part] = (),
+    space: Space = DARTS,
 ) -> Record:
     """Search as `dnas search` does, without a run folder.
 
@@ -157,8 +158,9 @@ def search(
         start: A checkpoint of the same search, to go on from.
         failing: Every so many planted trials, one fails as if its training had diverged.
         with_parts: What is added to a gradient method.
+        space: What is searched in.
     """
-    method, values = tested_method(name, mapping, options, size)
+    method, values = tested_method(name, mapping, options, size, space)
     split, info = pictures(values["images"])
     settings = method.Settings(**values).resolved(len(split), None, SIDE)
     candidates: list[Candidate] = []
@@ -194,12 +196,12 @@ def search(
 
 
 def tested_method(
-    name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any]
+    name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any], space: Space = DARTS
 ) -> tuple[Method, dict[str, Any]]:
     """A method, and what its search is told: its paper's way, in this size, with the `search.` among the options."""
     options = options or {}
     own = {key: value for key, value in options.items() if not key.startswith("search.")}
-    method = create(name, mapping, own, DARTS)
+    method = create(name, mapping, own, space)
     fields = method.Settings.model_fields
     values = {
         **method.paper_settings("digits").get("search", {}),
@@ -218,7 +220,7 @@ def objection(architecture: Architecture, method: Method, *, final: bool = True)
     if method.mapping_name == SHARED and cell_pair(architecture) is None:
         return "has layers of one kind that differ, under --mapping shared"
     for k, cell in enumerate(architecture.layers):
-        problem = method.space.objection(cell.nodes)
+        problem = method.space.objection(cell.nodes, k in architecture.reductions)
         if final and problem is not None:
             return f"lies outside the space: layer {k}, {problem}"
     if final and not architecture.in_space:

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import os
-import pkgutil
-import sys
+import re
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 from dnas.data.sources.archive import open_tree
 from dnas.data.sources.protocol import IN_MEMORY, Columns, Named, Place, Source
 from dnas.data.sources.tree import is_dir, is_file
-from dnas.errors import InputError, did_you_mean, shown
-from dnas.plugins import from_packages
-
-GROUP = "dnas.data_sources"  # of entry points
+from dnas.errors import InputError, did_you_mean
+from dnas.plugins import Registry, modules_of
 
 
-@cache
+def _own() -> Mapping[str, Source]:
+    """The `SOURCES` of this folder's files."""
+    listed = (getattr(module, "SOURCES", ()) for module in modules_of("dnas.data.sources"))
+    return {source.kind: source for each in listed for source in each}
+
+
+DATA_SOURCES = Registry[Source](
+    "dnas.data_sources", Source, "data source", _own, name="kind", spelled=(re.compile(r"\S.*"), "some letters")
+)
+
+
 def sources() -> tuple[Source, ...]:
     """Return all kinds of data sets by rank: the `SOURCES` of the files in this folder, and those of other packages.
 
     Raises InputError if a package provides an invalid source or a kind that already exists.
     """
-    assert __package__
-    modules = [
-        import_module(f"{__package__}.{m.name}") for m in pkgutil.iter_modules(sys.modules[__package__].__path__)
-    ]
-    found: list[Source] = [source for module in modules for source in getattr(module, "SOURCES", ())]
-    for name, source in from_packages(GROUP, (source.kind for source in found), "data source").items():
-        if not isinstance(source, Source) or source.kind != name:
-            raise InputError(
-                f"the entry point {name!r} of the group {GROUP!r} must be a dnas.data.sources.protocol.Source of the "
-                f"kind {name!r}, got {shown(source)}; repair or remove its package"
-            )
-        found.append(source)
-    return tuple(sorted(found, key=lambda source: source.rank))
+    return tuple(sorted(DATA_SOURCES.values(), key=lambda source: source.rank))
 
 
 def names() -> tuple[str, ...]:

@@ -1,0 +1,35 @@
+"""Methods of which the relaxation can be chosen: those that are published with one and work with any."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
+from dnas.space.darts import Space
+from dnas.supernet.mapping import Mapping
+from dnas.supernet.relaxation import get_relaxation
+
+
+class RelaxedOptions(GradientOptions):
+    """The relaxation by its name."""
+
+    relaxation: str = Field(
+        "softmax",
+        description="from parameters to weights of operations: softmax as published, sigmoid, or another of "
+        "`dnas list relaxations`",
+    )
+
+
+class RelaxedMethod(GradientMethod):
+    """A method that mixes operations by whatever relaxation is chosen."""
+
+    options: RelaxedOptions
+
+    def __init__(self, options: RelaxedOptions, mapping: str, space: Space) -> None:
+        super().__init__(options, mapping, space)
+        self.relaxation = get_relaxation(options.relaxation)
+
+    def relaxed(self, mapping: Mapping, progress: Progress) -> Tensor:
+        """The weights of the operations [L, E, O]."""
+        return self.relaxation.operations(mapping.terms(), progress.share)

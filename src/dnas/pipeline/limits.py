@@ -1,0 +1,171 @@
+"""Limits of a run: what they hold for, the width that is planned to fit them, and what cannot be met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from dnas.data.splits import DataInfo
+from dnas.errors import InputError, SettingError
+from dnas.options import flag_of
+from dnas.rng import numpy_stream
+from dnas.settings import CIFAR_STEM, MIN_LAYERS, LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
+from dnas.space.architecture import Architecture
+from dnas.space.limits import MACS, PARAMS, RAM, SIZE, Delivered, Feasible
+from dnas.space.plan import Shape
+from dnas.space.registry import get_space
+from dnas.space.sampling import sample
+from dnas.supernet.mapping import SHARED
+
+# A width is planned such that this share of so many random networks keeps to the limits, so that a search has a choice.
+CHOICE, DRAWS = 0.5, 16
+NARROWEST = 2
+
+
+class Config(Protocol):
+    """What limits depend on of the settings of a run."""
+
+    @property
+    def command(self) -> str: ...
+    @property
+    def space(self) -> str: ...
+    @property
+    def mapping(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def limits(self) -> LimitSettings | None: ...
+    @property
+    def search(self) -> SearchSettings | None: ...
+    @property
+    def train(self) -> NetworkTrainSettings | None: ...
+
+
+def check_limits(limits: LimitSettings, command: str) -> None:
+    """Raises InputError for limits that no image is needed to refuse."""
+    if command == "train":
+        raise InputError("limits have no use with `dnas train`, which trains what it is given; leave them out")
+    if limits.precision != LimitSettings().precision and not limits.ram:
+        raise InputError(f"--ram-precision {limits.precision} has no use without --max-ram; give that, or leave it out")
+
+
+def within_limits(
+    config: Config, train: TrainSettings, info: DataInfo, *, planned: bool
+) -> tuple[TrainSettings, LimitSettings]:
+    """The training with a width that fits the limits, and the limits with what they hold for.
+
+    Args:
+        train: What the delivered network is trained by, also where the run only searches.
+        planned: Whether its width may be made smaller. It is then the largest at which half of random architectures
+            keep to the limits, or if there is none, at which one does.
+
+    Raises:
+        SettingError: Limits that no architecture can meet.
+    """
+    assert config.limits is not None and config.search is not None
+    limits = config.limits
+    layers = limits.layers or train.layers or config.search.layers
+    if limits.channels:
+        train, planned = train.model_copy(update={"channels": limits.channels}), False
+
+    def at(channels: int) -> Feasible:
+        return _feasible(config, train.model_copy(update={"channels": channels}), layers, limits, info)
+
+    widths = range(train.channels, NARROWEST - 1, -2) if planned else [train.channels]
+    possible = [width for width in widths if _some(at(width))]
+    if not possible:
+        raise _refusal(at(widths[-1]), limits)
+    width = next((width for width in possible if _typical(at(width), config) >= CHOICE), possible[0])
+    if not planned:
+        width = train.channels
+    trained = train.model_copy(update={"channels": width})
+    if config.command == "search":
+        kept = {"layers": layers, "channels": width, "stem": train.stem, "final_norm": train.final_norm}
+        limits = limits.model_copy(update=kept)
+    return trained, limits
+
+
+def feasible(config: Config, info: DataInfo) -> Feasible | None:
+    """The architectures that keep to the limits of resolved settings; None where there are none."""
+    limits = config.limits
+    if limits is None or not limits.given or config.search is None:
+        return None
+    train = config.train
+    if train is None:
+        train = TrainSettings(channels=limits.channels, stem=limits.stem or CIFAR_STEM, final_norm=limits.final_norm)
+    assert isinstance(train, TrainSettings)
+    return _feasible(config, train, limits.layers or train.layers or config.search.layers, limits, info)
+
+
+def kept(within: Feasible, architecture: Architecture) -> dict[str, dict[str, int]]:
+    """Of each limit, what it allows and what the delivered network uses."""
+    costs = within.delivered.costs(architecture, within.limits)
+    return {name: {"limit": most, "used": costs[name]} for name, most in within.limits.items()}
+
+
+def sentence(within: Feasible) -> str:
+    """What must be kept to, at which depth and width."""
+    limits = ", ".join(f"{flag_of('limits.' + name)} {most}" for name, most in within.limits.items())
+    delivered = within.delivered
+    return f"limits: {limits}, by networks of {delivered.layers} layers and {delivered.shape.channels} channels"
+
+
+def _feasible(config: Config, train: TrainSettings, layers: int, limits: LimitSettings, info: DataInfo) -> Feasible:
+    shape = Shape(
+        channels=train.channels,
+        classes=len(info.classes),
+        image_size=info.image_size,
+        image_channels=info.channels,
+        stem=train.stem,
+        final_norm=train.final_norm,
+    )
+    space = get_space(config.space)
+    delivered = Delivered(space, layers, config.mapping == SHARED, shape, info.classes, limits.precision)
+    return Feasible(delivered, limits.given)
+
+
+def _some(within: Feasible) -> bool:
+    """Whether any architecture keeps to the limits."""
+    return _best(within) is not None
+
+
+def _best(within: Feasible) -> Architecture | None:
+    space = within.space
+    return within.best(np.zeros((within.delivered.layers, len(space.edges), len(space.primitives))), space.primitives)
+
+
+def _typical(within: Feasible, config: Config) -> float:
+    """The share of random architectures that keep to the limits."""
+    rng, delivered = numpy_stream(config.seed, "limits"), within.delivered
+    draws = (sample(within.space, rng, delivered.layers, shared=delivered.shared) for _ in range(DRAWS))
+    return sum(within.allows(each) for each in draws) / DRAWS
+
+
+def _refusal(within: Feasible, limits: LimitSettings) -> SettingError:
+    """What is wrong with limits that cannot be met, with the least that can be had."""
+    delivered, given = within.delivered, limits.given
+    alone = [name for name, most in given.items() if not _some(Feasible(delivered, {name: most}))]
+    name = alone[0] if alone else list(given)[-1]
+    others: Mapping[str, Any] = {} if alone else {each: most for each, most in given.items() if each != name}
+    least = Feasible(delivered, {**others, name: given[name]}).least(name)
+    assert least is not None, "without its limit the others can be met"
+    used = delivered.costs(least, [name])[name]
+    flags = [f"{flag_of('limits.' + each)} {most}" for each, most in others.items()]
+    beside = f" within {' and '.join(flags)}" if flags else ""
+    shape = f"{delivered.layers} layers and {delivered.shape.channels} channels"
+    fewer = ", or give fewer --layers" if delivered.layers > MIN_LAYERS else ""
+    what = {
+        PARAMS: "parameters",
+        MACS: "multiply-accumulates",
+        SIZE: "bytes in its ONNX file",
+        RAM: f"bytes of {limits.precision} activations",
+    }[name]
+    key = f"limits.{name}"
+    return SettingError(
+        key,
+        flag_of(key),
+        f" {given[name]} cannot be met{beside}: the least that a network of {shape} needs is {used} {what}; allow "
+        f"{used}{fewer}",
+    )

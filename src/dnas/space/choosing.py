@@ -1,0 +1,282 @@
+"""The best choice of cells under limits on what they use together, exactly.
+
+A group is a cell that is to be chosen: of one layer, or of all that share it. Of every node there are options with a
+score and what they use; scores and uses add up. This is a knapsack with multiple choices. Its dual (a price for each
+resource, found by bisection) bounds what is possible from above, and any feasible choice from below; only cells within
+the gap between the two can be part of a better choice. These are few, and are combined group after group (Nemhauser &
+Ullmann's dynamic program), without what is dominated or cannot come above the best choice known.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+# Scores of choices are sums, so equal ones differ in their last digits.
+SAME = 1e-12
+BISECTIONS, ROUNDS = 50, 4
+FIRST_TRY = 24  # cells of each group among which a first feasible choice is sought
+BEAM = 500
+COMPARED = 3_000  # states that are compared with each other where there are several resources
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a node can be: names [M], scores [M] and uses [M, R] of each resource."""
+
+    names: tuple[Any, ...]
+    scores: Floats
+    uses: Counts
+
+    def best(self, alike: Sequence[int] | None = None) -> Options:
+        """Without those that another one is no worse than, in its score and every use; the first of equals stays.
+
+        Args:
+            alike: [M] of numbers: only options with the same are compared.
+        """
+        order = np.lexsort((*self.uses.T[::-1], -self.scores))
+        uses = self.uses[order]
+        beaten = np.tril((uses[None] <= uses[:, None]).all(2), -1)
+        if alike is not None:
+            kinds = np.array(alike)[order]
+            beaten &= kinds[None] == kinds[:, None]
+        kept = np.sort(order[~beaten.any(1)])
+        return Options(tuple(self.names[i] for i in kept.tolist()), self.scores[kept], self.uses[kept])
+
+
+@dataclass(frozen=True)
+class Group:
+    """A cell to be chosen.
+
+    Attributes:
+        nodes: The options of each node.
+        fits: Whether a cell with these names of its first nodes, or of all, is allowed. What does not fit must not fit
+            with further nodes. None: all are.
+    """
+
+    nodes: tuple[Options, ...]
+    fits: Callable[[tuple[Any, ...]], bool] | None = None
+
+    def cells(self, prices: Floats) -> Iterator[tuple[float, tuple[int, ...]]]:
+        """All cells that fit, by falling worth, their score without the price of their uses: worth, options."""
+        worth = [node.scores - node.uses @ prices for node in self.nodes]
+        order = [np.argsort(-each, kind="stable") for each in worth]
+        ahead = np.cumsum([0.0] + [float(each.max()) for each in reversed(worth)])[::-1]
+        queue: list[tuple[float, int, tuple[int, ...], float]] = []
+        ticket = count()
+
+        def push(places: tuple[int, ...], before: float) -> None:
+            n = len(places) - 1
+            if places[-1] < len(order[n]):
+                value = before + float(worth[n][order[n][places[-1]]])
+                heapq.heappush(queue, (-(value + float(ahead[n + 1])), next(ticket), places, before))
+
+        push((0,), 0.0)
+        while queue:
+            bound, _, places, before = heapq.heappop(queue)
+            n = len(places) - 1
+            push((*places[:-1], places[-1] + 1), before)
+            chosen = tuple(int(order[m][place]) for m, place in enumerate(places))
+            if self.fits is not None and not self.fits(self.named(chosen)):
+                continue
+            if len(places) == len(self.nodes):
+                yield -bound, chosen
+            else:
+                push((*places, 0), before + float(worth[n][order[n][places[-1]]]))
+
+    def named(self, chosen: Sequence[int]) -> tuple[Any, ...]:
+        return tuple(node.names[i] for node, i in zip(self.nodes, chosen, strict=False))
+
+    def score(self, chosen: Sequence[int]) -> float:
+        return float(sum(node.scores[i] for node, i in zip(self.nodes, chosen, strict=True)))
+
+    def uses(self, chosen: Sequence[int]) -> Counts:
+        found: Counts = np.sum([node.uses[i] for node, i in zip(self.nodes, chosen, strict=True)], axis=0)
+        return found
+
+
+Choice = tuple[tuple[int, ...], ...]
+
+
+def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[Any, ...]] | None:
+    """The names of every group's nodes with the largest sum of scores within the limits [R]; None: no choice is."""
+    bounds = np.array(limits, np.int64)
+    if any(len(node.names) == 0 for group in groups for node in group.nodes):
+        return None
+    if not _can_be_met(groups, bounds):
+        return None
+    prices = _prices(groups, bounds)
+    first = [next(group.cells(prices), None) for group in groups]
+    if any(each is None for each in first):
+        return None
+    known = [each for each in first if each is not None]
+    upper = sum(worth for worth, _ in known) + float(prices @ bounds)
+    incumbent = _first_choice(groups, bounds, prices)
+    if incumbent is None:
+        incumbent = _exhaustive(groups, bounds)
+        if incumbent is None:
+            return None
+    lower = sum(group.score(chosen) for group, chosen in zip(groups, incumbent, strict=True))
+    gap = upper - lower
+    tolerance = SAME * max(1.0, abs(lower))
+    if gap > tolerance:
+        lists = []
+        for group, (top, _) in zip(groups, known, strict=True):
+            cells: list[tuple[int, ...]] = []
+            for worth, chosen in group.cells(prices):
+                if worth < top - gap:
+                    break
+                cells.append(chosen)
+            lists.append(cells)
+        better = _combined(groups, lists, bounds, prices, lower + tolerance)
+        incumbent = incumbent if better is None else better
+    return [group.named(chosen) for group, chosen in zip(groups, incumbent, strict=True)]
+
+
+def _can_be_met(groups: Sequence[Group], bounds: Counts) -> bool:
+    """False only if no choice is feasible: the least of each use is beyond its limit, or the least of their mean."""
+    if (bounds < 0).any():
+        return False
+    shares = np.maximum(1, bounds)
+    nodes = [node.uses for group in groups for node in group.nodes]
+    least = np.array(sum(uses.min(0) for uses in nodes), np.int64)
+    mean = sum(float((uses / shares).sum(1).min()) for uses in nodes)
+    return bool((least <= bounds).all() and mean <= len(bounds) * (1 + 1e-9))
+
+
+def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
+    """Of each resource, such that the dual's bound is low: one after the other is raised until what is best under the
+    prices keeps to its limit."""
+    nodes = [node for group in groups for node in group.nodes]
+    most = max(len(node.names) for node in nodes)
+    scores = np.full((len(nodes), most), -np.inf)
+    uses = np.zeros((len(nodes), most, len(bounds)))
+    for n, node in enumerate(nodes):
+        scores[n, : len(node.names)], uses[n, : len(node.names)] = node.scores, node.uses
+    rows = np.arange(len(nodes))
+    prices = np.zeros(len(bounds))
+    spread = max(1e-12, max(float(np.ptp(node.scores)) for node in nodes))
+    scale = np.maximum(1.0, uses.max((0, 1)))
+
+    def beyond(r: int, price: float) -> bool:
+        prices[r] = price
+        chosen = (scores - uses @ prices).argmax(1)
+        return bool(uses[rows, chosen, r].sum() > bounds[r])
+
+    for _ in range(ROUNDS if len(bounds) > 1 else 1):
+        for r in range(len(bounds)):
+            if not beyond(r, 0.0):
+                continue
+            low, high = 0.0, spread / scale[r]
+            while beyond(r, high) and high < 1e12 * spread:
+                low, high = high, 2 * high
+            for _ in range(BISECTIONS):
+                middle = (low + high) / 2
+                low, high = (middle, high) if beyond(r, middle) else (low, middle)
+            prices[r] = high
+    return prices
+
+
+def _first_choice(groups: Sequence[Group], bounds: Counts, prices: Floats) -> Choice | None:
+    """Some feasible choice, a good one: of the best cells under the prices, under higher ones, and the cheapest."""
+    base = 1 / np.maximum(1, bounds)
+    spread = max(1.0, max(float(np.abs(node.scores).max()) for group in groups for node in group.nodes))
+    lists = []
+    for group in groups:
+        cells = [chosen for _, chosen in islice(group.cells(prices), FIRST_TRY)]
+        for raised in (1.2 * prices, 2 * prices, 5 * prices, 1e6 * spread * base):
+            cells += [chosen for _, chosen in islice(group.cells(raised), 2)]
+        for r in range(len(bounds)):
+            alone = 1e-3 * base
+            alone[r] = 1.0
+            cells += [chosen for _, chosen in islice(group.cells(1e6 * spread * alone), 1)]
+        lists.append(list(dict.fromkeys(cells)))
+    return _combined(groups, lists, bounds, prices, -np.inf, BEAM)
+
+
+def _exhaustive(groups: Sequence[Group], bounds: Counts) -> Choice | None:
+    """Some feasible choice, or None: there is none. Of all cells, without those that use more than another."""
+    lists = []
+    for group in groups:
+        kept: list[tuple[tuple[int, ...], Counts]] = []
+        prices = 1e9 / np.maximum(1, bounds)
+        for _, chosen in group.cells(prices):
+            uses = group.uses(chosen)
+            if (uses <= bounds).all() and not any((other <= uses).all() for _, other in kept):
+                kept.append((chosen, uses))
+            if len(bounds) == 1:
+                break
+        lists.append([chosen for chosen, _ in kept])
+    return _combined(groups, lists, bounds, np.zeros(len(bounds)), -np.inf)
+
+
+def _combined(
+    groups: Sequence[Group],
+    lists: Sequence[Sequence[tuple[int, ...]]],
+    bounds: Counts,
+    prices: Floats,
+    least: float,
+    beam: int = 0,
+) -> Choice | None:
+    """The choice among these cells with the largest score, if that is above `least`; else None.
+
+    Args:
+        beam: Keep so many states; 0: all, so that the choice is the best.
+    """
+    if any(not cells for cells in lists):
+        return None
+    scores = [np.array([group.score(c) for c in cells]) for group, cells in zip(groups, lists, strict=True)]
+    uses = [np.array([group.uses(c) for c in cells]) for group, cells in zip(groups, lists, strict=True)]
+    worth = [float((s - u @ prices).max()) for s, u in zip(scores, uses, strict=True)]
+    cheapest = [u.min(0) for u in uses]
+    state_scores, state_uses = np.zeros(1), np.zeros((1, len(bounds)), np.int64)
+    trail: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
+    for g in range(len(groups)):
+        ahead, needed = sum(worth[g + 1 :]), sum(cheapest[g + 1 :], np.zeros(len(bounds), np.int64))
+        size = len(scores[g])
+        added_scores = (state_scores[:, None] + scores[g][None]).ravel()
+        added_uses = (state_uses[:, None] + uses[g][None]).reshape(len(added_scores), len(bounds))
+        hope = added_scores + (bounds - added_uses) @ prices + ahead
+        left = np.flatnonzero((added_uses + needed <= bounds).all(1) & (hope > least))
+        left = left[_undominated(added_scores[left], added_uses[left])]
+        if beam and len(left) > beam:
+            cheap = np.argsort((added_uses[left] / np.maximum(1, bounds)).max(1), kind="stable")[: beam // 4]
+            best = np.argsort(-hope[left], kind="stable")[: beam - beam // 4]
+            left = left[np.unique(np.concatenate([best, cheap]))]
+        if not len(left):
+            return None
+        state_scores, state_uses = added_scores[left], added_uses[left]
+        trail.append((left // size, left % size))
+    state = int(state_scores.argmax())
+    if not state_scores[state] > least:
+        return None
+    chosen: list[tuple[int, ...]] = []
+    for g in reversed(range(len(groups))):
+        before, cell = trail[g]
+        chosen.append(lists[g][int(cell[state])])
+        state = int(before[state])
+    return tuple(reversed(chosen))
+
+
+def _undominated(scores: Floats, uses: Counts) -> npt.NDArray[np.int64]:
+    """The numbers of states of which no other has as good a score with as little use; the first of equals."""
+    order = np.lexsort((*uses.T[::-1], -scores)) if uses.shape[1] != 1 else np.lexsort((-scores, uses[:, 0]))
+    if uses.shape[1] == 1:
+        best = np.maximum.accumulate(scores[order])
+        kept = np.concatenate([[True], scores[order][1:] > best[:-1]])
+        return np.sort(order[kept[: len(order)]])
+    if len(order) > COMPARED:
+        return np.sort(order)
+    sorted_uses = uses[order]
+    kept = np.ones(len(order), bool)
+    for i in range(1, len(order)):
+        kept[i] = not (sorted_uses[:i][kept[:i]] <= sorted_uses[i]).all(1).any()
+    return np.sort(order[kept])

@@ -1,0 +1,328 @@
+"""The memory of a planned network's activations while it answers one image.
+
+A network is a list of `Step`s in the order in which `network/network.py` executes them and `dnas export` writes them:
+batch norms are part of the convolution before them, chains that begin with a ReLU share that of the state which they
+read, and a node is a sum of two tensors at a time. A tensor lives from the step that writes it to the last that reads
+it, and a step may write over an input that nobody reads any more if it computes element by element.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from dnas.space.plan import CellPlan, NetworkPlan
+from dnas.space.primitives import Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, Strided, Zero
+
+# Bytes of a number.
+PRECISIONS = {"float32": 4, "int8": 1}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One computation: reads tensors by their numbers, and writes another.
+
+    Attributes:
+        name: For people, and by layer: "layer 3: Conv".
+        size: How many numbers it writes.
+        overwrites: Whether it can write over an input of this size.
+    """
+
+    name: str
+    reads: tuple[int, ...]
+    writes: int
+    size: int
+    overwrites: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The most numbers that are held at once, and in which step."""
+
+    numbers: int
+    step: str
+
+    def bytes(self, precision: str) -> int:
+        """Args: precision: A key of `PRECISIONS`."""
+        return self.numbers * PRECISIONS[precision]
+
+
+@dataclass
+class Program:
+    """Steps in the order in which they are executed.
+
+    Attributes:
+        sizes: Of the tensors that are there at the beginning, by number.
+        kept: Tensors that are needed after the last step.
+    """
+
+    sizes: dict[int, int]
+    steps: list[Step] = field(default_factory=list)
+    kept: tuple[int, ...] = ()
+    layer: str = ""
+
+    def __post_init__(self) -> None:
+        self._numbers = count(max(self.sizes, default=-1) + 1)
+
+    def add(self, name: str, reads: Sequence[int], size: int, overwrites: bool = False) -> int:
+        """The number of the tensor that another step writes."""
+        step = Step(f"{self.layer}: {name}", tuple(reads), next(self._numbers), size, overwrites)
+        self.steps.append(step)
+        return step.writes
+
+    @property
+    def size(self) -> dict[int, int]:
+        """Of all tensors."""
+        return self.sizes | {step.writes: step.size for step in self.steps}
+
+
+def peak(program: Program) -> Memory:
+    """The memory that a program needs in its own order. A tensor that nobody reads is held during its step alone."""
+    size = program.size
+    last = dict.fromkeys(program.sizes, -1)
+    for i, step in enumerate(program.steps):
+        last |= dict.fromkeys((*step.reads, step.writes), i)
+    last |= dict.fromkeys(program.kept, len(program.steps))
+    live = sum(program.sizes.values())
+    most = Memory(live, "the image")
+    for i, step in enumerate(program.steps):
+        dying = [tensor for tensor in {*step.reads} if last[tensor] == i]
+        over = step.overwrites and any(size[tensor] == step.size for tensor in dying)
+        needed = live + (0 if over else step.size)
+        if needed > most.numbers:
+            most = Memory(needed, step.name)
+        live += step.size - sum(size[tensor] for tensor in dying)
+        if last[step.writes] == i:
+            live -= step.size
+    return most
+
+
+# --- networks as programs -----------------------------------------------------------------------------------
+
+BEFORE, PREVIOUS = 0, 1  # tensors of a layer's program: what the two layers before it give, rectified
+
+
+def programs(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> list[Program]:
+    """The steps of a network at inference, from an image [C, S, S] to its logits: stem, each layer, classifier.
+
+    What a later part reads is kept by those before it, so the memory of the network is the most of its parts'.
+
+    Args:
+        final_norm: As of `TrainSettings`.
+    """
+    stem = Program({0: image_channels * image_size**2}, layer="stem")
+    before, pixels_before = _chain(stem, network.stem.first, 0, image_size)
+    width = network.stem.width
+    before = stem.add("ReLU", (before,), stem.steps[-1].size, overwrites=True)
+    previous, pixels = before, pixels_before
+    if network.stem.second:
+        previous, pixels = _chain(stem, network.stem.second, before, pixels_before, width, rectified=True)
+        previous = stem.add("ReLU", (previous,), stem.steps[-1].size, overwrites=True)
+    stem.kept = (before, previous)
+    parts = [stem]
+    widths = (width, width)
+    for k, cell in enumerate(network.cells):
+        alone, last = k == 0 and before == previous, k == len(network.cells) - 1
+        part = layer_program(cell, Reads(*widths, pixels_before, pixels, alone, last), f"layer {k}")
+        parts.append(part)
+        pixels_before, pixels = pixels, side_after(cell, pixels_before, pixels)
+        widths = (widths[1], cell.outputs)
+    numbers = network.features * pixels**2
+    end = Program({PREVIOUS: numbers}, layer="classifier")
+    features = end.add("norm", (PREVIOUS,), numbers) if final_norm else PREVIOUS
+    rows = end.add("transpose", (features,), numbers)
+    mean = end.add("mean", (rows,), network.features)
+    end.kept = (end.add("linear", (mean,), network.classes),)
+    return [*parts, end]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a layer reads.
+
+    Attributes:
+        before, previous: Channels of the outputs of the two layers before it.
+        pixels_before, pixels: Their sides.
+        alone: They are one tensor, that of the stem.
+        last: No layer follows, which would read `previous` again.
+    """
+
+    before: int
+    previous: int
+    pixels_before: int
+    pixels: int
+    alone: bool = False
+    last: bool = False
+
+
+def side_after(cell: CellPlan, pixels_before: int, pixels: int) -> int:
+    """Pixels of a side of a layer's output."""
+    sides = {0: _side(cell.preprocess[0], pixels_before), 1: _side(cell.preprocess[1], pixels)}
+    for edge in cell.edges:
+        sides[edge.target] = _side(edge.chain, sides[edge.source])
+    return sides[cell.concat[0]]
+
+
+def _side(chain: Chain, side: int) -> int:
+    for layer in chain:
+        side = layer.out_size(side, side)[0]
+    return side
+
+
+def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
+    """The steps of a layer, as `NetworkCell` computes it.
+
+    Args:
+        whole: Otherwise the cell's further nodes are not known yet, and its states are kept for them.
+    """
+    sizes = {BEFORE: reads.before * reads.pixels_before**2, PREVIOUS: reads.previous * reads.pixels**2}
+    if reads.alone:
+        del sizes[BEFORE]
+    layer = Program(sizes, layer=name)
+    states: dict[int, int] = {}
+    sides: dict[int, int] = {}
+    inputs = (PREVIOUS if reads.alone else BEFORE, PREVIOUS)
+    for state, (chain, read, side) in enumerate(
+        zip(cell.preprocess, inputs, (reads.pixels_before, reads.pixels), strict=True)
+    ):
+        states[state], sides[state] = _chain(layer, chain, read, side, rectified=True)
+    rectified: dict[int, int] = {}
+    for edge in cell.edges:
+        source, target = edge.source, edge.target
+        shares = isinstance(edge.chain[0], ReLU | FactorizedReduce)
+        if shares and source not in rectified:
+            numbers = cell.channels * sides[source] ** 2
+            rectified[source] = layer.add("ReLU", (states[source],), numbers, overwrites=True)
+        read = rectified[source] if shares else states[source]
+        out, sides[target] = _chain(layer, edge.chain, read, sides[source], cell.channels, rectified=shares)
+        if target in states:
+            out = layer.add("add", (states[target], out), cell.channels * sides[target] ** 2, overwrites=True)
+        states[target] = out
+    if not whole:
+        layer.kept = (PREVIOUS, *(states[s] for s in states if s > 1))
+        return layer
+    numbers = cell.outputs * sides[cell.concat[0]] ** 2
+    out = layer.add("concat", [states[s] for s in cell.concat], numbers)
+    layer.kept = (out,) if reads.last else (PREVIOUS, out)
+    return layer
+
+
+def memory(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> Memory:
+    """The memory of a network's activations for one image, in the order in which it is executed."""
+    parts = programs(network, image_size, image_channels, final_norm)
+    return max((peak(part) for part in parts), key=lambda each: each.numbers)
+
+
+def least_memory(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> Memory:
+    """The same in the best order of each layer."""
+    parts = programs(network, image_size, image_channels, final_norm)
+    best = Memory(0, "")
+    for part in sorted(parts, key=lambda part: -peak(part).numbers):
+        if peak(part).numbers <= best.numbers:
+            break
+        best = max(best, peak(in_best_order(part)), key=lambda each: each.numbers)
+    return best
+
+
+# --- the best order -----------------------------------------------------------------------------------------
+
+
+def in_best_order(program: Program) -> Program:
+    """The same steps in an order that needs least memory, by a search over the sets of steps that can have been taken.
+
+    The sets are visited by the memory that it takes to come to them, so the first complete one is best. A step is taken
+    at once if it fits into what has been needed anyway, and leaves no more than was there: that never harms, since
+    whatever it frees, it frees later, too.
+    """
+    steps, size = program.steps, program.size
+    readers: dict[int, int] = dict.fromkeys(size, 0)  # by tensor, the steps that read it, as bits
+    for i, step in enumerate(steps):
+        for tensor in step.reads:
+            readers[tensor] |= 1 << i
+    writer = {step.writes: i for i, step in enumerate(steps)}
+    needs = [sum(1 << writer[t] for t in {*step.reads} if t in writer) for step in steps]
+    everything = (1 << len(steps)) - 1
+
+    def taken(done: int, i: int, live: int) -> tuple[int, int]:
+        """The memory during step i, and after it."""
+        step, after = steps[i], done | 1 << i
+        dying = [t for t in {*step.reads} if t not in program.kept and not readers[t] & ~after]
+        over = step.overwrites and any(size[t] == step.size for t in dying)
+        left = live - sum(size[t] for t in dying)
+        if readers[step.writes] or step.writes in program.kept:
+            left += step.size
+        return live + (0 if over else step.size), left
+
+    def ready(done: int) -> list[int]:
+        return [i for i in range(len(steps)) if not done >> i & 1 and not needs[i] & ~done]
+
+    def closed(done: int, live: int, most: int, order: tuple[int, ...]) -> tuple[int, int, tuple[int, ...]]:
+        moved = True
+        while moved:
+            moved = False
+            for i in ready(done):
+                during, left = taken(done, i, live)
+                if during <= most and left <= live:
+                    done, live, order, moved = done | 1 << i, left, (*order, i), True
+        return done, live, order
+
+    start = sum(program.sizes.values())
+    queue: list[tuple[int, int, int, int, tuple[int, ...]]] = []
+    seen: set[int] = set()
+    ticket = count()
+
+    def visit(done: int, live: int, most: int, order: tuple[int, ...]) -> None:
+        done, live, order = closed(done, live, most, order)
+        heapq.heappush(queue, (most, -len(order), next(ticket), live, order))
+
+    visit(0, start, start, ())
+    while True:
+        most, _, _, live, order = heapq.heappop(queue)
+        done = sum(1 << i for i in order)
+        if done == everything:
+            return replace(program, steps=[steps[i] for i in order])
+        if done in seen:
+            continue
+        seen.add(done)
+        for i in ready(done):
+            during, left = taken(done, i, live)
+            if done | 1 << i not in seen:
+                visit(done | 1 << i, left, max(most, during), (*order, i))
+
+
+def _chain(
+    whole: Program, chain: Chain, tensor: int, side: int, channels: int = 0, rectified: bool = False
+) -> tuple[int, int]:
+    """Add the steps of a chain. Args: channels: Of what it reads; `rectified`: its first ReLU has been."""
+    for i, layer in enumerate(chain):
+        outer, side = side, layer.out_size(side, side)[0]
+        match layer:
+            case Identity():
+                pass
+            case ReLU():
+                if i or not rectified:
+                    tensor = whole.add("ReLU", (tensor,), channels * side**2, overwrites=True)
+            case Norm():
+                channels = layer.channels  # part of the convolution
+            case Conv():
+                channels = layer.outputs
+                tensor = whole.add("convolution", (tensor,), channels * side**2)
+            case FactorizedReduce():
+                inputs, channels, half = layer.inputs, layer.outputs, layer.outputs // 2
+                grids = []
+                for grid in ("even", "odd"):
+                    rows = whole.add(f"{grid} rows", (tensor,), inputs * side * outer)
+                    grids.append(whole.add(f"{grid} pixels", (rows,), inputs * side**2))
+                halves = [
+                    whole.add("convolution", (grid,), outputs * side**2)
+                    for grid, outputs in zip(grids, (half, channels - half), strict=True)
+                ]
+                joined = whole.add("concat", halves, channels * side**2)
+                tensor = whole.add("norm", (joined,), channels * side**2)
+            case Zero():
+                tensor = whole.add("zero", (tensor,), channels * side**2)
+            case Strided():
+                tensor = whole.add("pool", (tensor,), channels * side**2)
+    return tensor, side

@@ -1,0 +1,133 @@
+"""What a ranking compares, asked for by options, and what may be added to one that has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from dnas.disk import read_toml
+from dnas.errors import InputError, calling
+from dnas.pipeline.overrides import in_file, nested, typed
+from dnas.settings import Settings
+from dnas.study.design import parts_beside
+from dnas.study.growth import added_to, of_its_parts, require_same, same_threads, with_new_options
+from dnas.study.names import RANKING_FILE
+from dnas.validation import checked
+
+# What is added by name or number, and the option of each.
+LISTS = {"methods": "--methods", "layers": "--proxy-layers", "epochs": "--proxy-epochs"}
+_METHODS = ["dnas"]  # unless others are named
+
+
+class RankingSettings(Settings):
+    """What a ranking compares.
+
+    Attributes:
+        run: Settings of every run, nested as in a run's config.toml.
+    """
+
+    count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
+    methods: list[str] = Field(
+        default_factory=list, description="whose supernets judge them; METHOD+PART+… with parts of its own"
+    )
+    layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
+        default_factory=list, description="depths of shallower trainings"
+    )
+    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="lengths of shorter trainings")
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+    )
+    run: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_ranking(path: Path) -> RankingSettings:
+    """What a ranking compares, by its file. Raises InputError where it cannot be read."""
+    values = read_toml(path / RANKING_FILE)
+    with calling(in_file(values, path / RANKING_FILE)):
+        return checked(RankingSettings, values)
+
+
+def called(given: Mapping[str, Any]) -> dict[str, str]:
+    """What the user typed for each setting of a ranking, as `errors.calling` takes it.
+
+    Args:
+        given: Flat options of its runs.
+    """
+    own = {**LISTS, "count": "--architectures", "method": "--methods", "threads": "--threads"}
+    return {"with_parts": "--methods"} | typed("run", given) | own
+
+
+def asked(
+    path: Path,
+    given: dict[str, Any],
+    methods: Sequence[str] | None,
+    chosen: Mapping[str, Any],
+    threads: int,
+    *,
+    adds: bool,
+) -> RankingSettings:
+    """Return what a ranking compares, from options.
+
+    Args:
+        path: The ranking's folder.
+        given: Flat options of its runs; None where one is not given.
+        methods: None where they are not given; a + before a name says that it is added to a ranking.
+        chosen: `count`, `layers`, `epochs` and `seed`; None where one is not given.
+        adds: Whether all of this is added to the ranking that is there, which keeps its settings.
+
+    Raises:
+        InputError: An option that cannot work.
+    """
+    if methods is None:
+        methods = () if adds else _METHODS
+    names = added_to(path, {"methods": methods}, RANKING_FILE)["methods"]
+    run = nested("run", given, parts_beside(names))
+    del run["command"]
+    if adds and given["device"] is None and given["config"] is None:
+        del run["device"]  # found out, and not given
+    values = {name: value for name, value in chosen.items() if value is not None}
+    settings = checked(RankingSettings, {**values, "methods": names, "threads": threads, "run": run})
+    return grown(path, settings) if adds else settings
+
+
+def grown(path: Path, added: RankingSettings) -> RankingSettings:
+    """Return what a ranking compares with what is added to it.
+
+    Args:
+        path: The ranking's folder.
+        added: What is given besides, and nothing else.
+
+    Raises:
+        InputError: There is no ranking, or something given is not as in the ranking.
+    """
+    old = read_ranking(path)
+    if "count" in added.model_fields_set and added.count < old.count:
+        raise InputError(
+            f"--architectures is {old.count} in {path} and {added.count} here: a ranking only grows; leave it out"
+        )
+    return _extended(path, old, added, whole=False)
+
+
+def joined(path: Path, settings: RankingSettings) -> RankingSettings:
+    """Return these settings, which are all of a ranking's, with what its folder has besides.
+
+    Raises:
+        InputError: A setting of the runs differs.
+    """
+    return _extended(path, read_ranking(path), settings, whole=True)
+
+
+def _extended(path: Path, old: RankingSettings, new: RankingSettings, *, whole: bool) -> RankingSettings:
+    if (whole or "seed" in new.model_fields_set) and old.seed != new.seed:
+        raise InputError(f"--seed is {old.seed} in {path} and {new.seed} here: leave it out or take another --out")
+    require_same(path, *of_its_parts(old, new), whole=whole)
+    update: dict[str, Any] = {name: list(dict.fromkeys([*getattr(old, name), *getattr(new, name)])) for name in LISTS}
+    if "count" in new.model_fields_set:
+        update["count"] = max(old.count, new.count)
+    return old.model_copy(
+        update=update | {"threads": same_threads(path, old, new), "run": with_new_options(old.run, new.run)}
+    )

@@ -1,0 +1,129 @@
+"""The contract of a search space: draws, mutants, neighbours and derivations are its members, and files keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from dnas.methods.registry import get_method
+from dnas.network.network import build, params
+from dnas.rng import numpy_stream, torch_stream
+from dnas.space import sampling
+from dnas.space.architecture import Architecture
+from dnas.space.cell import Cell
+from dnas.space.darts import Space
+from dnas.space.plan import plan, size
+from dnas.space.registry import SPACES
+from dnas.supernet import derive
+from dnas.testing.planted import LAYERS, SIDE, plant
+from dnas.testing.record import REAL, objection, search
+
+DRAWS = 30
+FEW = 2000  # cells of a layer that are counted one by one
+
+
+def check_space(name: str, methods: Sequence[str] = ("dnas", "gdas", "random")) -> None:
+    """The whole contract of a space: of another package, or registered.
+
+    Args:
+        methods: What searches in it.
+    """
+    assert name in SPACES, f"{name!r} is no space; register it, or give its package an entry point for it"
+    for check in CHECKS_OF_A_SPACE:
+        check(SPACES[name])
+    for method in methods:
+        check_space_searched(SPACES[name], method)
+
+
+def check_space_members(space: Space) -> None:
+    """Draws, mutants and neighbours of them lie in the space; a neighbour differs in one slot, and mutants are some."""
+    rng = numpy_stream(0, "test-space")
+    for reduction in (False, True):
+        for _ in range(DRAWS):
+            cell = space.sample(rng, reduction)
+            _require_member(space, cell, reduction, "a draw")
+            mutant, neighbours = space.mutate(rng, cell, reduction), space.neighbours(cell, reduction)
+            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbours of {cell} in {space.name} repeat"
+            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is none of its neighbours"
+            for neighbour in neighbours:
+                _require_member(space, neighbour, reduction, "a neighbour")
+                changed = sum(len({*a} - {*b}) for a, b in zip(cell.nodes, neighbour.nodes, strict=True))
+                assert changed == 1, f"a neighbour of {cell} in {space.name} differs in {changed} slots"
+
+
+def check_space_objects(space: Space) -> None:
+    """What lies outside is told, with node and slot."""
+    cell = space.sample(numpy_stream(0, "test-space"), False)
+    (_, source), *rest = cell.nodes[0]
+    strange = [
+        ((("no_such_operation", source), *rest), "node 0, slot 0"),
+        (((cell.nodes[0][0][0], 2), *rest), "node 0, slot"),
+        ((*cell.nodes[0], cell.nodes[0][0]), "node 0"),
+    ]
+    for node, place in strange:
+        said = space.objection((node, *cell.nodes[1:]))
+        assert said and place in said, f"{space.name} says {said!r} of the node {node}, where it should name {place}"
+    said = space.objection(cell.nodes[1:])
+    assert said and "nodes" in said, f"{space.name} says {said!r} of a cell with a node too few"
+
+
+def check_space_counts(space: Space) -> None:
+    """`cells` is how many there are: counted one by one along neighbours where they are few."""
+    for reduction in (False, True):
+        if (said := space.cells(reduction)) > FEW:
+            continue
+        known = {space.sample(numpy_stream(0, "test-space"), reduction)}
+        new = list(known)
+        while new:
+            new = list({n for cell in new for n in space.neighbours(cell, reduction)} - known)
+            known.update(new)
+        assert len(known) == said, f"{space.name} counts {said} cells, and neighbours of neighbours are {len(known)}"
+
+
+def check_space_files(space: Space) -> None:
+    """Architectures come back from their files, and their networks are as large as planned and run."""
+    for number in range(3):
+        drawn = sampling.sample(space, numpy_stream(number, "test-space"), LAYERS)
+        read = Architecture.from_json(json.loads(drawn.dumps()))
+        assert read == drawn and hash(read) == hash(drawn), f"an architecture of {space.name} comes back as another"
+        network = build(drawn, 8, 3)
+        planned = size(plan(drawn, channels=8, classes=3), SIDE).params
+        assert params(network) == planned, f"{planned} parameters of {drawn} are planned, and {params(network)} built"
+        logits = network.eval()(torch.zeros(2, 3, SIDE, SIDE))
+        assert logits.shape == (2, 3), f"a network of {space.name} gives {tuple(logits.shape)}, not logits [2, 3]"
+
+
+def check_space_derives(space: Space) -> None:
+    """Whatever the scores, ties included, the top edges are a member."""
+    operations = ("none", *space.primitives)
+    for number, scale in enumerate((0.0, 1.0, 30.0)):
+        shape = (LAYERS, len(space.edges), len(operations))
+        scores = scale * torch.randn(shape, generator=torch_stream(number, "test-scores"))
+        found = derive.top_edges(scores, operations, space)
+        assert found.space == space.name, f"what is derived in {space.name} says {found.space!r}"
+
+
+def check_space_searched(space: Space, method: str) -> None:
+    """A method's search of real networks ends in the space, under each of its mappings."""
+    for mapping in get_method(method).mappings:
+        found = search(method, mapping, size=REAL, planted=None, space=space)
+        problem = objection(found.found.architecture, found.method)
+        assert problem is None, f"the architecture that {method} finds in {space.name} {problem}"
+        # As `--finals` and the random network of the same size do.
+        plant(mapping, 1, space)
+
+
+CHECKS_OF_A_SPACE = (
+    check_space_members,
+    check_space_objects,
+    check_space_counts,
+    check_space_files,
+    check_space_derives,
+)
+
+
+def _require_member(space: Space, cell: Cell, reduction: bool, what: str) -> None:
+    problem = space.objection(cell.nodes, reduction)
+    assert problem is None, f"{what} of {space.name} lies outside it: {problem}"
