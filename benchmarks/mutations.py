@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation(
         "darts",
         "σ in the place of the softmax",
-        "softmax(mapping.terms())",
+        "self.relaxed(mapping, progress)",
         "mapping.terms()[0].sigmoid()",
     ),
     Mutation(

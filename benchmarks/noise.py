@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnas.methods.protocol import GradientMethod
-from dnas.methods.registry import registry
+from dnas.methods.registry import METHODS
 from dnas.runtime.names import ARCHITECTURE_FILE, RESULT_FILE
 from dnas.space.agreement import agreement
 from dnas.space.architecture import Architecture
@@ -96,7 +96,7 @@ def main(
     processes: Searches at a time.
     option: Handed on to `dnas search`.
     """
-    gradients = [name for name, method in registry().items() if issubclass(method, GradientMethod)]
+    gradients = [name for name, method in METHODS.items() if issubclass(method, GradientMethod)]
     names = [name.strip() for name in methods.split(",") if name.strip()] or gradients
     jobs = [
         Job(name, mapping, seed, out / f"{name}-{mapping}-{seed}")

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dnas.methods.protocol import Method, Trial
-from dnas.methods.registry import create, registry
+from dnas.methods.registry import METHODS, create
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture, stack
 from dnas.space.cell import Cell
@@ -140,7 +140,7 @@ def run(method: Method, oracle: Callable[[Architecture], float], trials: int, se
 
 def proposers() -> list[str]:
     """The names of the methods whose candidates are trained one by one."""
-    return [name for name, method in registry().items() if method.kind == "trials"]
+    return [name for name, method in METHODS.items() if method.kind == "trials"]
 
 
 def summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:

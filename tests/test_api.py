@@ -12,11 +12,11 @@ from dnas.space.architecture import Architecture
 TINY = {"layers": 3, "channels": 8, "epochs": 2, "batch_size": 16}
 FUNCTIONS = (
     "build", "compare", "export", "get_method", "inspect_data", "list_methods", "load", "load_published", "macs", "params",
-    "parse_genotype", "register", "resume", "run", "search", "stack", "train",
+    "parse_genotype", "rank", "register", "resume", "run", "search", "stack", "train",
 )  # fmt: skip
 CLASSES = (
     "Architecture", "Baseline", "Cell", "DNASClassifier", "InputError", "Interrupted", "RunError", "RunResult", "SearchResult",
-    "StudyResult", "TrainResult",
+    "RankingResult", "StudyResult", "TrainResult",
 )  # fmt: skip
 
 

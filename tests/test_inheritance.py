@@ -185,11 +185,11 @@ def test_show_shows_the_network_of_the_run(run: Path) -> None:
 def test_what_an_older_run_is_known_to_be_is_shown(images: Path, tmp_path: Path) -> None:
     """Without a record the network's file has it, and without that result.json has the classes."""
     run = make_run(tmp_path / "run", images, record=False)
-    assert shape_of(run, config(run)) == Shape(4, 3, 12, 1, "cifar")
+    assert shape_of(run, config(run)) == Shape(4, 3, 12, 1, "cifar", final_norm=True)
     (run / "model.safetensors").unlink()
-    assert shape_of(run, config(run)) == Shape(4, 10, 12, 3, "cifar")
+    assert shape_of(run, config(run)) == Shape(4, 10, 12, 3, "cifar", final_norm=True)
     (run / "result.json").write_text('{"classes": 3}')
-    assert shape_of(run, config(run)) == Shape(4, 3, 12, 3, "cifar")
+    assert shape_of(run, config(run)) == Shape(4, 3, 12, 3, "cifar", final_norm=True)
 
 
 def test_a_search_is_shown_as_it_would_be_trained(images: Path, tmp_path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
-from faults.harness import invoke
+from faults.harness import contents, invoke
+from test_contract import table
 
 import dnas
+from dnas import testing
 from dnas.disk import read_toml
-from dnas.errors import InputError
+from dnas.errors import InputError, Interrupted
+from dnas.methods.registry import get_method
 from dnas.pipeline.config import draft, parse
-from dnas.space.architecture import Architecture
+from dnas.reporter import Silent
+from dnas.space.architecture import Architecture, cell_pair
 
 TINY = {"layers": 4, "epochs": 1, "batch_size": 32, "preset": "quick"}
 IMAGES = {"search.images": 128, "search.channels": 4}
@@ -66,9 +71,62 @@ def test_a_run_trains_and_is_compared_within_its_limits(tmp_path):
     assert all(each["params"] <= 12_000 for each in stored["finals"])
     config = read_toml(tmp_path / "run" / "config.toml")
     assert config["train"]["channels"] < 16  # planned
-    again = dnas.run(config=tmp_path / "run" / "config.toml", out=tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "run" / "model.safetensors").read_bytes()  # fmt: skip
+    with pytest.raises(Interrupted):
+        dnas.run(config=tmp_path / "run" / "config.toml", out=tmp_path / "again", reporter=StopsIn("finals"))
+    again = dnas.resume(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "run")
     assert again.test_accuracy == result.test_accuracy
+
+
+class StopsIn(Silent):
+    """Asks a run to stop at the first step of a stage whose title has a word."""
+
+    def __init__(self, word):
+        self.word, self.there = word, False
+
+    def start(self, title, steps, done):
+        self.there = self.word in title
+
+    def step(self, step, shown):
+        if self.there:
+            self.there = False
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_exported_file_keeps_to_the_limits(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra dnas[export]")
+    pytest.importorskip("onnxscript", reason="needs the extra dnas[export]")
+    pytest.importorskip("onnxruntime", reason="needs the extra dnas[export]")
+    options = {**IMAGES, "train.images": 128}
+    limits = {"max_params": 12_000, "max_size": 100_000}
+    dnas.run(method="gdas", mapping="shared", option=options, finals=0, baseline=False, out=tmp_path / "run", **TINY, **limits)  # fmt: skip
+    dnas.export(tmp_path / "run", "onnx")
+    path = tmp_path / "run" / "export" / "model.onnx"
+    assert path.stat().st_size <= limits["max_size"]
+    weights = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+    assert 0 < sum(onnx.numpy_helper.to_array(each).size for each in weights) <= limits["max_params"]
+
+
+def test_a_study_keeps_to_its_limits(tmp_path):
+    options = {**IMAGES, "train.images": 128, "search.epochs": 1, "train.epochs": 1}
+    dnas.compare(methods="gdas", mappings="shared", seeds=1, layers=3, option=options, max_macs="150k", out=tmp_path)
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")}
+    assert {name.endswith("-random") for name in results} == {True, False}
+    assert all(each["macs"] <= 150_000 for name, each in results.items() if "-shuffled" not in name)
+    found, random = (
+        Architecture.load(tmp_path / "runs" / name / "architecture.json") for name in sorted(results, key=len)[:2]
+    )
+    assert found != random and cell_pair(found)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["darts", "dnas", "spos", "pnas", "evolution"])
+def test_random_limits_are_kept(name):
+    """`testing.check_limits` of every method has one draw of limits under each mapping; here 40, 200 in all."""
+    mappings = get_method(name).mappings
+    for seed in range(1, 41):
+        testing.check_limits(name, mappings[seed % len(mappings)], table(name, "SMALL"), seed)
 
 
 @pytest.mark.parametrize(

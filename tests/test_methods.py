@@ -1,6 +1,6 @@
 """What methods have in common, on `dnas` and its pair `pc-darts`."""
 
-from itertools import combinations
+from itertools import chain, combinations, repeat
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,11 @@ from method_tools import ALWAYS, NODES, outcome, parameters
 
 import dnas
 from dnas.errors import InputError
+from dnas.methods.protocol import Trial, unseen
 from dnas.methods.registry import create, list_methods
-from dnas.rng import torch_stream
+from dnas.rng import numpy_stream, torch_stream
 from dnas.space.darts import DARTS
+from dnas.space.sampling import sample
 from dnas.supernet.mapping import MAPPINGS, Full, Shared
 from dnas.supernet.supernet import build_supernet
 
@@ -107,6 +109,12 @@ def test_unknown_names_are_refused_with_the_known_ones():
         create("dart", None, {}, DARTS)
     with pytest.raises(InputError, match=r"unknown --mapping 'tied'; choose from shared, full, decoupled"):
         create("dnas", "tied", {}, DARTS)
+
+
+def test_a_stream_of_known_architectures_ends_where_there_are_no_others():
+    """As where limits leave two: the search then ends with fewer trials, and does not draw for ever."""
+    one, two = (sample(DARTS, numpy_stream(seed, "known"), 3) for seed in (0, 1))
+    assert list(unseen(chain([one] * 3, [two], repeat(one)), [Trial(one, 0.5)])) == [two]
 
 
 def test_origin_says_how_the_architecture_was_found():

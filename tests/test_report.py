@@ -100,7 +100,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
         if t != p
     }
     assert {picture["alt"] for picture in pictures} <= alts
-    sure = [int(n) for n in re.findall(r"(\d+)% confidence", page.raw)]
+    sure = [int(n) for n in re.findall(r">(\d+)% confidence<", page.raw)]
     assert len(sure) == len(pictures) and sure == sorted(sure, reverse=True)
     assert "The run recorded" not in page.words
 
@@ -231,7 +231,7 @@ def test_searches_by_trials_and_trainings_have_a_page(images, tmp_path, command,
     page = read(tmp_path / "run" / "report.html")
     assert_whole(page, tmp_path / "run")
     assert "Random baseline" not in page.words
-    assert ("each candidate" in page.words) == (command == "search")
+    assert ("accuracy of each candidate" in page.words) == (command == "search")
 
 
 def test_the_network_of_a_page_takes_the_pages_colours(run):

@@ -362,6 +362,7 @@ def test_checks_are_public_and_say_what_they_check():
     checks += [*testing.CHECKS_OF_A_PART, *testing.CHECKS_OF_A_PART_UNDER_A_MAPPING]
     checks += [testing.check_options, testing.check_option_acts, testing.check_method]
     checks += [testing.check_part, testing.check_part_acts, testing.check_part_options, testing.check_source]
+    checks += [testing.check_primitive, testing.check_relaxation, testing.check_space]
     assert {check.__name__ for check in checks} == {name for name in vars(testing) if name.startswith("check_")}
     assert all(check.__doc__ for check in checks)
     assert isinstance(create("random", None, {}, DARTS).options, MethodOptions) and get_method("random")

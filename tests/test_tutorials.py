@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.harness import invoke, make_images
 
-from dnas.methods import registry
+from dnas.methods.registry import METHODS
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCKS = re.compile(r"(?s)```(sh|python)\n(.*?)```")
@@ -49,8 +49,7 @@ def carry_out(name: str, smaller: Mapping[str, str]) -> Iterator[tuple[str, str]
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield
-    registry._registered.clear()
-    registry.registry.cache_clear()
+    METHODS.forget()
 
 
 def test_your_own_images(tmp_path):

@@ -33,7 +33,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Point links to pages beside docs/ at their pages on the site, and fill in the generated tables."""
+    """Point links that lead out of docs/ at pages of the site, or make them text, and fill in the generated tables."""
     for name, target in OUTSIDE.items():
         markdown = re.sub(rf"\]\(((?:\.\./)*)\.\./{name}", rf"](\1{target}", markdown)
+    # Folders of code beside docs/ have no page: their paths stay as text.
+    markdown = re.sub(r"\[([^\]]*)\]\((?:\.\./)*examples(?:/\w+)?\)", r"`\1`", markdown)
     return reference.filled(markdown)

@@ -47,8 +47,8 @@ def compare(
     option: Mapping[str, object] | Sequence[str] | None = None,
     max_params: int | str | None = None,
     max_macs: int | str | None = None,
-    max_ram: int | None = None,
-    max_size: int | None = None,
+    max_ram: int | str | None = None,
+    max_size: int | str | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -217,6 +217,11 @@ def rank(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
+    max_params: int | str | None = None,
+    max_macs: int | str | None = None,
+    max_ram: int | str | None = None,
+    max_size: int | str | None = None,
+    ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
     search_epochs: int | None = None,
@@ -285,6 +290,13 @@ def rank(
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
+        max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
+            is planned to fit, too. [default: no limit]
+        max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
+        max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
+            limit]
+        max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
+        ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
         class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
             alike; a search weighs all images alike. [default: none]
         search_channels: Width of the supernet only, in channels. [default: channels]

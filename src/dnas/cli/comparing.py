@@ -169,7 +169,8 @@ def rank(
 ) -> None:
     """Measure how well supernets, and shallower and shorter trainings, rank architectures compared with full training.
 
-    --out names the ranking folder. --resume resumes a ranking and adds architectures, methods and proxy trainings to it.
+    --out names the ranking folder. --resume resumes a ranking and adds architectures, methods and proxy trainings to
+    it.
     """
     now = begin_execution(execute)
     from dnas.study.ranking_design import asked, called

@@ -32,6 +32,7 @@ class DARTS2nd(RelaxedMethod):
     title = "DARTS (second order)"
     paper = "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019"
     default_mapping = SHARED
+    keeps = "walk"
     Options = DARTS2ndOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,7 @@ class DARTSPlus(GradientMethod):
     title = "DARTS+"
     paper = "Liang et al., DARTS+: Improved Differentiable Architecture Search with Early Stopping, arXiv 1909.06035"
     default_mapping = SHARED
+    keeps = "walk"
     Options = DARTSPlusOptions
     options: DARTSPlusOptions
 

@@ -426,17 +426,26 @@ class TrialMethod(Method):
         return size if self.budget is None else min(size, math.ceil(self.budget / parts))
 
 
+PATIENCE = 50  # known architectures in a row, before there seem to be no others
+
+
 def unseen(
     architectures: Iterable[Architecture],
     history: Sequence[Trial],
     key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
 ) -> Iterator[Architecture]:
-    """Those that differ by their key from each other and from every trial, failed ones included."""
-    seen = {key(trial.architecture) for trial in history}
+    """Those that differ by their key from each other and from every trial, failed ones included.
+
+    After `PATIENCE` known ones in a row it ends, since a small space, or limits, may leave no others.
+    """
+    seen, in_a_row = {key(trial.architecture) for trial in history}, 0
     for architecture in architectures:
         if (known := key(architecture)) not in seen:
             seen.add(known)
+            in_a_row = 0
             yield architecture
+        elif (in_a_row := in_a_row + 1) == PATIENCE:
+            return
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
@@ -24,6 +24,7 @@ Counts = npt.NDArray[np.int64]
 SAME = 1e-12
 BISECTIONS, ROUNDS = 50, 4
 FIRST_TRY = 24  # cells of each group among which a first feasible choice is sought
+FURTHER = 8  # times as many, as long as there may be better ones
 BEAM = 500
 COMPARED = 3_000  # states that are compared with each other where there are several resources
 
@@ -65,8 +66,12 @@ class Group:
     nodes: tuple[Options, ...]
     fits: Callable[[tuple[Any, ...]], bool] | None = None
 
-    def cells(self, prices: Floats) -> Iterator[tuple[float, tuple[int, ...]]]:
-        """All cells that fit, by falling worth, their score without the price of their uses: worth, options."""
+    def cells(self, prices: Floats, checked: bool = True) -> Iterator[tuple[float, tuple[int, ...]]]:
+        """All cells that fit, by falling worth, their score without the price of their uses: worth, options.
+
+        Args:
+            checked: Otherwise it is left to the caller whether a whole cell fits.
+        """
         worth = [node.scores - node.uses @ prices for node in self.nodes]
         order = [np.argsort(-each, kind="stable") for each in worth]
         ahead = np.cumsum([0.0] + [float(each.max()) for each in reversed(worth)])[::-1]
@@ -85,22 +90,26 @@ class Group:
             n = len(places) - 1
             push((*places[:-1], places[-1] + 1), before)
             chosen = tuple(int(order[m][place]) for m, place in enumerate(places))
-            if self.fits is not None and not self.fits(self.named(chosen)):
+            whole = len(places) == len(self.nodes)
+            if (checked or not whole) and not self.allows(chosen):
                 continue
-            if len(places) == len(self.nodes):
+            if whole:
                 yield -bound, chosen
             else:
                 push((*places, 0), before + float(worth[n][order[n][places[-1]]]))
 
+    def allows(self, chosen: Sequence[int]) -> bool:
+        return self.fits is None or self.fits(self.named(chosen))
+
     def named(self, chosen: Sequence[int]) -> tuple[Any, ...]:
         return tuple(node.names[i] for node, i in zip(self.nodes, chosen, strict=False))
 
-    def score(self, chosen: Sequence[int]) -> float:
-        return float(sum(node.scores[i] for node, i in zip(self.nodes, chosen, strict=True)))
-
-    def uses(self, chosen: Sequence[int]) -> Counts:
-        found: Counts = np.sum([node.uses[i] for node, i in zip(self.nodes, chosen, strict=True)], axis=0)
-        return found
+    def totals(self, cells: Sequence[tuple[int, ...]]) -> tuple[Floats, Counts]:
+        """The scores [M] and uses [M, R] of cells."""
+        columns = np.array(cells, np.int64).reshape(len(cells), len(self.nodes)).T
+        scores = sum(node.scores[column] for node, column in zip(self.nodes, columns, strict=True))
+        uses = sum(node.uses[column] for node, column in zip(self.nodes, columns, strict=True))
+        return np.asarray(scores), np.asarray(uses)
 
 
 Choice = tuple[tuple[int, ...], ...]
@@ -111,6 +120,7 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
     bounds = np.array(limits, np.int64)
     if any(len(node.names) == 0 for group in groups for node in group.nodes):
         return None
+    groups = _scaled(groups)
     if not _can_be_met(groups, bounds):
         return None
     prices = _prices(groups, bounds)
@@ -124,21 +134,68 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
         incumbent = _exhaustive(groups, bounds)
         if incumbent is None:
             return None
-    lower = sum(group.score(chosen) for group, chosen in zip(groups, incumbent, strict=True))
-    gap = upper - lower
-    tolerance = SAME * max(1.0, abs(lower))
-    if gap > tolerance:
-        lists = []
-        for group, (top, _) in zip(groups, known, strict=True):
-            cells: list[tuple[int, ...]] = []
-            for worth, chosen in group.cells(prices):
-                if worth < top - gap:
-                    break
-                cells.append(chosen)
-            lists.append(cells)
-        better = _combined(groups, lists, bounds, prices, lower + tolerance)
-        incumbent = incumbent if better is None else better
+    score = _score(groups, incumbent)
+    near = [group.cells(prices, checked=False) for group in groups]
+    lists: list[list[tuple[float, tuple[int, ...]]]] = [[next(cells)] for cells in near]
+    reach, everything = FIRST_TRY, False
+    while not everything and upper - score > (tolerance := SAME * max(1.0, abs(score))):
+        everything = True
+        for cells, more, (top, _) in zip(lists, near, known, strict=True):
+            least = top - (upper - score)
+            while cells[-1][0] >= least and len(cells) < reach and (cell := next(more, None)):
+                cells.append(cell)
+            everything &= len(cells) < reach or cells[-1][0] < least
+        promising = _promising(groups, [[chosen for _, chosen in cells] for cells in lists], bounds, score)
+        better = _combined(groups, promising, bounds, prices, score + tolerance, 0 if everything else BEAM)
+        if better is not None:
+            incumbent, score = better, _score(groups, better)
+        reach *= FURTHER
     return [group.named(chosen) for group, chosen in zip(groups, incumbent, strict=True)]
+
+
+def _score(groups: Sequence[Group], choice: Choice) -> float:
+    return sum(float(group.totals([chosen])[0][0]) for group, chosen in zip(groups, choice, strict=True))
+
+
+def _promising(
+    groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]], bounds: Counts, least: float
+) -> list[list[tuple[int, ...]]]:
+    """The cells that fit and can be part of a choice above `least`: with the best and the cheapest of the other groups.
+
+    Whether a cell fits takes longest, so it is asked last.
+    """
+    scores, uses = _totals(groups, lists)
+    kept = [np.arange(len(each)) for each in scores]
+    smaller = True
+    while smaller and all(map(len, kept)):
+        best = [score[rows].max() for score, rows in zip(scores, kept, strict=True)]
+        cheapest = [use[rows].min(0) for use, rows in zip(uses, kept, strict=True)]
+        smaller = False
+        for g, rows in enumerate(kept):
+            hopeful = scores[g][rows] + (sum(best) - best[g]) > least
+            hopeful &= (uses[g][rows] + (np.sum(cheapest, 0) - cheapest[g]) <= bounds).all(1)
+            smaller |= not hopeful.all()
+            kept[g] = rows[hopeful]
+    return [
+        [cells[i] for i in rows.tolist() if group.allows(cells[i])]
+        for group, cells, rows in zip(groups, lists, kept, strict=True)
+    ]
+
+
+def _scaled(groups: Sequence[Group]) -> list[Group]:
+    """The groups with scores of at most 1: some methods give 1e-12 and less, for which tolerances are not made."""
+    most = max(float(np.abs(node.scores).max()) for group in groups for node in group.nodes)
+    factor = 1 / most if 0 < most < np.inf else 1.0
+    return [
+        replace(group, nodes=tuple(replace(node, scores=node.scores * factor) for node in group.nodes))
+        for group in groups
+    ]
+
+
+def _totals(groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Floats], list[Counts]]:
+    """Of each group, the scores and the uses of its cells."""
+    found = [group.totals(cells) for group, cells in zip(groups, lists, strict=True)]
+    return [scores for scores, _ in found], [uses for _, uses in found]
 
 
 def _can_be_met(groups: Sequence[Group], bounds: Counts) -> bool:
@@ -209,7 +266,7 @@ def _exhaustive(groups: Sequence[Group], bounds: Counts) -> Choice | None:
         kept: list[tuple[tuple[int, ...], Counts]] = []
         prices = 1e9 / np.maximum(1, bounds)
         for _, chosen in group.cells(prices):
-            uses = group.uses(chosen)
+            uses = group.totals([chosen])[1][0]
             if (uses <= bounds).all() and not any((other <= uses).all() for _, other in kept):
                 kept.append((chosen, uses))
             if len(bounds) == 1:
@@ -233,8 +290,7 @@ def _combined(
     """
     if any(not cells for cells in lists):
         return None
-    scores = [np.array([group.score(c) for c in cells]) for group, cells in zip(groups, lists, strict=True)]
-    uses = [np.array([group.uses(c) for c in cells]) for group, cells in zip(groups, lists, strict=True)]
+    scores, uses = _totals(groups, lists)
     worth = [float((s - u @ prices).max()) for s, u in zip(scores, uses, strict=True)]
     cheapest = [u.min(0) for u in uses]
     state_scores, state_uses = np.zeros(1), np.zeros((1, len(bounds)), np.int64)

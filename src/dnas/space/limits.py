@@ -7,7 +7,7 @@ are known. Memory is a maximum over layers, so it decides which cells a layer ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from itertools import combinations, product
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnas.space import sampling
-from dnas.space.architecture import Architecture, at_depth
+from dnas.space.architecture import Architecture, at_depth, cell_pair
 from dnas.space.cell import Cell, Slot
 from dnas.space.choosing import Group, Options, best_choice
 from dnas.space.cost import PRECISIONS, Program, Reads, layer_program, peak, programs, side_after
@@ -92,7 +92,17 @@ class Feasible:
         return {name: costs[name] for name, most in self.limits.items() if costs[name] > most}
 
     def allows(self, architecture: Architecture) -> bool:
-        return not self.excess(architecture)
+        """Whether an architecture keeps to the limits; of one in the space by tables, since many are asked for."""
+        cells = self._cells(architecture)
+        if cells is None:
+            return not self.excess(architecture)
+        left, columns = np.array(self._left), [SUMS.index(name) for name in self._summed]
+        for table, cell in zip(self._tables, cells, strict=True):
+            for (first, _), node in zip(self.space.node_edges, cell.nodes, strict=True):
+                for op, source in node:
+                    left -= table[first + source, self.space.primitives.index(op)][columns]
+        fits = zip(map(self._fits, range(len(cells))), cells, strict=True)
+        return bool((left >= 0).all()) and self._fixed_memory_fits and all(f is None or f(c.nodes) for f, c in fits)
 
     def drawn(self, draw: Callable[[], Architecture]) -> Architecture:
         """The first draw that keeps to the limits; after `TRIES` that do not, what is nearest to the last."""
@@ -164,6 +174,15 @@ class Feasible:
             else:
                 best = tried
         return best
+
+    def _cells(self, architecture: Architecture) -> list[Cell] | None:
+        """The cell of each group; None where the architecture is none of the space, or of another depth."""
+        if architecture.space != self.space.name or not architecture.in_space:
+            return None
+        if self.delivered.shared:
+            pair = cell_pair(architecture)
+            return None if pair is None else list(pair)
+        return list(architecture.layers) if len(architecture) == self.delivered.layers else None
 
     def _rows(self, groups: Sequence[Any]) -> list[Any]:
         """What there is of each group, by the delivered layers."""
@@ -251,7 +270,7 @@ class Feasible:
             return True
         stem, *_, classifier = self.delivered.programs(self._example)
         return all(peak(part).numbers <= self._numbers for part in (stem, classifier)) and all(
-            max(_numbers(place, ()), place.joined) <= self._numbers for place in self._memory_places
+            max(_numbers(place, NONE), place.joined) <= self._numbers for place in self._memory_places
         )
 
     @cached_property
@@ -302,14 +321,25 @@ class Feasible:
 
     def _fits(self, g: int) -> Callable[[Nodes], bool] | None:
         """Whether the first nodes of a group's cell keep to the limit of memory in all of its layers; None: all do."""
-        if RAM not in self.limits:
-            return None
-        most = self._numbers
-        places = dict.fromkeys(self._memory_places[k] for k in self._members[g])
-        close = [place for place in places if place.bound > most]
+        close, most = self._close[g], self._numbers if RAM in self.limits else 0
         if not close:
             return None
-        return lambda nodes: all(_numbers(place, nodes) <= most for place in close)
+        reduction = close[0].reduction
+
+        def fits(nodes: Nodes) -> bool:
+            kinds = tuple(tuple((_kinds(op, reduction and s < 2), s) for op, s in node) for node in nodes)
+            alike = _Nodes(kinds, nodes)
+            return all(_numbers(place, alike) <= most for place in close)
+
+        return fits
+
+    @cached_property
+    def _close(self) -> list[list[_Place]]:
+        """The different layers of each group in which a cell may be beyond the limit of memory."""
+        if RAM not in self.limits:
+            return [[] for _ in self._members]
+        places = (dict.fromkeys(self._memory_places[k] for k in members) for members in self._members)
+        return [[place for place in each if place.bound > self._numbers] for each in places]
 
 
 @dataclass(frozen=True)
@@ -343,11 +373,22 @@ class _Place:
         return inputs + state * (2 * (2 + self.nodes) + 8)
 
 
+@dataclass(frozen=True)
+class _Nodes:
+    """The first nodes of a cell; equal where their operations are alike as far as memory goes."""
+
+    kinds: tuple[tuple[tuple[int, int], ...], ...]
+    nodes: Nodes = field(compare=False)
+
+
+NONE = _Nodes((), ())
+
+
 @lru_cache(100_000)
-def _numbers(place: _Place, nodes: Nodes) -> int:
+def _numbers(place: _Place, first: _Nodes) -> int:
     """What a cell with these first nodes holds at least."""
-    cell = place.plan(nodes)
-    return peak(layer_program(cell, place.reads, whole=len(nodes) == place.nodes)).numbers
+    cell = place.plan(first.nodes)
+    return peak(layer_program(cell, place.reads, whole=len(first.nodes) == place.nodes)).numbers
 
 
 @cache

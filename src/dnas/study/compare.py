@@ -20,11 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-from filelock import FileLock
-
 from dnas.data.splits import DataInfo
-from dnas.disk import read_toml, write_atomically
+from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted, InUse, did_you_mean
 from dnas.methods.registry import get_method
 from dnas.network.handmade import HANDMADE, require_package, require_width
@@ -54,7 +51,7 @@ from dnas.study.design import (
     settings_names,
     with_all_parts,
 )
-from dnas.study.growth import COUNTS, joined
+from dnas.study.growth import COUNTS, joined, with_those_of, write_begun
 from dnas.study.jobs import carry_out, ray_for, workers_for
 from dnas.study.names import DEFAULT_MAPPING, REFERENCES, RUNS, SEARCHED, STUDY_FILE
 from dnas.study.tables import keep
@@ -96,7 +93,9 @@ def do(
         if (run.path / CONFIG_FILE).exists():
             resume(run.path, reporter=reporter, execution=execution)
         else:
-            start(run.overrides, out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution)
+            start(
+                _overrides(run), out=run.path, architecture=_architecture(run), reporter=reporter, execution=execution
+            )
     except InUse:
         return False
     return True
@@ -126,6 +125,17 @@ def carry_through(
             keep(path)
         raise
     return failed, keep(path)
+
+
+def _overrides(run: Run) -> dict[str, Any]:
+    """What a run begins with: within limits, what a search found and its controls have the width planned there."""
+    if run.path == run.source or run.network.kind in REFERENCES:
+        return run.overrides
+    config = parse(read_toml(run.source / CONFIG_FILE))
+    if config.limits is None or not config.limits.given:
+        return run.overrides
+    assert isinstance(config.train, TrainSettings)
+    return {**run.overrides, "train": {**run.overrides.get("train", {}), "channels": config.train.channels}}
 
 
 def _architecture(run: Run) -> Architecture | None:
@@ -181,7 +191,7 @@ def compare(
     # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
     one_of_each = [run_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
     info = check_runs(one_of_each, here=ray is None, reporter=reporter)
-    settings = _begin(path, settings)
+    settings = write_begun(path, settings, STUDY_FILE, _joined)
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
     return carry_out(
@@ -196,22 +206,9 @@ def compare(
     )
 
 
-def _begin(path: Path, settings: StudySettings) -> StudySettings:
-    """Write what is compared; where the folder has a study, with that."""
-    path.mkdir(parents=True, exist_ok=True)
-    with FileLock(path / ".lock"):
-        # Another process may have begun or added to the study since.
-        settings = _joined(path, settings)
-        write_atomically(path / STUDY_FILE, tomli_w.dumps(settings.model_dump()).encode())
-    return settings
-
-
 def _joined(path: Path, settings: StudySettings) -> StudySettings:
     """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
-    if (path / STUDY_FILE).exists():
-        settings = joined(path, settings)
-    elif path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-        raise InputError(f"--out {path} exists and is no study; choose another folder")
+    settings = with_those_of(path, settings, STUDY_FILE, joined)
     if not settings.methods and not settings.architectures:
         raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
     for name in settings.mappings:

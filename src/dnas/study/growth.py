@@ -5,20 +5,25 @@ Methods, mappings, architectures and seeds are added. The settings of its runs s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import tomli_w
+from filelock import FileLock
+
+from dnas.disk import write_atomically
 from dnas.errors import InputError
 from dnas.options import flag_of
 from dnas.parts.registry import OPTIONS
 from dnas.pipeline.config import Config
 from dnas.pipeline.overrides import nested, typed
-from dnas.settings import AUTO_RESIZE
+from dnas.settings import AUTO_RESIZE, Settings
 from dnas.study.design import StudySettings, method_and_parts, parts_beside, read_study, with_all_parts
-from dnas.study.names import DEFAULT_MAPPING, STUDY_FILE
+from dnas.study.names import DEFAULT_MAPPING, LOCK_FILE, STUDY_FILE
 from dnas.validation import checked
 
+Compared = TypeVar("Compared", bound=Settings)
 LISTS = ("methods", "mappings", "architectures")
 COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
 
@@ -96,6 +101,28 @@ def added_to(path: Path, texts: Mapping[str, Sequence[str]], file: str = STUDY_F
                     f"--{key} {name} adds to a {kind}, and {path} is none; give --resume {kind.upper()}, or omit the +"
                 )
     return {key: [name.removeprefix("+") for name in names] for key, names in texts.items()}
+
+
+def with_those_of(path: Path, settings: Compared, file: str, joined: Callable[[Path, Compared], Compared]) -> Compared:
+    """These settings, joined with those that a folder has in `file`, if it has any.
+
+    Raises:
+        InputError: As `joined`; or the folder has something else.
+    """
+    if (path / file).is_file():
+        return joined(path, settings)
+    if path.exists() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+        raise InputError(f"--out {path} exists and is no {file.partition('.')[0]}; choose another folder")
+    return settings
+
+
+def write_begun(path: Path, settings: Compared, file: str, joined: Callable[[Path, Compared], Compared]) -> Compared:
+    """Write what is compared to `file`, and return it: with what another process has begun or added there since."""
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / LOCK_FILE):
+        settings = joined(path, settings)
+        write_atomically(path / file, tomli_w.dumps(settings.model_dump()).encode())
+    return settings
 
 
 def grown(path: Path, added: StudySettings) -> StudySettings:

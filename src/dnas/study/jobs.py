@@ -18,7 +18,7 @@ from dnas.runtime.execution import Execution, launched
 from dnas.runtime.session import Session
 from dnas.runtime.workers import Workers
 from dnas.study.cluster import Cluster, RaySettings
-from dnas.study.names import FAILED_FILE
+from dnas.study.names import FAILED_FILE, LOCK_FILE
 
 
 class HasPath(Protocol):
@@ -90,7 +90,7 @@ def read_failures(path: Path) -> dict[str, str]:
 
 def _keep_failures(path: Path, found: Mapping[str, str | None]) -> None:
     """Add to what is known of runs that failed; None: it has not failed this time."""
-    with FileLock(path / ".lock"):
+    with FileLock(path / LOCK_FILE):
         before = read_failures(path)
         after = {name: why for name, why in {**before, **found}.items() if why is not None}
         if after:

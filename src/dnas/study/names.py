@@ -11,6 +11,7 @@ STUDY_FILE = "study.toml"  # what is compared
 SUMMARY_FILE = "study.json"  # what came out
 RANKING_FILE = "ranking.toml"
 RANKED_FILE = "ranking.json"
+LOCK_FILE = ".lock"  # held while either is written
 FAILED_FILE = "failed.json"  # why runs of a study or a ranking failed, by their names
 RUNS = "runs"  # a folder of run folders
 

@@ -21,11 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from filelock import FileLock
 
 from dnas.disk import read_json, write_atomically
-from dnas.errors import InputError, InUse
+from dnas.errors import InputError, InUse, calling
 from dnas.methods.protocol import Candidate, SupernetMethod
 from dnas.methods.registry import get_method
 from dnas.options import ClusterOptions
@@ -56,8 +55,9 @@ from dnas.study.design import (
     require_parts_of_options,
     with_all_parts,
 )
+from dnas.study.growth import with_those_of, write_begun
 from dnas.study.jobs import carry_out, ray_for, workers_for
-from dnas.study.names import RANKED_FILE, RANKING_FILE, RUNS
+from dnas.study.names import LOCK_FILE, RANKED_FILE, RANKING_FILE, RUNS
 from dnas.study.ranking_design import RankingSettings, joined
 from dnas.study.statistics import kendall
 from dnas.supernet.mapping import SHARED
@@ -84,7 +84,8 @@ def architectures(settings: RankingSettings) -> list[Architecture]:
     """The random architectures that are ranked: all normal layers alike, and all reductions, at the full depth."""
     space = get_space(settings.run.get("space", "darts"))
     rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
-    return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
+    with calling({"layers": "--layers"}):
+        return [sample(space, rng, depth_of(settings.run), shared=True) for rng in rngs]
 
 
 def carry_through(
@@ -126,13 +127,17 @@ def rank(
         # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
         one_of_each = [*_supernets(wanted).values(), *_trainings(wanted).values()]
         check_runs(one_of_each, here=ray is None, reporter=reporter)
-        settings = _begin(path, settings)
+        settings = write_begun(path, settings, RANKING_FILE, _joined)
+        # Locked: what another process has just begun to search again has no result, and stays.
+        with FileLock(path / LOCK_FILE):
+            for folder in _short(path, settings):
+                if reporter is not None:
+                    reporter.say(
+                        f"searches the supernet of {folder.name} again, to judge {settings.count} architectures"
+                    )
+                shutil.rmtree(folder)
     else:
         settings = wanted
-    for folder in _short(path, settings):
-        if reporter is not None:
-            reporter.say(f"the supernet of {folder.name} is searched again, to judge {settings.count} architectures")
-        shutil.rmtree(folder)
     # The nodes of a cluster have working directories of their own.
     path = path if ray is None else path.absolute()
     missing = [run for run in _measurements(path, settings) if not (run.path / RESULT_FILE).exists()]
@@ -150,22 +155,9 @@ def rank(
     return summary
 
 
-def _begin(path: Path, settings: RankingSettings) -> RankingSettings:
-    """Write what is ranked; where the folder has a ranking, with that."""
-    path.mkdir(parents=True, exist_ok=True)
-    with FileLock(path / ".lock"):
-        # Another process may have begun or added to the ranking since.
-        settings = _joined(path, settings)
-        write_atomically(path / RANKING_FILE, tomli_w.dumps(settings.model_dump()).encode())
-    return settings
-
-
 def _joined(path: Path, settings: RankingSettings) -> RankingSettings:
     """These settings, with those of the folder's ranking where it has one. Raises InputError where that cannot be."""
-    if (path / RANKING_FILE).is_file():
-        settings = joined(path, settings)
-    elif path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-        raise InputError(f"--out {path} exists and is no ranking; choose another folder")
+    settings = with_those_of(path, settings, RANKING_FILE, joined)
     for name in settings.methods:
         if not issubclass(get_method(method_and_parts(name)[0]), SupernetMethod):
             raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")

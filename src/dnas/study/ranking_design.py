@@ -57,8 +57,7 @@ def called(given: Mapping[str, Any]) -> dict[str, str]:
     Args:
         given: Flat options of its runs.
     """
-    own = {**LISTS, "count": "--architectures", "method": "--methods", "threads": "--threads"}
-    return {"with_parts": "--methods"} | typed("run", given) | own
+    return {"with_parts": "--methods"} | typed("run", given) | {"method": "--methods"}
 
 
 def asked(
@@ -90,7 +89,8 @@ def asked(
     if adds and given["device"] is None and given["config"] is None:
         del run["device"]  # found out, and not given
     values = {name: value for name, value in chosen.items() if value is not None}
-    settings = checked(RankingSettings, {**values, "methods": names, "threads": threads, "run": run})
+    with calling({**LISTS, "count": "--architectures", "threads": "--threads"}):
+        settings = checked(RankingSettings, {**values, "methods": names, "threads": threads, "run": run})
     return grown(path, settings) if adds else settings
 
 

@@ -27,6 +27,7 @@ from dnas.testing.behaviour import check_cost as check_cost
 from dnas.testing.behaviour import check_deterministic as check_deterministic
 from dnas.testing.behaviour import check_exports as check_exports
 from dnas.testing.behaviour import check_finds_planted as check_finds_planted
+from dnas.testing.behaviour import check_limits as check_limits
 from dnas.testing.behaviour import check_resumes as check_resumes
 from dnas.testing.behaviour import check_searches as check_searches
 from dnas.testing.behaviour import check_survives_failures as check_survives_failures

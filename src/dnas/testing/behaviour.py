@@ -23,10 +23,20 @@ from dnas.methods.protocol import (
 )
 from dnas.methods.registry import get_method
 from dnas.network.network import Network
+from dnas.rng import numpy_stream
 from dnas.searching.judging import FORWARD
+from dnas.space.architecture import cell_pair
+from dnas.space.darts import DARTS
+from dnas.space.limits import LIMITED, Delivered, Feasible
+from dnas.space.plan import Shape
+from dnas.supernet.mapping import SHARED
 from dnas.supernet.supernet import Supernet
-from dnas.testing.planted import PlantedSupernet, agreement, agreement_by_chance, plant
+from dnas.testing.planted import CLASSES, LAYERS, SIDE, PlantedSupernet, agreement, agreement_by_chance, plant
 from dnas.testing.record import LONG, REAL, Options, objection, random_mapping, search, tested_method
+
+# The network that `check_limits` limits.
+SHAPE = Shape(channels=8, classes=CLASSES, image_size=SIDE, image_channels=1, stem="cifar")
+CLASS_NAMES = tuple(map(str, range(CLASSES)))
 
 # --- clauses on a method under a mapping ------------------------------------------------------------------------
 
@@ -173,6 +183,35 @@ def counted() -> Iterator[_Count]:
         yield count
     finally:
         handle.remove()
+
+
+def check_limits(name: str, mapping: str | None = None, options: Options | None = None, seed: int = 0) -> None:
+    """Under limits, what is found keeps to them, and so do second choices and all whole architectures that are judged;
+    and a search that is resumed comes to the same end.
+
+    Args:
+        seed: Of the limits, which are on one or two costs, and just let another architecture be found.
+    """
+    mapping = mapping or get_method(name).default_mapping
+    delivered = Delivered(DARTS, LAYERS, mapping == SHARED, SHAPE, CLASS_NAMES, "int8")
+    rng = numpy_stream(seed, "limits", *f"{name} {mapping}".encode())
+    limited = [str(each) for each in rng.permutation(LIMITED)[: rng.integers(1, 3)]]
+    limits = delivered.costs(plant(mapping, int(rng.integers(1 << 30))), limited)
+    feasible = Feasible(delivered, limits)
+    again = partial(search, name, mapping, options, seed=seed, planted=plant(mapping, seed), feasible=feasible)
+    record = again()
+    found, judged = record.found, [trial.architecture for trial in record.found.history]
+    for what, architectures in (("finds", [found.architecture]), ("offers", found.others), ("judges", judged)):
+        for architecture in architectures:
+            # A method may judge cells that lack nodes; a published rule may leave out inputs.
+            whole = all(len(cell.nodes) == DARTS.nodes for cell in architecture.layers)
+            excess = feasible.excess(architecture) if whole else {}
+            assert not excess, f"limited to {limits}, {name} {what} an architecture that needs {excess}"
+    if mapping == SHARED:
+        assert cell_pair(found.architecture), f"within limits, {name} finds layers that differ, under --mapping shared"
+    halfway = record.session.checkpoints[len(record.session.checkpoints) // 2]
+    differing = record.differences(again(start=halfway))
+    assert not differing, f"resumed halfway, {name} comes to another end under limits: {differing}"
 
 
 def check_survives_failures(name: str, mapping: str | None = None, options: Options | None = None) -> None:

@@ -8,6 +8,7 @@ from dnas.testing.behaviour import (
     check_deterministic,
     check_exports,
     check_finds_planted,
+    check_limits,
     check_resumes,
     check_searches,
     check_survives_failures,
@@ -26,6 +27,7 @@ CHECKS_OF_A_MAPPING = (
     check_cost,
     check_schedules,
     check_survives_failures,
+    check_limits,
     check_finds_planted,
 )
 

@@ -32,6 +32,7 @@ from dnas.searching.trials import search_by_trials
 from dnas.settings import SupernetSettings, TrialSettings
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.darts import DARTS, Space, reduction_layers
+from dnas.space.limits import Feasible
 from dnas.supernet.mapping import SHARED
 from dnas.testing.planted import LAYERS, SIDE, PlantedSupernet, agreement, pictures
 
@@ -148,6 +149,7 @@ def search(
     failing: int = 0,
     with_parts: Sequence[Part] = (),
     space: Space = DARTS,
+    feasible: Feasible | None = None,
 ) -> Record:
     """Search as `dnas search` does, without a run folder.
 
@@ -159,8 +161,10 @@ def search(
         failing: Every so many planted trials, one fails as if its training had diverged.
         with_parts: What is added to a gradient method.
         space: What is searched in.
+        feasible: The architectures that keep to limits.
     """
     method, values = tested_method(name, mapping, options, size, space)
+    method.feasible = feasible
     split, info = pictures(values["images"])
     settings = method.Settings(**values).resolved(len(split), None, SIDE)
     candidates: list[Candidate] = []

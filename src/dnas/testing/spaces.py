@@ -24,7 +24,7 @@ DRAWS = 30
 FEW = 2000  # cells of a layer that are counted one by one
 
 
-def check_space(name: str, methods: Sequence[str] = ("dnas", "gdas", "random")) -> None:
+def check_space(name: str, methods: Sequence[str] = ("dnas", "random")) -> None:
     """The whole contract of a space: of another package, or registered.
 
     Args:

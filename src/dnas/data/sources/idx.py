@@ -115,7 +115,7 @@ SOURCES = (
         ),
     ),
     Source(
-        kind="IDX files, which often contain digits or letters",
+        kind="IDX files",
         rank=2,
         holds=_holds_any,
         arrays=_read,
