@@ -38,7 +38,7 @@ def test_disk(tmp_path, monkeypatch):
     runs = tmp_path / "not" / "yet"
     assert not advised(disk(runs)) and str(tmp_path) in disk(runs).finding
     (tmp_path / "file").touch()
-    assert "no folder" in disk(tmp_path / "file" / "runs").finding and advised(disk(tmp_path / "file" / "runs"))
+    assert "not a folder" in disk(tmp_path / "file" / "runs").finding and advised(disk(tmp_path / "file" / "runs"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda path, mode: False)
         assert "writable" in advised(disk(runs))

@@ -112,7 +112,7 @@ def test_the_lines_of_the_card_run_where_there_is_no_dnas(digits: tuple[Path, di
     card = (folder / "README.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, re.S)
     assert len(blocks) == 4 and all(len(block.splitlines()) <= 5 for block in blocks)
-    assert "10 classes: 0, 1, 2" in card and "360 test images" in card
+    assert "10 classes: 0, 1, 2" in card and "360 images that were not used for training" in card
     for block in blocks:
         packages = ("dnas", "torch") if "onnxruntime" in block else ("dnas",)
         assert without(packages, block, folder) == f"{expected.label}\n", block
@@ -204,7 +204,7 @@ def test_what_cannot_be_exported_is_refused(run: Path, images: Path, tmp_path: P
         ((mixed, "--format", "darts"), "the layers differ"),
         ((noise, "--format", "python"), "noise"),
         ((run, "--format", "tflite"), "unknown --format 'tflite'; choose from darts, executorch, onnx, "),
-        ((run, "--format", "onnx,onnx"), "names onnx twice"),
+        ((run, "--format", "onnx,onnx"), "contains 'onnx' twice"),
         ((run, "--format", ","), "--format is empty"),
         ((run, "--out", tmp_path / "full"), "contains other files"),
         ((run, "--out", tmp_path / "nowhere" / "x"), "does not exist; create it first"),

@@ -57,7 +57,7 @@ def unfitting(name):
 
 
 @pytest.mark.parametrize(
-    ("fails", "says"), [(missing, "not installed"), (unfitting, "torchvision::nms does not exist")]
+    ("fails", "says"), [(missing, "requires torchvision"), (unfitting, "torchvision::nms does not exist")]
 )
 @pytest.mark.parametrize("command", [["train", "vgg16-bn"], ["show", "vgg16-bn"]])
 def test_without_torchvision_the_extra_is_named_before_anything_is_made(tmp_path, monkeypatch, fails, says, command):

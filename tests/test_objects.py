@@ -159,7 +159,7 @@ class Endless(IterableDataset):
         (("x", LABELS), "the images in data must be an array, a tensor or a list, got 'x'"),
         ((["a.png"] * 40, LABELS), "image 0 in data must be a PIL image, an array or a tensor, got 'a.png'"),
         (Pairs([{}] * 40), "item 0 of data must be a PIL image, an array or a tensor, got {}"),
-        ([(GRAY[0], 0, 1)], r"must be \(picture, label\), got"),
+        ([(GRAY[0], 0, 1)], "must be (picture, label), got"),
         (Pairs([GRAY[0] / 255, *GRAY[1:, :8]]), r"image 0 in data is float64 of the shape \(9, 9\), and others differ"),
         ({"train": (GRAY, LABELS), "test": (GRAY, LABELS + 1)}, r"the class '3' in the array of labels in data\['test'\]"),
         ((GRAY, np.arange(40) // 39), "the class '1' in 'memory' has one image"),

@@ -119,7 +119,7 @@ def test_another_package_gives_a_part(monkeypatch):
         assert isinstance(parts.create(["ours"])[0], Ours)
         entry.name = "beta-decay"
         registry.PARTS.forget()
-        with pytest.raises(InputError, match="has the name of another"):
+        with pytest.raises(InputError, match="has the same name as one of"):
             parts.list_parts()
     finally:
         registry.PARTS.forget()

@@ -154,7 +154,7 @@ def test_what_cannot_be_asked_is_refused(
         ((tmp_path / "nothing", picture), "does not exist"),
         ((tmp_path, picture), "train first"),
         ((picture, picture), "is not a run folder, export folder or ONNX file"),
-        ((tmp_path / "broken.onnx", picture), "broken.onnx cannot be loaded"),
+        ((tmp_path / "broken.onnx", picture), "broken.onnx' cannot be loaded"),
         ((exported, picture), "also export to onnx"),
     ):
         outcome = asked(*arguments)

@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         one(write(tmp_path / "x.arrow", b"\xff\xff\xff\xff"))
     with refused("has no column of labels", "--label-column"):
         one(parquet(tmp_path / "y.parquet", table(TRAIN).drop_columns("label")))
-    with refused("holds string", "--image-column"):
+    with refused("got string", "--image-column"):
         one(parquet(tmp_path / "z.parquet", pa.table({"image": ["a"], "label": [0]})))
     with refused("row 1", "has None as 'label'"):
         one(parquet(tmp_path / "n.parquet", table([0, None, 1])))

@@ -275,7 +275,7 @@ KEPT = ("model.safetensors", "metrics.jsonl")
         (["show", "vgg16-bn", "--width", "2"], "not to vgg16-bn"),
         (["show", "DARTS_V2", "--params", "9k"], "not to an architecture"),
         (["show", "resnet8", "--width", "2", "--params", "9k"], "cannot be used with"),
-        (["show", "resnet8", "--classes", "1"], "classes is 1"),
+        (["show", "resnet8", "--classes", "1"], "classes must be at least 2, got 1"),
         (["show", "resnet8", "--params", "12"], "for resnet8 with 10 classes and 3 image channels, got 12"),
     ],
 )

@@ -186,7 +186,7 @@ def test_what_cannot_be_streamed_is_refused(digits):
     with pytest.raises(InputError, match="--data-memory stream only applies to folders of images, not to 'digits'"):
         load_train("digits", memory="stream")
     for source, memory in (("digits", "auto"), (str(digits), "whole"), (str(digits), "auto")):
-        with pytest.raises(InputError, match="--data-workers 2 decode what is streamed"):
+        with pytest.raises(InputError, match="--data-workers 2 only applies to streamed images"):
             load_train(source, memory=memory, workers=2)
 
 

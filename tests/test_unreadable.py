@@ -331,7 +331,7 @@ def test_decoding_that_runs_short_is_no_broken_picture(root, monkeypatch, kind, 
     else:
         monkeypatch.setattr(pictures, "_square", lambda *_: failing(kind))
     with pytest.raises(
-        RunError, match=r"4 images with 3 channels at --image-size 64 take 49,152 bytes, and .* are free"
+        RunError, match=r"4 images with 3 channels at --image-size 64 need 49,152 bytes, and .* are free"
     ):
         load_train(str(root), memory="whole", image_size=64)
 
@@ -339,7 +339,7 @@ def test_decoding_that_runs_short_is_no_broken_picture(root, monkeypatch, kind, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_that_run_short_say_for_what(monkeypatch, kind):
     monkeypatch.setattr(data.torch, "empty", lambda *_, **__: failing(kind))
-    with pytest.raises(RunError, match=r"1,437 images with 1 channels at --image-size 16 take 367,872 bytes"):
+    with pytest.raises(RunError, match=r"1,437 images with 1 channels at --image-size 16 need 367,872 bytes"):
         load_train("digits", image_size=16)
 
 
