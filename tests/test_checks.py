@@ -64,7 +64,7 @@ SEARCH = [
     (["-o", "search.warmup_epochs=99"], "search.warmup_epochs must be below the 5 epochs of the search, got 99"),
     (["-o", "search.update=single-level", "-o", "search.order=weights-first"], "search.order=weights-first cannot be"),
     (["-o", "search.eigenvalue=true", "-o", "search.recompute=true"], "search.eigenvalue cannot be used with"),
-    (["-o", "partial_channels=1", "-o", "bypass=one"], "bypass=one has no use with partial_channels=1"),
+    (["-o", "partial_channels=1", "-o", "bypass=one"], "bypass=one does not apply to partial_channels=1"),
     (["-o", "data.workers=2"], "--option data.workers cannot be used; use --data-workers"),
     (["--layers", "2"], "--layers must be at least 3, got 2"),
     (["--channels", "6"], "--channels 6 cannot be used with partial_channels=4"),

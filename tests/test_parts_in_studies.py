@@ -121,7 +121,7 @@ def test_options_of_a_part_are_added_with_the_method_that_has_it(tmp_path, monke
             "--option beta-decay.… has no use without --with beta-decay, or METHOD+beta-decay among --methods",
         ),
         (("rank", "--methods", "dnas+projection"), "--with projection cannot be used with `dnas rank`"),
-        (("search", "--method", "dnas+oles"), "--method dnas+oles has parts, which are not named here; use dnas, and"),
+        (("search", "--method", "dnas+oles"), "--method dnas+oles must not contain parts; use dnas and"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments, message, tmp_path, monkeypatch):

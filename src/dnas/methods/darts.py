@@ -17,7 +17,7 @@ from dnas.supernet.relaxation import MixingWeights, expand
 
 
 class DARTSOptions(RelaxedOptions):
-    """`none` competes in the softmax, as published."""
+    """Options; `none` competes in the softmax, as published."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
 
@@ -29,12 +29,12 @@ class DARTS(RelaxedMethod):
     title = "DARTS (first order)"
     paper = "Liu et al., DARTS: Differentiable Architecture Search, ICLR 2019"
     default_mapping = SHARED
-    # Its argmax needs no more, and pc-darts' seeds agree by 0.24 on CIFAR-10 in place of 0.10.
+    # The argmax requires only the order of values, and seeds of pc-darts agree by 0.24 on CIFAR-10 instead of 0.10.
     keeps = "walk"
     Options = DARTSOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20."""
+        """Appendix A.1: a proxy of 8 layers without warm-up, trained with 20 layers."""
         return self.of_cells(data, proxy={"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
