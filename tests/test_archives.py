@@ -261,12 +261,12 @@ def test_streamed_pictures_and_their_index_are_those_in_memory(folder, tmp_path,
     else:
         (folder.parent / "other").mkdir(exist_ok=True)
         pack(folder, path, "another/")
-    with pytest.raises(RunError, match="is not what it was when the run began"):
+    with pytest.raises(RunError, match="has changed since the run started"):
         decode_files(again.tree, again.at([0]), 3, 9)
 
 
 def test_a_packed_tar_says_why_it_is_not_streamed(folder, tmp_path):
-    assert "packed .tar" in open_tree(pack(folder, tmp_path / "x.tar.gz")).held
+    assert "compressed .tar" in open_tree(pack(folder, tmp_path / "x.tar.gz")).held
     assert Folder(folder).held == ""
 
 

@@ -123,7 +123,7 @@ def test_other_numbers_are_rounded_to_bytes_and_said(tmp_path, kind, white, said
 def test_the_scale_is_that_of_training(tmp_path):
     data = arrays(9, 9)
     data["train_images"] = data["train_images"] / 255
-    for high, words in ((2.0, "0 to 1 belong"), (float("nan"), "nan")):
+    for high, words in ((2.0, "from 0 to 1, got"), (float("nan"), "nan")):
         data["test_images"] = np.full((4, 9, 9), high)
         with refused("test_images", words):
             one(packed(tmp_path / "x.npz", data))
@@ -155,17 +155,17 @@ def test_labels_may_be_names_and_other_numbers(tmp_path):
 
 
 REFUSED = {
-    "several labels": ({"train_labels": np.ones((9, 3), int)}, ("one and zeros", "(9, 3)")),
+    "several labels": ({"train_labels": np.ones((9, 3), int)}, ("one-hot", "(9, 3)")),
     "too few labels": ({"train_labels": TRAIN[:8]}, ("(8,)", "9 images")),
-    "labels of halves": ({"train_labels": TRAIN + 0.5}, ("float64", "whole numbers")),
+    "labels of halves": ({"train_labels": TRAIN + 0.5}, ("float64", "integers")),
     "flat images": ({"train_images": random_bytes(9, 81)}, ("(9, 81)", "reshape")),
     "which axis": ({"train_images": random_bytes(9, 3, 9, 3)}, ("axis 2 or axis 4", "(9, 3, 9, 3)")),
     "no channels": ({"train_images": random_bytes(9, 9, 9, 5)}, ("(9, 9, 9, 5)", "reshape")),
-    "negative": ({"train_images": np.full((9, 9, 9), -1.0)}, ("from -1 to -1", "0 to 1 or 0 to 255")),
+    "negative": ({"train_images": np.full((9, 9, 9), -1.0)}, ("-1 to -1", "0 to 1 or 0 to 255")),
     "sixteen bit": ({"train_images": np.full((9, 9, 9), 300, np.uint16)}, ("to 300", "scale it")),
     "complex": ({"train_images": np.zeros((9, 9, 9), complex)}, ("complex128",)),
-    "an unknown class": ({"test_labels": np.array([0, 1, 2, 7])}, ("'7'", "not there in training")),
-    "no images": ({"train_images": random_bytes(0, 9, 9)}, ("holds nothing",)),
+    "an unknown class": ({"test_labels": np.array([0, 1, 2, 7])}, ("'7'", "did not occur in training")),
+    "no images": ({"train_images": random_bytes(0, 9, 9)}, ("is an empty array",)),
     "no labels": ({"train_labels": None}, ("train_images", "name two of them")),
     "two of one": ({"x_train": TRAIN}, ("both images",)),
 }  # fmt: skip
@@ -266,5 +266,5 @@ def test_other_arrays_are_tested_as_a_whole_in_the_classes_of_training(tmp_path)
     assert listing.labels.tolist() == [2, 2, 1] and part == "all"
     listing, part = locate(str(other), None).source.given(open_tree(packed(other, arrays(9, 9))), ("2", "1", "0"))
     assert listing.labels.tolist() == [2, 1, 1, 0] and part == "test"
-    with refused("'2'", "was not there in training"):
+    with refused("'2'", "did not occur in training"):
         locate(str(other), None).source.given(open_tree(other), ("0", "1"))

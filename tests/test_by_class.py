@@ -101,12 +101,15 @@ def test_the_page_has_them(run):
     assert invoke("report", out).code == 0
     page = read(out / "report.html")
     result = read_json(out / "result.json")
-    assert verdict.of_classes(result) in page.words and "83.3 % of the test images are of the largest" in page.words
+    assert (
+        verdict.of_classes(result) in page.words
+        and "83.3% of the test images belong to the largest class" in page.words
+    )
     head, *rows = cells(page, "Both networks")
     place = head.index("balanced accuracy")
     for row, of in zip(rows, (result, result["baseline"]), strict=True):
-        assert row[place].replace("&nbsp;", " ") == f"{100 * of['balanced_accuracy']:.1f} %"
-    head, *rows = cells(page, "Classes that are recognised least")
+        assert row[place].replace("&nbsp;", " ") == f"{100 * of['balanced_accuracy']:.1f}%"
+    head, *rows = cells(page, "Classes with the lowest recall")
     assert head[-2:] == ["recall", "precision"] and {row[0] for row in rows} == {"class 0", "class 1"}
 
 

@@ -82,7 +82,7 @@ def test_layers_are_stacked_to_the_whole_in_the_order_of_all_pictures():
     whole = heights["sep_conv_3x3"][1]
     assert heights["skip_connect"] == pytest.approx([whole / 4, 0], abs=0.02)
     assert heights["sep_conv_3x3"] == pytest.approx([3 * whole / 4, whole], abs=0.02)
-    assert "skip 25 % · 0 % · –" in svg  # two layers have no deep third
+    assert "skip 25% · 0% · –" in svg  # two layers have no deep third
     assert svg.index(PRIMITIVES["skip_connect"].colour.lower()) < svg.index(PRIMITIVES["sep_conv_3x3"].colour.lower())
 
 
@@ -93,7 +93,7 @@ def test_an_interval_reaches_from_low_to_high_around_its_mean():
     for style in ("accent", "soft"):
         bar = next(p for p in paths(svg, f"stroke: var(--{style}); stroke-width: 2.2") if len(p) == 2)
         assert bar[0][1] == bar[1][1] and bar[0][0] < bar[1][0]
-    assert "r: 20.00 % (10.00 to 50.00)" in svg
+    assert "r: 20.00% (10.00 to 50.00)" in svg
 
 
 @settings(max_examples=200)

@@ -73,7 +73,7 @@ def test_what_is_no_source_or_has_the_kind_of_another_is_refused(monkeypatch):
     with refused("with the kind 'mine'"):
         registry.sources()
     entry(monkeypatch, "folder", Source(kind="folder"))
-    with refused("data source 'folder' of theirs:X has the name of another, of dnas"):
+    with refused("data source 'folder' of theirs:X has the same name as one of dnas"):
         registry.sources()
 
 

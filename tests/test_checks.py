@@ -64,7 +64,7 @@ SEARCH = [
     (["-o", "search.warmup_epochs=99"], "search.warmup_epochs must be below the 5 epochs of the search, got 99"),
     (["-o", "search.update=single-level", "-o", "search.order=weights-first"], "search.order=weights-first cannot be"),
     (["-o", "search.eigenvalue=true", "-o", "search.recompute=true"], "search.eigenvalue cannot be used with"),
-    (["-o", "partial_channels=1", "-o", "bypass=one"], "bypass=one has no use with partial_channels=1"),
+    (["-o", "partial_channels=1", "-o", "bypass=one"], "bypass=one does not apply to partial_channels=1"),
     (["-o", "data.workers=2"], "--option data.workers cannot be used; use --data-workers"),
     (["--layers", "2"], "--layers must be at least 3, got 2"),
     (["--channels", "6"], "--channels 6 cannot be used with partial_channels=4"),
@@ -127,7 +127,7 @@ RANK = [
     (["--methods", "spso"], "unknown --methods 'spso'; did you mean 'spos'?"),
     (["--methods", "random"], "--methods random cannot be used with `dnas rank`"),
     (["--proxy-layers", "4,2"], "--proxy-layers must be at least 3, got 2"),
-    (["--proxy-layers", "four"], "--proxy-layers must be whole numbers with commas between them, got 'four'"),
+    (["--proxy-layers", "four"], "--proxy-layers must be whole numbers separated by commas, got 'four'"),
     (["--proxy-epochs", "0"], "--proxy-epochs must be at least 1, got 0"),
     (["--threads", "-1"], "--threads must be at least 0, got -1"),
 ]

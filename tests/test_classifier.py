@@ -161,7 +161,7 @@ def test_the_plain_network_and_its_names_are_as_ever(net: Classifier, run: Path)
         (7, "got int"),
         ([None], "got NoneType"),
         ("nowhere.png", r"'nowhere.png' \(No such file or directory\)"),
-        (__file__, "cannot read the picture"),
+        (__file__, "cannot read the image"),
         (Image.new("F", (12, 12)), "floating-point"),
     ],
 )

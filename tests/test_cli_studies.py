@@ -64,7 +64,7 @@ def test_rank_says_how_measures_rank(tmp_path):
         (("rank", "--mapping", "full"), "--mapping cannot be used with `dnas rank`; use --methods"),
         (
             ("rank", "--proxy-layers", "three"),
-            "--proxy-layers must be whole numbers with commas between them, got 'three'",
+            "--proxy-layers must be whole numbers separated by commas, got 'three'",
         ),
         (("rank", "--architectures", "3"), "--architectures must be at least 4, got 3"),
     ],

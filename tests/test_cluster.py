@@ -187,7 +187,7 @@ def test_options_of_a_cluster_are_refused_without_one(tmp_path):
         )  # fmt: skip
     assert not study.exists()
     outcome = invoke("resume", tmp_path, "--ray", "auto")
-    assert outcome.code == 2 and "--ray is for studies" in outcome.err
+    assert outcome.code == 2 and "--ray does not apply to" in outcome.err
 
 
 def test_threads_are_those_of_the_study_wherever_it_is_made(tmp_path):

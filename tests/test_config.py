@@ -240,5 +240,8 @@ def test_a_wrong_setting_is_called_what_the_command_line_calls_it(key, value, na
 @pytest.mark.parametrize("section", ["search", "train"])
 def test_no_more_images_can_be_asked_for_than_there_are(section):
     assert getattr(resolved("digits", 100, **{section: {"images": 100}}), section).images == 100
-    with pytest.raises(InputError, match=f"{section}.images is 101, and there are 100"):
+    with pytest.raises(
+        InputError,
+        match=f"{section}.images must be at most 100 \\(the number of training images\\), or 0 for all; got 101",
+    ):
         resolved("digits", 100, **{section: {"images": 101}})

@@ -355,7 +355,7 @@ def test_the_pickled_cifar_is_not_read(tmp_path):
 def test_other_channels_than_in_training_are_refused(tmp_path):
     cifar(tmp_path, "cifar10", packed=False)
     _, info = load_train("digits")
-    with refused("cifar10", "3 colour channels"):
+    with refused("cifar10", "3 color channels"):
         load_test("cifar10", info, data_dir=str(tmp_path))
 
 

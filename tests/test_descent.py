@@ -79,7 +79,9 @@ def test_nothing_moves_unless_all_is_finite(loss):
     weight, bias = grads()
     bias[1] = math.inf
     what = (
-        "the loss is nan in train, step 2, first in layer 1" if math.isnan(loss) else "gradient norm.*gradient of bias"
+        r"the loss is nan at step 2 of train \(first seen in layer 1\)"
+        if math.isnan(loss)
+        else "gradient norm.*gradient of bias"
     )
     with pytest.raises(Diverged, match=what):
         moved.step(1, torch.tensor(loss), (weight, bias), lambda: "layer 1", clip_norm=1.0)

@@ -289,7 +289,7 @@ def test_titles_are_escaped_and_kept_to_what_xml_allows() -> None:
     assert root.findtext(f"{SVG}title") == '<&> "quoted" next' == root.get("aria-label")
     assert words_of(root)[:2] == ['<&> "quoted" next', "a < b & c"]
     assert root.get("role") == "img"
-    assert "5 layers, 5 distinct genes" in (root.findtext(f"{SVG}desc") or "")
+    assert "5 layers, 5 distinct cells" in (root.findtext(f"{SVG}desc") or "")
 
 
 def test_an_untitled_picture_has_a_title() -> None:
@@ -319,8 +319,8 @@ def test_tags_go_on_after_z() -> None:
 
 
 def test_the_header_tells_stacked_cells_from_free_layers() -> None:
-    assert "8 layers, 2 distinct genes: A×2 B A×2 B A×2" in words_of(document(load_published("DARTS_V2", 8)))
-    assert "8 layers, 8 distinct genes: every layer has its own" in words_of(document(sample(0, 8)))
+    assert "8 layers, 2 distinct cells: A×2 B A×2 B A×2" in words_of(document(load_published("DARTS_V2", 8)))
+    assert "8 layers, 8 distinct cells: every layer has its own" in words_of(document(sample(0, 8)))
     assert any("outside the search space" in word for word in words_of(document(load_published("NASNet-A", 8))))
 
 

@@ -105,7 +105,7 @@ def test_a_run_without_a_control_of_its_size_has_a_stage_less(tmp_path, images, 
 def test_the_last_sentence_has_the_names_of_the_stages(tmp_path, images, slow):
     outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "run")
     # 2 epochs of 2 steps, the second of which moves both, and 2 · 24 images watched after each; 2 epochs of 3 steps, and a test.
-    assert "search 43 s, training 50 s, baseline 50 s; everything is in" in " ".join(outcome.out.split())
+    assert "search 43 s, training 50 s, baseline 50 s; results:" in " ".join(outcome.out.split())
 
 
 LONG = ("-o", "search.epochs=8", "-o", "train.epochs=8")

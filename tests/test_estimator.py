@@ -144,7 +144,7 @@ def test_the_scale_is_that_of_fit(digits):
         (lambda x, y: (x[:0], y[:0]), "a minimum of 1 is required"),
         (lambda x, y: (x.astype(str), y), "where numbers of pictures belong"),
         (lambda x, y: (x, y[:5]), "give one label for each"),
-        (lambda x, y: (x, np.zeros(60, int)), "all of one class"),
+        (lambda x, y: (x, np.zeros(60, int)), "belong to one class"),
     ],
 )
 def test_what_is_no_pictures_is_refused(digits, change, says):

@@ -62,7 +62,7 @@ def test_a_runs_own_images_are_its_test_split(run: Path, images: Path, tested: l
     assert pixels(tested[0]) == pixels(load_test(str(images), info)) and len(tested[0]) == 4
     assert (outcome.json["test_images"], outcome.json["left_out"], outcome.json["warnings"]) == (4, 16, [])
     text = invoke("evaluate", run).out
-    assert "16 of 20 images left out: they are among the run's training images" in text
+    assert "16 of 20 images left out because the run was trained on them" in text
 
 
 def test_a_flat_folder_is_tested_whole(run: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_an_image_of_the_training_is_left_out_under_any_name(run: Path, images: 
     for k, place in enumerate(("class 0/new.png", "class 1/new.bmp")):
         Image.fromarray(split.images[k, 0].numpy()).save(other / place)
     outcome = invoke("evaluate", run, "--data", other)
-    assert outcome.out.splitlines()[-1] == "2 of 12 images left out: they are among the run's training images"
+    assert outcome.out.splitlines()[-1] == "2 of 12 images left out because the run was trained on them"
     # Whatever size they are tested in.
     result = evaluate(run, str(other), image_size=12)
     assert (result["test_images"], result["left_out"]) == (10, 2)

@@ -39,7 +39,7 @@ def test_it_is_no_part_of_the_configuration_and_each_resume_may_give_another(tmp
     start = ("run", "--data", images, *TINY, "--quiet", "--no-baseline", "--out")
     assert invoke(*start, plain).code == 0
     outcome = invoke(*start, run, "--checkpoint-every", "0", "--time-limit", "0.001", "--json")
-    assert (outcome.code, outcome.out) == (75, "") and outcome.lines[-1].endswith(f"go on with: dnas resume {run}")
+    assert (outcome.code, outcome.out) == (75, "") and outcome.lines[-1].endswith(f"resume with: dnas resume {run}")
     assert (run / "config.toml").read_bytes() == (plain / "config.toml").read_bytes()
     # As a job script would, that is started again and again; every time it gets on by a step at least.
     codes = [invoke("resume", run, "--time-limit", "0.001", "--quiet").code for _ in range(3)]

@@ -112,7 +112,7 @@ def test_the_lines_of_the_card_run_where_there_is_no_dnas(digits: tuple[Path, di
     card = (folder / "README.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, re.S)
     assert len(blocks) == 4 and all(len(block.splitlines()) <= 5 for block in blocks)
-    assert "10 classes: 0, 1, 2" in card and "360 test images" in card
+    assert "10 classes: 0, 1, 2" in card and "360 images that were not used for training" in card
     for block in blocks:
         packages = ("dnas", "torch") if "onnxruntime" in block else ("dnas",)
         assert without(packages, block, folder) == f"{expected.label}\n", block
@@ -171,7 +171,7 @@ def test_a_hand_made_network(images: Path, tmp_path: Path) -> None:
     record = dnas.export(result["run"], ["onnx", "python"])
     assert [row["test_accuracy"] for row in record["exports"]] == [result["test_accuracy"]] * 2
     outcome = invoke("export", result["run"], "--format", "darts")
-    assert outcome.code == 2 and "resnet8 is made by hand, and has no cells" in outcome.err
+    assert outcome.code == 2 and "resnet8 is a reference network and has no cells" in outcome.err
     # Another format joins those that are there; another network does not.
     dnas.export(result["run"], "onnx-int8")
     held = json.loads((tmp_path / "run" / "export" / "export.json").read_text())
@@ -179,7 +179,7 @@ def test_a_hand_made_network(images: Path, tmp_path: Path) -> None:
     assert "model.int8.onnx" in (tmp_path / "run" / "export" / "README.md").read_text()
     other = make_run(tmp_path / "other", images)
     outcome = invoke("export", other, "--out", tmp_path / "run" / "export")
-    assert outcome.code == 2 and "holds exports of another network" in outcome.err
+    assert outcome.code == 2 and "contains exports of another network" in outcome.err
 
 
 # --- refusals and failures --------------------------------------------------------------------------------------
@@ -204,10 +204,10 @@ def test_what_cannot_be_exported_is_refused(run: Path, images: Path, tmp_path: P
         ((mixed, "--format", "darts"), "the layers differ"),
         ((noise, "--format", "python"), "noise"),
         ((run, "--format", "tflite"), "unknown --format 'tflite'; choose from darts, executorch, onnx, "),
-        ((run, "--format", "onnx,onnx"), "names onnx twice"),
-        ((run, "--format", ","), "names nothing"),
-        ((run, "--out", tmp_path / "full"), "holds other files"),
-        ((run, "--out", tmp_path / "nowhere" / "x"), "there is no folder"),
+        ((run, "--format", "onnx,onnx"), "contains 'onnx' twice"),
+        ((run, "--format", ","), "--format is empty"),
+        ((run, "--out", tmp_path / "full"), "contains other files"),
+        ((run, "--out", tmp_path / "nowhere" / "x"), "does not exist; create it first"),
         ((empty,), "train first"),
     ):
         outcome = invoke("export", *arguments)
@@ -215,7 +215,7 @@ def test_what_cannot_be_exported_is_refused(run: Path, images: Path, tmp_path: P
         assert len(outcome.lines) == 1
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     outcome = invoke("export", run)
-    assert "--format onnx needs onnxscript" in outcome.err and "pip install 'dnas[export]'" in outcome.err
+    assert "--format onnx requires onnxscript" in outcome.err and "pip install 'dnas[export]'" in outcome.err
     assert not (run / "export").exists()
 
 
@@ -251,13 +251,13 @@ def test_a_format_is_one_file_and_one_that_disagrees_is_not_delivered(
     monkeypatch.setattr(deploy, "__path__", [*deploy.__path__, str(tmp_path)])
     registry.FORMATS.forget()
     try:
-        with pytest.raises(RunError, match=r"ours: weights\.pt agrees with torch .* it is not delivered"):
+        with pytest.raises(RunError, match=r"ours: weights\.pt was discarded: it agrees with torch on "):
             dnas.export(run, "ours", out=tmp_path / "out")
         assert not (tmp_path / "out").exists() and not (run / "export.json").exists()
         monkeypatch.setattr(registry.FORMATS["ours"], "exact", False)
         assert dnas.export(run, "ours", out=tmp_path / "out")["exports"][0]["agreement"] < 1
         monkeypatch.setattr(registry.FORMATS["ours"], "opening", "import dnas")
-        with pytest.raises(RunError, match=r"does not run, so it is not delivered: .*No module named|import of dnas"):
+        with pytest.raises(RunError, match=r"does not run and was discarded: .*No module named|import of dnas"):
             dnas.export(run, "ours", out=tmp_path / "again")
     finally:
         registry.FORMATS.forget()
@@ -271,7 +271,7 @@ def test_facts_of_a_broken_package_are_told(run: Path, monkeypatch: Any) -> None
         raise OSError("libfoo.so is missing")
 
     monkeypatch.setattr(protocol, "import_module", broken)
-    with pytest.raises(InputError, match=r"needs onnx, which cannot be imported \(libfoo.so is missing\)"):
+    with pytest.raises(InputError, match=r"requires onnx, which cannot be imported \(libfoo.so is missing\)"):
         dnas.export(run)
 
 

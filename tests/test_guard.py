@@ -55,7 +55,7 @@ def test_looking_leaves_no_hook_behind_even_when_it_fails():
 def test_the_bad_gradient_nearest_to_the_loss():
     net = network()
     grads = [torch.zeros_like(parameter) for parameter in net.parameters()]
-    assert first_bad_gradient(net, grads) == "the gradient's norm"
+    assert first_bad_gradient(net, grads) == "the gradient norm"
     grads[0][0, 0] = math.nan
     assert first_bad_gradient(net, grads) == "the gradient of 0.weight"
     grads[3][1] = math.inf

@@ -50,5 +50,5 @@ def test_the_first_steps_see_the_mean_of_each_four_pixels():
 
 
 def test_images_that_cannot_be_halved_are_refused_in_one_line():
-    with pytest.raises(InputError, match="train.half_size=0.5 has no use with images of 12 pixels"):
+    with pytest.raises(InputError, match="train.half_size=0.5 cannot be used with images of 12 pixels"):
         NetworkTrainSettings(half_size=0.5).resolved(100, 12)

@@ -57,7 +57,7 @@ def unfitting(name):
 
 
 @pytest.mark.parametrize(
-    ("fails", "says"), [(missing, "not installed"), (unfitting, "torchvision::nms does not exist")]
+    ("fails", "says"), [(missing, "requires torchvision"), (unfitting, "torchvision::nms does not exist")]
 )
 @pytest.mark.parametrize("command", [["train", "vgg16-bn"], ["show", "vgg16-bn"]])
 def test_without_torchvision_the_extra_is_named_before_anything_is_made(tmp_path, monkeypatch, fails, says, command):
@@ -123,7 +123,7 @@ def test_a_file_of_an_architectures_training_serves_a_hand_made_network(tmp_path
 
 
 def test_names_and_commands_of_a_configuration_are_checked():
-    with pytest.raises(InputError, match=r"unknown hand-made network 'nope'; choose from .*vgg16-bn"):
+    with pytest.raises(InputError, match=r"unknown reference network 'nope'; choose from .*vgg16-bn"):
         parse({"command": "train", "handmade": "nope"})
     with pytest.raises(InputError, match="dnas train vgg16-bn"):
         parse({"command": "run", "handmade": "vgg16-bn"})

@@ -76,10 +76,10 @@ IN_FORCE: dict[str, Any] = {
     "--with": "none",
     "--config": "none",
     "--ram-precision": LimitSettings().precision,
-    "--from": "weights are drawn by the seed",
-    "--layers": f"the preset's, quick: {QUICK_LAYERS}; of what is only trained its own",
-    "--channels": f"the preset's; quick: {QUICK['search']['channels']} to search, {QUICK['train']['channels']} to train",
-    "--batch-size": f"the preset's; quick: {QUICK_BATCH}",
+    "--from": "random weights, drawn by the seed",
+    "--layers": f"from the preset, {QUICK_LAYERS} for quick; for training only, the depth of the architecture",
+    "--channels": f"from the preset; for quick, {QUICK['search']['channels']} in the search and {QUICK['train']['channels']} in the training",
+    "--batch-size": f"from the preset, {QUICK_BATCH} for quick",
     "--search-channels": "--channels",
     "--train-channels": "--channels",
     "--search-epochs": "--epochs",
@@ -94,14 +94,14 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("rank", "--out"): "ranking",
     ("rank", "--architectures"): RankingSettings().count,
     ("rank", "--methods"): "dnas",
-    ("evaluate", "--data"): "the run's test images",
-    ("evaluate", "--image-size"): "the run's",
+    ("evaluate", "--data"): "test images of the run",
+    ("evaluate", "--image-size"): "as in the run",
     ("doctor", "--out"): "runs",
-    ("show", "--width"): "the run's, else 1",
-    ("show", "--channels"): "the run's, else 36",
+    ("show", "--width"): "that of the run, else 1",
+    ("show", "--channels"): "that of the run, else 36",
 }
-IN_WORDS = re.compile(r"no limit|never|on this machine|as many as|from the data|a new one under runs/|one a thread|\$DNAS|the preset's|"
-                      r"the method's|each method's own|the machine's|report.html in PATH|the run's|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
+IN_WORDS = re.compile(r"no limit|never|this machine|as many as|determined from the data|a new folder in runs/|one a thread|one per CPU thread|\$DNAS|from the preset|of the preset|that of the method|"
+                      r"the method's|each method's own|default of each method|the machine's|those of the machine|report.html in PATH|the run's|of the run|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

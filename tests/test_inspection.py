@@ -289,7 +289,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     for arguments, words in (
         ([tmp_path / "none"], "neither a known data set nor a file or folder that exists"),
         ([root, "--sheet", "x.gif"], "--sheet must end in .png or .html, got 'x.gif'"),
-        ([root, "--sheet", tmp_path / "no" / "x.png"], "there is no folder"),
+        ([root, "--sheet", tmp_path / "no" / "x.png"], "does not exist; create it first"),
         ([root, "--data", root], "--data cannot be used with `dnas data`; type: dnas data"),
         ([root, "--data-memory", "whole"], "--data-memory cannot be used"),
         ([root, "--image-size", "4"], "--image-size"),
@@ -298,7 +298,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     ):
         outcome = invoke("data", *arguments)
         assert outcome.code == 2 and words in outcome.err and len(outcome.lines) == 1, outcome.err
-    with refused("holds neither class folders"):
+    with refused("contains neither class folders"):
         inspect_data(str(write(tmp_path / "empty" / "x.txt", b"x").parent))
 
 

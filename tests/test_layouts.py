@@ -166,11 +166,11 @@ INVENTED = {
     "batches": Refused("batch_{01,02} *2", ("parts of a data set",)),
     "images and labels": Refused("images *3\nlabels/0.txt", ("'images' and 'labels'", "one folder per class")),
     "images and masks": Refused("{images,masks} *3", ("'images' and 'masks'", "one folder per class")),
-    "YOLO": Refused("images/{train,val} *2\nlabels/{train,val}/0.txt", ("one folder 'images'", "--data")),
-    "one wrapping folder": Refused(f"data/{AB} *2\nREADME", ("one folder 'data'", "--data", "/data'")),
-    "two wrapping folders": Refused(f"my data/images/{AB} *2", ("one folder 'my data/images'",)),
-    "a folder around splits": Refused(f"archive/{{train,test}}/{AB} *2", ("one folder 'archive'", "/archive'")),
-    "splits within classes": Refused("{cat,dog}/{train,test} *2", ("'cat'", "holds splits", "train/cat")),
+    "YOLO": Refused("images/{train,val} *2\nlabels/{train,val}/0.txt", ("one folder, 'images'", "--data")),
+    "one wrapping folder": Refused(f"data/{AB} *2\nREADME", ("one folder, 'data'", "--data", "/data'")),
+    "two wrapping folders": Refused(f"my data/images/{AB} *2", ("one folder, 'my data/images'",)),
+    "a folder around splits": Refused(f"archive/{{train,test}}/{AB} *2", ("one folder, 'archive'", "/archive'")),
+    "splits within classes": Refused("{cat,dog}/{train,test} *2", ("'cat'", "contains splits", "train/cat")),
     "test beside classes": Refused("{cat,dog,test} *2", ("'test'", "looks like a split", "rename")),
     "validation with classes beside classes": Refused("{cat,dog} *2\nvalid/{cat,dog} *2", ("'valid'", "cat")),
     "test and validation": Refused(f"{{test,val}}/{AB} *2", ("'test' and 'val'", "splits, not like classes")),
@@ -202,7 +202,7 @@ PUBLIC = {
         "Testing",
     ),
     "Brain tumor, yes and no": Refused(
-        "{yes,no} *2\nbrain_tumor_dataset/{yes,no} *2", ("'brain_tumor_dataset'", "once more", "remove it")
+        "{yes,no} *2\nbrain_tumor_dataset/{yes,no} *2", ("'brain_tumor_dataset'", "repeats the folders", "remove it")
     ),
     "chest_xray": Read(
         "{train,test}/{NORMAL,PNEUMONIA} *2\nval/{NORMAL,PNEUMONIA} *1\ntrain/.DS_Store\n"
@@ -241,12 +241,12 @@ PUBLIC = {
         left_out=("images without class folders in 'test' (3 images)", "1 file that is not an image (1 .json)")),
     "Caltech-101": Refused(
         "101_ObjectCategories/{BACKGROUND_Google,accordion,ant} *2\nAnnotations/accordion/x.mat\nshow_annotation.m",
-        ("one folder '101_ObjectCategories'",)),
+        ("one folder, '101_ObjectCategories'",)),
     "Caltech-101, its folder": flat("{BACKGROUND_Google,accordion,ant} *2\naccordion/tmp", "BACKGROUND_Google accordion ant", "1 file that is not an image (1 without an ending)"),
-    "EuroSAT": Refused("2750/{AnnualCrop,Forest} *2", ("one folder '2750'", "/2750'")),
+    "EuroSAT": Refused("2750/{AnnualCrop,Forest} *2", ("one folder, '2750'", "/2750'")),
     "PlantVillage": Refused("{color,grayscale,segmented}/{Apple,Corn} *2", ("'color'", "versions of the same images")),
     "PlantVillage, color": flat("{Apple___scab,Corn___rust} *2", "Apple___scab Corn___rust"),
-    "Food-101": Refused("images/{apple_pie,ramen} *2\nmeta/{classes.txt,train.txt}\nREADME.txt", ("one folder 'images', and 'meta' holds none",)),
+    "Food-101": Refused("images/{apple_pie,ramen} *2\nmeta/{classes.txt,train.txt}\nREADME.txt", ("one folder, 'images', and 'meta' contains none",)),
     "Food-11": Read("{training,validation,evaluation}/{Bread,Soup} *2", "Bread Soup", "training", "evaluation", (
         "validation images in 'validation' (4 images), since there are test images; to train on them, move them to the training images",)),
     "MNIST as PNG": Read("{training,testing}/{0,1,2,3,4,5,6,7,8,9} *1", "0 1 2 3 4 5 6 7 8 9", "training", "testing"),
@@ -257,20 +257,20 @@ PUBLIC = {
         )),
     "Stanford Dogs": Refused(
         "images/Images/{n02085620-Chihuahua,n02116738-dingo} *2\nannotations/Annotation/n02085620-Chihuahua/n1",
-        ("one folder 'images/Images'",)),
+        ("one folder, 'images/Images'",)),
     "Tiny-ImageNet, validation in class folders": Read(
         "train/{n01443537,n01629819}/images *2\ntrain/n01443537/boxes.txt\nval/{n01443537,n01629819} *2\ntest/images *3",
         "n01443537 n01629819",
         test="val",
         left_out=("images without class folders in 'test' (3 images)", "1 file that is not an image (1 .txt)")),
     "Sign Language Digits": Refused(
-        "Dataset/{0,1,2,3,4,5,6,7,8,9} *2\nREADME.md", ("one folder 'Dataset'",)),
+        "Dataset/{0,1,2,3,4,5,6,7,8,9} *2\nREADME.md", ("one folder, 'Dataset'",)),
     "Malaria cell images": Refused(
         "{Parasitized,Uninfected} *2\ncell_images/{Parasitized,Uninfected} *2\nParasitized/Thumbs.db",
-        ("'cell_images'", "once more", "remove it")),
+        ("'cell_images'", "repeats the folders", "remove it")),
     "Malaria cell images, within": flat("{Parasitized,Uninfected} *2\n{Parasitized,Uninfected}/Thumbs.db",
         "Parasitized Uninfected", "2 files that are not images (2 .db)"),
-    "UC Merced": Refused("Images/{agricultural,airplane} *2\nreadme.txt", ("one folder 'Images'", "/Images'")),
+    "UC Merced": Refused("Images/{agricultural,airplane} *2\nreadme.txt", ("one folder, 'Images'", "/Images'")),
     "FER-2013": Read("{train,test}/{angry,happy} *2", "angry happy"),
     "Rock, paper, scissors": Refused(
         "{rps,rps-test-set}/{paper,rock} *2", ("'rps-test-set'", "a split of 'rps'")),
@@ -334,7 +334,7 @@ def test_what_is_no_class_is_refused_with_what_to_do(tmp_path, png, case):
         assert word in message
 
 
-@pytest.mark.parametrize("name", [name for name, case in LAYOUTS.items() if "one folder '" in str(case)])
+@pytest.mark.parametrize("name", [name for name, case in LAYOUTS.items() if "one folder, '" in str(case)])
 def test_the_folder_that_is_named_as_the_remedy_is_another_try(tmp_path, png, name):
     grow(tmp_path, LAYOUTS[name].tree, png)
     with pytest.raises(InputError) as caught:

@@ -153,5 +153,5 @@ def test_an_empty_class_is_refused_by_name(tmp_path, part):
         for number in range(2):
             write(tmp_path / "x" / folder / f"{number}.png", content(number))
     (tmp_path / "x" / f"{part}empty").mkdir()
-    with refused("'empty'" if part == "test/" else "empty' holds no images"):
+    with refused("'empty'" if part == "test/" else "empty' contains no images"):
         inspect_data(str(Path(tmp_path / "x")))

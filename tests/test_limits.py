@@ -88,7 +88,7 @@ def test_a_limit_after_a_success_ends_at_once_whatever_fails_then(name):
 
 
 def test_where_every_trial_fails_no_limit_goes_beyond_the_number_of_trials():
-    with pytest.raises(RunError, match="none of 8 candidates could be judged"):
+    with pytest.raises(RunError, match="none of the 8 candidates could be evaluated"):
         by_trials("random", 100, steps=1)
 
 

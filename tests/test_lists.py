@@ -101,7 +101,7 @@ def test_lines_of_json(folder, read, rows, tmp_path):
     lines = [{"image": p, "class": c, "split": s, "boxes": [[1, 2]]} for p, c, s in rows]
     path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
     same(one(path), read)
-    for number, line, words in ((2, "{", "not JSON"), (1, "[1]", "no object"), (3, '{"image": ["x"], "class": 1, "split": "test"}', "no 'image'")):  # fmt: skip
+    for number, line, words in ((2, "{", "not JSON"), (1, "[1]", "not a JSON object"), (3, '{"image": ["x"], "class": 1, "split": "test"}', "no 'image'")):  # fmt: skip
         texts = list(map(json.dumps, lines))
         texts[number - 1] = line
         path.write_text("\n".join(texts), "utf-8")
@@ -157,7 +157,7 @@ REFUSED = {
     "a first line alone": (lambda rows: table([]), ("no rows",)),
     "too few cells": (lambda rows: table([*rows, ("x.png", "a")]), ("line 20", "2 cells")),
     "no label": (lambda rows: table([*rows, ("x.png", " ", "test")]), ("line 20", "no 'label'")),
-    "a new class in the test": (lambda rows: table([*rows, ("x.png", "zebra", "test")]), ("'zebra'", "not there in training")),
+    "a new class in the test": (lambda rows: table([*rows, ("x.png", "zebra", "test")]), ("'zebra'", "did not occur in training")),
     "another split": (lambda rows: table([*rows, ("x.png", "a", "extra")]), ("line 20", "'extra'", "train, validation or test")),
     "two labels": (lambda rows: table([*rows, (rows[0][0], "é", "train")]), ("'a' in line 2", "'é' in line 20")),
     "two splits": (lambda rows: table([*rows, (rows[0][0], "a", "test")]), ("'train' in line 2", "'test' in line 20")),
@@ -165,7 +165,7 @@ REFUSED = {
     "testing alone": (lambda rows: table([row for row in rows if row[2] == "test"]), ("no training images",)),
     "one image of a class": (lambda rows: table([row[:2] for row in [*rows[:8], rows[-1]]], HEAD[:2]), ("'é'", "one image")),
     "another encoding": (lambda rows: table(rows).encode("latin-1"), ("not UTF-8",)),
-    "a null": (lambda rows: table([*rows, ("x\0.png", "a", "test")]), ("line 20", "no file can be called")),
+    "a null": (lambda rows: table([*rows, ("x\0.png", "a", "test")]), ("line 20", "not a valid file name")),
 }  # fmt: skip
 
 

@@ -191,7 +191,7 @@ def test_short_searches_have_rounds_too(budget, initial, batch):
 
 
 def test_a_round_larger_than_its_pool_is_refused():
-    with pytest.raises(InputError, match="--option batch_size=10 needs as many candidates, not 5"):
+    with pytest.raises(InputError, match="--option batch_size=10 must be at most candidates=5"):
         method(candidates=5)
 
 

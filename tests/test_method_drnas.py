@@ -138,7 +138,7 @@ def test_the_global_random_state_is_put_back():
 
 
 def test_what_could_not_act_is_refused():
-    with pytest.raises(InputError, match="distance=kl has no use with distance_weight=0"):
+    with pytest.raises(InputError, match="distance=kl does not apply to distance_weight=0"):
         create("drnas", None, {"distance": "kl", "distance_weight": 0.0}, DARTS)
     with pytest.raises(InputError, match="search.eigenvalue cannot be used with drnas"):
         draft({"method": "drnas", "search": {"eigenvalue": True}})

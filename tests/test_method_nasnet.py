@@ -343,7 +343,7 @@ def test_where_nobody_said_how_many_trials_there_are_it_plans_for_those_of_any_s
 
 @pytest.mark.parametrize(("option", "value"), [("clip", 0.1), ("ratio", "token")])
 def test_with_one_step_a_batch_there_is_nothing_to_clip(option, value):
-    with pytest.raises(InputError, match=f"--option {option}={value} has no use with inner_epochs=1"):
+    with pytest.raises(InputError, match=f"--option {option}={value} does not apply to inner_epochs=1"):
         method(inner_epochs=1, **{option: value})
 
 

@@ -44,5 +44,5 @@ def test_the_first_of_the_best_is_chosen_and_failures_are_passed_over():
     method = create("random", None, {}, DARTS)
     history = history_of([0.1, None, 0.7, 0.7, 0.3], method)
     assert method.choose(history) == history[2].architecture
-    with pytest.raises(RunError, match="none of 2 candidates could be judged"):
+    with pytest.raises(RunError, match="none of the 2 candidates could be evaluated"):
         method.choose(history_of([None, None], method))

@@ -273,7 +273,7 @@ def test_the_price_is_that_of_the_draw_in_the_loss_at_the_searchs_own_size():
 
 
 def test_a_resource_without_a_weight_is_refused():
-    with pytest.raises(InputError, match="--option resource=params has no use"):
+    with pytest.raises(InputError, match="--option resource=params does not apply"):
         create("snas", None, {"resource": "params", "resource_weight": 0.0}, DARTS)
 
 

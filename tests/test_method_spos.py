@@ -285,7 +285,7 @@ def test_children_lie_in_the_space(seed, shared, layers):
     ("options", "named"),
     [
         ({"mutants": 0.6}, "mutants=0.6"),
-        ({"mutants": 0.0, "crossovers": 0.0}, "nothing to evolve"),
+        ({"mutants": 0.0, "crossovers": 0.0}, "cannot be used together"),
         ({"parents": 51}, "parents=51"),
         ({"mutants": 0.0, "mutation_probability": 0.2}, "mutation_probability=0.2"),
         ({"generations": 1}, "generations"),

@@ -46,7 +46,7 @@ def test_it_sees_what_metrics_jsonl_says_and_changes_nothing(options, tmp_path):
     assert contents(tmp_path / "cleared", NAMES) == contents(plain.run, NAMES)
     for stop in (1, 4):  # within a search, and at the end of a training
         run = tmp_path / f"stopped-{stop}"
-        with pytest.raises(Interrupted, match="stopped by on_epoch; go on with: dnas resume") as caught:
+        with pytest.raises(Interrupted, match="stopped by on_epoch; resume with: dnas resume") as caught:
             dnas.run(out=run, on_epoch=lambda metrics, run=run, stop=stop: len(lines(run)) == stop, **options)
         assert caught.value.run == run and caught.value.code == 75 and len(lines(run)) == stop
         dnas.resume(run)
@@ -79,10 +79,10 @@ def test_an_error_of_the_callback_is_the_callers_and_the_run_goes_on(options, tm
 
 def test_what_a_notebook_shows_of_an_interruption():
     stop = Interrupted("runs/a", signal.SIGINT)
-    assert stop._render_traceback_() == ["interrupted; go on with: dnas.resume('runs/a')"]
-    assert str(stop) == "interrupted; go on with: dnas resume runs/a" and stop.code == 130
+    assert stop._render_traceback_() == ["interrupted; resume with: dnas.resume('runs/a')"]
+    assert str(stop) == "interrupted; resume with: dnas resume runs/a" and stop.code == 130
     assert str(pickle.loads(pickle.dumps(Interrupted("r", ON_EPOCH)))).startswith("stopped by on_epoch")
-    assert Interrupted("r", TIME_LIMIT)._render_traceback_()[0].startswith("the time limit is reached")
+    assert Interrupted("r", TIME_LIMIT)._render_traceback_()[0].startswith("time limit reached")
 
 
 def test_in_a_thread_of_a_program_a_run_works(options, tmp_path):

@@ -68,7 +68,7 @@ def test_every_method_with_gradients_takes_all_steps_of_all_parts(method):
     [
         (["nonsense"], {}, "unknown --with 'nonsense'"),
         (["beta-decay", "beta-decay"], {}, "--with names beta-decay twice"),
-        ([], {"beta-decay": {"weight": 1.0}}, "--option beta-decay.* has no use without --with beta-decay"),
+        ([], {"beta-decay": {"weight": 1.0}}, "--option beta-decay.* only applies to --with beta-decay"),
         (["beta-decay"], {"beta-decay": {"wait": 1}}, "--option beta-decay.wait .* did you mean 'beta-decay.weight'"),
         (["beta-decay"], {"beta-decay": {"weight": -1.0}}, "--option beta-decay.weight must be above 0, got -1"),
         ([], {"nonsense": {}}, "unknown --with 'nonsense'"),
@@ -119,7 +119,7 @@ def test_another_package_gives_a_part(monkeypatch):
         assert isinstance(parts.create(["ours"])[0], Ours)
         entry.name = "beta-decay"
         registry.PARTS.forget()
-        with pytest.raises(InputError, match="has the name of another"):
+        with pytest.raises(InputError, match="has the same name as one of"):
             parts.list_parts()
     finally:
         registry.PARTS.forget()

@@ -112,16 +112,16 @@ def test_options_of_a_part_are_added_with_the_method_that_has_it(tmp_path, monke
     [
         (("compare", "--methods", "dnas+olse"), "unknown --methods 'olse'; did you mean 'oles'?"),
         (("compare", "--methods", "lucky+oles"), "unknown --methods 'lucky'"),
-        (("compare", "--methods", "dnas+oles+oles"), "--methods names oles twice; leave one out"),
-        (("compare", "--methods", "dnas+oles", "--with", "oles"), "--with names oles twice; leave one out"),
-        (("compare", "--methods", "random+oles"), "--methods oles needs a method that follows gradients"),
+        (("compare", "--methods", "dnas+oles+oles"), "--methods contains 'oles' twice; remove one"),
+        (("compare", "--methods", "dnas+oles", "--with", "oles"), "--with contains 'oles' twice; remove one"),
+        (("compare", "--methods", "random+oles"), "--methods oles requires a differentiable method"),
         (("compare", "--methods", "snas+oles"), "--methods oles cannot be used with search.update=single-level"),
         (
             ("compare", "--methods", "dnas,dnas+oles", "-o", "beta-decay.weight=1"),
-            "--option beta-decay.… has no use without --with beta-decay, or METHOD+beta-decay among --methods",
+            "--option beta-decay.… only applies to --with beta-decay, or METHOD+beta-decay among --methods",
         ),
         (("rank", "--methods", "dnas+projection"), "--with projection cannot be used with `dnas rank`"),
-        (("search", "--method", "dnas+oles"), "--method dnas+oles has parts, which are not named here; use dnas, and"),
+        (("search", "--method", "dnas+oles"), "--method dnas+oles must not contain parts; use dnas and"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments, message, tmp_path, monkeypatch):

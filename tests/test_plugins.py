@@ -61,14 +61,14 @@ def test_a_package_is_not_looked_at_for_what_is_ours(give):
         list(PRIMITIVES)
     assert str(refused.value) == (
         "primitive 'broken' of theirs:BROKEN cannot be loaded (ImportError: No module named 'theirs'); repair or remove "
-        "the package that has it (theirs 2.1)"
+        "its package (theirs 2.1)"
     )
 
 
 @pytest.mark.parametrize(
     ("group", "things", "words"),
     [
-        ("dnas.primitives", {"sep_conv_3x3": CONV}, "primitive 'sep_conv_3x3' of theirs:SEP_CONV_3X3 has the name of another, of dnas; rename"),
+        ("dnas.primitives", {"sep_conv_3x3": CONV}, "primitive 'sep_conv_3x3' of theirs:SEP_CONV_3X3 has the same name as one of dnas; rename"),
         ("dnas.primitives", {"conv": CONV}, "must be a dnas.space.primitives.Primitive with the name 'conv', got Primitive("),
         ("dnas.primitives", {"conv_3x3": plain}, "must be a dnas.space.primitives.Primitive with the name 'conv_3x3'"),
         ("dnas.primitives", {"conv_3x3": Primitive("conv_3x3", plain, "red", "c")}, "its colour 'red' is not #RRGGBB"),
@@ -76,7 +76,7 @@ def test_a_package_is_not_looked_at_for_what_is_ours(give):
         ("dnas.primitives", {"one": Primitive("one", lambda c, s: (1 / (s - 2),), "#123456", "c")}, "chain(8, 1) is (-1.0,), not a tuple"),
         ("dnas.primitives", {"Conv": Primitive("Conv", plain, "#123456", "c")}, "give it a name of small letters, digits and underscores"),
         ("dnas.spaces", {"ours": OURS}, "space 'ours' of theirs:OURS cannot be used: its primitive 'conv_3x3' is not known"),
-        ("dnas.relaxations", {"softmax": RELAXATIONS["softmax"]}, "has the name of another, of dnas"),
+        ("dnas.relaxations", {"softmax": RELAXATIONS["softmax"]}, "has the same name as one of dnas"),
         ("dnas.methods", {"mine": object}, "must be a subclass of dnas.methods.protocol.Method with the name 'mine', got <class 'object'>"),
     ],
 )  # fmt: skip
@@ -98,7 +98,7 @@ def test_two_packages_with_one_name_are_told_apart(monkeypatch):
     ]
     monkeypatch.setattr(plugins, "entry_points", lambda group: entries if group == "dnas.primitives" else [])
     with pytest.raises(
-        dnas.InputError, match="of second:X has the name of another, of first 1; rename its entry point"
+        dnas.InputError, match="of second:X has the same name as one of first 1; rename its entry point"
     ):
         list(PRIMITIVES)
 

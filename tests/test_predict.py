@@ -132,7 +132,7 @@ def test_bad_pictures_are_named_and_skipped(
     assert [Path(row["picture"]).name for row in held["predictions"]] == ["a.png", "c.png"]
     assert [Path(row["picture"]).name for row in held["skipped"]] == ["b.jpg", "missing.png"]
     assert "cannot identify image file" in held["skipped"][0]["problem"]
-    assert outcome.err.count("skipped: ") == 2 and "error: 2 of 4 pictures" in outcome.err
+    assert outcome.err.count("skipped: ") == 2 and "error: 2 of 4 images" in outcome.err
     assert len(asked(run, tmp_path, "--top", 1).out.splitlines()) == 2
     assert all(ending != ".txt" for ending in ENDINGS)
 
@@ -149,13 +149,13 @@ def test_what_cannot_be_asked_is_refused(
     for arguments, words in (
         ((run, picture, "--top", 0), "--top must be at least 1"),
         ((run, picture, "--json", "--csv"), "--csv cannot be used with --json"),
-        ((run, tmp_path / "exported"), "holds no picture"),
+        ((run, tmp_path / "exported"), "contains no images"),
         ((run, "-"), "the list on stdin is empty"),
         ((tmp_path / "nothing", picture), "does not exist"),
         ((tmp_path, picture), "train first"),
-        ((picture, picture), "is no run folder, export folder or ONNX file"),
-        ((tmp_path / "broken.onnx", picture), "broken.onnx cannot be loaded"),
-        ((exported, picture), "export to onnx, too"),
+        ((picture, picture), "is not a run folder, export folder or ONNX file"),
+        ((tmp_path / "broken.onnx", picture), "broken.onnx' cannot be loaded"),
+        ((exported, picture), "also export to onnx"),
     ):
         outcome = asked(*arguments)
         assert outcome.code == 2 and words in outcome.err, (arguments, outcome.err)

@@ -39,7 +39,7 @@ def test_the_examples_of_the_page_run(block, tmp_path, monkeypatch, capsys):
     exec(compile(block, PAGE.name, "exec"), names)
     out = capsys.readouterr().out
     if "watch" in names:
-        assert out.splitlines()[:2] == ["stopped by on_epoch; go on with: dnas resume runs/watched", "3"]
+        assert out.splitlines()[:2] == ["stopped by on_epoch; resume with: dnas resume runs/watched", "3"]
         assert "SearchResult: runs/watched" in out
     if "mixing" in names:
         assert names["architecture"].in_space and len(names["architecture"]) == 3

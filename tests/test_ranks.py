@@ -64,7 +64,7 @@ def test_ranks_share_a_batch(parts, images):
 
 def test_parts_that_ranks_cannot_share_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "count", lambda: 3)
-    with pytest.raises(InputError, match=r"search.parts is 4, which 3 ranks cannot share"):
+    with pytest.raises(InputError, match=r"search.parts=4 cannot be divided among 3 ranks"):
         distributed.check_parts(4, "search")
     distributed.check_parts(6, "search")
 
@@ -90,5 +90,5 @@ def test_a_rank_that_differs_is_named(monkeypatch):
 def test_a_time_that_is_none_is_refused(monkeypatch, text):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "DNAS_RANK_SECONDS": text}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="DNAS_RANK_SECONDS is"), distributed.joined("cpu"):
+    with pytest.raises(InputError, match="DNAS_RANK_SECONDS must be"), distributed.joined("cpu"):
         raise AssertionError("joined")

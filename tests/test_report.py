@@ -31,14 +31,21 @@ def test_the_page_of_a_run_is_whole_and_the_command_says_where_it_lies(run):
     assert outcome.out == f"{run / 'report.html'}\n"
     page = read(run / "report.html")
     assert_whole(page, run)
-    for words in ("Against chance", "Operations by depth", "How it went", "How it was decided", "Mistakes", "Settings"):
+    for words in (
+        "Random baseline",
+        "Operations by depth",
+        "Learning curves",
+        "Operation scores",
+        "Errors",
+        "Settings",
+    ):
         assert words in page.words
     # The same words as in a terminal.
     result = json.loads((run / "result.json").read_text())
     from dnas.study import verdict
 
     assert verdict.of_run(result) in page.words
-    assert f"{round(18 * result['test_accuracy'])} of them right" in page.words
+    assert f"{round(18 * result['test_accuracy'])} of 18 test images correctly" in page.words
     assert f"{result['params']:,}" in page.words
 
 
@@ -53,7 +60,7 @@ def test_a_search_that_ended_as_noise_says_so_on_the_page_and_in_the_terminal(ru
         words = read(run / "report.html").words, " ".join(capsys.readouterr().out.split())
         assert ["The search ended as noise" in each for each in words] == [agreement < 0.2] * 2
         assert ["agree by 0.03," in each for each in words] == [agreement < 0.2] * 2
-    for curve in ("agreement of its halves", "margin", "saturation"):
+    for curve in ("agreement of halves", "margin", "saturation"):
         assert f"Search: {curve}" in words[0]
 
 
@@ -88,14 +95,14 @@ def test_the_confusion_matrix_and_the_mistakes_are_those_of_the_stored_network(r
     assert len(pictures) == min(wrong, mistakes.WORST)
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     alts = {
-        f"Test picture of {info.classes[t]}, taken for {info.classes[p]}"
+        f"Test image of {info.classes[t]}, predicted {info.classes[p]}"
         for t, p in zip(split.labels, predicted, strict=True)
         if t != p
     }
     assert {picture["alt"] for picture in pictures} <= alts
-    sure = [int(n) for n in re.findall(r"(\d+)(?:&nbsp;| )% sure", page.raw)]
+    sure = [int(n) for n in re.findall(r">(\d+)% confidence<", page.raw)]
     assert len(sure) == len(pictures) and sure == sorted(sure, reverse=True)
-    assert "had recorded" not in page.words
+    assert "The run recorded" not in page.words
 
 
 def test_the_picture_of_a_mistake_is_the_test_picture():
@@ -166,7 +173,7 @@ def test_a_named_set_that_is_not_here_is_not_downloaded(run, monkeypatch):
     config = (run / "config.toml").read_text()
     (run / "config.toml").write_text(re.sub(r'data_dir = "[^"]*"', f'data_dir = "{run.as_posix()}"', config))
     report.report(run)
-    assert "cifar100 is not on this machine" in read(run / "report.html").words
+    assert "data set 'cifar100' is no longer on this machine" in read(run / "report.html").words
 
 
 @pytest.mark.parametrize("damage", ["model", "architecture", "result", "metrics"])
@@ -203,13 +210,13 @@ def test_an_interrupted_run_gives_a_page_of_what_is_there(run, stage):
     assert_whole(page, run)
     said = {
         "nothing": "has not finished an epoch",
-        "search": "is of search, epoch 1",
-        "train": "is of training, epoch 1",
+        "search": "is from search, epoch 1",
+        "train": "is from training, epoch 1",
     }
     assert said[stage] in page.words
-    assert ("How it went" in page.words) == (stage != "nothing")
+    assert ("Learning curves" in page.words) == (stage != "nothing")
     assert ("The network" in page.words) == (stage == "train")
-    assert "Against chance" not in page.words and "Mistakes" not in page.words
+    assert "Random baseline" not in page.words and "Errors" not in page.words
 
 
 @pytest.mark.parametrize("command", ["search", "train"])
@@ -223,8 +230,8 @@ def test_searches_by_trials_and_trainings_have_a_page(images, tmp_path, command,
     report.report(tmp_path / "run")
     page = read(tmp_path / "run" / "report.html")
     assert_whole(page, tmp_path / "run")
-    assert "Against chance" not in page.words
-    assert ("every candidate" in page.words) == (command == "search")
+    assert "Random baseline" not in page.words
+    assert ("accuracy of each candidate" in page.words) == (command == "search")
 
 
 def test_the_network_of_a_page_takes_the_pages_colours(run):

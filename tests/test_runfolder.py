@@ -61,10 +61,10 @@ def test_create_refuses_what_exists(tmp_path: Path) -> None:
     assert f"--out {tmp_path / 'run'} exists" in one_line(caught)
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path):
-        with pytest.raises(InputError, match=r"exists; choose another folder$"):
+        with pytest.raises(InputError, match=r"already exists; choose another folder$"):
             RunFolder.create(path)
     assert names(tmp_path) == {"file", "run"}, "a refusal leaves nothing behind"
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot create --out"):
         RunFolder.create(tmp_path / "file" / "run")
 
 

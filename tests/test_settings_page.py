@@ -121,7 +121,12 @@ def test_the_reference_has_every_option_of_every_command(reference):
 
 @pytest.mark.parametrize(
     ("name", "meaning"),
-    [("batch_size", "batch size"), ("stem", "stem"), ("data_dir", "data dir"), ("momentum", "of the weights' SGD")],
+    [
+        ("batch_size", "batch size"),
+        ("stem", "stem"),
+        ("data_dir", "data dir"),
+        ("momentum", "of the weights' SGD"),
+    ],
 )
 def test_a_name_for_a_meaning_is_noticed(name, meaning):
     assert says_nothing(name, meaning)

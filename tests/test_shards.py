@@ -136,7 +136,7 @@ def test_other_columns_by_name(tmp_path):
     content = table(TRAIN * 2, 0, NAMES, fine_label=["x", "y", "z"] * 6).rename_columns(["img", "label", "fine_label"])
     path = parquet(tmp_path / "x.parquet", content)
     assert one(path, Columns(label="fine_label")).classes == ("x", "y", "z")
-    with refused("--label-column 'no' is no column", "'img', 'label', 'fine_label'"):
+    with refused("--label-column 'no' is not a column", "'img', 'label', 'fine_label'"):
         one(path, Columns(label="no"))
     with refused("--root only applies to lists"):
         one(path, Columns(root=str(tmp_path)))
@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         one(write(tmp_path / "x.arrow", b"\xff\xff\xff\xff"))
     with refused("has no column of labels", "--label-column"):
         one(parquet(tmp_path / "y.parquet", table(TRAIN).drop_columns("label")))
-    with refused("holds string", "--image-column"):
+    with refused("got string", "--image-column"):
         one(parquet(tmp_path / "z.parquet", pa.table({"image": ["a"], "label": [0]})))
     with refused("row 1", "has None as 'label'"):
         one(parquet(tmp_path / "n.parquet", table([0, None, 1])))
@@ -162,7 +162,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
             one(parquet(tmp_path / "x.parquet", table([0, label, 1, *TRAIN], 0, NAMES)))
     for split, labels in (("train", [0, 0, 1, 1]), ("test", [0, 1, 2])):
         parquet(tmp_path / "unknown" / f"{split}.parquet", table(labels))
-    with refused("the class '2'", "was not there in training"):
+    with refused("the class '2'", "did not occur in training"):
         load_train(str(tmp_path / "unknown"))
     with refused("no shards of training images"):
         one(parquet(tmp_path / "t" / "test.parquet", table(TEST)).parent)
@@ -175,7 +175,7 @@ def test_a_row_without_bytes_is_an_unreadable_image(tmp_path):
     path = parquet(tmp_path / "x.parquet", content.set_column(0, "image", pa.array(images)))
     unreadable = inspect_data(str(path)).unreadable
     assert [(each.name, each.reason[:31]) for each in unreadable] == [
-        ("x.parquet/4", "its row has a path and no bytes")
+        ("x.parquet/4", "its row has a path but no bytes")
     ]
 
 

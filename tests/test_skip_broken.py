@@ -117,14 +117,14 @@ def test_a_class_does_not_vanish(root):
         (root / f"train/class 1/{k}.png").unlink()
     (root / "train/class 1/0.png").write_bytes(b"")
     (root / "train/class 0/3.png").unlink()
-    with refused("no training image of the class 'class 1' is left"):
+    with refused("no readable training image is left in class 'class 1'"):
         load_train(str(root), skip_broken=True)
 
 
 def test_without_it_the_error_names_it(root):
     outcome = invoke("run", "--data", root, *TINY)
     assert outcome.code == 2 and len(outcome.lines) == 1
-    assert outcome.err.endswith("; remove or repair them, or go on without them by --skip-broken\n")
+    assert outcome.err.endswith("; remove or repair them, or skip them with --skip-broken\n")
 
 
 @pytest.mark.parametrize("memory", ["whole", "stream"])
@@ -133,9 +133,7 @@ def test_a_run_lists_them_and_resumes_to_the_same_bits(root, tmp_path, memory):
     run = tmp_path / "run"
     outcome = invoke("run", *options, "--out", run)
     assert outcome.code == 0, outcome.err
-    line = (
-        "left out: unreadable images, by --skip-broken: 1 in 'test/class 0', 1 in 'train/class 0', 1 in 'train/class 1'"
-    )
+    line = "left out: unreadable images, skipped by --skip-broken: 1 in 'test/class 0', 1 in 'train/class 0', 1 in 'train/class 1'"
     assert line in outcome.lines and line in (run / "log.txt").read_text()
     listed = json.loads((run / "skipped_images.json").read_text())
     assert [(each["split"], each["file"]) for each in listed] == [(n.split("/")[0], n) for n in BROKEN]
@@ -180,4 +178,4 @@ def test_searches_trainings_and_studies_take_it(root, tmp_path):
 
 def test_what_is_told_of_them(root):
     train, info, test = load_splits(str(root), skip_broken=True)
-    assert overview(info, train, test)[-1].startswith("left out: unreadable images, by --skip-broken: ")
+    assert overview(info, train, test)[-1].startswith("left out: unreadable images, skipped by --skip-broken: ")

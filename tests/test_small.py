@@ -192,7 +192,7 @@ def test_a_size_that_no_width_has_is_refused():
     smallest, largest = resnet8(10, 3, 0.001), resnet8(10, 3, WIDEST)
     for wanted in (smallest - 1, largest + 1):
         with pytest.raises(
-            SettingError, match=f"--params {wanted} is no size of resnet8, which has {smallest} to {largest}"
+            SettingError, match=f"--params must be {smallest} to {largest} for resnet8 .*, got {wanted}"
         ):
             handmade_of_size("resnet8", wanted, 10, 3)
     assert parameters("resnet8", 10, 3, handmade_of_size("resnet8", smallest, 10, 3)) == smallest
@@ -269,14 +269,14 @@ KEPT = ("model.safetensors", "metrics.jsonl")
         (["train", "DARTS_V2", "-o", "train.width=2"], "train.width 2 only applies to"),
         (["train", "resnet8", "--params", "130x"], "'130x'"),
         (["train", "resnet8", "--width", "0"], "--width must be above 0"),
-        (["train", "resnet8", "--params", "12"], "--params 12 is no size of resnet8"),
+        (["train", "resnet8", "--params", "12"], "for resnet8 with 10 classes and 1 image channels, got 12"),
         (["train", "resnet8", "--width", "1", "--params", "130k"], "train.width=1.0 cannot be used with"),
         (["train", "resnet8", "--channels", "8"], "--channels has no use with resnet8"),
         (["show", "vgg16-bn", "--width", "2"], "not to vgg16-bn"),
         (["show", "DARTS_V2", "--params", "9k"], "not to an architecture"),
         (["show", "resnet8", "--width", "2", "--params", "9k"], "cannot be used with"),
-        (["show", "resnet8", "--classes", "1"], "classes is 1"),
-        (["show", "resnet8", "--params", "12"], "--params 12 is no size of resnet8"),
+        (["show", "resnet8", "--classes", "1"], "classes must be at least 2, got 1"),
+        (["show", "resnet8", "--params", "12"], "for resnet8 with 10 classes and 3 image channels, got 12"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, arguments, says):

@@ -102,7 +102,7 @@ def test_it_reads_as_the_architecture_does(tmp_path: Path) -> None:
     text = (tmp_path / "model.py").read_text("utf-8")
     assert "dnas." not in text.replace("dnas 0", "") and "json" not in text
     assert "sep_conv_3x3(channels, 2),  # " not in text  # DARTS_V2 reduces by pools and skips alone
-    assert "nn.MaxPool2d(3, 2, 1),  # 0: max_pool_3x3 of state 0, into 2" in text
+    assert "nn.MaxPool2d(3, 2, 1),  # 0: max_pool_3x3 from state 0 to 2" in text
     assert "Layer1(12, 16, 8)," in text and "Layers 0, 3: keeps the resolution" in text
     compile(text, "model.py", "exec")
     assert max(map(len, text.splitlines())) <= 120

@@ -113,7 +113,10 @@ def test_streamed_pictures_are_the_same_bits_and_an_index_keeps_ways_apart(tmp_p
 
 def test_it_is_said_where_pictures_are_no_squares(tmp_path):
     root = folder(folder(tmp_path / "long", [(10, 30), (8, 8), (9, 40)]), [(8, 8)], "test")
-    for resize, words in (("auto", "resize pad: 4 of 6 training images"), ("crop", "--resize pad would not cut off")):
+    for resize, words in (
+        ("auto", "resize pad: 4 of 6 training images"),
+        ("crop", "--resize pad keeps the whole image"),
+    ):
         train, info, test = load_splits(str(root), resize=resize)
         assert words in overview(info, train, test)[1]
     train, info, test = load_splits(str(two_classes(tmp_path / "square")), resize="auto")
@@ -122,7 +125,7 @@ def test_it_is_said_where_pictures_are_no_squares(tmp_path):
 
 def test_data_that_are_square_already_refuse_it():
     assert load_train("digits", resize="auto")[1].resize == "crop"
-    with refused("--resize pad", "'digits'", "square already"):
+    with refused("--resize pad", "'digits'", "whose images are square"):
         load_train("digits", resize="pad")
 
 

@@ -170,7 +170,7 @@ def test_what_is_too_large_for_half_the_memory_is_streamed(photographs, monkeypa
         limited(monkeypatch, total)
         train, info = load_train(str(photographs), image_size=50)
         assert train.memory == memory == load_test(str(photographs), info).memory
-    with pytest.raises(InputError, match="40 images .*above half of this machine's memory .*--data-memory stream"):
+    with pytest.raises(InputError, match="40 images .*above half of the memory of this machine .*--data-memory stream"):
         load_train(str(photographs), image_size=50, memory="whole")
     limited(monkeypatch, 2 * 8 * 3 * 50 * 50 - 2)
     with pytest.raises(InputError, match="^8 images with 3 channels at --image-size 50 .*smaller --image-size"):
@@ -183,17 +183,17 @@ def test_a_small_folder_is_held_and_leaves_no_index(photographs, tmp_path):
 
 
 def test_what_cannot_be_streamed_is_refused(digits):
-    with pytest.raises(InputError, match="--data-memory stream: 'digits' is no folder of pictures"):
+    with pytest.raises(InputError, match="--data-memory stream only applies to folders of images, not to 'digits'"):
         load_train("digits", memory="stream")
     for source, memory in (("digits", "auto"), (str(digits), "whole"), (str(digits), "auto")):
-        with pytest.raises(InputError, match="--data-workers 2 decode what is streamed"):
+        with pytest.raises(InputError, match="--data-workers 2 only applies to streamed images"):
             load_train(source, memory=memory, workers=2)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [(("--data-memory", "disk"), "--data-memory"), (("--data-workers", "-1"), "--data-workers"),
-     (("--data", "digits", "--data-memory", "stream"), "no folder of pictures")],
+     (("--data", "digits", "--data-memory", "stream"), "only applies to folders of images")],
 )  # fmt: skip
 def test_wrong_options_are_one_line(digits, tmp_path, options, words):
     data = () if "--data" in options else ("--data", digits)

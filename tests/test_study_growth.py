@@ -238,7 +238,7 @@ def test_why_a_run_failed_is_kept_until_it_succeeds(part, monkeypatch):
 
     monkeypatch.setattr(module, "do", failing)
     outcome = invoke("compare", "--resume", part, "--methods", "+gdas", "--processes", 1)
-    assert outcome.code == 1 and "failed.json says why" in outcome.err
+    assert outcome.code == 1 and "failed.json for the reasons" in outcome.err
     assert "failed: gdas-shared-s0\n" in outcome.out and "to do: gdas-shared-s0-random\n" in outcome.out
     assert read_failures(part) == {"gdas-shared-s0": "the loss is <not> finite"}
     assert "Failed: gdas-shared-s0 (the loss is &lt;not&gt; finite)" in page_of(part)

@@ -40,10 +40,10 @@ def test_the_page_of_a_study_is_whole(tmp_path):
     for row, entry in zip(rows[1:], study["rows"], strict=True):
         assert row[1] == entry["name"]
         error = entry["test_error"]
-        assert row[3].replace("&nbsp;", " ") == f"{100 * error['mean']:.2f} ± {100 * error['sd']:.2f} %"
+        assert row[3].replace("&nbsp;", " ") == f"{100 * error['mean']:.2f} ± {100 * error['sd']:.2f}%"
     for practice in study["practices"]:
         assert practice["practice"] in page.words and practice["why"] in page.words
-    assert [w in page.words for w in ("✓ met", "✗ not met", "? not known")] == [True] * 3
+    assert [w in page.words for w in ("✓ met", "✗ not met", "? unknown")] == [True] * 3
     assert "dnas seed 9" in page.words and "1 run of this study is not done yet" in page.words.lower()
 
 
@@ -66,9 +66,9 @@ def test_depth_profiles_are_means_over_a_rows_searches(tmp_path):
         [[{"sep_conv_3x3": 6, "skip_connect": 2}, {"max_pool_3x3": 1}, {"skip_connect": 3, "dil_conv_3x3": 1}]]
     )
     assert shares == [
-        ("convolutions", ["75 %", "0 %", "25 %"]),
-        ("pools", ["0 %", "100 %", "0 %"]),
-        ("skips", ["25 %", "0 %", "75 %"]),
+        ("convolutions", ["75%", "0%", "25%"]),
+        ("pools", ["0%", "100%", "0%"]),
+        ("skips", ["25%", "0%", "75%"]),
     ]
 
 

@@ -51,7 +51,7 @@ def test_a_search_is_trained_next_and_a_training_reported():
 def test_a_page_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(suggesting, "find_spec", lambda package: package != "jinja2")
     assert after_run({"run": "r", "test_accuracy": 1.0})[0] == (
-        "dnas report r", "a page about it; first pip install 'dnas[report]'",
+        "dnas report r", "write a report on this run; requires: pip install 'dnas[report]'",
     )  # fmt: skip
 
 

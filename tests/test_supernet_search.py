@@ -390,7 +390,7 @@ def test_what_an_edge_has_not_gets_no_weight_and_is_not_executed():
 
 
 def test_with_none_is_the_spaces_where_it_has_a_say():
-    with pytest.raises(InputError, match="with_none=True does not go with --space s2"):
+    with pytest.raises(InputError, match="with_none=True cannot be used with --space s2"):
         create("pc-darts", None, {"with_none": True}, SPACES["s2"])
     assert create("pc-darts", None, {}, SPACES["s2"]).options.with_none is False
 

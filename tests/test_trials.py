@@ -141,7 +141,7 @@ def test_a_trial_that_fails_is_recorded_and_survived(tmp_path, monkeypatch):
     def always(architecture):
         raise WorkerDied("killed")
 
-    with pytest.raises(RunError, match="none of 5 candidates could be judged"):
+    with pytest.raises(RunError, match="none of the 5 candidates could be evaluated"):
         search(always)
 
 

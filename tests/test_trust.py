@@ -271,7 +271,7 @@ def test_nothing_in_the_shared_temporary_folder_is_loaded_or_left(home, fresh, m
     assert path.parent.parent == shared and path.parent != foreseen
     assert list(shared.iterdir()) == [foreseen] and not list(foreseen.iterdir())
     assert gradient_is_right()
-    assert "writable by you alone" in compiler().advice
+    assert "writable only by you" in compiler().advice
 
 
 def test_a_temporary_folder_whose_owner_could_be_replaced_is_not_used(home, fresh, monkeypatch, tmp_path):

@@ -87,7 +87,7 @@ def many_pixels() -> bytes:
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        (float_tiff, "x.tif", "not all of its numbers are finite"),
+        (float_tiff, "x.tif", "not all of its values are finite"),
         (large_text, "x.png", "Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK"),
         (many_pixels, "x.png", "190000000 pixels) exceeds limit of 178956970 pixels"),
         (lambda: b"\0\0\0 ftypavif\0\0\0\0avifmif1miaf" + bytes(range(99)), "x.jpg", "identify image file; its content is AVIF"),
@@ -166,14 +166,14 @@ def test_a_file_of_zeros(root, size, name):
 def test_a_jpeg_that_ends_in_zeros(root, keep):
     # Pillow decodes it without a word: this is what the check is for.
     assert Image.open(io.BytesIO(cut_jpeg(keep))).convert("RGB").size == (40, 40)
-    assert "has no end: its last" in reason(root, cut_jpeg(keep), "x.jpg")
+    assert "is incomplete: its last" in reason(root, cut_jpeg(keep), "x.jpg")
     for options in ({"progressive": True}, {"optimize": True}, {"subsampling": 0}):
         assert "zeros" in reason(root, cut_jpeg(keep, **options), "x.jpg")
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_picture(root):
     exif = b"Exif\0\0II*\0\x08\0\0\0\0\0" + stored("JPEG", Image.new("RGB", (8, 8)))
-    assert "has no end" in reason(root, cut_jpeg(0.7, exif=exif), "x.jpg")
+    assert "is incomplete" in reason(root, cut_jpeg(0.7, exif=exif), "x.jpg")
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(16), bytes(5000), b"a note of the camera" + bytes(100)])
@@ -209,7 +209,7 @@ def test_broken_pictures_of_both_splits_are_listed_together(root, kept):
     assert caught.value.broken == [("train/a/0.png", "the file is empty"), ("test/b/1.png", "filled with zeros")]
     assert str(caught.value) == (
         f"2 unreadable images in {str(root)!r}: 'train/a/0.png' (the file is empty), 'test/b/1.png' (filled with zeros); "
-        "remove or repair them, or go on without them by --skip-broken"
+        "remove or repair them, or skip them with --skip-broken"
     )
 
 
@@ -252,8 +252,7 @@ def test_of_many_twenty_are_shown_and_all_are_listed_on_request(root, capsys):
     short = capsys.readouterr().err
     assert short.count("bad") == 20 and "25 unreadable images" in short
     assert (
-        "and 5 more, which --debug lists; remove or repair them, or go on without" in short
-        and len(short.splitlines()) == 1
+        "and 5 more, which --debug lists; remove or repair them, or skip them" in short and len(short.splitlines()) == 1
     )
     assert entry._call([*arguments, "--debug"]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -332,7 +331,7 @@ def test_decoding_that_runs_short_is_no_broken_picture(root, monkeypatch, kind, 
     else:
         monkeypatch.setattr(pictures, "_square", lambda *_: failing(kind))
     with pytest.raises(
-        RunError, match=r"4 images with 3 channels at --image-size 64 take 49,152 bytes, and .* are free"
+        RunError, match=r"4 images with 3 channels at --image-size 64 need 49,152 bytes, and .* are free"
     ):
         load_train(str(root), memory="whole", image_size=64)
 
@@ -340,7 +339,7 @@ def test_decoding_that_runs_short_is_no_broken_picture(root, monkeypatch, kind, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_that_run_short_say_for_what(monkeypatch, kind):
     monkeypatch.setattr(data.torch, "empty", lambda *_, **__: failing(kind))
-    with pytest.raises(RunError, match=r"1,437 images with 1 channels at --image-size 16 take 367,872 bytes"):
+    with pytest.raises(RunError, match=r"1,437 images with 1 channels at --image-size 16 need 367,872 bytes"):
         load_train("digits", image_size=16)
 
 

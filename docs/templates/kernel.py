@@ -35,5 +35,5 @@ def scaled(x: Tensor, weight: Tensor) -> Tensor:
     pointers = (ctypes.c_void_p(t.data_ptr()) for t in (x, weight, out))
     pixels = ctypes.c_long(x.numel() // x.shape[1])
     if library.name_forward(*pointers, pixels, x.shape[1], native.threads(x.numel())):
-        raise MemoryError("no memory for name")
+        raise MemoryError("out of memory in name")
     return out

@@ -1,8 +1,7 @@
 """dnas: neural architecture search of whole networks.
 
-The public names are listed here and loaded when first used, so that importing dnas stays cheap. Unless torch is
-imported already, this sets environment variables by which waiting threads spin for a short while only
-(`dnas.runtime.waiting`).
+The public names are listed here and loaded on first use, so that `import dnas` stays fast. Unless torch is already
+imported, this sets environment variables that limit how long waiting threads spin (`dnas.runtime.waiting`).
 """
 
 from __future__ import annotations

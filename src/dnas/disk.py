@@ -1,4 +1,4 @@
-"""Files on disk: written atomically, read as what they must be."""
+"""Files on disk: atomic writes, and reads that check the format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_FOLDER_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block (disk full, read-only, vanished) into a RunError about `path`."""
+    """Turn an OSError of the block (full disk, read-only, vanished) into a RunError about `path`."""
     try:
         yield
     except OSError as error:
@@ -43,9 +43,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Makes `data` the content of the file `path`; a reader or a kill at any moment meets the old or the new.
+    """Replace the content of the file `path` by `data`.
 
-    On return the content survives a power failure. Raises RunError when the system refuses.
+    At any moment, and after a kill at any moment, the file has its old or its new content. After the return the new
+    content survives power loss. Raises RunError if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with writing(path):
@@ -77,14 +78,14 @@ def fsync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Deletes what killed writes left in `folder`; only its one writer may call this. Raises OSError."""
+    """Delete the temporary files of killed writes in `folder`. Only its one writer may call this. Raises OSError."""
     for path in sorted(folder.iterdir()):
         if TEMPORARY_NAME.fullmatch(path.name):
             path.unlink()
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises InputError, naming the file, when it cannot be read or is not TOML."""
+    """Return the content of a TOML file. Raises InputError, with the path, if it cannot be read or is not TOML."""
     try:
         table: dict[str, Any] = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
@@ -95,7 +96,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a file that holds a JSON object says. Raises InputError, naming the file, when it cannot be read."""
+    """Return the JSON object in a file. Raises InputError, with the path, if it cannot be read or is not an object."""
     try:
         return parse_object(path.read_bytes())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What this machine has, and whether dnas works on it: for bug reports and first runs."""
+"""Report on this machine, and whether dnas works on it: for bug reports and first runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from dnas.training.build import built
 from dnas.training.trainer import train_network
 
 GIB = 2**30
-# A run of the paper's size keeps two checkpoints of some 100 MB, and its pictures; a study has many runs.
+# A run of the paper's size keeps two checkpoints of about 100 MB and its images; a study has many runs.
 ENOUGH_DISK = 2 * GIB
 ENOUGH_INODES = 10_000
-# torch alone takes some 0.5 GiB, and CIFAR-10 as a tensor 0.15.
+# torch takes about 0.5 GiB, and CIFAR-10 as a tensor 0.15 GiB.
 ENOUGH_MEMORY = 2 * GIB
-# A process opens a few dozen files, a driver some for each of its processes.
+# A process opens a few dozen files, and the main process some for each worker.
 ENOUGH_FILES = 256
-# Seconds by which the two clocks may differ over the self-test.
+# Tolerated difference of the two clocks over the self-test, in seconds.
 SAME_TIME = 0.5
 # 2025-01-01: earlier than any version of dnas.
 EARLIEST = 1_735_689_600
@@ -42,7 +42,7 @@ EARLIEST = 1_735_689_600
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, and what to do where that is a warning."""
+    """Result of a check: its name, the finding, and advice if it is a warning."""
 
     name: str
     finding: str
@@ -62,10 +62,10 @@ class Finding:
 
 
 def examine(data_dir: str | None = None, runs: str | Path = "runs") -> dict[str, Any]:
-    """A JSON-able report: versions, devices, memory, data sets on disk, findings, and a self-test of some seconds.
+    """Return a report for JSON: versions, devices, memory, data sets on disk, findings, and a short self-test.
 
     Args:
-        runs: Where runs are to go, which need not be there yet.
+        runs: Folder for runs, which need not exist yet.
     """
     devices = {"cpu": f"{torch.get_num_threads()} threads of {psutil.cpu_count()} processors"}
     for index in range(torch.cuda.device_count()):
@@ -88,39 +88,39 @@ def examine(data_dir: str | None = None, runs: str | Path = "runs") -> dict[str,
         **environment(),
         "devices": devices,
         "memory": f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
-        "data": {"digits": "inside scikit-learn", **dict(found(data_dir))},
+        "data": {"digits": "included in scikit-learn", **dict(found(data_dir))},
         "findings": [finding.to_json() for finding in findings],
         "self_test": self_test,
     }
 
 
 def disk(runs: Path) -> Finding:
-    """The file system on which runs will be written."""
+    """Check the file system for runs."""
     folder = runs.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return Finding("disk", f"{folder} is no folder", "give another place with --out")
+        return Finding("disk", f"{folder} is not a folder", "choose another --out")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("disk", f"{folder} cannot be written", "make it writable, or give another place with --out")
+        return Finding("disk", f"{folder} is not writable", "make it writable or choose another --out")
     free = shutil.disk_usage(folder).free
     text = f"{free / GIB:.1f} GiB free for runs in {folder}"
     if free < ENOUGH_DISK:
-        return Finding("disk", text, f"free some: a run may need {ENOUGH_DISK / GIB:.0f} GiB; or give --out elsewhere")
+        return Finding("disk", text, f"a run may need {ENOUGH_DISK / GIB:.0f} GiB: free space, or choose another --out")
     if hasattr(os, "statvfs"):
         facts = os.statvfs(folder)
-        # Some file systems, as btrfs, count none.
+        # Some file systems, such as btrfs, do not count files.
         if facts.f_files and facts.f_favail < ENOUGH_INODES:
-            return Finding("disk", f"{text}, and room for {facts.f_favail} files", "delete files that are not needed")
+            return Finding("disk", f"{text}, but only {facts.f_favail} more files", "delete unneeded files")
     return Finding("disk", text)
 
 
 def memory_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """How much more this process's container or batch job may take, in bytes; None where it has no limit of its own.
+    """Return the memory that the container or batch job of this process may still use, in bytes; None without a limit.
 
     Args:
-        groups: Where the control groups are mounted, of either version.
-        own: The file that tells this process's.
+        groups: Mount point of the control groups (version 1 or 2).
+        own: File that lists the groups of this process.
     """
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
@@ -132,13 +132,13 @@ def memory_limit(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
             continue
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         base = groups / controllers
-        # Within a container the path may be the host's, which is not to be seen there: its own is the root then.
+        # In a container the path may be that of the host, which is not visible there; its own group is then the root.
         for folder in (base / path.lstrip("/"), base):
             try:
                 limit, used = (int((folder / name).read_text()) for name in names)
-            except (OSError, ValueError):  # not there, or "max"
+            except (OSError, ValueError):  # missing, or "max"
                 continue
-            # What is cached of files is given back before the limit is met.
+            # The page cache is released before the limit is reached.
             left = limit - used + _cached(folder)
             break
     return left
@@ -153,18 +153,18 @@ def _cached(folder: Path) -> int:
 
 
 def memory_left(available: int, limit: int | None) -> Finding:
-    """The main memory that a run can take: what is free, or what the container may still take."""
+    """Check the memory available to a run: free memory, or what the container may still use."""
     container = limit is not None and limit < available
     left = limit if container and limit is not None else available
     text = f"{left / GIB:.1f} GiB of memory free" + (" within the limit of this container or job" if container else "")
     if left < ENOUGH_MEMORY:
-        cure = "ask for more" if container else "end other programs"
+        cure = "request more" if container else "close other programs"
         return Finding("memory", text, f"{cure}, or use a smaller --batch-size, --channels or --layers")
     return Finding("memory", text)
 
 
 def open_files() -> Finding:
-    """The limit of open files."""
+    """Check the limit of open files."""
     if sys.platform == "win32":
         return Finding("files", "no limit on open files")
     import resource
@@ -172,88 +172,88 @@ def open_files() -> Finding:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return Finding("files", "no limit on open files")
-    text = f"{limit} files may be open at a time"
+    text = f"at most {limit} open files"
     if limit < ENOUGH_FILES:
         higher = ENOUGH_FILES * 4 if most == resource.RLIM_INFINITY else min(ENOUGH_FILES * 4, most)
         return Finding(
-            "files", text, f"raise it with `ulimit -n {higher}`, for studies and trials in several processes"
+            "files", text, f"raise the limit with `ulimit -n {higher}` for studies and trials in several processes"
         )
     return Finding("files", text)
 
 
 def gpu() -> Finding:
-    """Whether there is a GPU that torch can use."""
+    """Check for a GPU that torch can use."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         text = f"{torch.cuda.get_device_name()}, {free / GIB:.1f} of {total / GIB:.1f} GiB free"
         if free < total / 2:
             return Finding(
-                "gpu", text, "another program has most of it: end it, or choose a GPU by CUDA_VISIBLE_DEVICES"
+                "gpu", text, "another program uses most of it: close it, or choose a GPU with CUDA_VISIBLE_DEVICES"
             )
         return Finding("gpu", text)
     if Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi"):
         if torch.version.cuda is None:
-            return Finding("gpu", "there is one, but this torch is for the CPU alone", "install torch with CUDA")
+            return Finding("gpu", "present, but this build of torch is for the CPU only", "install torch with CUDA")
         return Finding(
             "gpu",
             f"torch is built for CUDA {torch.version.cuda} and sees no device",
-            "look at nvidia-smi, the driver's version and CUDA_VISIBLE_DEVICES",
+            "check nvidia-smi, the driver version and CUDA_VISIBLE_DEVICES",
         )
     return Finding("gpu", "none; everything runs on the CPU")
 
 
 def compiler() -> Finding:
-    """Whether the compiled kernels can run."""
+    """Check whether the compiled kernels can run."""
     advice = native.advice()
     if advice:
         return Finding("kernels", "not compiled", advice)
     if not native.available():
-        return Finding("kernels", "none for this processor; torch's are used")
+        return Finding("kernels", "none for this processor; kernels of torch are used")
     if native.cache_folder() is None:
         return Finding(
             "kernels",
-            "compiled by every process for itself: others could write where they would be kept",
-            "make dnas/kernels in $XDG_CACHE_HOME or ~/.cache, and the folders above it, writable by you alone",
+            "compiled again by every process, because other users could write to their folder",
+            "make dnas/kernels in $XDG_CACHE_HOME or ~/.cache, and its parent folders, writable only by you",
         )
     return Finding("kernels", "compiled")
 
 
 def clock(wall: float, monotonic: float, now: float) -> Finding:
-    """Whether the wall clock goes as the monotonic one, by which all times and limits of dnas are measured.
+    """Compare the wall clock with the monotonic clock, by which dnas measures all times and limits.
 
     Args:
-        wall, monotonic: Seconds that passed by each.
-        now: The wall clock's time.
+        wall, monotonic: Elapsed seconds by each clock.
+        now: Time of the wall clock.
     """
     if now < EARLIEST:
-        text = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}"
+        text = f"date is {time.strftime('%Y-%m-%d', time.gmtime(now))}"
         return Finding(
-            "clock", text, "set it: log.txt has wrong times, and downloads may fail; results are not touched"
+            "clock", text, "set the clock: times in log.txt are wrong, and downloads may fail; results are not affected"
         )
     if abs(wall - monotonic) > SAME_TIME:
-        text = f"in {monotonic:.1f} s the clock went on by {wall:.1f} s"
+        text = f"advanced by {wall:.1f} s in {monotonic:.1f} s"
         return Finding(
-            "clock", text, "it is being set: times in log.txt jump; results, budgets and limits are not touched"
+            "clock", text, "the clock was set: times in log.txt jump; results, budgets and limits are not affected"
         )
-    return Finding("clock", "goes evenly")
+    return Finding("clock", "steady")
 
 
 def data_sets(data_dir: str | None) -> list[Finding]:
-    """Which named data sets are on disk. That one is not is a warning where nothing may be downloaded."""
+    """Check which named data sets are on disk. A missing one is a warning only if downloads are not allowed."""
     findings = []
     for name, place in found(data_dir):
         if place.startswith("not in ") and offline():
-            advice = "DNAS_OFFLINE is set, so it is not downloaded: put it there, or give --data-dir"
+            advice = "it cannot be downloaded because DNAS_OFFLINE is set: copy it there, or set --data-dir"
             findings.append(Finding(name, place, advice))
         elif place.startswith("not in "):
-            findings.append(Finding(name, f"{place}; it is downloaded at first use"))
+            findings.append(Finding(name, f"{place}; downloaded on first use"))
         else:
             findings.append(Finding(name, place))
     return findings
 
 
 def _self_test() -> dict[str, Any]:
-    """A tiny search and training on digits; the trained network must beat guessing by far."""
+    """Run a tiny search and training on digits; the trained network must be far better than guessing."""
     began = time.monotonic()
     train, info = load_train("digits")
     session = Session(None, {})

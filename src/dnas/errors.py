@@ -1,6 +1,6 @@
-"""The errors that users see, each as one line, what helps with a mistyped name, and the interruption of a run.
+"""Errors that users see, each as one line; suggestions for mistyped names; and the interruption of a run.
 
-Everything raised on purpose for a user is one of these; `assert` is for our own invariants.
+Every error that is meant for a user is one of these; `assert` is for our own invariants.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """The user's input is wrong: an option, a file, a value. The command line exits with 2.
+    """Wrong input: an option, a file or a value. The command line exits with 2.
 
-    The message names the option or file, the value, and what to do about it.
+    The message names the option or file, the value, and the remedy.
     """
 
 
 class SettingError(InputError):
-    """A setting has a value that it cannot have, or is not a setting. Who knows what the user typed renames it.
+    """A setting with an invalid value, or an unknown setting. A caller with the user's own input can rename it.
 
     Attributes:
         key: The dotted name of the setting, e.g. "search.epochs".
-        name: What the message calls it, e.g. "--epochs".
-        before, after: The message around that name.
+        name: The name in the message, e.g. "--epochs".
+        before, after: The message before and after that name.
     """
 
     def __init__(self, key: str, name: str, after: str, before: str = "") -> None:
-        super().__init__(key, name, after, before)  # the arguments as they are, so that it can be pickled
+        super().__init__(key, name, after, before)  # unchanged arguments, so that it can be pickled
         self.key, self.name, self.after, self.before = key, name, after, before
 
     def __str__(self) -> str:
         return f"{self.before}{self.name}{self.after}"
 
     def called(self, name: str) -> SettingError:
-        """The same error with another name for the setting."""
+        """Return the same error with another name for the setting."""
         return SettingError(self.key, name, self.after, self.before)
 
 
 @contextmanager
 def calling(names: Mapping[str, str]) -> Iterator[None]:
-    """Within it, errors about settings call them what the user typed.
+    """Within this context, errors about settings use the names that the user typed.
 
     Args:
-        names: What the user typed, by dotted name: {"search.epochs": "--epochs"}.
+        names: Typed names by dotted names: {"search.epochs": "--epochs"}.
     """
     try:
         yield
@@ -56,18 +56,18 @@ def calling(names: Mapping[str, str]) -> Iterator[None]:
 
 
 class InUse(InputError):
-    """Another process has the run folder."""
+    """Another process is using the run folder."""
 
 
 class RunError(RuntimeError):
-    """A run could not go on although its input was right (a full disk, a loss that is not finite). Exits with 1."""
+    """A run failed although its input was right (a full disk, a non-finite loss). The command line exits with 1."""
 
 
 class Diverged(RunError):
     """A loss or gradient is not finite."""
 
 
-# In place of a signal's number, where no signal but --time-limit or `on_epoch` ended an execution.
+# These replace the number of a signal if --time-limit or `on_epoch` ended an execution.
 TIME_LIMIT, ON_EPOCH = 0, 1000
 
 
@@ -80,48 +80,46 @@ class Interrupted(Exception):
     """
 
     def __init__(self, run: Path, signum: int) -> None:
-        super().__init__(run, signum)  # the arguments as they are, so that it can be sent between processes
+        super().__init__(run, signum)  # unchanged arguments, so that it can be sent between processes
         self.run = run
         self.signum = signum
 
     @property
     def code(self) -> int:
-        """What the command line exits with: 128 + the signal's number, or 75 (EX_TEMPFAIL, sysexits.h) without one."""
+        """Exit code of the command line: 128 + the signal number, or 75 (EX_TEMPFAIL, sysexits.h) without a signal."""
         return 75 if self.signum in (TIME_LIMIT, ON_EPOCH) else 128 + self.signum
 
     def __str__(self) -> str:
-        return f"{self._what}; go on with: dnas resume {self.run}"
+        return f"{self._what}; resume with: dnas resume {self.run}"
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython and notebooks show in place of a traceback."""
-        return [f"{self._what}; go on with: dnas.resume({str(self.run)!r})"]
+        """Return the line that IPython and notebooks show instead of a traceback."""
+        return [f"{self._what}; resume with: dnas.resume({str(self.run)!r})"]
 
     @property
     def _what(self) -> str:
-        return {TIME_LIMIT: "the time limit is reached", ON_EPOCH: "stopped by on_epoch"}.get(
-            self.signum, "interrupted"
-        )
+        return {TIME_LIMIT: "time limit reached", ON_EPOCH: "stopped by on_epoch"}.get(self.signum, "interrupted")
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'darts'?" for the known name closest to a mistyped one, or "" if none is close.
 
-    Case does not count: 'DARTS' is close to 'darts'. `prefix` goes before the known name in the answer.
+    Case is ignored: 'DARTS' is close to 'darts'. `prefix` is put before the known name in the result.
     """
     spelled = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(name.lower(), spelled, n=1)
     return f"; did you mean {prefix + spelled[close[0]]!r}?" if close else ""
 
 
-# So many names are listed in a message; of more, it names what lists them.
+# A message lists up to so many names. If there are more, it names the command that lists them.
 LISTED = 6
 
 
 def choices(name: str, known: Iterable[str], listed_by: str = "") -> str:
-    """Return what follows "unknown X 'name'": the closest known name, and all of them or where they are listed.
+    """Return the end of a message "unknown X 'name'": the closest known name, and all names or where they are listed.
 
     Args:
-        listed_by: What lists the known names if they are many, e.g. "`dnas methods`".
+        listed_by: The command that lists the known names if there are many, e.g. "`dnas methods`".
     """
     known = list(known)
     close = did_you_mean(name, known)

@@ -1,7 +1,7 @@
-"""The options that several commands share, each once, and which settings it sets.
+"""The options that several commands share, each once, and the settings that each option sets.
 
-The command line and the Python functions take the same options; this module is where they are listed.
-Needs no torch, so that `dnas --help` answers at once.
+The command line and the Python functions have the same options, which are listed here.
+Does not import torch, so that `dnas --help` is fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dnas.units import byte_count, duration, whole_number
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
-    """A text as a whole number: by itself cyclopts would round 0.5 without a word."""
+    """Return a text as a whole number. Without this, cyclopts would round 0.5 without a warning."""
     try:
         return int(tokens[0].value)
     except ValueError:
@@ -59,121 +59,121 @@ class DataOptions:
     root: Annotated[str | None, Parameter(group=_DATA)] = None
     "The folder that the paths of a list are relative to. [default: the folder of the list]"
     data_dir: Annotated[str | None, Parameter(group=_DATA)] = None
-    "Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
+    "The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]"
     image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
-    "Pixels of a side, at least 8. [default: from the data; leave it out for that]"
+    "Side of the images in pixels, at least 8. [default: determined from the data]"
     resize: Annotated[str | None, Parameter(group=_DATA)] = None
-    "How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad where most are longer than 1.6 times their shorter side, else crop. [default: auto]"
+    "How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is more than 1.6 times the shorter one, else crop. [default: auto]"
     data_memory: Annotated[str | None, Parameter(group=_DATA)] = None
-    "whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto: stream what would take more than half of the memory. [default: auto]"
+    "whole: load all images into memory. stream: leave images in their files and decode them batch by batch. auto: stream if the images need more than half of the memory. [default: auto]"
     data_workers: Annotated[int | None, WHOLE, Parameter(group=_DATA)] = None
-    "Processes that decode what is streamed. [default: as many as torch has threads]"
+    "Worker processes that decode streamed images. [default: as many as torch has threads]"
     skip_broken: Annotated[bool | None, Parameter(group=_DATA, negative="")] = None
-    "Go on without images that cannot be read, if they are at most a tenth of the training or test images; they are listed in the run folder."
+    "Skip images that cannot be read, if they are at most a tenth of the training or test images, and list them in the run folder."
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     seed: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Of everything that is drawn. [default: 0]"
+    "Random seed of the run. [default: 0]"
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
-    "quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method. [default: quick]"
+    "Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper. shared: the settings of DARTS for every method. [default: quick]"
     config: Annotated[str | None, Parameter(group=_RUN)] = None
-    "A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]"
+    "TOML file of settings, such as config.toml of an earlier run. Options given here take precedence. [default: none]"
     out: Annotated[str | None, Parameter(group=_RUN)] = None
-    "The run folder to make. [default: a new one under runs/]"
+    "The run folder to create. [default: a new folder in runs/]"
     device: Annotated[str | None, Parameter(group=_RUN)] = None
-    "auto, cpu or cuda. [default: auto]"
+    "Device for the computation: auto, cpu or cuda. [default: auto]"
     backend: Annotated[str | None, Parameter(group=_RUN)] = None
-    "native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler. [default: auto]"
+    "native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler. [default: auto]"
     deterministic: Annotated[bool | None, Parameter(group=_RUN, negative="")] = None
-    "Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are."
+    "Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for a fixed number of threads."
     budget: Annotated[float | None, DURATION, Parameter(group=_RUN)] = None
-    "Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and what it can do in that time is planned. [default: the preset's epochs]"
+    "Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]"
     layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]"
+    "Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the architecture]"
     channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]"
+    "Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in the training]"
     epochs: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Passes over the images. [default: the preset's, by the number of images]"
+    "Number of epochs. [default: from the preset, by the number of images]"
     batch_size: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Images of a step. [default: the preset's; quick: 64]"
+    "Number of images per step. [default: from the preset, 64 for quick]"
     flip: Annotated[str | None, Parameter(group=_RUN)] = None
-    "Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses classes; in a training also alternate, each in every other epoch (with `dnas run` as -o train.flip=alternate). [default: auto]"
+    "Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o train.flip=alternate). [default: auto]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     method: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "See `dnas methods`. [default: dnas]"
+    "Search method; `dnas methods` lists all. [default: dnas]"
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default: the method's]"
+    "Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of other packages, too. [default: darts]"
+    "Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default: darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
-    "Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]"
+    "Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
-    "Stop searching after the cost of so many training steps. [default: no limit]"
+    "Stop the search after compute equal to this many training steps (forward and backward pass on one batch). [default: no limit]"
     with_parts: Annotated[str | None, Parameter(name="--with", group=_SEARCH)] = None
-    "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`. [default: none]"
+    "Parts to add to a differentiable method, separated by commas; `dnas methods --parts` lists all. [default: none]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
-    "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
+    "NAME=VALUE for an option of the method, PART.NAME=VALUE for one of a part, or search.NAME=VALUE or train.NAME=VALUE for any setting. Can be repeated."
     max_params: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
-    "Most parameters of the network that is delivered, such as 100k. Unless --channels is given, its width is planned to fit, too. [default: no limit]"
+    "Most parameters of the delivered network, such as 100k. Unless --channels is given, its width is also chosen to fit. [default: no limit]"
     max_macs: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
-    "Most multiply-accumulates for one image, such as 10M. [default: no limit]"
+    "Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]"
     max_ram: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
-    "Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
+    "Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
     max_size: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
-    "Most bytes of the file that `dnas export --format onnx` writes, such as 500KB. [default: no limit]"
+    "Largest file that `dnas export --format onnx` may write, such as 500KB. [default: no limit]"
     ram_precision: Annotated[str | None, Parameter(group=_LIMITS)] = None
-    "int8 or float32: of the activations that --max-ram counts. [default: int8]"
+    "Type of the activations that --max-ram counts: int8 or float32. [default: int8]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Of the training of any network, which a search has no use for."""
+    """Options of the training of any network, which do not apply to a search."""
 
     class_weights: Annotated[str | None, Parameter(group=TRAIN)] = None
-    "balanced: images of rare classes count for more in the training's loss, so that each class counts alike; a search weighs all images alike. [default: none]"
+    "balanced: images of rare classes have more weight in the training loss, so that all classes have equal weight. Does not affect a search. [default: none]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BothOptions(TrainOptions):
     search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
-    "Width of the supernet only, in channels. [default: --channels]"
+    "Initial number of channels of the supernet only. [default: --channels]"
     search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Epochs of the search only. [default: --epochs]"
     train_channels: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Width of the trained network only, in channels. [default: --channels]"
+    "Initial number of channels of the trained network only. [default: --channels]"
     train_epochs: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
     "Epochs of the training only. [default: --epochs]"
     finals: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Candidates that begin the training, of which the best goes on: the found network, some of a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given]"
+    "Number of candidates that start the training, of which only the best is trained to the end: the searched network, some from a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given]"
     prior: Annotated[str | None, Parameter(group=TRAIN)] = None
-    "What half of these candidates are drawn from: none, pictures (in the darts space), a file that benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]"
+    "Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]"
     train_layers: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Depth of the trained network, in cells; with --mapping shared it may differ from the searched one. [default: --layers]"
+    "Number of cells of the trained network. With --mapping shared it may differ from the searched depth. [default: --layers]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WidthOptions(TrainOptions):
-    """Of one training, and of a hand-made network that has a width."""
+    """Options of one training, including those for reference networks with a width."""
 
     from_run: Annotated[str | None, Parameter(name="--from", group=TRAIN)] = None
-    "A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other data, where other classes get a new last layer. Its data and settings are taken; where the classes are the same, with a tenth of its learning rates. [default: weights are drawn by the seed]"
+    "Run whose trained weights are the initial weights: to train it longer, or to fine-tune it on other data (other classes get a new last layer). Its data and settings are the defaults; if the classes are the same, with a tenth of its learning rates. [default: random weights, drawn by the seed]"
     width: Annotated[float | None, Parameter(group=TRAIN)] = None
-    "What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]"
+    "Factor of the channels of a reference network such as resnet8. [default: 1]"
     params: Annotated[int | None, MANY, Parameter(group=TRAIN)] = None
-    "In place of --width: the one whose number of parameters comes closest to this, such as 130k, 1.2M or 78186."
+    "Instead of --width: choose the width whose number of parameters is closest to this, such as 130k, 1.2M or 78186."
 
 
-# Where an option that commands share means something else in one, or is refused there, the help must say so.
+# Options that mean something else in one command, or do not apply to it, have another help there.
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySearchOptions(SearchOptions):
-    """Of many searches, whose methods and mappings are lists; the options of one are refused, and not shown."""
+    """Options of many searches, with lists of methods and mappings; those of a single search are hidden and rejected."""
 
     method: Annotated[str | None, Parameter(group=_SEARCH, show=False)] = None
     mapping: Annotated[str | None, Parameter(group=_SEARCH, show=False)] = None
@@ -181,36 +181,36 @@ class StudySearchOptions(SearchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRunOptions(RunOptions):
-    """Of the runs of a study, which has many seeds."""
+    """Options of the runs of a study, which has many seeds."""
 
     seed: Annotated[int | None, WHOLE, Parameter(group=_RUN, show=False)] = None
-    out: Annotated[str | None, Parameter(group=_RUN, help="The study's folder. [default: study]")] = None
+    out: Annotated[str | None, Parameter(group=_RUN, help="The study folder. [default: study]")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRunOptions(RunOptions):
-    """Of the runs of a ranking."""
+    """Options of the runs of a ranking."""
 
-    out: Annotated[str | None, Parameter(group=_RUN, help="The ranking's folder. [default: ranking]")] = None
+    out: Annotated[str | None, Parameter(group=_RUN, help="The ranking folder. [default: ranking]")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestDataOptions(DataOptions):
-    """Of the images that a trained network is tested on."""
+    """Options of the images on which a trained network is tested."""
 
     data: Annotated[
         str | None,
-        Parameter(group=_DATA, help="A named data set or a path, as of `dnas run`. [default: the run's test images]"),
+        Parameter(group=_DATA, help="A named data set or a path, as for `dnas run`. [default: test images of the run]"),
     ] = None
-    image_size: Annotated[int | None, WHOLE, Parameter(group=_DATA, help="Pixels of a side. [default: the run's]")] = (
-        None
-    )
+    image_size: Annotated[
+        int | None, WHOLE, Parameter(group=_DATA, help="Side in pixels. [default: as in the run]")
+    ] = None
     resize: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectedDataOptions(DataOptions):
-    """Of images that are looked at and not held; what does not apply is refused, and not shown."""
+    """Options of images that are inspected and not loaded; options that do not apply are hidden and rejected."""
 
     data: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
     data_memory: Annotated[str | None, Parameter(group=_DATA, show=False)] = None
@@ -220,24 +220,24 @@ class InspectedDataOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionOptions:
-    """Of one execution (see `execution.py`): never part of a configuration, and each resume may give others."""
+    """Options of one execution (see `execution.py`): never part of a configuration, and free to differ in each resume."""
 
     checkpoint_every: Annotated[float | None, DURATION, Parameter(group=_EXECUTION)] = None
-    "Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]"
+    "Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]"
     time_limit: Annotated[float | None, DURATION, Parameter(group=_EXECUTION)] = None
     "Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a checkpoint and exit code 75. [default: no limit]"
     tensorboard: Annotated[bool | None, Parameter(group=_EXECUTION, negative="")] = None
-    "Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard]."
+    "Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard]."
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
     ray: Annotated[str | None, Parameter(group=_CLUSTER)] = None
-    "Make the runs on a Ray cluster whose nodes all see --out: auto, or HOST:PORT of its head. [default: on this machine]"
+    "Execute the runs on a Ray cluster: auto, or HOST:PORT of its head node. All nodes must share --out. [default: this machine]"
     ray_retries: Annotated[int | None, WHOLE, Parameter(group=_CLUSTER)] = None
-    "How often a run whose process or node was lost is tried again. [default: 3]"
+    "Number of retries for a run whose process or node was lost. [default: 3]"
     ray_timeout: Annotated[float | None, DURATION, Parameter(group=_CLUSTER)] = None
-    "Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and it is tried again. [default: never]"
+    "Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the run is retried. [default: never]"
 
 
 Command = Literal["run", "search", "train"]
@@ -266,7 +266,7 @@ SECTIONS: dict[Command, tuple[str, ...]] = {
     "train": ("train",),
 }
 _NO_NAMES = {"with_parts": "--with", "from_run": "--from"}
-# Settings of a search and a training that one option sets for both.
+# Settings that one option sets for both the search and the training.
 _COMMON = ("layers", "channels", "epochs", "batch_size", "flip")
 
 
@@ -277,7 +277,7 @@ def places(command: Command, option: str) -> tuple[str, ...]:
     if option in _LIMIT_SETTINGS:
         return (f"limits.{_LIMIT_SETTINGS[option]}",)
     if option in _COMMON:
-        # In a run the trained network is as deep as the searched one; only --train-layers says otherwise.
+        # In a run the trained network is as deep as the searched one, unless --train-layers is given.
         sections = ("search",) if command == "run" and option == "layers" else SECTIONS[command]
         return tuple(f"{section}.{option}" for section in sections)
     if option in names(WidthOptions) - {"from_run"}:
@@ -289,15 +289,15 @@ def places(command: Command, option: str) -> tuple[str, ...]:
 
 
 def common_first(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with those first that set both sections, over which the others take precedence."""
+    """Return options sorted: first those that set both sections, since the others take precedence over them."""
     return dict(sorted(given.items(), key=lambda item: item[0] not in _COMMON))
 
 
 def flag_of(key: str, own: bool = True) -> str:
-    """Return what a message calls a setting: its flag, or if it has none its dotted name.
+    """Return the name of a setting in messages: its flag, or its dotted name if it has none.
 
     Args:
-        own: Without, only the dotted name (of a setting that does not exist).
+        own: Whether flags are used; False for a setting that does not exist.
     """
     section, _, name = key.rpartition(".")
     if section == "options":
@@ -312,10 +312,10 @@ def flag_of(key: str, own: bool = True) -> str:
 
 
 def flag(option: str) -> str:
-    """Return what an option is called on the command line; "with" or "from" alone would be no name in Python."""
+    """Return the flag of an option. The options for --with and --from have other names, since Python reserves these."""
     return _NO_NAMES.get(option) or f"--{option.replace('_', '-')}"
 
 
 def names(*groups: type) -> set[str]:
-    """The option names of some groups."""
+    """Return the option names of these groups."""
     return {field.name for group in groups for field in fields(group)}

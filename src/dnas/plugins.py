@@ -1,4 +1,4 @@
-"""What is found by itself: the things of one kind by name, ours, those of installed packages, and a notebook's own."""
+"""Registries that find their entries: those of dnas, of installed packages, and of this process."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any, Generic, TypeVar
 from dnas.errors import InputError, first_line, shown
 
 Thing = TypeVar("Thing")
-HYPHENATED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # as part of the names of run folders
+HYPHENATED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # since names are part of the names of run folders
 
 
 class Registry(Mapping[str, Thing], Generic[Thing]):
-    """The things of one kind by name: those of dnas, of installed packages, and then registered ones.
+    """The things of one kind by name: those of dnas, those of installed packages, and registered ones.
 
-    A package gives one by an entry point of the `group` that has its name. Names of dnas are found without a look at
-    packages, so that a broken one keeps nobody from what is ours.
+    A package adds a thing by an entry point of the `group` with the thing's name. Names of dnas are found without
+    loading packages, so that a broken package does not affect them.
 
     Args:
-        group: Of the entry points.
-        kind: The class that a thing is an instance of.
-        word: What one of them is called, for messages.
-        own: Gives those of dnas.
-        name: The attribute that has the name.
-        classes: The things are subclasses of `kind`, and not instances.
-        spelled: How names are spelled, and the same in words.
-        objection: What keeps a thing from being used, as the end of a sentence; None if nothing does.
+        group: The group of the entry points.
+        kind: The class of which each thing is an instance (or a subclass, see `classes`).
+        word: The noun for one of the things in messages.
+        own: Returns the things of dnas.
+        name: The attribute with the name of a thing.
+        classes: Whether the things are subclasses of `kind` instead of instances.
+        spelled: The pattern of valid names, and a description of it.
+        objection: Returns why a thing cannot be used, as the end of a sentence, or None if it can.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
 
     @cached_property
     def _of_packages(self) -> dict[str, tuple[Thing, str]]:
-        """With the package that each comes from."""
+        """The things of installed packages, each with the package that it comes from."""
         found: dict[str, tuple[Thing, str]] = {}
         for entry in entry_points(group=self.group):
             package = getattr(entry, "dist", None)
@@ -78,11 +78,11 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
             what = f"{self.word} {entry.name!r} of {entry.value}"
             if entry.name in self._own or entry.name in found:
                 other = "dnas" if entry.name in self._own else found[entry.name][1]
-                raise InputError(f"{what} has the name of another, of {other}; rename its entry point")
-            remedy = f"repair or remove the package that has it ({origin})"
+                raise InputError(f"{what} has the same name as one of {other}; rename its entry point")
+            remedy = f"repair or remove its package ({origin})"
             try:
                 thing = entry.load()
-            except Exception as error:  # whatever a package does as it is imported
+            except Exception as error:  # importing a package can raise anything
                 text = f"{type(error).__name__}: {first_line(error)}"
                 raise InputError(f"{what} cannot be loaded ({text}); {remedy}") from error
             if not self.takes(thing) or self._name_of(thing) != entry.name:
@@ -100,7 +100,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         return f"a subclass of {path}" if self._classes else f"a {path}"
 
     def _name_of(self, thing: Any) -> Any:
-        # A subclass without a name of its own would take that of its parent.
+        # A subclass without a name of its own would inherit that of its parent.
         return vars(thing).get(self._name) if self._classes else getattr(thing, self._name)
 
     def _check(self, thing: Thing, what: str, remedy: str) -> None:
@@ -112,16 +112,16 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
             raise InputError(f"{what} cannot be used: {problem}; {remedy}")
 
     def takes(self, thing: object) -> bool:
-        """Whether it is of this kind."""
+        """Return True if `thing` is of the kind of this registry."""
         if self._classes:
             return isinstance(thing, type) and issubclass(thing, self.kind)
         return isinstance(thing, self.kind)
 
     def register(self, thing: Thing) -> None:
-        """Make it known by its name in this process. One that is defined again takes the place of its former self.
+        """Add a thing under its name, in this process. A thing that is defined again replaces its earlier version.
 
         Raises:
-            InputError: It has no name, the name of another, or something else that keeps it from being used.
+            InputError: It has no name, the name of another thing, or cannot be used for another reason.
         """
         what = thing.__name__ if isinstance(thing, type) else f"the {self.word}"
         self._check(thing, what, "change it")
@@ -135,36 +135,36 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         self._registered[name] = thing
 
     def origin(self, name: str) -> str:
-        """Who gives it: "dnas", a package with its version, or "this process"."""
+        """Return the origin of a thing: "dnas", a package with its version, or "this process"."""
         if name in self._registered:
             return "this process"
         return "dnas" if name in self._own else self._of_packages[name][1]
 
     @property
     def registered(self) -> tuple[Thing, ...]:
-        """What this process has registered, for processes that it begins."""
+        """The things that this process registered, to pass them on to processes that it starts."""
         return tuple(self._registered.values())
 
     def forget(self) -> None:
-        """Forget what is registered and what packages gave, so that they are looked for again."""
+        """Forget registered things and those of packages, so that packages are searched again."""
         self._registered.clear()
         for looked_up in ("_own", "_of_packages"):
             vars(self).pop(looked_up, None)
 
 
 def _path(thing: object) -> str:
-    """Of a class; "" of anything else."""
+    """Return the dotted path of a class, or "" for anything else."""
     return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else ""
 
 
 def modules_of(package: str) -> Iterator[Any]:
-    """The modules of a package's folder, imported."""
+    """Import and yield the modules in the folder of a package."""
     for module in pkgutil.iter_modules(sys.modules[package].__path__):
         yield import_module(f"{package}.{module.name}")
 
 
 def classes_of(package: str, kind: type[Thing]) -> dict[str, type[Thing]]:
-    """Subclasses of a kind by their `name`: those that each file of a package defines."""
+    """Return the subclasses of a kind that the files of a package define, by their `name`."""
     return {
         vars(value)["name"]: value
         for module in modules_of(package)

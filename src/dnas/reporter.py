@@ -1,6 +1,6 @@
-"""Showing how far a run is: bars on a terminal or in a notebook, plain lines in a pipe, nothing when quiet.
+"""Progress output: bars in a terminal or notebook, plain lines in a pipe, nothing with --quiet.
 
-All of it goes to stderr; stdout belongs to results. What Python functions do is told to `logging`, by the name "dnas".
+Progress goes to stderr; stdout is for results. Python functions report to the logger "dnas" of `logging`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """Reporter that shows nothing."""
 
     def start(self, title: str, steps: int, done: int) -> None: ...
     def step(self, step: int, shown: Mapping[str, float]) -> None: ...
@@ -30,7 +30,7 @@ class Silent:
 
 
 class Plain(Silent):
-    """One line a message and an epoch."""
+    """Reporter that prints one line per message and per epoch."""
 
     def start(self, title: str, steps: int, done: int) -> None:
         counted = f": {steps} steps" if steps else ""
@@ -44,17 +44,17 @@ class Plain(Silent):
 
 
 class Logged:
-    """Tells the logger "dnas" what is said (INFO, warnings as WARNING) and every epoch's metrics (DEBUG).
+    """Reporter that logs messages (INFO, warnings as WARNING) and the metrics of each epoch (DEBUG) to "dnas".
 
     Args:
-        shown: Who is told as well.
+        shown: Another reporter that gets the same calls.
     """
 
     def __init__(self, shown: Reporter | None = None) -> None:
         self.shown = shown or Silent()
         self.logger = logging.getLogger("dnas")
         if not self.logger.handlers:
-            # A library is silent unless its user wants to hear it.
+            # A library logs nothing unless its user asks for it.
             self.logger.addHandler(logging.NullHandler())
 
     def start(self, title: str, steps: int, done: int) -> None:
@@ -76,7 +76,7 @@ class Logged:
 
 
 class Bars(Silent):
-    """A bar with rate, loss and remaining time."""
+    """Reporter that shows a progress bar with rate, loss and remaining time."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -102,7 +102,7 @@ class Bars(Silent):
         self.bar.start()
 
     def step(self, step: int, shown: Mapping[str, float]) -> None:
-        if self.bar is None:  # what is within the step has had a bar of its own
+        if self.bar is None:  # a nested loop within the step has had its own bar
             return
         speed = self.bar.tasks[0].speed
         self.bar.update(
@@ -122,14 +122,14 @@ class Bars(Silent):
 
 
 def reporter(quiet: bool) -> Reporter:
-    """What fits where stderr goes."""
+    """Return the reporter that suits stderr."""
     if quiet:
         return Silent()
     return Bars() if sys.stderr.isatty() or _in_notebook() else Plain()
 
 
 def _in_notebook() -> bool:
-    """Whether rich can show bars in a notebook: for what moves it needs ipywidgets."""
+    """Return True if rich can show bars in a notebook, for which it requires ipywidgets."""
     if "IPython" not in sys.modules:
         return False
     from importlib.util import find_spec

@@ -1,15 +1,15 @@
 """Random draws as pure functions of (seed, named stream, counters).
 
-Nothing in dnas reads a global random state. A draw at step t of a run depends on the run's seed, the
-name of what is drawn, and t alone, so a resumed run needs no saved random state to be bit-equal to an
-uninterrupted one, and two streams never shift each other.
+Nothing in dnas reads a global random state. A draw at step t of a run depends only on the seed of the run, the name of
+the stream, and t. A resumed run therefore needs no saved random state to be bit-for-bit identical to an uninterrupted
+one, and draws from one stream never change another.
 
 Streams in use: "init" (weights), "architecture" (architecture parameters), "split" (data halves),
-"order" (batches), "augment", "flip" (images that are mirrored first), "drop-path", "skip-dropout", "sample"
-(architectures drawn at random), "path" (those that a supernet's steps execute), "candidate" (those that are judged),
-"bootstrap" (items of a statistic), "shuffle" (layers of a control), "statistics" (images by which batch norms are made
-to fit averaged weights), "estimate" (architectures that are tried for their speed), "mirroring" (pictures that are
-looked at before a run; always of seed 0).
+"order" (batches), "augment", "flip" (images that are flipped first), "drop-path", "skip-dropout", "sample"
+(random architectures), "path" (architectures executed in the steps of a supernet), "candidate" (architectures to
+evaluate), "bootstrap" (items of a statistic), "shuffle" (layers of a control), "statistics" (images on which batch-norm
+statistics of averaged weights are measured), "estimate" (architectures whose speed is measured), "mirroring" (images
+that are inspected before a run; always with seed 0).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 def derived_seed(seed: int, stream: str, *counters: int) -> int:
-    """A 63-bit seed that is a pure function of its arguments (SHA-256 of their text)."""
+    """Return a 63-bit seed, a pure function of the arguments (SHA-256 of their text)."""
     text = ":".join([str(int(seed)), stream, *(str(int(c)) for c in counters)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def numpy_stream(seed: int, stream: str, *counters: int) -> np.random.Generator:
-    """A NumPy generator for one draw site; needs no torch."""
+    """Return a NumPy generator for one place of draws. Does not import torch."""
     return np.random.Generator(np.random.PCG64(derived_seed(seed, stream, *counters)))
 
 
 def torch_stream(seed: int, stream: str, *counters: int) -> torch.Generator:
-    """A CPU torch generator for one draw site.
+    """Return a torch generator on the CPU for one place of draws.
 
-    Draws are made on the CPU and moved, so that a seed means the same on every device.
+    Draws are made on the CPU and then moved, so that a seed has the same effect on every device.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Quantities as people write them: durations as "90", "5m" or "1h30m", numbers as "130k". Needs no torch."""
+"""Quantities in the form that people write: durations like "90", "5m" or "1h30m", numbers like "130k"."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fractions import Fraction
 TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
 _TERM = r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|m|h|d)"
 _SUM = re.compile(rf"(?:{_TERM}\s*)+", re.IGNORECASE)
-# What letters after a number multiply it by.
+# Factors of the letters after a number.
 MANY = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
-# What letters after a number of bytes multiply it by.
+# Factors of the letters after a number of bytes.
 BYTES = {"": 1, "b": 1, "kb": 1_000, "mb": 1_000_000, "kib": 1_024, "mib": 1_048_576}
 _BYTES = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(kib|mib|kb|mb|b|)", re.IGNORECASE)
 _MANY = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s*(k|m|g|)", re.IGNORECASE)
@@ -26,7 +26,7 @@ def duration(value: float | str) -> float:
             "1.5 h", "500ms".
 
     Raises:
-        ValueError: It is neither, or not finite. The message goes on from a name: "must be a duration …, got '5x'".
+        ValueError: It is neither, or not finite. The message continues after a name: "must be a duration …, got '5x'".
     """
     seconds = math.nan
     if isinstance(value, str):
@@ -50,7 +50,7 @@ def whole_number(value: int | str) -> int:
         value: As a number or a text, which may have a unit from `MANY`: "78666", "130k", "1.2M".
 
     Raises:
-        ValueError: It is none. The message goes on from a name: "must be a whole number …, got '1.5'".
+        ValueError: It is not. The message continues after a name: "must be a whole number …, got '1.5'".
     """
     number = None
     if isinstance(value, str) and (found := _MANY.fullmatch(value.strip())):
@@ -69,7 +69,7 @@ def byte_count(value: int | str) -> int:
         value: As a number or a text, which may have a unit from `BYTES`: "256KB" is 256,000 of them, "256KiB" 262,144.
 
     Raises:
-        ValueError: It is none. The message goes on from a name: "must be a number of bytes …, got '1.5'".
+        ValueError: It is not. The message continues after a name: "must be a number of bytes …, got '1.5'".
     """
     number = None
     if isinstance(value, str) and (found := _BYTES.fullmatch(value.strip())):
@@ -90,7 +90,7 @@ def time_text(seconds: float | None) -> str:
 
 
 def size_text(count: float) -> str:
-    """A number of bytes in kB and MB, powers of 1000."""
+    """Return a number of bytes as text in kB and MB (powers of 1000)."""
     for unit, size in (("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:,.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Values as settings: what pydantic objects to, in sentences of our own that name the setting as the user knows it."""
+"""Validation of settings: errors of pydantic become messages with the name of the setting that users know."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dnas.errors import LISTED, SettingError, did_you_mean, unknown
 from dnas.options import flag_of
 
 _Checked = TypeVar("_Checked", bound=BaseModel)
-# pydantic's types of errors, and what a value must be instead; {…} is of the error's context.
+# The types of pydantic's errors, and what a value must be instead; {…} is from the context of the error.
 _MUST = {
     "bool": "true or false",
     "int": "a whole number",
@@ -42,12 +42,12 @@ def checked(
     """Return a model of these values.
 
     Args:
-        section: The dotted name of what the model describes, e.g. "search"; "" for the whole of a file.
-        whose: What follows the name of an unknown setting, e.g. " of method darts".
-        listed_by: Where the known ones are listed.
+        section: The dotted name of the section that the model describes, e.g. "search"; "" for a whole file.
+        whose: Text after the name of an unknown setting, e.g. " of method darts".
+        listed_by: The command that lists the known settings.
 
     Raises:
-        SettingError: For the first value that is wrong.
+        SettingError: For the first wrong value.
     """
     try:
         return cls.model_validate(dict(values))
@@ -69,7 +69,7 @@ def checked(
 
 
 def _owner(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], int]:
-    """The model that has the field which an error is about, and where its name is in the error's place."""
+    """Return the model with the field of an error, and the position of its name in the location of the error."""
     depth = 0
     while depth + 1 < len(parts):
         inner = cls.model_fields[parts[depth]].annotation if parts[depth] in cls.model_fields else None
@@ -80,7 +80,7 @@ def _owner(cls: type[BaseModel], parts: list[str]) -> tuple[type[BaseModel], int
 
 
 def _objection(key: str, kind: str, value: Any, context: Mapping[str, Any]) -> SettingError:
-    """What is wrong with a value. Args: pydantic's type of error, and its context."""
+    """Return the error for a value. `kind` and `context` are the type and the context of pydantic's error."""
     name = flag_of(key)
     shown = repr(value)
     shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
@@ -90,7 +90,7 @@ def _objection(key: str, kind: str, value: Any, context: Mapping[str, Any]) -> S
             return unknown(key, name, value, names)
         return SettingError(key, name, f" must be one of {', '.join(names)}, got {shown}")
     if kind in ("value_error", "assertion_error"):
-        # A sentence of a validator, ours or that of a method's author.
+        # The message of a validator, ours or that of the author of a method.
         text = " ".join(str(context.get("error", "")).split())
         return SettingError(key, name, f" {text}" if text.startswith("must ") else f" cannot be {shown}: {text}")
     if kind == "missing":

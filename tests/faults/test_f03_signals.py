@@ -24,7 +24,7 @@ def test_a_signal_stops_after_a_checkpoint(tmp_path, images, undisturbed, signum
     outcome = run_command(tmp_path, "run", "--data", images, *TINY, "--out", run, "--json", fault=fault)
     assert outcome.code == code
     assert outcome.out == ""
-    assert outcome.lines[-1] == f"interrupted; go on with: dnas resume {run}"
+    assert outcome.lines[-1] == f"interrupted; resume with: dnas resume {run}"
     assert "Traceback" not in outcome.err
     checkpoint, damaged = newest(run / "checkpoints")
     assert not damaged and (checkpoint.state["stage"], checkpoint.state["step"]) == (stage, step)

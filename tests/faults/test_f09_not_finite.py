@@ -28,7 +28,7 @@ def fails(folder, images, monkeypatch, stage, step, *words):
     outcome = invoke("run", "--data", images, *TINY, "--out", run, "--checkpoint-every", 0, "--quiet")
     assert outcome.code == 1, outcome
     assert outcome.out == "" and len(outcome.lines) == 1
-    for word in ("error: ", "nan", f"in {stage}, step {step},", *words):
+    for word in ("error: ", "nan", f"at step {step} of {stage} (", *words):
         assert word in outcome.err, outcome.err
     checkpoint, damaged = newest(run / "checkpoints")
     assert not damaged
@@ -61,17 +61,17 @@ def test_image_in_training(tmp_path, images, monkeypatch):
 
 def test_loss_of_the_weights_in_search(tmp_path, images, monkeypatch):
     broken_at(monkeypatch, supernet_search.Search, "weight_loss", SEARCH_STEP, poison)
-    fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "the training loss", "first in the loss")
+    fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP, "the training loss", "(first seen in the loss)")
 
 
 def test_loss_of_the_architecture_in_search(tmp_path, images, monkeypatch):
     broken_at(monkeypatch, supernet_search.Search, "architecture_loss", 2, poison)
-    fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP + 1, "the validation loss", "first in the loss")
+    fails(tmp_path, images, monkeypatch, "search", SEARCH_STEP + 1, "the validation loss", "(first seen in the loss)")
 
 
 def test_loss_in_training(tmp_path, images, monkeypatch):
     broken_at(monkeypatch, trainer, "_loss", TRAIN_STEP, lambda result: (result[0], poison(result[1])))
-    fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "the loss", "first in the loss")
+    fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "the loss", "(first seen in the loss)")
 
 
 def test_gradient_of_the_weights_in_search(tmp_path, images, monkeypatch):
@@ -108,4 +108,4 @@ def test_the_layer_in_which_it_first_appeared(tmp_path, images, monkeypatch):
         return original(network, *arguments)
 
     monkeypatch.setattr(trainer, "_loss", loss)
-    fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "first in layer cells.1.preprocess.1;")
+    fails(tmp_path, images, monkeypatch, "train", TRAIN_STEP, "(first seen in layer cells.1.preprocess.1)")

@@ -70,8 +70,8 @@ def test_one_rank_writes_and_speaks(tmp_path, images, undisturbed_ranks):
     ("arguments", "message"),
     [
         (("run", "--method", "random"), "--method random trains candidates one by one, which ranks do not share"),
-        (("run", "-o", "search.parts=3"), "search.parts is 3, which 2 ranks cannot share"),
-        (("run", "-o", "search.batch_size=2"), "cannot be cut into 2 parts of two or more"),
+        (("run", "-o", "search.parts=3"), "search.parts=3 cannot be divided among 2 ranks"),
+        (("run", "-o", "search.batch_size=2"), "cannot be split into 2 parts of two or more"),
         (("compare", "--methods", "dnas"), "torchrun's ranks make one run together"),
     ],
 )

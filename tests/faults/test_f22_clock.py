@@ -64,7 +64,7 @@ def test_the_time_limit_is_not_reached_by_a_jump_and_is_by_time(tmp_path, images
     arguments = ("run", "--data", images, *TINY, "--time-limit", "3600", "--out", run)
     outcome = run_command(tmp_path, *arguments, fault=an_hour_passes)
     assert outcome.code == 75
-    assert outcome.lines[-1] == f"the time limit is reached; go on with: dnas resume {run}"
+    assert outcome.lines[-1] == f"time limit reached; resume with: dnas resume {run}"
     assert run_command(tmp_path, "resume", run, "--time-limit", "3600").code == 0
     assert contents(run) == undisturbed
 

@@ -33,11 +33,11 @@ def inspect_data(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
         reporter: As of `run`.
 
     Returns:

@@ -46,15 +46,15 @@ def resume(
         run: A run folder, or the folder of a study or a ranking.
         data: The images of a run that was given images in memory: the same ones again.
         processes: Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
-        ray: Make the runs on a Ray cluster whose nodes all see out: auto, or HOST:PORT of its head. [default: on this
-            machine]
-        ray_retries: How often a run whose process or node was lost is tried again. [default: 3]
-        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and it
-            is tried again. [default: never]
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
+        ray: Execute the runs on a Ray cluster: auto, or HOST:PORT of its head node. All nodes must share out. [default:
+            this machine]
+        ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
+        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
+            run is retried. [default: never]
         on_epoch: Of a run, as of `run`.
         progress: As of `run`.
         reporter: As of `run`.

@@ -84,68 +84,73 @@ def run(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
-        data_memory: whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto:
-            stream what would take more than half of the memory. [default: auto]
-        data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
-        skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
-            images; they are listed in the run folder.
-        method: See `dnas methods`. [default: dnas]
-        mapping: shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default:
-            the method's]
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
-            other packages, too. [default: darts]
-        search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
-        search_steps: Stop searching after the cost of so many training steps. [default: no limit]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
+        data_memory: whole: load all images into memory. stream: leave images in their files and decode them batch by
+            batch. auto: stream if the images need more than half of the memory. [default: auto]
+        data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
+        skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
+            list them in the run folder.
+        method: Search method; `dnas methods` lists all. [default: dnas]
+        mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
+            layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
+        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
+            spaces` also lists those of other packages. [default: darts]
+        search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
+        search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
+            batch). [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
-        max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
-        max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
-        max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
-            limit]
-        max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
-        ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
-        class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
-            alike; a search weighs all images alike. [default: none]
-        search_channels: Width of the supernet only, in channels. [default: channels]
+        max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
+            chosen to fit. [default: no limit]
+        max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
+        max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
+            [default: no limit]
+        max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
+        class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
+            equal weight. Does not affect a search. [default: none]
+        search_channels: Initial number of channels of the supernet only. [default: channels]
         search_epochs: Epochs of the search only. [default: epochs]
-        train_channels: Width of the trained network only, in channels. [default: channels]
+        train_channels: Initial number of channels of the trained network only. [default: channels]
         train_epochs: Epochs of the training only. [default: epochs]
-        finals: Candidates that begin the training, of which the best goes on: the found network, some of a prior,
-            second choices, published cells and random ones. [default: 4 with budget, and in the quick preset unless
-            epochs or images are given]
-        prior: What half of these candidates are drawn from: none, pictures (in the darts space), a file that
-            benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]
-        train_layers: Depth of the trained network, in cells; with mapping shared it may differ from the searched one.
+        finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
+            network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
+            the quick preset unless epochs or images are given]
+        prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
+            by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
+        train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
             [default: layers]
-        seed: Of everything that is drawn. [default: 0]
-        preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.
-            [default: quick]
-        config: A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]
-        out: The run folder to make. [default: a new one under runs/]
+        seed: Random seed of the run. [default: 0]
+        preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
+            shared: the settings of DARTS for every method. [default: quick]
+        config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
+            [default: none]
+        out: The run folder to create. [default: a new folder in runs/]
         device: "auto", "cpu" or "cuda". [default: "auto"]
-        backend: native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler.
+        backend: native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler.
             [default: auto]
-        deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
-        budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
-            what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
-        channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
-        epochs: Passes over the images. [default: the preset's, by the number of images]
-        batch_size: Images of a step. [default: the preset's; quick: 64]
-        flip: Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses
-            classes; in a training also alternate, each in every other epoch (with `dnas run` as -o
+        deterministic: Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for
+            a fixed number of threads.
+        budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
+            measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
+        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+            architecture]
+        channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
+            the training]
+        epochs: Number of epochs. [default: from the preset, by the number of images]
+        batch_size: Number of images per step. [default: from the preset, 64 for quick]
+        flip: Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses
+            classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o
             train.flip=alternate). [default: auto]
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
         baseline: Also train a random network of the same size.
         on_epoch: Called with the metrics of each epoch, as metrics.jsonl has them, and to stop the run returns True: it
             ends with `Interrupted`, and `dnas.resume` goes on.
@@ -216,55 +221,60 @@ def search(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
-        data_memory: whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto:
-            stream what would take more than half of the memory. [default: auto]
-        data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
-        skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
-            images; they are listed in the run folder.
-        method: See `dnas methods`. [default: dnas]
-        mapping: shared: one cell pair for all layers. full: a table for every layer. decoupled: the paper's. [default:
-            the method's]
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
-            other packages, too. [default: darts]
-        search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
-        search_steps: Stop searching after the cost of so many training steps. [default: no limit]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
+        data_memory: whole: load all images into memory. stream: leave images in their files and decode them batch by
+            batch. auto: stream if the images need more than half of the memory. [default: auto]
+        data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
+        skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
+            list them in the run folder.
+        method: Search method; `dnas methods` lists all. [default: dnas]
+        mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
+            layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
+        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
+            spaces` also lists those of other packages. [default: darts]
+        search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
+        search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
+            batch). [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
-        max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
-        max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
-        max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
-            limit]
-        max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
-        ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
-        seed: Of everything that is drawn. [default: 0]
-        preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.
-            [default: quick]
-        config: A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]
-        out: The run folder to make. [default: a new one under runs/]
+        max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
+            chosen to fit. [default: no limit]
+        max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
+        max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
+            [default: no limit]
+        max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
+        seed: Random seed of the run. [default: 0]
+        preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
+            shared: the settings of DARTS for every method. [default: quick]
+        config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
+            [default: none]
+        out: The run folder to create. [default: a new folder in runs/]
         device: "auto", "cpu" or "cuda". [default: "auto"]
-        backend: native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler.
+        backend: native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler.
             [default: auto]
-        deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
-        budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
-            what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
-        channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
-        epochs: Passes over the images. [default: the preset's, by the number of images]
-        batch_size: Images of a step. [default: the preset's; quick: 64]
-        flip: Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses
-            classes; in a training also alternate, each in every other epoch (with `dnas run` as -o
+        deterministic: Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for
+            a fixed number of threads.
+        budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
+            measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
+        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+            architecture]
+        channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
+            the training]
+        epochs: Number of epochs. [default: from the preset, by the number of images]
+        batch_size: Number of images per step. [default: from the preset, 64 for quick]
+        flip: Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses
+            classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o
             train.flip=alternate). [default: auto]
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
         on_epoch: As of `run`.
         progress: As of `run`.
         reporter: As of `run`.
@@ -331,46 +341,50 @@ def train(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
-        data_memory: whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto:
-            stream what would take more than half of the memory. [default: auto]
-        data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
-        skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
-            images; they are listed in the run folder.
-        seed: Of everything that is drawn. [default: 0]
-        preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.
-            [default: quick]
-        config: A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]
-        out: The run folder to make. [default: a new one under runs/]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
+        data_memory: whole: load all images into memory. stream: leave images in their files and decode them batch by
+            batch. auto: stream if the images need more than half of the memory. [default: auto]
+        data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
+        skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
+            list them in the run folder.
+        seed: Random seed of the run. [default: 0]
+        preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
+            shared: the settings of DARTS for every method. [default: quick]
+        config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
+            [default: none]
+        out: The run folder to create. [default: a new folder in runs/]
         device: "auto", "cpu" or "cuda". [default: "auto"]
-        backend: native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler.
+        backend: native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler.
             [default: auto]
-        deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
-        budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
-            what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
-        channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
-        epochs: Passes over the images. [default: the preset's, by the number of images]
-        batch_size: Images of a step. [default: the preset's; quick: 64]
-        flip: Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses
-            classes; in a training also alternate, each in every other epoch (with `dnas run` as -o
+        deterministic: Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for
+            a fixed number of threads.
+        budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
+            measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
+        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+            architecture]
+        channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
+            the training]
+        epochs: Number of epochs. [default: from the preset, by the number of images]
+        batch_size: Number of images per step. [default: from the preset, 64 for quick]
+        flip: Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses
+            classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o
             train.flip=alternate). [default: auto]
-        class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
-            alike; a search weighs all images alike. [default: none]
-        from_run: A run with whose trained weights this training begins: to train it longer, or to fine-tune it on other
-            data, where other classes get a new last layer. Its data and settings are taken; where the classes are the
-            same, with a tenth of its learning rates. [default: weights are drawn by the seed]
-        width: What the channels of a hand-made network such as resnet8 are multiplied by. [default: 1]
-        params: In place of width: the one whose number of parameters comes closest to this, such as 130k, 1.2M or
+        class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
+            equal weight. Does not affect a search. [default: none]
+        from_run: Run whose trained weights are the initial weights: to train it longer, or to fine-tune it on other
+            data (other classes get a new last layer). Its data and settings are the defaults; if the classes are the
+            same, with a tenth of its learning rates. [default: random weights, drawn by the seed]
+        width: Factor of the channels of a reference network such as resnet8. [default: 1]
+        params: Instead of width: choose the width whose number of parameters is closest to this, such as 130k, 1.2M or
             78186.
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
         option: Settings of the training by name: {"train.cutout": 8}.
         baseline: Also train a random network of the same size.
         on_epoch: As of `run`.

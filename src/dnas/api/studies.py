@@ -100,69 +100,74 @@ def compare(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
-        data_memory: whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto:
-            stream what would take more than half of the memory. [default: auto]
-        data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
-        skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
-            images; they are listed in the run folder.
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
-            other packages, too. [default: darts]
-        search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
-        search_steps: Stop searching after the cost of so many training steps. [default: no limit]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
+        data_memory: whole: load all images into memory. stream: leave images in their files and decode them batch by
+            batch. auto: stream if the images need more than half of the memory. [default: auto]
+        data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
+        skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
+            list them in the run folder.
+        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
+            spaces` also lists those of other packages. [default: darts]
+        search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
+        search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
+            batch). [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
-        max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
-        max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
-        max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
-            limit]
-        max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
-        ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
-        class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
-            alike; a search weighs all images alike. [default: none]
-        search_channels: Width of the supernet only, in channels. [default: channels]
+        max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
+            chosen to fit. [default: no limit]
+        max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
+        max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
+            [default: no limit]
+        max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
+        class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
+            equal weight. Does not affect a search. [default: none]
+        search_channels: Initial number of channels of the supernet only. [default: channels]
         search_epochs: Epochs of the search only. [default: epochs]
-        train_channels: Width of the trained network only, in channels. [default: channels]
+        train_channels: Initial number of channels of the trained network only. [default: channels]
         train_epochs: Epochs of the training only. [default: epochs]
-        finals: Candidates that begin the training, of which the best goes on: the found network, some of a prior,
-            second choices, published cells and random ones. [default: 4 with budget, and in the quick preset unless
-            epochs or images are given]
-        prior: What half of these candidates are drawn from: none, pictures (in the darts space), a file that
-            benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]
-        train_layers: Depth of the trained network, in cells; with mapping shared it may differ from the searched one.
+        finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
+            network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
+            the quick preset unless epochs or images are given]
+        prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
+            by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
+        train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
             [default: layers]
-        preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.
-            [default: quick]
-        config: A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]
-        out: The study's folder. [default: study]
+        preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
+            shared: the settings of DARTS for every method. [default: quick]
+        config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
+            [default: none]
+        out: The study folder. [default: study]
         device: "auto", "cpu" or "cuda". [default: "auto"]
-        backend: native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler.
+        backend: native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler.
             [default: auto]
-        deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
-        budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
-            what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
-        channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
-        epochs: Passes over the images. [default: the preset's, by the number of images]
-        batch_size: Images of a step. [default: the preset's; quick: 64]
-        flip: Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses
-            classes; in a training also alternate, each in every other epoch (with `dnas run` as -o
+        deterministic: Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for
+            a fixed number of threads.
+        budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
+            measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
+        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+            architecture]
+        channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
+            the training]
+        epochs: Number of epochs. [default: from the preset, by the number of images]
+        batch_size: Number of images per step. [default: from the preset, 64 for quick]
+        flip: Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses
+            classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o
             train.flip=alternate). [default: auto]
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
-        ray: Make the runs on a Ray cluster whose nodes all see out: auto, or HOST:PORT of its head. [default: on this
-            machine]
-        ray_retries: How often a run whose process or node was lost is tried again. [default: 3]
-        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and it
-            is tried again. [default: never]
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
+        ray: Execute the runs on a Ray cluster: auto, or HOST:PORT of its head node. All nodes must share out. [default:
+            this machine]
+        ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
+        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
+            run is retried. [default: never]
         progress: As of `run`.
         reporter: As of `run`.
 
@@ -273,70 +278,75 @@ def rank(
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
         root: The folder that the paths of a list are relative to. [default: the folder of the list]
-        data_dir: Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
-        image_size: Pixels of a side, at least 8. [default: from the data; leave it out for that]
-        resize: How pictures become squares. crop: the shorter side is scaled, and the middle square kept. pad: the
-            longer side is scaled, and the rest filled up with the mean color. squeeze: both sides are scaled. auto: pad
-            where most are longer than 1.6 times their shorter side, else crop. [default: auto]
-        data_memory: whole: hold all images. stream: leave pictures in their files and decode a batch at a time. auto:
-            stream what would take more than half of the memory. [default: auto]
-        data_workers: Processes that decode what is streamed. [default: as many as torch has threads]
-        skip_broken: Go on without images that cannot be read, if they are at most a tenth of the training or test
-            images; they are listed in the run folder.
-        space: darts, or s1, s2, s3, s4: where differentiable search is known to fail; `dnas list spaces` has those of
-            other packages, too. [default: darts]
-        search_seconds: Stop searching after this time, in seconds or as 5m or 1h30m. [default: no limit]
-        search_steps: Stop searching after the cost of so many training steps. [default: no limit]
+        data_dir: The folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]
+        image_size: Side of the images in pixels, at least 8. [default: determined from the data]
+        resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
+            side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
+            more than 1.6 times the shorter one, else crop. [default: auto]
+        data_memory: whole: load all images into memory. stream: leave images in their files and decode them batch by
+            batch. auto: stream if the images need more than half of the memory. [default: auto]
+        data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
+        skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
+            list them in the run folder.
+        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
+            spaces` also lists those of other packages. [default: darts]
+        search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
+        search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
+            batch). [default: no limit]
         with_parts: Names of parts that any method with gradients can take, or one text of them with commas between.
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
-        max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
-        max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
-        max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
-            limit]
-        max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
-        ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
-        class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
-            alike; a search weighs all images alike. [default: none]
-        search_channels: Width of the supernet only, in channels. [default: channels]
+        max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
+            chosen to fit. [default: no limit]
+        max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
+        max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
+            [default: no limit]
+        max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
+        class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
+            equal weight. Does not affect a search. [default: none]
+        search_channels: Initial number of channels of the supernet only. [default: channels]
         search_epochs: Epochs of the search only. [default: epochs]
-        train_channels: Width of the trained network only, in channels. [default: channels]
+        train_channels: Initial number of channels of the trained network only. [default: channels]
         train_epochs: Epochs of the training only. [default: epochs]
-        finals: Candidates that begin the training, of which the best goes on: the found network, some of a prior,
-            second choices, published cells and random ones. [default: 4 with budget, and in the quick preset unless
-            epochs or images are given]
-        prior: What half of these candidates are drawn from: none, pictures (in the darts space), a file that
-            benchmarks/prior.py wrote, or auto: pictures for short trainings. [default: the preset's]
-        train_layers: Depth of the trained network, in cells; with mapping shared it may differ from the searched one.
+        finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
+            network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
+            the quick preset unless epochs or images are given]
+        prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
+            by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
+        train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
             [default: layers]
-        seed: Of everything that is drawn. [default: 0]
-        preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.
-            [default: quick]
-        config: A TOML file of settings, as config.toml of a run; options given here go before it. [default: none]
-        out: The ranking's folder. [default: ranking]
+        seed: Random seed of the run. [default: 0]
+        preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
+            shared: the settings of DARTS for every method. [default: quick]
+        config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
+            [default: none]
+        out: The ranking folder. [default: ranking]
         device: "auto", "cpu" or "cuda". [default: "auto"]
-        backend: native: compiled kernels on the CPU. torch: without. auto: native where there is a C compiler.
+        backend: native: compiled kernels on the CPU. torch: PyTorch only. auto: native if there is a C compiler.
             [default: auto]
-        deterministic: Bit-equal results on a GPU too, at the cost of speed; on the CPU they always are.
-        budget: Time that it may take, in seconds or as 10m or 1h30m, in place of epochs: this machine is measured, and
-            what it can do in that time is planned. [default: the preset's epochs]
-        layers: Depth of the network, in cells. [default: the preset's, quick: 6; of what is only trained its own]
-        channels: Width of its first cells, in channels. [default: the preset's; quick: 8 to search, 16 to train]
-        epochs: Passes over the images. [default: the preset's, by the number of images]
-        batch_size: Images of a step. [default: the preset's; quick: 64]
-        flip: Mirror half of the training images left to right: on, off, or auto, which measures whether that confuses
-            classes; in a training also alternate, each in every other epoch (with `dnas run` as -o
+        deterministic: Make GPU results bitwise reproducible as well, at some cost in speed. CPU results always are, for
+            a fixed number of threads.
+        budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
+            measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
+        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+            architecture]
+        channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
+            the training]
+        epochs: Number of epochs. [default: from the preset, by the number of images]
+        batch_size: Number of images per step. [default: from the preset, 64 for quick]
+        flip: Flip half of the training images horizontally: on, off, or auto, which measures whether that confuses
+            classes. A training can also use alternate: each image is flipped in every other epoch (for `dnas run`: -o
             train.flip=alternate). [default: auto]
-        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: one after every step. [default: 30]
+        checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
-        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; needs dnas[tensorboard].
-        ray: Make the runs on a Ray cluster whose nodes all see out: auto, or HOST:PORT of its head. [default: on this
-            machine]
-        ray_retries: How often a run whose process or node was lost is tried again. [default: 3]
-        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and it
-            is tried again. [default: never]
+        tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
+        ray: Execute the runs on a Ray cluster: auto, or HOST:PORT of its head node. All nodes must share out. [default:
+            this machine]
+        ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
+        ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
+            run is retried. [default: never]
         progress: As of `run`.
         reporter: As of `run`.
 

@@ -1,6 +1,6 @@
-"""The command line: arguments, exit codes, printing. Not here: how anything is done.
+"""The command line: arguments, exit codes, printing. The work itself is done in the rooms below.
 
-Torch, pydantic, numpy and rich are imported where a command needs them, so that `dnas --help` answers at once.
+Torch, pydantic, numpy and rich are imported inside the commands that need them, so that `dnas --help` is fast.
 """
 
 from dnas.cli.entry import main as main

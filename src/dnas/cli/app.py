@@ -18,7 +18,7 @@ from dnas.runtime.execution import Execution, execution
 
 
 def shown(default: object) -> str | None:
-    """What the help prints as a default: not that a flag is off, nor what stands for an automatic value."""
+    """Return the default as the help prints it, or None for a flag that is off and for an automatic value."""
     return None if default in (None, False, 0, "") else str(default)
 
 
@@ -38,25 +38,27 @@ RunFolder = Annotated[Path, Parameter(help="Run folder.")]
 Json = Annotated[
     bool, Parameter(name="--json", group=_OUTPUT, help="Print one JSON value on stdout, everything else on stderr.")
 ]
-Quiet = Annotated[bool, Parameter(name="--quiet", group=_OUTPUT, help="No progress.")]
-Debug = Annotated[bool, Parameter(name="--debug", group=_OUTPUT, help="A traceback where there is an error.")]
+Quiet = Annotated[bool, Parameter(name="--quiet", group=_OUTPUT, help="Hide progress output.")]
+Debug = Annotated[bool, Parameter(name="--debug", group=_OUTPUT, help="Show a traceback on errors.")]
 Processes = Annotated[
     int,
     WHOLE,
-    Parameter(help="Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]"),
+    Parameter(help="Number of runs in parallel. [default: one per CPU thread; 1 on a GPU; as many as fit a cluster]"),
 ]
 Threads = Annotated[
-    int, WHOLE, Parameter(help="Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]")
+    int,
+    WHOLE,
+    Parameter(help="CPU threads per run. [default: those of the machine, divided among its runs; 1 on a cluster]"),
 ]
 
 
 def examples(*suggestions: Suggestion) -> str:
-    """What a command's help ends with, in Markdown."""
+    """Return the examples at the end of a command's help, in Markdown."""
     return "\n".join(["Examples:", "", *(f"    # {does}\n    {command}" for command, does in suggestions)])
 
 
 def begin_execution(options: ExecutionOptions) -> Execution:
-    """Called first in a command, since --time-limit counts from here, before torch is imported."""
+    """Start the clock of --time-limit; called first in a command, before torch is imported."""
     return execution(**asdict(options))
 
 
@@ -67,10 +69,10 @@ def names_of(text: str) -> list[str]:
 def numbers_of(option: str, text: str) -> list[int]:
     for name in names_of(text):
         if not name.isdecimal():
-            raise InputError(f"{option} must be whole numbers with commas between them, got {name!r}")
+            raise InputError(f"{option} must be whole numbers separated by commas, got {name!r}")
     return [int(name) for name in names_of(text)]
 
 
 def require_folder(option: str, file: str) -> None:
     if not Path(file).parent.is_dir():
-        raise InputError(f"{option} {file}: there is no folder {Path(file).parent}; make it first")
+        raise InputError(f"{option} {file}: folder {str(Path(file).parent)!r} does not exist; create it first")

@@ -1,4 +1,4 @@
-"""Commands that make many runs: compare, rank."""
+"""Commands that execute many runs: compare, rank."""
 
 from __future__ import annotations
 
@@ -50,9 +50,12 @@ if TYPE_CHECKING:
 @app.command(
     sort_key=6,
     help_epilogue=examples(
-        ("dnas compare --methods dnas,darts,random --seeds 4", "three methods, four seeds each, in the folder study"),
-        ("dnas compare --resume study --seeds 8", "four seeds more"),
-        ("dnas compare --resume study --methods +gdas", "one method more, by the same settings"),
+        (
+            "dnas compare --methods dnas,darts,random --seeds 4",
+            "three methods with four seeds each, in the folder 'study'",
+        ),
+        ("dnas compare --resume study --seeds 8", "four more seeds"),
+        ("dnas compare --resume study --methods +gdas", "one more method, with the same settings"),
     ),
 )
 def compare(
@@ -60,30 +63,30 @@ def compare(
     methods: Annotated[
         str,
         Parameter(
-            help="Names, with commas between them; METHOD+PART+… with parts that the others need not have; +NAME adds "
-            "to a study."
+            help="Search methods, separated by commas. METHOD+PART+… adds parts to one method; +NAME adds a method "
+            "to an existing study."
         ),
     ] = "",
     mappings: Annotated[
         str,
         Parameter(
-            help="Names, with commas; a method is run under those it knows. default: its own. [default: each method's "
-            "own]"
+            help="Parameter sharing schemes, separated by commas. Each method runs with those that it supports. "
+            "[default: the default of each method]"
         ),
     ] = "",
     seeds: Annotated[
-        int | None, WHOLE, Parameter(help=f"Searches with every method, by the seeds 0, 1, … [default: {SEEDS}]")
+        int | None, WHOLE, Parameter(help=f"Number of searches per method, with seeds 0, 1, … [default: {SEEDS}]")
     ] = None,
     training_seeds: Annotated[
-        int | None, WHOLE, Parameter(help="Trainings of every network that is found. [default: 1]")
+        int | None, WHOLE, Parameter(help="Number of trainings per searched network. [default: 1]")
     ] = None,
     architectures: Annotated[
-        str, Parameter(help="Published names and hand-made networks, with commas: trained by the same trainer.")
+        str, Parameter(help="Published architectures and reference networks to train as well, separated by commas.")
     ] = "",
     resume: Annotated[
         str | None,
         Parameter(
-            help="A study to go on with, or to add seeds, methods, mappings or architectures to; it keeps its settings."
+            help="Study folder to resume, or to extend by seeds, methods, mappings or architectures. Its settings stay."
         ),
     ] = None,
     processes: Processes = 0,
@@ -98,9 +101,10 @@ def compare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare methods × mappings × seeds on one protocol, beside random networks of the same size.
+    """Compare search methods over several seeds, each against random networks of the same size.
 
-    The study's folder is --out. --resume goes on with one, and adds to it what is given besides.
+    --out names the study folder. --resume continues a study, and adds the seeds, methods, mappings or architectures
+    given with it.
     """
     now = begin_execution(execute)
     from dnas.study.growth import asked, called
@@ -111,7 +115,9 @@ def compare(
             raise InputError(f"--{option} cannot be used with `dnas compare`; use {instead}")
     out = given.pop("out")
     if resume is not None and out is not None:
-        raise InputError(f"--out {out} cannot be used with --resume {resume}, which is the study's folder; remove one")
+        raise InputError(
+            f"--out {out} cannot be used with --resume {resume}, which already names the study folder; remove one"
+        )
     path = Path(resume or out or "study")
     texts = {"methods": methods, "mappings": mappings, "architectures": architectures}
     lists = {key: names_of(text) for key, text in texts.items()}
@@ -132,22 +138,21 @@ def compare(
 def rank(
     *,
     architectures: Annotated[
-        int | None, WHOLE, Parameter(help="How many random ones are ranked. [default: 20]")
+        int | None, WHOLE, Parameter(help="Number of random architectures to rank. [default: 20]")
     ] = None,
     methods: Annotated[
         str | None,
         Parameter(
-            help="Whose supernets judge them, with commas; METHOD+PART+… with parts; +NAME adds to a ranking. "
-            "[default: dnas]"
+            help="Methods whose supernets score them, separated by commas; METHOD+PART+… with parts; +NAME adds to a "
+            "ranking. [default: dnas]"
         ),
     ] = None,
-    proxy_layers: Annotated[str, Parameter(help="Depths of shallower trainings, with commas.")] = "",
-    proxy_epochs: Annotated[str, Parameter(help="Lengths of shorter trainings, with commas.")] = "",
+    proxy_layers: Annotated[str, Parameter(help="Depths of shallower proxy trainings, separated by commas.")] = "",
+    proxy_epochs: Annotated[str, Parameter(help="Epochs of shorter proxy trainings, separated by commas.")] = "",
     resume: Annotated[
         str | None,
         Parameter(
-            help="A ranking to go on with, or to add architectures, methods or shorter trainings to; it keeps its "
-            "settings."
+            help="Ranking to resume, or to add architectures, methods or proxy trainings to; it keeps its settings."
         ),
     ] = None,
     processes: Processes = 0,
@@ -162,9 +167,10 @@ def rank(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Ask how well supernets, shallower and shorter trainings rank architectures against full training.
+    """Measure how well supernets, and shallower and shorter trainings, rank architectures compared with full training.
 
-    The ranking's folder is --out. --resume goes on with one, and adds to it what is given besides.
+    --out names the ranking folder. --resume resumes a ranking and adds architectures, methods and proxy trainings to
+    it.
     """
     now = begin_execution(execute)
     from dnas.study.ranking_design import asked, called
@@ -172,14 +178,16 @@ def rank(
     given = given_options(data, search, both, common)
     for option in ("method", "mapping"):
         if given.pop(option) is not None:
-            raise InputError(f"--{option} cannot be used with `dnas rank`; use --methods, which search shared cells")
+            raise InputError(
+                f"--{option} cannot be used with `dnas rank`; use --methods, which always search shared cells"
+            )
     for option in ("max_params", "max_macs", "max_ram", "max_size", "ram_precision"):
         if (value := given.pop(option)) is not None:
             raise InputError(f"{flag(option)} {value} cannot be used with `dnas rank`, which ranks whatever it draws")
     out = given.pop("out")
     if resume is not None and out is not None:
         raise InputError(
-            f"--out {out} cannot be used with --resume {resume}, which is the ranking's folder; remove one"
+            f"--out {out} cannot be used with --resume {resume}, which names the folder of the ranking; remove one"
         )
     path = Path(resume or out or "ranking")
     chosen = {
@@ -211,7 +219,9 @@ def carry_out_study(
     else:
         print_study(summary, out)
     if failed:
-        raise RunError(f"{len(failed)} runs of {out} failed: {', '.join(failed)}; {out / FAILED_FILE} says why")
+        raise RunError(
+            f"{len(failed)} runs of {out} failed: {', '.join(failed)}; see {out / FAILED_FILE} for the reasons"
+        )
 
 
 def carry_out_ranking(

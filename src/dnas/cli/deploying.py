@@ -24,21 +24,23 @@ def export(
         list[str] | None,
         Parameter(
             name=["--format", "-f"],
-            help="onnx, onnx-int8, torch, python, timm, executorch, darts; repeatable, or with commas. [default: onnx]",
+            help="onnx, onnx-int8, torch, python, timm, executorch or darts; repeatable, or separated by commas. "
+            "[default: onnx]",
         ),
     ] = None,
-    out: Annotated[str | None, Parameter(help="The folder to make or add to. [default: export in RUN]")] = None,
+    out: Annotated[str | None, Parameter(help="Folder to create or to add files to. [default: export in RUN]")] = None,
     data: Annotated[
-        str | None, Parameter(help="Images to test on and to calibrate int8 by, as of `dnas run`. [default: the run's]")
+        str | None,
+        Parameter(help="Images for the test and for int8 calibration, as in `dnas run`. [default: those of RUN]"),
     ] = None,
-    data_dir: Annotated[str | None, Parameter(help="Where named data sets lie. [default: the run's]")] = None,
+    data_dir: Annotated[str | None, Parameter(help="Folder of the named data sets. [default: that of RUN]")] = None,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the trained network of RUN so that it runs without dnas, and test what was written.
+    """Export the trained network of RUN to files that run without dnas, and test each file.
 
-    Each file is run on the test images in a process of its own; its accuracy, size, memory and latency are reported.
+    Each file is run on the test images in a separate process, which measures its accuracy, size, memory and latency.
     """
     from dnas.deploy.export import export as write
 
@@ -54,24 +56,25 @@ def export(
 
 @app.command(sort_key=4)
 def predict(
-    network: Annotated[str, Parameter(help="A run folder, a folder of `dnas export`, or an ONNX file of it.")],
+    network: Annotated[str, Parameter(help="Run folder, folder of `dnas export`, or an ONNX file in it.")],
     pictures: Annotated[
         list[str],
         Parameter(
-            allow_leading_hyphen=True, help="Pictures, folders of them, or - for a list of files on stdin, one a line."
+            allow_leading_hyphen=True,
+            help="Image files, folders of images, or - for a list of files on stdin, one per line.",
         ),
     ],
     /,
     *,
-    top: Annotated[int, WHOLE, Parameter(help="How many classes to name of each picture.")] = 3,
-    as_csv: Annotated[bool, Parameter(name="--csv", help="Print a table of comma-separated values.")] = False,
+    top: Annotated[int, WHOLE, Parameter(help="Number of classes to print per image.")] = 3,
+    as_csv: Annotated[bool, Parameter(name="--csv", help="Print comma-separated values.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Name the classes of PICTURES, with their probabilities.
+    """Classify PICTURES and print the most probable classes with their probabilities.
 
-    Pictures are prepared as those of the training were. One that cannot be read is skipped and named on stderr; the
-    exit code is then 1.
+    Images are preprocessed as in training. An unreadable image is skipped and reported on stderr, and the exit code is
+    then 1.
     """
     from dnas.deploy.predict import open_predictor, pictures_of
     from dnas.deploy.predict import predict as answers
@@ -79,9 +82,9 @@ def predict(
     if top < 1:
         raise InputError(f"--top must be at least 1, got {top}")
     if as_csv and json:
-        raise InputError("--csv cannot be used with --json; leave one out")
+        raise InputError("--csv cannot be used with --json; remove one")
     if not pictures:
-        raise InputError("no pictures are given; name files or folders, or - for a list on stdin")
+        raise InputError("no images given; name files or folders, or use - for a list on stdin")
     predictor = open_predictor(network)
     top = min(top, len(predictor.classes))
     rows, skipped, count = [], [], 0
@@ -104,6 +107,6 @@ def predict(
     if json:
         print_json({"network": network, "predictions": rows, "skipped": skipped})
     if skipped:
-        raise RunError(f"{len(skipped)} of {count} pictures could not be read and were skipped")
+        raise RunError(f"{len(skipped)} of {count} images could not be read and were skipped")
     if not count:
-        raise InputError("no pictures are given: the list on stdin is empty")
+        raise InputError("no images given: the list on stdin is empty")

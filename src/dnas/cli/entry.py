@@ -1,8 +1,8 @@
-"""The edge of the program: a command is called, and what it raises becomes a line and an exit code.
+"""Entry point of the program: call a command and turn exceptions into a one-line message and an exit code.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong,
-128 + its number stopped by a signal after a checkpoint (130 SIGINT, 138 SIGUSR1, 143 SIGTERM), 75 likewise by
---time-limit.
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 the run failed; 2 the user's input is wrong;
+128 + the signal's number if a signal stopped the run after a checkpoint (130 SIGINT, 138 SIGUSR1, 143 SIGTERM); 75 if
+--time-limit did.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cyclopts.exceptions import CycloptsError
 
-from dnas.cli import comparing, deploying, looking, running  # noqa: F401 (they put their commands into the app)
+from dnas.cli import comparing, deploying, looking, running  # noqa: F401 (they register their commands in the app)
 from dnas.cli.app import app
 from dnas.cli.printing import print_start
 from dnas.data.memory import is_short, shortage
@@ -31,25 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed()
     if follows():
-        # The first of torchrun's ranks prints what comes out.
+        # Only the first rank of torchrun prints results.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # A letter that the locale lacks is no reason to fail.
+        # Do not fail on a character that the locale lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_call(arguments))
 
 
 def _open_closed() -> None:
-    """Where the caller has closed stdin, stdout or stderr, open nothing in its place.
+    """Replace stdin, stdout and stderr by the null device if the caller has closed them.
 
-    Else the next file that is opened would have its number, and what is printed would go there.
+    Otherwise the next file to be opened would get the number of the closed stream, and printed text would end up in it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             with contextlib.suppress(OSError):
                 os.fstat(number)
-                continue  # something else has the number by now
+                continue  # another file already has this number
             opened = os.open(os.devnull, os.O_RDWR)
             if opened != number:
                 os.dup2(opened, number)
@@ -79,7 +79,7 @@ def _call(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130, debug)
     except BrokenPipeError:
-        # The reader of a pipe has seen enough; keep Python from complaining when it flushes at exit.
+        # The reader has closed the pipe; keep Python from printing an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -88,13 +88,13 @@ def _call(arguments: list[str]) -> int:
 
 
 def _unexpected(error: Exception) -> str:
-    """What to say of an error that is not one of ours: memory, a disk, or else a defect of this program."""
+    """Return the message for an error that dnas did not raise: out of memory, a disk error, or a bug in dnas."""
     if is_short(error):
-        return f"{shortage(error)}; give a smaller --image-size, --batch-size or --channels, or end other programs"
+        return f"{shortage(error)}; use a smaller --image-size, --batch-size or --channels, or close other programs"
     if isinstance(error, OSError):
         name = f" {error.filename}" if error.filename else ""
         return f"cannot use{name}: {error.strerror or error}; free space or choose another place"
-    return f"internal error, {type(error).__name__}: {error}; please report it with --debug"
+    return f"internal error, {type(error).__name__}: {error}; repeat the command with --debug and report the traceback"
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -1,4 +1,4 @@
-"""Commands that look at what is there: data, show, derive, evaluate, report, methods, doctor."""
+"""Commands that inspect data, runs and the machine: data, show, derive, evaluate, report, methods, doctor."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ def derive(
     run: RunFolder,
     /,
     *,
-    option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], help="NAME=VALUE of the method.")] = None,
-    out: Annotated[str | None, Parameter(help="Write the architecture file here, and not to stdout.")] = None,
+    option: Annotated[
+        list[str] | None, Parameter(name=["--option", "-o"], help="Option of the method, as NAME=VALUE; repeatable.")
+    ] = None,
+    out: Annotated[str | None, Parameter(help="File for the architecture, instead of stdout.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Derive an architecture again from a searched RUN, with other options if you like."""
+    """Derive an architecture again from the search of RUN, optionally with other options."""
     from dnas.pipeline.revisit import derive_again
 
     if out is not None:
         if Path(out).exists():
-            raise InputError(f"--out {out} exists; choose another file")
+            raise InputError(f"--out {out} already exists; choose another file")
         require_folder("--out", out)
     given: dict[str, Any] = {}
     add_options(given, option or [], ["options"])
@@ -65,9 +67,9 @@ def evaluate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Test the trained network of RUN, on its own test images or on those of --data.
+    """Test the trained network of RUN on its own test images or on those of --data.
 
-    Of a folder that is not split into train and test all images are tested, without those that RUN was trained on.
+    If a folder is not split into train and test, all of its images are used except those that RUN was trained on.
     """
     from dnas.data.sources.protocol import Columns
     from dnas.pipeline.evaluation import evaluate as test
@@ -99,18 +101,18 @@ def evaluate(
 
 @app.command(name="data", sort_key=6)
 def data_(
-    path: Annotated[str, Parameter(help="Named data set, or a path as for --data of `dnas run`.")],
+    path: Annotated[str, Parameter(help="Named data set, or a path as for --data in `dnas run`.")],
     /,
     *,
     options: Annotated[InspectedDataOptions, FLAT] = InspectedDataOptions(),
-    sheet: Annotated[str | None, Parameter(help="Also write a contact sheet to this file, .png or .html.")] = None,
+    sheet: Annotated[str | None, Parameter(help="Also write a contact sheet to this .png or .html file.")] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Tell what a run would read of a data set: classes, sizes, files left out, duplicates, leaks into the test images.
+    """Inspect a data set as a run would read it: classes, sizes, skipped files, duplicates, leaks into the test set.
 
-    PATH is what --data takes: a named data set, a folder, an archive, a list or arrays. Nothing is trained.
+    PATH is a value of --data: a named data set, a folder, an archive, a list or arrays. Nothing is trained.
     """
     from dnas.pages.sheet import require_sheet, write_sheet
     from dnas.pipeline.inputs import inspected
@@ -119,7 +121,7 @@ def data_(
         raise InputError(f"--data cannot be used with `dnas data`; type: dnas data {options.data}")
     for flag, value in (("--data-memory", options.data_memory), ("--data-workers", options.data_workers)):
         if value is not None:
-            raise InputError(f"{flag} cannot be used with `dnas data`, which holds no images; remove it")
+            raise InputError(f"{flag} cannot be used with `dnas data`, which loads no images into memory; remove it")
     if options.skip_broken:
         raise InputError("--skip-broken cannot be used with `dnas data`, which lists unreadable images; remove it")
     if sheet is not None:
@@ -136,40 +138,47 @@ def data_(
 @app.command(sort_key=7)
 def show(
     architecture: Annotated[
-        str, Parameter(help="An architecture file, a run folder, a published name, or a hand-made network (resnet8).")
+        str,
+        Parameter(help="Architecture file, run folder, published architecture, or reference network such as resnet8."),
     ],
     /,
     *,
-    layers: Annotated[int | None, WHOLE, Parameter(help="Depth at which a published cell pair is stacked.")] = None,
+    layers: Annotated[
+        int | None, WHOLE, Parameter(help="Number of cells in which a published cell pair is stacked.")
+    ] = None,
     channels: Annotated[
-        int | None, WHOLE, Parameter(help="Width of the first cells. [default: the run's, else 36]")
+        int | None, WHOLE, Parameter(help="Initial number of channels. [default: that of the run, else 36]")
     ] = None,
     classes: Annotated[
-        int | None, WHOLE, Parameter(help="Classes of the classifier. [default: the run's, else 10]")
+        int | None, WHOLE, Parameter(help="Number of classes. [default: that of the run, else 10]")
     ] = None,
     image_size: Annotated[
-        int | None, WHOLE, Parameter(help="Pixels of a side, for the MACs. [default: the run's, else 32]")
+        int | None,
+        WHOLE,
+        Parameter(help="Side length of an image in pixels, for the MACs. [default: that of the run, else 32]"),
     ] = None,
     image_channels: Annotated[
-        int | None, WHOLE, Parameter(help="Channels of an image. [default: the run's, else 3]")
+        int | None, WHOLE, Parameter(help="Number of image channels. [default: that of the run, else 3]")
     ] = None,
     stem: Annotated[
-        str | None, Parameter(help="cifar, halving, tiny-imagenet or imagenet. [default: the run's, else cifar]")
+        str | None, Parameter(help="cifar, halving, tiny-imagenet or imagenet. [default: that of the run, else cifar]")
     ] = None,
     width: Annotated[
         float | None,
-        Parameter(help="What the channels of a hand-made network are multiplied by. [default: the run's, else 1]"),
+        Parameter(help="Channel multiplier of a reference network. [default: that of the run, else 1]"),
     ] = None,
     params: Annotated[
-        int | None, MANY, Parameter(help="In place of --width: the one that comes closest to this size, such as 130k.")
+        int | None,
+        MANY,
+        Parameter(help="Choose --width so that a reference network has about this many parameters, such as 130k."),
     ] = None,
-    svg: Annotated[str | None, Parameter(help="Also write the picture to this file.")] = None,
+    svg: Annotated[str | None, Parameter(help="Also write a drawing to this SVG file.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show an architecture: its layers, parameters, multiply-accumulates and a drawing.
+    """Show an architecture: its layers, parameters, multiply-accumulates (MACs) and a drawing.
 
-    Of a hand-made network it tells the size. A run is shown as it is trained.
+    A reference network is shown by its size only, and a run with the settings of its training.
     """
     from dnas.pipeline.subjects import named
     from dnas.space.cost import PRECISIONS, least_memory
@@ -190,9 +199,9 @@ def show(
     if isinstance(found, str):
         for option, given in (("layers", layers), ("channels", channels), ("stem", stem), ("svg", svg)):
             if given is not None:
-                raise InputError(f"--{option} {given} has no use with {found}, whose shape is its own; leave it out")
+                raise InputError(f"--{option} {given} cannot be used with {found}, whose shape is fixed; remove it")
         if classes < 2:
-            raise InputError(f"classes is {classes}; a classifier needs at least 2")
+            raise InputError(f"classes must be at least 2, got {classes}")
         width = _width(found, classes, image_channels, width, params, shape.width)
         _show_handmade(found, classes, image_size, image_channels, width, json)
         return
@@ -259,11 +268,11 @@ def report(
     path: Annotated[Path, Parameter(help="Run folder or study folder.")],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The file. [default: report.html in PATH]")] = None,
+    out: Annotated[Path | None, Parameter(help="File to write. [default: report.html in PATH]")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a page of HTML about a RUN, finished or not, or about a study of `dnas compare`."""
+    """Write a self-contained HTML report about a run, finished or not, or about a study of `dnas compare`."""
     from dnas.pages.report import report as write
 
     if out is not None:
@@ -277,14 +286,14 @@ def report(
 
 @app.command(sort_key=8)
 def methods(
-    name: Annotated[str | None, Parameter(help="Method (or part, with --parts) whose options to list.")] = None,
+    name: Annotated[str | None, Parameter(help="Method, or part with --parts, to list the options of.")] = None,
     /,
     *,
-    parts: Annotated[bool, Parameter(help="List the parts that --with adds to a method, with their options.")] = False,
+    parts: Annotated[bool, Parameter(help="List the parts that --with adds to a method, and their options.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the methods; or the options of one, with all settings of its search and of a training."""
+    """List all search methods, or the options of one together with all settings of a search and a training."""
     from dnas.methods.registry import METHODS, get_method
     from dnas.pipeline.config import sections
 
@@ -308,7 +317,7 @@ def methods(
         print(f"{method['name']}: {method['paper']}")
         mappings = ", ".join(method["mappings"])
         print(f"  kind: {method['kind']}; mappings: {mappings} (default {method['default_mapping']})")
-        # Settings with their defaults without a preset.
+        # The defaults are those without a preset.
         for option in [*method["options"], *method.get("settings", ())]:
             print(f"  --option {option['name']}={option['default']}: {option['description']}")
 
@@ -347,13 +356,13 @@ def list_(
 def doctor(
     *,
     data_dir: Annotated[
-        str | None, Parameter(help="Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
+        str | None, Parameter(help="Folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
     ] = None,
-    out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
+    out: Annotated[str, Parameter(help="Folder for runs.")] = "runs",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
+    """Check this machine (torch, disk, memory, GPU, clock, data sets) and run a short self-test."""
     from dnas.doctor import examine
 
     findings = examine(data_dir, out)
@@ -362,7 +371,7 @@ def doctor(
     else:
         print_findings(findings)
     if not findings["self_test"]["passed"]:
-        raise RunError("the self-test failed; see the lines above")
+        raise RunError("the self-test failed; see the findings above")
 
 
 def _list_parts(name: str | None, json: bool) -> None:
@@ -382,7 +391,7 @@ def _list_parts(name: str | None, json: bool) -> None:
 
 
 def _options(owner: Any) -> list[dict[str, Any]]:
-    """Those of a method or part."""
+    """Describe the options of a method or part."""
     return [
         {"name": key, "default": field.default, "description": field.description}
         for key, field in owner.Options.model_fields.items()
@@ -402,11 +411,14 @@ def _describe(method: Any) -> dict[str, Any]:
 
 
 def _width(name: str, classes: int, inputs: int, width: float | None, params: int | None, default: float) -> float:
-    """The width of a hand-made network that is shown, by the rules of a training."""
+    """Return the width of a reference network to show, by the same rules as for a training."""
     given = {key: value for key, value in (("width", width), ("params", params)) if value is not None}
     if not given:
         return default
-    from dnas.network.handmade import handmade_of_size, require_width  # with torch, which no architecture needs
+    from dnas.network.handmade import (
+        handmade_of_size,
+        require_width,
+    )  # imports torch, which an architecture does not need
     from dnas.settings import WidthTrainSettings
     from dnas.validation import checked
 
@@ -431,5 +443,5 @@ def _show_handmade(name: str, classes: int, image_size: int, image_channels: int
     print(
         f"{entry.title}: {size['params']:,} parameters, {size['macs']:,} multiply-accumulates at "
         + (f"width {width:g}, " if entry.has_width else "")
-        + f"{classes} classes, {image_size}×{image_size} images; made by hand, so there is no architecture to draw"
+        + f"{classes} classes, {image_size}×{image_size} images; a reference network has no architecture to draw"
     )

@@ -1,4 +1,4 @@
-"""What commands print: results for people as tables, or one JSON value on stdout."""
+"""Output of the commands: results as tables for people, or one JSON value on stdout."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from dnas.data.inspection import Inspection
     from dnas.space.architecture import Architecture
 
-MOST_CLASSES = 30  # rows of a table on the terminal
+MOST_CLASSES = 30  # rows of a table in the terminal
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """The content of a result.json."""
+    """Print the content of a result.json."""
     if as_json:
         print_json(result)
         return
@@ -36,14 +36,14 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     if "test_accuracy" in result:
         table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
         balanced = () if verdict.of_classes(result) is None else ("balanced",)
-        for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
+        for column in ("network", "test accuracy", "95% CI", *balanced, "parameters", "MACs"):
             table.add_column(column, justify="left" if column == "network" else "right")
         for label, row in verdict.networks(result):
             low, high = row["test_interval"]
             table.add_row(
                 label,
                 f"{row['test_accuracy']:.4f}",
-                f"{low:.4f} – {high:.4f}",
+                f"{low:.4f}–{high:.4f}",
                 *(f"{row['balanced_accuracy']:.4f}" if "balanced_accuracy" in row else "" for _ in balanced),
                 f"{row['params']:,}",
                 f"{row['macs']:,}",
@@ -57,17 +57,17 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         BASELINE_STAGE: result.get("baseline", {}).get("seconds"),
     }
     seconds = [f"{STAGE_LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
-    console.print(f"{', '.join(seconds)}; everything is in {result['run']}", highlight=False)
+    console.print(f"{', '.join(seconds)}; results: {result['run']}", highlight=False)
     print_next(suggesting.after_run(result))
 
 
 def print_next(suggestions: Sequence[suggesting.Suggestion]) -> None:
-    """What to type next."""
+    """Print the commands to type next."""
     print("next:", *suggesting.lines(suggestions), sep="\n")
 
 
 def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
-    """What `evaluation.evaluate` gives; its warnings go to stderr."""
+    """Print the result of `evaluation.evaluate`; warnings go to stderr."""
     if as_json:
         print_json(result)
         return
@@ -77,25 +77,25 @@ def print_evaluation(result: dict[str, Any], as_json: bool) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     low, high = result["test_interval"]
     print(
-        f"{result['test_accuracy']:.4f} of {result['test_images']} test images of {result['data']} "
-        f"(95 % interval {low:.4f} to {high:.4f})"
+        f"test accuracy on {result['data']}: {result['test_accuracy']:.4f} "
+        f"({result['test_images']} images, 95% CI {low:.4f}–{high:.4f})"
     )
     if balance := verdict.of_classes(result):
         print(balance)
     if result["left_out"]:
         count = result["left_out"] + result["test_images"]
-        print(f"{result['left_out']} of {count} images left out: they are among the run's training images")
+        print(f"{result['left_out']} of {count} images left out because the run was trained on them")
 
 
 def print_start(folder: Path) -> None:
-    """What to type where nothing was typed, in this folder."""
-    print("dnas searches a small network for your pictures, and trains and tests it. For example:")
+    """Print commands to start with in this folder; for `dnas` without arguments."""
+    print("dnas searches for a small network for your images, trains it and tests it. For example:")
     print(*suggesting.lines(suggesting.at_start(folder)), sep="\n")
-    print("dnas --help lists all commands, and dnas run --help the options of one.")
+    print("dnas --help lists all commands, and dnas run --help lists the options of a command.")
 
 
 def print_inspection(found: Inspection, sheet: str | None) -> None:
-    """What `inspection.inspect_data` gives, in words."""
+    """Print the result of `inspection.inspect_data`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -108,7 +108,7 @@ def print_inspection(found: Inspection, sheet: str | None) -> None:
     for column in ("class", "training", "test", "share of training"):
         table.add_column(column, justify="left" if column == "class" else "right")
     counts = list(zip(found.classes, found.counts["train"], found.counts["test"], strict=True))
-    if len(counts) > MOST_CLASSES:  # the smallest and the largest
+    if len(counts) > MOST_CLASSES:  # only the smallest and the largest
         counts.sort(key=lambda row: row[1])
         counts = [*counts[: MOST_CLASSES // 2], *counts[-MOST_CLASSES // 2 :]]
     total = max(1, found.images["train"])
@@ -124,13 +124,13 @@ def print_inspection(found: Inspection, sheet: str | None) -> None:
     for line in warnings:
         print(line if line.startswith("hint: ") else f"warning: {line}")
     if not warnings:
-        print("nothing conspicuous: no copies within or across the splits, every class is in both")
+        print("no problems found: no copies within or across the splits, and every class is in both")
     if sheet is not None:
         print(f"contact sheet: {sheet}")
 
 
 def _wide_console() -> Console:
-    """For tables: a file or a pipe has room that a terminal may lack."""
+    """Return a console for wide tables: a file or pipe is not limited to the width of a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -138,13 +138,13 @@ def _wide_console() -> Console:
 
 
 def print_study(summary: dict[str, Any], out: Path) -> None:
-    """What `tables.summarise` gives."""
+    """Print the result of `tables.summarise`."""
     from rich.table import Table
 
     from dnas.study.tables import DIFFERENCES, HEADER, cells, difference_cells
 
     console = _wide_console()
-    # A control stands below what it controls, so the name need not be said again.
+    # A control is printed below its searched network, so the name is not repeated.
     named = zip(summary["rows"], cells(summary), strict=True)
     results = [(texts[0].replace(f"{row['of']}, ", "  "), *texts[1:]) for row, texts in named]
     title = f"{summary['data']}: {summary['test_images']} test images, preset {summary['preset']}"
@@ -163,12 +163,12 @@ def print_study(summary: dict[str, Any], out: Path) -> None:
         if runs:
             more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
             console.print(f"{state}: {', '.join(runs[:LISTED])}{more}", highlight=False)
-    console.print(f"everything is in {out}", highlight=False)
+    console.print(f"results: {out}", highlight=False)
     print_next(suggesting.after_study(summary, out))
 
 
 def print_ranking(summary: dict[str, Any], out: Path) -> None:
-    """What `ranking.ranked` gives."""
+    """Print the result of `ranking.ranked`."""
     from rich.table import Table
 
     from dnas.study.tables import RANKING_HEADER, ranking_cells, ranking_title
@@ -181,11 +181,11 @@ def print_ranking(summary: dict[str, Any], out: Path) -> None:
         table.add_row(*row)
     console.print(table)
     failed = f"{len(summary['failed'])} runs failed; " if summary["failed"] else ""
-    console.print(f"{failed}everything is in {out}", highlight=False)
+    console.print(f"{failed}results: {out}", highlight=False)
 
 
 def print_architecture(architecture: Architecture) -> None:
-    """A line for every layer."""
+    """Print one line per layer."""
     from rich.console import Console
 
     from dnas.drawing.terminal import terminal
@@ -195,19 +195,19 @@ def print_architecture(architecture: Architecture) -> None:
 
 
 def print_json(value: Any) -> None:
-    """The one JSON value of `--json`."""
+    """Print the JSON value of `--json`."""
     print(json.dumps(value, allow_nan=False))
 
 
 def print_findings(findings: Mapping[str, Any]) -> None:
-    """What `dnas doctor` found: facts, and of every check what to do where it is not well."""
+    """Print the facts and checks of `dnas doctor`, with advice for each check that did not pass."""
     for key, value in findings.items():
         if key == "findings":
             print("findings:")
             for finding in value:
                 advice = f"; {finding['advice']}" if finding["advice"] else ""
                 print(f"  {finding['status']:<7}  {finding['name']}: {finding['finding']}{advice}")
-        elif key == "data":  # said in the findings
+        elif key == "data":  # already in the findings
             continue
         elif isinstance(value, dict):
             print(f"{key}:")
@@ -218,7 +218,7 @@ def print_findings(findings: Mapping[str, Any]) -> None:
 
 
 def print_export(result: dict[str, Any]) -> None:
-    """What `deploy.export` gives."""
+    """Print the result of `deploy.export`."""
     from rich.table import Table
 
     from dnas.deploy.card import change
@@ -228,7 +228,7 @@ def print_export(result: dict[str, Any]) -> None:
     low, high = result["test_interval"]
     table = Table(
         title=f"{result['data']}: {result['test_images']} test images; torch {result['test_accuracy']:.4f} "
-        f"(95 % interval {low:.4f} – {high:.4f})",
+        f"(95% CI {low:.4f}–{high:.4f})",
         title_justify="left",
     )
     for name in ("format", "file", "size", "test accuracy", "agreement", "latency", "memory"):
@@ -248,4 +248,4 @@ def print_export(result: dict[str, Any]) -> None:
         if not row["exact"]:
             images = round(abs(row["accuracy_lost"]) * result["test_images"])
             console.print(f"{row['format']} {change(row)} ({images} of the test images)", highlight=False)
-    console.print(f"everything is in {result['folder']}", highlight=False)
+    console.print(f"results: {result['folder']}", highlight=False)

@@ -1,4 +1,4 @@
-"""Commands that make a run: run, search, train, resume."""
+"""Commands that execute a run: run, search, train, resume."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 @app.command(
     sort_key=0,
     help_epilogue=examples(
-        ("dnas run", "digits, in minutes on two cores"),
-        ("dnas run --data PATH --budget 10m", "your own pictures, in ten minutes"),
+        ("dnas run", "scikit-learn's digits, about a minute on two cores"),
+        ("dnas run --data PATH --budget 10m", "your own images, in ten minutes"),
         (
             "dnas run --data cifar10 --method gdas --mapping full --seed 1",
-            "another search, with a table for every layer",
+            "another method, with separate parameters per layer",
         ),
     ),
 )
@@ -52,16 +52,14 @@ def run(
     both: Annotated[BothOptions, FLAT] = BothOptions(),
     common: Annotated[RunOptions, FLAT] = RunOptions(),
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
-    no_baseline: Annotated[
-        bool, Parameter(group=TRAIN, help="Do not train a random network of the same size.")
-    ] = False,
+    no_baseline: Annotated[bool, Parameter(group=TRAIN, help="Do not train the random baseline.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search, derive, train, test and draw, in one run folder.
+    """Search for an architecture, train it from scratch and test it, together with a random network of the same size.
 
-    With no options: the DNAS method on scikit-learn's digits, in minutes on two cores.
+    Without options: the DNAS method on scikit-learn's digits, about a minute on two cores.
     """
     now = begin_execution(execute)
     given = given_options(data, search, both, common)
@@ -81,7 +79,7 @@ def search_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search and derive only."""
+    """Search for an architecture without training it afterwards."""
     now = begin_execution(execute)
     print_result(_start("search", given_options(data, search, common), quiet, now), json)
 
@@ -89,17 +87,17 @@ def search_(
 @app.command(
     sort_key=3,
     help_epilogue=examples(
-        ("dnas train RUN --channels 48", "the network of a run again, three times as wide"),
-        ("dnas train --from RUN --epochs 10", "ten epochs more of a training that has ended"),
-        ("dnas train --from RUN --data PATH", "fine-tune it on other pictures, maybe with other classes"),
+        ("dnas train RUN --channels 48", "train the network of a run again, three times as wide"),
+        ("dnas train --from RUN --epochs 10", "continue a finished training for ten more epochs"),
+        ("dnas train --from RUN --data PATH", "fine-tune it on other images, also with other classes"),
     ),
 )
 def train(
     architecture: Annotated[
         str | None,
         Parameter(
-            help="An architecture file, a run folder, a published name, or a hand-made network (resnet8). With --from "
-            "it may be left out."
+            help="Architecture file, run folder, published architecture, or reference network such as resnet8. "
+            "Optional with --from."
         ),
     ] = None,
     /,
@@ -110,16 +108,20 @@ def train(
     execute: Annotated[ExecutionOptions, FLAT] = ExecutionOptions(),
     option: Annotated[
         list[str] | None,
-        Parameter(name=["--option", "-o"], group=TRAIN, help="train.NAME=VALUE of a setting; repeatable."),
+        Parameter(
+            name=["--option", "-o"], group=TRAIN, help="Setting of the training, as train.NAME=VALUE; repeatable."
+        ),
     ] = None,
-    baseline: Annotated[bool, Parameter(group=TRAIN, help="Also train a random network of the same size.")] = False,
+    baseline: Annotated[
+        bool, Parameter(group=TRAIN, help="Also train a random network of the same size (random baseline).")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train and test one architecture or hand-made network; with --from, go on with the trained weights of a run.
+    """Train an architecture or a reference network and test it; with --from, start with the trained weights of a run.
 
-    A run hands on its data, image size, preset and training; options and --config take precedence.
+    A run passes on its data, image size, preset and training settings. Options and --config take precedence.
     """
     now = begin_execution(execute)
     from dnas.pipeline.subjects import to_train
@@ -137,7 +139,7 @@ def resume(
     processes: Annotated[
         int,
         WHOLE,
-        Parameter(help="Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]"),
+        Parameter(help="Number of runs in parallel, for a study or ranking. [default: one per CPU thread; 1 on a GPU]"),
     ] = 0,
     seeds: Annotated[str | None, Parameter(show=False)] = None,
     methods: Annotated[str | None, Parameter(show=False)] = None,
@@ -147,10 +149,10 @@ def resume(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Go on from the last checkpoint of RUN, or with a study or a ranking; the result is the same, to the bit, as
-    without the interruption.
+    """Resume a run, study or ranking from its last checkpoint. The result is bit-for-bit identical to that of an
+    uninterrupted run (on the CPU, or with --deterministic).
 
-    Where all is done it says what came out, so a job script may call it again and again.
+    If nothing is left to do, the result is printed again, so job scripts can always call this command.
     """
     now = begin_execution(execute)
     for option, value in (("seeds", seeds), ("methods", methods)):
@@ -167,9 +169,9 @@ def resume(
     elif (run / RANKING_FILE).is_file():
         carry_out_ranking(run, read_ranking(run), processes, cluster, quiet, json, now)
     elif processes:
-        raise InputError(f"--processes {processes} has no use here: {run} is one run; leave it out")
+        raise InputError(f"--processes does not apply to {str(run)!r}, which is a single run; remove it")
     elif cluster != ClusterOptions():
-        raise InputError(f"--ray is for studies and rankings, and {run} is one run; leave it out")
+        raise InputError(f"--ray does not apply to {str(run)!r}, which is a single run; remove it")
     else:
         print_result(pipeline.resume(run, reporter=reporter(quiet), execution=now), json)
 

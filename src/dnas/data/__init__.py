@@ -1,4 +1,4 @@
-"""From a folder to a batch of uint8 pictures, and their augmentation.
+"""Data sets: from a folder to batches of uint8 images, and their augmentation.
 
 Not here: architectures, networks and runs.
 """
@@ -17,7 +17,7 @@ _SPLITS = ("DataInfo", "Split", "load_test", "load_train")
 
 
 def __getattr__(name: str) -> Any:
-    # When first used, as they need torch and the names of data sets do not.
+    # Imported on first use, since they require torch and the names of data sets do not.
     if name in _SPLITS:
         from dnas.data import splits
 

@@ -1,4 +1,4 @@
-"""Images that lie in arrays: their size, and the mean and standard deviation of their channels."""
+"""Images in arrays: their size, and the mean and standard deviation of their channels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def value_counts(images: Tensor) -> Counts:
 def mean_std(counts: Counts) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel on the scale 0..1, from counts of the 256 values [C, 256].
 
-    A channel that never varies gets 1, as it is to be divided by.
+    A constant channel gets a standard deviation of 1, since it is a divisor.
     """
     values = np.arange(256)
     mean = counts @ values / counts.sum(1)

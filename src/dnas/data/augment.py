@@ -1,7 +1,7 @@
-"""Pictures from uint8 to what a network eats: normalised, and in training augmented.
+"""Normalization of uint8 images for the network, and augmentation in training.
 
-A whole batch at a time, on the device where it is, with no worker processes. The draws come from a
-CPU generator, so a seed gives the same pictures on every device.
+A whole batch at a time, on its device, without worker processes. Random numbers come from a CPU generator, so that a
+seed gives the same images on every device.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dnas.settings import TrainFlip
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training picture, in this order.
+    """Augmentation of a training image, in this order.
 
     Args:
         pad: pixels of black added on each side before a random crop of the old size.
-        flip: whether half of the pictures are mirrored left to right.
-        cutout: side in pixels of the square that is blanked after normalising; 0 for none.
+        flip: whether half of the images are mirrored left to right.
+        cutout: side in pixels of the square that is set to 0 after normalization; 0 for none.
         rotation: largest angle in degrees, up to 180; 0 for none.
 
     Raises:
@@ -39,22 +39,22 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, value in (("pad", self.pad), ("cutout", self.cutout)):
             if value < 0:
-                raise InputError(f"the augmentation's {name} is {value}; give 0 or more pixels")
+                raise InputError(f"{name} of the augmentation must be at least 0 pixels, got {value}")
         if not 0 <= self.rotation <= 180:
-            raise InputError(f"the augmentation's rotation is {self.rotation}; give 0 to 180 degrees")
+            raise InputError(f"rotation of the augmentation must be 0 to 180 degrees, got {self.rotation}")
 
 
 def mirrors(flip: TrainFlip, info: DataInfo) -> bool:
-    """Return whether training pictures are mirrored under a setting, by whatever rule.
+    """Return True if training images are mirrored with a setting, by any rule.
 
-    Runs have "on", "off" or "alternate" (`flips`); "auto" is of those from before there was the setting, which
-    went by the kind of the data set.
+    Runs have "on", "off" or "alternate" (`flips`); "auto" is from runs before the setting existed, which decided by
+    the kind of the data set.
     """
     return info.flip if flip == "auto" else flip != "off"
 
 
 def normalise(images: Tensor, info: DataInfo, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(x / 255 - mean) / std of uint8 [B, C, H, W], per channel, as `dtype`."""
+    """Return (x / 255 - mean) / std of uint8 [B, C, H, W], per channel, as `dtype`."""
     return _normalised(images.to(torch.promote_types(dtype, torch.float32)), info).to(dtype)
 
 
@@ -66,23 +66,23 @@ def augment(
     among: tuple[int, int] | None = None,
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """A training batch: pictures cropped, mirrored, rotated, normalised and cut out.
+    """Augment a training batch: crop, mirror, rotate, normalize and cut out.
 
-    Black fills what comes in from outside; the square of the cutout becomes 0, the mean, and is clipped
-    at the border (DeVries and Taylor, arXiv:1708.04552). Rotation is about the centre, to the nearest
-    pixel. One call takes 6 * B uniform numbers from `generator`, whatever the recipe: rows of
+    Areas outside of the image are black; the square of the cutout becomes 0, the mean, and is clipped
+    at the border (DeVries and Taylor, arXiv:1708.04552). Rotation is about the center, to the nearest
+    pixel. One call takes 6 * B uniform numbers from `generator`, for any recipe: rows of
     (vertical crop, horizontal crop, flip, cutout row, cutout column, angle).
 
     Args:
         images: uint8 [B, C, H, W].
-        recipe: what to do; `mirrors` says whether to flip.
+        recipe: the augmentation; `mirrors` decides whether to flip.
         info: mean and std.
-        generator: a CPU generator; the only source of chance.
-        among: where these are a part of a batch, the number of the first in it, and how many it has: they are as in it.
-        mirrored: bool [B], which pictures are mirrored where the recipe flips; by default those that are drawn.
+        generator: a CPU generator; the only source of randomness.
+        among: for a part of a batch, the position of its first image and the batch size: results are as in the batch.
+        mirrored: bool [B], the images to mirror if the recipe flips; by default they are drawn at random.
 
     Returns:
-        float32 [B, C, H, W] on the pictures' device.
+        float32 [B, C, H, W] on the device of the images.
     """
     height, width = images.shape[2:]
     device = images.device
@@ -111,7 +111,7 @@ def augment(
 
 
 def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """uint8 [B, C, H, W]: pixel (b, c, y, x) is images[b, c, rows[b, y], columns[b, x]] (or 0)."""
+    """Return uint8 [B, C, H, W]: pixel (b, c, y, x) is images[b, c, rows[b, y], columns[b, x]] (or 0)."""
     count, channels, height, width = images.shape
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     pixel = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
@@ -121,11 +121,11 @@ def _gathered(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _rotated(batch: Tensor, degrees: Tensor) -> Tensor:
-    """float [B, C, H, W] turned counter-clockwise by `degrees` [B], nearest pixel, black outside."""
+    """Rotate float [B, C, H, W] counter-clockwise by `degrees` [B], nearest pixel, black outside."""
     height, width = batch.shape[2:]
     angle = degrees * (math.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # affine_grid counts both axes from -1 to 1, hence the ratios where a picture is not square.
+    # affine_grid scales both axes to -1 … 1, hence the ratios for images that are not square.
     theta = torch.stack(
         [
             torch.stack([cos, -sin * (height / width), zero], 1),
@@ -138,7 +138,7 @@ def _rotated(batch: Tensor, degrees: Tensor) -> Tensor:
 
 
 def _normalised(pixels: Tensor, info: DataInfo) -> Tensor:
-    """`normalise` in place, of floating-point pixels 0..255."""
+    """Normalize floating-point pixels 0..255 in place, like `normalise`."""
     mean = torch.tensor(info.mean, dtype=pixels.dtype, device=pixels.device)[:, None, None]
     std = torch.tensor(info.std, dtype=pixels.dtype, device=pixels.device)[:, None, None]
     return pixels.div_(255).sub_(mean).div_(std)

@@ -1,12 +1,12 @@
-"""Pictures that occur more than once: the same pixels, or nearly the same, as after compression, scaling or mirroring.
+"""Duplicate images: the same pixels, or nearly the same, as after compression, resizing or mirroring.
 
-Near copies are found in thumbnails, as vectors without their mean and of length 1. A pair is one where their distance
-is at most `NEAR`, for which the correlation is 0.98, and where it stands out: at most `STANDS_OUT` times the distance
-of each to its 32nd neighbour. Trousers on black resemble each other as much as copies of a photograph do, but not more
-than many other trousers.
+Near copies are found in thumbnails, as vectors without their mean and of length 1. Two images are a pair if their
+distance is at most `NEAR`, which is a correlation of 0.98, and if it stands out: at most `STANDS_OUT` times the
+distance of each to its 32nd neighbor. Trousers on black resemble each other as much as copies of a photograph do, but
+not more than many other trousers.
 
-No pictures are compared but those that are neighbours in the first principal components, by a k-d tree. A projection
-shortens distances, so it hides no pair.
+Only neighbors in the first principal components are compared, by a k-d tree. A projection shortens distances, so no
+pair is missed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dnas.data.sources.samples import Bytes, Labels
 
 NEAR = 0.2
 STANDS_OUT = 0.27
-# The rank of the neighbour whose distance tells how much pictures resemble each other that are no copies.
+# The rank of the neighbor whose distance shows how much images resemble each other that are not copies.
 RANK = 32
-# Thumbnails with less contrast than this, as a standard deviation of bytes, are as good as blank: noise decides.
+# Thumbnails with less contrast than this, as a standard deviation of bytes, count as blank: only noise is left.
 BLANK = 3.0
 _COMPONENTS = 16
 _SAMPLE = 256
@@ -37,8 +37,8 @@ class Pairs:
     """Near copies.
 
     Attributes:
-        positions: int64 [P, 2], the smaller first.
-        mirrored: bool [P], whether one is the other's mirror image.
+        positions: int64 [P, 2], smaller one first.
+        mirrored: bool [P], whether one is the mirror image of the other.
     """
 
     positions: Labels
@@ -46,14 +46,14 @@ class Pairs:
 
 
 def equal(digests: Labels) -> list[Labels]:
-    """The positions of each digest that occurs more than once, in the order of the first ones."""
+    """Return the positions of each digest that occurs more than once, ordered by the first position."""
     order = np.argsort(digests, kind="stable")
     runs = np.split(order, np.flatnonzero(np.diff(digests[order])) + 1)
     return sorted((run for run in runs if len(run) > 1), key=lambda run: int(run[0]))
 
 
 def near(thumbs: Bytes) -> Pairs:
-    """The near copies among thumbnails [N, H, W, C], of which none should be equal to another."""
+    """Return the near copies among thumbnails [N, H, W, C], which should all be different."""
     contrast = thumbs.reshape(len(thumbs), -1).std(1)
     used = np.flatnonzero(contrast >= BLANK)
     nothing = Pairs(np.zeros((0, 2), np.int64), np.zeros(0, bool))
@@ -64,7 +64,7 @@ def near(thumbs: Bytes) -> Pairs:
     pairs = np.concatenate([pairs for pairs, _ in found])
     distances = np.concatenate([distances for _, distances in found])
     mirrored = np.repeat([False, True], [len(pairs) for pairs, _ in found])
-    # Of a picture that looks like its mirror image both are found: the closer one counts.
+    # For an image that resembles its own mirror image, both are found: the closer one counts.
     order = np.lexsort((distances, pairs[:, 1], pairs[:, 0]))
     pairs, distances, mirrored = pairs[order], distances[order], mirrored[order]
     first = np.ones(len(pairs), bool)
@@ -75,7 +75,7 @@ def near(thumbs: Bytes) -> Pairs:
 
 
 class _Search:
-    """Thumbnails [N, H, W, C], and a tree of their projections."""
+    """Thumbnails [N, H, W, C], and a k-d tree of their projections."""
 
     def __init__(self, thumbs: Bytes) -> None:
         from scipy.spatial import cKDTree
@@ -103,7 +103,7 @@ class _Search:
         return found
 
     def within(self, mirrored: bool) -> tuple[Labels, npt.NDArray[np.float32]]:
-        """Pairs at most `NEAR` apart [P, 2], of each picture those with its nearest neighbours; and their distances."""
+        """Return pairs at most `NEAR` apart [P, 2], of each image with its nearest neighbors, and their distances."""
         pairs, distances = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
         neighbours = min(RANK + 1, len(self.thumbs))
         for start in range(0, len(self.thumbs), _AT_ONCE):
@@ -119,7 +119,7 @@ class _Search:
         return np.concatenate(pairs), np.concatenate(distances)
 
     def _usual(self) -> float:
-        """A distance to the 32nd neighbour that few pictures exceed, from a sample."""
+        """Return a distance to the 32nd neighbor that few images exceed, from a sample."""
         if len(self.thumbs) <= 2 * RANK:
             return np.inf
         sample = self._of(np.arange(0, len(self.thumbs), -(-len(self.thumbs) // _SAMPLE)))
@@ -129,7 +129,7 @@ class _Search:
         return float(np.percentile(np.sqrt(np.maximum(0, 2 - 2 * nearest)), 95))
 
     def stand_out(self, pairs: Labels, distances: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which pairs are closer than pictures that are no copies, bool [P]."""
+        """Return which pairs are closer than images that are not copies, bool [P]."""
         if len(self.thumbs) <= 2 * RANK or not len(pairs):
             return np.ones(len(pairs), bool)
         paired, places = np.unique(pairs, return_inverse=True)
@@ -146,7 +146,7 @@ class _Search:
 
 
 def _vectors(thumbs: Bytes) -> Vectors:
-    """Thumbnails as vectors [N, D] without their mean, of length 1."""
+    """Return thumbnails as vectors [N, D] without their mean, of length 1."""
     vectors = thumbs.reshape(len(thumbs), -1).astype(np.float32)
     vectors -= vectors.mean(1, keepdims=True)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
@@ -154,7 +154,7 @@ def _vectors(thumbs: Bytes) -> Vectors:
 
 
 def joined(count: int, pairs: Labels) -> list[Labels]:
-    """The positions of each group of two or more that pairs connect, in the order of the first ones."""
+    """Return the positions of each group of two or more connected by pairs, ordered by the first position."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -1,6 +1,6 @@
-"""Processes that read picture files while this one computes. One that is killed is replaced, and its work done again.
+"""Worker processes that read image files while this process computes. A killed one is replaced, and its work repeated.
 
-Processes and not threads: the decoders are C libraries that read whatever lies in a folder, and a crash of theirs must
+Processes instead of threads, because the decoders are C libraries that read arbitrary files, and a crash in them must
 not end a run.
 """
 
@@ -23,13 +23,13 @@ from loky.process_executor import ProcessPoolExecutor, ShutdownExecutorError  # 
 from dnas.errors import RunError
 
 Result = TypeVar("Result")
-# How often the processes may be replaced during one task.
+# Maximum number of times that processes are replaced during one task.
 DEATHS = 3
 
 
 @dataclass
 class Task(Generic[Result]):
-    """A call of a function in one of the processes."""
+    """A function call in one of the processes."""
 
     function: Callable[..., Result]
     arguments: tuple[Any, ...]
@@ -39,10 +39,10 @@ class Task(Generic[Result]):
 
 
 class Decoders:
-    """The processes of a data set, which start when they are first needed. Can be sent to a process, which has its own.
+    """Decoder processes of a data set, started on first use. Can be pickled; the receiving process then has its own.
 
     Args:
-        processes: How many; 0: as many as torch has threads.
+        processes: Number of processes; 0: as many as torch has threads.
     """
 
     def __init__(self, processes: int = 0) -> None:
@@ -58,29 +58,29 @@ class Decoders:
             return self.processes
         import torch
 
-        # In one of several processes that share a machine, torch has its share of the threads.
+        # If several processes share a machine, torch in each has its share of the threads.
         return torch.get_num_threads()
 
     def begin(self, function: Callable[..., Result], *arguments: Any) -> Task[Result]:
-        """Have a function of a module called with arguments that can be sent."""
+        """Start a call of a module-level function with arguments that can be pickled."""
         future, pool = self._submit(function, arguments)
         return Task(function, arguments, future, pool)
 
     def finish(self, task: Task[Result]) -> Result:
-        """Wait for a task. Raises what its function raised, or RunError where processes die again and again."""
+        """Wait for a task. Raises the error of its function, or RunError if processes die repeatedly."""
         while (lost := _lost(task.future)) is not None:
             task.deaths += lost == "died"
             self._drop(task.pool)
             if task.deaths == DEATHS:
                 raise RunError(
-                    f"processes that decode pictures ended {DEATHS} times in the middle of the same ones, "
-                    "killed or out of memory: free memory and resume"
+                    f"decoder processes died {DEATHS} times on the same images (killed or out of memory); "
+                    "free memory and resume"
                 )
             task.future, task.pool = self._submit(task.function, task.arguments)
         return task.future.result()
 
     def close(self) -> None:
-        """End the processes; what comes after starts new ones."""
+        """End the processes; a later call starts new ones."""
         if self._pool is not None:
             self._drop(self._pool)
 
@@ -100,10 +100,10 @@ class Decoders:
 
 
 class _Pool:
-    """Processes of which none has died. They end when nothing refers to this any more, and with this process."""
+    """Processes of which none has died. They end when this object is garbage-collected, and with this process."""
 
     def __init__(self, processes: int) -> None:
-        # Unlike the standard library's, these processes do not import the user's script again; see `workers.py`.
+        # Unlike those of the standard library, these processes do not import the script of the user; see `workers.py`.
         context = get_context("loky")
         reader, leash = context.Pipe(duplex=False)
         self.executor = ProcessPoolExecutor(processes, context=context, initializer=_begin, initargs=(reader,))
@@ -111,10 +111,10 @@ class _Pool:
 
 
 def _lost(future: Future[Any]) -> Literal["died", "closed"] | None:
-    """Why a call has neither a result nor an error of its own: its process died, or was ended by `close`."""
+    """Error for a call without a result: its process died, or was ended by `close`."""
     if future.cancelled():
         return "closed"
-    # Not raised and caught: a traceback would refer to the processes, and so keep them.
+    # Not raised and caught: a traceback would hold references to the processes, and keep them alive.
     error = future.exception()
     if isinstance(error, BrokenProcessPool):
         return "died"
@@ -127,7 +127,7 @@ def _end(executor: Any, leash: Connection) -> None:
 
 
 def _begin(leash: Connection) -> None:
-    """In a new process: end with the owner, and not before it: a Ctrl-C reaches all processes of a terminal."""
+    """In a new process: end with the owner, and not earlier: a Ctrl-C reaches all processes of a terminal."""
 
     def follow() -> None:
         leash.poll(None)

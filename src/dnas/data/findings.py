@@ -1,4 +1,4 @@
-"""An inspection in words: what a run would read, and what is worth a look before it does."""
+"""Results of an inspection as text: the data as a run would read it, and warnings."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dnas.data.sources.listing import Reason, many
 from dnas.settings import SQUEEZE
 
 SHOWN = 3
-# How many times as many training images the largest class may have as the smallest until that is told.
+# Ratio of the largest to the smallest class, in training images, above which a warning is printed.
 UNBALANCED = 4
 
 
 def facts(found: Inspection) -> list[tuple[str, str]]:
-    """What a run would read, as (subject, text)."""
+    """Return the facts about the data as a run would read it, as (subject, text)."""
     train, test = (found.images[part] for part in ("train", "test"))
     colors = "3 channels" if found.channels == 3 else "1 channel (gray)"
-    rule = {"crop": "the middle square of each", "pad": "padded to a square", SQUEEZE: "squeezed to a square"}
+    rule = {"crop": "center-cropped to a square", "pad": "padded to a square", SQUEEZE: "squeezed to a square"}
     square = all(width == height for (width, height), _ in found.sizes())
     shape = "" if square else f", {rule[found.resize]} (--resize {found.resize})"
     name, share = found.majority("train")
     return [
         ("data", f"{found.source!r}, read as {found.kind}"),
-        ("images", f"{train:,} to train on, {test:,} to test on, {many(len(found.classes), 'class', 'classes')}"),
+        ("images", f"{train:,} for training, {test:,} for testing, {many(len(found.classes), 'class', 'classes')}"),
         ("network sees", f"{colors} of {found.image_size}×{found.image_size}{shape}"),
         ("sizes", _sizes(found)),
         ("stored as", _modes(found)),
@@ -33,8 +33,8 @@ def facts(found: Inspection) -> list[tuple[str, str]]:
 
 
 def left_out(found: Inspection) -> list[str]:
-    """What is not used, a line per reason, each with examples."""
-    # Of hidden ones the text counts folders, not what lies in them.
+    """Return one line per reason for unused files, with examples."""
+    # For hidden files the text counts folders, not their content.
     lines = []
     for each in found.left_out:
         count = f" ({many(each.files, 'file')} in all)" if each.reason == Reason.HIDDEN.value else ""
@@ -43,14 +43,14 @@ def left_out(found: Inspection) -> list[str]:
         shown = ", ".join(f"{each.name!r} ({each.reason})" for each in found.unreadable[:SHOWN])
         more = ", …" if len(found.unreadable) > SHOWN else ""
         lines.append(
-            f"{many(len(found.unreadable), 'unreadable image')}, for which a run ends in an error unless it has "
+            f"{many(len(found.unreadable), 'unreadable image')}, with which a run ends in an error unless it has "
             f"--skip-broken: {shown}{more}"
         )
     return lines
 
 
 def warnings(found: Inspection) -> list[str]:
-    """What is worth a look, a line each."""
+    """Return the warnings, one per line."""
     lines = [*_copies(found.exact, "copies", "the same pixels"), *_copies(found.near, "near copies", "nearly the same")]
     if found.near.mirrored:
         lines.append(f"{many(found.near.mirrored, 'pair')} of near copies are mirror images of each other")
@@ -71,15 +71,15 @@ def warnings(found: Inspection) -> list[str]:
 
 
 def lacking(word: str, missing: Sequence[str]) -> str:
-    """What is told of classes that a split has no images of."""
+    """Return the text about classes without images in a split."""
     return f"no {word} images of {many(len(missing), 'class', 'classes')}: {_names(missing)}"
 
 
 def unbalanced(classes: Sequence[str], counts: Sequence[int]) -> str:
-    """What is told of classes of very different size.
+    """Return the text about classes of very different size.
 
     Args:
-        counts: Training images of each class.
+        counts: Number of training images per class.
     """
     low, high = min(range(len(counts)), key=counts.__getitem__), max(range(len(counts)), key=counts.__getitem__)
     share = 100 * counts[high] / max(1, sum(counts))
@@ -118,7 +118,7 @@ def _copies(found: Copies, word: str, alike: str) -> list[str]:
 
 
 def _pairs(groups: Sequence[Sequence[File]]) -> str:
-    """Examples of groups: the first two pictures of each."""
+    """Return examples of groups: the first two images of each."""
     shown = [" = ".join(repr(f"{e.part}: {e.name}") for e in group[:2]) for group in groups[:SHOWN]]
     return _listed(shown, len(groups))
 
@@ -136,7 +136,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name of a class on a line of text."""
+    """Shorten the name of a class for a line of text."""
     name = name if len(name) <= 30 else f"{name[:29]}…"
     return name if name.isprintable() else repr(name)
 
@@ -148,7 +148,7 @@ def _sizes(found: Inspection) -> str:
         return shown or "none"
     widths, heights = ([size[axis] for size, _ in sizes] for axis in (0, 1))
     return (
-        f"{len(sizes):,} different ones, {min(widths)}–{max(widths)} wide and {min(heights)}–{max(heights)} high; most "
+        f"{len(sizes):,} sizes, {min(widths)}–{max(widths)} wide and {min(heights)}–{max(heights)} high; most "
         f"often {shown}"
     )
 

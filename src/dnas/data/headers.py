@@ -1,4 +1,4 @@
-"""What is known of pictures before they become squares of bytes: shapes, colors and the range of deep ones."""
+"""Properties of images before conversion to square 8-bit images: shapes, colors and value ranges of deep ones."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from dnas.settings import AUTO_RESIZE, CROP, PAD, SMALLEST_IMAGE, Resize
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 LARGEST_DEFAULT_IMAGE = 64
-# Of these alone: Pillow tells a format by content, and for some calls other programs (EPS: Ghostscript).
+# Only these: Pillow detects formats by content, and runs other programs for some (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
-# A picture counts as elongated whose longer side is more than so many times the shorter one. Photographs of 3 : 2,
-# of which rounding makes 1.502, do not.
+# An image counts as elongated if its longer side is more than this many times the shorter one. Photographs of 3 : 2,
+# which rounding can turn into 1.502, do not.
 ELONGATED = 1.6
 SIXTEEN_BITS = (0.0, 65535.0)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How pictures that are no squares of bytes become such.
+    """How images are converted to square 8-bit images.
 
     Attributes:
         resize: crop, pad or squeeze.
-        values: What becomes 0 and 255 in pictures of floating-point and 32-bit numbers; () where there were none.
+        values: Values that become 0 and 255 in floating-point and 32-bit images; () if there are none.
     """
 
     resize: Resize = CROP
@@ -45,15 +45,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Headers:
-    """Of some pictures, the readable ones.
+    """Properties of the readable images among some.
 
     Attributes:
-        shorter, longer: {side in pixels: pictures whose shorter or longer one it is}.
-        elongated: How many are longer than `ELONGATED` times their shorter side.
-        grey: Whether all are: stored so, or, where a format knows no grey (WebP, GIF, AVIF with alpha, palettes), by
-            their pixels.
-        values: The least and the largest number in pictures that are `deep`; () where there are none.
-        whole: Whether all these numbers are of a kind for whole numbers.
+        shorter, longer: {side in pixels: number of images whose shorter or longer side it is}.
+        elongated: Number of images longer than `ELONGATED` times their shorter side.
+        grey: Whether all are grayscale: by format, or by pixels if the format has no grayscale (WebP, GIF, AVIF with
+            alpha, palettes).
+        values: The smallest and the largest value in images that are `deep`; () if there are none.
+        whole: Whether all these values have integer types.
     """
 
     shorter: Mapping[int, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Headers:
 
     @property
     def square(self) -> bool:
-        """Whether every picture is."""
+        """Return True if every image is square."""
         return self.shorter == self.longer
 
     @property
@@ -88,15 +88,15 @@ class Headers:
         return 1 if self.grey else 3
 
     def rule(self, resize: Resize) -> Rule:
-        """What these pictures are read by; auto: pad where most are elongated."""
+        """Return the rule for these images; auto: pad if most are elongated."""
         if resize == AUTO_RESIZE:
             resize = PAD if 2 * self.elongated > self.count else CROP
-        # Whole numbers of 32 bits are often no larger than those of 16, which a data set may mix them with.
+        # 32-bit integers are often no larger than 16 bits, and a data set may contain both.
         small = self.whole and bool(self.values) and self.values[0] >= 0 and self.values[1] <= SIXTEEN_BITS[1]
         return Rule(resize, SIXTEEN_BITS if small else self.values)
 
     def size(self, resize: Resize) -> int:
-        """The side of images that `--image-size` leaves open: the most common one of what is kept of the pictures."""
+        """Return the image size if `--image-size` is not given: the most common side after the resize rule."""
         sides = (self.shorter if resize == CROP else self.longer) or {LARGEST_DEFAULT_IMAGE: 1}
         if max(sides) > LARGEST_DEFAULT_IMAGE:
             return LARGEST_DEFAULT_IMAGE
@@ -104,8 +104,8 @@ class Headers:
 
 
 def read_headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> Headers:
-    """Look at pictures. Mostly only headers are read; unreadable ones are left out."""
-    colored: list[str] = []  # one is enough, so the pixels of others need not be looked at
+    """Read the headers of images, and pixels only if needed; unreadable images are left out."""
+    colored: list[str] = []  # one is enough, so the pixels of the others are not needed
 
     def look(name: str) -> Headers | None:
         try:
@@ -119,10 +119,10 @@ def read_headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> He
                     numbers = numbers_of(image)
                     values = (float(numbers.min()), float(numbers.max()))
                     if not all(map(math.isfinite, values)):
-                        return None  # decoding meets it again and reports it
+                        return None  # decoding finds it again and reports it
                 elongated = int(sides[1] > ELONGATED * sides[0])
                 return Headers({sides[0]: 1}, {sides[1]: 1}, elongated, grey, values, image.mode != "F")
-        except Exception:  # Pillow raises many types for a damaged file; decoding meets it again and reports it
+        except Exception:  # Pillow raises many types for a damaged file; decoding finds it again and reports it
             return None
 
     found = [each for each in in_threads(look, names) if each is not None]
@@ -138,7 +138,7 @@ def read_headers(opened: Callable[[str], IO[bytes]], names: Sequence[str]) -> He
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How a picture that was opened, and not yet loaded, is stored, by Pillow's names: RGB;16B; "" where not known."""
+    """Return the raw mode of an opened, not yet loaded image, by Pillow's names such as RGB;16B; "" if unknown."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
@@ -146,12 +146,12 @@ def raw_mode(image: Image.Image) -> str:
 
 @dataclass(frozen=True, order=True)
 class Stored:
-    """How a picture is stored.
+    """How an image is stored.
 
     Attributes:
-        format, mode: By Pillow's names; "" for an array's format.
-        bits: Of each channel.
-        width, height: In pixels, before EXIF data turn it.
+        format, mode: By Pillow's names; the format of an array is "".
+        bits: Bits per channel.
+        width, height: In pixels, before rotation by EXIF.
     """
 
     format: str
@@ -162,26 +162,26 @@ class Stored:
 
 
 def stored(image: Image.Image) -> Stored:
-    """How a picture that was opened, and not yet loaded, is stored."""
+    """Return how an opened, not yet loaded image is stored."""
     deep = ";16" in raw_mode(image) or image.mode.startswith("I;16") or (image.mode == "I" and not is_deep(image))
     bits = 16 if deep else 32 if image.mode in ("I", "F") else 1 if image.mode == "1" else 8
     return Stored(image.format or "", image.mode, bits, *image.size)
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether a picture that was opened has no color: stored as grey, or in a format that knows none."""
-    # Pillow opens gray with alpha of 16 bits as RGBA.
+    """Return True if an opened image has no color: by its format, or by pixels if the format has no grayscale."""
+    # Pillow opens 16-bit grayscale with alpha as RGBA.
     if Image.getmodebase(image.mode) == "L" or raw_mode(image).startswith("LA;16"):
         return True
     if image.mode not in ("P", "PA") and image.format not in ("WEBP", "GIF", "AVIF"):
         return False
     pixels = np.asarray(on_white(image).convert("RGB")).astype(np.int16)
-    # Lossy WebP gives back gray as colors that differ by one.
+    # Lossy WebP returns gray as colors that differ by one.
     return int(np.ptp(pixels, axis=2).max()) <= 1
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """A picture with its transparent parts composed on white; the picture itself where it has none."""
+    """Return an image with transparent areas composed on white; the image itself if it has none."""
     if "transparency" not in image.info and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
         return image
     image = image.convert("RGBA")
@@ -189,15 +189,15 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a picture has numbers of which only the data tell what is black and white: floats, 32 and signed 16 bits.
+    """Return True if only the data define black and white for this type: floats, 32 bits and signed 16 bits.
 
-    Pillow has 16 bits of PNG as I;16 or I, and of PPM as I.
+    Pillow opens 16-bit PNG as I;16 or I, and 16-bit PPM as I.
     """
     return image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
 
 
 def numbers_of(image: Image.Image) -> npt.NDArray[np.float64]:
-    """The numbers of a picture of one channel, float64 [H, W]."""
+    """Return the values of a single-channel image, float64 [H, W]."""
     numbers = np.asarray(image)
     tags = getattr(image, "tag_v2", None)
     if image.mode == "I" and tags is not None and tags.get(339, (1,))[0] == 1:  # SampleFormat: unsigned
@@ -206,7 +206,7 @@ def numbers_of(image: Image.Image) -> npt.NDArray[np.float64]:
 
 
 def in_threads(work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-    """[work(item) for item in items] on a few threads, in chunks as one small picture is not worth a task."""
+    """Return [work(item) for item in items] on a few threads, in chunks, since one small image is not worth a task."""
     chunks = [items[start : start + 256] for start in range(0, len(items), 256)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         done = pool.map(lambda chunk: [work(item) for item in chunk], chunks)

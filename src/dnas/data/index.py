@@ -1,9 +1,9 @@
-"""What is known of the pictures of a large folder, kept in a file, so that only the first start looks into them all.
+"""Index of the images of a large folder, kept in a file, so that only the first start reads all of them.
 
-Names, sizes and times of change are asked of the file system at every start. What takes reading and decoding (sizes and
-colors of pictures, how often each value occurs, a digest of each, and that none is broken) is kept for groups of up to
-1,024 pictures under a digest of those names, sizes and times. So an index is never out of date: a group in which a
-picture was added, removed or changed has another digest, and is read again.
+Names, sizes and modification times are read from the file system at every start. Results that require reading and
+decoding (sizes and colors of images, histograms, digests, and that no image is broken) are kept for groups of up to
+1,024 images under a digest of those names, sizes and times. An index is therefore never out of date: a group in which
+an image was added, removed or changed has another digest, and is read again.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from dnas.settings import CROP
 
 GROUP = 1024
 SAVE_SECONDS = 10.0
-LARGEST_FILE = 2**28  # bytes; a million pictures take some twenty million
+LARGEST_FILE = 2**28  # bytes; a million images need about twenty million
 
 
 @dataclass(frozen=True)
 class Files:
-    """A table of picture files: some 60 bytes each, and no object.
+    """A table of image files: about 60 bytes each, without Python objects.
 
     Attributes:
-        tree: Where they lie.
-        text: Their names in it, one after another, as the file system has them.
-        ends: int64 [N], where in `text` each ends.
-        sizes, times: int64 [N], bytes and nanoseconds; -1 where there is no file.
+        tree: Folder or archive with the files.
+        text: Their names in it, concatenated, as in the file system.
+        ends: int64 [N], end of each name in `text`.
+        sizes, times: int64 [N], bytes and nanoseconds; -1 for a missing file.
     """
 
     tree: Tree
@@ -58,10 +58,10 @@ class Files:
 
     @classmethod
     def look(cls, tree: Tree, names: Sequence[str]) -> Files:
-        """The files with these names, as they are now."""
+        """Return the files with these names in their current state."""
         table = np.full((2, len(names)), -1, np.int64)
         for index, name in enumerate(names):
-            with suppress(OSError):  # decoding meets it again and reports it
+            with suppress(OSError):  # decoding finds it again and reports it
                 table[:, index] = tree.status(name)
         encoded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
@@ -71,7 +71,7 @@ class Files:
         return len(self.ends)
 
     def at(self, positions: Sequence[int] | Labels) -> list[File]:
-        """Name, size and time of the files at some positions."""
+        """Return name, size and time of the files at some positions."""
         files = []
         for position in map(int, positions):
             name = self.text[self.ends[position - 1] if position else 0 : self.ends[position]]
@@ -79,7 +79,7 @@ class Files:
         return files
 
     def digest(self, positions: Sequence[int] | Labels) -> str:
-        """SHA-256 (hex) of names, sizes and times."""
+        """Return the SHA-256 (hex) of names, sizes and times."""
         digest = hashlib.sha256()
         for name, size, changed in self.at(positions):
             digest.update(b"%s\0%d\0%d\0" % (os.fsencode(name), size, changed))
@@ -87,16 +87,16 @@ class Files:
 
 
 class _Known(BaseModel):
-    """Of one group.
+    """Known properties of one group.
 
     Attributes:
-        sides, longer, elongated, grey, values, whole: `Headers`, of the readable ones; an older index has not all of
-            them, so its headers are read again.
-        counts: {"channels x size": [C][256]}: how often each value occurs, in readable pictures. The key also has the
-            rule, where that is not to crop.
-        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, likewise, 0 for a
-            broken one. An older index has none, so its pictures are looked at again.
-        broken: {"channels x size": the positions in the group of broken pictures}. These are tried at every start.
+        sides, longer, elongated, grey, values, whole: `Headers` of the readable images; an older index lacks some of
+            them, so that headers are read again.
+        counts: {"channels x size": [C][256]}: histograms of the readable images. The key also contains the rule,
+            unless it is crop.
+        digests: {"channels x size": base64 of int64 [N], little-endian}: `pictures.image_digests`, with the same keys,
+            0 for a broken image. An older index has none, so that images are read again.
+        broken: {"channels x size": positions of broken images in the group}. These are tried at every start.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -117,18 +117,18 @@ class _Known(BaseModel):
 
 class _Content(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: Literal["dnas-index/2"] = "dnas-index/2"  # 1 took JPEG files without their end for whole
+    format: Literal["dnas-index/2"] = "dnas-index/2"  # version 1 accepted incomplete JPEG files
     folder: str
     groups: dict[str, _Known]
 
 
 class Index:
-    """What is known of a split's pictures.
+    """Index of the images of a split.
 
     Args:
-        files, labels: The pictures, in their order.
-        path: The file where it is kept.
-        reporter: Is told how far a first look is.
+        files, labels: The images, in order.
+        path: File of the index.
+        reporter: Shows the progress of a first look.
     """
 
     def __init__(self, files: Files, labels: Labels, path: Path, reporter: Reporter | None = None) -> None:
@@ -137,7 +137,7 @@ class Index:
         self._known = {digest: group for digest, group in _read(path).items() if digest in self.groups}
 
     def shape(self) -> Headers:
-        """What is known of all pictures without decoding them. Headers that are not known are read."""
+        """Return the properties of all images that do not require decoding. Unknown headers are read."""
         total = Headers()
         for digest, group in self.groups.items():
             known = self._known.get(digest)
@@ -158,9 +158,9 @@ class Index:
         return total
 
     def counts(self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS) -> Counts:
-        """How often each value occurs in each channel of all pictures [C, 256]. What is not known is decoded, and kept.
+        """Return the histogram of all images in each channel [C, 256]. Unknown groups are decoded, and kept.
 
-        Raises Unreadable with all broken pictures.
+        Raises Unreadable with all broken images.
         """
         counts, broken = self.look(channels, size, decoders, rule)
         require_whole(self.files.tree.path, list(broken.values()), channels, size)
@@ -169,7 +169,7 @@ class Index:
     def look(
         self, channels: int, size: int, decoders: Decoders, rule: Rule = AS_IT_IS
     ) -> tuple[Counts, dict[int, Broken]]:
-        """As `counts`, of the pictures that can be read, and {position: the picture} of the broken ones, in order."""
+        """Return the histogram of readable images, like `counts`, and {position: image} of broken ones, in order."""
         self.shape()
         key = _key(channels, size, rule)
         broken: dict[int, Broken] = {}
@@ -182,10 +182,10 @@ class Index:
                 still = decoders.finish(decoders.begin(count_files, self.files.tree, files, channels, size, rule))[2]
                 if len(still) == len(places):
                     broken |= dict(zip(places, still, strict=True))
-                else:  # another version of Pillow reads one of them
+                else:  # another version of Pillow can read one of them
                     unknown.append(digest)
         if unknown:
-            self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} pictures", len(unknown), 0)
+            self.reporter.start(f"first look at {sum(len(self.groups[d]) for d in unknown)} images", len(unknown), 0)
         saved = time.monotonic()
         try:
             found = self._counted(unknown, channels, size, decoders, rule)
@@ -202,7 +202,7 @@ class Index:
                 self.reporter.step(done, {})
         finally:
             if unknown:
-                self._save()  # an interrupted look goes on where it was
+                self._save()  # an interrupted look continues from here
                 self.reporter.finish()
         total = np.zeros((channels, 256), np.int64)
         for digest in self.groups:
@@ -219,14 +219,14 @@ class Index:
         return found
 
     def _is_whole(self, digest: str, key: str) -> bool:
-        """Return whether all is known of a group at these channels and this size."""
+        """Return True if everything is known about a group at these channels and this size."""
         known = self._known[digest]
         return key in known.counts and len(known.digests.get(key, "")) == 4 * -(-8 * len(self.groups[digest]) // 3)
 
     def _counted(
         self, digests: Sequence[str], channels: int, size: int, decoders: Decoders, rule: Rule
     ) -> Iterator[tuple[str, Counts, Labels, list[Broken]]]:
-        """What `count_files` finds in some groups, in their order."""
+        """Yield the results of `count_files` for some groups, in order."""
         begun: deque[tuple[str, Task[tuple[Counts, Labels, list[Broken]]]]] = deque()
         for digest in digests:
             files = self.files.at(self.groups[digest])
@@ -245,26 +245,26 @@ class Index:
             write_atomically(self.path, _checksum(text) + b"\n" + text)
         except (OSError, RunError) as error:
             reason = getattr(error, "strerror", None) or error
-            self.reporter.say(f"no index is kept, so the next start looks at all pictures again: {reason}")
+            self.reporter.say(f"the index cannot be saved, so the next start reads all images again: {reason}")
 
 
 def _key(channels: int, size: int, rule: Rule) -> str:
-    """What counts and digests are kept under."""
+    """Return the key of counts and digests."""
     words = [f"{channels}x{size}", *([] if rule.resize == CROP else [rule.resize]), *map(repr, rule.values)]
     return " ".join(words)
 
 
 def index_file(folder: Path, root: Path, part: str) -> Path:
-    """Where, below `folder`, the index of a part ("train" or "test") of the data set at `root` is kept.
+    """Return the path, below `folder`, of the index of a part ("train" or "test") of the data set at `root`.
 
-    The file is a line with the SHA-256 of what follows, and JSON.
+    The file consists of a line with the SHA-256 of the rest, and JSON.
     """
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return folder / "index" / f"{name}-{part}.index"
 
 
 def _groups(labels: Labels) -> list[range]:
-    """The positions of each group: of one class, where the classes come one after another."""
+    """Return the positions of each group: within one class, if images are ordered by class."""
     steps = np.diff(labels)
     cuts = np.flatnonzero(steps) + 1 if (steps >= 0).all() else np.array([], np.int64)
     edges = [0, *map(int, cuts), len(labels)]
@@ -274,7 +274,7 @@ def _groups(labels: Labels) -> list[range]:
 
 
 def _read(path: Path) -> dict[str, _Known]:
-    """What a file knows; nothing where there is none, or a damaged one."""
+    """Return the content of an index file; empty if it is missing or damaged."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             return {}

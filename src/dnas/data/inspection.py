@@ -1,4 +1,4 @@
-"""What a run would read of a data set, found without running: classes, files left out, copies, shared sources."""
+"""Inspection of a data set as a run would read it, without a run: classes, skipped files, copies, shared sources."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dnas.reporter import Reporter, Silent
 from dnas.settings import AUTO_RESIZE, CROP, SMALLEST_IMAGE, Resize
 
 PARTS = ("train", "test")
-# Pictures that are shown: of each class, of all, of groups of copies; and their longest side in pixels.
+# Number of images to show: per class, in total, in groups of copies; and their longest side in pixels.
 OF_A_CLASS, OF_ALL, GROUPS, SIDE = 8, 480, 12, 96
 
 
 @dataclass(frozen=True)
 class File:
-    """A picture: the split it is in, its name, and its class."""
+    """An image: its split, its name and its class."""
 
     part: str
     name: str
@@ -40,13 +40,13 @@ class File:
 
 @dataclass(frozen=True)
 class LeftOutFiles:
-    """Files that are not used, for one reason.
+    """Unused files, for one reason.
 
     Attributes:
         reason: One of `listing.Reason`, such as "not images".
-        files: How many; of repeated rows of a list, how many rows.
-        text: The same in words.
-        examples: The first few.
+        files: Number of files; for repeated rows of a list, number of rows.
+        text: Description.
+        examples: First few files.
     """
 
     reason: str
@@ -57,7 +57,7 @@ class LeftOutFiles:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture that cannot be read, and why."""
+    """An unreadable image, and the reason."""
 
     part: str
     name: str
@@ -66,14 +66,14 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Copies:
-    """Pictures that occur more than once.
+    """Duplicate images.
 
     Attributes:
-        groups: Pictures that are copies of each other.
-        spare: By split, how many pictures could go so that it has each once.
-        leaked: How many test pictures have a copy in training.
-        relabeled: How many groups have pictures of several classes.
-        mirrored: How many pairs are mirror images of each other.
+        groups: Images that are copies of each other.
+        spare: By split, number of images to remove so that each occurs once.
+        leaked: Number of test images with a copy in the training set.
+        relabeled: Number of groups with images of several classes.
+        mirrored: Number of pairs that are mirror images of each other.
     """
 
     groups: tuple[tuple[File, ...], ...] = ()
@@ -85,7 +85,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture to look at: uint8 [H, W] or [H, W, 3]; `group` is that of its copies, if it is shown for these."""
+    """An image to show: uint8 [H, W] or [H, W, 3]; `group` is the group of its copies, if it is shown for these."""
 
     file: File
     pixels: Bytes
@@ -94,21 +94,21 @@ class Shown:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a run would read of a data set.
+    """Data set as a run would read it.
 
     Attributes:
-        source, kind: What was given, and which kind of data set it is.
-        classes: Their names, in the order of their labels.
-        counts: By split, how many readable pictures each class has.
-        channels, image_size, resize: What the network would see, and by which rule.
-        stored: How many pictures are stored in each way.
-        left_out, unreadable: What is not used, and why.
-        exact: Pictures with the same pixels, at the size in which they are stored.
-        near: Pictures that are nearly the same, or mirror images; of equal ones, one stands for all.
-        shared: Sources that both splits have pictures of, as far as names tell: a hint.
-        notes: What else there is to know of how pictures are read.
-        mean: uint8 [C, S, S], the mean of the training pictures as the network sees them.
-        shown: Some pictures of each class, and of groups of copies.
+        source, kind: The given source, and its kind of data set.
+        classes: Class names in the order of their labels.
+        counts: By split, number of readable images per class.
+        channels, image_size, resize: Format of the network's input, and the resize rule.
+        stored: Number of images by storage format.
+        left_out, unreadable: Unused files, with reasons.
+        exact: Images with the same pixels, at their stored size.
+        near: Images that are nearly the same, or mirror images; equal ones are represented by one of them.
+        shared: Sources with images in both splits, judging by names: a hint.
+        notes: Further notes on how images are read.
+        mean: uint8 [C, S, S], mean of the training images in the format of the network's input.
+        shown: Some images of each class and of groups of copies.
     """
 
     source: str
@@ -130,27 +130,27 @@ class Inspection:
 
     @property
     def images(self) -> dict[str, int]:
-        """How many readable pictures each split has."""
+        """Number of readable images by split."""
         return {part: sum(self.counts[part]) for part in PARTS}
 
     def lacking(self, part: str) -> tuple[str, ...]:
-        """The classes that a split has no pictures of."""
+        """Return the classes without images in a split."""
         return tuple(name for name, count in zip(self.classes, self.counts[part], strict=True) if not count)
 
     def majority(self, part: str) -> tuple[str, float]:
-        """The largest class of a split, and its share of the pictures."""
+        """Return the largest class of a split, and its share of the images."""
         counts = self.counts[part]
         largest = max(range(len(counts)), key=counts.__getitem__)
         return self.classes[largest], counts[largest] / max(1, sum(counts))
 
     @property
     def imbalance(self) -> float:
-        """How many times as many training pictures the largest class has as the smallest that has any."""
+        """Return the ratio of the largest to the smallest non-empty class, in training images."""
         counts = [count for count in self.counts["train"] if count]
         return max(counts) / min(counts) if counts else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """All of it but the pictures, as JSON takes it."""
+        """Return everything except the images, for JSON."""
         sizes, modes = self.sizes(), self.modes()
         shared_tests = sum(each.test for each in self.shared)
         return {
@@ -176,14 +176,14 @@ class Inspection:
         }
 
     def sizes(self) -> list[tuple[tuple[int, int], int]]:
-        """(width, height) of pictures, and how many have them; the most common first."""
+        """Return (width, height) of images with their counts, most common first."""
         found: Counter[tuple[int, int]] = Counter()
         for each, count in self.stored.items():
             found[each.width, each.height] += count
         return sorted(found.items(), key=lambda item: (-item[1], item[0]))
 
     def modes(self) -> list[tuple[tuple[str, str, int], int]]:
-        """(format, mode, bits of a channel) of pictures, and how many have them; the most common first."""
+        """Return (format, mode, bits per channel) of images with their counts, most common first."""
         found: Counter[tuple[str, str, int]] = Counter()
         for each, count in self.stored.items():
             found[each.format, each.mode, each.bits] += count
@@ -192,7 +192,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class _Read:
-    """The splits of a data set, and how the network would see them."""
+    """Splits of a data set, and the format of the network's input."""
 
     parts: tuple[Pictures, Pictures]
     classes: tuple[str, ...]
@@ -212,14 +212,14 @@ def inspect_data(
     columns: Columns | None = None,
     reporter: Reporter | None = None,
 ) -> Inspection:
-    """Look at a data set as `dnas run` would read it, without running. Every picture is decoded once.
+    """Inspect a data set as `dnas run` would read it, without a run. Every image is decoded once.
 
     Args:
-        source, data_dir, image_size, resize, columns: As of `splits.load_train`.
-        reporter: Is told how far it is.
+        source, data_dir, image_size, resize, columns: As in `splits.load_train`.
+        reporter: Shows progress.
 
     Raises:
-        InputError: There is no such data set, or a run would refuse it for another reason than unreadable pictures.
+        InputError: There is no such data set, or a run would reject it for another reason than unreadable images.
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size must be at least {SMALLEST_IMAGE}, got {image_size}")
@@ -227,7 +227,7 @@ def inspect_data(
     place = locate(source, data_dir, columns)
     read = _files(place, image_size, resize) if place.source.pictures else _arrays(source, place, image_size, resize)
     count = sum(len(part.labels) for part in read.parts)
-    reporter.start(f"looking at {count:,} images", count, 0)
+    reporter.start(f"inspecting {count:,} images", count, 0)
     try:
         seen: list[Looks] = []
         for part in read.parts:
@@ -283,7 +283,7 @@ def _arrays(source: str, place: Place, image_size: int | None, resize: Resize) -
     top = max(int(part.labels.max()) for part in parts)
     classes = place.source.classes or tuple(str(number) for number in range(top + 1))
     if top >= len(classes):
-        raise InputError(f"{str(place.path)!r} has the label {top} where only 0 to {len(classes) - 1} are known")
+        raise InputError(f"{str(place.path)!r} contains the label {top}, but labels must be 0 to {len(classes) - 1}")
     images = parts[0].images
     return _Read(
         (parts[0], parts[1]), classes, images.shape[1], image_size or max(SMALLEST_IMAGE, images.shape[-1]), Rule()
@@ -337,10 +337,10 @@ def _found(source: str, place: Place, read: _Read, seen: Sequence[Looks]) -> Ins
 
 
 def _copies(seen: Sequence[Looks], file: Callable[[int], File]) -> tuple[Copies, Copies]:
-    """Exact and near copies among the readable pictures.
+    """Return exact and near copies among the readable images.
 
     Args:
-        file: Gives the picture with a number among those of all splits.
+        file: Returns the image with a number among the images of all splits.
     """
     readable, digests, thumbs = (
         np.concatenate([getattr(looks, name) for looks in seen]) for name in ("readable", "digests", "thumbs")
@@ -349,13 +349,13 @@ def _copies(seen: Sequence[Looks], file: Callable[[int], File]) -> tuple[Copies,
     used = np.flatnonzero(readable)
     exact = [used[group] for group in copies.equal(digests[used])]
     members = {int(group[0]): group for group in exact}
-    # Of equal pictures one stands for all.
+    # One image represents all equal ones.
     firsts = used[np.sort(np.unique(digests[used], return_index=True)[1])]
     pairs = copies.near(thumbs[firsts])
     near = [firsts[group] for group in copies.joined(len(firsts), pairs.positions)]
 
     def leaked(group: Labels, others: Labels) -> set[int]:
-        """The test pictures of a group, if others are training pictures."""
+        """Return the test images of a group, if others are training images."""
         return {int(k) for k in group if sides[k]} if (sides[others] == 0).any() else set()
 
     surely = {k for group in exact for k in leaked(group, group)}
@@ -377,7 +377,7 @@ def _copies(seen: Sequence[Looks], file: Callable[[int], File]) -> tuple[Copies,
 def _shown(
     read: _Read, training: Looks, exact: Copies, near: Copies, names: Sequence[Sequence[str]]
 ) -> Iterator[Shown]:
-    """Pictures for a sheet: some of each class, evenly spaced, and groups of copies, those of both splits first."""
+    """Yield images for a sheet: some of each class, evenly spaced, and groups of copies, those across splits first."""
     labels = read.parts[0].labels
     each = max(1, min(OF_A_CLASS, OF_ALL // len(read.classes)))
 

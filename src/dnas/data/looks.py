@@ -1,4 +1,4 @@
-"""A look at every picture of a split, in one pass: what it is stored as, its pixels in short, and which are broken."""
+"""One pass over all images of a split: storage format, thumbnail and digest of each, and broken images."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dnas.data.pictures import squared, tried, upright
 from dnas.data.sources.samples import Bytes, Labels
 from dnas.data.sources.tree import Tree
 
-THUMB = 16  # pixels of a side
+THUMB = 16  # side length in pixels
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures in files.
+    """Images in files.
 
     Attributes:
         part: "train" or "test".
-        tree, names: Where they are.
+        tree, names: Location of the files.
     """
 
     part: str
@@ -40,13 +40,13 @@ class Files:
     labels: Labels
 
     def at(self, position: int, use: Callable[[Image.Image], Look]) -> Look | str:
-        """What becomes of one of them, or why it cannot be read."""
+        """Return the result for one image, or the reason why it cannot be read."""
         return tried(partial(self.tree.open, self.names[position]), use)
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Pictures in an array.
+    """Images in an array.
 
     Attributes:
         part: "train" or "test".
@@ -68,7 +68,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Look:
-    """One picture: as it is stored, and upright in gray or RGB at its own size."""
+    """One image: its storage format, and its upright pixels, grayscale or RGB, at the original size."""
 
     stored: Stored
     image: Image.Image
@@ -79,15 +79,15 @@ Pictures = Files | Arrays
 
 @dataclass(frozen=True)
 class Looks:
-    """What a look at N pictures found.
+    """Results of a pass over N images.
 
     Attributes:
-        digests: int64 [N], of shape and pixels; 0 for a broken one.
-        thumbs: uint8 [N, 16, 16, C], each picture squeezed.
+        digests: int64 [N], of shape and pixels; 0 for a broken image.
+        thumbs: uint8 [N, 16, 16, C], each image squeezed to a square.
         readable: bool [N].
-        broken: {position: why it cannot be read}.
-        kinds: How many are stored in each way.
-        total: int64 [C, S, S], the sum of what the network sees of them.
+        broken: {position: reason why it cannot be read}.
+        kinds: Number of images by storage format.
+        total: int64 [C, S, S], sum of the images in the format of the network's input.
     """
 
     digests: Labels
@@ -101,14 +101,14 @@ class Looks:
 def look_at(
     pictures: Pictures, channels: int, size: int, rule: Rule, progress: Callable[[int], None] = lambda done: None
 ) -> Looks:
-    """Look at every picture.
+    """Read all images once.
 
     Args:
-        channels, size, rule: What the network sees of them.
-        progress: Is told how many are done.
+        channels, size, rule: Format of the network's input.
+        progress: Called with the number of images done.
     """
     count = len(pictures.labels)
-    require_memory(count * THUMB**2 * channels, in_words(count, channels, THUMB), "look at a part of them")
+    require_memory(count * THUMB**2 * channels, in_words(count, channels, THUMB), "inspect a part of them")
     digests = np.zeros(count, np.int64)
     thumbs = np.zeros((count, THUMB, THUMB, channels), np.uint8)
     broken: dict[int, str] = {}
@@ -146,13 +146,13 @@ def look_at(
 
 
 def look_again(pictures: Pictures, position: int, channels: int, rule: Rule) -> Image.Image | None:
-    """One picture, upright; None if it cannot be read any more."""
+    """Return one image, upright; None if it can no longer be read."""
     found = pictures.at(position, lambda image: Look(stored(image), upright(image, channels, rule)))
     return None if isinstance(found, str) else found.image
 
 
 def _digest(image: Image.Image) -> int:
-    """8-byte BLAKE2b of a picture's shape and pixels."""
+    """Return the 8-byte BLAKE2b of the shape and pixels of an image."""
     digest = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=8)
     digest.update(image.tobytes())
     return int.from_bytes(digest.digest(), "little", signed=True)
@@ -161,7 +161,7 @@ def _digest(image: Image.Image) -> int:
 def _in_chunks(
     work: Callable[[range], tuple[Counter[Stored], Labels]], count: int
 ) -> Iterator[tuple[range, tuple[Counter[Stored], Labels]]]:
-    """Threads, since Pillow decodes without holding Python's lock."""
+    """Process chunks in threads, since Pillow releases the GIL while decoding."""
     chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from zip(chunks, pool.map(work, chunks), strict=True)

@@ -1,4 +1,4 @@
-"""Limits of memory: what images may take, and what is said when it runs short."""
+"""Memory limits: how much images may use, and messages if memory runs out."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from contextlib import contextmanager
 from dnas.errors import InputError, RunError
 
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
-# As torch and numpy say it.
+# As in messages of torch and numpy.
 _ASKED = re.compile(r"allocate (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]iB)")
 
 
 def require_tensor_fits(count: int, channels: int, size: int, instead: str = "") -> None:
-    """Raises InputError where so many images may not be held; `instead`: what else can be done."""
+    """Raise InputError if this many images do not fit into memory; `instead`: another remedy."""
     require_memory(count * channels * size * size, images(count, channels, size), FEWER_IMAGES + instead)
 
 
-FEWER_IMAGES = "give a smaller --image-size or fewer images"
+FEWER_IMAGES = "use a smaller --image-size or fewer images"
 
 
 def images(count: int, channels: int, size: int) -> str:
-    """Images in memory, in words."""
+    """Describe images in memory."""
     return f"{count:,} images with {channels} channels at --image-size {size}"
 
 
 def fit_in_memory(count: int, channels: int, size: int) -> bool:
-    """Whether so many images may be held: they take at most half of this machine's memory."""
+    """Return True if this many images need at most half of the memory of this machine."""
     return count * channels * size * size <= _memory_limit()
 
 
 def require_memory(size: int, what: str, remedy: str) -> None:
-    """Raises InputError for a number of bytes above half of this machine's memory."""
+    """Raise InputError for a number of bytes above half of the memory of this machine."""
     limit = _memory_limit()
     if size > limit:
         raise InputError(
-            f"{what} would take {amount(size)}, above half of this machine's memory ({amount(limit)}); {remedy}"
+            f"{what} would need {amount(size)}, above half of the memory of this machine ({amount(limit)}); {remedy}"
         )
 
 
@@ -48,7 +48,7 @@ def _memory_limit() -> int:
 
 
 def amount(size: int) -> str:
-    """A number of bytes for a reader, such as "1.5 GiB"."""
+    """Format a number of bytes, such as "1.5 GiB"."""
     for unit in ("GiB", "MiB"):
         if size >= _UNITS[unit]:
             return f"{size / _UNITS[unit]:,.1f} {unit}"
@@ -56,12 +56,12 @@ def amount(size: int) -> str:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an error is that memory ran short, by whichever library."""
+    """Return True if an error of any library means that memory ran out."""
     if isinstance(error, InputError | RunError):
         return False
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # torch's own type is not imported for this: it is the only one of this name, and the processor's has none.
+    # The type of torch is not imported for this: its name is unique, and on the CPU torch has no such type.
     named = type(error).__name__ == "OutOfMemoryError"
     return (
         isinstance(error, MemoryError) or named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
@@ -69,11 +69,11 @@ def is_short(error: BaseException) -> bool:
 
 
 def shortage(error: BaseException, device: str = "cpu") -> str:
-    """What is missing: how much was asked for, where the error has it, and how much there is.
+    """Describe the shortage: how much was requested, if the error contains it, and how much is available.
 
     Args:
-        error: One for which `is_short` holds.
-        device: Whose memory it is.
+        error: An error for which `is_short` is True.
+        device: Device whose memory ran out.
     """
     asked = _ASKED.search(str(error))
     needed = int(float(asked[1]) * _UNITS[asked[2]]) if asked else 0
@@ -82,12 +82,12 @@ def shortage(error: BaseException, device: str = "cpu") -> str:
 
 @contextmanager
 def memory_for(size: int, what: str, remedy: str) -> Iterator[None]:
-    """Running out of memory as a RunError with what was to be held.
+    """Return a RunError for lack of memory that names the data that did not fit.
 
     Args:
-        size: The bytes that it takes.
-        what: The same in words.
-        remedy: What the user can do.
+        size: Required bytes.
+        what: Description of the data.
+        remedy: Advice for the user.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def memory_for(size: int, what: str, remedy: str) -> Iterator[None]:
         if not is_short(error):
             raise
         raise RunError(
-            f"out of memory: {what} take {amount(size)}, and {_there_is('cpu')}; {remedy}, or end other programs"
+            f"out of memory: {what} need {amount(size)}, and {_there_is('cpu')}; {remedy}, or close other programs"
         ) from error
 
 
@@ -114,7 +114,7 @@ def _there_is(device: str) -> str:
 
 
 def _own_limit() -> int | None:
-    """The bytes of addresses that this process may have (ulimit -v), if there is a limit."""
+    """Return the limit of the address space of this process in bytes (ulimit -v), if there is one."""
     try:
         import resource
     except ImportError:  # Windows

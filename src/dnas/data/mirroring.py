@@ -1,18 +1,18 @@
-"""Finds classes that are mirror images of each other, and so cannot be told apart by training on mirrored pictures.
+"""Find classes that are mirror images of each other, which training on mirrored images cannot distinguish.
 
-A linear classifier that also learns every picture's mirrored copy is one that has only features which mirroring leaves
-alone: on the others a picture and its copy disagree, so their weights become zero. Hence two classifiers for each pair
-of classes, and no training on copies:
+A linear classifier that is also trained on a mirrored copy of every image only uses features that are invariant to
+mirroring: on the others an image and its copy disagree, so that their weights become zero. Hence there are two
+classifiers for each pair of classes, and no training on copies:
 
-- one on what a picture and its mirrored copy have in common, which is all that mirroring leaves;
-- one on what distinguishes them, which mirroring takes away.
+- one on the features that an image and its mirrored copy share, which mirroring preserves;
+- one on the features in which they differ, which mirroring removes.
 
-Where the second is the better one, the classes differ by the way that they face. Both are ridge regressions, by
-five-fold cross-validation on the same pictures, so the answers are compared picture by picture (McNemar's test).
+If the second is better, the classes differ in the direction that they face. Both are ridge regressions with five-fold
+cross-validation on the same images, so that the predictions are compared image by image (McNemar's test).
 
-Features are responses to patches of the pictures themselves, whitened and contrast-normalised (Coates, Ng and Lee,
+Features are responses to patches of the images themselves, whitened and contrast-normalized (Coates, Ng and Lee,
 "An Analysis of Single-Layer Networks in Unsupervised Feature Learning", AISTATS 2011), and to the same patches
-mirrored: so the features of a mirrored picture are those of the picture in another order.
+mirrored: the features of a mirrored image are therefore those of the image in another order.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ from dnas.data.splits import Split
 from dnas.data.streaming import AHEAD
 from dnas.rng import numpy_stream
 
-# Pictures that are looked at, which bounds the time: so many in all, or so many of a class if these are not more than
+# Number of images to use, which bounds the time: this many in total, or this many per class if the total is not above
 # the third number.
 IMAGES = 1_500
 OF_A_CLASS = 40
 MOST_IMAGES = 3_000
 MOST_OF_A_CLASS = 300
 FOLDS = 5
-# The share of sets whose labels say nothing in which a pair may be found, whatever the number of pairs.
+# The share of data sets with meaningless labels in which a pair may be found, for any number of pairs.
 LEVEL = 0.01
-SIDE = 24  # pixels to which larger pictures are scaled
+SIDE = 24  # pixels to which larger images are resized
 PATCHES = 128
 BATCH = 128
-RIDGE = 0.1  # of the mean variance of a picture
-RESOLUTION = 4  # as good shuffles at which a pair is no longer found
+RIDGE = 0.1  # relative to the mean variance of an image
+RESOLUTION = 4  # number of equally good shuffles at which a pair no longer counts
 SHUFFLES_AT_ONCE = 1_000
-SUSPECTS = 5  # of which shuffles are made, at most
+SUSPECTS = 5  # maximum number of pairs to test by shuffles
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """Two classes that mirroring confuses.
+    """A pair of classes that mirroring confuses.
 
     Attributes:
-        classes: Their positions among the classes, in order.
-        facing: Share of held-out pictures of the two that is told apart by what mirroring takes away.
-        rest: The same by what it leaves.
-        p: How often chance does as well, among all pairs of classes.
+        classes: Positions of the two among the classes, in order.
+        facing: Share of their held-out images that is classified correctly by the features that mirroring removes.
+        rest: The same by the features that mirroring preserves.
+        p: Probability of a result as good by chance, among all pairs of classes.
     """
 
     classes: tuple[int, int]
@@ -69,25 +69,26 @@ class Mirrored:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found in `images` training pictures: the pair that mirroring confuses most surely, if there is one."""
+    """Result for `images` training images: the pair that mirroring confuses most significantly, if there is one."""
 
     images: int
     pair: Mirrored | None = None
 
 
 def find_mirrored(split: Split) -> Finding:
-    """Look for classes in a split that are mirror images of each other. A pure function of its pictures.
+    """Find classes in a split that are mirror images of each other. A pure function of the images.
 
-    A pair of classes is found if the answers by what mirroring takes away are better than those by what it leaves, and
-    than chance, and have at least twice as large a share of right ones beyond a half. "Better" is at the level `LEVEL`
-    for all pairs together (Bonferroni), and is compared with as good answers for shuffled labels, since those of one
-    cross-validation vary more than independent ones.
+    A pair of classes counts if the predictions from the features that mirroring removes are better than those from the
+    features that it preserves, and better than chance, and if their accuracy exceeds one half by at least twice as
+    much.
+    "Better" is at the level `LEVEL` for all pairs together (Bonferroni), and is compared with the predictions for
+    shuffled labels, since those of one cross-validation vary more than independent ones.
 
     Args:
-        split: Training pictures, in memory or streamed.
+        split: Training images, in memory or streamed.
 
     Raises:
-        RunError: A streamed picture is not what it was when it was listed.
+        RunError: A streamed image has changed since it was listed.
     """
     chosen = _drawn(split.labels.cpu().numpy())
     if len(chosen) < 2:
@@ -115,10 +116,10 @@ def find_mirrored(split: Split) -> Finding:
 
 
 def _drawn(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """The positions of the pictures that are looked at, by label: as many of each class, where there are so many.
+    """Return the positions of the images to use, by label: the same number per class, if there are enough.
 
-    Left out are classes of which so few can be looked at that not even a classifier that is always right, where the
-    other one guesses, could show anything.
+    Classes are left out if they have so few images that even a perfect classifier, compared with a guessing one, could
+    not be significant.
     """
     rng = numpy_stream(0, "mirroring")
     of = {int(label): rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)}
@@ -129,11 +130,11 @@ def _drawn(labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
 
 
 def _fitted(grams: Numbers, first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
-    """Both classifiers of a pair of classes, with as many pictures of either in every fold.
+    """Fit both classifiers of a pair of classes, with the same number of images of each class in every fold.
 
     Args:
-        grams: [2, N, N] by what mirroring takes, and by what it leaves.
-        first, second: Positions of their pictures.
+        grams: [2, N, N] of the features that mirroring removes, and of those that it preserves.
+        first, second: Positions of the images of the two classes.
 
     Returns:
         The inverses of the Gram matrices of M pictures with their ridge, [2, M, M]; the labels 1 and -1,
@@ -143,7 +144,7 @@ def _fitted(grams: Numbers, first: NDArray[np.int64], second: NDArray[np.int64])
     at = np.stack([first[:each].reshape(FOLDS, -1), second[:each].reshape(FOLDS, -1)], axis=1).reshape(-1)
     labels = np.broadcast_to(np.array([1.0, -1.0])[None, :, None], (FOLDS, 2, each // FOLDS)).reshape(FOLDS, -1)
     gram = grams[:, at[:, None], at]
-    # In place of an intercept, which the first does not need: between a picture and its copy it is zero.
+    # Instead of an intercept, which the first does not need: between an image and its copy it is zero.
     gram[1] += gram[1].mean() - gram[1].mean(0) - gram[1].mean(1)[:, None]
     ridge = RIDGE * np.trace(gram, axis1=1, axis2=2) / len(at) + 1e-12
     inverse: Numbers = np.linalg.inv(gram + ridge[:, None, None] * np.eye(len(at)))
@@ -151,11 +152,11 @@ def _fitted(grams: Numbers, first: NDArray[np.int64], second: NDArray[np.int64])
 
 
 def _right(inverse: Numbers, labels: Numbers) -> NDArray[np.bool_]:
-    """Whether pictures in folds are told apart by those of the other folds.
+    """Return whether the images of each fold are classified correctly by the other folds.
 
     Args:
-        inverse: [K, N, N] of K Gram matrices with their ridge.
-        labels: [S, FOLDS, N / FOLDS] of 1 and -1, S of them.
+        inverse: [K, N, N], inverses of K Gram matrices with their ridge.
+        labels: [S, FOLDS, N / FOLDS], S sets of labels 1 and -1.
 
     Returns:
         [K, S, N].
@@ -164,14 +165,14 @@ def _right(inverse: Numbers, labels: Numbers) -> NDArray[np.bool_]:
     folds = np.arange(FOLDS * size).reshape(FOLDS, size)
     blocks = np.stack([inverse[:, fold[:, None], fold] for fold in folds], axis=1)
     fitted = (inverse @ labels.reshape(sets, -1).T).reshape(-1, FOLDS, size, sets)
-    # What is missing to the labels of a fold that was held out, without a fit for each.
+    # Residuals of the labels of each held-out fold, without a separate fit for each.
     missing = np.linalg.solve(blocks, fitted).transpose(0, 3, 1, 2)
     right: NDArray[np.bool_] = ((labels - missing) * labels > 0).reshape(len(inverse), sets, -1)
     return right
 
 
 def _coins(facing: NDArray[np.bool_], rest: NDArray[np.bool_]) -> float:
-    """How often fair coins are as good: where only one classifier is right (McNemar), and for the first one alone."""
+    """Return how often fair coins are as good: if only one classifier is correct (McNemar), and for the first one."""
     from scipy.stats import binom
 
     better, worse = int((facing & ~rest).sum()), int((rest & ~facing).sum())
@@ -181,10 +182,10 @@ def _coins(facing: NDArray[np.bool_], rest: NDArray[np.bool_]) -> float:
 def _shuffled(
     inverse: Numbers, labels: Numbers, facing: NDArray[np.bool_], rest: NDArray[np.bool_], pairs: int
 ) -> float:
-    """How often answers for labels that were shuffled within the folds are as good, in that respect in which more are.
+    """Return how often predictions for labels shuffled within the folds are as good, in the respect with more of them.
 
-    Counted as by Phipson and Smyth ("Permutation p-values should never be zero", 2010), and until it is sure that it is
-    too often.
+    Counted as in Phipson and Smyth ("Permutation p-values should never be zero", 2010), until the count is certain to
+    be too high.
     """
     wanted = np.array([int(facing.sum()) - int(rest.sum()), int(facing.sum())])
     as_good = np.zeros(2, np.int64)
@@ -200,7 +201,7 @@ def _shuffled(
 
 
 def _features(split: Split, at: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What mirroring takes from pictures, and what it leaves: [N, D] each, of standardised features."""
+    """Return the features that mirroring removes and those that it preserves: [N, D] each, standardized."""
     channels, size = split.images.shape[1], split.images.shape[-1]
     grid = _Grid.of(size)
     rng = numpy_stream(0, "mirroring", 1)
@@ -216,7 +217,7 @@ def _features(split: Split, at: NDArray[np.int64]) -> tuple[NDArray[np.float32],
         for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d):
             for count in (1, 2):
                 cells = pool(responses, count).sqrt().reshape(len(piece), 2, 2, -1, count, count)
-                # Of patches, and of mirrored patches in mirrored places: those of the mirrored picture.
+                # To patches, and to mirrored patches at mirrored positions, which are those of the mirrored image.
                 own.append(cells[:, :, 0].flatten(1))
                 other.append(cells[:, :, 1].flip(-1).flatten(1))
         found.append(torch.stack([torch.cat(own, 1), torch.cat(other, 1)]))
@@ -228,7 +229,7 @@ def _features(split: Split, at: NDArray[np.int64]) -> tuple[NDArray[np.float32],
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where patches lie in a picture of `side` pixels, such that mirroring maps the places onto each other."""
+    """Positions of patches in an image of `side` pixels that mirroring maps onto each other."""
 
     side: int
     patch: int
@@ -244,18 +245,18 @@ class _Grid:
         return (self.side - self.patch) // self.stride + 1
 
     def cut(self, images: Tensor) -> Tensor:
-        """The patches [B, rows · rows, C · patch · patch] of uint8 pictures, without their brightness and contrast."""
+        """Return the patches [B, rows · rows, C · patch · patch] of uint8 images, without brightness and contrast."""
         pixels = images.cpu().float() / 255
         if self.side != pixels.shape[-1]:
             pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", antialias=True)
         patches = F.unfold(pixels, self.patch, stride=self.stride).transpose(1, 2)
         patches = patches - patches.mean(-1, keepdim=True)
-        # Less contrast than 3 % of the range is noise.
+        # Contrast below 3% of the range is noise.
         return patches / (patches.var(-1, keepdim=True) + 1e-3).sqrt()
 
 
 def _filters(patches: Tensor, channels: int) -> Tensor:
-    """Some of the patches [M, P], whitened, and the same ones mirrored: [P, 2 · F]."""
+    """Return some of the patches [M, P], whitened, and the same patches mirrored: [P, 2 · F]."""
 
     def mirrored(some: Tensor) -> Tensor:
         side = math.isqrt(some.shape[1] // channels)
@@ -265,7 +266,7 @@ def _filters(patches: Tensor, channels: int) -> Tensor:
     values, vectors = torch.linalg.eigh((both.T @ both / len(both)).double())
     whiten = (vectors @ torch.diag((values.clamp_min(0) + 0.1) ** -0.5) @ vectors.T).float()
     length = patches.norm(dim=1)
-    # Where all are blank these tell nothing, as they should.
+    # If all patches are blank, these carry no information, as they should.
     chosen = patches[length > min(0.1 * patches.shape[1] ** 0.5, float(length.max()))][:PATCHES]
     chosen = (chosen if len(chosen) else patches[:1]) @ whiten
     chosen = torch.cat([chosen, mirrored(chosen)])

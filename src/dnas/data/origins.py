@@ -1,4 +1,4 @@
-"""Where pictures come from, as far as names tell: patient12_001.png and patient12_002.png from the same patient."""
+"""Sources of images, judging by names: patient12_001.png and patient12_002.png are from the same patient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A source has fewer pictures of a class than this share, or its name is but another word for the class.
+# A source has less than this share of a class; otherwise its name is just another word for the class.
 OF_A_CLASS = 0.5
 _SEPARATORS = re.compile(r"[\W_]+")
 _NUMBER = re.compile(r"\d")
@@ -15,12 +15,12 @@ _NUMBER = re.compile(r"\d")
 
 @dataclass(frozen=True)
 class SharedSource:
-    """A source of which pictures are in both splits.
+    """A source with images in both splits.
 
     Attributes:
-        name: What the names have in common.
-        train, test: How many pictures of it each split has.
-        examples: One picture of each split.
+        name: Common part of the names.
+        train, test: Number of its images in each split.
+        examples: One image from each split.
     """
 
     name: str
@@ -32,10 +32,10 @@ class SharedSource:
 def shared_sources(
     train: Sequence[str], test: Sequence[str], train_classes: Sequence[int], test_classes: Sequence[int]
 ) -> list[SharedSource]:
-    """The sources that both splits have pictures of, those with the most test pictures first.
+    """Return the sources with images in both splits, those with the most test images first.
 
     Args:
-        train, test: The pictures' names.
+        train, test: Names of the images.
         train_classes, test_classes: Their classes.
     """
     sides = [_by_source(names) for names in (train, test)]
@@ -63,7 +63,7 @@ def _by_source(names: Sequence[str]) -> dict[str, list[int]]:
 
 
 def source_of(name: str) -> str:
-    """What stands in a file's name before its running number, if that has a number, too; "" if there is no such thing.
+    """Return the part of a file name before its running number, if this part also has a number; else "".
 
     "train/cat/patient12_001.png" gives "patient12", "img_7.png" nothing.
     """

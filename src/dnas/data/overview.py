@@ -1,4 +1,4 @@
-"""What was found in a data set, in words for the user."""
+"""Summary of a data set for the user."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dnas.settings import CROP, PAD, SQUEEZE
 
 
 def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[str]:
-    """What was found, for the user: classes and counts in one line, warnings, and a line per reason why files are left
-    out. Between them stands how the images were read, where that is not plain.
+    """Return the summary: classes and counts in one line, warnings, and one line per reason for skipped files.
+    If it is not obvious how the images were read, this comes in between.
 
-    For example "10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray". Warnings are of test images
-    that training has, of classes that the test lacks, and of classes of very different size. A line says how pictures
-    that are no squares become such.
+    For example "10 classes (0, 1, 2, …), 1,437 training and 360 test images, 8×8, gray". There are warnings about test
+    images in the training set, classes without test images, and classes of very different size. One line describes the
+    conversion of images that are not square.
     """
     names = [short_name(name) for name in info.classes]
     classes = ", ".join(names if len(names) <= 5 else [*names[:3], "…"])
@@ -37,7 +37,7 @@ def overview(info: DataInfo, train: Split, test: Split | None = None) -> list[st
 
 
 def _warnings(info: DataInfo, train: Split, test: Split | None) -> list[str]:
-    """What is worth a look, of that which costs next to nothing to find; `dnas data` finds the rest."""
+    """Return the warnings that cost almost nothing to find; `dnas data` finds the rest."""
     each = [
         np.bincount(split.labels.cpu().numpy(), minlength=len(info.classes)).tolist()
         for split in (train, test)
@@ -45,7 +45,7 @@ def _warnings(info: DataInfo, train: Split, test: Split | None) -> list[str]:
     ]
     lines = []
     if test is not None:
-        # As the network sees them: pictures with the same pixels at the size of the run.
+        # In the format of the network's input: images with the same pixels at the size of the run.
         copied = int(np.isin(test.digests(), train.digests()).sum())
         if copied:
             lines.append(
@@ -60,11 +60,11 @@ def _warnings(info: DataInfo, train: Split, test: Split | None) -> list[str]:
 
 
 def _squares(info: DataInfo, headers: Headers) -> str:
-    """What is done to pictures of other shapes."""
+    """Describe the conversion of images of other shapes."""
     done = {
-        CROP: "the middle square of each image is used, which --resize pad would not cut off",
-        PAD: "the whole image is used, filled up to a square with its mean color",
-        SQUEEZE: "each image is squeezed to a square",
+        CROP: "they are center-cropped; --resize pad keeps the whole image",
+        PAD: "they are padded to a square with their mean color",
+        SQUEEZE: "they are squeezed to a square",
     }
     long = f"{headers.elongated:,} of {headers.count:,} training images"
     return f"resize {info.resize}: {long} are longer than {ELONGATED} times their shorter side; {done[info.resize]}"

@@ -1,4 +1,4 @@
-"""A picture file becomes pixels: decoded, in one size and number of channels."""
+"""Decode image files to pixels of one size and number of channels."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _Out = TypeVar("_Out")
 
 
 def survey(tree: Tree, names: Sequence[str]) -> Headers:
-    """What is known of pictures without decoding them."""
+    """Properties of images that are known without decoding them."""
     return read_headers(tree.open, names)
 
 
 def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
-    """All pictures as one array [N, C, size, size].
+    """Decode all images into one array [N, C, size, size].
 
-    Raises Unreadable with all that are broken, and RunError where memory runs short.
+    Raises Unreadable with all broken images, and RunError if memory runs out.
     """
     pixels, broken = decode_readable(tree, names, channels, size, rule)
     require_whole(tree.path, broken, channels, size)
@@ -52,9 +52,9 @@ def decode(tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rul
 def decode_readable(
     tree: Tree, names: Sequence[str], channels: int, size: int, rule: Rule = AS_IT_IS
 ) -> tuple[Bytes, list[Broken]]:
-    """The pictures that can be read, as one array [M, C, size, size], and the broken ones.
+    """Decode the readable images into one array [M, C, size, size], and return the broken ones as well.
 
-    Raises RunError where memory runs short.
+    Raises RunError if memory runs out.
     """
     require_tensor_fits(len(names), channels, size)
     with memory_for(len(names) * channels * size * size, images(len(names), channels, size), FEWER_IMAGES):
@@ -69,7 +69,7 @@ def decode_readable(
 
         reasons = in_threads(fill, range(len(names)))
     broken = [(name, reason) for name, reason in zip(names, reasons, strict=True) if reason]
-    if broken:  # in place, as there may be no room for a second array
+    if broken:  # in place, since memory may not suffice for a second array
         kept = [position for position, reason in enumerate(reasons) if not reason]
         for place, position in enumerate(kept):
             pixels[place] = pixels[position]
@@ -78,9 +78,9 @@ def decode_readable(
 
 
 def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
-    """Some pictures as one array [N, C, size, size].
+    """Decode some images into one array [N, C, size, size].
 
-    Raises RunError where one is not what it was when it was listed.
+    Raises RunError if an image has changed since it was listed.
     """
     pixels = np.empty((len(files), channels, size, size), np.uint8)
     for index, (name, *listed) in enumerate(files):
@@ -89,13 +89,13 @@ def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, ru
             stream = tree.open(name)
             if list(tree.status(name)) != listed:
                 stream.close()
-                raise OSError("its size or time of change is another")
+                raise OSError("its size or modification time has changed")
             return stream
 
         found = _read(opened, channels, size, rule)
         if isinstance(found, str):
             raise RunError(
-                f"the picture {str(tree.path / name)!r} is not what it was when the run began ({found}): "
+                f"the image {str(tree.path / name)!r} has changed since the run started ({found}); "
                 "restore it and resume, or start a new run"
             )
         pixels[index] = found
@@ -105,11 +105,11 @@ def decode_files(tree: Tree, files: Sequence[File], channels: int, size: int, ru
 def count_files(
     tree: Tree, files: Sequence[File], channels: int, size: int, rule: Rule = AS_IT_IS
 ) -> tuple[Counts, npt.NDArray[np.int64], list[Broken]]:
-    """Look at some pictures.
+    """Read some images.
 
     Returns:
-        How often each of the 256 values is in each channel [C, 256]; the digest of each picture, see `image_digests`,
-        0 for a broken one; the broken ones.
+        The histogram of the 256 values in each channel [C, 256]; the digest of each image (`image_digests`), 0 for a
+        broken one; the broken ones.
     """
     counts = np.zeros((channels, 256), np.int64)
     digests = np.zeros(len(files), np.int64)
@@ -125,16 +125,16 @@ def count_files(
 
 
 def _read(opened: Callable[[], IO[bytes]], channels: int, size: int, rule: Rule) -> Bytes | str:
-    """A picture as [C, size, size], or why it cannot be read."""
+    """Return an image as [C, size, size], or the reason why it cannot be read."""
     return tried(opened, lambda image: _square(image, channels, size, rule))
 
 
 def tried(opened: Callable[[], IO[bytes]], use: Callable[[Image.Image], _Out]) -> _Out | str:
-    """Return what becomes of a picture file, all of which must be readable, or why it is not.
+    """Return the result of `use` for an image file that must be readable to its end, or the reason why it is not.
 
     Args:
         opened: Opens the file.
-        use: Takes the picture and loads its pixels.
+        use: Gets the image and loads its pixels.
     """
     stream = None
     try:
@@ -145,7 +145,7 @@ def tried(opened: Callable[[], IO[bytes]], use: Callable[[Image.Image], _Out]) -
         if kind in ("JPEG", "MPO"):
             require_jpeg_end(stream)
         return found
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+    except Exception as error:  # decoders of Pillow raise many types for a damaged file
         if is_short(error):
             raise
         return why(error, stream)
@@ -155,12 +155,12 @@ def tried(opened: Callable[[], IO[bytes]], use: Callable[[Image.Image], _Out]) -
 
 
 def count_values(images: Bytes) -> Counts:
-    """How often each of the 256 values is in each channel of images [N, C, H, W]: [C, 256]."""
+    """Return the histogram of the 256 values in each channel of images [N, C, H, W]: [C, 256]."""
     return np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
 
 
 def image_digests(images: Bytes) -> npt.NDArray[np.int64]:
-    """Return a digest of each of uint8 images [N, C, H, W], int64 [N]: 8-byte BLAKE2b of its pixels, little-endian.
+    """Return a digest of each image of uint8 [N, C, H, W], int64 [N]: 8-byte BLAKE2b of its pixels, little-endian.
 
     Different images share a digest with probability 2^-64.
     """
@@ -169,34 +169,32 @@ def image_digests(images: Bytes) -> npt.NDArray[np.int64]:
 
 
 def read_picture(path: str | Path, channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
-    """Return a picture file as [C, size, size]. Raises InputError if it cannot be read, with the reason."""
+    """Return an image file as [C, size, size]. Raises InputError with the reason if it cannot be read."""
     found = _read(lambda: open_regular(Path(path)), channels, size, rule)
     if isinstance(found, str):
-        raise InputError(f"cannot read the picture {str(path)!r} ({found}); repair it or choose another")
+        raise InputError(f"cannot read the image {str(path)!r} ({found}); repair it or choose another")
     return found
 
 
 def square_picture(image: Image.Image, channels: int, size: int, rule: Rule = AS_IT_IS) -> Bytes:
-    """Return a picture as [C, size, size]. Raises InputError if it cannot be decoded, with the reason."""
+    """Return an image as [C, size, size]. Raises InputError with the reason if it cannot be decoded."""
     try:
         return _square(image, channels, size, rule)
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+    except Exception as error:  # decoders of Pillow raise many types for a damaged file
         if is_short(error):
             raise
-        raise InputError(
-            f"cannot use the picture {image!r} ({why(error, None)}); repair it or choose another"
-        ) from None
+        raise InputError(f"cannot use the image {image!r} ({why(error, None)}); repair it or choose another") from None
 
 
 def _square(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
-    """One picture as [C, size, size], by the rules of `splits`."""
+    """Return an image as [C, size, size], by the rules of `splits`."""
     return squared(upright(image, channels, rule), channels, size, rule)
 
 
 def upright(image: Image.Image, channels: int, rule: Rule) -> Image.Image:
-    """A picture in its own shape as it is seen: turned as its EXIF data say, of 8 bits, on white, in gray or RGB.
+    """Return an image in its original shape as it is displayed: rotated by EXIF, 8 bits, on white, grayscale or RGB.
 
-    Raises what Pillow's decoders raise for a damaged file.
+    Raises the errors of Pillow's decoders for a damaged file.
     """
     stored = raw_mode(image)
     image.load()
@@ -208,11 +206,11 @@ def upright(image: Image.Image, channels: int, rule: Rule) -> Image.Image:
 
 
 def squared(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
-    """A picture of `upright` as [C, size, size]."""
+    """Return an image from `upright` as [C, size, size]."""
     if rule.resize == PAD:
         return _padded(image, channels, size)
     width, height = image.size
-    # Only what is kept is scaled: a long thin picture would otherwise grow without bound.
+    # Only the part that is kept is resized: a long thin image would otherwise grow without bound.
     side = min(width, height)
     wide, high = (side, side) if rule.resize == CROP else (width, height)
     if (wide, high) == (size, size):
@@ -226,7 +224,7 @@ def squared(image: Image.Image, channels: int, size: int, rule: Rule) -> Bytes:
 
 
 def _padded(image: Image.Image, channels: int, size: int) -> Bytes:
-    """All of a picture as [C, size, size], in the middle of its own mean color, so that the rest is of no contrast."""
+    """Return the whole image as [C, size, size], padded with its own mean color, which has no contrast to it."""
     longer = max(image.size)
     if longer != size:
         sides = [max(1, round(side * size / longer)) for side in image.size]
@@ -243,35 +241,37 @@ def _padded(image: Image.Image, channels: int, size: int) -> Bytes:
 
 
 def _in_bytes(image: Image.Image, stored: str, rule: Rule) -> Image.Image:
-    """A picture with 8 bits a channel; the picture itself where it has them."""
+    """Return an image with 8 bits per channel; the image itself if it has 8 bits."""
     clear = image.info.get("transparency")
     if stored == "RGB;16B" and isinstance(clear, tuple):
-        # Pillow keeps the upper byte of the pixels, and both of the color that is transparent.
+        # Pillow keeps the upper byte of the pixels, but both bytes of the transparent color.
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     numbers = numbers_of(image)
     if not np.isfinite(numbers).all():
-        raise ValueError("not all of its numbers are finite")
+        raise ValueError("not all of its values are finite")
     if is_deep(image) and rule.values and (image.mode == "F" or rule.values != SIXTEEN_BITS):
         low, high = rule.values
         numbers = (np.clip(numbers, low, high) - low) * (255 / (high - low) if high > low else 0.0)
         pixels = np.rint(numbers).astype(np.uint8)
     elif image.mode == "F":
-        raise ValueError("a picture of floating-point numbers, whose white is unknown, as no training image had them")
+        raise ValueError("a floating-point image of unknown white level, because no training image is of this kind")
     else:
         if rule.values:
             numbers = np.clip(numbers, *SIXTEEN_BITS)
         if numbers.min() < 0 or numbers.max() > SIXTEEN_BITS[1]:
-            raise ValueError("a picture of more than 16 bits, whose white is unknown, as no training image had them")
+            raise ValueError(
+                "an image of more than 16 bits and of unknown white level, because no training image is of this kind"
+            )
         pixels = ((numbers.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
     if isinstance(clear, int):
         pixels[np.asarray(image) == clear] = 255
     return Image.fromarray(pixels)
 
 
-# What undoes an orientation of EXIF, by Pillow's names.
+# The operation that undoes an EXIF orientation, by Pillow's names.
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -284,9 +284,10 @@ _TURNS = {
 
 
 def _turn(image: Image.Image) -> str | None:
-    """What undoes how a picture was stored, by its EXIF data; None where it is upright or these cannot be read.
+    """Return the operation that undoes the EXIF orientation; None if the image is upright or EXIF cannot be read.
 
-    Pillow's `exif_transpose` fails on such data, and where it cannot write them again, though no pixel is wrong.
+    Pillow's `exif_transpose` fails on unreadable EXIF data, and if it cannot write them back, although the pixels are
+    intact.
     """
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))

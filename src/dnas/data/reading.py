@@ -1,4 +1,4 @@
-"""The pictures of a listing become images: in memory, or left in their files."""
+"""Read the images of a listing: into memory, or streamed from their files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from dnas.errors import InputError
 from dnas.reporter import Reporter
 from dnas.settings import CROP, Memory, Resize
 
-# Images of the batches that are in memory at a time, which must fit.
+# Number of images in the batches that are in memory at the same time, which must fit.
 STREAMED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What became of the pictures of a listing.
+    """Images of a listing.
 
     Attributes:
-        images: [N, C, H, W], in memory or not.
-        counts: How often each value occurs in each channel [C, 256].
-        rule: By which they became squares of bytes.
-        headers: What they were before, where that was looked at.
-        kept: int64 [N], which pictures of the listing these are; None: all.
-        skipped: The others, which cannot be read.
+        images: [N, C, H, W], in memory or streamed.
+        counts: Histogram of the values in each channel [C, 256].
+        rule: Conversion to square 8-bit images.
+        headers: Properties before conversion, if they were read.
+        kept: int64 [N], positions of these images in the listing; None: all.
+        skipped: The other images, which cannot be read.
     """
 
     images: Tensor | Streamed
@@ -67,14 +67,14 @@ def read_pictures(
     reporter: Reporter | None,
     skip_broken: bool,
 ) -> Pictures:
-    """The images of a listing. Raises Unreadable for broken ones.
+    """Read the images of a listing. Raises Unreadable for broken ones.
 
     Args:
-        place: The data set, after which its index is named.
-        tree: Where its pictures are, unless the listing says another.
-        part: Which part of the data set they are.
-        channels, size, rule: What they become, and how; by default as the pictures have it, and by `resize`.
-        data_dir, memory, workers, reporter, skip_broken: As of `splits.load_train`.
+        place: The data set, which gives its index its name.
+        tree: Holds the images, unless the listing has its own.
+        part: Part of the data set.
+        channels, size, rule: Format and conversion; by default those of the images, and `resize`.
+        data_dir, memory, workers, reporter, skip_broken: As in `splits.load_train`.
     """
     tree = listing.tree or tree
     count = len(listing.names)
@@ -100,7 +100,7 @@ def read_pictures(
     require_tensor_fits(min(count, STREAMED_AT_ONCE), channels, size)
     decoders = Decoders(workers)
     counts, found = index.look(channels, size, decoders, rule)
-    decoders.close()  # until batches are asked for, if they are
+    decoders.close()  # until batches are requested, if any
     broken = list(found.values())
     kept = _kept(tree.path, listing, part, broken, channels, size, skip_broken)
     digests = index.digests(channels, size, rule)
@@ -111,7 +111,7 @@ def read_pictures(
 def _kept(
     path: Path, listing: Listing, part: str, broken: Sequence[Broken], channels: int, size: int, skip_broken: bool
 ) -> Labels | None:
-    """The positions of the readable pictures of a listing; None if all are. Raises Unreadable for more than may be."""
+    """Return the positions of the readable images; None if all are. Raises Unreadable for too many broken ones."""
     if not broken:
         return None
     if not skip_broken:
@@ -121,20 +121,22 @@ def _kept(
     kept = np.array([position for position, name in enumerate(listing.names) if name not in names], np.int64)
     lost = np.setdiff1d(listing.labels, listing.labels[kept])
     if part == "train" and len(lost):
-        remedy = f"no training image of the class {listing.classes[lost[0]]!r} is left: repair one, or remove the class"
+        remedy = (
+            f"no readable training image is left in class {listing.classes[lost[0]]!r}: repair one or remove the class"
+        )
         raise Unreadable(path, broken, channels, size, remedy)
     return kept
 
 
 def require_no_streaming(memory: Memory, workers: int, source: str) -> None:
     if memory == "stream":
-        raise InputError(f"--data-memory stream: {source!r} is no folder of pictures; leave it out")
+        raise InputError(f"--data-memory stream only applies to folders of images, not to {source!r}; remove it")
     require_no_workers(workers, source)
 
 
 def require_no_workers(workers: int, source: str) -> None:
     if workers:
         raise InputError(
-            f"--data-workers {workers} decode what is streamed, and {source!r} is held in memory; leave it out, or "
-            "give --data-memory stream for a folder of pictures"
+            f"--data-workers {workers} only applies to streamed images, and {source!r} is in memory; remove it, "
+            "or use --data-memory stream for a folder of images"
         )

@@ -1,4 +1,4 @@
-"""How many images of each class a part of a data set gets: its share, and one at least where there are enough."""
+"""Stratified splits: each class gets its share of images, and at least one if there are enough."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import numpy.typing as npt
 
 from dnas.data.sources.samples import Labels
 
-# Classes are balanced where the largest is below so many times the smallest; else one accuracy says too little.
+# Classes count as balanced if the largest is below this many times the smallest; else accuracy alone is misleading.
 BALANCED = 1.5
-# A draw without regard to class is left as it is where classes are balanced and each may expect so many images: it
-# keeps the shares well enough, and results of before keep their bits.
+# A draw that ignores classes is kept if classes are balanced and each can expect this many images: it preserves the
+# shares well enough, and results of earlier versions stay bit-for-bit identical.
 MANY = 20
 
 
 def stratified(labels: Labels, order: Labels, count: int, *, rest: bool) -> npt.NDArray[np.bool_]:
-    """Which positions of a random order, bool [N], make a part of `count` images that keeps the classes' shares.
+    """Select positions of a random order, bool [N], for a part of `count` images that preserves the class shares.
 
-    Of each class those that come first in the order are taken.
+    From each class, the first images in the order are taken.
 
     Args:
         labels: int64 [N], the class of each image.
         order: int64 [N], the images 0..N-1 in random order.
-        rest: The other images are a part, too, so that classes must not vanish from them either.
+        rest: The remaining images are also a part, so classes must not vanish from them either.
     """
     dealt = labels[order]
     _, first, classes, each = np.unique(dealt, return_index=True, return_inverse=True, return_counts=True)
     fewest = each.min() * min(count, len(labels) - count if rest else count) / len(labels)
     if each.max() < BALANCED * each.min() and fewest >= MANY:
         return np.arange(len(labels)) < count
-    places = np.empty(len(labels), np.int64)  # of each image among those of its class
+    places = np.empty(len(labels), np.int64)  # of each image within its class
     for number in range(len(each)):
         members = np.flatnonzero(classes == number)
         places[members] = np.arange(len(members))
@@ -37,13 +37,14 @@ def stratified(labels: Labels, order: Labels, count: int, *, rest: bool) -> npt.
 
 
 def quotas(each: Labels, count: int, priority: Labels, *, rest: bool) -> Labels:
-    """How many images of each class are among `count`, int64 [classes]: its share, rounded, by largest remainders.
+    """Return how many of `count` images each class gets, int64 [classes]: its share, rounded by largest remainders.
 
-    A class has one at least where there are as many as classes, and leaves one for the `rest` likewise, if it has two.
+    A class gets at least one image if `count` is at least the number of classes, and leaves at least one for the `rest`
+    if it has two.
 
     Args:
-        each: int64 [classes], how many there are, 1 or more.
-        priority: Of equal remainders the class with the smallest comes first.
+        each: int64 [classes], number of images per class, 1 or more.
+        priority: Among equal remainders, the class with the smallest value comes first.
     """
     total, classes = int(each.sum()), len(each)
     least = np.full(classes, int(count >= classes))
@@ -53,7 +54,7 @@ def quotas(each: Labels, count: int, priority: Labels, *, rest: bool) -> Labels:
     while (left := count - int(found.sum())) != 0:
         step = 1 if left > 0 else -1
         free = found < most if left > 0 else found > least
-        # Those that lack the most, or have the most beyond their share, one each.
+        # One each for the classes that lack the most, or have the largest excess over their share.
         wanted = np.where(free, step * (ideal - found), -np.inf)
         chosen = np.lexsort((priority, -wanted))[: min(abs(left), int(free.sum()))]
         found[chosen] += step

@@ -1,36 +1,37 @@
-"""Labelled pictures as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
+"""Labeled images as uint8 tensors in memory: named data sets, MNIST-family files, folders of images.
 
 A source is a name (`digits`, `fashion-mnist`, `cifar10`, `cifar100`, `tiny-imagenet`) or a path: a folder with the four
-IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) of
-class folders, class folders directly, a named set as its makers unpack it; arrays, a list of pictures, or an archive.
-A name wins over a folder of the same name; write `./digits` for the folder.
+IDX files of the MNIST family (plain or .gz), `train/` and `test/` (or `val/`; `sources/parts.py` has all names) with
+class folders, class folders directly, an unpacked named data set; arrays, a list of images, or an archive. A name takes
+precedence over a folder of the same name; write `./digits` for the folder.
 
-The training and the test split come from two functions, so that a search that is handed the result of
-`load_train` has no way to the test pictures. Class folders without a test folder, and digits, give a
-fifth of each class to the test split: the same pictures always, whatever the seed of the run.
+The training and the test split come from two functions, so that a search that gets the result of `load_train` has no
+access to the test images. If class folders have no test folder, and in digits, a fifth of each class is the test split:
+always the same images, regardless of the seed of the run.
 
-How a picture file becomes a tensor:
+Conversion of an image file to a tensor:
 
-- Pillow decodes it; the EXIF orientation is applied; of an animation the first frame is taken.
-- Alpha is composed on white, CMYK and palettes become RGB, 16-bit grey is scaled to 8 bit. Of floating-point, 32-bit
-  and signed numbers the least of all training pictures becomes 0 and the largest 255; whole numbers that all lie
-  between 0 and 65535 are taken for 16 bits. Those of other pictures beyond are cut off.
-- The data set has one channel if every training picture is stored as grey, or is grey and of a format that does not
-  know it (WebP, GIF, palettes), otherwise three (RGB).
-- Squares are made by `resize`. crop: the shorter side is scaled to the size and the middle square kept. pad: the
-  longer side is scaled to it, and the rest filled up with the picture's mean color. squeeze: both sides are scaled to
-  it. auto: pad where more than half of the training pictures are longer than 1.6 times their shorter side, else crop.
-  Scaling is bilinear and antialiased; what fits already is untouched.
-- The size is `image_size`; without it the most common scaled side (of crop the shorter, else the longer) of the
-  training pictures if none is above 64 (at least 8), otherwise 64.
-- Hidden files and files with another ending than Pillow's common ones are left out and counted. Pictures
-  that cannot be decoded are all found, then refused by name and reason.
+- Pillow decodes it; the EXIF orientation is applied; of an animation the first frame is used.
+- Alpha is composed on white, CMYK and palettes become RGB, and 16-bit grayscale is scaled to 8 bits. For
+  floating-point, 32-bit and signed values, the smallest value of all training images becomes 0 and the largest 255;
+  integers that are all between 0 and 65535 are treated as 16 bits. Values of other images outside of this range are
+  clipped.
+- The data set has one channel if every training image is stored as grayscale, or has only gray pixels in a format
+  without grayscale (WebP, GIF, palettes), otherwise three (RGB).
+- Squares are made by `resize`. crop: the shorter side is resized and the center cropped. pad: the longer side is
+  resized, and the rest filled with the mean color of the image. squeeze: both sides are resized. auto: pad if more than
+  half of the training images are longer than 1.6 times their shorter side, else crop. Resizing is bilinear and
+  antialiased; images of the right size are unchanged.
+- The size is `image_size`, or by default the most common resized side (the shorter one for crop, else the longer one)
+  of the training images if none is above 64 (at least 8), otherwise 64.
+- Hidden files and files without one of Pillow's common endings are skipped and counted. For images that cannot be
+  decoded, one error lists all names and reasons.
 
-Images are held in memory where they take at most half of it; those of a larger folder stay in their files and are
-decoded a batch at a time (`streaming`), with the same bits. Everything else here is the same for both.
+Images are loaded into memory if they need at most half of it. Those of a larger folder stay in their files and are
+decoded batch by batch (`streaming`), bit for bit the same. Everything else here is the same for both.
 
-Mirrored pictures are taken to keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST; not in
-digits and other IDX files, which hold digits and letters. `flips` also measures it, in folders.
+Mirrored images are assumed to keep their label in folders of images, CIFAR, Tiny-ImageNet and Fashion-MNIST, but not in
+digits and other IDX files, which contain digits and letters. `flips` also measures this, in folders.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ from dnas.settings import AUTO_RESIZE, CROP, SMALLEST_IMAGE, Memory, Resize
 class Split:
     """One split: `images` uint8 [N, C, H, W] with C 1 or 3, in memory or in their files; `labels` int64 [N].
 
-    `left_out`: the files beside the images that were read, which belong to no split. `headers`: of training pictures,
-    as they were before they became squares. `notes`: what else the user is told of how they were read, a line each.
-    `skipped`: images that belong to this split and cannot be read, by name, with the reason.
+    `left_out`: files next to the images that belong to no split. `headers`: properties of training images before
+    conversion to squares. `notes`: further notes for the user on how they were read, one line each. `skipped`:
+    unreadable images of this split, by name, with the reason.
     """
 
     images: Tensor | Streamed
@@ -89,21 +90,21 @@ class Split:
         return len(self.labels)
 
     def to(self, device: str | torch.device) -> Split:
-        """The same split on `device`."""
+        """Return the same split on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
     @property
     def memory(self) -> Literal["whole", "stream"]:
-        """Where the images are: in memory, or in their files."""
+        """Location of the images: in memory or in their files."""
         return "stream" if isinstance(self.images, Streamed) else "whole"
 
     def batch(self, indices: Tensor, coming: Iterable[Tensor] = ()) -> Tensor:
-        """The images at `indices` (int64 [B]) as uint8 [B, C, H, W], on the split's device.
+        """Return the images at `indices` (int64 [B]) as uint8 [B, C, H, W], on the device of the split.
 
-        `coming`: the indices of batches that will be asked for next, so that streamed ones are decoded meanwhile. It
-        changes nothing else.
+        `coming`: the indices of the next batches, so that streamed ones are decoded in the meantime. It has no other
+        effect.
 
-        Raises RunError where a streamed picture is not what it was when it was listed.
+        Raises RunError if a streamed image has changed since it was listed.
         """
         if isinstance(self.images, Streamed):
             return self.images.batch(indices, coming)
@@ -116,12 +117,12 @@ class Split:
         return image_digests(self.images.cpu().numpy())
 
     def close(self) -> None:
-        """End the processes that decode, where there are some; a later batch starts new ones."""
+        """End the decoder processes, if there are any; a later batch starts new ones."""
         if isinstance(self.images, Streamed):
             self.images.decoders.close()
 
     def subset(self, indices: Tensor) -> Split:
-        """The samples at `indices` (int64 [M]), in that order; a copy where they are in memory."""
+        """Return the samples at `indices` (int64 [M]), in that order; a copy if they are in memory."""
         labels = self.labels[indices.to(self.labels.device)]
         if isinstance(self.images, Streamed):
             return Split(self.images.subset(indices), labels)
@@ -130,11 +131,11 @@ class Split:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What the network, the augmentation and the picture of a network need to know of a data set.
+    """Properties of a data set that the network, the augmentation and the drawing of a network depend on.
 
-    `mean` and `std` are per channel, on the scale 0..1, over the training split (the published constants
-    where there are some). `flip`: whether mirrored pictures keep their labels, by the kind
-    of the data set. Pictures are square; `resize` and `values` are the rule by which they became so, see `Rule`.
+    `mean` and `std` are per channel, on the scale 0..1, over the training split (published constants if there are any).
+    `flip`: whether mirrored images keep their labels, by the kind of the data set. Images are square; `resize` and
+    `values` are the rule of their conversion, see `Rule`.
     """
 
     source: str
@@ -166,28 +167,28 @@ def load_train(
     reporter: Reporter | None = None,
     skip_broken: bool = False,
 ) -> tuple[Split, DataInfo]:
-    """The training split of `source` and what there is to know of the data set. Reads no test picture.
+    """Return the training split of `source` and the properties of the data set. Reads no test image.
 
     Args:
         source: a name or a path, see the module.
-        data_dir: where named data sets lie or are downloaded to; by default the environment's
+        data_dir: folder of named data sets, also for downloads; by default the environment variable
             DNAS_DATA_DIR, else ~/.cache/dnas. DNAS_OFFLINE=1 forbids downloads.
-        image_size: side of the square pictures in pixels, at least 8; by default as they are stored.
-        resize: how pictures become squares, see the module.
+        image_size: side of the square images in pixels, at least 8; by default as they are stored.
+        resize: conversion of images to squares, see the module.
         channels: 1 or 3; by default as they are stored.
-        memory: "whole" holds all images, "stream" leaves them in their files, which pictures and .npy files can; "auto"
-            streams where they would take more than half of this machine's memory.
-        workers: processes that decode streamed pictures; 0: as many as torch has threads.
-        columns: how a list of images is read; only for those.
-        given: the place of images that the caller holds (`sources/objects.py`).
-        reporter: is told how far a first look at streamed pictures is.
-        skip_broken: goes on without pictures that cannot be read, if they are at most a tenth of the split.
+        memory: "whole" loads all images, "stream" leaves them in their files (for image and .npy files); "auto"
+            streams if they would need more than half of the memory of this machine.
+        workers: processes that decode streamed images; 0: as many as torch has threads.
+        columns: how a list of images is read; only for lists.
+        given: the place of images in the memory of the caller (`sources/objects.py`).
+        reporter: shows the progress of a first look at streamed images.
+        skip_broken: skip images that cannot be read, if they are at most a tenth of the split.
 
     Raises:
-        InputError: the source is unknown, damaged, unusable, or too large for this machine's memory.
+        InputError: the source is unknown, damaged, unusable, or too large for the memory of this machine.
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
-        raise InputError(f"--image-size {image_size} is too small; give {SMALLEST_IMAGE} or more")
+        raise InputError(f"--image-size must be at least {SMALLEST_IMAGE}, got {image_size}")
     place = locate(source, data_dir, columns, given)
     how: dict[str, Any] = {"data_dir": data_dir, "memory": memory, "workers": workers, "reporter": reporter}
     how["skip_broken"] = skip_broken
@@ -204,9 +205,7 @@ def load_train(
     else:
         require_no_streaming(memory, workers, source)
         if resize not in (AUTO_RESIZE, CROP):
-            raise InputError(
-                f"--resize {resize}: {source!r} is no folder of pictures, and square already; leave it out"
-            )
+            raise InputError(f"--resize {resize} does not apply to {source!r}, whose images are square; remove it")
         headers, rule = None, Rule()
         arrays, labels = _arrays(place, "train")
         classes = place.source.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
@@ -222,7 +221,7 @@ def load_train(
 
 
 def _kept(listing: Listing, found: Pictures) -> tuple[Labels, LeftOut, Sequence[Broken]]:
-    """The labels of the pictures that could be read; what is left out, those included that could not; and these."""
+    """Return the labels of the readable images; the files left out, including unreadable images; and these images."""
     left_out = LeftOut()
     left_out.include(listing.left_out)
     for name, _ in found.skipped:
@@ -243,14 +242,14 @@ def load_test(
     skip_broken: bool = False,
     every: bool = False,
 ) -> Split:
-    """The test split of `source`, in the classes, channels and size that `info` has from training.
+    """Return the test split of `source`, with the classes, channels and size of training in `info`.
 
     Args:
-        data_dir, memory, workers, columns, given, reporter, skip_broken: as of `load_train`.
-        every: of a folder of pictures that is not split, all and not a fifth; see `given.list_given`.
+        data_dir, memory, workers, columns, given, reporter, skip_broken: as in `load_train`.
+        every: use all images of an unsplit folder instead of a fifth; see `given.list_given`.
 
     Raises:
-        InputError: as `load_train`, or the pictures do not fit `info` (another class, other channels).
+        InputError: as in `load_train`, or the images do not match `info` (another class, other channels).
     """
     place = locate(source, data_dir, columns, given)
     if pictures := place.source.pictures:
@@ -271,8 +270,8 @@ def load_test(
     _require_labels_below(len(info.classes), labels, place.path)
     if arrays.shape[1] != info.channels:
         raise InputError(
-            f"--data {source!r} has {arrays.shape[1]} colour channels where training had {info.channels}; "
-            "give the data set that was trained on, or one like it"
+            f"--data {source!r} has {arrays.shape[1]} color channels, but {info.channels} in training; "
+            "give the training data set, or one like it"
         )
     return Split(resized_to(arrays, info.image_size), torch.from_numpy(labels))
 
@@ -291,16 +290,16 @@ def load_splits(
     reporter: Reporter | None = None,
     skip_broken: bool = False,
 ) -> tuple[Split, DataInfo, Split]:
-    """The training split, what there is to know of the data set, and the test split: for what trains and tests.
+    """Return the training split, the properties of the data set, and the test split, for training and testing.
 
-    Both splits are held in the same way, and unreadable pictures of both are listed together.
+    Both splits are either in memory or streamed, and unreadable images of both are listed together.
 
     Args:
-        source, data_dir, image_size, resize, channels, memory, workers, columns, given, reporter, skip_broken: as of
+        source, data_dir, image_size, resize, channels, memory, workers, columns, given, reporter, skip_broken: as in
             `load_train`.
 
     Raises:
-        InputError: as `load_train` and `load_test`.
+        InputError: as in `load_train` and `load_test`.
     """
     shared: dict[str, Any] = {
         "data_dir": data_dir,
@@ -330,10 +329,10 @@ def _unreadable_test(
     given: Place | None,
     **how: Any,
 ) -> list[Broken]:
-    """The unreadable test pictures of a data set that has unreadable training pictures."""
+    """Return the unreadable test images of a data set that has unreadable training images."""
     place = locate(source, data_dir, columns, given)
     assert place.source.pictures is not None
-    # Numbers without a known range are readable by any.
+    # Values without a known range can be read with any range.
     shape: dict[str, Any] = {"channels": training.channels, "size": training.size, "rule": Rule(values=(0.0, 1.0))}
     try:
         tree = tree_of(place)
@@ -341,20 +340,20 @@ def _unreadable_test(
         read_pictures(place.path, tree, listing, "test", data_dir=data_dir, **shape, **how)
     except Unreadable as error:
         return error.broken
-    except InputError:  # told when the training pictures are mended
+    except InputError:  # reported once the training images are repaired
         pass
     return []
 
 
 def _arrays(place: Place, part: str) -> tuple[Bytes, Labels]:
-    assert place.source.arrays is not None, f"{place.source.kind} gives neither pictures nor arrays"
+    assert place.source.arrays is not None, f"{place.source.kind} returns neither images nor arrays"
     return place.source.arrays(place.path, part)
 
 
 def fingerprint(split: Split) -> str:
-    """SHA-256 (hex) over shape, pixels and labels: equal exactly when the splits are equal.
+    """Return the SHA-256 (hex) of shape, pixels and labels: equal if and only if the splits are equal.
 
-    Of streamed images nothing is read: names, sizes and times of change stand for the pixels.
+    Streamed images are not read: names, sizes and modification times represent the pixels.
     """
     digest = hashlib.sha256(str(tuple(split.images.shape)).encode())
     if isinstance(split.images, Streamed):
@@ -366,12 +365,12 @@ def fingerprint(split: Split) -> str:
 
 
 def halves(count: int, seed: int, fraction: float = 0.5, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """0..count-1 dealt into two disjoint sets of indices (int64), for the two levels of a search.
+    """Split 0..count-1 into two disjoint sets of indices (int64), for the two levels of a search.
 
     The first has round(count * fraction). A pure function of its arguments.
 
     Args:
-        labels: int64 [count]; both sets then have each class' share of images (`shares`).
+        labels: int64 [count]; both sets then preserve the class shares (`shares`).
 
     Raises:
         InputError: one of the two would be empty.
@@ -379,8 +378,8 @@ def halves(count: int, seed: int, fraction: float = 0.5, labels: Tensor | None =
     first = round(count * fraction) if math.isfinite(fraction) else 0
     if not 0 < first < count:
         raise InputError(
-            f"{count} training images cannot be dealt out by the fraction {fraction}, as one part would be "
-            "empty; give more images or a fraction between 0 and 1"
+            f"{count} training images cannot be split by the fraction {fraction}, because one part would be empty; "
+            "give more images or a fraction between 0 and 1"
         )
     order = torch.randperm(count, generator=torch_stream(seed, "split"))
     if labels is None:
@@ -390,10 +389,10 @@ def halves(count: int, seed: int, fraction: float = 0.5, labels: Tensor | None =
 
 
 def chosen(split: Split, images: int, seed: int, by_class: bool = False) -> Split:
-    """`images` samples of a split, drawn by the seed and kept in order; the split itself when that is all of it.
+    """Draw `images` samples of a split by the seed, in their original order; the split itself if that is all of it.
 
     Args:
-        by_class: Each class has its share of them (`shares`).
+        by_class: Preserve the class shares (`shares`).
     """
     if images >= len(split):
         return split
@@ -405,16 +404,16 @@ def chosen(split: Split, images: int, seed: int, by_class: bool = False) -> Spli
 
 
 def batches(count: int, batch_size: int, seed: int, epoch: int, stream: str = "order") -> list[Tensor]:
-    """One epoch: 0..count-1 shuffled and cut into ceil(count / batch_size) nearly equal index tensors.
+    """Return one epoch: 0..count-1 shuffled and divided into ceil(count / batch_size) nearly equal index tensors.
 
-    Sizes differ by at most one and none is above `batch_size`, so no small last batch upsets batch
-    normalisation. A pure function of its arguments.
+    Sizes differ by at most one and none is above `batch_size`, so that no small last batch disturbs batch
+    normalization. A pure function of its arguments.
 
     Raises:
         InputError: `batch_size` is below 1.
     """
     if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size} is too small; give 1 or more")
+        raise InputError(f"--batch-size must be at least 1, got {batch_size}")
     assert count > 0, count
     order = torch.randperm(count, generator=torch_stream(seed, stream, epoch))
     return list(order.tensor_split(-(-count // batch_size)))
@@ -424,14 +423,14 @@ def _require_two_classes(labels: Labels, classes: Sequence[str], path: Path) -> 
     present = np.unique(labels)
     if len(present) < 2:
         raise InputError(
-            f"the training images in {str(path)!r} are all of one class, {classes[int(present[0])]!r}; "
-            "a classifier needs two or more"
+            f"all training images in {str(path)!r} belong to one class, {classes[int(present[0])]!r}; "
+            "a classifier needs at least two"
         )
 
 
 def _require_labels_below(count: int, labels: Labels, path: Path) -> None:
     if labels.max() >= count:
         raise InputError(
-            f"{str(path)!r} has the label {labels.max()} where only 0 to {count - 1} are known; "
+            f"{str(path)!r} contains the label {labels.max()}, but labels must be 0 to {count - 1}; "
             "give the data set that belongs to these classes, or fetch it again"
         )

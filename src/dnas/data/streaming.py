@@ -1,4 +1,4 @@
-"""Images that stay in their files: decoded when a batch of them is asked for, and ahead of it where that was told."""
+"""Streamed images: decoded when a batch of them is requested, and ahead of time for announced batches."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from dnas.data.index import Files
 from dnas.data.pictures import AS_IT_IS, decode_files
 from dnas.data.sources.samples import Bytes, Labels
 
-# How many batches are decoded ahead of the one that is asked for, and how many are held that nobody has fetched yet: a
-# search draws two kinds of batches in turn.
+# Number of batches to decode ahead, and number of decoded batches to keep until they are fetched: a search alternates
+# between two kinds of batches.
 AHEAD = 3
 HELD = 3 * AHEAD
-SMALLEST_SHARE = 8  # pictures; a task takes as long as decoding a few small ones
+SMALLEST_SHARE = 8  # images; the overhead of a task equals decoding a few small ones
 
 
 class Streamed:
     """uint8 images [N, C, S, S] of which only some batches are in memory.
 
-    What a batch holds is a function of its indices alone: neither the number of processes nor what is decoded ahead,
-    nor the death of a process changes a bit. Can be sent to a process, which then has decoders of its own.
+    The content of a batch only depends on its indices: neither the number of processes, nor decoding ahead, nor the
+    death of a process changes a bit. Can be pickled; the receiving process then has its own decoders.
 
     Args:
-        files: The table of picture files.
-        channels, size: What each picture becomes.
-        decoders: Who decodes.
-        positions: int64 [N], which files these images are; by default all, in their order.
-        device: Where batches go.
-        digests: int64 [N], that of each file's picture; see `pictures.image_digests`.
-        rule: How pictures of other shapes and depths are read.
+        files: Table of image files.
+        channels, size: Channels and side length of the decoded images.
+        decoders: Decoder processes.
+        positions: int64 [N], the files of these images; by default all, in order.
+        device: Device of batches.
+        digests: int64 [N], the digest of the image in each file; see `pictures.image_digests`.
+        rule: Conversion of images of other shapes and depths.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Streamed:
         self._begun: dict[bytes, list[Task[Bytes]]] = {}
 
     def __reduce__(self) -> tuple[type[Streamed], tuple[object, ...]]:
-        # Without the digests, for which a process that computes has no use.
+        # Without the digests, which a computing process does not need.
         about = (self.files, self.channels, self.size, self.decoders, self.positions, self.device)
         return Streamed, (*about, None, self.rule)
 
@@ -65,9 +65,9 @@ class Streamed:
         return len(self.positions), self.channels, self.size, self.size
 
     def batch(self, indices: Tensor, coming: Iterable[Tensor] = ()) -> Tensor:
-        """The images at `indices` (int64 [B]), on the device. `coming`: indices of the batches that are asked for next.
+        """Return the images at `indices` (int64 [B]), on the device. `coming`: indices of the next batches.
 
-        Raises RunError where a file is not what it was when it was listed, or processes die again and again.
+        Raises RunError if a file has changed since it was listed, or if decoder processes die repeatedly.
         """
         wanted = self._positions(indices)
         tasks = self._begun.pop(wanted.tobytes(), None) or self._begin(wanted)
@@ -87,11 +87,11 @@ class Streamed:
         return torch.from_numpy(pixels).to(self.device)
 
     def subset(self, indices: Tensor) -> Streamed:
-        """The images at `indices` (int64 [M]), in that order."""
+        """Return the images at `indices` (int64 [M]), in that order."""
         return self._with(self._positions(indices), self.device)
 
     def to(self, device: str | torch.device) -> Streamed:
-        """The same images, with batches on `device`."""
+        """Return the same images, with batches on `device`."""
         return self._with(self.positions, device)
 
     def _with(self, positions: Labels, device: str | torch.device) -> Streamed:
@@ -100,13 +100,13 @@ class Streamed:
 
     @property
     def picture_digests(self) -> Labels:
-        """The digest of each of these images, int64 [N]."""
+        """Return the digest of each image, int64 [N]."""
         assert self._digests is not None, "they stay in the process that listed the files"
         digests: Labels = self._digests[self.positions]
         return digests
 
     def digest(self) -> str:
-        """SHA-256 (hex) of shape, names, sizes and times of change: nothing is read."""
+        """Return the SHA-256 (hex) of shape, names, sizes and modification times: no file is read."""
         return f"{self.shape}{self.files.digest(self.positions)}"
 
     def _positions(self, indices: Tensor) -> Labels:
@@ -114,7 +114,7 @@ class Streamed:
         return positions
 
     def _begin(self, positions: Labels) -> list[Task[Bytes]]:
-        """A batch in equal shares for all processes."""
+        """Start decoding a batch in equal shares on all processes."""
         shares = max(1, min(self.decoders.count, len(positions) // SMALLEST_SHARE))
         return [
             self.decoders.begin(

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: why one cannot, and the error that lists all of them."""
+"""Unreadable images: the reason for each, and the error that lists all of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import IO
 from dnas.errors import InputError
 
 SHOWN = 20
-MOST_SKIPPED = 0.1  # of the images of a split; where more are broken, something else is wrong than single files
-_TAIL = 16  # bytes; in no whole JPEG are so many zeros in place of its end
+MOST_SKIPPED = 0.1  # of the images of a split; if more are broken, the problem is not in single files
+_TAIL = 16  # bytes; no complete JPEG ends in this many zeros
 _CHUNK = 2**20
-Broken = tuple[str, str]  # a picture's name below the folder of the data set, and why it cannot be read
+Broken = tuple[str, str]  # name of an image below the folder of the data set, and the reason why it cannot be read
 
 
 class Unreadable(InputError):
-    """Pictures of a data set cannot be read. The message has up to 20 of them with the reason.
+    """Some images of a data set cannot be read. The message lists up to 20 of them with the reason.
 
     Attributes:
-        path: The folder or archive.
-        broken: All of them.
-        channels, size: What pictures were to become.
-        remedy: What to do.
+        path: Folder or archive.
+        broken: All unreadable images.
+        channels, size: Requested channels and side length.
+        remedy: Advice for the user.
     """
 
     def __init__(
@@ -32,16 +32,16 @@ class Unreadable(InputError):
         broken: Sequence[Broken],
         channels: int,
         size: int,
-        remedy: str = "remove or repair them, or go on without them by --skip-broken",
+        remedy: str = "remove or repair them, or skip them with --skip-broken",
     ) -> None:
-        super().__init__(path, broken, channels, size, remedy)  # so that it can be sent between processes
+        super().__init__(path, broken, channels, size, remedy)  # so that it can be pickled
         self.path, self.broken, self.channels, self.size = path, list(broken), channels, size
         self.remedy = remedy
 
     def __str__(self) -> str:
         shown = self.broken[:SHOWN]
         reasons = {reason for _, reason in self.broken}
-        # A reason that all of them share is given once.
+        # A common reason is given once.
         common = f" ({shown[0][1]})" if len(reasons) == 1 and len(self.broken) > 1 else ""
         names = ", ".join(repr(name) if common else f"{name!r} ({reason})" for name, reason in shown)
         left = len(self.broken) - len(shown)
@@ -50,30 +50,30 @@ class Unreadable(InputError):
         return f"{len(self.broken):,} unreadable {images} in {str(self.path)!r}{common}: {names}{more}; {self.remedy}"
 
     def lines(self) -> list[str]:
-        """One line per picture."""
+        """Return one line per image."""
         return [f"{name!r}: {reason}" for name, reason in self.broken]
 
 
 def require_whole(path: Path, broken: Sequence[Broken], channels: int, size: int) -> None:
-    """Raises Unreadable if there are broken pictures."""
+    """Raise Unreadable if there are broken images."""
     if broken:
         raise Unreadable(path, broken, channels, size)
 
 
 def require_few(path: Path, broken: Sequence[Broken], count: int, part: str, channels: int, size: int) -> None:
-    """Raises Unreadable if more than a tenth of the `count` pictures of a split are broken."""
+    """Raise Unreadable if more than a tenth of the `count` images of a split are broken."""
     if len(broken) > MOST_SKIPPED * count:
         word = {"train": "training", "test": "test"}.get(part, "given")
-        share = f"{100 * len(broken) / count:.0f}% of the {word} images, where --skip-broken goes on without at most"
+        share = f"{100 * len(broken) / count:.0f}% of the {word} images, but --skip-broken skips at most"
         raise Unreadable(
             path, broken, channels, size, f"these are {share} {100 * MOST_SKIPPED:.0f}%: remove or repair them"
         )
 
 
 def require_jpeg_end(stream: IO[bytes]) -> None:
-    """Raises OSError for a JPEG file that ends in zeros where its end should be, as a copy that broke off leaves it.
+    """Raise OSError for a JPEG file that ends in zeros instead of an end marker, as after an interrupted copy.
 
-    libjpeg decodes the zeros, to a gray area.
+    libjpeg decodes the zeros as a gray area.
     """
     stream.seek(0, os.SEEK_END)
     stream.seek(max(0, stream.tell() - _TAIL))
@@ -83,11 +83,11 @@ def require_jpeg_end(stream: IO[bytes]) -> None:
     content = stream.read()
     if content.find(b"\xff\xd9", max(0, _scan(content))) < 0:
         zeros = len(content) - len(content.rstrip(b"\0"))
-        raise OSError(f"the JPEG has no end: its last {zeros:,} bytes are zeros, as after a copy that broke off")
+        raise OSError(f"the JPEG is incomplete: its last {zeros:,} bytes are zeros, as after an interrupted copy")
 
 
 def _scan(content: bytes) -> int:
-    """Where the first scan of a JPEG begins, after the segments, in which thumbnails have an end of their own."""
+    """Return the start of the first scan of a JPEG, after the segments, whose thumbnails have their own end marker."""
     place = 2
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big") if content[place + 1] != 0xFF else 1
@@ -95,7 +95,7 @@ def _scan(content: bytes) -> int:
 
 
 def why(error: Exception, stream: IO[bytes] | None) -> str:
-    """Why a picture could not be read, in one line: in the words of the library, and what its file looks like.
+    """Return the reason why an image cannot be read, in one line: the library's message, and a look at the file.
 
     Args:
         stream: The file, if it could be opened.
@@ -104,7 +104,7 @@ def why(error: Exception, stream: IO[bytes] | None) -> str:
 
     known = isinstance(error, OSError) and error.errno is not None
     text = os.strerror(error.errno) if known and isinstance(error, OSError) and error.errno else str(error)
-    # Without the name of the file or object that could not be identified.
+    # Without the name of the unidentified file or object.
     text = " ".join(text.partition(" <" if isinstance(error, UnidentifiedImageError) else "\0")[0].split())
     text = text or type(error).__name__
     look = _look(stream) if stream is not None and not known else ""
@@ -112,13 +112,13 @@ def why(error: Exception, stream: IO[bytes] | None) -> str:
 
 
 def _look(stream: IO[bytes]) -> str:
-    """What is odd about a file that cannot be decoded: "" if nothing is found."""
+    """Describe what is unusual about a file that cannot be decoded; "" if nothing is found."""
     try:
         stream.seek(0)
         start = stream.read(16)
         if not start:
             return "the file is empty"
-        if start[4:8] == b"ftyp":  # the family of MP4, of which AVIF and HEIC are
+        if start[4:8] == b"ftyp":  # the MP4 family, which includes AVIF and HEIC
             return f"its content is {start[8:12].decode('latin-1').strip().upper()}"
         if not any(start):
             while chunk := stream.read(_CHUNK):
@@ -129,5 +129,5 @@ def _look(stream: IO[bytes]) -> str:
         size = stream.tell()
         stream.seek(max(0, size - _TAIL))
         return "the file ends in zeros" if not any(stream.read(_TAIL)) else ""
-    except Exception:  # a damaged member of an archive; the reason is known without this
+    except Exception:  # a damaged member of an archive; the reason is already known
         return ""

@@ -1,4 +1,4 @@
-"""Networks that run without us: one file a format of `dnas export`, what is measured of its file, and predictions.
+"""Networks that run without dnas: one file per format of `dnas export`, tests of the exported files, and predictions.
 
-Not here: how images are read for a test (`pipeline/evaluation`), and pages.
+Not here: reading images for a test (`pipeline/evaluation`), and pages.
 """

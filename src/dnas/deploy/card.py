@@ -1,4 +1,4 @@
-"""The model card of an export: what the network is, on what data, how good, and how to call it."""
+"""Model card of an export: the network, its data, its accuracy and how to use it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dnas.pipeline.model import Trained
 from dnas.units import size_text
 
 RESIZE = {
-    "crop": "scaled so that the shorter side is {size} pixels, and cut to the middle square",
-    "pad": "scaled so that the longer side is {size} pixels, and filled up to a square with their mean color",
-    "squeeze": "scaled to {size} × {size} pixels",
+    "crop": "resized so that the shorter side is {size} pixels, and center-cropped",
+    "pad": "resized so that the longer side is {size} pixels, and padded to a square with their mean color",
+    "squeeze": "resized to {size} × {size} pixels",
 }
-CLASSES = 100  # of more the card does not list the names
+CLASSES = 100  # the card does not list the names of more classes
 
 
 def card(record: Mapping[str, Any], trained: Trained) -> str:
-    """The text of README.md, Markdown.
+    """Return the text of README.md, in Markdown.
 
     Args:
-        record: The content of export.json.
+        record: Content of export.json.
     """
     info = trained.info
     low, high = record["test_interval"]
@@ -37,17 +37,17 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
         + (f": {', '.join(info.classes)}." if len(info.classes) <= CLASSES else ", listed in `preprocess.json`."),
         "",
         f"Images are {color}, {RESIZE[info.resize].format(size=info.image_size)}, then",
-        "`(x / 255 - mean) / std` with the numbers of `preprocess.json`. `preprocess.py` does this, turns pictures as",
-        "EXIF tells, and lays transparent ones on white; it needs numpy and Pillow.",
+        "normalized as `(x / 255 - mean) / std` with the numbers of `preprocess.json`. `preprocess.py` does this; it",
+        "also rotates images according to EXIF and puts transparent images on white. It requires numpy and Pillow.",
         "",
         "## Accuracy",
         "",
-        f"On {record['test_images']:,} test images that it was not trained on: {record['test_accuracy']:.4f} in torch",
-        f"(95 % interval {low:.4f} to {high:.4f}).",
-        "Each file was run on these images after it was written, in a process without dnas, on a CPU with one thread.",
-        "`agreement` is the share of answers that are torch's; `latency` is of one image.",
+        f"Test accuracy in torch: {record['test_accuracy']:.4f} (95% CI {low:.4f}–{high:.4f}), on",
+        f"{record['test_images']:,} images that were not used for training.",
+        "Each exported file was tested on these images in a process without dnas, on a CPU with one thread.",
+        "`agreement` is the share of predictions that equal those of torch; `latency` is the time per image.",
         "",
-        "| format | file | size | test accuracy | agreement | latency | memory of the process |",
+        "| format | file | size | test accuracy | agreement | latency | process memory |",
         "|---|---|---|---|---|---|---|",
         *(_row(row) for row in record["exports"]),
         "",
@@ -56,8 +56,8 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
             for row in record["exports"]
             if "accuracy_lost" in row and not row["exact"]
         ),
-        "It says a class for every picture, also for one that shows none of them; pictures of another kind than the",
-        "training images were not tested.",
+        "The network predicts one of its classes for every image, even if the image shows none of them. It was not",
+        "tested on images of another kind than the training images.",
         "",
         "## Use",
         "",
@@ -70,7 +70,7 @@ def card(record: Mapping[str, Any], trained: Trained) -> str:
 
 
 def change(row: Mapping[str, Any]) -> str:
-    """What a format that is not exact does to the accuracy: "loses 0.28 percentage points"."""
+    """Describe the change of accuracy by an inexact format: "loses 0.28 percentage points"."""
     lost = row["accuracy_lost"]
     return f"{'loses' if lost >= 0 else 'gains'} {100 * abs(lost):.2f} percentage points"
 
@@ -80,7 +80,7 @@ def _row(row: Mapping[str, Any]) -> str:
     if "test_accuracy" in row:
         figures = (
             f"{row['test_accuracy']:.4f}",
-            f"{100 * row['agreement']:.2f} %",
+            f"{100 * row['agreement']:.2f}%",
             f"{1000 * row['latency_seconds']:.2f} ms",
             size_text(row["peak_memory_bytes"]),
         )

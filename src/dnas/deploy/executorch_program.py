@@ -1,4 +1,4 @@
-"""ExecuTorch, for telephones and small devices."""
+"""ExecuTorch, for phones and small devices."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dnas.deploy.protocol import Exported, Format
 
 
 class ExecuTorchProgram(Format):
-    """Lowered to XNNPACK. One image at a time, since memory is planned ahead for as many as a call may bring."""
+    """Program lowered to XNNPACK, for one image per call, since memory is planned ahead for a fixed batch size."""
 
     name = "executorch"
-    title = "ExecuTorch program, float32 by XNNPACK, for one image at a time"
+    title = "ExecuTorch program, float32 by XNNPACK, one image per call"
     files = ("model.pte",)
     packages = ("executorch.exir", "executorch.runtime")
     install = "pip install executorch"

@@ -1,4 +1,4 @@
-"""What an exported network expects of pictures: read from its file, without torch."""
+"""Preprocessing that an exported network expects, read from its file without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dnas.errors import InputError
 
 @dataclass(frozen=True)
 class Expected:
-    """Of a network that runs without its run: as of `DataInfo`."""
+    """Preprocessing and classes of an exported network; fields as in `DataInfo`."""
 
     classes: tuple[str, ...]
     channels: int
@@ -27,16 +27,16 @@ class Expected:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], where: str) -> Expected:
-        """From the content of preprocess.json. Raises InputError, naming where it stands, when it is damaged."""
+        """Read the content of preprocess.json. Raises InputError that names the file if it is damaged."""
         try:
             rule = Rule(facts["resize"], tuple(facts["values"]))
             mean, std = (tuple(map(float, facts[name])) for name in ("mean", "std"))
             return cls(tuple(facts["classes"]), int(facts["channels"]), int(facts["image_size"]), mean, std, rule)
         except (KeyError, TypeError, ValueError, AssertionError):
-            raise InputError(f"{where} does not tell what it expects of pictures; export it again") from None
+            raise InputError(f"{where} does not describe the preprocessing of images; export it again") from None
 
     def normalized(self, pixels: Bytes) -> npt.NDArray[np.float32]:
-        """uint8 [B, C, S, S] → float32, in the same operations as `augment.normalise`, which has the same bits."""
+        """uint8 [B, C, S, S] → float32, by the same operations as `augment.normalise`, bit for bit."""
         mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (self.mean, self.std))
         normalized: npt.NDArray[np.float32] = (pixels.astype(np.float32) / np.float32(255) - mean) / std
         return normalized

@@ -1,4 +1,4 @@
-"""From a run to a folder that needs no dnas: written, run over the test images, compared with torch, described."""
+"""Export a run to a folder that works without dnas: write files, test them, compare them with torch, describe them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from dnas.space.architecture import Architecture
 from dnas.training.accuracy import answers
 
 FORMAT = "dnas-export/1"
-CALIBRATION = 512  # training images, or fewer where there are fewer
+CALIBRATION = 512  # training images; fewer if there are fewer
 CALIBRATION_BATCH = 32
 
 
@@ -54,22 +54,22 @@ def export(
     data_dir: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Write the trained network of a run in some formats, each tested on the test images.
+    """Export the trained network of a run to some formats, and test each on the test images.
 
-    Nothing is delivered unless all formats are written and run, and those that are exact agree with torch.
+    Nothing is written to `out` unless all formats can be written and run, and exact formats agree with torch.
 
     Args:
-        run: The run folder.
-        formats: Names, see `registry`.
-        out: The folder; by default `export` in the run folder. One that holds exports of the same network keeps them.
-        source, data_dir: Other images to test on and to calibrate by, as of `evaluate`; by default the run's.
+        run: Run folder.
+        formats: Names of formats, see `registry`.
+        out: Folder to write; by default `export` in the run folder. Earlier exports of the same network in it are kept.
+        source, data_dir: Other images for the test and the calibration, as in `evaluate`; by default those of the run.
 
     Returns:
-        The content of export.json, and `folder`.
+        The content of export.json, with `folder` added.
 
     Raises:
-        InputError: No trained network, an unknown format, one that cannot hold this network, or a package is missing.
-        RunError: A written file does not run, or does not agree.
+        InputError: No trained network, an unknown format or one that does not support the network, a missing package.
+        RunError: A written file does not run, or does not agree with torch.
     """
     reporter = reporter or Silent()
     chosen = get_formats(formats)
@@ -125,14 +125,14 @@ def export(
         _write_json(delivered / EXPORT_FILE, record)
         (delivered / CARD_FILE).write_text(card(record, trained), "utf-8")
         _deliver(delivered, out)
-    # Of the run's page, wherever the folder is.
+    # For the page of the run, wherever the folder is.
     if (reading.folder / CONFIG_FILE).is_file():
         write_atomically(reading.folder / EXPORT_FILE, _json(record))
     return {**record, "folder": str(out)}
 
 
 def _written(form: Format, exported: Exported, folder: Path, tests: measure.TestImages, place: Path) -> dict[str, Any]:
-    """One row of export.json: the format is written, run and compared."""
+    """Write, run and compare one format; return its row of export.json."""
     facts = form.write(exported, folder)
     row = {
         "format": form.name,
@@ -163,10 +163,10 @@ def _calibration(info: DataInfo, reading: Reading) -> Callable[[], Iterator[Floa
 
 
 def _title(trained: Trained) -> str:
-    """What it is, in a few words."""
+    """Describe the network in a few words."""
     if not isinstance(trained.subject, Architecture):
         return trained.subject.title
-    return f"searched network of {len(trained.subject)} layers, {trained.channels} channels in the first"
+    return f"searched network of {len(trained.subject)} layers and {trained.channels} initial channels"
 
 
 def _model(run: str | Path) -> Path:
@@ -174,18 +174,18 @@ def _model(run: str | Path) -> Path:
 
 
 def _earlier(out: Path, digest: str) -> list[dict[str, Any]]:
-    """What a folder holds of the same network. Raises InputError where it holds something else."""
+    """Return the earlier exports of the same network in a folder. Raises InputError if it contains anything else."""
     if not out.exists():
         return []
     if not out.is_dir():
         raise InputError(f"--out {str(out)!r} is a file; choose a folder")
     if not (out / EXPORT_FILE).is_file():
         if any(out.iterdir()):
-            raise InputError(f"--out {str(out)!r} holds other files; choose a folder that is empty or not there")
+            raise InputError(f"--out {str(out)!r} contains other files; choose an empty or a new folder")
         return []
     record = read_json(out / EXPORT_FILE)
     if record.get("format") != FORMAT or record.get("model") != digest:
-        raise InputError(f"--out {str(out)!r} holds exports of another network; remove it, or choose another folder")
+        raise InputError(f"--out {str(out)!r} contains exports of another network; remove it or choose another folder")
     rows: list[dict[str, Any]] = record["exports"]
     return rows
 
@@ -194,8 +194,8 @@ def _deliver(made: Path, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make --out {str(out)!r} ({error.strerror or error}); choose another") from None
-    # export.json last: it tells of files that are there.
+        raise InputError(f"cannot create --out {str(out)!r} ({error.strerror or error}); choose another") from None
+    # export.json is written last, since it lists files that must exist.
     for path in sorted(made.iterdir(), key=lambda path: path.name == EXPORT_FILE):
         if path.is_dir():
             shutil.copytree(path, out / path.name, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The two-cell genotype of the literature, as a text."""
+"""Two-cell genotype as in the literature, as text."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dnas.space.architecture import Architecture
 
 
 class Genotype(Format):
-    """For DARTS' code and all that reads its genotypes. It has no weights; the layers are copies of one cell pair."""
+    """Genotype for the DARTS code and programs that read its genotypes: one cell pair for all layers, no weights."""
 
     name = "darts"
-    title = "genotype of DARTS, without weights"
+    title = "DARTS genotype, without weights"
     files = ("genotype.txt",)
 
     def objection(self, trained: Trained) -> str | None:
         if not isinstance(trained.subject, Architecture):
-            return f"{trained.subject.name} is made by hand, and has no cells"
+            return f"{trained.subject.name} is a reference network and has no cells"
         try:
             trained.subject.to_darts()
         except InputError as error:
@@ -36,9 +36,9 @@ class Genotype(Format):
 
 
 def genotype_text(architecture: Architecture) -> str:
-    """`Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=[…], reduce=[…], reduce_concat=[…])`.
+    """Return `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=[…], reduce=[…], reduce_concat=[…])`.
 
-    Raises InputError where layers differ.
+    Raises InputError if layers differ.
     """
     genotype = architecture.to_darts()
     values = (

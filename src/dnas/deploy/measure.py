@@ -1,4 +1,4 @@
-"""An exported network is run as its users run it: by itself, over the test images, in a process without us."""
+"""Run an exported network as its users would: on the test images, in a process without dnas."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from dnas.deploy.protocol import Floats, Format
 from dnas.errors import RunError
 from dnas.training.accuracy import TEST_BATCH, Accuracy
 
-# An exact format must name so many of the test images as torch does, and its logits differ by no more than this share
-# of the largest (of 1, if that is smaller).
+# An exact format must agree with torch on this share of the test images, and its logits may differ by at most this
+# fraction of the largest logit (of 1, if that is smaller).
 AGREEMENT, CLOSE = 0.999, 1e-4
-LAST = 4  # lines of a failed process that are shown
+LAST = 4  # last lines of a failed process to show
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """The test images in a file, uint8 [N, C, S, S], with their labels int64 [N] and torch's logits [N, classes]."""
+    """Test images in a file, uint8 [N, C, S, S], with their labels int64 [N] and the logits of torch [N, classes]."""
 
     pixels: Path
     labels: Any
@@ -39,7 +39,7 @@ class TestImages:
 
 
 def write_pixels(split: Split, path: Path) -> None:
-    """All images of a split as a .npy file, a batch at a time."""
+    """Write all images of a split to a .npy file, batch by batch."""
     out = np.lib.format.open_memmap(path, "w+", np.uint8, tuple(split.images.shape))
     for indices in torch.split(torch.arange(len(split)), TEST_BATCH):
         out[indices.numpy()] = split.batch(indices).numpy()
@@ -47,16 +47,16 @@ def write_pixels(split: Split, path: Path) -> None:
 
 
 def run(form: Format, folder: Path, tests: TestImages, place: Path) -> tuple[dict[str, Any], Floats]:
-    """Run the file of a format over the test images, on the CPU with one thread.
+    """Run the file of a format on the test images, on the CPU with one thread.
 
     Args:
-        folder: Where it was written.
-        place: A folder for files that pass between the processes.
+        folder: Folder of the exported file.
+        place: Folder for files exchanged between the processes.
 
     Returns:
-        Figures: `latency_seconds` of one image (median) and `latency_quartiles`; `peak_memory_bytes` of a process that
-        answers one image at a time, and how much of that came with the network (`network_memory_bytes`). And the
-        logits of all images.
+        Measurements: `latency_seconds` per image (median) and `latency_quartiles`; `peak_memory_bytes` of a process at
+        batch size 1, and the part of it that is due to the network (`network_memory_bytes`). And the logits of all
+        images.
 
     Raises:
         RunError: The process failed.
@@ -81,17 +81,17 @@ def run(form: Format, folder: Path, tests: TestImages, place: Path) -> tuple[dic
         )  # fmt: skip
     if ended.returncode:
         last = " ".join(line.strip() for line in ended.stderr.strip().splitlines()[-LAST:])
-        raise RunError(f"{form.name}: {form.file} does not run, so it is not delivered: {last}")
+        raise RunError(f"{form.name}: {form.file} does not run and was discarded: {last}")
     figures: dict[str, Any] = json.loads((place / "figures.json").read_text("utf-8"))
     assert figures.pop("missing") == list(form.without)
     return figures, np.load(place / "logits.npy")
 
 
 def compared(form: Format, logits: Floats, tests: TestImages) -> dict[str, Any]:
-    """How good the answers of an exported network are, and how close they are to torch's.
+    """Return the accuracy of an exported network, and how closely its logits agree with those of torch.
 
     Raises:
-        RunError: The format is exact and its answers are others.
+        RunError: The format is exact, but its predictions differ.
     """
     accuracy, torch_accuracy = tests.accuracy(logits), tests.accuracy(tests.logits)
     same = float((logits.argmax(1) == tests.logits.argmax(1)).mean())
@@ -99,8 +99,8 @@ def compared(form: Format, logits: Floats, tests: TestImages) -> dict[str, Any]:
     bound = CLOSE * max(1.0, float(np.abs(tests.logits).max()))
     if form.exact and (same < AGREEMENT or not furthest <= bound):
         raise RunError(
-            f"{form.name}: {form.file} agrees with torch in {same:.2%} of {len(logits)} test images, and logits differ "
-            f"by up to {furthest:.2g}, where {AGREEMENT:.1%} and {bound:.2g} are required; it is not delivered"
+            f"{form.name}: {form.file} was discarded: it agrees with torch on {same:.2%} of {len(logits)} test images "
+            f"(required: {AGREEMENT:.1%}), and its logits differ by up to {furthest:.2g} (allowed: {bound:.2g})"
         )
     return {
         "test_accuracy": accuracy.value,

@@ -15,7 +15,7 @@ import torch
 from dnas.deploy.protocol import INPUT, OUTPUT, Exported, Format
 from dnas.runtime.names import ONNX_METADATA
 
-# What torch's exporter writes without conversion; ONNX Runtime reads it since 1.14.
+# The version that torch's exporter writes without conversion; ONNX Runtime has supported it since 1.14.
 OPSET = 18
 RUNTIME = f'''
 import onnxruntime
@@ -37,7 +37,7 @@ print(CLASSES[logits[0].argmax()])
 
 
 class OnnxFile(Format):
-    """A single file for ONNX Runtime and others; normalized images of any number → logits."""
+    """Single file for ONNX Runtime and others: normalized images at any batch size → logits."""
 
     name = "onnx"
     title = f"ONNX, float32, opset {OPSET}"
@@ -54,10 +54,10 @@ class OnnxFile(Format):
 
 @lru_cache(maxsize=1)
 def onnx_bytes(exported: Exported) -> bytes:
-    """The network as an ONNX file, with `facts` as JSON in its metadata."""
+    """Return the network as an ONNX file, with `facts` as JSON in its metadata."""
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
-    noisy.setLevel(logging.ERROR)  # it tells of each operator of packages that are not there
+    noisy.setLevel(logging.ERROR)  # it logs each operator of packages that are not installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,7 +72,7 @@ def onnx_bytes(exported: Exported) -> bytes:
 
 
 def with_facts(model: Any, exported: Exported) -> bytes:
-    """An ONNX model as bytes, with what its user must know, and without notes on where its nodes are from."""
+    """Serialize an ONNX model with `facts` in its metadata and without notes on the origin of its nodes."""
     for part in (*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output, model.graph):
         del part.metadata_props[:]
         part.doc_string = ""

@@ -1,4 +1,4 @@
-"""ONNX with weights and activations of 8 bits."""
+"""ONNX with 8-bit weights and activations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dnas.deploy.protocol import INPUT, OUTPUT, Exported, Floats, Format
 
 
 class OnnxInt8(Format):
-    """Quantized per channel, with the ranges of activations that training images have (ONNX Runtime's static way)."""
+    """Network quantized per channel, with activation ranges from training images (static, by ONNX Runtime)."""
 
     name = "onnx-int8"
     title = f"ONNX, int8 per channel, calibrated on training images, opset {OPSET}"
@@ -31,7 +31,7 @@ class OnnxInt8(Format):
         images = 0
 
         class Reader:
-            """As ONNX Runtime asks for images."""
+            """Calibration images in the interface of ONNX Runtime."""
 
             def __init__(self, batches: Iterator[Floats]) -> None:
                 self.batches = batches
@@ -44,7 +44,7 @@ class OnnxInt8(Format):
 
         root = logging.getLogger()
         level = root.level
-        root.setLevel(logging.ERROR)  # it advises what has been done
+        root.setLevel(logging.ERROR)  # it recommends steps that are already done
         try:
             with tempfile.TemporaryDirectory() as place:
                 plain, fused, quantized = (Path(place) / f"{name}.onnx" for name in ("plain", "fused", "quantized"))

@@ -1,6 +1,6 @@
-"""The classes of pictures, by a run, an export, or an exported file.
+"""Predictions for images by a run, an export or an exported file.
 
-Pictures are read as those of a training are (`data/pictures`), and an ONNX file is answered without torch.
+Images are read as in training (`data/pictures`), and an ONNX file is run without torch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dnas.disk import read_json
 from dnas.errors import InputError, first_line
 from dnas.runtime.names import EXPORT_FILE, MODEL_FILE, ONNX_METADATA
 
-BATCH = 256  # as many as a test has at a time, so that sums come out the same
+BATCH = 256  # the batch size of a test, so that floating-point sums are the same
 ONNX = ".onnx"
 Probabilities = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one picture: the classes and their probabilities, the most probable first; or why it could not be read."""
+    """Answer for one image: classes with probabilities, most probable first, or the reason why it is unreadable."""
 
     picture: str
     classes: tuple[tuple[str, float], ...] = ()
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Predictor:
-    """What answers: squares uint8 [B, C, S, S] → probabilities [B, classes]."""
+    """Network that classifies square images: uint8 [B, C, S, S] → probabilities [B, classes]."""
 
     classes: tuple[str, ...]
     channels: int
@@ -50,10 +50,10 @@ class Predictor:
 
 
 def open_predictor(path: str | Path) -> Predictor:
-    """The network of a run folder, of a folder of `dnas export` that has an ONNX file, or of an ONNX file.
+    """Open the network of a run folder, of a folder of `dnas export` with an ONNX file, or of an ONNX file.
 
     Raises:
-        InputError: There is none of them, or it is damaged, or onnxruntime is missing.
+        InputError: The path is none of them, a file is damaged, or onnxruntime is not installed.
     """
     path = Path(path)
     if path.is_file() and path.suffix == ONNX:
@@ -63,8 +63,8 @@ def open_predictor(path: str | Path) -> Predictor:
         exported = [name for name in files if name.endswith(ONNX)]
         if not exported:
             raise InputError(
-                f"{path} holds {', '.join(files)}, which its README.md says how to use; give the run folder, or export "
-                "to onnx, too"
+                f"{str(path)!r} contains no ONNX file, only {', '.join(files)} (see its README.md); give the run "
+                "folder, or also export to onnx"
             )
         return _of_onnx(path / exported[0])
     if path.is_dir() or path.name == MODEL_FILE:
@@ -73,20 +73,20 @@ def open_predictor(path: str | Path) -> Predictor:
 
         net = Classifier(*load_model(path)).eval()
         return Predictor(net.classes, net.channels, net.image_size, net.info.rule, net.probabilities)
-    what = "is no run folder, export folder or ONNX file" if path.exists() else "does not exist"
-    raise InputError(f"{path} {what}; give a run folder, a folder of `dnas export`, or a .onnx file")
+    what = "is not a run folder, export folder or ONNX file" if path.exists() else "does not exist"
+    raise InputError(f"{str(path)!r} {what}; give a run folder, a folder of `dnas export`, or a .onnx file")
 
 
 def _of_onnx(path: Path) -> Predictor:
     try:
         import onnxruntime  # type: ignore[import-untyped,unused-ignore]
     except ModuleNotFoundError:
-        raise InputError(f"{path} needs onnxruntime, which is not installed: pip install 'dnas[export]'") from None
+        raise InputError(f"{str(path)!r} requires onnxruntime; install it with: pip install 'dnas[export]'") from None
     try:
         session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         told = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA, "{}")
-    except Exception as error:  # its own types, without a common one
-        raise InputError(f"{path} cannot be loaded: {first_line(error)}") from None
+    except Exception as error:  # onnxruntime has error types without a common base
+        raise InputError(f"{str(path)!r} cannot be loaded: {first_line(error)}") from None
     expected = Expected.of(json.loads(told), str(path))
     name = session.get_inputs()[0].name
 
@@ -100,11 +100,11 @@ def _of_onnx(path: Path) -> Predictor:
 
 
 def predict(predictor: Predictor, pictures: Iterable[str], top: int) -> Iterator[Answer]:
-    """Answer pictures in their order, a batch at a time; one that cannot be read has a `problem`.
+    """Classify images in order, batch by batch; the answer for an unreadable image has a `problem`.
 
     Args:
-        pictures: Paths of files.
-        top: How many classes of each.
+        pictures: Paths of image files.
+        top: Number of classes per image.
     """
     waiting: list[Answer] = []
     pixels: list[Bytes] = []
@@ -127,16 +127,16 @@ def _answered(predictor: Predictor, waiting: list[Answer], pixels: list[Bytes], 
             yield answer
             continue
         row = next(rows)
-        # Equal ones in the order of the classes, as an argmax has them.
+        # Equal probabilities stay in class order, as with argmax.
         best = np.argsort(-row, kind="stable")[:top]
         yield Answer(answer.picture, tuple((predictor.classes[k], float(row[k])) for k in best))
 
 
 def pictures_of(given: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
-    """The files that are meant: themselves, all pictures below folders, and with "-" those of `lines`, one each.
+    """Yield the files themselves, all images in folders, and for "-" the files named in `lines`, one per line.
 
     Raises:
-        InputError: A folder holds no picture.
+        InputError: A folder contains no image.
     """
     for name in given:
         if name == "-":
@@ -149,7 +149,7 @@ def pictures_of(given: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
                 if is_picture(file) and not any(part.startswith(".") for part in Path(folder).relative_to(name).parts)
             )
             if not found:
-                raise InputError(f"{name} holds no picture")
+                raise InputError(f"{name!r} contains no images")
             yield from found
         else:
             yield name

@@ -1,4 +1,4 @@
-"""What a format of `dnas export` must give, and what it is given."""
+"""Interface of the formats of `dnas export`."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dnas.space.architecture import Architecture
 
 Floats = npt.NDArray[np.float32]
 PREPROCESS_FORMAT = "dnas-preprocess/1"
-# The name of the input and of the output, in formats that name them.
+# Names of the input and the output, in formats that have such names.
 INPUT, OUTPUT = "images", "logits"
 NOISE = "noise"
 
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A trained network that is written in a format.
+    """Trained network to be exported.
 
     Attributes:
-        trained: The network, in evaluation mode on the CPU.
-        name: What it is called, a Python identifier.
-        title: What it is, in a few words.
+        trained: Network in evaluation mode on the CPU.
+        name: Name of the network, a Python identifier.
+        title: Short description.
         calibration: Yields normalized training images, float32 [B, C, S, S].
     """
 
@@ -46,41 +46,41 @@ class Exported:
 
     @cached_property
     def network(self) -> nn.Module:
-        """A copy of the network to be traced: no gradients, and tensors in the order that every runtime knows."""
+        """Return a copy of the network for tracing, without gradients and with contiguous tensors for every runtime."""
         plain = copy.deepcopy(self.trained.network)
         return plain.requires_grad_(False).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The network as torch.export has it, for any number of images."""
+        """Return the network as a program of torch.export, for any batch size."""
         return self.traced(2, ({0: torch.export.Dim("batch")},))
 
     def traced(self, batch: int, dynamic: Any = None) -> torch.export.ExportedProgram:
-        """The network as torch.export has it, for so many images, or as many as `dynamic` allows."""
+        """Return the network as a program of torch.export for this batch size, or for those that `dynamic` allows."""
         info = self.trained.info
         example = torch.zeros(batch, info.channels, info.image_size, info.image_size)
         return torch.export.export(self.network, (example,), dynamic_shapes=dynamic, strict=False)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What its user must know of images and answers, as JSON."""
+        """Return the preprocessing of images and the meaning of outputs, as JSON."""
         return facts_of(self.trained.info)
 
 
 class Format(ABC):
-    """One way to write a trained network. A file of this folder with a subclass is a format of `dnas export`.
+    """Export format for trained networks. A file in this folder with a subclass is a format of `dnas export`.
 
     Attributes:
-        name: As `--format` has it.
-        title: What is written, for the model card.
-        packages: What must be importable here.
-        install: The command that installs them.
-        exact: Its answers must be those of torch; if not, the loss of accuracy is reported.
-        without: Packages that it is run without.
-        opening: Python that is run in the folder and defines `answer`: normalized images, a float32 array
+        name: Value of `--format`.
+        title: Description of the file for the model card.
+        packages: Packages that must be importable for the export.
+        install: Command that installs them.
+        exact: Predictions must equal those of torch. If False, the loss of accuracy is reported instead.
+        without: Packages that are hidden when the file is run.
+        opening: Python code that is run in the folder and defines `answer`: normalized images, a float32 array
             [B, C, S, S], → logits. One thread. Empty for a format that computes nothing.
-        usage: Five lines or fewer of Python, to be run in the folder, which print the class of picture.png.
-        files: The names of what is written, the main file first.
+        usage: At most five lines of Python, to be run in the folder, that print the class of picture.png.
+        files: Names of the written files, main file first.
     """
 
     name: ClassVar[str]
@@ -94,23 +94,23 @@ class Format(ABC):
     usage: ClassVar[str] = ""
 
     def objection(self, trained: Trained) -> str | None:
-        """Why this network cannot be written so, as the end of a sentence; or None."""
+        """Return the reason why the format does not support this network, as the end of a sentence; or None."""
         if isinstance(trained.subject, Architecture) and trained.subject.count(NOISE):
-            return "it has the operation noise of space s4, by which answers depend on what else is in a batch"
+            return "its operation noise (space s4) makes predictions depend on the other images of a batch"
         return None
 
     @abstractmethod
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
-        """Write the network into a folder, and return what there is to know of it, such as an opset, as JSON."""
+        """Write the network into a folder, and return facts about the file, such as the opset, as JSON."""
 
     @property
     def file(self) -> str:
-        """The main file."""
+        """Name of the main file."""
         return self.files[0]
 
 
 def facts_of(info: DataInfo) -> dict[str, Any]:
-    """The content of preprocess.json: what pictures become, and what answers mean."""
+    """Return the content of preprocess.json: the preprocessing of images and the meaning of outputs."""
     return {
         "format": PREPROCESS_FORMAT,
         "classes": list(info.classes),
@@ -124,13 +124,14 @@ def facts_of(info: DataInfo) -> dict[str, Any]:
 
 
 def require_packages(form: Format) -> None:
-    """Raises InputError naming a package of a format that is missing, and the command that installs it."""
+    """Raise InputError, with the command to install it, if a package of a format is missing."""
     for package in form.packages:
         try:
             import_module(package)
         except ModuleNotFoundError:
-            raise InputError(f"--format {form.name} needs {package}, which is not installed: {form.install}") from None
+            raise InputError(f"--format {form.name} requires {package}; install it with: {form.install}") from None
         except (ImportError, OSError, RuntimeError) as error:
             raise InputError(
-                f"--format {form.name} needs {package}, which cannot be imported ({first_line(error)}): {form.install}"
+                f"--format {form.name} requires {package}, which cannot be imported ({first_line(error)}); "
+                f"install it with: {form.install}"
             ) from None

@@ -1,4 +1,4 @@
-"""One file of Python that needs torch alone, and the weights."""
+"""A Python file that only requires torch, and the weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CODE_FILE = "model.py"
 
 
 class PythonCode(Format):
-    """Code of this very network, for readers, and for whoever wants to train it further."""
+    """Source code of the network, for reading and for further training."""
 
     name = "python"
-    title = "Python source of the network for torch, and its weights"
+    title = "Python source code for torch, and weights"
     files = (CODE_FILE, MODEL_FILE)
     opening = """
 import torch
@@ -51,12 +51,12 @@ def write_code(exported: Exported, folder: Path) -> None:
     """Write model.py and the weights that it loads."""
     code, weights = network_code(exported.trained)
     info = exported.trained.info
-    text = f'''"""{exported.title[0].upper()}{exported.title[1:]}, as dnas {version("dnas")} wrote it out.
+    text = f'''"""{exported.title[0].upper()}{exported.title[1:]}, written by dnas {version("dnas")}.
 
-Needs torch, and safetensors to load its weights.
+Requires torch, and safetensors to load the weights.
 
-`load()` gives the trained network in evaluation mode; `Network()` has fresh weights. Train it as any module: call
-`.train()`, and feed normalized images, float32 [B, {info.channels}, {info.image_size}, {info.image_size}].
+`load()` returns the trained network in evaluation mode; `Network()` is randomly initialized. Train it like any module:
+call `.train()`, and feed normalized images, float32 [B, {info.channels}, {info.image_size}, {info.image_size}].
 """
 
 from pathlib import Path
@@ -67,7 +67,7 @@ from torch import nn
 {code}
 
 def load(weights=Path(__file__).with_name("{MODEL_FILE}")):
-    """The network with its trained weights."""
+    """Return the network with its trained weights."""
     from safetensors.torch import load_file
 
     network = Network()

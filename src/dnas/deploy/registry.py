@@ -1,4 +1,4 @@
-"""The formats of `dnas export` by name: each file of this folder that has one, and what installed packages give."""
+"""Registry of the formats of `dnas export`: from the files of this folder and from installed packages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FORMATS = Registry[type[Format]](
 
 
 def get_formats(names: Sequence[str]) -> list[Format]:
-    """The formats of these names. Raises InputError listing the names, or for one that is named twice."""
+    """Return the formats with these names. Raises InputError for unknown and repeated names."""
     for number, name in enumerate(names):
         if name not in FORMATS:
             raise unknown("format", "--format", name, sorted(FORMATS))
         if name in names[:number]:
-            raise InputError(f"--format names {name} twice; leave one out")
+            raise InputError(f"--format contains {name!r} twice; remove one")
     if not names:
-        raise InputError(f"--format names nothing; choose from {', '.join(sorted(FORMATS))}")
+        raise InputError(f"--format is empty; choose from {', '.join(sorted(FORMATS))}")
     return [FORMATS[name]() for name in names]

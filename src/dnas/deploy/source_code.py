@@ -1,6 +1,6 @@
-"""A network as Python source that needs torch alone, written out for a reader: no interpreter of a description.
+"""A network as readable Python source that only requires torch, rather than an interpreter of a description.
 
-Names of tensors stay those of the run, so its weights fit (in hand-made networks dots between parts become _).
+Tensors keep their names, so that the weights of the run fit (in reference networks, dots between parts become _).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dnas.space.primitives import (
 
 
 class _Name(str):
-    """A variable of the code, in the place of a number."""
+    """Variable of the code in place of a number."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -48,7 +48,7 @@ _CHANNELS, _STRIDE = cast(int, _Name("channels")), cast(int, _Name("stride"))
 _REDUCE = '''
 
 class FactorizedReduce(nn.Module):
-    """Halves the resolution and loses no pixel: 1×1 convolutions of the even and of the odd ones, side by side."""
+    """Halve the resolution without losing pixels: 1×1 convolutions of the even and of the odd pixels, concatenated."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -59,14 +59,14 @@ class FactorizedReduce(nn.Module):
     def forward(self, x):
         x = F.relu(x)
         even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
-        # The grid of odd pixels is one short where a side is odd.
+        # If a side is odd, the grid of odd pixels is one pixel shorter.
         odd = F.pad(odd, (0, even.shape[3] - odd.shape[3], 0, even.shape[2] - odd.shape[2]))
         return self.norm(torch.cat([self.even(even), self.odd(odd)], 1))
 '''
 _ZERO = '''
 
 class Zero(nn.Module):
-    """Nothing, in the place of an operation."""
+    """Zeros in place of an operation."""
 
     def __init__(self, stride):
         super().__init__()
@@ -78,7 +78,7 @@ class Zero(nn.Module):
 
 
 def network_code(trained: Trained) -> tuple[str, dict[str, Tensor]]:
-    """The source of a class `Network`, and the tensors that its `load_state_dict` takes."""
+    """Return the source of a class `Network`, and the tensors for its `load_state_dict`."""
     if isinstance(trained.subject, Architecture):
         weights = {name: t for name, t in trained.network.state_dict().items() if not name.startswith("auxiliary.")}
         return _architecture_code(trained, trained.subject), weights
@@ -129,7 +129,7 @@ class Network(nn.Module):
         {_lines(8, *norm, f"self.classifier = nn.Linear({layout.features}, {layout.classes})")}
 
     def features(self, images):
-        """What the last layer gives, [B, {layout.features}, S', S']."""
+        """Return the output of the last layer, [B, {layout.features}, S', S']."""
         {_lines(8, *start)}
         for cell in self.cells:
             before, previous = previous, cell(before, previous)
@@ -145,7 +145,7 @@ class Network(nn.Module):
 
 
 def _layer_class(name: str, layers: list[int], gene: Cell, reduces: bool, operations: dict[str, None]) -> str:
-    """The class of layers with the same gene. `operations` is told which functions it calls."""
+    """Return the class of layers with the same cell; adds the functions that it calls to `operations`."""
     live = gene.live_states
     edges = [(op, source, 2 + n) for n, node in enumerate(gene.nodes) for op, source in node if source in live]
     rows, sums = [], []
@@ -155,7 +155,7 @@ def _layer_class(name: str, layers: list[int], gene: Cell, reduces: bool, operat
         if len(chain) > 1:
             operations[op] = None
         code = f"{op}(channels, {stride})" if len(chain) > 1 else _chain(chain)
-        rows.append(f"{code},  # {number}: {op} of state {source}, into {target}")
+        rows.append(f"{code},  # {number}: {op} from state {source} to {target}")
     for target, group in groupby(enumerate(edges), key=lambda each: each[1][2]):
         terms = " + ".join(f"operations[{number}](s{source})" for number, (_, source, _) in group)
         sums.append(f"s{target} = {terms}")
@@ -166,7 +166,7 @@ def _layer_class(name: str, layers: list[int], gene: Cell, reduces: bool, operat
     return f'''
 
 class {name}(nn.Module):
-    """{which.capitalize()} {", ".join(map(str, layers))}: {kind}. States 0 and 1 are the layers before.
+    """{which.capitalize()} {", ".join(map(str, layers))}: {kind}. States 0 and 1 are the two previous layers.
 
     `halved`: the layer before the previous one has twice the resolution.
     """
@@ -192,7 +192,7 @@ class {name}(nn.Module):
 
 
 def _function(operation: str) -> str:
-    """The function that makes an operation."""
+    """Return the function that creates an operation."""
     layers = PRIMITIVES[operation].chain(_CHANNELS, _STRIDE)
     return f"""
 
@@ -208,7 +208,7 @@ def _lines(indent: int, *lines: str) -> str:
 
 
 def _chain(chain: Chain) -> str:
-    """Layers one after another; one that has no weights by itself."""
+    """Return the code of layers in sequence, or of a single layer."""
     if len(chain) == 1 and not isinstance(chain[0], FactorizedReduce):
         return _layer(chain[0])
     return f"nn.Sequential({', '.join(map(_layer, chain))})"
@@ -245,17 +245,17 @@ def _layer(layer: Layer) -> str:
 
 
 def _side(pair: tuple[int, int]) -> Any:
-    """(3, 3) as 3."""
+    """Write (3, 3) as 3."""
     return pair[0] if pair[0] == pair[1] else pair
 
 
-# --- networks made by hand ------------------------------------------------------------------------------------
+# --- reference networks ---------------------------------------------------------------------------------------
 
 _OPERATORS: Mapping[Callable[..., Any], str] = {operator.add: "+", operator.mul: "*", operator.floordiv: "//"}
 
 
 def _traced_code(network: nn.Module) -> tuple[str, dict[str, Tensor]]:
-    """The source of a network of torch's modules, a line each, by the way that images take through it."""
+    """Return the source of a network of torch modules, traced along its forward pass, one line per call."""
     traced = fx.symbolic_trace(network)
     parts: dict[str, None] = {}
     body: list[str] = []
@@ -307,7 +307,7 @@ def _name(function: object) -> str:
 
 
 def _constructor(module: nn.Module) -> str:
-    """The call that makes a module of torch: what its text says, without what is so by default."""
+    """Return the call that creates a torch module, from its repr, without arguments that equal their defaults."""
     call = ast.parse(repr(module), mode="eval").body
     assert isinstance(call, ast.Call) and getattr(nn, type(module).__name__, None) is type(module), module
     defaults = {name: p.default for name, p in inspect.signature(type(module)).parameters.items()}
@@ -316,7 +316,7 @@ def _constructor(module: nn.Module) -> str:
         assert keyword.arg is not None
         value = ast.literal_eval(keyword.value)
         value = _side(value) if isinstance(value, tuple) and len(value) == 2 else value
-        # Texts tell of defaults that other versions of torch do not know.
+        # A repr contains defaults that other versions of torch do not have.
         if defaults[keyword.arg] is inspect.Parameter.empty:
             arguments.append(repr(value))
         elif value != defaults[keyword.arg]:

@@ -1,4 +1,4 @@
-"""A folder that timm loads."""
+"""Folder that timm can load."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dnas.runtime.names import MODEL_FILE
 from dnas.space.architecture import Architecture
 
 CODE = "timm_model.py"
-# How timm makes squares, by our rules. It scales first and then cuts, so a pixel may differ by a rounding.
+# timm's crop modes for the resize rules of dnas. timm resizes before it crops, so pixels may differ by rounding.
 CROPS = {"crop": "center", "pad": "border", "squeeze": "squash"}
 
 
 class TimmFolder(Format):
-    """timm finds an architecture by its registered name only, so a module registers it; the rest is timm's own way."""
+    """Folder for timm. timm only finds registered architectures, so a module registers this one; the rest is timm's."""
 
     name = "timm"
-    title = "timm model: a module that registers it, its configuration, and weights"
+    title = "timm model: a module that registers it, configuration and weights"
     files = (CODE, "config.json", CODE_FILE, MODEL_FILE)
     packages = ("timm",)
     install = "pip install timm"
@@ -48,7 +48,7 @@ print(CLASSES[logits[0].argmax()])
 
     def objection(self, trained: Trained) -> str | None:
         if not isinstance(trained.subject, Architecture):
-            return f"{trained.subject.name} is made by hand, and timm has such networks of its own"
+            return f"{trained.subject.name} is a reference network, and timm has its own versions of such networks"
         return super().objection(trained)
 
     def write(self, exported: Exported, folder: Path) -> Mapping[str, Any]:
@@ -81,7 +81,7 @@ print(CLASSES[logits[0].argmax()])
 
 def _code(name: str, classes: int, channels: int, features: Any) -> str:
     return f'''\
-"""Registers {name}, the network of model.py, with timm: import this before timm.create_model("local-dir:FOLDER")."""
+"""Register {name}, the network of model.py, with timm; import this before timm.create_model("local-dir:FOLDER")."""
 
 from model import Network
 from timm.models import build_model_with_cfg, register_model
@@ -89,12 +89,12 @@ from torch import nn
 
 
 class TimmNetwork(Network):
-    """With the methods that timm calls. A number of classes other than {classes} gives a fresh classifier."""
+    """Network with the methods that timm calls. For num_classes other than {classes}, the classifier is new."""
 
     def __init__(self, num_classes={classes}, in_chans={channels}, global_pool="avg", **kwargs):
         if in_chans != {channels} or global_pool != "avg" or kwargs:
             given = dict(in_chans=in_chans, global_pool=global_pool, **kwargs)
-            raise ValueError(f"it takes in_chans={channels}, global_pool='avg' and no further options, not {{given}}")
+            raise ValueError(f"only in_chans={channels} and global_pool='avg' are supported, got {{given}}")
         super().__init__()
         self.num_features = self.head_hidden_size = {features}
         self.reset_classifier(num_classes)

@@ -1,4 +1,4 @@
-"""A program of torch.export."""
+"""Program of torch.export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dnas.runtime.names import PREPROCESS_FILE
 
 
 class TorchProgram(Format):
-    """What torch.export.load reads, and compilers for other devices take: graph and weights, no Python of ours."""
+    """Graph and weights without Python code of dnas, for torch.export.load and for compilers for other devices."""
 
     name = "torch"
     title = "torch.export program, float32"

@@ -1,4 +1,4 @@
-"""Drawings of an architecture: as SVG, and as text for a terminal.
+"""Drawings of an architecture, as SVG and as text for a terminal.
 
 Not here: torch, runs and the pages about them.
 """

@@ -1,4 +1,4 @@
-"""The lines between the states of a cell."""
+"""Lines between the states of a cell."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from dnas.space.cell import Cell
 from dnas.space.primitives import PRIMITIVES, AvgPool, Conv, Identity, MaxPool, Zero
 
-PORT_STEP, PORT_REACH = 6, 9  # where lines leave and enter a state: how far apart, how far from its middle
-ARC_BASE, ARC_STEP, ARC_CORNER = 6.0, 4.3, 11  # lowest arc, from one to the next, width of a bend
+PORT_STEP, PORT_REACH = 6, 9  # ports of lines at a state: distance between them, maximum distance from its center
+ARC_BASE, ARC_STEP, ARC_CORNER = 6.0, 4.3, 11  # height of the lowest arc, distance to the next, width of a bend
 
 
-# --- what both pictures say -------------------------------------------------------------------------
+# --- shared by both drawings ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Arc:
-    """An edge of a cell as it is drawn: above the line of states (side -1) or below it (side 1)."""
+    """A drawn edge of a cell: above the line of states (side -1) or below it (side 1)."""
 
     op: str
     source: int
@@ -29,10 +29,10 @@ class Arc:
 
 
 def arcs_of(cell: Cell) -> list[Arc]:
-    """The edges of a cell with their places: the inputs of a node alternate between above and below.
+    """Return the edges of a cell with their positions: the inputs of a node alternate between above and below.
 
-    On its side an arc runs above all that it spans, and never at the height of one that it crosses, so lines
-    meet at steep angles only and two edges between the same states lie apart.
+    On its side an arc passes above all arcs that it spans, and never at the height of an arc that it crosses, so that
+    lines only meet at steep angles, and two edges between the same states are separate.
     """
     live = cell.live_states
     edges = [
@@ -41,7 +41,7 @@ def arcs_of(cell: Cell) -> list[Arc]:
         for slot, (op, source) in enumerate(node)
     ]
     height: dict[int, int] = {}
-    # Shorter arcs choose first, so whatever an arc spans has already filled the heights up to its own.
+    # Shorter arcs choose first, so that the arcs that an arc spans have already filled the heights below.
     for i in sorted(range(len(edges)), key=lambda i: edges[i][2] - edges[i][1]):
         taken = {
             above
@@ -53,9 +53,9 @@ def arcs_of(cell: Cell) -> list[Arc]:
 
 
 def ports_of(arcs: Sequence[Arc]) -> dict[tuple[int, str], float]:
-    """How far from the middle of a state each arc enters ("in") and leaves ("out") it.
+    """Return the distance from the center of a state at which each arc enters ("in") and leaves ("out") it.
 
-    Sorted so that arcs which share an end lie in one another like onion rings and do not cross.
+    Sorted so that arcs with a common end are nested and do not cross.
     """
     ends: defaultdict[tuple[int, int], list[tuple[str, float, int]]] = defaultdict(list)
     for i, arc in enumerate(arcs):
@@ -70,9 +70,9 @@ def ports_of(arcs: Sequence[Arc]) -> dict[tuple[int, str], float]:
 
 
 def line_style(op: str) -> tuple[float, str]:
-    """Width and dashes by kind, for readers who cannot rely on colour.
+    """Return width and dashes by kind, for readers who cannot distinguish colors.
 
-    Convolutions are solid and wider the larger the kernel, dilated ones dashed, pools dotted, a skip thin.
+    Convolutions are solid, and wider for larger kernels; dilated ones are dashed, pooling is dotted, a skip is thin.
     """
     for layer in PRIMITIVES[op].chain(2, 1):
         if isinstance(layer, MaxPool):

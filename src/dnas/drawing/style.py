@@ -1,4 +1,4 @@
-"""What a drawing looks like: measures, colors, and the words for layers, operations and states."""
+"""Style of a drawing: dimensions, colors, and labels of layers, operations and states."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.primitives import ordered
 
-# Geometry in px. 20 DARTS layers come out near the shape of an A4 page, where 11 px print as 6 points.
+# Geometry in px. 20 DARTS layers have about the shape of an A4 page, where 11 px are printed as 6 points.
 MARGIN = 20
 LAYER_COLUMN = 96  # layer number, tag, "reduction ½"
 STATE_STEP = 60  # from one state of the cell to the next
 STATE_WIDTH, STATE_HEIGHT = 26, 15
 GAP = 22
-GENE_COLUMN, GENE_SOURCE, GENE_ROW = 106, 69, 16  # the gene in words: a column a node, a row an input
+GENE_COLUMN, GENE_SOURCE, GENE_ROW = 106, 69, 16  # the cell in words: one column per node, one row per input
 BAND_PADDING = 4
 STAGE_ROW = 24
 LEGEND_ROW, LEGEND_LINE, LEGEND_GAP = 20, 26, 10
-GLYPH = 0.6  # width of an average character over its size, of a wide sans-serif
+GLYPH = 0.6  # average width of a character relative to the font size, for a wide sans-serif font
 PAPER, TINT, INK, SOFT, RULE = "#FFFFFF", "#E9EDF5", "#1B1F27", "#5A6270", "#CDD2DB"
 NODE = "#C5CCD9"  # a node that is part of the output
-# Only genes that recur have a filled tag; the tones lie far from those of the operations.
+# Only cells that recur have a filled tag; its colors differ clearly from those of the operations.
 TAG_COLOURS = ("#1B1F27", "#6C4A9E", "#7A5C3E", "#3F6B6B")
 THIRDS = ("shallow", "middle", "deep")
 
 
 def gene_tags(architecture: Architecture) -> tuple[str, ...]:
-    """A letter for every layer, by first appearance: layers with equal genes, and only they, share one."""
+    """Return a letter for each layer, by first appearance: layers have the same letter if their cells are equal."""
     tags: dict[Cell, str] = {}
     for cell in architecture.layers:
         tags.setdefault(cell, _letters(len(tags)))
@@ -37,19 +37,19 @@ def gene_tags(architecture: Architecture) -> tuple[str, ...]:
 
 
 def _letters(i: int) -> str:
-    """A … Z, AA, AB, …, as a spreadsheet counts columns."""
+    """Return A … Z, AA, AB, …, like columns of a spreadsheet."""
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("A") + i % 26)
 
 
 def summary(architecture: Architecture) -> str:
-    """One line: how many genes differ, and in which order they follow one another."""
+    """Return one line with the number of distinct cells and their sequence."""
     tags = gene_tags(architecture)
     runs = [(tag, len(list(run))) for tag, run in groupby(tags)]
     order = " ".join(tag if n == 1 else f"{tag}×{n}" for tag, n in runs)
     layers, genes = len(tags), len(set(tags))
     place = "" if architecture.in_space else ", outside the search space"
     order = order if genes < layers else "every layer has its own"
-    return f"{count(layers, 'layer')}, {count(genes, 'distinct gene')}{place}: {order}"
+    return f"{count(layers, 'layer')}, {count(genes, 'distinct cell')}{place}: {order}"
 
 
 def count(n: int, noun: str) -> str:
@@ -65,7 +65,7 @@ def state_name(state: int) -> str:
 
 
 def plain(text: str) -> str:
-    """One line without the characters that XML forbids."""
+    """Return one line without the characters that XML forbids."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

@@ -1,7 +1,7 @@
-"""Pictures of an architecture: an SVG of all layers as in the paper's figure 5, and text for a terminal.
+"""Drawings of an architecture: an SVG of all layers as in figure 5 of the paper.
 
-In both every layer has its place, from the stem down to the classifier, so a reader sees whether layers
-differ. An operation has one colour and one kind of line. Needs no torch, no font and no drawing package.
+All layers are drawn, from the stem down to the classifier, so that readers see whether layers differ. Each operation
+has one color and one style of line. Requires no torch, no font and no drawing package.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.primitives import PRIMITIVES
 
-NARROW_MARGIN, NARROW_LAYER_COLUMN, NARROW_STATE_STEP = 6, 68, 47  # on a telephone
+NARROW_MARGIN, NARROW_LAYER_COLUMN, NARROW_STATE_STEP = 6, 68, 47  # on a phone
 
 
 # --- SVG --------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ NARROW_MARGIN, NARROW_LAYER_COLUMN, NARROW_STATE_STEP = 6, 68, 47  # on a teleph
 
 @dataclass(frozen=True)
 class Frame:
-    """The measures that all bands of one picture share; a narrow one has no gene in words."""
+    """Dimensions shared by all bands of a drawing; a narrow one does not describe cells in words."""
 
     states: int
     rows: int
@@ -70,7 +70,7 @@ class Frame:
 
     @property
     def line(self) -> float:
-        """From the top of a band to its line of states."""
+        """Distance from the top of a band to its line of states."""
         spare = self.band - self.up - self.down - STATE_HEIGHT
         return spare / 2 + self.up + STATE_HEIGHT / 2
 
@@ -82,7 +82,7 @@ class Frame:
 
     @property
     def genes_x(self) -> float:
-        """Where the gene in words begins, or would begin."""
+        """Position at which the cell in words starts, or would start."""
         return self.x(self.states - 1) + STATE_WIDTH / 2 + (0 if self.narrow else GAP)
 
     @property
@@ -97,11 +97,11 @@ class Frame:
 
 
 def svg(architecture: Architecture, *, title: str = "", subtitle: str = "", narrow: bool = False) -> str:
-    """The architecture as a standalone SVG document: a legend, then a band for every layer, stage by stage.
+    """Return the architecture as a standalone SVG document: a legend, then a band for each layer, stage by stage.
 
-    A band has the layer's number, its gene's letter (equal genes share one), the cell as arcs from left to
-    right, and the gene in words. The first input of a node is an arc above the line, the second one below it.
-    A narrow picture, which a telephone shows whole, leaves out the words.
+    A band has the number of the layer, the letter of its cell (equal cells share one), the cell as arcs from left to
+    right, and the cell in words. The first input of a node is an arc above the line, the second one below it.
+    A narrow drawing, for phones, leaves out the words.
     """
     arcs = {cell: arcs_of(cell) for cell in architecture.layers}
     lifts = [(arc.side, arc.lift) for cell in arcs.values() for arc in cell]
@@ -144,9 +144,9 @@ def svg(architecture: Architecture, *, title: str = "", subtitle: str = "", narr
 
 
 def _line(path: str, op: str, under: str) -> str:
-    """A line of an operation on a casing, which parts it from the lines that it crosses.
+    """Draw the line of an operation on a casing, which separates it from the lines that it crosses.
 
-    `none` passes nothing on: it is drawn hollow, as pieces of an empty pipe.
+    `none` has no output: it is drawn hollow.
     """
     width, dashes = line_style(op)
     dashes = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -159,7 +159,7 @@ def _line(path: str, op: str, under: str) -> str:
 
 
 def _head(architecture: Architecture, heading: str, subtitle: str, frame: Frame) -> tuple[list[str], float]:
-    """Title, subtitle, how many genes differ, the operations that occur, what shapes mean; and its end."""
+    """Return title, subtitle, number of distinct cells, legend of operations and shapes; and the end position."""
     margin = frame.margin
     room = frame.width - 2 * margin
     y = margin + 18.0
@@ -189,7 +189,7 @@ def _head(architecture: Architecture, heading: str, subtitle: str, frame: Frame)
         parts.append(_text(x + STATE_WIDTH + 6, y, words, fill=SOFT))
         x += item + LEGEND_GAP
     y += LEGEND_ROW - 2
-    reading = "Arcs run from left to right; a node's first input above, its second below."
+    reading = "Arcs run from left to right; the first input of a node is above, the second below."
     for line in _lines(reading, room, 11):
         parts.append(_text(margin, y, line, fill=SOFT))
         y += 15
@@ -197,7 +197,7 @@ def _head(architecture: Architecture, heading: str, subtitle: str, frame: Frame)
 
 
 def _shapes(architecture: Architecture) -> list[tuple[str, str, str]]:
-    """The shapes that occur, with an example's label and what they mean."""
+    """Return the shapes that occur, with the label of an example and their meaning."""
     looks = {_look(cell, 2 + n) for cell in architecture.layers for n in range(len(cell.nodes))}
     meanings = {
         "output": ("n0", "node, part of the output"),
@@ -217,7 +217,7 @@ def _look(cell: Cell, state: int) -> str:
 
 
 def _shape(look: str, label: str, x: float, y: float, under: str) -> str:
-    """A state: an input is a dark box, a node a pill, filled as part of the output, dashed if dead."""
+    """Draw a state: an input is a dark box, a node a pill, filled if it is part of the output, dashed if dead."""
     fill = {"input": INK, "output": NODE}.get(look, under)
     dashes = ' stroke-dasharray="3 3"' if look == "dead" else ""
     return (
@@ -227,7 +227,7 @@ def _shape(look: str, label: str, x: float, y: float, under: str) -> str:
 
 
 def _stage(stage: int, layers: range, halvings: int, frame: Frame, y: float) -> list[str]:
-    """The row above a stage: its layers, its resolution, and the names of the nodes over their columns."""
+    """Draw the row above a stage: its layers, its resolution, and the names of the nodes above their columns."""
     extent = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
     x = frame.margin + _text_width(f"Stage {stage}", 11) + 10
     resolution = ("1", "½", "¼", "⅛")[halvings] if halvings < 4 else f"1/{2**halvings}"
@@ -242,7 +242,7 @@ def _stage(stage: int, layers: range, halvings: int, frame: Frame, y: float) -> 
 
 
 def _margin(k: int, reduces: bool, tag: str, recurring: list[str], frame: Frame, y: float) -> list[str]:
-    """The left of a band: ground, layer number and the tag of the gene; a reduction is tinted and named."""
+    """Draw the left of a band: background, layer number and tag of the cell; a reduction is tinted and labeled."""
     middle = y + frame.line - (7 if reduces else 0)
     right = frame.width - frame.margin
     parts = []
@@ -251,7 +251,7 @@ def _margin(k: int, reduces: bool, tag: str, recurring: list[str], frame: Frame,
             f'<rect data-reduction="{k}" x="{frame.margin}" y="{_n(y)}" width="{_n(right - frame.margin)}" '
             f'height="{_n(frame.band)}" fill="{TINT}"/>'
         )
-        # A funnel: the feature map enters wide and leaves half as wide.
+        # A funnel: the feature map leaves half as wide as it enters.
         parts.append(f'<path d="M{frame.margin + 6} {_n(middle + 12)}h12l-3 9h-6z" fill="{SOFT}"/>')
         name = "½" if frame.narrow else "reduction ½"
         parts.append(_text(frame.margin + 23, middle + 20.5, name, size=10, fill=SOFT))
@@ -269,12 +269,12 @@ def _margin(k: int, reduces: bool, tag: str, recurring: list[str], frame: Frame,
 
 
 def _cell(k: int, cell: Cell, arcs: Sequence[Arc], reduces: bool, frame: Frame, y: float) -> list[str]:
-    """A layer's cell: its states on a line, an arc for every edge; what carries no signal is faint."""
+    """Draw the cell of a layer: its states on a line, an arc for each edge; parts without a signal are faint."""
     under = TINT if reduces else PAPER
     line = y + frame.line
     ports = ports_of(arcs)
     parts = []
-    # The ends of high arcs rise through lower ones, so they come on top: an end stays whole.
+    # The ends of high arcs cross lower arcs, so they are drawn on top.
     for i, arc in sorted(enumerate(arcs), key=lambda pair: pair[1].lift):
         start, end = frame.x(arc.source) + ports[i, "out"], frame.x(arc.state) + ports[i, "in"]
         foot = line + arc.side * STATE_HEIGHT / 2
@@ -295,7 +295,7 @@ def _cell(k: int, cell: Cell, arcs: Sequence[Arc], reduces: bool, frame: Frame, 
 
 
 def _gene(cell: Cell, frame: Frame, y: float) -> list[str]:
-    """The gene in words: a column for every node, a row for every input."""
+    """Draw the cell in words: one column per node, one row per input."""
     parts = []
     top = y + frame.line - GENE_ROW * max(2, frame.rows) / 2
     for n, node in enumerate(cell.nodes):
@@ -334,7 +334,7 @@ def _text_width(text: str, size: float) -> float:
 
 
 def _lines(text: str, room: float, size: float) -> list[str]:
-    """A text in lines that fit, three at most."""
+    """Wrap a text into at most three lines."""
     return wrap(text, int(room / (GLYPH * size)), max_lines=3, placeholder=" …")
 
 
@@ -348,9 +348,9 @@ def _n(value: float) -> str:
 
 
 def thumbnail(architecture: Architecture, *, title: str, width: int = 72, row: int = 4) -> str:
-    """The architecture as a small SVG of some 2 kB: a strip for every layer, from the stem down, coloured by shares.
+    """Return the architecture as an SVG of about 2 kB: a strip for each layer, from the stem down, colored by shares.
 
-    A strip that halves the resolution is shorter. Operations come in one order, so strips compare by eye.
+    Layers that halve the resolution have shorter strips. Operations have a fixed order, so that strips can be compared.
     """
     places: defaultdict[str, list[str]] = defaultdict(list)
     for k, cell in enumerate(architecture.layers):

@@ -1,4 +1,4 @@
-"""An architecture as text for a terminal."""
+"""Architectures as text for a terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dnas.space.primitives import PRIMITIVES
 
 
 def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
-    """The architecture as text: a line (or a few) for every layer, then the operations by depth.
+    """Return the architecture as text: one line (or a few) for each layer, then the operations by depth.
 
-    A line has the layer's number, N or R (a reduction), the letter of its gene, and for every node its
-    operations with what they read: i0 and i1 are the outputs of layers k-2 and k-1, n0, n1, … the nodes.
+    A line has the number of the layer, N or R (reduction), the letter of its cell, and for each node its operations
+    with their inputs: i0 and i1 are the outputs of layers k-2 and k-1, n0, n1, … the nodes.
     """
     tags, cells = gene_tags(architecture), architecture.layers
     digits, letters = len(str(len(cells) - 1)), max(map(len, tags))
@@ -48,12 +48,12 @@ def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
     items = [Text(f"{'·'.join(THIRDS)}:")]
     for op, _ in in_order(describe_operations(cells)):
         items.append(Text.assemble(_chip(op), " " + "·".join(str(third[op]) for third in thirds)))
-    key = "N normal, R reduction; equal letters, equal genes; i0 and i1: the outputs of layers k−2 and k−1"
+    key = "N normal, R reduction; equal letters: equal cells; i0 and i1: outputs of layers k−2 and k−1"
     return Group(*lines, *_wrapped(items, width, gap="  "), *map(Text, wrap(key, width)))
 
 
 def _wrapped(items: Sequence[Text], width: int, gap: str) -> list[Text]:
-    """The items in order on as few lines as fit; an item is broken only when it is wider than a line."""
+    """Wrap items in order into as few lines as possible; an item is only broken if it is wider than a line."""
     lines: list[list[Text]] = []
     used = 0
     for item in items:
@@ -72,7 +72,7 @@ def _node_text(node: Sequence[tuple[str, int]]) -> Text:
 
 
 def _chip(op: str) -> Text:
-    """An operation's label on its colour, in black or white, whichever reads better on it."""
+    """Return the label of an operation on its color, in black or white, whichever has more contrast."""
     colour = PRIMITIVES[op].colour
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 110

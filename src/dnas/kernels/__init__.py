@@ -1,4 +1,4 @@
-"""The few functions below the networks that are worth more than calls of torch: one signature each."""
+"""The few functions for which native kernels or special formulas are faster than calls of torch."""
 
 from dnas.kernels.depthwise import DepthwiseConv2d as DepthwiseConv2d
 from dnas.kernels.depthwise import depthwise as depthwise

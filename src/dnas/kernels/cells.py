@@ -1,8 +1,8 @@
 """All cells of a supernet as one autograd function on native kernels.
 
-What it computes is `supernet.SupernetCell`, cell by cell; `source.c`, `join.c` and `preprocess.c` say how. One function
-for all cells, because gradients can then be added in place where autograd would copy, add and clear: every layer's
-output has one gradient buffer, which the two layers that read it and its own nodes add to.
+It computes `supernet.SupernetCell`, cell by cell, with `source.c`, `join.c` and `preprocess.c`. One function for all
+cells, because gradients can then be added in place, while autograd would copy, add and clear: the output of each layer
+has one gradient buffer, to which the two layers that read it and its own nodes add.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dnas.kernels.structures import available, call_kernel
 
 
 def covers(supernet: SupernetLayout, stem: tuple[Tensor, Tensor], psi: Tensor, bypass: Tensor) -> bool:
-    """Return True if these kernels can stand in for a supernet's cells: dtypes, device, sizes and operations.
+    """Return True if these kernels can replace the cells of a supernet: dtypes, device, sizes and operations.
 
-    All that C takes for granted of the arguments of `run` is looked at here; the rest is a layout's.
+    All assumptions of the C code about the arguments of `run` are checked here; the rest is checked by the layouts.
     """
     before, previous = stem
     cells = supernet.cells
@@ -61,7 +61,7 @@ def run(
     draws: Draws | None,
     recompute: bool,
 ) -> Tensor:
-    """The last cell's output [B, H, W, C] of a supernet that these kernels cover.
+    """Return the output [B, H, W, C] of the last cell of a supernet that these kernels cover.
 
     Args:
         stem: Both states [B, H, W, C] of the first cell, which may be one tensor.
@@ -70,13 +70,13 @@ def run(
         recompute: Keep nothing for the backward pass.
     """
     cells = supernet.cells
-    # Edges by the state that they leave.
+    # Edges grouped by the state that they leave.
     order = [e for leaving in cells[0].leaving for e in leaving]
     weights = [parameter for cell in cells for parameter in cell.weights]
-    # Without a pass back nothing need be kept.
+    # Without a backward pass nothing is kept.
     keep = torch.is_grad_enabled() and not recompute
     before, previous = stem
-    # As one argument it has one gradient, to which both add.
+    # As a single argument it has one gradient, to which both add.
     states = (None if before is previous else before), previous
     out: Tensor = _Cells.apply(cells, keep, draws, *states, psi[:, order], bypass, *weights)  # type: ignore[no-untyped-call]
     return out
@@ -105,7 +105,7 @@ class _Cells(torch.autograd.Function):
             layer = _cell_forward(layout, before, previous, psi[k], bypass[k], dropout, keep)
             ctx.layers.append(layer)
             before, previous = previous, layer.out
-        # A view: the saved layers must not hold the output, whose graph holds them.
+        # A view: the saved layers must not reference the output, whose graph references them.
         return previous.view_as(previous)
 
     @staticmethod
@@ -120,8 +120,10 @@ class _Cells(torch.autograd.Function):
 
         layers: list[Layer] = ctx.layers
         if not layers:
-            raise RuntimeError("the cells' gradients can be taken once only; retain_graph has no effect on them")
-        # One gradient for every layer's output, -1 and -2 being the stem's; what is not there was not written to yet.
+            raise RuntimeError(
+                "the gradients of the cells can only be computed once; retain_graph has no effect on them"
+            )
+        # One gradient per layer output, with -1 and -2 for the stem; missing ones have not been written to yet.
         first = -1 if layers[0].inputs[0] is layers[0].inputs[1] else -2
         needed = {-1: needs_previous, -2: needs_before}
         buffers = {len(layers) - 1: grad.clone(memory_format=torch.contiguous_format)}
@@ -173,7 +175,7 @@ def _cell_forward(
         outs.append(mixed)
         layer.sources.append(kept)
         at += len(leaving)
-        # Sources come in order, so node s - 1 is complete once state s has left.
+        # Sources are processed in order, so node s - 1 is complete after state s.
         if s >= 1:
             join = run_join(layer, s - 1, bypass)
             for source, mixture in enumerate(outs):
@@ -193,12 +195,12 @@ def _cell_backward(
     grad_psi: Tensor,
     grad_bypass: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of both states that enter; those of weights and mixing weights are added in place."""
+    """Return the gradients of both input states; those of weights and mixing weights are added in place."""
     layout, out = layer.layout, layer.out
     size = out.element_size()
-    # Of these the last node's edges are the first to write bypassed channels, and each source its own.
+    # The edges of the last node are the first to write bypassed channels, each source its own.
     entering = (lease(layer.entering[0].shape, out.dtype), lease(layer.entering[1].shape, out.dtype))
-    # Nodes' gradients lie in the layer's own, as the nodes lie in its output.
+    # Gradients of nodes are views of the gradient of the layer, like the nodes in its output.
     back = [t.data_ptr() for t in entering]
     back += [grad.data_ptr() + n * layout.channels * size for n in range(layout.nodes)]
     # All edges into a node receive the same gradient.

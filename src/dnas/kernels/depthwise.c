@@ -1,8 +1,8 @@
-/* The weight gradient of a depthwise convolution, for where cells run as modules. */
+/* Weight gradient of a depthwise convolution, for cells that run as modules. */
 #include "rows.h"
 
-/* out [channels, k, k] from the input x [batch, height, width, channels] and the output's gradient, both contiguous and
-   padded so that stride 1 keeps the size. Returns 0, or 1 when memory is short. */
+/* Compute out [channels, k, k] from the input x [batch, height, width, channels] and the gradient of the output, both
+   contiguous and padded so that stride 1 keeps the size. Returns 0, or 1 if memory runs out. */
 int depthwise_weight_gradient(const real *x, const real *grad, real *out, int batch, int height, int width, int channels,
                               int out_height, int out_width, int kernel, int stride, int dilation, int threads) {
     const struct frame frame = frame_of(height, width, channels, dilation * (kernel / 2), stride);
@@ -32,7 +32,7 @@ int depthwise_weight_gradient(const real *x, const real *grad, real *out, int ba
                                    sums + t * numbers);
             }
         }
-        /* In the order of the threads, whichever was first. */
+        /* In the order of thread numbers, so that the sum is deterministic. */
         for (int t = 0; t < threads; t++) fold_sums(sums + t * numbers, taps.count, channels, totals);
         for (int c = 0; c < channels; c++)
             for (int t = 0; t < taps.count; t++) out[(long)c * taps.count + t] = totals[(long)t * channels + c];

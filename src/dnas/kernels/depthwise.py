@@ -1,12 +1,12 @@
-"""Depthwise convolution whose gradients are computed the fast way, and the statistics of its output.
+"""Depthwise convolution with fast gradients, and the statistics of its output.
 
-On a CPU torch's general routines are slow where plain ones are fast (48 images of 16 channels, 32×32 pixels, channels
-last, one core):
+On a CPU, general routines of torch are slow in cases for which simpler ones are fast (48 images of 16 channels, 32×32
+pixels, channels last, one core):
 
 - The input gradient of a stride-1 convolution is a convolution with the flipped kernel: 5×5 dilated 6.0 → 0.46 ms.
-- The weight gradient is fast for kernels up to 3 columns wide, whatever their height: 5×5 in strips 5.5 → 1.1 ms.
+- The weight gradient is fast for kernels up to 3 columns wide, of any height: 5×5 in strips 5.5 → 1.1 ms.
 - A dilated convolution is a plain one on each of the grids of every `dilation`-th pixel: 3×3 2.6 → 1.1 ms.
-- With the stride equal to the dilation only one of these grids counts: input gradient of 5×5 17 → 0.2 ms.
+- With the stride equal to the dilation only one of these grids is used: input gradient of 5×5 17 → 0.2 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dnas.kernels import limits, native
 from dnas.kernels.precision import as_stored, exact, lowered
 
-STRIP = 3  # columns of a kernel that oneDNN's fast weight gradient takes
+STRIP = 3  # kernel columns supported by the fast weight gradient of oneDNN
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -47,7 +47,7 @@ def _gradients(
 
 
 def _library(x: Tensor, grad: Tensor, weight: Tensor, stride: int, dilation: int) -> ctypes.CDLL | None:
-    """The native kernel, where it covers these: 3 to 9 times as fast for dilated ones, 1.3 to 2 times for 5×5."""
+    """Return the native kernel if it covers these: 3 to 9 times as fast for dilated kernels, 1.3 to 2 times for 5×5."""
     if x.device.type != "cpu" or x.dtype != grad.dtype or x.dtype not in native.REALS:
         return None
     batch, channels, height, width = x.shape
@@ -71,7 +71,7 @@ def _native_weight_gradient(
     sizes = (batch, height, width, channels, *grad.shape[2:], kernel, stride, dilation, native.threads(x.numel()))
     native.count("depthwise_weight_gradient", (x.numel() + grad.numel()) * x.element_size())
     if library.depthwise_weight_gradient(*(t.data_ptr() for t in (x, grad, out)), *sizes):
-        raise MemoryError("no memory for a weight gradient")
+        raise MemoryError("out of memory in a weight gradient")
     return out
 
 
@@ -84,7 +84,7 @@ def _general(
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Of a wide or dilated kernel: in strips of columns, on the grids of every `dilation`-th pixel."""
+    """Return the gradient of a wide or dilated kernel: in strips of columns, on grids of every `dilation`-th pixel."""
     kernel = weight.shape[2]
     below, right = -grad.shape[2] % dilation, -grad.shape[3] % dilation
     pad = dilation * (kernel // 2)
@@ -100,7 +100,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, dilat
 
 
 def _grids(x: Tensor, step: int) -> Tensor:
-    """Every `step`-th pixel, as pictures of their own: [B, C, H, W] → [step² · B, C, H / step, W / step]."""
+    """Split into grids of every `step`-th pixel: [B, C, H, W] → [step² · B, C, H / step, W / step]."""
     if step == 1:
         return x
     batch, channels, height, width = x.shape
@@ -123,7 +123,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Each channel by its own odd kernel, padded so that stride 1 keeps the size.
+    """Convolve each channel with its own odd kernel, padded so that stride 1 keeps the size.
 
     x [B, C, H, W], weight [C, 1, k, k] → [B, C, H', W'].
     """
@@ -135,7 +135,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int = 1, dilation: int = 1) -> 
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` with one input a group and a square odd kernel, by `depthwise`."""
+    """`nn.Conv2d` with one input per group and a square odd kernel, computed by `depthwise`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return depthwise(input, self.weight, int(self.stride[0]), int(self.dilation[0]))
@@ -164,7 +164,7 @@ class _Statistics(torch.autograd.Function):
 
 
 def depthwise_statistics(x: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[Tensor, Tensor, Tensor]:
-    """h = depthwise(x), its mean over pixels and its uncentred second moments, for a fold (`supernet.fold`).
+    """Return h = depthwise(x), its mean over pixels and its uncentered second moments, for a fold (`supernet.fold`).
 
     x [B, H, W, C], weight [C, 1, k, k] → h [B, H', W', C], mean [C], gram [C, C].
     """

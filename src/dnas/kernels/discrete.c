@@ -1,13 +1,13 @@
-/* A cell of the discrete network while it trains, forward and backward: `network.NetworkCell` in C.
+/* A cell of the discrete network in training, forward and backward: `network.NetworkCell` in C.
 
-   Its parts are pictures (the two inputs, what convolutions give, the nodes), convolutions [ReLU, depthwise, 1×1, batch
-   norm] and terms (what a node adds up). A batch norm waits for sums over the whole batch; everything else of an image
-   needs that image only. So the work is a list of tasks in *waves*: within a wave a thread takes one image after the
-   other through all its tasks, and what these share is still in its cache. Between waves the sums of the threads are
+   Its parts are pictures (feature maps: the two inputs, outputs of convolutions, nodes), convolutions [ReLU, depthwise,
+   1×1, batch norm] and terms (the summands of nodes). A batch norm needs sums over the whole batch; everything else
+   only needs one image. The work is therefore a list of tasks in *waves*: within a wave a thread takes one image after
+   the other through all its tasks, whose common data is still in its cache. Between waves the sums of the threads are
    added, in the order of the threads.
 
-   What a batch norm gives is never stored: whoever reads it scales and shifts on the way, and so are outputs of
-   depthwise convolutions, which cost less to compute again than to store and load. Any number of channels. */
+   Outputs of a batch norm are never stored: readers scale and shift on the fly. Neither are outputs of depthwise
+   convolutions, which are cheaper to compute again than to store and load. Any number of channels. */
 #include "discrete_backward.h"
 
 /* --- running ----------------------------------------------------------------------------------------------------- */
@@ -21,7 +21,7 @@ static int room_of(const struct run *r, struct room *m) {
     return 1;
 }
 
-/* Memory for coefficients; forward ones, or also those of the backward pass. Returns 0 when memory is short. */
+/* Allocate coefficients: of the forward pass, or also of the backward pass. Returns 0 if memory runs out. */
 static int prepare(struct run *r, const struct cell *cell, int backward) {
     *r = (struct run){.cell = cell};
     size_t size = 0, room = 0;
@@ -91,7 +91,7 @@ static int release(struct run *r) {
 
 static int computes(const struct task *t) { return t->image == convolve_image || t->image == backward_image; }
 
-/* The memory of a task; `last` is the one before it. */
+/* Memory of a task; `last` is the task before it. */
 static void add_streams(const struct run *r, const struct task *last, const struct task *t, int b, struct ahead *a) {
     const struct cell *cell = r->cell;
     if (computes(t) || t->image == norm_image) {
@@ -121,7 +121,7 @@ static void add_streams(const struct run *r, const struct task *last, const stru
     }
 }
 
-/* While a task computes, the memory of the next ones comes, up to one that computes again: its blocks share the work.
+/* While a task computes, prefetch the memory of the next ones, up to one that recomputes: its blocks share the work.
    begin … end are the tasks of an image. */
 static void plan_ahead(const struct run *r, const struct task *t, const struct task *begin, const struct task *end, int b,
                        int more, struct ahead *a) {
@@ -176,7 +176,7 @@ static void run_wave(struct run *r, int wave) {
             }
         }
     }
-    if (!short_of_memory) { /* in the order of the threads, whichever was first */
+    if (!short_of_memory) { /* in the order of thread numbers, so that the sum is deterministic */
         for (int n = 1; n < threads; n++) {
             for (long i = 0; i < n_sums; i++) sums[i] += sums[n * n_sums + i];
             for (long i = 0; i < n_totals; i++) totals[i] += totals[n * n_totals + i];
@@ -212,10 +212,10 @@ static int run_all(struct run *r) {
     return release(r);
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int cell_forward(const struct cell *c) {
     struct run run, *r = &run;
-    int known[c->pictures], normed[c->pictures]; /* waves in which data is there, and its batch norm */
+    int known[c->pictures], normed[c->pictures]; /* waves after which the data, and its batch norm, are available */
     if (!prepare(r, c, 0)) r->short_of_memory = 1;
     if (r->short_of_memory) return release(r);
     memset(known, 0, sizeof known), memset(normed, 0, sizeof normed);
@@ -228,9 +228,9 @@ int cell_forward(const struct cell *c) {
                 wave = later(known[conv->input], normed[conv->input]);
                 normed[n] = wave + 1;
                 task = (struct task){convolve_image, convolve_finish, wave, v, 0, 2 * channels_of(conv)};
-                task.order = 2 * conv->input + 1; /* after its input, beside all that read it */
+                task.order = 2 * conv->input + 1; /* after its input, together with all its readers */
             }
-        if (!task.image && n >= 2) { /* a node; 0 and 1 are the cell's inputs */
+        if (!task.image && n >= 2) { /* a node; 0 and 1 are the inputs of the cell */
             for (int e = 0; e < c->terms; e++)
                 if (c->term[e].node == n) wave = later(wave, later(known[c->term[e].source], normed[c->term[e].source]));
             task.image = node_image, task.wave = wave, task.order = 2 * n;
@@ -241,10 +241,10 @@ int cell_forward(const struct cell *c) {
     return run_all(r);
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int cell_backward(const struct cell *c) {
     struct run run, *r = &run;
-    int whole[c->pictures]; /* the wave in which the last part of a gradient is added */
+    int whole[c->pictures]; /* wave in which the last part of a gradient is added */
     char written[c->pictures];
     if (!prepare(r, c, 1)) r->short_of_memory = 1;
     if (r->short_of_memory) return release(r);
@@ -268,7 +268,7 @@ int cell_backward(const struct cell *c) {
             long sums = deep_sums(conv, in);
             for (int part = 0; part < conv->parts; part++) sums += in->channels * up(conv->outputs[part]);
             r->task[r->tasks++] = (struct task){norm_image, norm_finish, whole[n], v, 0, 2 * channels_of(conv)};
-            /* These need earlier waves only, so they may come first, those of the same input side by side. */
+            /* These only need earlier waves, so they can be first, those of the same input next to each other. */
             r->task[r->tasks++] =
                 (struct task){backward_image, backward_finish, whole[n] + 1, v, sums, 0, 0, -conv->input - 1};
             whole[conv->input] = later(whole[conv->input], whole[n] + 1);

@@ -1,8 +1,8 @@
-"""A cell of the discrete network while it trains, as one function on native kernels (`discrete.c`).
+"""A cell of the discrete network in training, as one function on native kernels (`discrete.c`).
 
-A `Program` lists a cell's parts as the kernels know them: *pictures* (0 and 1 are the cell's inputs, 2 and 3 its
-states 0 and 1, then what convolutions give, and nodes), *convolutions* [ReLU, depthwise, 1×1, batch norm], and the
-*terms* that a node adds up. It is made once a cell from its modules, which stay the owners of all weights.
+A `Program` lists the parts of a cell for the kernels: *pictures* (feature maps: 0 and 1 are the inputs of the cell, 2
+and 3 its states 0 and 1, then the outputs of convolutions, and nodes), *convolutions* [ReLU, depthwise, 1×1, batch
+norm], and the *terms* that a node adds up. It is built once per cell from its modules, which keep all weights.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dnas.kernels.memory import lease
 INPUTS = 2
 Shape = tuple[int, int, int]  # height, width, channels
 
-# --- what a cell consists of --------------------------------------------------------------------------------
+# --- parts of a cell ----------------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
 class Convolution:
-    """[ReLU, depthwise, 1×1, batch norm]; without the depthwise part, or with two 1×1 parts on two grids of pixels.
+    """[ReLU, depthwise, 1×1, batch norm], optionally without the depthwise part, or with two 1×1 parts on two grids.
 
-    `target` is the picture that has the output's gradient, and `edge` the one whose drop-path scales it.
+    `target` is the picture with the gradient of the output, and `edge` the edge whose drop path scales it.
     """
 
     input: int
@@ -49,13 +49,13 @@ class Convolution:
         return [*deep, *(point.weight for point in self.points), self.norm.weight, self.norm.bias]
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Those that the parameters must have."""
+        """Required shapes of the parameters."""
         deep = [] if self.deep is None else [(self.deep.in_channels, 1, *self.deep.kernel_size)]
         points = [(point.out_channels, point.in_channels, 1, 1) for point in self.points]
         return [*deep, *points, (self.norm.num_features,), (self.norm.num_features,)]
 
     def statistics(self) -> list[Tensor]:
-        """What the batch norm tracks: mean, variance, and the number of batches."""
+        """Statistics that the batch norm tracks: mean, variance, and number of batches."""
         tracked = (self.norm.running_mean, self.norm.running_var, self.norm.num_batches_tracked)
         return [x for x in tracked if x is not None]
 
@@ -71,7 +71,7 @@ class Term:
 
 @dataclass(eq=False)
 class Program:
-    """See the module. `nodes` are pictures, `concat` those of them that the output consists of, in order."""
+    """Parts of a cell (see the module). `nodes` are pictures; `concat` are the nodes in the output, in order."""
 
     convolutions: list[Convolution] = field(default_factory=list)
     terms: list[Term] = field(default_factory=list)
@@ -93,16 +93,16 @@ def steps(deep: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int,
 
 @dataclass(eq=False)
 class Layout:
-    """Sizes and places for inputs of one shape, without the batch.
+    """Sizes and offsets for inputs of one shape, without the batch.
 
     Attributes:
-        shapes: Of each picture.
-        kept: Where each stored picture begins in the kept numbers of an image; and their count.
+        shapes: Shape of each picture.
+        kept: Offset of each stored picture in the kept numbers of an image, and their count.
         back: The same for gradients in the backward pass.
-        reached: Pictures that have a gradient.
-        columns: Where each concatenated picture begins among the output's channels; and their count.
-        norms: Where each convolution's coefficients begin; and their count.
-        structures: What `discrete.c` is told of the pictures, convolutions and terms, but for addresses.
+        reached: Pictures with a gradient.
+        columns: Offset of each concatenated picture in the channels of the output, and their count.
+        norms: Offset of the coefficients of each convolution, and their count.
+        structures: Structures of pictures, convolutions and terms for `discrete.c`, without addresses.
     """
 
     shapes: list[Shape]
@@ -119,7 +119,7 @@ class Layout:
 
 
 def _layout(program: Program, before: Shape, previous: Shape) -> Layout | None:
-    """None where sizes do not fit."""
+    """Return the layout; None if sizes do not match."""
     shapes: dict[int, Shape] = {0: before, 1: previous}
     produced = {c.output: c for c in program.convolutions}
     for n in range(INPUTS, program.pictures):
@@ -231,7 +231,7 @@ def _structures(program: Program, shapes: Sequence[Shape]) -> tuple[bytes, bytes
 
 
 class _Call:
-    """A cell's structures for one forward pass and its backward pass."""
+    """Structures of a cell for one forward pass and its backward pass."""
 
     def __init__(
         self,
@@ -291,7 +291,7 @@ class _Call:
     def backward(
         self, saved: Sequence[Tensor], grad: Tensor, before: Tensor | None, previous: Tensor | None
     ) -> list[Tensor]:
-        """Fills the gradients of both inputs and gives those of all parameters; `saved` is what `forward` had."""
+        """Fill the gradients of both inputs, and return those of all parameters; `saved` is from `forward`."""
         program, layout = self.program, self.layout
         self._place(*saved)
         back = lease((self.batch * layout.back_size,), self.dtype)
@@ -324,12 +324,12 @@ class _Call:
         return grads
 
     def _run(self, function: str, numbers: int) -> None:
-        """`numbers` go in and out."""
+        """Run a pass; `numbers` are its inputs and outputs."""
         lib = _library(self.dtype)
         assert lib is not None
         native.count(function, numbers * self.dtype.itemsize)
         if getattr(lib, function)(ctypes.byref(self.cell)):
-            raise MemoryError("no memory for a cell")
+            raise MemoryError("out of memory in a cell")
 
 
 def _data(tensor: Tensor | None) -> int | None:
@@ -337,7 +337,7 @@ def _data(tensor: Tensor | None) -> int | None:
 
 
 def _picture(batch: int, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """[B, C, H, W], channels last."""
+    """Allocate a picture [B, C, H, W], channels last."""
     return lease((batch, *shape), dtype).permute(0, 3, 1, 2)
 
 
@@ -383,7 +383,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def available(x: Tensor) -> bool:
-    """Whether a training cell that reads x may run on these kernels; they are there for gradients only."""
+    """Return True if a training cell with input x can use these kernels, which are only for passes with gradients."""
     return (
         x.device.type == "cpu"
         and torch.is_grad_enabled()
@@ -393,9 +393,9 @@ def available(x: Tensor) -> bool:
 
 
 def run(program: Program, before: Tensor, previous: Tensor, paths: Tensor | None) -> Tensor | None:
-    """The cell's output [B, C, H, W] with batch statistics, which its batch norms track; None where it is not covered.
+    """Return the output [B, C, H, W] of a cell with batch statistics, which batch norms track; None if not covered.
 
-    before, previous: its inputs, before their ReLU. paths [edges, B]: factors of drop-path.
+    before, previous: inputs of the cell, before their ReLU. paths [edges, B]: factors of drop path.
     """
     if before.dim() != 4 or previous.dim() != 4:
         return None
@@ -418,7 +418,7 @@ def _fit(
     paths: Tensor | None,
     parameters: Sequence[Tensor],
 ) -> bool:
-    """Whether all of this is as the C file takes for granted. What is not, torch computes, or refuses."""
+    """Return True if all assumptions of the C file hold. Otherwise torch computes the cell, or raises an error."""
     batch, dtype = len(before), before.dtype
     pixels = [batch * height * width for height, width, _ in layout.shapes]
     numbers = [n * shape[2] for n, shape in zip(pixels, layout.shapes, strict=True)]

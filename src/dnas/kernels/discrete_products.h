@@ -3,7 +3,7 @@
    Layout: pictures are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
    and zeros beyond the length. Threads: what a function is handed (`room`) is one thread's own. Alignment: buffers
    begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: sums of an image in the order of its pixels, by vectors; equal bits for any number of threads. Proved by
+   Numbers: sums of an image in the order of its pixels, by vectors; bit-for-bit identical for any number of threads. Proved by
    tests/test_discrete.py against torch in float64. */
 #ifndef DNAS_DISCRETE_PRODUCTS_H
 #define DNAS_DISCRETE_PRODUCTS_H

@@ -1,7 +1,7 @@
 /* A node from its edges, forward and backward: `supernet.SupernetCell._join` in C.
 
    node[j · K + g] = Σ_s { outs_s[j]                          g = 0   the mixtures of the edges, C channels
-                         { bypass_s · state_s[g · C + j]       g > 0   the channels that passed by
+                         { bypass_s · state_s[g · C + j]       g > 0   the bypassed channels
 
    The permutation is PC-DARTS' channel shuffle. States before a reduction have twice the size; of their bypassed channels
    the largest of each 2×2 pixels is taken. Compiled for one C, one K and REAL. */
@@ -9,17 +9,17 @@
 
 _Static_assert(C <= CHANNELS && K <= GROUPS, "they lie on the stack");
 
-/* Group g of channels at one pixel: the mixtures for g = 0, else channels that passed by. */
+/* Group g of channels at one pixel: the mixtures for g = 0, else bypassed channels. */
 typedef real group __attribute__((vector_size(C * sizeof(real)), aligned(sizeof(real)), may_alias));
 typedef integer group_mask __attribute__((vector_size(C * sizeof(real))));
 INLINE group get(const real *p) { return *(const group *)p; }
 INLINE void put(real *p, group v) { *(group *)p = v; }
 
-/* Where the compiler has shuffles of vectors, a power of two of groups is interleaved by halves: a perfect shuffle of
-   the groups' list, log2 K times. Otherwise number by number. */
+/* If the compiler supports vector shuffles, groups are interleaved by halves if their number is a power of two: a
+   perfect shuffle of the list of groups, log2 K times. Otherwise number by number. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define SHUFFLES 1
-INLINE group pick(group a, group b, int first, int step) { /* every step-th lane of both, or lanes of each in turn */
+INLINE group pick(group a, group b, int first, int step) { /* every step-th lane of both, or alternating lanes */
     group_mask at;
     for (int l = 0; l < C; l++) at[l] = step == 2 ? first + 2 * l : l / 2 + first + l % 2 * C;
     return __builtin_shuffle(a, b, at);
@@ -65,33 +65,33 @@ INLINE void separate(const real *from, group *to) {
 }
 
 struct join {
-    int batch, height, width, sources, reduced, threads; /* the first `reduced` states are at twice the size */
-    int state_height, state_width;                       /* of those */
-    int fresh;                                           /* the first states' gradients hold nothing yet */
-    int node_pixel, grad_pixel;                          /* numbers from pixel to pixel */
+    int batch, height, width, sources, reduced, threads; /* the first `reduced` states have twice the size */
+    int state_height, state_width;                       /* of these states */
+    int fresh;                                           /* gradients of the first states are not yet initialized */
+    int node_pixel, grad_pixel;                          /* stride between pixels, in numbers */
     int out_pixel[STATES], state_pixel[STATES];
     const real *outs[STATES], *states[STATES];
     const real *bypass; /* [sources] */
     real *node;         /* forward: the node; backward: its gradient */
-    real *grad;         /* backward: of the mixtures, the same for all edges, [B, H, W, ≥ C] */
-    real *states_gradient[STATES], *bypass_gradient; /* added to, but for the fresh ones */
+    real *grad;         /* backward: gradient of the mixtures, the same for all edges, [B, H, W, ≥ C] */
+    real *states_gradient[STATES], *bypass_gradient; /* added to, except fresh ones */
 };
 
 STRUCTURES(sizeof(struct join));
 
-/* Output pixel (b, y, x) of state s, at its own resolution or at twice that. */
+/* Output pixel (b, y, x) of state s, at its own or at twice the resolution. */
 INLINE long place(const struct join *j, int s, int b, int y, int x) {
     if (s >= j->reduced) return (((long)b * j->height + y) * j->width + x) * j->state_pixel[s];
     return (((long)b * j->state_height + 2 * y) * j->state_width + 2 * x) * j->state_pixel[s];
 }
 
-/* Pixel t of the 2×2 whose first is at (y, x); 0 beyond the picture, where the first stands in. */
+/* Pixel t of the 2×2 whose first is at (y, x); 0, i.e. the first, outside of the image. */
 INLINE long beside(const struct join *j, int s, int y, int x, int t) {
     if (2 * y + t / 2 >= j->state_height || 2 * x + t % 2 >= j->state_width) return 0;
     return ((long)(t / 2) * j->state_width + t % 2) * j->state_pixel[s];
 }
 
-/* The largest of 2×2 pixels, and which of them it is: the first of equal ones. */
+/* Maximum of 2×2 pixels and its position: the first of equal ones. */
 INLINE group largest(const real *at, const long *besides, group_mask *from) {
     group best = get(at);
     *from = (group_mask){};
@@ -128,7 +128,7 @@ int join_forward(const struct join *j) {
     return 0;
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int join_backward(const struct join *j) {
     const int threads = j->threads;
     double *totals = calloc((size_t)threads * STATES, sizeof(double));

@@ -1,4 +1,4 @@
-"""Nodes from the pictures that their edges bring, on native kernels (`join.c`)."""
+"""Nodes as sums of their edges, on native kernels (`join.c`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dnas.kernels.structures import Join
 
 
 def run_join(layer: Layer, node: int, bypass: Tensor) -> Join:
-    """What forward and backward of a node share. Its edges come from the states 0 … node + 1."""
+    """Run the forward or backward pass of a node. Its edges come from the states 0 … node + 1."""
     layout, out = layer.layout, layer.out
     reduced, threads = 2 if layout.reduction else 0, native.threads(out.numel())
     join = Join(*out.shape[:3], node + 2, reduced, threads, *layer.entering[0].shape[1:3])

@@ -1,4 +1,4 @@
-"""A supernet as numbers and weights: what native kernels are told of its cells, and what they keep for the way back."""
+"""Layout of a supernet for native kernels: sizes and weights of its cells, and results kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dnas.kernels.structures import Separable, Source
 POOLS = ("max_pool_3x3", "avg_pool_3x3")  # in the order of limits.Pool
 
 
-# --- what of a cell does not change --------------------------------------------------------------------------------
+# --- constant properties of a cell ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class StageLayout:
-    """[ReLU, depthwise, 1×1, batch norm]: the depthwise convolution's steps, and both weights, [targets · c, …]."""
+    """[ReLU, depthwise, 1×1, batch norm]: steps of the depthwise convolution, and both weights, [targets · c, …]."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -32,7 +32,7 @@ class StageLayout:
 
 @dataclass(frozen=True, eq=False)
 class SeparableLayout:
-    """A candidate with depthwise convolutions; `column` is its place among the operations."""
+    """A candidate with depthwise convolutions; `column` is its position among the operations."""
 
     column: int
     stages: list[StageLayout]
@@ -40,18 +40,18 @@ class SeparableLayout:
 
 @dataclass(frozen=True, eq=False)
 class SourceLayout:
-    """What reads one state of a cell.
+    """The operations that read one state of a cell.
 
     Attributes:
-        channels: c of an edge.
-        first, targets: The nodes that its operations go to: `targets` of them, from the `first` on.
-        stride: Of its operations.
-        operations: How many candidates an edge has.
-        separables: The candidates with depthwise convolutions.
+        channels: Channels c of an edge.
+        first, targets: Target nodes of its operations: `targets` nodes from `first` on.
+        stride: Stride of its operations.
+        operations: Number of candidates per edge.
+        separables: Candidates with depthwise convolutions.
         reductions: Column, even and odd weight of factorized reductions.
         pools: Columns of pools, by name.
-        identity: Its column, or -1.
-        others: Candidates that are none of these.
+        identity: Column of the identity, or -1.
+        others: All other candidates.
     """
 
     channels: int
@@ -67,12 +67,12 @@ class SourceLayout:
 
     @property
     def wide(self) -> int:
-        """Channels of all targets side by side."""
+        """Number of channels of all targets together."""
         return self.targets * self.channels
 
     @cached_property
     def structures(self) -> tuple[Source, ctypes.Array[Separable]]:
-        """Its structures but for the addresses of a call."""
+        """Structures without the addresses of a call."""
         count = len(self.separables)
         source = Source(targets=self.targets, stride=self.stride, count=count, operations=self.operations)
         for k, name in enumerate(POOLS):
@@ -85,7 +85,7 @@ class SourceLayout:
         return source, separables
 
     def covered(self) -> bool:
-        """Whether C has room for it."""
+        """Return True if it is within the bounds of the C code."""
         return (
             not self.others
             and len(self.separables) <= limits.SEPARABLES
@@ -96,7 +96,7 @@ class SourceLayout:
         )
 
     def _stages_covered(self, separable: SeparableLayout) -> bool:
-        """C takes both stages for alike, but for the stride."""
+        """Return True if both stages only differ in the stride, as assumed by the C code."""
         alike = None
         for n, stage in enumerate(separable.stages):
             if not limits.depthwise(stage.kernel, stage.stride, stage.dilation):
@@ -113,23 +113,23 @@ class SourceLayout:
 
 @dataclass(frozen=True, eq=False)
 class PreprocessLayout:
-    """What brings an input to the width: one weight [outputs, inputs, 1, 1], or those of the even and the odd grid."""
+    """Preprocessing of an input: one weight [outputs, inputs, 1, 1], or those of the even and the odd grid."""
 
     weights: tuple[Tensor, ...]
 
     @property
     def inputs(self) -> int:
-        """Channels of the input."""
+        """Number of input channels."""
         return self.weights[0].shape[1]
 
     @property
     def halves(self) -> bool:
-        """Whether it halves the side."""
+        """Return True if it halves the resolution."""
         return len(self.weights) == 2
 
     @property
     def outputs(self) -> int | None:
-        """Channels of what it makes of it; None where it is no 1×1 convolution, or two of one input."""
+        """Number of output channels; None if it is not a 1×1 convolution or two of them on one input."""
         alike = all(w.shape[1:] == (self.inputs, 1, 1) for w in self.weights)
         return sum(map(len, self.weights)) if alike else None
 
@@ -139,15 +139,15 @@ class CellLayout:
     """A cell of a supernet.
 
     Attributes:
-        active: Channels of an edge, c.
+        active: Channels c of an edge.
         partial: K; a state has K · c channels.
-        nodes: Of the cell.
+        nodes: Number of nodes.
         reduction: Whether it halves the resolution.
-        leaving: The edges that leave each state, in node order.
-        edges: The first edge of each node.
-        sources: What reads each state.
-        preprocess: Of both inputs.
-        weights: All, in the order of the module's parameters.
+        leaving: Edges that leave each state, in node order.
+        edges: First edge of each node.
+        sources: Operations that read each state.
+        preprocess: Preprocessing of both inputs.
+        weights: All weights, in the order of the module's parameters.
     """
 
     active: int
@@ -162,21 +162,21 @@ class CellLayout:
 
     @property
     def channels(self) -> int:
-        """Of a state."""
+        """Number of channels of a state."""
         return self.active * self.partial
 
     @property
     def width(self) -> tuple[int, int]:
-        """What its C files are compiled for."""
+        """Width for which its C files are compiled."""
         return self.active, self.partial
 
     @cached_property
     def shapes(self) -> list[torch.Size]:
-        """Those of the weights when they were first looked at."""
+        """Shapes of the weights when they were first read."""
         return [weight.shape for weight in self.weights]
 
     def covered(self) -> bool:
-        """Whether C has room for it."""
+        """Return True if it is within the bounds of the C code."""
         narrow = self.active <= limits.CHANNELS and not self.active & (self.active - 1)
         return (
             narrow
@@ -195,7 +195,7 @@ class SupernetLayout:
 
     @cached_property
     def covered(self) -> bool:
-        """Whether C has room for all of them, and each takes what those before it give."""
+        """Return True if all cells are within the bounds of the C code, and inputs match the outputs before them."""
         before, previous = (each.inputs for each in self.cells[0].preprocess)
         for cell in self.cells:
             if not cell.covered() or [each.inputs for each in cell.preprocess] != [before, previous]:
@@ -204,7 +204,7 @@ class SupernetLayout:
         return True
 
     def holds(self) -> bool:
-        """Whether the weights are as large as they were, and contiguous."""
+        """Return True if the weights still have the same shapes, and are contiguous."""
         return all(
             weight.shape == shape and weight.is_contiguous()
             for cell in self.cells
@@ -212,22 +212,22 @@ class SupernetLayout:
         )
 
 
-# --- what a layer computed -----------------------------------------------------------------------------------------
+# --- results of a layer --------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Kept:
-    """What one source keeps for its backward pass."""
+    """Results that one source keeps for its backward pass."""
 
-    moments: Tensor  # float64: of every candidate [2, 1 + c, M], then of the pools [2, 2, c]
-    features: Tensor | None  # of every stage of every candidate [B, H', pitch], then the pools [B, 3, H', pitch]
+    moments: Tensor  # float64: of each candidate [2, 1 + c, M], then of the pools [2, 2, c]
+    features: Tensor | None  # of each stage of each candidate [B, H', pitch], then the pools [B, 3, H', pitch]
     alive: Tensor | None
     scale: float
 
 
 @dataclass
 class Layer:
-    """What one cell computed, for its backward pass."""
+    """Results of one cell, for its backward pass."""
 
     layout: CellLayout
     inputs: tuple[Tensor, Tensor]
@@ -237,7 +237,7 @@ class Layer:
     sources: list[Kept]
 
     def state(self, s: int) -> tuple[Tensor, int, int]:
-        """The tensor that holds a state, the address of its first channel, and the numbers from pixel to pixel."""
+        """Return the tensor that contains a state, the address of its first channel, and the stride between pixels."""
         if s < 2:
             return self.entering[s], self.entering[s].data_ptr(), self.layout.channels
         return (

@@ -1,7 +1,7 @@
-"""Numbers on which C and Python must agree, and the bounds of arrays in C: they stand here only.
+"""Constants shared by C and Python, and the bounds of arrays in C; they are defined only here.
 
-`native` hands `MACROS` to the compiler (-D) for every file. Whoever calls a kernel compares sizes with these bounds
-first, and leaves to torch what exceeds them: nothing in C does.
+`native` passes `MACROS` to the compiler (-D) for every file. Callers of a kernel check sizes against these bounds
+first, and leave larger ones to torch: the C code does not check.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SEPARABLES = 8  # candidates of an edge in the search
 STATES = 16  # of a cell in the search
 CHANNELS = 64  # of an edge in the search, a power of two
 GROUPS = 64  # K in the search
-NUMBERS = 2**31 - 1  # of a tensor, so that all products of sizes are C's int, or long where that is as short
+NUMBERS = 2**31 - 1  # of a tensor, so that all products of sizes fit into int in C, or into a long of the same size
 
 
 class Kind(IntEnum):
-    """What a node of a discrete cell adds up."""
+    """Kinds of terms in a node of a discrete cell."""
 
     IDENTITY = 0
     MAXIMUM = 1
@@ -35,7 +35,7 @@ class Kind(IntEnum):
 
 
 class Pool(IntEnum):
-    """Pictures that pools of the search make of an image: both pools, and where each largest pixel was."""
+    """Outputs of pooling in the search: both pools, and the position of each maximum."""
 
     LARGEST = 0
     AVERAGE = 1
@@ -59,11 +59,11 @@ MACROS: dict[str, str | int] = {
 
 
 def depthwise(kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> bool:
-    """Whether the C files have room for a depthwise convolution: an odd square kernel, and the same steps both ways."""
+    """Return True if the C files support a depthwise convolution: an odd square kernel, the same steps in both axes."""
     square = len({*kernel}) == len({*stride}) == len({*dilation}) == 1
     return square and kernel[0] % 2 == 1 and kernel[0] ** 2 <= TAPS and stride[0] in (1, 2) and dilation[0] >= 1
 
 
 def sized(tensors: Iterable[Tensor]) -> bool:
-    """Whether none of these tensors is empty, or too large to be counted."""
+    """Return True if none of these tensors is empty or too large."""
     return all(0 < tensor.numel() <= NUMBERS for tensor in tensors)

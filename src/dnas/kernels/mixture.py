@@ -1,6 +1,6 @@
-"""Sums of many terms that keep no term: what mixes operations and edges.
+"""Sums of many terms that store no term, for mixtures of operations and edges.
 
-Written as whole functions because autograd would store every product and every partial sum.
+Written as single functions because autograd would store every product and every partial sum.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Product(torch.autograd.Function):
 
 
 def mixed_product(features: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor) -> Tensor:
-    """Σ_i features[i] @ matrices[i] + bias, accumulated in place.
+    """Return Σ_i features[i] @ matrices[i] + bias, accumulated in place.
 
     features [pixels, n_i], matrices [n_i, outputs], bias [outputs] → [pixels, outputs].
     """
@@ -60,7 +60,7 @@ class _WeightedSum(torch.autograd.Function):
         weights, *terms = ctx.saved_tensors
         needs = ctx.needs_input_grad
         flat = grad.reshape(-1)
-        # A dot product, where (grad * term).sum() would write and read the product.
+        # A dot product, since (grad * term).sum() would write and read the product.
         inner = torch.stack([torch.dot(flat, term.reshape(-1)) for term in terms]) if needs[0] else None
         wanted = [i for i, need in enumerate(needs[1:]) if need]
         scaled = iter(torch._foreach_mul([grad] * len(wanted), [weights[i] for i in wanted]) if wanted else ())
@@ -68,7 +68,7 @@ class _WeightedSum(torch.autograd.Function):
 
 
 def weighted_sum(weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Σ_i weights[i] · terms[i] for weights [n] and n contiguous tensors of one shape."""
+    """Return Σ_i weights[i] · terms[i] for weights [n] and n contiguous tensors of one shape."""
     out: Tensor = _WeightedSum.apply(weights, *lowered(*terms))  # type: ignore[no-untyped-call]
     return out
 
@@ -85,10 +85,10 @@ class _ChannelMoments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         count = x.numel() // x.shape[3]
         slope = grad_variance * (2 / count)
-        return torch.addcmul(grad_mean / count - slope * mean, x, slope)  # autograd's own formula takes five passes
+        return torch.addcmul(grad_mean / count - slope * mean, x, slope)  # the formula of autograd needs five passes
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Variance and mean [C] of x [B, H, W, C]."""
+    """Return variance and mean [C] of x [B, H, W, C]."""
     out: tuple[Tensor, Tensor] = _ChannelMoments.apply(x)  # type: ignore[no-untyped-call]
     return out

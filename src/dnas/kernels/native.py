@@ -1,8 +1,8 @@
-"""Finds or builds the native kernels: compiled once from the .c files here, cached by content, called through ctypes.
+"""Find or build the native kernels: compiled once from the .c files here, cached by content, called through ctypes.
 
-Never part of an installation. Without a C compiler everything works, and slower. A library is loaded only from a folder
-that nobody else can write to (`trust`); without such a folder every process compiles its own, in a folder that is gone
-once the library is loaded.
+They are never part of an installation. Without a C compiler everything works, but more slowly. A library is loaded only
+from a folder that no other user can write to (`trust`). Without such a folder every process compiles its own, in a
+temporary folder that is deleted once the library is loaded.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ import torch
 from dnas.errors import InputError, RunError
 from dnas.kernels import limits, trust
 
-# No -ffast-math: gcc would also make the whole process flush denormal numbers.
+# No -ffast-math: gcc would also make the whole process flush denormals.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-std=gnu11")
-# The pair that works is taken: Apple's clang has no OpenMP, and some compilers on ARM want -mcpu for -march.
+# The first pair that works is used: Apple's clang has no OpenMP, and some compilers on ARM need -mcpu for -march.
 VARIANTS = (("-fopenmp",), ())
-NO_COMPILER = "no working C compiler was found; install gcc or clang, or set CC"
+NO_COMPILER = "no working C compiler found; install gcc or clang, or set CC"
 
 Backend = Literal["auto", "native", "torch"]
 _chosen: Backend = "auto"
 
 
 def choose(backend: Backend) -> None:
-    """Set what computes from here on: native kernels or torch; auto: native where they can be had.
+    """Select the backend from now on: native kernels or torch; auto: native if available.
 
-    Raises InputError where native ones are asked for and cannot be had.
+    Raises InputError if native kernels are requested, but not available.
     """
     global _chosen
     before, _chosen = _chosen, backend
@@ -52,7 +52,7 @@ def choose(backend: Backend) -> None:
 
 @contextlib.contextmanager
 def only_torch() -> Iterator[None]:
-    """Nothing native runs inside: for what is differentiated twice."""
+    """Disable native kernels within the block, for functions that are differentiated twice."""
     global _chosen
     before, _chosen = _chosen, "torch"
     try:
@@ -62,13 +62,13 @@ def only_torch() -> Iterator[None]:
 
 
 def wanted() -> bool:
-    """Whether native kernels may run: by `choose`, else by DNAS_BACKEND.
+    """Return True if native kernels are allowed: by `choose`, else by DNAS_BACKEND.
 
-    Raises InputError for another value of DNAS_BACKEND than auto, native and torch.
+    Raises InputError for a value of DNAS_BACKEND other than auto, native and torch.
     """
     value = os.environ.get("DNAS_BACKEND", "auto")
     if value not in get_args(Backend):
-        raise InputError(f"the environment has DNAS_BACKEND={value}; it is auto, native or torch")
+        raise InputError(f"DNAS_BACKEND must be auto, native or torch, got {value!r}")
     return (value if _chosen == "auto" else _chosen) != "torch"
 
 
@@ -76,11 +76,11 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 
 
 def library(source: str, *structures: type[ctypes.Structure], **defines: str | int) -> ctypes.CDLL | None:
-    """Load `source`.c, compiled with the macros of `limits` and these; None without a compiler, or if torch is wanted.
+    """Load `source`.c, compiled with the macros of `limits` and these; None without a compiler, or with backend torch.
 
-    `structures` are what its functions take, in the order of its table of sizes.
+    `structures` are the argument types of its functions, in the order of its table of sizes.
 
-    Raises RunError if C and Python differ in the size of one of them: then each would write where the other does not.
+    Raises RunError if C and Python disagree on the size of one of them, which would corrupt memory.
     """
     return _built(source, structures, **defines) if wanted() else None
 
@@ -91,11 +91,11 @@ def _built(source: str, structures: tuple[type[ctypes.Structure], ...], **define
     if found is not None and structures:
         sizes = [ctypes.sizeof(structure) for structure in structures]
         table = (ctypes.c_size_t * (len(sizes) + 1)).in_dll(found, "structures")
-        in_c = list(takewhile(bool, table))  # 0 ends it
+        in_c = list(takewhile(bool, table))  # 0 ends the table
         if in_c != sizes:
             raise RunError(
-                f"internal error: structures of {source}.c have {in_c} bytes in C and {sizes} in Python; report it, "
-                "and use --backend torch"
+                f"internal error: structures of {source}.c have {in_c} bytes in C and {sizes} in Python; use --backend "
+                "torch, and report this error"
             )
     return found
 
@@ -117,11 +117,11 @@ def _find_or_compile(source: str, macros: dict[str, str | int]) -> ctypes.CDLL |
         path = folder / name
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             if trust.owned(path):
-                with contextlib.suppress(OSError):  # it is not whole
+                with contextlib.suppress(OSError):  # the file is incomplete
                     return ctypes.CDLL(str(path))
             _compile(compiler, flags, files, f"{source}.c", path)
             return ctypes.CDLL(str(path))
-    # Of no use to any other process, so nothing of it need stay: what is loaded lives on without its file.
+    # Useless to other processes, so it is deleted: a loaded library does not need its file.
     with (
         contextlib.suppress(OSError, subprocess.SubprocessError),
         tempfile.TemporaryDirectory(prefix="dnas-kernels-", ignore_cleanup_errors=True) as own,
@@ -135,7 +135,7 @@ def _find_or_compile(source: str, macros: dict[str, str | int]) -> ctypes.CDLL |
 
 @cache
 def _version(compiler: tuple[str, ...]) -> str | None:
-    """What the compiler says of itself: an update may compile otherwise. None where there is no such program."""
+    """Return the version text of the compiler, since an update may compile differently; None if it does not exist."""
     command, plain = [*compiler, "--version"], {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=60, env=plain)
@@ -144,40 +144,40 @@ def _version(compiler: tuple[str, ...]) -> str | None:
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
-# Calls past torch since the start, {name: [count, bytes in and out]}: what a dispatch mode cannot see.
+# Calls that bypass torch, and so a dispatch mode, since the start: {name: [count, bytes in and out]}.
 calls: dict[str, list[int]] = {}
 
 
 def count(name: str, moved: int) -> None:
-    """Note a call that moves so many bytes."""
+    """Record a call that moves this many bytes."""
     entry = calls.setdefault(name, [0, 0])
     entry[0] += 1
     entry[1] += moved
 
 
 def threads(numbers: int) -> int:
-    """How many threads a call on so many numbers is worth: torch's, but few for what takes less time than to meet.
+    """Return the number of threads for a call on this many numbers: those of torch, but few if synchronizing is slower.
 
-    Where other programs want the processors, too, a meeting takes milliseconds: 64 pictures of 8×8 pixels, 8 channels,
-    0.085 s a search step on one thread, 0.7 on two beside another program.
+    If other programs also use the processors, synchronizing takes milliseconds: 64 images of 8×8 pixels, 8 channels,
+    0.085 s per search step on one thread, 0.7 s on two next to another program.
     """
     return min(torch.get_num_threads(), 1 + numbers // 2**16)
 
 
 def available() -> bool:
-    """Whether native kernels may run and can be had."""
+    """Return True if native kernels are allowed and available."""
     return library("depthwise", REAL="float") is not None
 
 
 def advice() -> str | None:
-    """What to tell a user whose runs go slower than they could; None where there is nothing to tell."""
+    """Return advice for a user whose runs are slower than necessary; None if there is none."""
     if not wanted() or available():
         return None
-    return f"{NO_COMPILER}; without, everything goes several times slower"
+    return f"{NO_COMPILER}; without one, runs are several times slower"
 
 
 def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes], main: str, path: Path) -> None:
-    """Built beside its place and moved there, so that two processes cannot see half a library."""
+    """Compile to a temporary file and move it into place, so that no process loads a partial library."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -186,7 +186,7 @@ def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes
             try:
                 command = [*compiler, *flags, *extra, str(Path(folder) / main), "-o", str(built), "-lm"]
                 subprocess.run(command, check=True, capture_output=True, timeout=120)
-                ctypes.CDLL(str(built))  # some compilers take -fopenmp and have no OpenMP to load
+                ctypes.CDLL(str(built))  # some compilers accept -fopenmp, but have no OpenMP library
                 break
             except (OSError, subprocess.CalledProcessError):
                 if n == len(VARIANTS) - 1:
@@ -195,7 +195,7 @@ def _compile(compiler: list[str], flags: tuple[str, ...], files: dict[str, bytes
 
 
 def cache_folder() -> Path | None:
-    """The folder where libraries are kept from process to process; None if others could change what lies there."""
+    """Return the folder in which libraries are kept between processes; None if other users could change its content."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         caches = given if given.is_absolute() else Path.home() / ".cache"
@@ -206,7 +206,7 @@ def cache_folder() -> Path | None:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a cache that moves to another machine must not be used there."""
+    """Return what -march=native depends on: a cache must not be used on another kind of machine."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""Under autocast: products in its precision, moments in single precision.
+"""Precision under autocast: products in its precision, moments in single precision.
 
-A variance is a difference of two moments, of which half precision leaves nothing. And autocast does not see into an
-`autograd.Function`, whose gradients have to be of one type: what goes in is cast before, and inside nothing is.
+A variance is a difference of two moments, which half precision cannot resolve. Autocast also has no effect inside of an
+`autograd.Function`, whose gradients must have one type: inputs are cast before, and nothing is cast inside.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one device in autocast's precision; where it is off, as they are."""
+    """Cast tensors of one device to the precision of autocast; unchanged if it is off."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -22,11 +22,11 @@ def lowered(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def exact(x: Tensor) -> Tensor:
-    """In single precision, or as it is where it has more."""
+    """Cast to single precision; unchanged if the precision is higher."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def as_stored(x: Tensor) -> AbstractContextManager[object]:
-    """What is computed within is in the precision of its operands, on the device of `x`."""
+    """Compute within the block in the precision of the operands, on the device of `x`."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -1,26 +1,26 @@
-/* How a cell brings an input to its width, BN(W relu(x)), forward and backward: `supernet.Preprocess` in C.
+/* Preprocessing of an input to the width of a cell, BN(W relu(x)), forward and backward: `supernet.Preprocess` in C.
 
-   After a reduction x is read on two grids, at even and at odd pixels; both grids' channels side by side are then the
-   input of one 1×1 convolution (`grids` = 2), a black row and column completing an odd size. Any number of channels. */
+   After a reduction x is read on two grids, at even and at odd pixels; the channels of both grids are then the input of
+   one 1×1 convolution (`grids` = 2), with a row and column of zeros for odd sizes. Any number of channels. */
 #include "rows.h"
 
-enum { TILE = 32, PIXELS = 8 }; /* pixels that stay in the first cache, and sums that stay in registers */
+enum { TILE = 32, PIXELS = 8 }; /* pixels that fit into the first cache, and sums that fit into registers */
 
 struct preprocess {
     int batch, height, width, grids, inputs, outputs, threads; /* of the output; inputs: channels of x */
     int x_height, x_width;
     const real *x, *weight;  /* [B, x_height, x_width, inputs], [outputs, grids · inputs] */
-    real *y;                 /* [B, H, W, outputs]: normalised */
+    real *y;                 /* [B, H, W, outputs]: normalized */
     double *inverse;         /* [outputs]: 1 / √(variance + ε) */
-    const real *grad;        /* of y */
+    const real *grad;        /* gradient of y */
     real *x_gradient;        /* or NULL */
-    int add;                 /* to what x_gradient holds; always with two grids */
+    int add;                 /* add to x_gradient; always with two grids */
     real *weight_gradient;   /* or NULL; added to */
 };
 
 STRUCTURES(sizeof(struct preprocess));
 
-/* Where grid g of output pixel n reads, or -1 beyond the picture. */
+/* Input pixel that grid g of output pixel n reads, or -1 outside of the image. */
 INLINE long place(const struct preprocess *p, long n, int g) {
     if (p->grids == 1) return n * p->inputs;
     const long x = 2 * (n % p->width) + g, rest = n / p->width, y = 2 * (rest % p->height) + g;
@@ -28,7 +28,7 @@ INLINE long place(const struct preprocess *p, long n, int g) {
     return ((rest / p->height * p->x_height + y) * p->x_width + x) * p->inputs;
 }
 
-/* relu(x) of `count` pixels as rows of `wide` numbers, zeros behind them and below. */
+/* relu(x) of `count` pixels as rows of `wide` numbers, padded with zeros on the right and below. */
 static void fill(const struct preprocess *p, long first, int count, long wide, real *tile) {
     for (int n = 0; n < count; n++, tile += wide) {
         for (int g = 0; g < p->grids; g++) {
@@ -96,12 +96,12 @@ static int threads_of(const struct preprocess *p) { return p->threads < p->batch
 INLINE long share(const struct preprocess *p, int t, int threads) {
     return (long)p->batch * t / threads * p->height * p->width;
 }
-static void add_up(double *sums, int threads, long n) { /* in the order of the threads */
+static void add_up(double *sums, int threads, long n) { /* in the order of thread numbers */
     for (int t = 1; t < threads; t++)
         for (long i = 0; i < n; i++) sums[i] += sums[t * n + i];
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int preprocess_forward(const struct preprocess *p) {
     const int threads = threads_of(p), inner = p->grids * p->inputs, outputs = p->outputs;
     const long wide = up(inner), out_wide = up(outputs);
@@ -141,7 +141,7 @@ int preprocess_forward(const struct preprocess *p) {
         real mean[outputs], inverse[outputs];
         for (int o = 0; o < outputs; o++) {
             const double m = sums[o] / pixels, rest = sums[outputs + o] / pixels - m * m;
-            const double variance = rest < 0 ? 0 : rest; /* rounding; what is not a number stays */
+            const double variance = rest < 0 ? 0 : rest; /* rounding; NaN stays */
             mean[o] = m, inverse[o] = p->inverse[o] = 1 / sqrt(variance + EPSILON);
         }
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
@@ -154,10 +154,10 @@ int preprocess_forward(const struct preprocess *p) {
     return short_of_memory;
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int preprocess_backward(const struct preprocess *p) {
     const int threads = threads_of(p), inner = p->grids * p->inputs, outputs = p->outputs;
-    const long wide = up(inner) + V, out_wide = up(outputs); /* V more: two vectors at a time may overlap the end */
+    const long wide = up(inner) + V, out_wide = up(outputs); /* V more, since two vectors at a time may reach past the end */
     const double pixels = (double)p->batch * p->height * p->width;
     const long numbers = (long)outputs * wide;
     real *columns = calloc((size_t)numbers + V, sizeof(real));

@@ -1,4 +1,4 @@
-"""What brings the outputs of earlier layers to a cell's width and size, on native kernels (`preprocess.c`)."""
+"""Preprocessing of the inputs of a cell to its width and size, on native kernels (`preprocess.c`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dnas.kernels.structures import Preprocess, call_kernel
 
 
 def _preprocess(cell: CellLayout, n: int, x: Tensor, y: Tensor, inverse: Tensor) -> tuple[Preprocess, Tensor]:
-    """What forward and backward share, and the weight [outputs, grids · inputs], which must live as long."""
+    """Return the structure for forward and backward, and the weight [outputs, grids · inputs] that must outlive it."""
     weights = cell.preprocess[n].weights
     weight: Tensor = weights[0]
     if len(weights) == 2:
@@ -44,7 +44,7 @@ def preprocess_backward(
     structure, weight = _preprocess(cell, n, x, y, layer.inverses[n])
     weights = cell.preprocess[n].weights
     if to is not None and len(weights) == 2 and not add:
-        to.zero_()  # two grids do not meet every pixel
+        to.zero_()  # two grids do not cover every pixel
         add = True
     structure.grad, structure.add = grad.data_ptr(), add
     structure.x_gradient = None if to is None else to.data_ptr()

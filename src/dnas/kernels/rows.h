@@ -106,7 +106,7 @@ static inline real *piece(real **free, long n) {
 /* --- padded pictures ---------------------------------------------------------------------------------- */
 
 /* A picture with `pad` zero pixels around it. For stride 2 the even columns of a row lie before the odd ones,
-   so that the pixels which a strided correlation reads are neighbours. */
+   so that the pixels which a strided correlation reads are adjacent. */
 struct frame {
     int pad, stride, width, height, channels;
     long half, step; /* numbers from the even columns to the odd ones, and from row to row */

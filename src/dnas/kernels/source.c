@@ -1,21 +1,21 @@
 /* All operations on all edges that leave one state, forward and backward: `supernet.SourceBlock` in C.
 
-   Every batch norm waits for sums over the whole batch, so the work falls into passes, each image by image in cache:
+   Every batch norm needs sums over the whole batch, so the work consists of passes, each image by image in cache:
 
        forward    1  the first stages' depthwise convolutions h: their moments
-                  2  of separable convolutions the second stages': their moments
+                  2  the second stages of separable convolutions: their moments
                   3  the mixture of all operations
        backward   1  the mixture's gradients: of matrices, bias and pools
                   2  through the second stages to the first ones
                   3  through the first stages, pools and identity to the state
 
-   What a later pass needs of an earlier one is kept, or computed again where `kept` is NULL: memory traffic is what
-   costs most, and a 3×3 depthwise convolution is cheaper than to store its result and load it three times.
+   Results of earlier passes are kept, or computed again if `kept` is NULL: memory traffic is the largest cost, and a
+   3×3 depthwise convolution is cheaper than storing its result and loading it three times.
 
-   M = targets · C channels lie side by side, target-major. Compiled for one C (channels of an edge) and REAL. */
+   M = targets · C channels are adjacent, target-major. Compiled for one C (channels of an edge) and REAL. */
 #include "source_backward.h"
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int source_forward(const struct source *s) {
     struct plan plan, *p = &plan;
     real *totals;
@@ -63,7 +63,7 @@ int source_forward(const struct source *s) {
     return 0;
 }
 
-/* Returns 0, or 1 when memory is short. */
+/* Returns 0, or 1 if memory runs out. */
 int source_backward(const struct source *s) {
     struct plan plan, *p = &plan;
     real *totals;
@@ -74,7 +74,7 @@ int source_backward(const struct source *s) {
     const long square = C * p->sum, wide = p->m + V;
     const int m = p->m;
 
-    /* Pass 1: [bias, pools, identity][phases], then one [C][phases] a candidate. */
+    /* Pass 1: [bias, pools, identity][phases], then one [C][phases] per candidate. */
     const long first = 4 * p->sum;
     PASS(p, first + s->count * square, {
         r.g = node_gradient(p, b, r.gradient);
@@ -91,7 +91,7 @@ int source_backward(const struct source *s) {
             if (s->identity >= 0)
                 add_inner_product(p, state_row(p, b, y), s->x_pixel, alive_row(p, b, y), g, sums + 3 * p->sum);
         }
-        if (!s->count) /* the sum of g alone */
+        if (!s->count) /* the sum of g only */
             for (int y = 0; y < p->out_height; y++)
                 for (long f = 0; f < p->length; f++) sums[f % p->sum] += r.g[y * p->pitch + f];
     })
@@ -131,7 +131,7 @@ int source_backward(const struct source *s) {
         for (int t = 0; t < s->targets; t++)
             for (int i = 0; i < C; i++) s->weights_gradient[t * s->operations + s->identity] += shared[3 * m + t * C + i];
 
-    /* Pass 2: [bias, C][phases] of the inner matrix, then [k²][phases] of the depthwise kernel, a candidate. */
+    /* Pass 2: [bias, C][phases] of the inner matrix, then [k²][phases] of the depthwise kernel, per candidate. */
     long at[SEPARABLES], numbers = 0;
     for (int j = 0; j < s->count; j++) {
         const struct separable *e = s->separables + j;

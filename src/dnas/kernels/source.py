@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def _pictures(layer: Layer, channels: int) -> int:
-    """Numbers of a batch of pictures [B, H', pitch] with rows of a whole number of vectors, see rows.h."""
+    """Return the size of a batch of feature maps [B, H', pitch], with rows of a whole number of vectors (rows.h)."""
     batch, height, width = layer.out.shape[:3]
     lanes = limits.VECTOR // layer.out.element_size()
     return batch * height * -(-width * channels // lanes) * lanes
 
 
 def _source(layer: Layer, s: int, psi: Tensor, kept: Kept) -> tuple[Source, ctypes.Array[Separable]]:
-    """What forward and backward of a source share. The array must live as long as the structure."""
+    """Return the structure for forward and backward of a source, and the array that must outlive it."""
     layout, size = layer.layout.sources[s], layer.out.element_size()
     plain, several = layout.structures
     source, separables = Source.from_buffer_copy(plain), type(several).from_buffer_copy(several)
@@ -129,7 +129,7 @@ def source_backward(
     )
     if not layout.reductions:
         return
-    # The factorised reduction is small and rare: torch's own operations do, run again with a graph.
+    # The factorized reduction is small and rare, so operations of torch suffice, repeated with a graph.
     ((column, even, odd),) = layout.reductions
     used = (layer.entering[s][..., : cell.active], even, odd, psi[:, column])
     with torch.enable_grad():
@@ -144,7 +144,7 @@ def source_backward(
 
 
 def _reduced(x: Tensor, even: Tensor, odd: Tensor, weight: Tensor) -> Tensor:
-    """A weighted factorised reduction for every target, [pixels, targets · c]."""
+    """Return the weighted factorized reduction for each target, [pixels, targets · c]."""
     pixels, matrix, bias = fold_reduction(x.relu(), even, odd, len(weight))
     common = (weight[:, None, None] * matrix).permute(2, 0, 1).reshape(pixels.shape[3], -1)
     return torch.addmm((weight[:, None] * bias).flatten(), pixels.flatten(0, 2), common)

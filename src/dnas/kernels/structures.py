@@ -1,4 +1,4 @@
-"""What the C files are told, structure by structure, and their functions."""
+"""Structures passed to the C files, and the functions of these files."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (Pre
 
 
 def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:
-    """The C files for cells with this many channels an edge, and their macros."""
+    """Return the C files for cells with this many channels per edge, and their macros."""
     return {"source": (("C", channels),), "join": (("C", channels), ("K", partial)), "preprocess": ()}
 
 
 @cache
 def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
-    """The C functions of these files, or None where they cannot be had."""
+    """Return the C functions of these files, or None if they are not available."""
     functions = {}
     for name, macros in _sources(channels, partial).items():
         library = native.library(name, *STRUCTURES[name], REAL=real, **dict(macros))
@@ -85,9 +85,9 @@ def _functions(real: str, channels: int, partial: int) -> dict[str, Any] | None:
 
 @cache
 def available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
-    """Whether the functions of all these widths can be had."""
+    """Return True if the functions of all these widths are available."""
     files = {file for width in widths for file in _sources(*width).items()}
-    with ThreadPoolExecutor() as pool:  # compilers side by side: the first use of a width takes seconds
+    with ThreadPoolExecutor() as pool:  # compile in parallel: the first use of a width takes seconds
         load = lambda name, macros: native.library(name, *STRUCTURES[name], REAL=real, **dict(macros))  # noqa: E731
         list(pool.map(load, *zip(*sorted(files, reverse=True), strict=True)))
     return all(_functions(real, *width) is not None for width in widths)
@@ -96,10 +96,10 @@ def available(real: str, widths: frozenset[tuple[int, int]]) -> bool:
 def call_kernel(width: tuple[int, int], like: Tensor, name: str, structure: ctypes.Structure, numbers: int) -> None:
     """Call a function of the files for a `width`: channels of an edge, and K.
 
-    `numbers` are what goes in and out, for who counts them.
+    `numbers` are the inputs and outputs, for counting memory traffic.
     """
     functions = _functions(native.REALS[like.dtype], *width)
     assert functions is not None
     native.count(name, numbers * like.element_size())
     if functions[name](ctypes.byref(structure)):
-        raise MemoryError(f"no memory for {name}")
+        raise MemoryError(f"out of memory in {name}")

@@ -1,4 +1,4 @@
-"""Folders whose content nobody but this user, and root, can have put there: only from these is a library loaded."""
+"""Folders to which only this user and root can write. Libraries are loaded only from such folders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ MOST_LINKS = 40  # as in Linux
 
 
 def secured(folder: Path) -> bool:
-    """Return True if `folder` is ours alone: no link, mode 0700, below folders that nobody else can write to.
+    """Return True if `folder` is only ours: no link, mode 0700, below folders that no other user can write to.
 
-    Missing folders are created, and a folder of ours that others could only read is closed to them. Nothing else is
-    changed. Windows has no such modes; there the user's profile, where caches lie, is closed by its access list.
+    Missing folders are created, and if others can only read a folder of ours, they lose this permission. Nothing else
+    is changed. Windows has no such modes; there the profile of the user, with its caches, is protected by its access
+    list.
     """
     try:
         if not hasattr(os, "getuid"):
@@ -39,7 +40,7 @@ def secured(folder: Path) -> bool:
 
 
 def owned(file: Path) -> bool:
-    """Return True if `file` is a regular file of this user, and no link."""
+    """Return True if `file` is a regular file of this user, not a link."""
     try:
         status = file.lstat()
     except OSError:
@@ -48,9 +49,9 @@ def owned(file: Path) -> bool:
 
 
 def out_of_reach(path: Path, sticky: bool = False) -> bool:
-    """Return True if no other user can change what is found under `path`, nor its parents and the links on the way.
+    """Return True if no other user can change the target of `path`, its parents or the links on the way.
 
-    With `sticky`, a folder like /tmp may be among the parents: others can write there, but not replace what is ours.
+    With `sticky`, a folder like /tmp may be among the parents: others can write there, but not replace our files.
 
     Raises OSError if `path` does not exist.
     """
@@ -58,7 +59,7 @@ def out_of_reach(path: Path, sticky: bool = False) -> bool:
         return True
     path = path.absolute()
     at, rest, links = Path(path.anchor), list(path.parts[1:]), 0
-    closed = False  # others cannot get further down than here
+    closed = False  # others have no access below this folder
     while True:
         status = at.lstat()
         if status.st_uid not in (0, os.getuid()):
@@ -67,7 +68,7 @@ def out_of_reach(path: Path, sticky: bool = False) -> bool:
             links += 1
             if links > MOST_LINKS:
                 return False
-            # Once more from the top: the link's own folder was looked at, its target was not.
+            # Again from the top: the folder of the link was checked, but not its target.
             target = at.parent / at.readlink()
             at, rest, closed = Path(target.anchor), [*target.parts[1:], *rest], False
             continue
@@ -81,14 +82,14 @@ def out_of_reach(path: Path, sticky: bool = False) -> bool:
 
 
 def _others_may(status: os.stat_result, permission: int) -> bool:
-    """Whether a mode gives a permission to anyone but its owner."""
+    """Return True if a mode gives a permission to anyone except the owner."""
     if status.st_mode & permission:
         return True
     return bool(status.st_mode & permission << 3) and not _private_group(status.st_gid)
 
 
 def _private_group(gid: int) -> bool:
-    """Whether a group is the one that many systems give each user: of the user's name, and nobody else in it."""
+    """Return True if a group is the private group of the user: with the user's name and no other member."""
     try:
         import grp
         import pwd

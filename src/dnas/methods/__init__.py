@@ -1,6 +1,6 @@
-"""One file a method, and what a method must give (`protocol`). Not here: the loop that runs it, pictures, kernels.
+"""One file per method, and the interface of methods (`protocol`). Not here: the loop that runs them, images, kernels.
 
-What the authors of methods import is handed on here.
+The names that authors of methods import are re-exported here.
 """
 
 from dnas.methods.protocol import Candidate as Candidate

@@ -1,15 +1,16 @@
-"""Bayesian optimisation by an additive model: an architecture's worth is a sum of what its operations are worth where
-they lie.
+"""Bayesian optimization by an additive model: the worth of an architecture is the sum of the worths of its operations
+at their places.
 
-The model is the factorisation of the DNAS paper (Xu & He 2022, §3.3) as a regression: under `decoupled` the log-odds of
+The model is the factorization of the DNAS paper (Xu & He 2022, §3.3) as a regression: under `decoupled` the log-odds of
 a trial's accuracy are a sum of α[edge, operation], β[layer, edge] and γ[layer, operation] over all operations of the
-architecture; under `full` α has layers, too, and under `shared` everything has two rows, for normal cells and
-reductions. With normal priors its posterior is exact (`supernet/ridge.py`). After some uniform architectures every
-round trains those of a large pool whose expected improvement is largest (Jones et al. 1998, eq. 15),
+architecture; under `full` α also depends on the layer, and under `shared` everything has two rows, for normal
+and reduction cells. With normal priors the posterior is exact (`supernet/ridge.py`). After some uniform architectures,
+each round trains the architectures of a large pool with the largest expected improvement (Jones et al. 1998, eq. 15),
 
     EI = s · (z·Φ(z) + φ(z)),   z = (m - best so far) / s,
 
-for a prediction with mean m and standard deviation s, or the best of as many draws of all factors (Thompson 1933).
+for a prediction with mean m and standard deviation s, or those that are best under one draw of all factors each
+(Thompson 1933).
 """
 
 from __future__ import annotations
@@ -32,28 +33,29 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.ridge import Array, Ridge, fit
 from dnas.supernet.worth import LEAST_TRAININGS, PENALTIES, counts, factors_of, standardised, strongest
 
-# Of the pool: the strongest under draws of the factors, and mutants of the best trials. The others are uniform.
+# Numbers in the pool: the best under draws of the factors, and mutants of the best trials. The others are uniform.
 DRAWN, MUTANTS = 0.2, 0.6
 PARENTS, MUTATIONS = 10, 3
 
 
 class AdditiveOptions(MethodOptions):
-    """The rounds and their candidates."""
+    """Options of the rounds and their candidates."""
 
-    initial: int = Field(40, ge=1, description="uniform architectures at first; half of all trials at most")
-    batch_size: int = Field(10, ge=1, description="trials of a round; an eighth of all trials at most")
-    candidates: int = Field(500, ge=1, description="architectures that the model ranks in a round")
+    initial: int = Field(40, ge=1, description="number of uniform architectures at first; at most half of all trials")
+    batch_size: int = Field(10, ge=1, description="trials per round; at most an eighth of all trials")
+    candidates: int = Field(500, ge=1, description="architectures that the model ranks per round")
     acquisition: Literal["ei", "thompson"] = Field(
-        "ei", description="ranked by expected improvement, or each the best under one draw of all factors"
+        "ei",
+        description="how a round is chosen: by expected improvement, or as the best under one draw each (thompson)",
     )
 
 
 def expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """E[max(0, y - best)] for y ~ N(mean, deviation²)."""
+    """Return E[max(0, y - best)] for y ~ N(mean, deviation²)."""
     z = (mean - best) / deviation
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
     near = z * _special(torch.special.ndtr, z) + density
-    # Far below the best those two terms cancel: Φ(z) = φ(z)·√(π/2)·erfcx(-z/√2).
+    # Far below the best, these two terms cancel, so Φ(z) = φ(z)·√(π/2)·erfcx(-z/√2) is used.
     far = density * (1 + z * np.sqrt(np.pi / 2) * _special(torch.special.erfcx, -np.minimum(z, 0) / np.sqrt(2)))
     found: Array = deviation * np.where(z < -1, far, near)
     return found
@@ -77,20 +79,20 @@ class Additive(TrialMethod):
         super().__init__(options, mapping, space)
         if options.batch_size > options.candidates:
             raise InputError(
-                f"--option batch_size={options.batch_size} needs as many candidates, not {options.candidates}"
+                f"--option batch_size={options.batch_size} must be at most candidates={options.candidates}"
             )
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """The rest of the uniform ones, then rounds of those that the model chooses.
+        """Return the remaining uniform architectures, then rounds of architectures that the model chooses.
 
-        Failed trials teach the model nothing, but they are not proposed again.
+        Failed trials are not used to fit the model, but they are not proposed again.
         """
         number = len(history)
         judged = [trial for trial in history if trial.score is not None]
         missing = self.at_most(self.options.initial, 2) - number
         size = self.at_most(self.options.batch_size, 8)
         if missing > 0 or len(judged) < LEAST_TRAININGS:
-            # Those of random search, so that the two are compared from a common beginning.
+            # The same as in random search, so that both methods start from the same trials.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
             drawn = unseen((self.uniform(rng, layers) for rng in streams), history)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
@@ -103,7 +105,7 @@ class Additive(TrialMethod):
     def pool(
         self, model: Ridge, judged: Sequence[Trial], history: Sequence[Trial], layers: int, seed: int
     ) -> list[Architecture]:
-        """New architectures, all different, among which the model chooses."""
+        """Return new architectures, all different, among which the model chooses."""
         size = self.options.candidates
         rng = numpy_stream(seed, "mutation", len(history))
         draws = model.draws(numpy_stream(seed, "factors", len(history)), round(DRAWN * size))
@@ -115,7 +117,7 @@ class Additive(TrialMethod):
         return list(islice(unseen(chain(drawn, mutants, uniform), history), size))
 
     def chosen(self, model: Ridge, features: Array, best: float, size: int, seed: int, number: int) -> list[int]:
-        """The rows of features [M, F] that are tried next.
+        """Return the rows of features [M, F] to try next.
 
         Args:
             best: The best target so far.
@@ -123,7 +125,7 @@ class Additive(TrialMethod):
         if self.options.acquisition == "ei":
             mean, variance = model.predicted(features)
             gain = expected_improvement(mean, np.sqrt(variance), best)
-            # Where none is to be expected, as far as numbers go, the mean decides.
+            # If the expected improvement is numerically 0, the mean decides.
             return [int(i) for i in np.lexsort((-mean, -gain))[:size]]
         rows: list[int] = []
         for worth in model.draws(numpy_stream(seed, "acquisition", number), size) @ features.T:
@@ -132,5 +134,5 @@ class Additive(TrialMethod):
         return rows
 
     def _features(self, architectures: Sequence[Architecture], layers: int) -> Array:
-        """[N, F], how often each factor of the mapping occurs."""
+        """Return [N, F]: how often each factor of the mapping occurs."""
         return np.stack([counts(each, self.space, layers, self.mapping_name) for each in architectures])

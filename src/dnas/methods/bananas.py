@@ -1,10 +1,10 @@
 """BANANAS: an ensemble predicts the error of architectures from their encoding (White et al., AAAI 2021).
 
-    f_1 … f_M, each trained on all trials so far: encoding x → validation error y in per cent               (§4)
-    g_i ~ N(mean_m f_m(x_i), var_m f_m(x_i)) for every candidate i; those of the smallest g_i come next      (§4)
+    f_1 … f_M, each trained on all trials so far: encoding x → validation error y in percent               (§4)
+    g_i ~ N(mean_m f_m(x_i), var_m f_m(x_i)) for every candidate i; those with the smallest g_i come next    (§4)
 
-The candidates are mutations of the best architectures so far. Every round trains its predictors anew. Where a default
-is not the published value, `paper_options` has that.
+The candidates are mutations of the best architectures so far. Every round trains its predictors from scratch. If a
+default is not the published value, `paper_options` has that value.
 """
 
 from __future__ import annotations
@@ -30,42 +30,46 @@ from dnas.training import updates
 
 PREDICTOR_BATCH = 32
 LOWER_BOUND = 4.5
-# In per cent: an error at the lower bound would weigh without end.
+# In percent: without it, an error at the lower bound would have infinite weight.
 LEAST_EXCESS = 0.1
 
 
 class BANANASOptions(MethodOptions):
-    """The rounds, their candidates and their predictors."""
+    """Options of the rounds, their candidates and their predictors."""
 
-    initial: int = Field(10, ge=1, description="random architectures at first; half of all trials at most")
-    batch_size: int = Field(10, ge=1, description="trials of a round; an eighth of all trials at most")
-    candidates: int = Field(300, ge=1, description="architectures that the predictors rank in a round; 100 published")
+    initial: int = Field(10, ge=1, description="number of random architectures at first; at most half of all trials")
+    batch_size: int = Field(10, ge=1, description="trials per round; at most an eighth of all trials")
+    candidates: int = Field(300, ge=1, description="architectures that the predictors rank per round; published: 100")
     candidates_from: Literal["parents", "mutation", "random"] = Field(
         "parents",
-        description="mutations of the best trials in turn, or of the best one first, as published; or uniform draws",
+        description="candidates: mutations of the best trials in turn, or of the best one first, as published; or "
+        "uniform draws",
     )
-    mutations: int = Field(3, ge=1, description="a candidate is one to so many mutations from its parent; 1 published")
-    parents: int = Field(5, ge=1, description="how many of the best trials are mutated")
+    mutations: int = Field(
+        3, ge=1, description="largest number of mutations between a candidate and its parent; published: 1"
+    )
+    parents: int = Field(5, ge=1, description="number of the best trials that are mutated")
     encoding: Literal["edges", "path"] = Field(
-        "edges", description="inputs of the predictors: the operation of each edge; the paths, as published"
+        "edges", description="inputs of the predictors: the operation on each edge, or the paths, as published"
     )
-    predictors: int = Field(5, ge=1, description="M: size of the ensemble; 1 has no spread")
-    predictor_layers: int = Field(3, ge=1, description="hidden layers of a predictor; 10 published")
+    predictors: int = Field(5, ge=1, description="M: size of the ensemble; with 1 there is no variance")
+    predictor_layers: int = Field(3, ge=1, description="hidden layers of a predictor; published: 10")
     predictor_width: int = Field(20, ge=1, description="units of a hidden layer")
-    predictor_epochs: int = Field(60, ge=1, description="passes of a predictor over the trials; 150 published")
-    predictor_learning_rate: float = Field(0.01, gt=0, description="learning rate of the predictors' Adam")
-    standardise: bool = Field(True, description="errors are learnt in units of their standard deviation")
+    predictor_epochs: int = Field(60, ge=1, description="epochs of a predictor over the trials; published: 150")
+    predictor_learning_rate: float = Field(0.01, gt=0, description="learning rate of Adam for the predictors")
+    standardise: bool = Field(True, description="predict errors in units of their standard deviation")
     loss: Literal["mae", "mape"] = Field(
-        "mae", description="absolute error, or, as published for this space, relative to the error above lower_bound"
+        "mae",
+        description="mae: absolute error; mape: relative to the error above lower_bound, as published for this space",
     )
     lower_bound: float | None = Field(
-        None, ge=0, lt=100, description="error in per cent that loss=mape takes off; 4.5 unless set"
+        None, ge=0, lt=100, description="error in percent that loss=mape subtracts; 4.5 unless set"
     )
 
 
 @lru_cache(10_000)
 def paths(cell: Cell, space: Space) -> frozenset[int]:
-    """The indices of a cell's paths from an input to a node, which all go on to its output.
+    """Return the indices of the paths of a cell from an input to a node, all of which continue to its output.
 
     The path from input s over operations o_0 … o_k-1, of q, has the index s · P + Σ_j q^j (o_j + 1) with
     P = Σ_{i ≤ nodes} q^i (2801 for DARTS), as in the authors' code; so 0 and P, the empty paths, never occur.
@@ -84,21 +88,21 @@ def paths(cell: Cell, space: Space) -> frozenset[int]:
 
 
 def paths_of_an_input(space: Space) -> int:
-    """P = Σ_{i ≤ nodes} q^i, how many paths begin at an input, the empty one among them."""
+    """Return P = Σ_{i ≤ nodes} q^i, the number of paths that start at an input, including the empty one."""
     return sum(len(space.primitives) ** i for i in range(space.nodes + 1))
 
 
 class Ensemble:
-    """M fully connected networks with rectified hidden layers, of independent weights and orders of examples.
+    """M fully connected networks with ReLU hidden layers, with independent weights and orders of examples.
 
-    They are so small that calling a kernel costs more than what it computes. So all numbers lie in one tensor, which
-    Adam moves at once, and the gradient is written out.
+    They are so small that calling a kernel costs more than its computation. All numbers are therefore in one tensor,
+    which Adam updates at once, and the gradient is written out.
 
     Args:
-        options: Their number and shape.
-        columns: Inputs that are not always 0.
-        inputs: All inputs: the initial law depends on them (Glorot's, uniform, as in the authors' code).
-        generator: Of the initial weights.
+        options: Number and shape of the networks.
+        columns: Number of inputs that are not always 0.
+        inputs: Number of all inputs, on which the initialization depends (Glorot uniform, as in the authors' code).
+        generator: Draws the initial weights.
     """
 
     def __init__(self, options: BANANASOptions, columns: int, inputs: int, generator: torch.Generator) -> None:
@@ -112,7 +116,7 @@ class Ensemble:
             weight.uniform_(-limit, limit, generator=generator)
 
     def _parts(self, numbers: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Views of one number a parameter: weights [M, before, after] and biases [M, 1, after] of each layer."""
+        """Return views with one number per parameter: weights [M, before, after] and biases [M, 1, after] per layer."""
         m, sizes = self.options.predictors, [before * after for before, after in self.shapes]
         sizes += [after for _, after in self.shapes]
         parts = torch.split(numbers, [m * size for size in sizes])
@@ -120,11 +124,11 @@ class Ensemble:
         return weights, [part.view(m, 1, -1) for part in parts[len(self.shapes) :]]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N, columns] or [M, N, columns] → [M, N]."""
+        """Map [N, columns] or [M, N, columns] to predictions [M, N]."""
         return self._layers(x)[-1][..., 0]
 
     def _layers(self, x: Tensor) -> list[Tensor]:
-        """The inputs of every layer [M, N, before], and the output [M, N, 1]."""
+        """Return the inputs of every layer [M, N, before], and the output [M, N, 1]."""
         found = [x.expand(self.options.predictors, *x.shape[-2:])]
         for weight, bias in zip(self.weights, self.biases, strict=True):
             before = found[-1] if len(found) == 1 else found[-1].relu_()
@@ -132,7 +136,7 @@ class Ensemble:
         return found
 
     def gradient(self, x: Tensor, y: Tensor, weights: Tensor, out: Tensor) -> None:
-        """Write into `out`, laid out as `numbers`, that of Σ_m mean_n weights · |f_m - y|.
+        """Write the gradient of Σ_m mean_n weights · |f_m - y| into `out`, which has the layout of `numbers`.
 
         Args:
             x: [M, N, columns].
@@ -140,7 +144,7 @@ class Ensemble:
         """
         layers = self._layers(x)
         to_weights, to_biases = self._parts(out)
-        # A sum over networks: none sees another's loss.
+        # The loss is a sum over networks, so the networks stay independent.
         back = (weights * (layers[-1][..., 0] - y).sign() / y.shape[1])[..., None]
         for k in reversed(range(len(self.weights))):
             torch.bmm(layers[k].mT, back, out=to_weights[k])
@@ -149,7 +153,7 @@ class Ensemble:
                 back = torch.bmm(back, self.weights[k].mT).mul_(layers[k] > 0)
 
     def fit(self, x: Tensor, y: Tensor, weights: Tensor, generator: torch.Generator) -> None:
-        """Minimise the mean of weights · |f - y| over N examples x [N, columns], y [N], weights [N]."""
+        """Minimize the mean of weights · |f - y| over N examples x [N, columns], y [N], weights [N]."""
         options = self.options
         numbers, gradient = nn.Parameter(self.numbers), torch.empty_like(self.numbers)
         optimizer = torch.optim.Adam([numbers], options.predictor_learning_rate, (0.9, 0.99), fused=True)
@@ -162,7 +166,7 @@ class Ensemble:
 
 
 def thompson(predictions: Tensor, generator: torch.Generator) -> Tensor:
-    """[M, N] → [N], indices from the least to the largest of independent draws from N(mean_m, var_m)."""
+    """Return the indices [N], ascending by independent draws from N(mean_m, var_m), for predictions [M, N]."""
     spread, mean = torch.std_mean(predictions, 0, correction=0)
     return (mean + spread * torch.randn(mean.shape, generator=generator)).argsort(stable=True)
 
@@ -188,32 +192,34 @@ class BANANAS(TrialMethod):
         super().__init__(options, mapping, space)
         if options.batch_size > options.candidates:
             raise InputError(
-                f"--option batch_size={options.batch_size} needs as many candidates, not {options.candidates}"
+                f"--option batch_size={options.batch_size} must be at most candidates={options.candidates}"
             )
         if options.candidates_from == "random":
             for name, default in (("parents", BANANASOptions().parents), ("mutations", BANANASOptions().mutations)):
                 if getattr(options, name) != default:
-                    raise InputError(f"--option {name}={getattr(options, name)} has no use with candidates_from=random")
+                    raise InputError(
+                        f"--option {name}={getattr(options, name)} does not apply to candidates_from=random"
+                    )
         if options.loss != "mape" and options.lower_bound is not None:
-            raise InputError(f"--option lower_bound={options.lower_bound} needs --option loss=mape")
+            raise InputError(f"--option lower_bound={options.lower_bound} only applies to --option loss=mape")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """100 trials of 50 epochs; for the published cells the authors' code trains the network of the end in each."""
+        """100 trials of 50 epochs. For the published cells, the authors' code trains the final network in each."""
         trials = {"trials": 100, "epochs": 50}
         network = {"layers": 20, "channels": 36, "batch_size": 96, "learning_rate_min": 0.0}
         return self.of_cells(data, trials, network)
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """The rest of the random ones, then rounds of those that the predictors choose.
+        """Return the remaining random architectures, then rounds of architectures that the predictors choose.
 
-        Failed trials teach the predictors nothing and have no mutations, but they are not proposed again.
+        Failed trials neither train the predictors nor are mutated, but they are not proposed again.
         """
         number = len(history)
         judged = [trial for trial in history if trial.score is not None]
         missing = self.at_most(self.options.initial, 2) - number
         size = self.at_most(self.options.batch_size, 8)
         if missing > 0 or not judged:
-            # Those of random search, so that the two are compared from a common beginning.
+            # The same as in random search, so that both methods start from the same trials.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
             drawn = unseen((self.uniform(rng, layers) for rng in streams), history, self.encoding)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
@@ -232,14 +238,14 @@ class BANANAS(TrialMethod):
         return [Candidate(candidates[i]) for i in chosen[:size].tolist()]
 
     def encoding(self, architecture: Architecture) -> frozenset[int]:
-        """Where the path encoding is 1: of the pair of cells, or of every layer where genes are free."""
+        """Return the indices at which the path encoding is 1: of the pair of cells, or of every layer if all differ."""
         size = 2 * paths_of_an_input(self.space)
         return frozenset(
             c * size + index for c, cell in enumerate(self._cells(architecture)) for index in paths(cell, self.space)
         )
 
     def edges(self, architecture: Architecture) -> frozenset[int]:
-        """Where the encoding by edges is 1: a place for each operation on each edge of the same cells."""
+        """Return the indices at which the edge encoding is 1: one per operation on each edge of the same cells."""
         q, first, size = len(self.space.primitives), self.space.node_edges, self._edge_places
         return frozenset(
             c * size + (first[n][0] + source) * q + self.space.primitives.index(op)
@@ -250,11 +256,11 @@ class BANANAS(TrialMethod):
 
     @property
     def _edge_places(self) -> int:
-        """Of a cell: 98 for DARTS."""
+        """Length of the edge encoding of one cell: 98 for DARTS."""
         return len(self.space.edges) * len(self.space.primitives)
 
     def _cells(self, architecture: Architecture) -> Sequence[Cell]:
-        """A normal cell and a reduction where cells are shared, else all layers."""
+        """Return a normal and a reduction cell if cells are shared, else the cells of all layers."""
         cells = architecture.layers
         if self.mapping_name == SHARED:
             reductions = architecture.reductions
@@ -263,12 +269,12 @@ class BANANAS(TrialMethod):
         return cells
 
     def predict(self, judged: Sequence[Trial], candidates: Sequence[Architecture], seed: int, number: int) -> Tensor:
-        """[M, N], the errors of N candidates in per cent by predictors that are trained on judged trials."""
+        """Return [M, N]: the errors of N candidates in percent, predicted after training on the scored trials."""
         options = self.options
         encoded = self.encoding if options.encoding == "path" else self.edges
         examples = [encoded(trial.architecture) for trial in judged]
         queries = [encoded(architecture) for architecture in candidates]
-        # The other inputs are 0 everywhere: they move no prediction, and no gradient reaches their weights.
+        # The other inputs are always 0, so they change no prediction and their weights have no gradient.
         column = {index: c for c, index in enumerate(sorted(frozenset().union(*examples, *queries)))}
         x = torch.zeros(len(examples) + len(queries), len(column))
         for row, encoding in enumerate(chain(examples, queries)):

@@ -2,17 +2,17 @@
 
     node = Σ_e s_e Σ_o s_eo O_o(x)
     L = CE + λ_e Σ_e ω_e |s_e| + λ_o Σ_eo ω_eo |s_eo|
-    every so often:  h = H/λ,  ω = √(1/γ - c/γ²) with c = 1/(1/γ + h),  γ = |s| / ω,  γ_eo ← 1/(1/γ_eo + 1/γ_e)
+    periodically:  h = H/λ,  ω = √(1/γ - c/γ²) with c = 1/(1/γ + h),  γ = |s| / ω,  γ_eo ← 1/(1/γ_eo + 1/γ_e)
 
-H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy in the switches. An operation's prior variance
-γ_eo is never larger than its edge's, so an edge that goes takes its operations along.
+H is the diagonal of the Gauss-Newton matrix of the mean cross-entropy with respect to the switches. The prior variance
+γ_eo of an operation is never larger than that of its edge, so removing an edge also removes its operations.
 
-A search ends long before switches and γ have come to rest, and until then γ is large where H is small: where the loss
-depends on nothing. So operations are ranked by where γ would come to rest for their switch as it is,
+A search ends long before the switches and γ have converged, and until then γ is large if H is small, that is, if the
+loss hardly depends on the switch. Operations are therefore ranked by the limit of γ for the current switch,
 
     γ* = max(0, s² - λ/H),   γ*_eo ← 1/(1/γ*_eo + 1/γ*_e)
 
-and those that the prior switches off, where γ* = 0, by H s²/λ: twice what the loss rises by without them.
+and those that the prior switches off (γ* = 0) by H s²/λ, twice the increase of the loss without them.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from dnas.supernet.relaxation import MixingWeights, expand
 from dnas.training import updates
 
 KINDS = ("edges", "operations")
-# What has no curvature would have no penalty either, and an infinite variance.
+# Without curvature there would be no penalty and an infinite variance.
 SMALLEST_OMEGA = 1e-8
-# What is switched off is ranked below this, so below all that is not.
+# Operations that are switched off rank below this, and therefore below all others.
 OFF = 1e-8
 
 
 class BayesNASOptions(GradientOptions):
-    """The prior and its updates."""
+    """Options of the prior and its updates."""
 
     initial_scale: float = Field(0.0, ge=0, description="standard deviation of the initial switches around 1")
-    lambda_edges: float = Field(0.01, gt=0, description="λ_e: weight of the edges' penalty")
-    lambda_operations: float = Field(0.01, gt=0, description="λ_o: weight of the operations' penalty")
-    updates: int = Field(3, ge=1, description="updates of ω and γ after the warm-up, at most one an epoch")
-    draws: int = Field(16, ge=1, description="batches of drawn labels that an update estimates H from")
+    lambda_edges: float = Field(0.01, gt=0, description="λ_e: weight of the penalty on edges")
+    lambda_operations: float = Field(0.01, gt=0, description="λ_o: weight of the penalty on operations")
+    updates: int = Field(3, ge=1, description="number of updates of ω and γ after the warm-up, at most one per epoch")
+    draws: int = Field(16, ge=1, description="number of batches with sampled labels from which an update estimates H")
 
 
 class BayesNAS(GradientMethod):
-    """Any mapping × switches as they are × single level × top two edges by γ*."""
+    """Any mapping × plain switches × single level × top two edges by γ*."""
 
     name = "bayes-nas"
     title = "BayesNAS"
@@ -59,7 +59,7 @@ class BayesNAS(GradientMethod):
     options: BayesNASOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Section 5.1 and the public code; three epochs after the warm-up for as many updates."""
+        """Section 5.1 and the public code, with three epochs after the warm-up for three updates."""
         own = {
             "epochs": 4,
             "warmup_epochs": 1,
@@ -72,9 +72,9 @@ class BayesNAS(GradientMethod):
         return self.of_cells(data, own, {"channels": 36, "batch_size": 18})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        """Switches around 1, with ω and γ of every switch, 1 at first, as `omega_edges`, `omega_operations`, …
+        """Return switches around 1, with ω and γ of every switch, initially 1, as `omega_edges`, `omega_operations`, …
 
-        And `relevance` [R, E, O], by which operations are ranked; 1 before the first update.
+        `relevance` [R, E, O] ranks the operations; it is 1 before the first update.
         """
         mapping = self.new_mapping(layers, seed)
         with torch.no_grad():
@@ -100,7 +100,7 @@ class BayesNAS(GradientMethod):
         return mapping.over_layers(mapping.get_buffer("relevance"))
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
-        """Updates ω and γ, evenly over the epochs after the warm-up, in any case after the last one."""
+        """Update ω and γ, evenly over the epochs after the warm-up, and always after the last epoch."""
         epochs = progress.epochs - progress.warmup_epochs
         done = progress.epoch + 1 - progress.warmup_epochs
         if done > 0 and done * self.options.updates // epochs > (done - 1) * self.options.updates // epochs:
@@ -108,7 +108,7 @@ class BayesNAS(GradientMethod):
         return None
 
     def curvature(self, search: SearchState, progress: Progress) -> tuple[Tensor, Tensor]:
-        """H of the edges' [R, E] and of the operations' [R, E, O] switches: the mean of `draws` unbiased estimates."""
+        """Return H for the switches of edges [R, E] and operations [R, E, O]: a mean of `draws` unbiased estimates."""
         totals = [torch.zeros_like(switch) for switch in switches(search.mapping)]
         with updates.frozen(search.weights):
             for draw in range(self.options.draws):
@@ -122,11 +122,11 @@ class BayesNAS(GradientMethod):
 
     @torch.no_grad()
     def update(self, mapping: Mapping, curvature: tuple[Tensor, Tensor]) -> None:
-        """ω and γ of every switch from their last values, the switches and H; and what is relevant by these."""
+        """Update ω and γ of every switch from their last values, the switches and H, and then `relevance`."""
         weights = (self.options.lambda_edges, self.options.lambda_operations)
         for kind, switch, h, weight in zip(KINDS, switches(mapping), curvature, weights, strict=True):
             omega, gamma = mapping.get_buffer(f"omega_{kind}"), mapping.get_buffer(f"gamma_{kind}")
-            # 1/γ - c/γ², without the difference of two numbers that a small γ makes large.
+            # 1/γ - c/γ² without subtracting two numbers that are large for small γ.
             omega.copy_((h / (weight + gamma * h)).sqrt().clamp_min(SMALLEST_OMEGA))
             gamma.copy_(switch.abs() / omega)
         edges, operations = mapping.get_buffer("gamma_edges"), mapping.get_buffer("gamma_operations")
@@ -137,14 +137,14 @@ class BayesNAS(GradientMethod):
 def relevance(
     switches: tuple[Tensor, Tensor], curvature: tuple[Tensor, Tensor], weights: tuple[float, float]
 ) -> Tensor:
-    """What operations are ranked by, [R, E, O], above 0 unless a switch or H is 0.
+    """Return the ranking of operations, [R, E, O], above 0 unless a switch or H is 0.
 
-    γ* = s² - λ/H maximises the marginal likelihood of a switch s where that is positive, i.e. where its evidence
-    H s²/λ is above 1; else γ* is 0. An operation whose γ*, or whose edge's, is 0 is ranked by its own evidence, which
-    has its edge's switch as a factor; by the smaller of both all operations of an edge would be ties.
+    γ* = s² - λ/H maximizes the marginal likelihood of a switch s if that is positive, i.e. if its evidence H s²/λ is
+    above 1; else γ* is 0. If γ* of an operation or of its edge is 0, the operation is ranked by its own evidence, which
+    contains the switch of its edge as a factor. By the smaller of both, all operations of an edge would be tied.
 
     Args:
-        switches, curvature: s and H of the edges' [R, E] and the operations' [R, E, O] switches.
+        switches, curvature: s and H of the switches of edges [R, E] and operations [R, E, O].
         weights: λ_e and λ_o.
     """
     (edge, _), (operation, evidence) = (
@@ -156,7 +156,7 @@ def relevance(
 
 
 def switches(mapping: Mapping) -> tuple[Tensor, Tensor]:
-    """Those of the edges [R, E] and of the operations [R, E, O], for R layers that can differ (`Mapping.rows`)."""
+    """Return the switches of edges [R, E] and operations [R, E, O], for R layers that can differ (`Mapping.rows`)."""
     assert mapping.beta is not None
     if isinstance(mapping, Decoupled):
         return mapping.beta, mapping.alpha * mapping.gamma[:, None, :]
@@ -164,21 +164,21 @@ def switches(mapping: Mapping) -> tuple[Tensor, Tensor]:
 
 
 def mixed(mapping: Mapping, edges: Tensor, operations: Tensor) -> MixingWeights:
-    """The mixing weights of switches as of `switches`."""
+    """Return the mixing weights for switches in the form of `switches`."""
     return expand(mapping.over_layers(operations), mapping.over_layers(edges), mapping.layers)
 
 
 def drawn_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """[B]: a label from each image's own softmax, for logits [B, classes]."""
+    """Return labels [B], each sampled from the softmax of an image, for logits [B, classes]."""
     shares = logits.detach().softmax(-1).to("cpu", torch.float64)
     return torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)
 
 
 def gauss_newton(logits: Tensor, labels: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
-    """An estimate of the diagonal of 1/B Σ_b J_bᵀ (diag p_b - p_b p_bᵀ) J_b, with J_b the logits' derivative.
+    """Estimate the diagonal of 1/B Σ_b J_bᵀ (diag p_b - p_b p_bᵀ) J_b, where J_b is the derivative of the logits.
 
-    For labels from the softmax it is unbiased: the gradient g of the mean cross-entropy is 1/B Σ_b J_bᵀ (p_b - y_b),
-    whose terms have the mean 0 and do not correlate, so B g² has the wanted mean, also where a batch norm makes the
-    images depend on one another.
+    For labels sampled from the softmax it is unbiased: the gradient g of the mean cross-entropy is
+    1/B Σ_b J_bᵀ (p_b - y_b), whose terms have mean 0 and are uncorrelated, so B g² has the right mean, even if a batch
+    norm makes the images depend on each other.
     """
     return [len(logits) * g**2 for g in updates.gradients_of(F.cross_entropy(logits, labels), wanted)]

@@ -17,7 +17,7 @@ from dnas.supernet.relaxation import MixingWeights, expand
 
 
 class DARTSOptions(RelaxedOptions):
-    """`none` competes in the softmax, as published."""
+    """Options; `none` competes in the softmax, as published."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
 
@@ -32,7 +32,7 @@ class DARTS(RelaxedMethod):
     Options = DARTSOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20."""
+        """Appendix A.1: a proxy of 8 layers without warm-up, trained with 20 layers."""
         return self.of_cells(data, proxy={"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:

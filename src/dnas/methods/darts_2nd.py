@@ -1,10 +1,10 @@
-"""DARTS, second order: the validation gradient looks one step of the weights ahead (Liu et al., ICLR 2019).
+"""DARTS, second order: the validation gradient after one look-ahead step of the weights (Liu et al., ICLR 2019).
 
 y_e = Σ_o softmax(alpha_e)[o] O_o(x)                                                                  (eq. 2)
 ∂/∂alpha of L_val(w - ξ ∇w L_train(w, alpha), alpha)                                               (eqs. 6-8)
 
 The look-ahead is the setting `search.update=second-order` (`dnas.training.updates.unrolled`), so any gradient method
-can have it; this one has it unless told otherwise.
+can use it; this method uses it by default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dnas.supernet.relaxation import MixingWeights, expand
 
 
 class DARTS2ndOptions(RelaxedOptions):
-    """`none` competes in the softmax, as published."""
+    """Options; `none` competes in the softmax, as published."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
 
@@ -35,7 +35,7 @@ class DARTS2nd(RelaxedMethod):
     Options = DARTS2ndOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Appendix A.1: a proxy of 8 layers without warm-up, trained at 20; the second order in any case."""
+        """Appendix A.1: a proxy of 8 layers without warm-up, trained with 20 layers; always second order."""
         return self.of_cells(data, {"update": "second-order"}, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:

@@ -3,7 +3,7 @@
     criterion 1     stop when the derived normal cell has two or more skip connections
     criterion 1*    stop when the order of the learnable operations' alpha has not changed for ten epochs
 
-All else is DARTS, first order.
+Everything else is as in DARTS, first order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dnas.supernet.relaxation import MixingWeights, expand, softmax
 
 
 class DARTSPlusOptions(GradientOptions):
-    """`none` competes in the softmax, as in DARTS."""
+    """Options of the stopping criteria; `none` competes in the softmax, as in DARTS."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as in DARTS")
     stop: Literal["skips", "ranking", "both"] = Field(
@@ -33,13 +33,16 @@ class DARTSPlusOptions(GradientOptions):
     skips: float = Field(
         2.0,
         gt=0,
-        description="criterion 1: so many skip connections a normal cell are too many, in the mean of all",
+        description="criterion 1: stop at so many skip connections per normal cell, averaged over all of them",
     )
     ranking: Literal["order", "best"] = Field(
-        "order", description="criterion 1*: of each edge's learnable operations the whole order, or only the first"
+        "order",
+        description="criterion 1*: compare the whole order of the learnable operations of each edge, or only the first",
     )
     patience: int = Field(
-        0, ge=0, description="criterion 1*: epochs without a change; 0: a sixth of the search's, so 10 of 60"
+        0,
+        ge=0,
+        description="criterion 1*: epochs without a change; 0: a sixth of the epochs of the search, so 10 of 60",
     )
 
 
@@ -58,10 +61,10 @@ class DARTSPlus(GradientMethod):
         for option, idle in (("skips", "ranking"), ("ranking", "skips"), ("patience", "skips")):
             value = getattr(options, option)
             if options.stop == idle and value != DARTSPlusOptions.model_fields[option].default:
-                raise InputError(f"--option {option}={value} has no use with stop={idle}")
+                raise InputError(f"--option {option}={value} does not apply to stop={idle}")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """DARTS' proxy of 8 layers without warm-up, for at most 60 epochs, trained at 20 layers."""
+        """The proxy of DARTS: 8 layers without warm-up, for at most 60 epochs, trained with 20 layers."""
         return self.of_cells(data, proxy={"warmup_epochs": 0, "epochs": 60})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
@@ -71,16 +74,16 @@ class DARTSPlus(GradientMethod):
         return expand(softmax(mapping.terms()), None, mapping.layers)
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
-        """Ends the search where a criterion is met: by the first with the architecture of the epoch before, which is
-        what it protects, by the second with this epoch's."""
+        """End the search if a criterion is met: the first one returns the architecture of the epoch before, which it
+        protects, and the second one that of this epoch."""
         if progress.epoch < progress.warmup_epochs:
-            return None  # the architecture rests, so its ranking would seem stable
+            return None  # without updates of the architecture, its ranking would seem stable
         memory = search.memory
         now, ranking = self.derive(search.mapping, progress), self.ranked(search.mapping, progress)
         before = Architecture.from_json(memory["before"]) if memory else now
         calm = memory["calm"] + 1 if ranking == memory.get("ranking") else 0
         memory.update(before=now.to_json(), ranking=ranking, calm=calm)
-        # Met is what is crossed: a search that began with too many has nothing before to go back to.
+        # The criterion is met when the limit is crossed: a search that starts above it has no earlier architecture.
         limit = self.options.skips
         if self.options.stop != "ranking" and normal_skips(before) < limit <= normal_skips(now):
             return self._stopped("skips", progress.epoch + 1, before, now)
@@ -90,7 +93,7 @@ class DARTSPlus(GradientMethod):
         return None
 
     def ranked(self, mapping: Mapping, progress: Progress) -> list[Any]:
-        """[L, E, n]: the learnable operations of each edge, the strongest first; as JSON has it."""
+        """Return [L, E, n] as lists: the learnable operations of each edge, strongest first."""
         learnable = [
             o for o, name in enumerate(self.operations) if any(layer.params() for layer in PRIMITIVES[name].chain(2, 1))
         ]
@@ -106,6 +109,6 @@ class DARTSPlus(GradientMethod):
 
 
 def normal_skips(architecture: Architecture) -> float:
-    """Skip connections of a normal cell, in the mean of the normal layers; under `shared` these have one cell."""
+    """Return the mean number of skip connections over the normal layers, which have one cell under `shared`."""
     normal = [cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions]
     return sum(op == "skip_connect" for cell in normal for node in cell.nodes for op, _ in node) / len(normal)

@@ -1,12 +1,12 @@
-"""DATA: several sampled operations an edge, a binary code (Chang et al., NeurIPS 2019).
+"""DATA: several sampled operations per edge, a binary code (Chang et al., NeurIPS 2019).
 
-M Gumbel-softmax draws of an edge, each one-hot forward and soft backward, are joined by their elementwise maximum:
+M Gumbel-softmax draws per edge, each one-hot forward and soft backward, are joined by their elementwise maximum:
 
     p^m = softmax((log p + G^m) / τ),  h^m = onehot(argmax p^m) forward, p^m backward           m = 1 … M
-    code = max_m h^m                        1 for every operation that some draw chose
+    code = max_m h^m                        1 for every operation that any draw chose
     y_e = Σ_o code_o O_o(x) / Σ_o code_o    over these operations; nothing else is executed
 
-A reconstruction from the abstract and the authors' public code: the paper's text has not been read.
+This is a reconstruction from the abstract and the authors' public code; the text of the paper was not read.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from dnas.supernet.relaxation import MixingWeights, expand, gumbel, softmax, str
 
 
 class DATAOptions(GradientOptions):
-    """The choices that the public code leaves or makes."""
+    """Options for the choices that the public code makes or leaves open."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
-    draws: int = Field(4, ge=1, le=64, description="M; the published cells are of M = 4 and M = 7")
+    draws: int = Field(
+        4, ge=1, le=64, description="M: draws per edge; the published cells were found with M = 4 and M = 7"
+    )
     temperature: float = Field(5.0, gt=0, description="τ in the first epoch")
     temperature_end: float = Field(1.0, gt=0, description="τ in the last epoch; linear in between")
     probability: Literal["softmax", "relu"] = Field(
-        "softmax", description="p: the softmax of alpha, or 1 + alpha without what is below 0, divided by its sum"
+        "softmax", description="p: the softmax of alpha, or max(0, 1 + alpha) divided by its sum"
     )
-    average: bool = Field(True, description="the operations of a code are averaged; false: added")
+    average: bool = Field(True, description="average the outputs of the operations of a code; false: add them")
     approximation_weight: float = Field(
-        0.1, ge=0, description="weight of mean |p - code| in the architecture's loss, the code held fixed"
+        0.1, ge=0, description="weight of mean |p - code| in the architecture loss, with a fixed code"
     )
 
 
@@ -49,7 +51,7 @@ class DATA(GradientMethod):
     options: DATAOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Those of the authors' code: 8 layers, trained at 20."""
+        """The settings of the authors' code: 8 layers, trained with 20."""
         return self.of_cells(data, {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
@@ -69,7 +71,7 @@ class DATA(GradientMethod):
         return expand(code, None, mapping.layers, active=active)
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
-        """p [L, E, O]."""
+        """Return p [L, E, O]."""
         terms = mapping.terms()
         if self.options.probability == "softmax":
             return softmax(terms)
@@ -77,7 +79,7 @@ class DATA(GradientMethod):
         return positive / positive.sum(-1, keepdim=True).clamp_min(1e-7)
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """w · Σ over normal and reduction cells of mean |p - code|, which draws p towards what was drawn."""
+        """Return w · Σ over normal and reduction cells of mean |p - code|, which moves p towards the drawn code."""
         if self.options.approximation_weight == 0:
             return None
         code = self.mixing(mapping, progress).operations.detach()

@@ -3,7 +3,7 @@
     psi[k,i,j] = σ(alpha[i,j]) · softmax(beta[k])[i] · σ(gamma[k,j])                       (eqs. 4, 5)
 
 Partial channels as in PC-DARTS, a zero-one loss as in FairDARTS, first-order bilevel updates, and the two
-strongest edges of each node at the end. The paper leaves much open; every option below names the reading
+strongest edges of each node at the end. The paper leaves much open; every option below names the interpretation
 (A1 … A17, see docs/methods/dnas.md) that it chooses.
 """
 
@@ -26,9 +26,9 @@ from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, layer_
 
 
 class DNASOptions(GradientOptions):
-    """The paper's open questions, each with our reading as the default."""
+    """Options for the open questions of the paper, with our interpretation as the default."""
 
-    partial_channels: int = Field(4, ge=1, description="A7: K of the partial channels; 4 as PC-DARTS")
+    partial_channels: int = Field(4, ge=1, description="A7: K of the partial channels; 4 as in PC-DARTS")
     with_none: bool = Field(False, description="A4: `none` among the candidates; the paper counts 7 without it")
     initial_scale: float = Field(
         1e-3,
@@ -40,29 +40,29 @@ class DNASOptions(GradientOptions):
         description="A1: beta competes among the incoming edges of a node, or among all edges of a layer",
     )
     bypass: Literal["edge", "one"] = Field(
-        "edge", description="A3: what weights the bypassed channels: softmax(beta), as PC-DARTS, or 1"
+        "edge", description="A3: weight of the bypassed channels: softmax(beta), as in PC-DARTS, or 1"
     )
     zero_one_weight: float = Field(10.0, ge=0, description="A6: weight of the zero-one loss")
     zero_one_on: Literal["factors", "alpha", "gamma", "product", "psi"] = Field(
         "factors",
-        description="A5: what the zero-one loss sees: σ(alpha) and σ(gamma), one of them, their product, or psi",
+        description="A5: arguments of the zero-one loss: σ(alpha) and σ(gamma), one of them, their product, or psi",
     )
     skip_dropout: float = Field(0.2, ge=0, lt=1, description="A8: dropout after the identity, while searching")
     skip_dropout_schedule: Literal["const", "pdarts"] = Field(
         "const", description="A8: constant, or decaying over the search as in P-DARTS"
     )
     alpha_groups: int = Field(
-        1, ge=1, le=2, description="A12: one alpha for all layers, or one for normal layers and one for reductions"
+        1, ge=1, le=2, description="A12: one alpha for all layers, or one for normal and one for reduction layers"
     )
     derivation: Literal["top-2", "threshold"] = Field(
         "top-2",
-        description="A11: two edges a node, or of these only the ones with σ(alpha)·σ(gamma) ≥ threshold",
+        description="A11: two edges per node, or only those of them with σ(alpha)·σ(gamma) ≥ threshold",
     )
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="A11: least σ(alpha)·σ(gamma) that is kept, with derivation=threshold; 0.5 unless set",
+        description="A11: smallest σ(alpha)·σ(gamma) that is kept, with derivation=threshold; 0.5 unless set",
     )
 
 
@@ -75,24 +75,26 @@ class DNAS(GradientMethod):
     default_mapping = DECOUPLED
     Options = DNASOptions
     options: DNASOptions
-    # The published weight's gradient passes that of the images at logits of 0.1, to which noise brings parameters in a
-    # short search: on S4 8 to 13 % of what it kept was noise, with a tenth of the weight 0 to 2 %.
+    # The gradient of the zero-one loss at its published weight exceeds that of the images at logits of 0.1, which noise
+    # reaches in a short search: on S4, 8 to 13% of the kept operations were noise; with a tenth of the weight, 0 to 2%.
     quick: ClassVar[dict[str, dict[str, Any]]] = {"options": {"zero_one_weight": 1.0}}
 
     def __init__(self, options: DNASOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
         if mapping != DECOUPLED and options.alpha_groups != 1:
-            raise InputError(f"--option alpha_groups={options.alpha_groups} needs --mapping decoupled, not {mapping}")
+            raise InputError(
+                f"--option alpha_groups={options.alpha_groups} requires --mapping decoupled, got {mapping}"
+            )
         if mapping != DECOUPLED and options.zero_one_on == "gamma":
-            raise InputError(f"--option zero_one_on=gamma needs --mapping decoupled: {mapping} has no gamma")
+            raise InputError(f"--option zero_one_on=gamma requires --mapping decoupled: {mapping} has no gamma")
         if options.zero_one_weight == 0 and options.zero_one_on != "factors":
-            raise InputError(f"--option zero_one_on={options.zero_one_on} has no use with zero_one_weight=0")
+            raise InputError(f"--option zero_one_on={options.zero_one_on} does not apply to zero_one_weight=0")
         if options.skip_dropout == 0 and options.skip_dropout_schedule != "const":
-            raise InputError("--option skip_dropout_schedule=pdarts has no use with skip_dropout=0")
+            raise InputError("--option skip_dropout_schedule=pdarts does not apply to skip_dropout=0")
         if options.partial_channels == 1 and options.bypass == "one":
-            raise InputError("--option bypass=one has no use with partial_channels=1: no channels pass by")
+            raise InputError("--option bypass=one does not apply to partial_channels=1, which bypasses no channels")
         if options.derivation != "threshold" and options.threshold is not None:
-            raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
+            raise InputError(f"--option threshold={options.threshold} only applies to --option derivation=threshold")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         return whole_network(data)
@@ -109,7 +111,7 @@ class DNAS(GradientMethod):
         return expand(sigmoid(mapping.terms()), edges, mapping.layers, bypass)
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """w01 · L01 with L01 = -mean (v - ½)² over those of the chosen values v that are open (FairDARTS, eq. 7)."""
+        """Return w01 · L01 with L01 = -mean (v - ½)² over the chosen values v that are open (FairDARTS, eq. 7)."""
         if self.options.zero_one_weight == 0:
             return None
         match self.options.zero_one_on:
@@ -128,8 +130,8 @@ class DNAS(GradientMethod):
         rate = self.options.skip_dropout
         if self.options.skip_dropout_schedule == "const":
             return rate
-        # P-DARTS' code: linear while the architecture rests, then e^(-0.2 (epoch - 10)) of 15 epochs, so that the last
-        # has e^-2.8; here stretched such that first and last epoch have the same rates whatever the length.
+        # The code of P-DARTS: linear during the warm-up, then e^(-0.2 (epoch - 10)) of 15 epochs, so e^-2.8 at last.
+        # Here it is stretched so that the first and last epochs have the same rates for every length.
         if progress.epoch < progress.warmup_epochs:
             return rate * (progress.epochs - progress.epoch - 1) / progress.epochs
         return rate * math.exp(-2.8 * progress.share)

@@ -1,12 +1,12 @@
-"""DrNAS: mixing weights drawn from a Dirichlet whose concentration is learnt (Chen et al., ICLR 2021).
+"""DrNAS: mixing weights drawn from a Dirichlet with learned concentration (Chen et al., ICLR 2021).
 
     θ_e ~ Dir(c_e),  c_e = 1 + ELU(alpha_e)
     y_e = Σ_o θ_e[o] O_o(x)
     min_alpha  E_θ L_val(w, θ) + w d(c, 1)
 
-At alpha = 0 the law is uniform over all mixtures; concentration above 1 draws an operation's share up and narrows the
-law, below 1 the draws become one-hot. The gradient passes through the draw by pathwise derivatives (Jankowiak &
-Obermeyer 2018). d holds the law near the uniform one, so that it goes on exploring.
+At alpha = 0 the distribution is uniform over all mixtures. A concentration above 1 increases the share of an operation
+and narrows the distribution; below 1 the draws become one-hot. The gradient passes through the draw by pathwise
+derivatives (Jankowiak & Obermeyer 2018). d keeps the distribution near the uniform one, so that it keeps exploring.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from dnas.supernet.relaxation import MixingWeights, expand, summed
 
 
 class DrNASOptions(GradientOptions):
-    """The distance of the authors' code."""
+    """Options of the distance, as in the authors' code."""
 
     distance: Literal["l2", "kl"] = Field(
         "l2", description="d: half the squared distance of the concentrations from 1, or the divergence from Dir(1)"
     )
-    distance_weight: float = Field(1e-3, ge=0, description="w, what a unit of distance costs")
+    distance_weight: float = Field(1e-3, ge=0, description="w: weight of the distance in the loss")
 
 
 class DrNASSettings(GradientSettings):
@@ -57,10 +57,10 @@ class DrNAS(GradientMethod):
     def __init__(self, options: DrNASOptions, mapping: str, space: Any) -> None:
         super().__init__(options, mapping, space)
         if options.distance_weight == 0 and options.distance != "l2":
-            raise InputError(f"--option distance={options.distance} has no use with distance_weight=0")
+            raise InputError(f"--option distance={options.distance} does not apply to distance_weight=0")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Those of the authors' code, whose proxy has the size of the trained network; without its second stage."""
+        """The settings of the authors' code, with a proxy as large as the trained network, without its second stage."""
         everywhere = {
             "learning_rate": 0.1,
             "learning_rate_min": 0.0,
@@ -77,13 +77,13 @@ class DrNAS(GradientMethod):
         return expand(mapping.over_layers(drawn).to(mapping.alpha), None, mapping.layers)
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
-        """The mean of the law."""
+        """Return the mean of the distribution."""
         learnt, there = concentration(mapping)
         shares = torch.where(there, learnt, 0.0)
         return mapping.over_layers(shares / shares.sum(-1, keepdim=True)).to(mapping.alpha)
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """The distance, summed over the edges of cells that can differ."""
+        """Return the distance, summed over the edges of cells that can differ."""
         weight = self.options.distance_weight
         if weight == 0:
             return None
@@ -91,7 +91,7 @@ class DrNAS(GradientMethod):
         if self.options.distance == "l2":
             distance = (torch.where(there, learnt - 1, 0.0)).square().sum() / 2
         else:
-            # An operation that an edge has not is in neither of the two laws.
+            # An operation that an edge does not have is in neither of the two distributions.
             edges = zip(learnt.flatten(0, 1), there.flatten(0, 1), strict=True)
             laws = [Dirichlet(c[open_]) for c, open_ in edges]
             flat = [Dirichlet(torch.ones_like(law.concentration)) for law in laws]
@@ -100,21 +100,24 @@ class DrNAS(GradientMethod):
 
 
 def concentration(mapping: Mapping) -> tuple[Tensor, Tensor]:
-    """[R, E, O] in float64 on the CPU, for the R layers that can differ: 1 + ELU of the sum of the mapping's terms; and
-    which operations the edges have. Where they have not, it is 1, which is never seen."""
+    """Return the concentrations [R, E, O] and, as bool, which operations the edges have.
+
+    In float64 on the CPU, for the R layers that can differ: 1 + ELU of the sum of the terms of the mapping. For
+    operations that an edge does not have it is 1, which is never used.
+    """
     logits = mapping.of_rows(summed(mapping.terms())).to("cpu", torch.float64)
     there = logits > -torch.inf
     logits = torch.where(there, logits, 0.0)
-    # Not below what a draw can be made from: e^alpha is 0 from alpha = -745 on.
+    # Bounded from below, so that draws are possible: e^alpha is 0 for alpha < -745.
     return (1 + torch.nn.functional.elu(logits)).clamp_min(1e-12), there
 
 
 def draw(learnt: Tensor, there: Tensor, generator: torch.Generator) -> Tensor:
-    """Of the shape of `learnt`: a draw of each Dirichlet, differentiable in the concentrations.
+    """Return a draw of each Dirichlet, in the shape of `learnt`, differentiable in the concentrations.
 
-    What remains of a Dirichlet without some components, divided by its sum, has the Dirichlet law of the rest.
+    Without some of its components, and divided by its sum, a Dirichlet draw is a Dirichlet draw of the others.
     """
-    # torch's own draw takes no generator, so its global one stands where ours does, and is put back.
+    # The draw of torch takes no generator, so the global one is set to the state of ours, and restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.random.set_rng_state(generator.get_state())
         drawn: Tensor = Dirichlet(learnt).rsample()

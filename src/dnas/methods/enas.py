@@ -1,16 +1,16 @@
 """ENAS: a controller learns by reinforcement which paths of a supernet are good (Pham et al., ICML 2018, §2.4).
 
-An LSTM writes the cells, token by token. For each node two inputs, which it attends to, then their operations:
+An LSTM generates the cells token by token: for each node two inputs, by attention, then their operations:
 
-    input:     1.10 · tanh(v · tanh(W₁ h_state + W₂ h))        over the earlier states that are not taken
+    input:     1.10 · tanh(v · tanh(W₁ h_state + W₂ h))        over the earlier states that are still free
     operation: (1.10 / 2.5) · tanh(W h + b) [± 0.25 in normal cells]
 
-Weights move along one sampled architecture a step. After each epoch the controller follows REINFORCE,
+Each step updates the weights of one sampled architecture. After each epoch the controller is updated by REINFORCE,
 
     loss = -mean over samples of log p(sample) · (R - baseline),  R = validation accuracy + 10⁻⁴ · entropy
     baseline ← baseline + 0.01 (R - baseline), before it is used
 
-At the end, of ten samples the one that is best on the validation images.
+At the end, the best of ten samples on the validation images is kept.
 """
 
 from __future__ import annotations
@@ -33,35 +33,38 @@ from dnas.supernet.relaxation import MixingWeights, path
 
 
 class ENASOptions(SupernetOptions):
-    """The published values are those of the authors' script for CIFAR-10, and of what it runs."""
+    """Options; the published values are those of the authors' script for CIFAR-10 and of the code that it runs."""
 
-    hidden: int = Field(64, ge=1, description="size of the controller's LSTM")
-    tanh_constant: float = Field(1.10, gt=0, description="logits lie within ± this")
-    operation_tanh_reduction: float = Field(2.5, gt=0, description="those of operations within ± this part of it")
+    hidden: int = Field(64, ge=1, description="size of the LSTM of the controller")
+    tanh_constant: float = Field(1.10, gt=0, description="bound of the logits, ±")
+    operation_tanh_reduction: float = Field(2.5, gt=0, description="divisor of that bound for logits of operations")
     convolution_bias: float = Field(
-        10.0, description="initial bias of the convolutions' logits, within the tanh; 10 holds them, 0 lets them learn"
+        10.0,
+        description="initial bias of the logits of convolutions, inside the tanh; 10 fixes them, 0 lets them learn",
     )
     normal_cell_bias: float = Field(
-        0.25, description="what normal cells add to the convolutions' logits and take from the others'"
+        0.25, description="added to the logits of convolutions in normal cells, and subtracted from the others"
     )
-    controller_learning_rate: float = Field(0.0035, gt=0, description="learning rate of the controller's Adam")
+    controller_learning_rate: float = Field(0.0035, gt=0, description="learning rate of Adam for the controller")
     controller_beta1: float = Field(
-        0.0, ge=0, lt=1, description="first β of the controller's Adam; 0 in the authors' code"
+        0.0, ge=0, lt=1, description="β1 of Adam for the controller; 0 in the authors' code"
     )
-    controller_epsilon: float = Field(1e-3, gt=0, description="ε of the controller's Adam; 0.001 in the authors' code")
-    controller_steps: int = Field(30, ge=1, description="steps of the controller after each epoch")
-    aggregates: int = Field(10, ge=1, description="architectures that are sampled in each of them")
-    reward_images: int = Field(160, ge=1, description="validation images that judge these, others in each step")
+    controller_epsilon: float = Field(
+        1e-3, gt=0, description="ε of Adam for the controller; 0.001 in the authors' code"
+    )
+    controller_steps: int = Field(30, ge=1, description="controller steps after each epoch")
+    aggregates: int = Field(10, ge=1, description="architectures that are sampled per controller step")
+    reward_images: int = Field(160, ge=1, description="validation images that score these, different in each step")
     baseline_decay: float = Field(0.99, ge=0, lt=1, description="decay of the moving average of rewards")
-    entropy_weight: float = Field(1e-4, ge=0, description="weight of the entropy within the reward, without gradient")
-    finalists: int = Field(10, ge=1, description="architectures that are sampled at the end, of which the best is kept")
+    entropy_weight: float = Field(1e-4, ge=0, description="weight of the entropy in the reward, without gradient")
+    finalists: int = Field(10, ge=1, description="architectures sampled at the end, of which the best is kept")
 
 
 Choose = Callable[[int, Tensor], Tensor]
 
 
 class Written(NamedTuple):
-    """Tokens [B, T] that a controller wrote, with their log-probability [B] and the entropy [B] of its choices."""
+    """Tokens [B, T] of a controller, with their log-probability [B] and the entropy [B] of its choices."""
 
     tokens: Tensor
     log_probability: Tensor
@@ -69,12 +72,12 @@ class Written(NamedTuple):
 
 
 class Controller(nn.Module):
-    """Writes cells: for each node its inputs, then their operations; each cell goes on from the one before.
+    """Generator of cells: for each node its inputs, then their operations; each cell continues from the one before.
 
     Args:
         layers: Depth L.
-        shared: It writes two cells, for normal layers and for reductions, and one for each layer otherwise.
-        seed: Of the initial parameters, uniform in ±0.1.
+        shared: Whether it generates two cells, for normal and reduction layers, instead of one per layer.
+        seed: Seed of the initial parameters, uniform in ±0.1.
     """
 
     lstm: Tensor
@@ -111,13 +114,13 @@ class Controller(nn.Module):
         self.bias = nn.Parameter(options.convolution_bias * convolutions)
         edges = range(len(space.edges))
         choices = [[space.choices(kind, e) for e in edges] for kind in (False, True)]
-        # [2, E, O]: what edges of normal layers and of reductions have not.
+        # [2, E, O]: operations that edges of normal and reduction layers do not have.
         closed = torch.tensor([[[name not in edge for name in space.primitives] for edge in kind] for kind in choices])
         self.register_buffer("closed", closed, False)
         self.register_buffer("preference", options.normal_cell_bias * (2 * convolutions - 1), False)
 
     def forward(self, choose: Choose, batch: int) -> Written:
-        """Write `batch` architectures; `choose` gives token t, [B], from its logits [B, choices]."""
+        """Generate `batch` architectures; `choose` returns token t, [B], from its logits [B, choices]."""
         options, space = self.options, self.space
         nothing = self.start.new_zeros(batch, options.hidden)
         start = self.start.expand(batch, -1)
@@ -142,7 +145,7 @@ class Controller(nn.Module):
             return token
 
         for reduction in self.written_kinds:
-            # A chosen state is read as the LSTM's output after it; the cell's inputs as zeros.
+            # A chosen state is represented by the LSTM output after it, and an input of the cell by zeros.
             outputs = [nothing, nothing]
             keys = [read(start) @ self.key for _ in outputs]
             for first, _ in space.node_edges:
@@ -166,7 +169,7 @@ class Controller(nn.Module):
         )
 
     def architectures(self, tokens: Tensor, origin: dict[str, Any]) -> list[Architecture]:
-        """What tokens [B, T] say."""
+        """Return the architectures of tokens [B, T]."""
         k = self.space.inputs_per_node
         # [B, cells, nodes, inputs or operations, slots]
         shape = (len(tokens), len(self.written_kinds), self.space.nodes, 2, k)
@@ -182,7 +185,7 @@ class Controller(nn.Module):
 
 
 def sampling(generator: torch.Generator) -> Choose:
-    """Tokens by their probabilities."""
+    """Return a function that samples tokens by their probabilities."""
 
     def choose(t: int, logits: Tensor) -> Tensor:
         return torch.multinomial(logits.softmax(1).cpu(), 1, generator=generator)[:, 0].to(logits.device)
@@ -191,12 +194,12 @@ def sampling(generator: torch.Generator) -> Choose:
 
 
 def greedy(t: int, logits: Tensor) -> Tensor:
-    """The likeliest token, the first of equals."""
+    """Return the most likely token, the first of equals."""
     return logits.argmax(1)
 
 
 def advantages(rewards: Sequence[float], baseline: float | None, decay: float) -> tuple[list[float], float]:
-    """R - baseline of each reward in turn, and the baseline after the last; it starts at the first reward."""
+    """Return R - baseline for each reward in turn, and the baseline after the last; it starts at the first reward."""
     found = []
     for reward in rewards:
         baseline = reward if baseline is None else baseline + (1 - decay) * (reward - baseline)
@@ -206,7 +209,7 @@ def advantages(rewards: Sequence[float], baseline: float | None, decay: float) -
 
 
 def reinforce(log_probability: Tensor, advantage: Sequence[float]) -> Tensor:
-    """-mean of log p [B] · advantage [B] (Williams 1992)."""
+    """Return -mean of log p [B] · advantage [B] (Williams 1992)."""
     return -(log_probability * log_probability.new_tensor(advantage)).mean()
 
 
@@ -218,7 +221,7 @@ class ENAS(SupernetMethod):
     paper = "Pham et al., Efficient Neural Architecture Search via Parameter Sharing, ICML 2018"
     default_mapping = SHARED
     Options = ENASOptions
-    # Paths share the updates of a step, so their weights need more steps than mixtures do; the controller fewer.
+    # Paths share the updates of the steps, so their weights need more steps than mixtures, and the controller fewer.
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {
         "search": {"epochs": 30, "learning_rate": 0.025, "learning_rate_min": 0.0005},
         "options": {"controller_steps": 3},
@@ -235,7 +238,7 @@ class ENAS(SupernetMethod):
             "learning_rate_min": 0.0005,
             "learning_rate_cycles": 4,
             "nesterov": True,
-            # Their l2 of 1e-4 multiplies Σ w², whose gradient is twice the weight.
+            # Their l2 factor of 1e-4 multiplies Σ w², whose gradient is 2 w.
             "weight_decay": 2e-4,
         }
         return self.of_cells(data, own, {"layers": 8, "channels": 20})
@@ -253,12 +256,12 @@ class ENAS(SupernetMethod):
         )
 
     def mixing(self, mapping: Controller, progress: Progress) -> MixingWeights:
-        """One sampled architecture, of which nothing else is executed."""
+        """Return the mixing weights of one sampled architecture; no other operation is executed."""
         (architecture,) = self._sampled(mapping, progress.generator(), 1)
         return path(architecture, self.operations, self.space).to(mapping.start)
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
-        """The controller's steps; all architectures of a step are judged on the same images."""
+        """Take the steps of the controller; all architectures of a step are scored on the same images."""
         controller, options = search.mapping, self.options
         for step in range(options.controller_steps):
             written = controller(sampling(progress.generator(step)), options.aggregates)
@@ -285,7 +288,7 @@ class ENAS(SupernetMethod):
         return [Candidate(found) for found in self._sampled(mapping, generator, self.options.finalists)]
 
     def derive(self, mapping: Controller, progress: Progress) -> Architecture:
-        """The likeliest token at every choice: what is watched, and not what is found."""
+        """Return the architecture of the most likely tokens, which is only for the metrics and not the result."""
         with torch.no_grad():
             tokens = mapping(greedy, 1).tokens
         return mapping.architectures(tokens, self.origin())[0]

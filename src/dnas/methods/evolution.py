@@ -1,7 +1,7 @@
 """Evolution by mutation: the best of a few drawn individuals has a child, and the population loses its oldest member
-(regularised evolution: Real et al., AAAI 2019) or the worst of those drawn (Real et al., ICML 2017).
+(regularized evolution: Real et al., AAAI 2019) or the worst of those drawn (Real et al., ICML 2017).
 
-One engine does both. The population is never stored: it follows from the history, by the same draws again.
+One implementation does both. The population is never stored: repeating the same draws gives it from the history.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ LARGEST = {"aging": 100, "tournament": 1000}
 
 
 class EvolutionOptions(MethodOptions):
-    """Sizes of 0 follow the number of trials, up to the published ones."""
+    """Options; sizes of 0 depend on the number of trials, up to the published sizes."""
 
     mode: Literal["aging", "tournament"] = Field(
-        "aging", description="who dies: the oldest of the population (2019), or the worst of those drawn (2017)"
+        "aging",
+        description="which individual dies: the oldest of the population (2019), or the worst of those drawn (2017)",
     )
     population: int = Field(
-        0, ge=0, description="P; 0: a quarter of search.trials, at most 100 with mode=aging and 1000 with tournament"
+        0,
+        ge=0,
+        description="P: size of the population; 0: search.trials / 4, at most 100 (mode=aging) or 1000 (tournament)",
     )
     sample: int = Field(
-        0, ge=0, description="S, how many are drawn; 0: a quarter of P with mode=aging, 2 with tournament"
+        0, ge=0, description="S: individuals that are drawn; 0: a quarter of P with mode=aging, 2 with tournament"
     )
-    children: int = Field(
-        1, ge=1, description="how many are bred from one population, so that they could be trained side by side"
-    )
+    children: int = Field(1, ge=1, description="children bred from one population, which can be trained in parallel")
     identity: float = Field(
-        0.0, ge=0, le=1, description="probability that a child is its parent once more, trained from another seed"
+        0.0, ge=0, le=1, description="probability that a child is its parent again, trained with another seed"
     )
 
 
@@ -48,7 +49,7 @@ class Evolution(TrialMethod):
     """Uniform architectures × children of the best of S × the best of all."""
 
     name = "evolution"
-    title = "Evolution (regularised, or by tournaments)"
+    title = "Evolution (regularized, or by tournaments)"
     paper = (
         "Real et al., Regularized Evolution for Image Classifier Architecture Search, AAAI 2019; "
         "Real et al., Large-Scale Evolution of Image Classifiers, ICML 2017"
@@ -61,11 +62,11 @@ class Evolution(TrialMethod):
         if 0 < options.population < self._least:
             raise InputError(
                 f"--option population={options.population} is too small for sample={options.sample} and "
-                f"children={options.children} with mode={options.mode}; it needs at least {self._least}"
+                f"children={options.children} with mode={options.mode}; it must be at least {self._least}"
             )
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Real et al. 2019: 20,000 trials of 25 epochs; 24 channels, three normal cells between reductions."""
+        """Real et al. 2019: 20,000 trials of 25 epochs, 24 channels, three normal cells between reduction cells."""
         return self.of_cells(data, {"trials": 20_000, "epochs": 25}, {"layers": 11, "channels": 24})
 
     @property
@@ -74,7 +75,7 @@ class Evolution(TrialMethod):
 
     @property
     def _least(self) -> int:
-        """The smallest population: what one round takes out of it, and S that its last draw needs to be different."""
+        """Smallest population: the individuals that a round removes, and S different ones for its last draw."""
         options = self.options
         return options.children if self._ages else options.children - 1 + (options.sample or 2)
 
@@ -92,11 +93,11 @@ class Evolution(TrialMethod):
         return self.options.sample or (max(2, self.population // 4) if self._ages else 2)
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """P uniform architectures, the same that random search draws; then rounds of children."""
+        """Return P uniform architectures, the same as in random search, then rounds of children."""
         if not history:
             rngs = [numpy_stream(seed, "candidate", i) for i in range(self.population)]
             return self._candidates([self.uniform(rng, layers) for rng in rngs])
-        # Numbers of trials, the oldest first. An ageing population is the last P whatever happened before.
+        # Numbers of trials, oldest first. With mode=aging the population is always the last P trials.
         first = len(history) if self._ages else min(len(history), self.population)
         alive = list(range(first))[-self.population :]
         draws = numpy_stream(seed, "tournament").random((len(history) + self.options.children, self.sample))
@@ -112,9 +113,9 @@ class Evolution(TrialMethod):
         )
 
     def _parent(self, alive: list[int], history: Sequence[Trial], draw: np.ndarray[Any, Any]) -> int:
-        """The best of S drawn from those alive, by S numbers in [0, 1). With tournaments the worst of them dies here.
+        """Return the best of S drawn from those alive, by S numbers in [0, 1). In a tournament the worst of them dies.
 
-        Ageing draws with replacement, as published; a tournament has different contestants.
+        With mode=aging draws are with replacement, as published; a tournament has different contestants.
         """
         if self._ages:
             drawn = [alive[int(u * len(alive))] for u in draw.tolist()]
@@ -131,5 +132,5 @@ class Evolution(TrialMethod):
 
 
 def fitness(trial: Trial) -> float:
-    """The score; a trial that failed is worse than any."""
+    """Return the score; a failed trial is worse than any other."""
     return -1.0 if trial.score is None else trial.score

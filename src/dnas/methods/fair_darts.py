@@ -1,4 +1,4 @@
-"""FairDARTS: operations that cooperate, and a loss that makes up their minds (Chu et al., ECCV 2020).
+"""FairDARTS: operations that cooperate, and a loss that drives them to 0 or 1 (Chu et al., ECCV 2020).
 
 y_e = Σ_o σ(alpha_e)[o] O_o(x)                                                                          (eq. 4)
 L_val + w01 · L01 ,   L01 = -mean (σ(alpha) - ½)²   or   -mean |σ(alpha) - ½|                           (eq. 7)
@@ -24,21 +24,21 @@ PAPER_THRESHOLD = 0.85
 
 
 class FairDARTSOptions(GradientOptions):
-    """Those of the public code. `none` is no option: where operations do not compete, it would do nothing."""
+    """Options of the public code. There is no `none`: since operations do not compete, it would have no effect."""
 
     initial_scale: float = Field(
-        0.0, ge=0, description="standard deviation of the initial alpha; 0 as in the public code: all σ(alpha) are ½"
+        0.0, ge=0, description="standard deviation of the initial alpha; 0, as in the public code: all σ(alpha) are ½"
     )
     zero_one_weight: float = Field(10.0, ge=0, description="w01: weight of the zero-one loss")
     zero_one_loss: Literal["l2", "l1"] = Field("l2", description="its distance from ½: squared, or absolute")
     derivation: Literal["top-2", "threshold"] = Field(
-        "top-2", description="two edges a node, or of these only the ones with σ(alpha) ≥ threshold, as published"
+        "top-2", description="two edges per node, or only those of them with σ(alpha) ≥ threshold, as published"
     )
     threshold: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description=f"least σ(alpha) that is kept, with derivation=threshold; {PAPER_THRESHOLD} unless set",
+        description=f"smallest σ(alpha) that is kept, with derivation=threshold; {PAPER_THRESHOLD} unless set",
     )
 
 
@@ -51,18 +51,18 @@ class FairDARTS(GradientMethod):
     default_mapping = SHARED
     Options = FairDARTSOptions
     options: FairDARTSOptions
-    # As for dnas: the published weight would decide before the images do.
+    # As for dnas: the published weight would decide before the images have an effect.
     quick: ClassVar[dict[str, dict[str, Any]]] = {"options": {"zero_one_weight": 1.0}}
 
     def __init__(self, options: FairDARTSOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
         if options.zero_one_weight == 0 and options.zero_one_loss != "l2":
-            raise InputError(f"--option zero_one_loss={options.zero_one_loss} has no use with zero_one_weight=0")
+            raise InputError(f"--option zero_one_loss={options.zero_one_loss} does not apply to zero_one_weight=0")
         if options.derivation != "threshold" and options.threshold is not None:
-            raise InputError(f"--option threshold={options.threshold} needs --option derivation=threshold")
+            raise InputError(f"--option threshold={options.threshold} only applies to --option derivation=threshold")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """The public code's: batch 128, SGD 0.005 → 0.001, Adam 3e-3 with (0.9, 0.999); no warm-up of its proxy."""
+        """The settings of the public code: batch 128, SGD 0.005 → 0.001, Adam 3e-3 with (0.9, 0.999); no warm-up."""
         optimisers = {
             "batch_size": 128,
             "learning_rate": 0.005,
@@ -78,7 +78,7 @@ class FairDARTS(GradientMethod):
         return expand(sigmoid(mapping.terms()), None, mapping.layers)
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """w01 · L01 over all open parameters, which under `decoupled` are those of both factors."""
+        """Return w01 · L01 over all open parameters, which under `decoupled` are those of both factors."""
         if self.options.zero_one_weight == 0:
             return None
         away = {name: table.sigmoid() - 0.5 for name, table in mapping.operation_tables().items()}

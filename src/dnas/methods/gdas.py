@@ -1,11 +1,11 @@
-"""GDAS: one sampled operation an edge, with the gradient of its softmax (Dong & Yang, CVPR 2019).
+"""GDAS: one sampled operation per edge, with the gradient of its softmax (Dong & Yang, CVPR 2019).
 
     p = softmax((A + G) / τ),  G standard Gumbel,  i = argmax p
     h = onehot(i) forward, p backward
     y_e = h_i O_i(x): nothing else is executed
 
-so ∂L/∂A_o = <∂L/∂y_e, O_i(x)> · p_i (δ_io - p_o) / τ. The temperature τ falls linearly over the search; it shapes
-gradients alone, since the law of i is softmax(A) at every temperature.
+so ∂L/∂A_o = <∂L/∂y_e, O_i(x)> · p_i (δ_io - p_o) / τ. The temperature τ falls linearly over the search. It
+only affects gradients, since i has the distribution softmax(A) at every temperature.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dnas.supernet.relaxation import MixingWeights, expand, gumbel, softmax, str
 
 
 class GDASOptions(GradientOptions):
-    """Temperatures and candidates of the public code."""
+    """Options: temperatures and candidates, as in the public code."""
 
     with_none: bool = Field(True, description="`none` is a candidate while searching, as published")
     temperature: float = Field(10.0, gt=0, description="τ in the first epoch")
@@ -37,12 +37,12 @@ class GDAS(GradientMethod):
     paper = "Dong & Yang, Searching for a Robust Neural Architecture in Four GPU Hours, CVPR 2019"
     default_mapping = SHARED
     Options = GDASOptions
-    # An operation is executed in one of eight steps, so there are more of them, which are cheap, and smaller ones.
+    # Each operation is executed in one of eight steps, so there are more steps, which are cheap, with a smaller rate.
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {"search": {"epochs": 60, "learning_rate": 0.025}}
     options: GDASOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Those of the authors' search in the DARTS space: 8 layers, trained at 20."""
+        """The settings of the authors' search in the DARTS space: 8 layers, trained with 20."""
         search = {
             "epochs": 250,
             "warmup_epochs": 0,

@@ -1,12 +1,12 @@
-"""NASNet: an LSTM writes architectures token by token and learns from their accuracy (Zoph et al., CVPR 2018).
+"""NASNet: an LSTM generates architectures token by token and learns from their accuracy (Zoph et al., CVPR 2018).
 
-For an architecture τ of tokens a_1 … a_T, with the controller's law π and the law π_old that τ was drawn from:
+For an architecture τ of tokens a_1 … a_T, with the policy π of the controller and the policy π_old that generated τ:
 
     r = π(τ) / π_old(τ),  π(τ) = Π_t π(a_t | a_1 … a_t-1)                                                  (A.2)
     L = -E min(r A, clip(r, 1 - ε, 1 + ε) A) - w H(π)                          (Schulman et al. 2017, eq. 7; A.2)
     A = accuracy - b,  b an exponential moving average of the accuracies before                             (A.2)
 
-Here the controller writes genes of this space: for every node its inputs, which differ, then their operations.
+Here the controller generates cells of the search space: for each node its inputs, which differ, then their operations.
 """
 
 from __future__ import annotations
@@ -33,44 +33,44 @@ from dnas.training import updates
 
 # A.2, A.3: the learning rate, and 20,000 architectures in batches of 20.
 PAPER_RATE, PAPER_UPDATES = 3.5e-4, 1000
-# Of a search that has the trials for it. One architecture alone says little about the baseline.
+# For a search with enough trials. A single architecture gives a poor estimate of the baseline.
 LEAST_UPDATES, LEAST_BATCH = 30, 2
-# A logit whose probability is exactly 0, and which makes no NaN of an entropy, as -∞ would.
+# A logit with a probability of exactly 0, which does not make the entropy NaN, as -∞ would.
 CLOSED = -1e9
 
 
 class NASNetOptions(MethodOptions):
-    """The controller and its updates."""
+    """Options of the controller and its updates."""
 
-    hidden: int = Field(100, ge=1, description="units of the controller's LSTM (A.2)")
-    initial_range: float = Field(0.1, gt=0, description="the controller's weights start uniform in ± this (A.2)")
+    hidden: int = Field(100, ge=1, description="units of the LSTM of the controller (A.2)")
+    initial_range: float = Field(0.1, gt=0, description="initial weights of the controller are uniform in ± this (A.2)")
     learning_rate: float = Field(
         0.0,
         ge=0,
-        description="learning rate of Adam; 0: 3.5e-4 (A.2) at the paper's 1,000 updates, more at fewer",
+        description="learning rate of Adam; 0: 3.5e-4 (A.2) for the 1,000 updates of the paper, more for fewer",
     )
-    batch_size: int = Field(20, ge=1, description="architectures of an update (A.3); fewer below 600 trials")
-    inner_epochs: int = Field(4, ge=1, description="steps of Adam with every batch; not in the paper")
-    clip: float = Field(0.2, gt=0, lt=1, description="ε: ratios beyond 1 ± ε give no more gradient; not in the paper")
+    batch_size: int = Field(20, ge=1, description="architectures per update (A.3); fewer below 600 trials")
+    inner_epochs: int = Field(4, ge=1, description="steps of Adam per batch; not in the paper")
+    clip: float = Field(0.2, gt=0, lt=1, description="ε: ratios beyond 1 ± ε have no gradient; not in the paper")
     ratio: Literal["architecture", "token"] = Field(
-        "architecture", description="whose probabilities a clipped ratio compares"
+        "architecture", description="what a clipped ratio compares: probabilities of whole architectures or of tokens"
     )
-    entropy_weight: float = Field(1e-5, ge=0, description="w: of the entropy (A.2)")
+    entropy_weight: float = Field(1e-5, ge=0, description="w: weight of the entropy (A.2)")
     baseline_decay: float = Field(0.95, ge=0, lt=1, description="decay of the moving average of accuracies (A.2)")
 
 
 class Controller(nn.Module):
-    """A law over sequences of tokens. A token is a state that a node reads, or an operation.
+    """Policy over sequences of tokens. A token is a state that a node reads, or an operation.
 
     T tokens of V values: for each cell and node first its inputs, then their operations. Values are numbered states
-    first, then operations; what a position does not allow has probability 0.
+    first, then operations. Values that a position does not allow have probability 0.
 
     Args:
-        cells: How many genes a sequence describes.
-        space: Of the genes.
+        cells: Number of cells that a sequence describes.
+        space: Search space of the cells.
         hidden: Units of the LSTM.
-        initial_range: Weights start uniform in ± this.
-        generator: Of the initial weights.
+        initial_range: Initial weights are uniform in ± this.
+        generator: Draws the initial weights.
     """
 
     legal: Tensor
@@ -81,7 +81,7 @@ class Controller(nn.Module):
         inputs, states = space.inputs_per_node, space.nodes + 1
         values = states + len(space.primitives)
         length = cells * space.nodes * 2 * inputs
-        # [T, V]: what a position may hold. [T, T]: the positions that hold the inputs before it of the same node.
+        # [T, V]: values that a position allows. [T, T]: the positions of the earlier inputs of the same node.
         legal, earlier = torch.zeros(length, values, dtype=torch.bool), torch.zeros(length, length)
         for t in range(length):
             node, slot = t // (2 * inputs) % space.nodes, t % (2 * inputs)
@@ -92,25 +92,25 @@ class Controller(nn.Module):
                 legal[t, states:] = True
         self.register_buffer("legal", legal, False)
         self.register_buffer("earlier", earlier, False)
-        self.embedding = nn.Parameter(torch.empty(values + 1, hidden))  # the last row begins a sequence
-        # Not initialised by itself, which would draw from the global generator.
+        self.embedding = nn.Parameter(torch.empty(values + 1, hidden))  # the last row starts a sequence
+        # Initialized here, since the default initialization would draw from the global generator.
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True, device="meta").to_empty(device="cpu")
         self.weight = nn.Parameter(torch.empty(length, values, hidden))
         self.bias = nn.Parameter(torch.empty(length, values))
         for p in self.parameters():
             nn.init.uniform_(p, -initial_range, initial_range, generator=generator)
-        # Updates are made again when a search is resumed: no rounding should come between two executions.
+        # Updates are repeated when a search is resumed, so they must not differ by rounding.
         self.double()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[N, T] → [N, T, V], the log-probabilities of every value given the tokens before."""
+        """Return [N, T, V]: the log-probabilities of every value, given the tokens [N, T] before it."""
         before = F.pad(tokens[:, :-1], (1, 0), value=len(self.embedding) - 1)
         outputs, _ = self.lstm(self.embedding[before])
         return self._log_probabilities(outputs, tokens, 0)
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """[N, T], independent sequences."""
+        """Return [N, T]: independent sequences."""
         tokens = torch.zeros(count, len(self.legal), dtype=torch.long)
         before, state = torch.full((count, 1), len(self.embedding) - 1), None
         for t in range(len(self.legal)):
@@ -120,7 +120,7 @@ class Controller(nn.Module):
         return tokens
 
     def _log_probabilities(self, outputs: Tensor, tokens: Tensor, first: int) -> Tensor:
-        """At the positions from `first` on, of the LSTM's outputs [N, positions, H] there."""
+        """Return the log-probabilities at positions from `first` on, from the LSTM outputs [N, positions, H] there."""
         span = slice(first, first + outputs.shape[1])
         logits = torch.einsum("nth,tvh->ntv", outputs, self.weight[span]) + self.bias[span]
         taken = self.earlier[span] @ F.one_hot(tokens, logits.shape[2]).to(logits)
@@ -128,10 +128,10 @@ class Controller(nn.Module):
 
 
 def surrogate(ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """-mean_n Σ_t min(r A, clip(r, 1 - ε, 1 + ε) A) (Schulman et al. 2017, eq. 7).
+    """Return -mean_n Σ_t min(r A, clip(r, 1 - ε, 1 + ε) A) (Schulman et al. 2017, eq. 7).
 
     Args:
-        ratios: r, [N, R]: R ratios of each architecture.
+        ratios: r, [N, R]: R ratios per architecture.
         advantages: A, [N].
         clip: ε.
     """
@@ -141,7 +141,7 @@ def surrogate(ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
 
 @dataclass
 class _Learnt:
-    """A controller after its updates with these trials; `of` is what else it depends on."""
+    """A controller after its updates with these trials; `of` is everything else that it depends on."""
 
     of: tuple[Any, ...]
     controller: Controller
@@ -163,37 +163,37 @@ class NASNet(TrialMethod):
     def __init__(self, options: NASNetOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
         if options.inner_epochs == 1:
-            # The first step of a batch is where r = 1: nothing is clipped, and both ratios have one gradient.
+            # In the first step of a batch r = 1: nothing is clipped, and both ratios have the same gradient.
             for name, default in (("clip", 0.2), ("ratio", "architecture")):
                 if getattr(options, name) != default:
-                    raise InputError(f"--option {name}={getattr(options, name)} has no use with inner_epochs=1")
+                    raise InputError(f"--option {name}={getattr(options, name)} does not apply to inner_epochs=1")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """A.3, A.6: 20,000 trials of 20 epochs; two normal cells before, between and after the reductions."""
+        """A.3, A.6: 20,000 trials of 20 epochs, two normal cells before, between and after the reduction cells."""
         return self.of_cells(data, {"trials": 20_000, "epochs": 20}, {"layers": 8, "channels": 32})
 
     @property
     def _trials(self) -> int:
-        """As many as the search has; where nobody said, as many as it has unless told otherwise."""
+        """Number of trials of the search, or the default if none is set."""
         return self.budget or TrialSettings().trials
 
     @property
     def batch(self) -> int:
-        """Architectures of an update: a thirtieth of the trials at most, but two, so that a short search learns too."""
+        """Architectures per update: at most a thirtieth of the trials, but at least two, so that short runs learn."""
         return min(self.options.batch_size, max(LEAST_BATCH, math.ceil(self._trials / LEAST_UPDATES)), self._trials)
 
     @property
     def rate(self) -> float:
-        """Adam's learning rate: as set, or the paper's for its number of updates and more for fewer."""
+        """Learning rate of Adam: as set, or that of the paper for its number of updates, and more for fewer."""
         if self.options.learning_rate:
             return self.options.learning_rate
         updates = self._trials / self.batch
         return float(PAPER_RATE * max(1.0, PAPER_UPDATES / updates) ** (2 / 3))
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """What the controller writes after its updates with all whole batches, but for what is judged of it.
+        """Return the architectures of the controller after its updates by all complete batches, except scored ones.
 
-        The updates are made again from the seed, save those that this object has made before.
+        The updates are repeated from the seed, except those that this object already made.
         """
         number, judged = divmod(len(history), self.batch)
         learnt = self._learn(history[: number * self.batch], layers, seed)
@@ -201,11 +201,11 @@ class NASNet(TrialMethod):
         return [Candidate(self.architecture(row, layers)) for row in tokens[judged:].tolist()]
 
     def _write(self, controller: Controller, seed: int, number: int) -> Tensor:
-        """[N, T], a batch by its number."""
+        """Return [N, T]: the batch with this number."""
         return controller.sample(self.batch, torch_stream(seed, "controller-sample", number))
 
     def _learn(self, history: Sequence[Trial], layers: int, seed: int) -> _Learnt:
-        """The controller after its updates with all of a history of whole batches."""
+        """Return the controller after its updates by a history of complete batches."""
         of = (layers, seed, self.batch, self.rate)
         learnt = self._learnt
         if learnt is None or learnt.of != of or learnt.trials != list(history[: len(learnt.trials)]):
@@ -214,7 +214,7 @@ class NASNet(TrialMethod):
             controller = Controller(cells, self.space, options.hidden, options.initial_range, generator)
             learnt = _Learnt(of, controller, torch.optim.Adam(controller.parameters(), self.rate))
         for first in range(len(learnt.trials), len(history), self.batch):
-            # As they were drawn: in an architecture the order in which a node's inputs were written is lost.
+            # The tokens as drawn, since an architecture does not contain the order in which inputs were generated.
             tokens = self._write(learnt.controller, seed, first // self.batch)
             learnt.trials += history[first : first + self.batch]
             self._update(learnt, tokens)
@@ -222,7 +222,7 @@ class NASNet(TrialMethod):
         return learnt
 
     def _update(self, learnt: _Learnt, tokens: Tensor) -> None:
-        """PPO with the last batch of trials, whose tokens are [N, T]."""
+        """Update by PPO with the last batch of trials, whose tokens are [N, T]."""
         lowest = min((trial.score for trial in learnt.trials if trial.score is not None), default=0.0)
         rewards = [lowest if trial.score is None else trial.score for trial in learnt.trials[-len(tokens) :]]
         baseline = sum(rewards) / len(rewards) if learnt.baseline is None else learnt.baseline
@@ -239,10 +239,10 @@ class NASNet(TrialMethod):
         learnt.baseline = baseline
 
     def loss(self, laws: Tensor, old: Tensor, tokens: Tensor, advantages: Tensor) -> Tensor:
-        """The clipped surrogate less the entropy's share.
+        """Return the clipped surrogate minus the weighted entropy.
 
         Args:
-            laws, old: [N, T, V], log-probabilities now and when the tokens were drawn.
+            laws, old: [N, T, V]: log-probabilities now and when the tokens were drawn.
             tokens: [N, T].
             advantages: [N].
         """
@@ -253,7 +253,7 @@ class NASNet(TrialMethod):
         return surrogate(logs.exp(), advantages, self.options.clip) - self.options.entropy_weight * entropy
 
     def architecture(self, tokens: Sequence[int], layers: int) -> Architecture:
-        """What T tokens describe."""
+        """Return the architecture that T tokens describe."""
         inputs, states = self.space.inputs_per_node, self.space.nodes + 1
         nodes = [tokens[t : t + 2 * inputs] for t in range(0, len(tokens), 2 * inputs)]
         slots = [

@@ -1,9 +1,9 @@
-"""PC-DARTS: partial channel connections and edge normalisation (Xu et al., ICLR 2020).
+"""PC-DARTS: partial channel connections and edge normalization (Xu et al., ICLR 2020).
 
     node = Σ_i softmax(beta)[i] · shuffle([ Σ_j softmax(alpha[i])[j] O_j(x[:C/K]) , x[C/K:] ])    (eqs. 1, 4)
 
-Under `--mapping shared` this is the published method; under `full` it is the row "PC-DARTS (global)" of the
-DNAS paper's tables, which defines it no further: alpha and beta of every layer are independent.
+Under `--mapping shared` this is the published method. Under `full` it is the row "PC-DARTS (global)" in the tables of
+the DNAS paper, which does not define it further: alpha and beta of every layer are independent.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand
 
 
 class PCDARTSOptions(RelaxedOptions):
-    """Its two parts can be switched off one by one."""
+    """Options; the two components can be switched off separately."""
 
     partial_channels: int = Field(4, ge=1, description="K: 1/K of the channels pass through the operations")
     with_none: bool = Field(
         True,
-        description="`none` is a candidate while searching, as published; false makes it the pair of dnas",
+        description="`none` is a candidate while searching, as published; false for a paired comparison with dnas",
     )
     edge_normalisation: bool = Field(True, description="edges of a node compete through softmax(beta)")
 
@@ -41,9 +41,9 @@ class PCDARTS(RelaxedMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         if self.mapping_name != SHARED:
-            # The paired control of the DNAS paper: all but the parameterisation as in its own search.
+            # The paired control of the DNAS paper: everything except the parameterization is as in its own search.
             return whole_network(data)
-        # Section 4.2 of the paper and its public code: a proxy of 8 layers, trained at 20.
+        # Section 4.2 of the paper and its public code: a proxy of 8 layers, trained with 20.
         return {
             "search": {
                 "layers": 8,

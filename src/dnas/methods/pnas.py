@@ -1,8 +1,8 @@
-"""PNAS: cells grow node by node, and a predictor of accuracies says which are worth training (Liu et al., ECCV 2018).
+"""PNAS: cells grow node by node, and a predictor of accuracy selects those to train (Liu et al., ECCV 2018).
 
 S_1 = cells of one node
 S_b = the K best by f among the cells of S_{b-1} with one node more                               (algorithm 1)
-f = the mean of an ensemble that is trained anew on all accuracies so far
+f = the mean of an ensemble that is trained from scratch on all accuracies so far
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from dnas.space.cell import Cell
 from dnas.space.darts import Space
 from dnas.supernet.mapping import SHARED
 
-# Adam's learning rate for cells of one node, and for larger ones.
+# Learning rate of Adam for cells of one node, and for larger cells.
 RATES = (0.01, 0.002)
 CHUNK = 4096
 
 
 class PNASOptions(MethodOptions):
-    """The predictor."""
+    """Options of the predictor."""
 
-    predictor: Literal["mlp", "lstm"] = Field("mlp", description="what each member of the ensemble is")
-    ensemble: int = Field(5, ge=1, description="members; each leaves out another part of the trials")
+    predictor: Literal["mlp", "lstm"] = Field("mlp", description="model of each member of the ensemble")
+    ensemble: int = Field(5, ge=1, description="number of members; each leaves out another part of the trials")
     units: int = Field(100, ge=1, description="width of embeddings and hidden layers")
-    predictor_steps: int = Field(100, ge=1, description="steps of Adam on all its trials, for each member and stage")
+    predictor_steps: int = Field(100, ge=1, description="steps of Adam on all of its trials, per member and stage")
 
 
 class PNAS(TrialMethod):
@@ -45,20 +45,20 @@ class PNAS(TrialMethod):
     name = "pnas"
     title = "PNAS (progressive search)"
     paper = "Liu et al., Progressive Neural Architecture Search, ECCV 2018"
-    # A gene for every layer has 49^L one-node forms: the small first stage, from which all else grows, is gone.
+    # If every layer has its own cell, there are 49^L one-node architectures, so there is no small first stage.
     mappings = (SHARED,)
     Options = PNASOptions
     options: PNASOptions
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reductions."""
+        """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reduction cells."""
         trials = len(nodes(self.space, 0)) + 256 * (self.space.nodes - 1)
         return self.of_cells(data, {"trials": trials, "epochs": 20}, {"layers": 8, "channels": 24})
 
     def stages(self) -> list[int]:
-        """How many cells of 1, 2, … nodes are trained: equal parts of the budget, where there are so many cells.
+        """Numbers of cells with 1, 2, … nodes to train: equal shares of the budget, if there are as many cells.
 
-        Where the budget is below the number of nodes, the first stages are 0.
+        If the budget is smaller than the number of nodes, the first stages are 0.
         """
         left, parents, counts = self.budget or TrialSettings().trials, 1, []
         for n in range(self.space.nodes):
@@ -68,10 +68,10 @@ class PNAS(TrialMethod):
         return counts
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """A whole stage: its cells can be trained side by side.
+        """Return a whole stage, whose cells can be trained in parallel.
 
-        Where nobody said how many trials there are, the last stage comes again and again, each time with other cells
-        and a predictor that knows whole ones.
+        If the number of trials is not set, the last stage is repeated, each time with other cells and a predictor that
+        was trained on complete cells.
         """
         cells, done = empty(self.space), 0
         for count in self.stages():
@@ -91,13 +91,13 @@ class PNAS(TrialMethod):
         return self._rest(cells, history[done + again :], layers)
 
     def _rest(self, cells: Tensor, judged: Sequence[Trial], layers: int) -> list[Candidate]:
-        """Those of a stage that are not judged yet."""
+        """Return the candidates of a stage that are not scored yet."""
         return [Candidate(self._stacked(cell, layers)) for cell in cells[len(judged) :]]
 
     def choose(self, history: Sequence[Trial]) -> Architecture:
-        """The best of those with all nodes; where time was up before, the predictor adds what is missing.
+        """Return the best cell with all nodes; if time ran out before, the predictor adds the missing nodes.
 
-        Raises RunError when all of them failed, or all there are.
+        Raises RunError if all of them failed, or all trials.
         """
         largest = max(len(trial.architecture.layers[0].nodes) for trial in history)
         last = [trial for trial in history if len(trial.architecture.layers[0].nodes) == largest]
@@ -112,9 +112,10 @@ class PNAS(TrialMethod):
     def beam(
         self, history: Sequence[Trial], cells: Tensor, count: int, seed: int, known: Sequence[Trial] = ()
     ) -> Tensor:
-        """The `count` best [count, n + 1, 2 I] by the predictor, of the cells [N, n, 2 I] with one node more.
+        """Return the `count` best [count, n + 1, 2 I] by the predictor, of the cells [N, n, 2 I] with one more node.
 
-        A uniform sample where there is nothing to learn from. Without those of the trials `known`, all of n + 1 nodes.
+        If there are no trials to learn from, they are a uniform sample. Cells of the trials `known`, which all have
+        n + 1 nodes, are left out.
         """
         cells = expand(cells, self.space)
         if known:
@@ -127,27 +128,27 @@ class PNAS(TrialMethod):
         return cells[order[:count]]
 
     def predicted(self, history: Sequence[Trial], cells: Tensor, seed: int) -> Tensor:
-        """[N]: the accuracy that the ensemble, trained on the history, expects of cells [N, n, 2 I]."""
+        """Return [N]: the accuracies of cells [N, n, 2 I] that the ensemble predicts after training on the history."""
         ensemble = fit(history, self.space, self.options, seed)
         with torch.no_grad():
             return torch.cat([mean(ensemble, chunk) for chunk in torch.split(cells, CHUNK)])
 
     def _stacked(self, cell: Tensor, layers: int) -> Architecture:
-        """One gene for normal layers and reductions, as published: the stride alone tells them apart."""
+        """Stack one cell for normal and reduction layers, as published; only their strides differ."""
         gene = decode(cell, self.space)
         return stack(gene, gene, layers, origin=self.origin())
 
 
-# --- cells as tokens: of every node its I inputs in order, then their operations; -1 where a cell has no node ---------
+# --- cells as tokens: for each node its I inputs in order, then their operations; -1 if a cell has no such node -------
 
 
 def empty(space: Space) -> Tensor:
-    """[1, 0, 2 I]: the cell without nodes."""
+    """Return the cell without nodes, [1, 0, 2 I]."""
     return torch.zeros(1, 0, 2 * space.inputs_per_node, dtype=torch.int64)
 
 
 def nodes(space: Space, n: int) -> Tensor:
-    """[B, 2 I]: all that node n can be, each once: 49, 147, 294 and 490 in DARTS' space."""
+    """Return all values of node n, each once, [B, 2 I]: 49, 147, 294 and 490 in the DARTS space."""
     operations = range(len(space.primitives))
     inputs = combinations(range(n + 2), space.inputs_per_node)
     pairs = product(inputs, product(operations, repeat=space.inputs_per_node))
@@ -155,13 +156,13 @@ def nodes(space: Space, n: int) -> Tensor:
 
 
 def expand(cells: Tensor, space: Space) -> Tensor:
-    """[N, n, 2 I] → [N · B, n + 1, 2 I]: every cell with every further node."""
+    """Return every cell of [N, n, 2 I] with every further node, [N · B, n + 1, 2 I]."""
     further = nodes(space, cells.shape[1])
     return torch.cat([cells.repeat_interleave(len(further), 0), further.repeat(len(cells), 1)[:, None]], 1)
 
 
 def tokens(trials: Sequence[Trial], space: Space) -> Tensor:
-    """[N, n, 2 I] of the trials' cells, padded to the largest."""
+    """Return the cells of trials, padded to the largest, [N, n, 2 I]."""
     genes = [trial.architecture.layers[0].nodes for trial in trials]
     longest = max(len(gene) for gene in genes)
     rows = [
@@ -173,7 +174,7 @@ def tokens(trials: Sequence[Trial], space: Space) -> Tensor:
 
 
 def decode(cell: Tensor, space: Space) -> Cell:
-    """The gene of [n, 2 I] without padding."""
+    """Return the cell of tokens [n, 2 I] without padding."""
     inputs = space.inputs_per_node
     return Cell(
         tuple(
@@ -187,10 +188,10 @@ def decode(cell: Tensor, space: Space) -> Cell:
 
 
 class Predictor(nn.Module):
-    """A member of the ensemble: cells [N, n, 2 I] → accuracies [N]; padding changes nothing.
+    """A member of the ensemble: cells [N, n, 2 I] → accuracies [N]; padding has no effect.
 
-    "mlp" reads the mean over a cell's nodes of the embeddings of their tokens, side by side; "lstm" reads token by
-    token. All inputs share one table of embeddings, all operations another.
+    "mlp" reads the mean over the nodes of a cell of the concatenated embeddings of their tokens; "lstm" reads token by
+    token. All inputs share one table of embeddings, and all operations another.
     """
 
     def __init__(self, space: Space, kind: str, units: int) -> None:
@@ -221,9 +222,9 @@ class Predictor(nn.Module):
 
 
 def fresh(space: Space, options: PNASOptions, accuracy: float, generator: torch.Generator) -> Predictor:
-    """Untrained: embeddings uniform in ±0.1, and a bias such that it expects about this accuracy of all cells.
+    """Return an untrained predictor: embeddings uniform in ±0.1, and a bias such that it predicts about this accuracy.
 
-    The published bias, 1.8, is that of 86 %.
+    The published bias, 1.8, corresponds to 86%.
     """
     predictor = construct(lambda: Predictor(space, options.predictor, options.units), generator)
     assert isinstance(predictor, Predictor)
@@ -238,9 +239,9 @@ def fresh(space: Space, options: PNASOptions, accuracy: float, generator: torch.
 
 
 def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int) -> list[Predictor]:
-    """An ensemble, by Adam on the mean absolute error. Each member leaves out its own part of the trials.
+    """Train an ensemble by Adam on the mean absolute error. Each member leaves out its own part of the trials.
 
-    A trial that failed is as good as the worst one. At least one must have a score.
+    A failed trial counts like the worst one. At least one trial must have a score.
     """
     cells = tokens(history, space)
     worst = min(trial.score for trial in history if trial.score is not None)
@@ -260,10 +261,10 @@ def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int)
 
 
 def settle(member: Predictor, cells: Tensor) -> None:
-    """Take states that no cell of [N, n, 2 I] reads for the last one that one reads.
+    """Give states that no cell of [N, n, 2 I] reads the embedding of the last state that one does.
 
-    Each stage brings a state that was not there to be read before: the node of the stage before. Without this, the
-    cells that read it would be ranked by its embedding's random start.
+    Each stage adds a state that could not be read before: the node of the previous stage. Without this, the cells that
+    read it would be ranked by its random initial embedding.
     """
     last = int(cells[:, :, : member.inputs].max())
     with torch.no_grad():
@@ -271,12 +272,13 @@ def settle(member: Predictor, cells: Tensor) -> None:
 
 
 def shares(trials: int, members: int, seed: int) -> Tensor:
-    """[members, trials] of bool: what each member sees. Each trial is kept from one, unless that one would see none."""
+    """Return [members, trials] of bool: the trials of each member. Each trial is held out from one member, unless that
+    member would have none."""
     part = torch.randperm(trials, generator=torch_stream(seed, "parts", trials)) % members
     seen = part != torch.arange(members)[:, None]
     return seen | ~seen.any(1, keepdim=True)
 
 
 def mean(ensemble: Sequence[Predictor], cells: Tensor) -> Tensor:
-    """[N]: what the members expect of cells [N, n, 2 I], on average."""
+    """Return [N]: the mean prediction of the members for cells [N, n, 2 I]."""
     return torch.stack([member(cells) for member in ensemble]).mean(0)

@@ -1,4 +1,4 @@
-"""What a method must give, by kind, and what it is told."""
+"""The interface of methods by kind, and the information that they receive."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from dnas.training.batches import Batch
 
 
 class MethodOptions(BaseModel):
-    """A method's own options, set by `--option NAME=VALUE` or under `[options]` in a configuration file."""
+    """Options of a method, set by `--option NAME=VALUE` or under `[options]` in a configuration file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class SupernetOptions(MethodOptions):
-    """Options of every method with a supernet."""
+    """Options of all methods with a supernet."""
 
     partial_channels: int = Field(
         1, ge=1, description="K: 1/K of the channels pass through the operations (PC-DARTS §3.1)"
@@ -45,28 +45,28 @@ class SupernetOptions(MethodOptions):
 
 
 class GradientOptions(SupernetOptions):
-    """Options of every method that relaxes the architecture.
+    """Options of all methods that relax the architecture.
 
-    Where `none` can take part in the relaxation, a method adds the option `with_none`.
+    If `none` can take part in the relaxation, a method adds the option `with_none`.
     """
 
     initial_scale: float = Field(1e-3, ge=0, description="standard deviation of the initial architecture parameters")
 
 
-# --- what methods are told ------------------------------------------------------------------------------------
+# --- what methods receive -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands, for what a method schedules, draws and counts.
+    """The current position of a search, for schedules, draws and costs of a method.
 
     Attributes:
-        epoch, epochs: This epoch, from 0, and how many there are, warm-up included.
-        warmup_epochs: The first epochs, in which only weights move.
+        epoch, epochs: This epoch, from 0, and the number of epochs including the warm-up.
+        warmup_epochs: Number of first epochs, which only update weights.
         step: This step, from 0, over all epochs.
-        draw: 0 for the weights' batch of a step, 1 for the architecture's.
-        seed: The run's.
-        channels, image_size: Width of the first cells and pixels of a side, where the cost of operations matters.
+        draw: 0 for the training batch of a step, 1 for its validation batch.
+        seed: Seed of the run.
+        channels, image_size: Initial channels and side of the images in pixels, on which costs of operations depend.
     """
 
     epoch: int = 0
@@ -80,25 +80,25 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much of a schedule has passed: 0 in the warm-up and the first epoch after it, 1 in the last epoch.
+        """Share of a schedule that has passed: 0 in the warm-up and the first epoch after it, 1 in the last epoch.
 
-        A schedule that is a function of this reaches its end value whatever the number of epochs.
+        A schedule that is a function of this share reaches its end value for any number of epochs.
         """
         steps = self.epochs - self.warmup_epochs - 1
         return 1.0 if steps <= 0 else min(1.0, max(0.0, (self.epoch - self.warmup_epochs) / steps))
 
     def between(self, start: float, end: float) -> float:
-        """A linear schedule: `start` until the first epoch after the warm-up, `end` in the last."""
+        """Return the value of a linear schedule: `start` until the first epoch after the warm-up, `end` in the last."""
         return (1 - self.share) * start + self.share * end
 
     def generator(self, *counters: int) -> torch.Generator:
-        """For what a relaxation draws in this step; equal for equal arguments."""
+        """Return the generator for the draws of a relaxation in this step; equal for equal arguments."""
         return torch_stream(self.seed, "relaxation", self.step, self.draw, *counters)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture to be judged, on a share of the validation images."""
+    """An architecture to evaluate, on a share of the validation images."""
 
     architecture: Architecture
     share: float = 1.0
@@ -106,11 +106,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was judged.
+    """An evaluated candidate.
 
     Attributes:
-        score: Validation accuracy, 0 to 1; None where it could not be had (its training failed).
-        share: Of the validation images.
+        score: Validation accuracy, 0 to 1; None if its training failed.
+        share: Share of the validation images.
     """
 
     architecture: Architecture
@@ -118,16 +118,16 @@ class Trial:
     share: float = 1.0
 
 
-# --- what a method sees of a search ---------------------------------------------------------------------------
+# --- the search as methods see it -----------------------------------------------------------------------------
 
 
 class SearchState(Protocol):
-    """What a method may use of the search that runs it, in `after_epoch`.
+    """The interface of a search for a method, in `after_epoch`.
 
     Attributes:
-        mapping: The method's, with its architecture parameters.
-        weights: Of the supernet.
-        memory: What the method keeps from epoch to epoch, in checkpoints as JSON.
+        mapping: The mapping of the method, with its architecture parameters.
+        weights: Weights of the supernet.
+        memory: Data that the method keeps from epoch to epoch, saved in checkpoints as JSON.
     """
 
     mapping: Any
@@ -135,34 +135,34 @@ class SearchState(Protocol):
     memory: dict[str, Any]
 
     def batch(self, step: int, draw: int) -> Batch:
-        """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+        """Return the images of a step: draw 0 from the training half, draw 1 from the validation half."""
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
-        """Logits [B, classes] of normalized images under any mixing weights; counted in the cost."""
+        """Return logits [B, classes] of normalized images under any mixing weights; counted in the search cost."""
 
     def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
-        """The supernet's accuracy on validation images: of one architecture, or of mixing weights."""
+        """Return the accuracy of the supernet on validation images, for one architecture or mixing weights."""
 
     def follow(self, loss: Tensor) -> None:
-        """Move the method's own parameters down a loss that it made itself."""
+        """Update the parameters of the method by the gradient of its own loss."""
 
 
 # --- the protocols --------------------------------------------------------------------------------------------
 
 
 class Method:
-    """What all methods have.
+    """Base class of all methods.
 
     Attributes:
-        name, title, paper: For people.
+        name, title, paper: Texts for people.
         kind: "gradient", "sampling" or "trials".
-        mappings: The names of the mappings that it works under.
-        Options: Its own options.
-        Settings: What its search reads.
-        quick: What the quick preset sets for this method, {"search": …, "options": …}, where it is not what it sets
-            for all, e.g. how many architectures are judged.
-        paper_options: What the paper preset sets of the method's own options, where the default is not the published.
-        feasible: The architectures that keep to the limits of a run; None: there are no limits. Set by the run.
+        mappings: Names of the supported mappings.
+        Options: Class of its options.
+        Settings: Class of the settings of its search.
+        quick: Settings of the quick preset for this method, {"search": …, "options": …}, if they are not those for all
+            methods, e.g. the number of architectures to evaluate.
+        paper_options: Values of its options in the paper preset, if the default is not the published value.
+        feasible: The architectures within the limits of a run, or None without limits. Set by the run.
     """
 
     name: ClassVar[str]
@@ -190,11 +190,11 @@ class Method:
         self.space = space
 
     def uniform(self, rng: np.random.Generator, layers: int) -> Architecture:
-        """A uniform architecture of the space: layer by layer, or one pair of cells where cells are shared."""
+        """Draw a uniform architecture of the space: layer by layer, or one pair of cells if cells are shared."""
         return self._drawn(lambda: sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED))
 
     def mutant(self, rng: np.random.Generator, architecture: Architecture, most: int = 1) -> Architecture:
-        """The architecture with one slot mutated, or up to `most`: see `sampling.mutate`."""
+        """Return the architecture with up to `most` mutated slots; see `sampling.mutate`."""
         shared = self.mapping_name == SHARED
         return self._drawn(lambda: sampling.mutate(self.space, rng, architecture, shared=shared, most=most))
 
@@ -202,21 +202,21 @@ class Method:
         return draw() if self.feasible is None else self.feasible.drawn(draw)
 
     def within(self, architecture: Architecture) -> Architecture:
-        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there."""
+        """Return the architecture, or the nearest one within the limits. Used for all evaluated and final results."""
         return architecture if self.feasible is None else self.feasible.within(architecture)
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""
+        """Return the settings of the paper for a data set, {"search": …, "train": …}, that differ from DARTS."""
         return {}
 
     def of_cells(
         self, data: str, everywhere: Dict[str, Any] | None = None, proxy: Dict[str, Any] | None = None
     ) -> dict[str, dict[str, Any]]:
-        """`paper_settings` of a paper that searches a pair of cells and trains them stacked to `PAPER_LAYERS`.
+        """Return `paper_settings` for a paper that searches a pair of cells and trains them stacked to `PAPER_LAYERS`.
 
         Args:
-            everywhere: What it sets for the search under any mapping.
-            proxy: What only where cells are shared; over the whole network `whole_network` says the rest.
+            everywhere: Settings of the search under any mapping.
+            proxy: Settings only for shared cells; over the whole network, `whole_network` has the others.
         """
         if self.mapping_name == SHARED:
             return {"search": {**(everywhere or {}), **(proxy or {})}, "train": {"layers": PAPER_LAYERS}}
@@ -224,26 +224,27 @@ class Method:
         return {**whole, "search": {**whole["search"], **(everywhere or {})}}
 
     def origin(self) -> dict[str, Any]:
-        """What an architecture file says of where it came from."""
+        """Return the origin of an architecture for its file."""
         return {"method": self.name, "mapping": self.mapping_name}
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """What is to be judged before the next call; nothing ends the choosing, and `choose` takes the history.
+        """Return the next candidates to evaluate. All of them are evaluated before the next call.
 
-        A pure function of its arguments, so that a search can be resumed from its history.
+        An empty list ends the selection, and `choose` receives the history. This must be a pure function of its
+        arguments, so that a search can be resumed from its history.
         """
         return []
 
     def choose(self, history: Sequence[Trial]) -> Architecture:
-        """The best of those judged on the largest share; see `best`."""
+        """Return the best candidate of those evaluated on the largest share; see `best`."""
         return best(history, self.name).architecture
 
 
 def best(history: Sequence[Trial], name: str) -> Trial:
-    """The first of those with the best score on the largest share of images. Raises RunError if every trial failed."""
+    """Return the first trial with the best score on the largest share of images. Raises RunError if all failed."""
     scored = [trial for trial in history if trial.score is not None]
     if not scored:
-        raise RunError(f"{name}: none of {len(history)} candidates could be judged; see log.txt")
+        raise RunError(f"{name}: none of the {len(history)} candidates could be evaluated; see log.txt")
     largest = max(trial.share for trial in scored)
     return max((trial for trial in scored if trial.share == largest), key=lambda trial: trial.score or 0.0)
 
@@ -251,9 +252,9 @@ def best(history: Sequence[Trial], name: str) -> Trial:
 class SupernetMethod(Method):
     """A method whose candidates share the weights of one supernet.
 
-    In each step the search asks for `mixing` and moves the weights. After each epoch it calls `after_epoch`. At the
-    end it judges `finalists` and then what `propose` gives on the supernet and takes what they `choose`, or else what
-    `derive` gives.
+    In each step the search calls `mixing` and updates the weights. After each epoch it calls `after_epoch`. At the end
+    it evaluates the candidates of `finalists` and then those of `propose` on the supernet and takes the result of
+    `choose`, or else that of `derive`.
     """
 
     kind = "sampling"
@@ -268,7 +269,7 @@ class SupernetMethod(Method):
 
     @property
     def allowed(self) -> Tensor | None:
-        """[2, E, O] of bool: the candidates of each edge in normal layers and reductions; None where all have all."""
+        """Return [2, E, O] of bool: the candidates per edge in normal and reduction layers; None if all have all."""
         if not self.space.per_edge:
             return None
         edges = range(len(self.space.edges))
@@ -276,58 +277,58 @@ class SupernetMethod(Method):
         return torch.tensor([[[name in edge for name in self.operations] for edge in kind] for kind in choices])
 
     def mapping(self, layers: int, seed: int) -> Any:
-        """What the method learns, besides the supernet's weights; a `Mapping` for gradient methods."""
+        """Return what the method learns, without the weights of the supernet; a `Mapping` for gradient methods."""
         return Nothing(layers)
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
-        """The mixing weights of this step; draws come from `progress.generator`."""
+        """Return the mixing weights of this step; draws come from `progress.generator`."""
         raise NotImplementedError
 
     def uniform_path(self, mapping: Any, progress: Progress) -> MixingWeights:
-        """Those of a uniform architecture, another one in every draw; nothing else is executed."""
+        """Return the mixing weights of a new uniform architecture; no other operation is executed."""
         rng = numpy_stream(progress.seed, "path", progress.step, progress.draw)
-        # Weights are shared, so those of all architectures are of use, whatever the limits.
+        # Weights are shared, so training any architecture is useful, even one beyond the limits.
         architecture = sampling.sample(self.space, rng, mapping.layers, shared=self.mapping_name == SHARED)
         return path(architecture, self.operations, self.space)
 
     def optimizer(self, mapping: Any, settings: Any) -> torch.optim.Optimizer | None:
-        """What moves the method's parameters; None if nothing does."""
+        """Return the optimizer of the method's parameters, or None if it has none."""
         return None
 
     def skip_dropout(self, progress: Progress) -> float:
-        """The probability with which the identity's output is dropped in this step."""
+        """Return the dropout probability for the output of the identity in this step."""
         return 0.0
 
     def after_epoch(self, search: SearchState, progress: Progress) -> Architecture | None:
-        """Called after each epoch. An architecture ends the search with it.
+        """Do the work of the method after each epoch. Returning an architecture ends the search with it.
 
-        `search.accuracy(architecture)` judges on the supernet, `search.follow(loss)` moves the method's parameters
-        down a loss, `search.memory` is a dict that is kept in checkpoints as JSON.
+        `search.accuracy(architecture)` evaluates on the supernet, `search.follow(loss)` updates the parameters of the
+        method by a loss, and `search.memory` is a dict that is saved in checkpoints as JSON.
         """
         return None
 
     def finalists(self, mapping: Any, progress: Progress) -> list[Candidate]:
-        """What is to be judged at the end of all steps, from what was learnt, before `propose` is asked.
+        """Return the candidates to evaluate after all steps, from the learned parameters, before `propose` is called.
 
-        A pure function of the parameters and the seed, so that a search can be resumed while they are judged.
+        This must be a pure function of the parameters and the seed, so that a search can be resumed meanwhile.
         """
         return []
 
     def judged_images(self, validation: int) -> tuple[float, float]:
-        """How many images run through the supernet in each `after_epoch`, and in all judging at the end, where there
-        are `validation` of them: for an estimate of the search's time, and for nothing else."""
+        """Return how many images run through the supernet in each `after_epoch`, and in all evaluations at the end, if
+        there are `validation` of them. Only used to estimate the time of a search."""
         return 0.0, 0.0
 
     def derive(self, mapping: Any, progress: Progress) -> Architecture | None:
-        """The architecture that the parameters stand for; None where they stand for none."""
+        """Return the architecture that the parameters represent, or None if they represent none."""
         return None
 
 
 class GradientMethod(SupernetMethod):
-    """A method that relaxes the architecture and follows gradients.
+    """A method that relaxes the architecture and updates it by gradients.
 
-    Subclasses set the class attributes and `mixing`, differentiable in the architecture parameters, and override the
-    rest at need. Where mixing weights are drawn, or are not what the derivation ranks by, `scores` says what is.
+    Subclasses set the class attributes and `mixing`, differentiable in the architecture parameters, and override other
+    methods as needed. If mixing weights are drawn, or the derivation ranks by other values, `scores` returns these.
     """
 
     kind = "gradient"
@@ -340,18 +341,18 @@ class GradientMethod(SupernetMethod):
         with_none = getattr(options, "with_none", False)
         if space.none is not None and "with_none" in type(options).model_fields:
             if "with_none" in options.model_fields_set and with_none != space.none:
-                raise InputError(f"--option with_none={with_none} does not go with --space {space.name}")
+                raise InputError(f"--option with_none={with_none} cannot be used with --space {space.name}")
             options = options.model_copy(update={"with_none": space.none})
         super().__init__(options, mapping, space)
         if with_none if space.none is None else space.none:
             self.operations = ("none", *space.primitives)
 
     def mapping(self, layers: int, seed: int) -> Mapping:
-        """Fresh architecture parameters."""
+        """Return new architecture parameters."""
         return self.new_mapping(layers, seed)
 
     def new_mapping(self, layers: int, seed: int, **details: Any) -> Mapping:
-        """The mapping of this method's name, over its operations; `details` are the mapping's own arguments."""
+        """Return the mapping with this method's mapping name, for its operations; `details` are further arguments."""
         return mapping_class(self.mapping_name)(
             layers,
             len(self.space.edges),
@@ -360,7 +361,7 @@ class GradientMethod(SupernetMethod):
         )
 
     def optimizer(self, mapping: Mapping, settings: GradientSettings) -> torch.optim.Optimizer:
-        """Adam with its L2 decay, as DARTS (A.1)."""
+        """Return Adam with L2 decay, as in DARTS (A.1)."""
         return torch.optim.Adam(
             mapping.parameters(),
             settings.architecture_learning_rate,
@@ -369,18 +370,18 @@ class GradientMethod(SupernetMethod):
         )
 
     def penalty(self, mapping: Mapping, progress: Progress) -> Tensor | None:
-        """What the architecture step adds to the cross-entropy."""
+        """Return the term that the architecture step adds to the cross-entropy, or None."""
         return None
 
     def project(self, mapping: Mapping) -> None:
-        """Bring the parameters back to where they must lie, after each of their steps; without gradient."""
+        """Project the parameters back to their domain after each of their steps, without gradient."""
 
     def scores(self, mapping: Mapping, progress: Progress) -> Tensor:
-        """[L, E, O], free of draws: what operations and edges are ranked by; psi unless overridden."""
+        """Return scores [L, E, O], without draws, that rank operations and edges; psi unless overridden."""
         return self.mixing(mapping, progress).psi
 
     def derive(self, mapping: Mapping, progress: Progress) -> Architecture:
-        """By default the top edges by `scores`, of what is not closed."""
+        """Return the derived architecture: by default the top edges by `scores`, without closed operations."""
         with torch.no_grad():
             scores = self.scores(mapping, progress)
         if mapping.closed is not None:
@@ -388,11 +389,11 @@ class GradientMethod(SupernetMethod):
         return self.top_edges(scores)
 
     def top_edges(self, scores: Tensor) -> Architecture:
-        """The architecture of these scores [L, E, O], within the limits (`derive.top_edges`)."""
+        """Return the architecture with the best scores [L, E, O], within the limits (`derive.top_edges`)."""
         return derive.top_edges(scores, self.operations, self.space, self.origin(), self.feasible)
 
     def sampled(self, mapping: Mapping, progress: Progress, generator: torch.Generator) -> Architecture:
-        """One drawn from what was learnt: as the top edges, but each operation is kept in proportion to its score."""
+        """Sample an architecture: like the top edges, but each operation is kept with probability by its score."""
         with torch.no_grad():
             scores = self.scores(mapping, progress).cpu()
         gumbel = -torch.empty_like(scores).exponential_(generator=generator).log()
@@ -403,11 +404,10 @@ class GradientMethod(SupernetMethod):
 
 
 class TrialMethod(Method):
-    """A method that proposes architectures, each of which is trained from scratch, shortly.
+    """A method that proposes architectures, each of which is trained briefly from scratch.
 
     Attributes:
-        budget: How many candidates are trained at most: `search.trials`, set by the search before it asks; None where
-            nobody said.
+        budget: Largest number of candidates, `search.trials`, set by the search before the first call; None if unset.
     """
 
     kind = "trials"
@@ -417,7 +417,7 @@ class TrialMethod(Method):
     budget: int | None = None
 
     def at_most(self, size: int, parts: int) -> int:
-        """This many, but no more than one of so many parts of all trials, so that a short search has rounds too."""
+        """Return `size`, but at most one `parts`-th of all trials, so that a short search also has several rounds."""
         return size if self.budget is None else min(size, math.ceil(self.budget / parts))
 
 
@@ -427,8 +427,10 @@ def unseen(
     key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
     patience: int = 50,
 ) -> Iterator[Architecture]:
-    """Those that differ by their key from each other and from every trial, failed ones included; until `patience` known
-    ones come in a row, since a small space, or limits, may leave no others."""
+    """Yield architectures whose keys differ from each other and from those of all trials, including failed ones.
+
+    Ends after `patience` known ones in a row, since a small space, or limits, may leave no others.
+    """
     seen, in_a_row = {key(trial.architecture) for trial in history}, 0
     for architecture in architectures:
         if (known := key(architecture)) not in seen:
@@ -440,10 +442,11 @@ def unseen(
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:
-    """Settings of a search over the whole network, for `paper_settings`: as deep as the network that is trained.
+    """Return settings of a search over the whole network, as deep as the trained network, for `paper_settings`.
 
-    Those of Xu & He 2022: 16 channels (§4.2), and for CIFAR-100 14 blocks and batch 96 (§4.3); the rest follows DARTS,
-    with PC-DARTS' warm-up (A9, A14, A15). 50 channels bring 14 layers nearest to their 4.60 M parameters (A10).
+    As in Xu & He 2022: 16 channels (§4.2), and for CIFAR-100 14 blocks and batch 96 (§4.3). Other settings are those of
+    DARTS, with the warm-up of PC-DARTS (A9, A14, A15). With 50 channels, 14 layers are closest to their 4.60 M
+    parameters (A10).
     """
     if data == "cifar100":
         return {"search": {"layers": 14, "batch_size": 96}, "train": {"channels": 50}}

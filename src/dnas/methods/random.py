@@ -1,7 +1,6 @@
 """Random search: uniform architectures are trained one by one, and the best is kept.
 
-The floor of every comparison (Li & Talwalkar, UAI 2019), and the paper's own question to every search: is it better
-than as many random draws at the same cost?
+The baseline of every comparison (Li & Talwalkar, UAI 2019): is a search better than random draws at the same cost?
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dnas.methods.protocol import Candidate, Trial, TrialMethod
 from dnas.rng import numpy_stream
 
-# How many are proposed at once, for as many processes.
+# Number of candidates proposed at once, for as many processes.
 ROUND = 64
 
 
@@ -23,6 +22,6 @@ class Random(TrialMethod):
     paper = "Li & Talwalkar, Random Search and Reproducibility for Neural Architecture Search, UAI 2019"
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """Round after round, until the budget is spent; each by its number, so rounds have no influence."""
+        """Return rounds until the budget is spent; draws only depend on the number of a trial, not on rounds."""
         rngs = (numpy_stream(seed, "candidate", len(history) + i) for i in range(ROUND))
         return [Candidate(self.uniform(rng, layers)) for rng in rngs]

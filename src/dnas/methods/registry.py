@@ -1,4 +1,4 @@
-"""The methods by name: each file of this folder, those of installed packages, and what a program registers."""
+"""The methods by name: those of this folder (one per file), of installed packages, and registered ones."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ METHODS = Registry[type[Method]](
 
 
 def list_methods() -> list[str]:
-    """The names of all methods."""
+    """Return the names of all methods."""
     return list(METHODS)
 
 
 def get_method(name: str) -> type[Method]:
-    """The class of a method. Raises InputError listing the names."""
+    """Return the class of a method. Raises InputError for an unknown name."""
     method, *with_parts = name.split("+")
     if with_parts and method in METHODS:
-        # As rows of a study are called.
-        remedy = f"use {method}, and --with {','.join(with_parts)}"
-        raise SettingError("method", "--method", f" {name} has parts, which are not named here; {remedy}")
+        # The form of names in tables of a study.
+        remedy = f"use {method} and --with {','.join(with_parts)}"
+        raise SettingError("method", "--method", f" {name} must not contain parts; {remedy}")
     if name not in METHODS:
         raise unknown("method", "--method", name, METHODS, "`dnas methods`")
     return METHODS[name]
 
 
 def create(name: str, mapping: str | None, options: Dict[str, Any], space: Space) -> Method:
-    """A method with checked options. Raises InputError naming the method, the option and its choices."""
+    """Return a method with checked options. Raises InputError with the method, the option and its choices."""
     method = get_method(name)
     own = checked(method.Options, options, "options", f" of method {name}", f"`dnas methods {name}`")
     return method(own, mapping or method.default_mapping, space)

@@ -1,4 +1,4 @@
-"""Methods of which the relaxation can be chosen: those that are published with one and work with any."""
+"""Methods with a choice of relaxation: published with one, they work with any."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from dnas.supernet.relaxation import get_relaxation
 
 
 class RelaxedOptions(GradientOptions):
-    """The relaxation by its name."""
+    """Options with the name of the relaxation."""
 
     relaxation: str = Field(
         "softmax",
-        description="from parameters to weights of operations: softmax as published, sigmoid, or another of "
-        "`dnas list relaxations`",
+        description="map from parameters to weights of operations: softmax, as published, sigmoid, or "
+        "another one listed "
+        "by `dnas list relaxations`",
     )
 
 
 class RelaxedMethod(GradientMethod):
-    """A method that mixes operations by whatever relaxation is chosen."""
+    """A method that mixes operations by the chosen relaxation."""
 
     options: RelaxedOptions
 
@@ -31,5 +32,5 @@ class RelaxedMethod(GradientMethod):
         self.relaxation = get_relaxation(options.relaxation)
 
     def relaxed(self, mapping: Mapping, progress: Progress) -> Tensor:
-        """The weights of the operations [L, E, O]."""
+        """Return the weights of the operations [L, E, O]."""
         return self.relaxation.operations(mapping.terms(), progress.share)

@@ -1,8 +1,8 @@
 """Random search with weight sharing (Li & Talwalkar, UAI 2019): a supernet that trains uniform architectures, then the
 best of many uniform ones.
 
-What a search adds to chance, where weights are shared: every step trains another uniform architecture, and nothing is
-learnt but weights. Then, in each round, many are scored on few validation images, and the best of these on all.
+It shows what a search adds to chance if weights are shared: every step trains another uniform architecture, and only
+weights are learned. Then, in each round, many are scored on few validation images, and the best of these on all.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dnas.supernet.relaxation import MixingWeights
 
 
 class RandomSharingOptions(SupernetOptions):
-    """How many are judged, and how well; defaults are those of the authors' code."""
+    """Numbers of architectures and images to evaluate; defaults are those of the authors' code."""
 
-    rounds: int = Field(5, ge=1, description="each with its own candidates and finalists")
-    candidates: int = Field(1000, ge=1, description="uniform architectures of a round")
+    rounds: int = Field(5, ge=1, description="evaluations, each with its own candidates and finalists")
+    candidates: int = Field(1000, ge=1, description="uniform architectures per round")
     share: float = Field(
         640 / 25_000, gt=0, lt=1, description="share of the validation images on which candidates are scored"
     )
@@ -39,8 +39,8 @@ class RandomSharing(SupernetMethod):
     paper = "Li & Talwalkar, Random Search and Reproducibility for Neural Architecture Search, UAI 2019"
     default_mapping = SHARED
     Options = RandomSharingOptions
-    # An operation is executed in one of 12 steps, so there are more of them, which are cheap, and smaller ones: at the
-    # learning rate of other quick searches the loss of random paths climbs above that of chance.
+    # Each operation is executed in one of 12 steps, so there are more steps, which are cheap, with a smaller rate: at
+    # the learning rate of other quick searches, the loss of random paths rises above that of chance.
     quick: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "search": {"epochs": 60, "learning_rate": 0.025, "clip_norm": 5.0},
         "options": {"rounds": 1, "candidates": 100, "share": 0.25},
@@ -50,10 +50,10 @@ class RandomSharing(SupernetMethod):
     def __init__(self, options: RandomSharingOptions, mapping: str, space: Space) -> None:
         super().__init__(options, mapping, space)
         if options.finalists > options.candidates:
-            raise InputError(f"--option finalists={options.finalists} is more than candidates={options.candidates}")
+            raise InputError(f"--option finalists={options.finalists} must be at most candidates={options.candidates}")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """Their experiment's script: 24 channels, 150 epochs, gradients clipped at 1; the rest as DARTS."""
+        """The script of their experiment: 24 channels, 150 epochs, gradients clipped at 1; the rest as in DARTS."""
         return self.of_cells(data, {"epochs": 150, "clip_norm": 1.0}, {"channels": 24})
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:

@@ -1,10 +1,10 @@
-"""SPOS: a supernet of which every step trains one uniform path, then evolution on its weights (Guo et al., ECCV 2020).
+"""SPOS: a supernet in which every step trains one uniform path, then evolution on its weights (Guo et al., ECCV 2020).
 
-    w* = argmin_w E_{a ~ U} L_train(a, w)        one architecture a in each step, whose weights alone move       (§3.2)
+    w* = argmin_w E_{a ~ U} L_train(a, w)        one architecture a per step, only its weights are updated       (§3.2)
     a* = argmax_a accuracy_val(a, w*)            by a genetic algorithm that trains nothing                      (§3.4)
 
-A batch norm's statistics belong to the path that it lies on, so the paper takes them anew for each architecture that is
-judged. Batch norms of this supernet always use the statistics of their own batch (`Search.accuracy`).
+Batch-norm statistics depend on the path, so the paper recomputes them for each evaluated architecture. Batch norms of
+this supernet always use the statistics of the current batch (`Search.accuracy`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from dnas.space.darts import Space, layer_kinds, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights
 
-TRIES = 10  # draws per wanted child, as in the authors' code
+TRIES = 10  # draws per requested child, as in the authors' code
 
 
 class SPOSOptions(SupernetOptions):
-    """Those of the evolution; defaults are the paper's."""
+    """Options of the evolution; defaults are those of the paper."""
 
-    population: int = Field(50, ge=2, description="architectures of a generation")
-    generations: int = Field(20, ge=2, description="the first of which is uniform")
-    parents: int = Field(10, ge=1, description="the best of all generations so far, from which children come")
+    population: int = Field(50, ge=2, description="architectures per generation")
+    generations: int = Field(20, ge=2, description="number of generations, of which the first is uniform")
+    parents: int = Field(10, ge=1, description="best architectures of all generations so far, which have children")
     mutants: float = Field(0.5, ge=0, le=1, description="share of a generation that are mutants of one parent")
-    crossovers: float = Field(0.5, ge=0, le=1, description="share of a generation that are crossed from two parents")
+    crossovers: float = Field(0.5, ge=0, le=1, description="share of a generation that are crossovers of two parents")
     mutation_probability: float = Field(
-        0.1, gt=0, le=1, description="probability of each operation and each input of a mutant to be drawn anew"
+        0.1, gt=0, le=1, description="probability that an operation or an input of a mutant is drawn again"
     )
 
 
@@ -48,8 +48,8 @@ class SPOS(SupernetMethod):
     paper = "Guo et al., Single Path One-Shot Neural Architecture Search with Uniform Sampling, ECCV 2020"
     default_mapping = SHARED
     Options = SPOSOptions
-    # An operation is executed in one of 12 steps, so there are more of them, which are cheap, and smaller ones: at the
-    # learning rate of other quick searches the loss of random paths climbs above that of chance.
+    # Each operation is executed in one of 12 steps, so there are more steps, which are cheap, with a smaller rate: at
+    # the learning rate of other quick searches, the loss of random paths rises above that of chance.
     quick: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "search": {"epochs": 60, "learning_rate": 0.025},
         "options": {"population": 20, "generations": 5, "parents": 4},
@@ -60,17 +60,19 @@ class SPOS(SupernetMethod):
         super().__init__(options, mapping, space)
         if options.mutants + options.crossovers > 1:
             raise InputError(
-                f"--option mutants={options.mutants} and crossovers={options.crossovers} are more than a generation"
+                f"--option mutants={options.mutants} and crossovers={options.crossovers} must add up to at most 1"
             )
         if options.mutants + options.crossovers == 0:
-            raise InputError("--option mutants=0 and crossovers=0 leave nothing to evolve")
+            raise InputError("--option mutants=0 and crossovers=0 cannot be used together; set one of them")
         if options.parents > options.population:
-            raise InputError(f"--option parents={options.parents} is more than population={options.population}")
+            raise InputError(f"--option parents={options.parents} must be at most population={options.population}")
         if options.mutants == 0 and options.mutation_probability != SPOSOptions().mutation_probability:
-            raise InputError(f"--option mutation_probability={options.mutation_probability} has no use with mutants=0")
+            raise InputError(
+                f"--option mutation_probability={options.mutation_probability} does not apply to mutants=0"
+            )
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
-        """The paper has no search in this space, so the supernet is trained as DARTS' is."""
+        """The paper has no search in this space, so the supernet is trained like that of DARTS."""
         return self.of_cells(data)
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
@@ -80,8 +82,8 @@ class SPOS(SupernetMethod):
         return 0.0, self.options.generations * self.options.population * validation
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
-        """The next generation: nothing that was judged before, mutants and crossovers of the best so far, and uniform
-        architectures where those do not suffice."""
+        """Return the next generation: new mutants and crossovers of the best so far, and uniform architectures if there
+        are too few of them."""
         options = self.options
         if len(history) >= options.generations * options.population:
             return []
@@ -111,14 +113,14 @@ class SPOS(SupernetMethod):
                 lambda: self._network(self.cross(rng, parent(), parent()), layers),
             )
         add(options.population - len(children), uniform)
-        # A space so small that its architectures come again.
+        # In a very small space, architectures repeat.
         children += [uniform() for _ in range(options.population - len(children))]
         return [Candidate(child) for child in children]
 
     def mutate(self, rng: np.random.Generator, genes: Sequence[Cell]) -> list[Cell]:
-        """Each operation and each input is drawn anew with the mutation probability, inputs among those still free.
+        """Draw each operation and each input again with the mutation probability, inputs among those still free.
 
-        An operation that the new input has not is drawn anew in any case.
+        If a new input does not have the operation, the operation is always drawn again.
         """
 
         def redrawn() -> bool:
@@ -145,21 +147,21 @@ class SPOS(SupernetMethod):
         return mutant
 
     def cross(self, rng: np.random.Generator, one: Sequence[Cell], other: Sequence[Cell]) -> list[Cell]:
-        """Each node, with its inputs and their operations, comes from either parent."""
+        """Return cells in which each node, with its inputs and operations, is from one of the parents."""
         return [
             Cell(tuple(pair[int(rng.integers(2))] for pair in zip(a.nodes, b.nodes, strict=True)))
             for a, b in zip(one, other, strict=True)
         ]
 
     def _genes(self, architecture: Architecture) -> list[Cell]:
-        """The cells that are free: of a normal layer and of a reduction where cells are shared, else of all layers."""
+        """Return the free cells: of a normal and a reduction layer if cells are shared, else of all layers."""
         if self.mapping_name != SHARED:
             return list(architecture.layers)
         reduction = architecture.reductions[0]
         return [architecture.layers[0], architecture.layers[reduction]]
 
     def _network(self, genes: Sequence[Cell], layers: int) -> Architecture:
-        """The architecture with these free cells."""
+        """Return the architecture with these free cells."""
         reductions = reduction_layers(layers)
         cells = [genes[k in reductions] for k in range(layers)] if self.mapping_name == SHARED else genes
         return Architecture(tuple(cells), reductions, self.space.name)

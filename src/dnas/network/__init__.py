@@ -1,4 +1,4 @@
-"""A plan as torch modules, and networks that people designed.
+"""Plans as torch modules, and reference networks.
 
-Not here: pictures, runs and supernets.
+Not here: images, runs and supernets.
 """

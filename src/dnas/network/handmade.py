@@ -1,8 +1,8 @@
-"""Networks that people designed, for images of any size: rows to compare searched architectures with.
+"""Reference networks for images of any size, to compare searched architectures with.
 
-Those of `small` have a width, by which their size can be chosen. The others are torchvision's, with fresh weights, so
-they want the extra `dnas[networks]`. On 32×32 images all have the shape that is usual on CIFAR: less halving of the
-resolution, and a linear classifier after global average pooling. docs/networks.md says of each what was adapted.
+Those of `small` have a width that sets their size. The others are from torchvision, randomly initialized, and require
+the extra `dnas[networks]`. On 32×32 images all have the form that is usual on CIFAR: fewer halvings of the resolution,
+and a linear classifier after global average pooling. docs/networks.md lists the changes to each.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ EXTRA = "pip install 'dnas[networks]'"
 
 @dataclass(frozen=True)
 class HandMade:
-    """A network that people designed.
+    """A reference network (hand-designed).
 
     Attributes:
         build: (classes, channels of an image, width) → the network, with all its halvings.
-        halvings: From the input on, the layers that together halve the resolution once, by name.
-        at_32: How many of them act on 32×32 images.
-        package: What has to be installed for it.
-        has_width: Its channels can be multiplied; if not, its width is 1.
+        halvings: Names of the layers that together halve the resolution once, from the input on.
+        at_32: Number of halvings on 32×32 images.
+        package: Required package.
+        has_width: Whether its channels can be multiplied; if not, its width is 1.
     """
 
     name: str
@@ -51,31 +51,31 @@ class HandMade:
     has_width: bool = False
 
     def acting(self, image_size: int) -> int:
-        """How many halvings act: one fewer for each factor of two below 32 pixels, one more above."""
+        """Return the number of halvings: one fewer for each factor of two below 32 pixels, one more above."""
         return min(max(self.at_32 + round(math.log2(image_size / 32)), 0), len(self.halvings))
 
 
 def build_handmade(name: str, classes: int, inputs: int, image_size: int, seed: int, width: float = 1.0) -> nn.Module:
-    """A hand-made network with fresh weights: images [B, inputs, image_size, image_size] → logits [B, classes].
+    """Build a randomly initialized reference network: images [B, inputs, image_size, image_size] → logits [B, classes].
 
-    Its weights are drawn by its own laws, as a function of the seed; the global random state is neither read nor
-    changed. It has no dropout: what regularises a training is the trainer's, and the same for every network.
+    The weights are drawn from the network's own initialization, by the seed; the global random state is neither read
+    nor changed. It has no dropout: regularization is up to the trainer, and the same for every network.
 
     Args:
-        width: What the channels are multiplied by, with a network that has a width.
+        width: Channel multiplier, for a network that has a width.
 
     Raises:
-        InputError: A name that is not known, its package is missing, or it has no width and one is given.
+        InputError: An unknown name, a missing package, or a width for a network without one.
     """
     network = get_handmade(name)
     if width != 1:
         require_width(name, {"width": width})
     require_package(name)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the GPUs' generators, too.
+        # Not torch.manual_seed, which would also seed the generators of GPUs.
         torch.default_generator.manual_seed(derived_seed(seed, "init"))
         built = network.build(classes, inputs, width)
-    # As the usual shapes for CIFAR do, keep the last ones: the resolution is lost late.
+    # As usual on CIFAR, keep the last halvings: the resolution is reduced late.
     for layers in network.halvings[: len(network.halvings) - network.acting(image_size)]:
         for layer in layers:
             part = built.get_submodule(layer)
@@ -87,55 +87,55 @@ def build_handmade(name: str, classes: int, inputs: int, image_size: int, seed: 
 
 
 def get_handmade(name: str) -> HandMade:
-    """The entry of a name. Raises InputError listing the names."""
+    """Return the entry of a name. Raises InputError with the known names."""
     if name not in HANDMADE:
-        raise InputError(f"unknown hand-made network {name!r}{choices(name, HANDMADE)}")
+        raise InputError(f"unknown reference network {name!r}{choices(name, HANDMADE)}")
     return HANDMADE[name]
 
 
 def require_package(name: str) -> None:
-    """Raises InputError where the package that a hand-made network is of is missing, or made for another torch."""
+    """Raise InputError if the package of a reference network is missing, or built for another version of torch."""
     if get_handmade(name).package:
         torchvision_models()
 
 
 def require_width(name: str, given: Mapping[str, Any]) -> None:
-    """Raises SettingError where settings of a training choose the width or size of what has no width.
+    """Raise SettingError if training settings choose the width or size of a network without a width.
 
     Args:
-        name: Of a hand-made network; else of what is trained, "" for an architecture.
+        name: Name of the reference network; "" for an architecture.
     """
     if name in HANDMADE and HANDMADE[name].has_width:
         return
     others = ", ".join(network.name for network in HANDMADE.values() if network.has_width)
     for key in WIDTH_SETTINGS:
         if key in given:
-            text = f" {given[key]} only applies to hand-made networks that have a width ({others}), not to "
-            raise SettingError(f"train.{key}", f"--{key}", f"{text}{name or 'an architecture'}; leave it out")
+            text = f" {given[key]} only applies to reference networks with a width ({others}), not to "
+            raise SettingError(f"train.{key}", f"--{key}", f"{text}{name or 'an architecture'}; remove it")
 
 
 def parameters(name: str, classes: int, inputs: int, width: float = 1.0) -> int:
-    """How many parameters a hand-made network has, for images with so many channels, of any size."""
+    """Return the number of parameters of a reference network for images with this many channels, of any size."""
     require_package(name)
     with torch.device("meta"):
         return count(get_handmade(name).build(classes, inputs, width))
 
 
 def handmade_of_size(name: str, params: int, classes: int, inputs: int) -> float:
-    """The width at which a hand-made network comes closest to a number of parameters; of two, the smaller network's.
+    """Return the width at which a reference network is closest to a number of parameters; the smaller one if tied.
 
-    It is the one with the fewest decimals that makes that network, so that the size of width 1 gives 1.
+    Of all widths with that network, it has the fewest decimals, so that the size of width 1 gives 1.
 
     Args:
-        params: The number that is wanted.
-        inputs: Channels of an image.
+        params: Requested number of parameters.
+        inputs: Number of image channels.
 
     Raises:
-        SettingError: The network has no width, or none with which it is so small or so large.
+        SettingError: The network has no width, or cannot be this small or this large.
     """
     get_handmade(name)
     require_width(name, {"params": params})
-    # No two neighbouring changes of some number of channels lie closer than this: all networks are met.
+    # No two consecutive changes of a channel number are closer than this, so that no network is missed.
     widths = range(1, WIDEST * _STEPS + 1)
 
     @cache
@@ -147,8 +147,8 @@ def handmade_of_size(name: str, params: int, classes: int, inputs: int) -> float
         raise SettingError(
             "train.params",
             "--params",
-            f" {params} is no size of {name}, which has {smallest} to {largest} parameters with {classes} classes and "
-            f"{inputs} image channels; give a number between",
+            f" must be {smallest} to {largest} for {name} with {classes} classes and {inputs} image channels, "
+            f"got {params}",
         )
     above = widths[bisect_left(widths, params, key=size)]
     below = max(above - 1, widths[0])
@@ -160,29 +160,29 @@ def handmade_of_size(name: str, params: int, classes: int, inputs: int) -> float
 
 
 def torchvision_models() -> Any:
-    """The module `torchvision.models`. Raises InputError where it is missing, or made for another torch."""
+    """Return the module `torchvision.models`. Raises InputError if it is missing or built for another torch."""
     try:
         return import_module(f"{PACKAGE}.models")
     except ModuleNotFoundError:
-        raise InputError(f"this hand-made network needs {PACKAGE}, which is not installed: {EXTRA}") from None
+        raise InputError(f"this reference network requires {PACKAGE}; install it with: {EXTRA}") from None
     except (ImportError, OSError, RuntimeError) as error:
-        # Compiled operators that do not fit are missed when torchvision registers with torch.
+        # Incompatible compiled operators are detected when torchvision registers with torch.
         reason = first_line(error)
         raise InputError(
-            f"{PACKAGE} cannot be imported beside torch {torch.__version__} ({reason}); install the one made for it, "
-            f"or both anew: {EXTRA}"
+            f"{PACKAGE} cannot be imported with torch {torch.__version__} ({reason}); install matching versions of "
+            f"both: {EXTRA}"
         ) from None
 
 
-# Widths are looked for in thousandths.
+# Widths are searched in thousandths.
 _STEPS = 1000
 
 
-# --- torchvision's networks -------------------------------------------------------------------------------
+# --- networks of torchvision ------------------------------------------------------------------------------
 
 
 def _densenet_bc(classes: int, inputs: int, width: float, depth: int, growth: int) -> nn.Module:
-    """Three blocks of (depth - 4) / 6 bottlenecks, compression 0.5, 2 · growth channels from a bare 3×3 convolution."""
+    """Build three blocks of (depth - 4) / 6 bottlenecks, compression 0.5, after a bare 3×3 convolution (2 · growth)."""
     layers = (depth - 4) // 6
     network: nn.Module = torchvision_models().DenseNet(growth, (layers,) * 3, 2 * growth, num_classes=classes)
     stem = nn.Conv2d(inputs, 2 * growth, 3, 2, 1, bias=False)
@@ -195,7 +195,7 @@ def _densenet_bc(classes: int, inputs: int, width: float, depth: int, growth: in
 
 
 def _vgg16_bn(classes: int, inputs: int, width: float) -> nn.Module:
-    """The 13 convolutions of configuration D with batch norms, and one linear layer on their means."""
+    """Build the 13 convolutions of configuration D with batch norms, and one linear layer on their means."""
     models = torchvision_models()
     features = models.vgg.make_layers(models.vgg.cfgs["D"], batch_norm=True)
     features[0] = nn.Conv2d(inputs, 64, 3, padding=1)
@@ -205,7 +205,7 @@ def _vgg16_bn(classes: int, inputs: int, width: float) -> nn.Module:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(part.bias)
         elif isinstance(part, nn.MaxPool2d):
-            part.ceil_mode = True  # a side that is no power of two ends at one pixel, not at none
+            part.ceil_mode = True  # sides other than powers of two also end at one pixel
     classifier = nn.Linear(512, classes)
     nn.init.normal_(classifier.weight, 0, 0.01)
     nn.init.zeros_(classifier.bias)
@@ -229,7 +229,7 @@ def _shufflenet_v2(classes: int, inputs: int, width: float) -> nn.Module:
     return network
 
 
-# --- all that there are -----------------------------------------------------------------------------------
+# --- all reference networks -------------------------------------------------------------------------------
 
 _DENSENET_HALVINGS = ("features.conv0",), ("features.transition1.pool",), ("features.transition2.pool",)
 HANDMADE = {

@@ -1,7 +1,7 @@
-"""Layers as torch modules: turns the chains of `space/primitives.py` into `nn.Module`s, one edge or many at a time.
+"""Layers as torch modules: convert the chains of `space/primitives.py` to `nn.Module`s, one edge or many at a time.
 
-Tensors are [B, C, H, W]. With `groups=m` a chain is built for m independent copies side by side on
-m·C channels: the same mathematics in a fraction of the calls.
+Tensors are [B, C, H, W]. With `groups=m`, m independent copies of a chain are computed side by side on m·C channels:
+the same mathematics with a fraction of the calls.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class ZeroModule(nn.Module):
 
 
 class NoiseModule(nn.Module):
-    """Standard normal noise of the input's (subsampled) shape: another draw in every training step, one in evaluation.
+    """Standard normal noise of the (subsampled) input shape: a new draw in every training step, one in evaluation.
 
-    The number of the draw is part of the module's state, so a resumed training draws what an undisturbed one would.
+    The number of the draw is part of the module's state, so that a resumed training draws the same as an uninterrupted
+    one.
     """
 
     drawn: Tensor
@@ -69,7 +70,7 @@ class NoiseModule(nn.Module):
 
 
 class FactorizedReduceModule(nn.Module):
-    """Halves the resolution without losing pixels: two 1×1 convolutions, at even and at odd pixels."""
+    """Halve the resolution without losing pixels: two 1×1 convolutions, at even and at odd pixels."""
 
     def __init__(self, inputs: int, outputs: int, norms: NormStyle, groups: int = 1) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class FactorizedReduceModule(nn.Module):
         halves = [self.even(grids[0]), self.odd(grids[1])]
         if self.groups == 1:
             joined = torch.cat(halves, 1)
-        else:  # through five dimensions, in which channels last get lost
+        else:  # with five dimensions, in which channels last is lost
             joined = torch.cat([half.unflatten(1, (self.groups, -1)) for half in halves], 2).flatten(1, 2)
         out: Tensor = self.norm(joined)
         return out
@@ -108,17 +109,17 @@ class _EvenAndOdd(torch.autograd.Function):
 
 
 def even_and_odd(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, C, H, W] at even and at odd pixels, both [B, C, ⌈H / 2⌉, ⌈W / 2⌉].
+    """Return x [B, C, H, W] at even and at odd pixels, both [B, C, ⌈H / 2⌉, ⌈W / 2⌉].
 
-    The grid of odd pixels is one short when the size is odd; a black row and column complete it. As one function
-    because autograd would fill a whole picture of zeros for each grid.
+    The grid of odd pixels is one pixel shorter if the size is odd; a row and column of zeros completes it. This is one
+    function because autograd would fill a whole image with zeros for each grid.
     """
     out: tuple[Tensor, Tensor] = _EvenAndOdd.apply(x)  # type: ignore[no-untyped-call]
     return out
 
 
 class AuxiliaryPool(nn.Module):
-    """Any size to 2×2: DARTS' 5×5 average with stride 3 (8 pixels, CIFAR) or 2 (7 pixels, ImageNet), else adaptive."""
+    """Pool to 2×2: 5×5 average with stride 3 (8 pixels, CIFAR) or 2 (7, ImageNet) as in DARTS, else adaptive."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] in (7, 8) and x.shape[2] == x.shape[3]:
@@ -127,9 +128,10 @@ class AuxiliaryPool(nn.Module):
 
 
 class WholeConv2d(nn.Conv2d):
-    """A convolution without padding; where its kernel is as large as the picture, by one matrix product.
+    """A convolution without padding; if its kernel is as large as the input, computed by one matrix product.
 
-    Of the auxiliary head's 2×2 that is the usual case: 18 → 4 ms forward and backward (96 images, 128 → 768, one core).
+    This is the usual case for the 2×2 convolution of the auxiliary head: 18 → 4 ms forward and backward (96 images,
+    128 → 768, one core).
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -151,13 +153,13 @@ class NormStyle:
 
 
 DISCRETE = NormStyle()
-# Always the batch's own statistics: running ones belong to mixing weights that have moved on.
+# Always statistics of the batch: running ones are from mixing weights that have since changed.
 SEARCH = NormStyle(affine=False, tracking=False)
 SEARCH_STEM = NormStyle(affine=True, tracking=False)
 
 
 def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> nn.Module:
-    """One layer as a module, `groups` times side by side."""
+    """Build a layer as a module, `groups` times side by side."""
     match layer:
         case Identity():
             return nn.Identity()
@@ -208,10 +210,10 @@ _SPARE = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, FactorizedReduc
 
 
 class LayerChain(nn.Sequential):
-    """Layers one after another.
+    """Layers in sequence.
 
-    With `rectified` the input has been through a ReLU already, and a chain that begins with one does not repeat it:
-    chains that read the same picture share it. Later ReLUs work in place where what comes before allows it.
+    With `rectified` the input is already the output of a ReLU, and a chain that starts with one does not repeat it:
+    chains with the same input share it. Later ReLUs work in place if the layer before allows it.
     """
 
     @property
@@ -235,18 +237,18 @@ class LayerChain(nn.Sequential):
 
 
 def build_chain(chain: Chain, norms: NormStyle = DISCRETE, groups: int = 1) -> LayerChain:
-    """A chain as a module."""
+    """Build a chain as a module."""
     return LayerChain(*(build_layer(layer, norms, groups) for layer in chain))
 
 
 def construct(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
     """Build a module and draw its weights from `generator`, leaving the global random state alone.
 
-    The laws are torch's defaults: convolutions and linear layers uniform in ±1/√fan_in (He et al. 2015,
-    a = √5), batch norms 1 and 0. Other modules with weights or buffers of their own fill them by `reset_parameters`.
+    The distributions are the defaults of torch: convolutions and linear layers uniform in ±1/√fan_in (He et al. 2015,
+    a = √5), batch norms 1 and 0. Other modules with weights or buffers of their own fill them in `reset_parameters`.
 
     Raises:
-        InputError: Such a module has none.
+        InputError: Such a module has no `reset_parameters`.
     """
     with torch.device("meta"):
         module = build()

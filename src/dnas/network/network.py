@@ -1,7 +1,7 @@
-"""An architecture as a network: images [B, C, H, W] → logits [B, classes].
+"""The network of an architecture: images [B, C, H, W] → logits [B, classes].
 
 The evaluation network of DARTS (Liu et al. 2019): stem, cells, global pooling, a linear classifier, an
-auxiliary head while training, and drop-path on every operation but the identity.
+auxiliary head in training, and drop path on every operation except the identity.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dnas.space.primitives import Identity
 
 
 class NetworkCell(nn.Module):
-    """One layer: two preprocessed inputs, nodes that sum their edges, concatenated."""
+    """One layer: two preprocessed inputs, and nodes that sum their edges; the output concatenates nodes."""
 
     def __init__(self, cell: CellPlan) -> None:
         super().__init__()
         self.preprocess = nn.ModuleList(build_chain(chain) for chain in cell.preprocess)
         self.operations = nn.ModuleList(build_chain(edge.chain) for edge in cell.edges)
         self.ends = [(edge.source, edge.target) for edge in cell.edges]
-        # DARTS drops the path of every operation but the identity, so that a node never loses all.
+        # DARTS drops paths of all operations except the identity, so that a node never loses all its inputs.
         self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
         self.spare = [chain.spare for chain in cast("list[LayerChain]", list(self.operations))]
         self.concat = cell.concat
@@ -49,7 +49,7 @@ class NetworkCell(nn.Module):
             1: self.preprocess[1](previous, rectified),
         }
         rectified_states: dict[int, Tensor] = {}
-        owned: set[int] = set()  # states whose tensor nobody else has
+        owned: set[int] = set()  # states whose tensor has no other user
         for e, (operation, (source, target)) in enumerate(zip(self.operations, self.ends, strict=True)):
             if operation.rectifies:
                 if source not in rectified_states:
@@ -58,7 +58,7 @@ class NetworkCell(nn.Module):
             else:
                 y = operation(states[source])
             factor = paths[e, :, None, None, None] if paths is not None and self.droppable[e] else None
-            # In place, where only this sum has the tensor.
+            # In place if only this sum uses the tensor: no backward pass of a norm or pool needs its output.
             if factor is not None:
                 y = y.mul_(factor) if self.spare[e] else y * factor
             if target in states:
@@ -71,7 +71,7 @@ class NetworkCell(nn.Module):
         return torch.cat([states[s] for s in self.concat], 1)
 
     def _watched(self) -> bool:
-        """Whether anyone wants to see what modules inside give, as `guard.first_bad_layer` does."""
+        """Return True if a hook observes the outputs of inner modules, as `guard.first_bad_layer` does."""
         return any(part._forward_hooks for part in self.parts)
 
 
@@ -91,8 +91,8 @@ class AuxiliaryHead(nn.Module):
 class Network(nn.Module):
     """A planned network with weights.
 
-    `network(images)` gives logits [B, classes]. With an auxiliary head and in training mode it gives
-    (logits, auxiliary logits). `paths` are the factors of drop-path from `drop_path`.
+    `network(images)` returns logits [B, classes]. With an auxiliary head and in training mode it returns
+    (logits, auxiliary logits). `paths` are the factors from `drop_path`.
     """
 
     def __init__(self, network: NetworkPlan, auxiliary: bool, final_norm: bool = False) -> None:
@@ -111,8 +111,8 @@ class Network(nn.Module):
         before = self.stem(images)
         previous = before if self.stem_second is None else self.stem_second(before)
         auxiliary_logits = None
-        # Both cells that read a layer, and the auxiliary head, begin with a ReLU; they share it, unless native kernels
-        # do it on their way.
+        # Both cells that read a layer, and the auxiliary head, start with a ReLU; they share it, unless native kernels
+        # compute it on the fly.
         shared = not (self.training and discrete.available(before))
         if shared:
             before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
@@ -123,7 +123,7 @@ class Network(nn.Module):
                 auxiliary_logits = self.auxiliary(previous)
         if self.final_norm is not None:
             previous = self.final_norm(previous)
-        # The mean over pixels; written so, its gradient has channels last, like everything else.
+        # The mean over pixels; in this form its gradient has channels last, like everything else.
         logits: Tensor = self.classifier(previous.permute(0, 2, 3, 1).flatten(1, 2).mean(1))
         return logits if auxiliary_logits is None else (logits, auxiliary_logits)
 
@@ -139,17 +139,17 @@ def build(
     final_norm: bool = False,
     seed: int = 0,
 ) -> Network:
-    """The network of an architecture, with fresh weights.
+    """Build a randomly initialized network from an architecture.
 
     Args:
-        channels: Width of the first cells.
-        num_classes: Size of the output.
-        inputs: Channels of an image.
+        channels: Initial number of channels.
+        num_classes: Number of classes.
+        inputs: Number of image channels.
         stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224.
-        auxiliary: Add the auxiliary head, used in training mode only.
-        final_norm: Normalise what the last layer gives. Nodes are sums, and pools have no norm, so without this the
-            logits of some architectures start so far from 0 that no learning rate trains them.
-        seed: Of the weights; the global random state is neither read nor changed.
+        auxiliary: Add the auxiliary head, which is only used in training mode.
+        final_norm: Normalize the output of the last layer. Nodes are sums, and pooling has no norm, so that without
+            this the logits of some architectures start too far from 0 for any learning rate.
+        seed: Seed of the weights; the global random state is neither read nor changed.
 
     Raises:
         InputError: A width or class count that cannot be built.
@@ -161,9 +161,9 @@ def build(
 
 
 def drop_path(network: Network, batch: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Factors [layers, edges, batch] of drop-path: 0 with `probability`, else 1 / (1 - probability).
+    """Draw factors [layers, edges, batch] of drop path: 0 with `probability`, else 1 / (1 - probability).
 
-    One draw for a whole step, instead of one a path: the mean of every path's output is kept.
+    One draw for a whole step instead of one per path. The mean of the output of each path is preserved.
     """
     keep = 1.0 - probability
     shape = (len(network.cells), network.max_edges, batch)
@@ -171,12 +171,12 @@ def drop_path(network: Network, batch: int, probability: float, generator: torch
 
 
 def params(network: nn.Module) -> int:
-    """Parameters without the auxiliary head, as the literature counts them."""
+    """Return the number of parameters without the auxiliary head, as in the literature."""
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
 
 
 def macs(network: nn.Module, image: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image of shape (C, H, W), at inference."""
+    """Return the multiply-accumulates of convolutions and linear layers at inference, for one image (C, H, W)."""
     parameter = next(network.parameters())
     mode = network.training
     network.eval()

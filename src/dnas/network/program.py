@@ -1,4 +1,4 @@
-"""The modules of a discrete cell as the program that native kernels run (`kernels/discrete.py`)."""
+"""Convert the modules of a discrete cell to the program of native kernels (`kernels/discrete.py`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def program(
     droppable: Sequence[bool],
     concat: Sequence[int],
 ) -> Program | None:
-    """The program of a cell, or None where the kernels lack an operation. `ends` are (source, target) of edges."""
+    """Return the program of a cell, or None if the kernels lack an operation. `ends` are (source, target) of edges."""
     out = Program()
     states: dict[int, int] = {}
     chains = [_layers(operation) for operation in operations]
@@ -53,7 +53,7 @@ def _layers(chain: nn.Module) -> list[nn.Module]:
 
 
 def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | None) -> Term | None:
-    """A chain's convolutions into the program, and what is left of it: the term of a node still to come."""
+    """Add the convolutions of a chain to the program, and return the rest: a term of the target node."""
     match layers:
         case [nn.Identity()]:
             return Term(Kind.IDENTITY, -1, source, 1, edge)

@@ -1,7 +1,7 @@
 """Residual and depthwise separable networks for small images, of any width, in plain torch.
 
-A width multiplies the channels of every convolution. All begin with every halving of the resolution that they have;
-`handmade` takes away those that the images are too small for. Weights are drawn from the global random state.
+The width multiplies the channels of every convolution. All networks are built with all of their halvings of the
+resolution; `handmade` removes those for which the images are too small. Weights are drawn from the global random state.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.nn import functional
 FEWEST_CHANNELS = 4
 # Channels of the stages of a residual network.
 RESNET = 16, 32, 64
-# Channels of MLPerf Tiny's MobileNetV1, of which a width of 1 is a quarter of the paper's; which blocks halve.
+# Channels of MobileNetV1 in MLPerf Tiny, where width 1 is a quarter of the paper's width; and blocks that halve.
 MOBILENET_STEM = 8
 MOBILENET = 16, 32, 32, 64, 64, *[128] * 6, 256, 256
 MOBILENET_HALVING = 1, 3, 5, 11
 
 
 def channels_at(width: float, base: int) -> int:
-    """The channels of a convolution that has `base` at width 1: rounded, halves up, so that they never fall."""
+    """Return the channels of a convolution with `base` at width 1: rounded half up, so that they never decrease."""
     return max(FEWEST_CHANNELS, math.floor(width * base + 0.5))
 
 
@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
 
 class MoreChannels(nn.Module):
-    """Channels of zeros after those that there are."""
+    """Append channels of zeros."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class MoreChannels(nn.Module):
 
 
 def resnet(classes: int, inputs: int, width: float, blocks: int, projection: bool) -> nn.Module:
-    """A 3×3 convolution, three stages of basic blocks and a linear classifier (He et al. 2016, section 4.2).
+    """Build a 3×3 convolution, three stages of basic blocks and a linear classifier (He et al. 2016, section 4.2).
 
     Args:
-        blocks: Per stage.
-        projection: A shortcut between stages is a bare 1×1 convolution, and all convolutions have biases, as in MLPerf
-            Tiny. Otherwise there are no biases, and it takes every second pixel and adds channels of zeros: the
-            paper's option A.
+        blocks: Blocks per stage.
+        projection: Shortcuts between stages are bare 1×1 convolutions, and all convolutions have biases, as in MLPerf
+            Tiny. Otherwise there are no biases, and shortcuts take every second pixel and append channels of zeros
+            (option A of the paper).
     """
     channels = [channels_at(width, base) for base in RESNET]
     stages = []
@@ -93,19 +93,19 @@ def _block(before: int, after: int, projection: bool, halves: bool) -> Residual:
     if halves and projection:
         shortcut = nn.Conv2d(before, after, 1, stride)
     elif halves:
-        # A mean over one pixel is every second one.
+        # An average over one pixel with stride 2 takes every second pixel.
         shortcut = nn.Sequential(OrderedDict(pixels=nn.AvgPool2d(1, stride), channels=MoreChannels(after - before)))
     return Residual(nn.Sequential(branch), shortcut)
 
 
 def resnet_halvings(projection: bool) -> tuple[tuple[str, ...], ...]:
-    """The layers of `resnet` that halve the resolution together, from the input on."""
+    """Return the layers of `resnet` that halve the resolution together, from the input on."""
     shortcut = "shortcut" if projection else "shortcut.pixels"
     return tuple((f"stages.{stage}.0.branch.convolution1", f"stages.{stage}.0.{shortcut}") for stage in (1, 2))
 
 
 def mobilenet(classes: int, inputs: int, width: float) -> nn.Module:
-    """MobileNetV1 (Howard et al. 2017, table 1) as MLPerf Tiny has it for visual wake words: biases, and plain ReLU."""
+    """Build MobileNetV1 (Howard et al. 2017, table 1) as in MLPerf Tiny for visual wake words: biases, plain ReLU."""
     before = channels_at(width, MOBILENET_STEM)
     stem = OrderedDict(
         convolution=nn.Conv2d(inputs, before, 3, 2, 1), norm=nn.BatchNorm2d(before), relu=nn.ReLU(inplace=True)
@@ -135,12 +135,12 @@ MOBILENET_HALVINGS = (("stem.convolution",), *((f"blocks.{block}.depthwise",) fo
 
 
 def _classifier(channels: int, classes: int) -> dict[str, nn.Module]:
-    """One linear layer on the means over all pixels."""
+    """Build a linear layer on the means over all pixels."""
     return {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "classifier": nn.Linear(channels, classes)}
 
 
 def _drawn(network: nn.Module) -> nn.Module:
-    """With weights by He's law and no biases yet; batch norms begin as the identity, those of branches, too."""
+    """Initialize weights by He et al. and biases to 0; all batch norms, also of branches, start as the identity."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")

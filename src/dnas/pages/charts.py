@@ -1,9 +1,9 @@
-"""Charts of a report: matplotlib's, as SVG that lies inside a page and takes its colours from the page.
+"""Charts of a report, drawn by matplotlib as SVG that is embedded in a page and takes its colors from the page.
 
-What is drawn in one of the page's colours (`PAGE_COLOURS`) is written as `var(--name)`, so a chart is dark where the
-page is; an operation keeps its colour everywhere. Text stays text, in the page's font. Every chart has a title and a
-description, which are what a screen reader says. Lengths are in points; a page scales a chart to its column. What has
-the page's width comes in a second, `narrow` shape, of which a telephone shows all.
+Page colors (`PAGE_COLOURS`) are written as `var(--name)`, so that a chart is dark if the page is; operations have the
+same color everywhere. Text stays text, in the font of the page. Every chart has a title and a description for screen
+readers. Lengths are in points; a page scales a chart to its column. Charts of the full page width also have a `narrow`
+form for phones.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from dnas.pages.figure import ACCENT, FONT, folded, new_axes, new_figure, svg_of
 from dnas.space.primitives import PRIMITIVES, ordered
 from dnas.study.names import SEARCHED, Kind
 
-WIDTH, HEIGHT = 380, 230  # of a chart in a column of two
-WIDE = 600  # of one that has the page's width
-NARROW = 350  # of one that has a telephone's
-SMALL = (170, 104)  # of one among many
-ROW = 23  # of a named row
-LINE = 14  # of a line of a name that takes several
+WIDTH, HEIGHT = 380, 230  # of a chart in one of two columns
+WIDE = 600  # of a chart of the full page width
+NARROW = 350  # of a chart on a phone
+SMALL = (170, 104)  # of a small chart in a grid
+ROW = 23  # height of a named row
+LINE = 14  # height of a line in a name of several lines
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its values over epochs, and its look."""
+    """Line of a chart: its values over epochs, color and dashes."""
 
     name: str
     epochs: Sequence[float]
@@ -39,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Interval:
-    """A named row of `intervals`: a mean, its interval where known, and single results. `strong` rows stand out."""
+    """Named row of `intervals`: a mean, its interval if known, and single results. `strong` rows stand out."""
 
     name: str
     mean: float
@@ -51,7 +51,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of `scatter`, with the number by which a table knows it."""
+    """Point of `scatter`, labeled with its number in the table."""
 
     label: str
     kind: Kind
@@ -61,7 +61,7 @@ class Point:
     high: float | None = None
 
 
-# A shape for each kind of network, as matplotlib knows it and in words.
+# Shape for each kind of network, in matplotlib's notation and in words.
 MARKERS: dict[Kind, str] = {"searched": "o", "random": "s", "shuffled": "D", "published": "^", "handmade": "P"}
 SHAPES: dict[Kind, str] = {
     "searched": "circle",
@@ -83,14 +83,14 @@ def lines(
     whole: bool = False,
     over: str = "epoch",
 ) -> str:
-    """Lines over epochs, each named at its end.
+    """Draw lines over epochs, each named at its end.
 
     Args:
-        key: Tells this chart from the others of its page.
-        unit: "%" for shares of one, which are drawn as per cent.
-        mark: An epoch after which something changes, and what.
+        key: Unique name of the chart on its page.
+        unit: "%" for fractions, which are drawn as percentages.
+        mark: Epoch after which something changes, and a label for the change.
         whole: The values are counts.
-        over: What the horizontal axis counts.
+        over: Unit of the horizontal axis.
     """
     scale = 100.0 if unit == "%" else 1.0
     with new_figure(WIDTH, HEIGHT) as figure:
@@ -108,7 +108,7 @@ def lines(
         axes.annotate(unit, (0, 1), (-30, 8), xycoords="axes fraction", textcoords="offset points", color=SOFT)
         if mark is not None:
             axes.axvline(mark[0], color=SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
-            # Towards the middle, where there is room for it.
+            # The label extends toward the middle, where it has space.
             start, stop = axes.get_xlim()
             axes.annotate(
                 mark[1], (mark[0], 1), (0, 5), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -130,7 +130,7 @@ def lines(
 
 
 def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mapping[str, Sequence[float]]) -> str:
-    """The share of each operation in every epoch, one on another. A small chart, without a legend."""
+    """Draw the share of each operation in each epoch as stacked areas, in a small chart without a legend."""
     totals = [sum(values) or 1.0 for values in zip(*amounts.values(), strict=True)]
     shares = {op: [v / total for v, total in zip(amounts[op], totals, strict=True)] for op in ordered(amounts)}
     with new_figure(*SMALL) as figure:
@@ -144,7 +144,7 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
             first.set_horizontalalignment("left")
             last.set_horizontalalignment("right")
         ranked = sorted(((values[-1], op) for op, values in shares.items()), reverse=True)
-        told = ", ".join(f"{op_name(op)} {100 * share:.0f} %" for share, op in ranked)
+        told = ", ".join(f"{op_name(op)} {100 * share:.0f}%" for share, op in ranked)
         return svg_of(figure, key, title, f"In epoch {epochs[-1]}: {told}.")
 
 
@@ -160,7 +160,7 @@ def shares_by_layer(
     small: bool = False,
     narrow: bool = False,
 ) -> str:
-    """The share of each operation in every layer, from the first (left) to the last, one on another."""
+    """Draw the share of each operation in each layer as stacked bars, from the first layer (left) to the last."""
     ops = ordered({op for layer in layers for op in layer})
     width, height = SMALL if small else (NARROW, 210) if narrow else (WIDE, 210)
     label = "layer, from the input to the classifier" + (" (½: halves the resolution)" if reductions else "")
@@ -184,7 +184,7 @@ def shares_by_layer(
             marked = {k: f"{k} ½" for k in reductions}
             step = (width - 8) / len(layers)
             for k in names.keys() - marked.keys():
-                # What would touch the name of a reduction gives way.
+                # Drop the labels that would touch the label of a reduction.
                 if any(abs(k - r) * step < (text_width(names[k]) + text_width(marked[r])) / 2 + 4 for r in marked):
                     del names[k]
             names |= marked
@@ -193,7 +193,7 @@ def shares_by_layer(
         for op in ops:
             thirds = [[layer for k, layer in enumerate(layers) if 3 * k // len(layers) == third] for third in range(3)]
             parts = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
-            texts = [f"{100 * sum(part) / len(part):.0f} %" if part else "–" for part in parts]
+            texts = [f"{100 * sum(part) / len(part):.0f}%" if part else "–" for part in parts]
             told.append(f"{op_name(op)} {' · '.join(texts)}")
         return svg_of(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
 
@@ -204,13 +204,13 @@ def shares_by_layer(
 def intervals(
     key: str, title: str, rows: Sequence[Interval], *, label: str, zero: bool = False, narrow: bool = False
 ) -> str:
-    """A row for every name, from above: the mean as a bar, its interval as a line, single results as dots.
+    """Draw one row per name, from the top: the mean as a bar, its interval as a line, single results as dots.
 
-    Names stand beside their rows; above them where it is narrow.
+    Names are next to their rows, or above them in the narrow form.
 
     Args:
-        label: Of the axis. Values are shares of one, drawn as per cent.
-        zero: Draw a line at zero, which intervals may leave out or not.
+        label: Label of the axis. Values are fractions, drawn as percentages.
+        zero: Draw a line at zero, to show which intervals contain it.
     """
     width = NARROW if narrow else WIDE
     with new_figure(width, width) as figure:
@@ -232,7 +232,7 @@ def intervals(
             axes.plot(dots, [y] * len(dots), "o", color=colour, markersize=4, markerfacecolor=PAPER, markeredgewidth=1)
             axes.plot([100 * row.mean], [y], "|", color=colour, markersize=12, markeredgewidth=2.4)
         if narrow:
-            # A row's line lies low in its band, below the name.
+            # The line is low in the band of its row, below the name.
             low = (ROW - 6) / 2 / row_height
             axes.set(ylim=(len(rows) - 1 + low, low - 1), yticks=[])
             for y, name in enumerate(names):
@@ -247,7 +247,7 @@ def intervals(
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         axes.set_xlabel(label)
         told = "; ".join(
-            f"{row.name}: {100 * row.mean:.2f} %"
+            f"{row.name}: {100 * row.mean:.2f}%"
             + ("" if row.low is None or row.high is None else f" ({100 * row.low:.2f} to {100 * row.high:.2f})")
             for row in rows
         )
@@ -255,7 +255,7 @@ def intervals(
 
 
 def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_label: str, narrow: bool = False) -> str:
-    """Points by kind, each with its number; y is a share of one, drawn as per cent, with its interval where known."""
+    """Draw points by kind, each with its number; y is a fraction, drawn in percent, with its interval if known."""
     with new_figure(NARROW if narrow else WIDE, 320) as figure:
         axes = new_axes(figure, left=48, right=16, top=8, bottom=46)
         for point in points:
@@ -272,7 +272,7 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
         axes.grid(color=RULE, linewidth=0.6)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        told = "; ".join(f"number {p.label}, {p.kind}: {_short(p.x)} and {100 * p.y:.2f} %" for p in points)
+        told = "; ".join(f"number {p.label}, {p.kind}: {_short(p.x)} and {100 * p.y:.2f}%" for p in points)
         return svg_of(figure, key, title, f"{x_label} and {y_label}. {told}.")
 
 
@@ -280,7 +280,7 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
 
 
 def op_name(op: str) -> str:
-    """The short name of an operation."""
+    """Return the short name of an operation."""
     return PRIMITIVES[op].label if op in PRIMITIVES else op
 
 
@@ -295,7 +295,7 @@ def _whole_ticks(axis: Any, count: int, whole: bool) -> None:
 
 
 def _spread(places: Sequence[float], apart: float) -> list[float]:
-    """The places, moved as little as needed to lie `apart` at least, in their order; within 0 … 1 where they fit."""
+    """Move positions as little as needed to be at least `apart`, in the same order and within 0 … 1 if they fit."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = [min(max(place, 0.0), 1.0) for place in places]
     for before, i in pairwise(order):

@@ -1,4 +1,4 @@
-"""A figure of a page: matplotlib's SVG in the page's colors and fonts, with labels that fit."""
+"""Figures of a page: SVG by matplotlib in the colors and fonts of the page, with labels that fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("a report needs matplotlib, which is not there; pip install 'dnas[report]'") from None
+        raise InputError("a report requires matplotlib; install it with: pip install 'dnas[report]'") from None
     look: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "dnas",
@@ -52,14 +52,14 @@ def new_figure(width: float, height: float) -> Iterator[Figure]:
         "axes.unicode_minus": True,
         "axes.axisbelow": True,
     }
-    # Fonts are the reader's, so what matplotlib's own lacks is no concern.
+    # The browser chooses the fonts, so glyphs that matplotlib's own font lacks do not matter.
     with matplotlib.rc_context(look), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
         yield Figure(figsize=(width / 72, height / 72))
 
 
 def new_axes(figure: Figure, *, left: float, right: float, top: float, bottom: float) -> Axes:
-    """Axes with these margins in points, without a frame but for the line below."""
+    """Create axes with these margins in points and no frame except the bottom line."""
     width, height = (72 * side for side in figure.get_size_inches())
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height))
     axes.patch.set_visible(False)
@@ -71,9 +71,9 @@ def new_axes(figure: Figure, *, left: float, right: float, top: float, bottom: f
 
 
 def folded(text: str, room: float, lines: int = LINES) -> str:
-    """A text in printable lines, none of them wider than `room` points; cut only after the last line.
+    """Wrap a text into printable lines of at most `room` points; only the last line is truncated.
 
-    Broken at spaces, and inside a word only where that alone is wider.
+    Lines break at spaces, and inside a word only if the word itself is too wide.
     """
     made = [""]
     for word in plain(text).split():
@@ -97,11 +97,11 @@ def folded(text: str, room: float, lines: int = LINES) -> str:
 
 @cache
 def text_width(text: str) -> float:
-    """Points that a text takes at FONT, in a font that is among the wide ones."""
+    """Return the width of a text in points at size FONT, in a rather wide font."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    # Letters as wide as high, which that font lacks.
+    # Full-width characters, which that font lacks.
     square = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     text = "".join(letter for letter in text if unicodedata.east_asian_width(letter) not in "WF")
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=FAMILY, size=FONT), False)
@@ -112,7 +112,7 @@ def text_width(text: str) -> float:
 
 
 def svg_of(figure: Figure, key: str, title: str, description: str) -> str:
-    """The figure as an element of a page: named, without what belongs to a document, with ids of its own."""
+    """Return the figure as an SVG element of a page: with a title, without document metadata, with unique ids."""
     from matplotlib.text import Text
 
     for drawn in figure.findobj(Text):
@@ -164,7 +164,7 @@ def _refers(name: str, value: str) -> bool:
 
 
 def _without_font(style: str) -> str:
-    """The page's font, in the size that was asked for."""
+    """Replace the font by that of the page, in the requested size."""
     style = re.sub(r"font:\s*(?:[a-z]+\s+)*([\d.]+px)[^;]*", r"font-size: \1", style)
     return re.sub(r"font-family:[^;]*;?\s*", "", style)
 

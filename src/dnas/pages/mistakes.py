@@ -1,4 +1,4 @@
-"""The mistakes of a trained network, for the page of its run. Torch comes at the first call: no study needs it."""
+"""Errors of a trained network, for the page of its run. Torch is imported at the first call: studies do not need it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Matrix = Sequence[Sequence[int]]
-MATRIX_CLASSES = 20  # above, a matrix cannot be read
+MATRIX_CLASSES = 20  # a larger matrix is unreadable
 CONFUSED, WORST = 10, 12
-PICTURE = 96  # pixels of a side, at most
+PICTURE = 96  # maximum side length in pixels
 
 
 def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the trained network gets wrong on the run's own test images.
+    """Return the errors of the trained network on the test images of its run.
 
-    Where they cannot be looked at again, `why` says it, and all but the worst mistakes is from result.json, if that
-    has the classes.
+    If the images cannot be read again, `why` is the reason, and everything except the most confident errors comes from
+    result.json, if it contains results per class.
     """
     import torch
 
@@ -41,7 +41,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
     try:
         network, info = load_model(path)
         if not is_here(info.source, data.get("data_dir") or None):
-            return _recorded(result, f"the data set {info.source} is not on this machine any more")
+            return _recorded(result, f"data set {info.source!r} is no longer on this machine")
         columns = Columns(*(data.get(name, "") for name in ("image_column", "label_column", "root")))
         where: dict[str, Any] = {"data_dir": data.get("data_dir") or None, "columns": columns}
         where["skip_broken"] = data.get("skip_broken", False)
@@ -49,7 +49,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
     except InputError as error:
         return _recorded(result, str(error))
     if fingerprint(split)[:32] != str(data.get("fingerprint", "")).rpartition("-")[2]:
-        return _recorded(result, f"the test images of {info.source} have changed since the run")
+        return _recorded(result, f"the test images of {info.source!r} have changed since the run")
     logits = answers(to_device(network, device), split, info, device).float()
     shares, predicted = logits.softmax(1).max(1)
     labels = split.labels
@@ -69,7 +69,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
                 "picture": _picture(split.batch(torch.tensor([i]))[0]),
                 "true": info.classes[labels[i]],
                 "predicted": info.classes[predicted[i]],
-                "confidence": f"{100 * shares[i]:.0f} %",
+                "confidence": f"{100 * shares[i]:.0f}%",
             }
             for i in worst.tolist()
         ],
@@ -77,7 +77,7 @@ def mistakes_of(path: Path, config: Mapping[str, Any], result: Mapping[str, Any]
 
 
 def _recorded(result: Mapping[str, Any] | None, why: str) -> dict[str, Any]:
-    """What the run itself wrote down of its classes; earlier versions wrote nothing."""
+    """Return the results per class that the run recorded; earlier versions recorded none."""
     rows = (result or {}).get("per_class")
     if not rows:
         return {"why": why}
@@ -86,10 +86,10 @@ def _recorded(result: Mapping[str, Any] | None, why: str) -> dict[str, Any]:
 
 
 def _counted(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:
-    """The tables that follow from a confusion matrix."""
+    """Return the tables that follow from a confusion matrix."""
     return {
         "matrix": _matrix(matrix, classes) if len(classes) <= MATRIX_CLASSES else None,
-        # Names of more than a number's width stand upright over their columns, whole.
+        # Names that are wider than a number are written vertically above their columns.
         "named": max(map(len, classes)) > 3,
         "confused": _confused(matrix, classes),
         "recalls": _recalls(matrix, classes)[:MATRIX_CLASSES],
@@ -97,7 +97,7 @@ def _counted(matrix: Matrix, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _matrix(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for every true class; mistakes are shaded in five tones by their share of the row."""
+    """Return one row per true class; errors are shaded in five tones by their share of the row."""
     rows = []
     for i, counts in enumerate(matrix):
         total = sum(counts) or 1
@@ -107,7 +107,7 @@ def _matrix(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _confused(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs (true, predicted) that occur most often."""
+    """Return the most frequent pairs (true, predicted)."""
     counts = [(n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if i != j and n]
     counts.sort(key=lambda each: (-each[0], each[1:]))
     return [
@@ -116,7 +116,7 @@ def _confused(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _recalls(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """How much of each class is recognised, the worst first; `named`: how many images were taken for it."""
+    """Return the recall of each class, lowest first; `named` is the number of images predicted as the class."""
     named = [sum(column) for column in zip(*matrix, strict=True)]
     rows = []
     for i, counts in enumerate(matrix):
@@ -126,7 +126,7 @@ def _recalls(matrix: Matrix, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _picture(image: Tensor) -> str:
-    """A picture uint8 [C, H, W] as the address of a PNG that holds all of it."""
+    """Return an image (uint8, [C, H, W]) as a data URL of a PNG."""
     pixels = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     if max(picture.size) > PICTURE:

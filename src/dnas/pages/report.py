@@ -1,7 +1,7 @@
-"""`dnas report`: a run or a study as one page of HTML that needs nothing else.
+"""`dnas report`: a run or a study as one self-contained HTML page.
 
-The page is read from what lies in the folder; nothing in it is fetched, and it holds no script. Every name that comes
-from data is escaped by the templates; what is marked as safe is our own SVG alone.
+The page is built from the files in the folder, loads nothing and contains no script. The templates escape every name
+that comes from data; only SVG made by dnas is marked as safe.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dnas.study.names import RUNS, STUDY_FILE, SUMMARY_FILE
 
 
 def report(path: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a run folder or a study folder, finished or not. Returns where it lies.
+    """Write the page of a run folder or a study folder, finished or not, and return its path.
 
     Args:
-        path: The folder that `dnas run`, `search` or `train` wrote, or that of `dnas compare`.
-        out: The file; by default `report.html` in the folder.
+        path: Folder of `dnas run`, `search`, `train` or `compare`.
+        out: File to write; by default `report.html` in the folder.
 
     Raises:
-        InputError: Neither of the two, damaged, not to be written, or a package is missing.
+        InputError: The folder is neither of the two or is damaged, the file cannot be written, or a package is missing.
     """
     path = Path(path)
     target = Path(out) if out is not None else path / PAGE_FILE
     if (path / STUDY_FILE).is_file() and ((path / RUNS).is_dir() or not (path / SUMMARY_FILE).is_file()):
-        # As its runs are now: study.json is of when `dnas compare` ended last, if it has.
+        # Summarize the runs as they are now: study.json is from the last time that `dnas compare` ended, if it has.
         from dnas.study.tables import summarise
 
         text = study_page(summarise(path), path, target.parent)
@@ -38,10 +38,11 @@ def report(path: str | Path, out: str | Path | None = None) -> Path:
         text = run_page(path, target.parent)
     else:
         raise InputError(
-            f"{path} has neither {CONFIG_FILE} nor {STUDY_FILE}; give a folder of `dnas run` or of `dnas compare`"
+            f"{str(path)!r} contains neither {CONFIG_FILE} nor {STUDY_FILE}; give a folder of `dnas run` or "
+            "`dnas compare`"
         )
     try:
         target.write_text(text, "utf-8")
     except OSError as error:
-        raise InputError(f"cannot write {target} ({error.strerror or error}); choose another --out") from None
+        raise InputError(f"cannot write {str(target)!r} ({error.strerror or error}); choose another --out") from None
     return target

@@ -1,6 +1,6 @@
-"""The page of a run: what was found, how it was trained, what it confuses, what it cost; in whatever state the run is.
+"""Page of a run, finished or not: its architecture, training, errors and cost.
 
-The test images are looked at again, where they are still the same: which classes are confused, and the worst mistakes.
+If the test images are unchanged, they are classified again to show confused classes and the most confident errors.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 PANELS = 40  # layers whose scores are drawn
 CURVE = 60  # epochs in a drawing of scores
-# The colours of a drawing that belong to the page; an operation keeps its own.
+# Colors of a drawing that follow the page; operations keep their own colors.
 DRAWING_COLOURS = {
     **PAGE_COLOURS,
     TINT: "tint",
@@ -58,7 +58,7 @@ DRAWING_COLOURS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What lies in a run folder; `result` and `architecture` are None where it has not come so far."""
+    """Content of a run folder; `result` and `architecture` are None if the run has not reached them."""
 
     path: Path
     config: dict[str, Any]
@@ -83,7 +83,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Raises InputError naming the file that is damaged."""
+    """Read a run folder. Raises InputError that names the damaged file, if there is one."""
     return Run(
         path,
         read_toml(path / CONFIG_FILE),
@@ -94,7 +94,7 @@ def read_run(path: Path) -> Run:
 
 
 def run_page(path: Path, base: Path) -> str:
-    """The page of a run. `base`: the folder from which its links lead."""
+    """Return the page of a run. `base`: folder to which its links are relative."""
     run = read_run(path)
     result, config = run.result, run.config
     tested = result is not None and "test_accuracy" in result
@@ -145,21 +145,21 @@ _FILES = (
 
 
 def _spoken(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An accuracy in words' parts."""
+    """Format the figures of an accuracy for the page."""
     low, high = row["test_interval"]
     return {
         "right": round(row["test_accuracy"] * row["test_images"]),
         "images": row["test_images"],
-        "percent": f"{100 * row['test_accuracy']:.1f} %",
-        "interval": f"{100 * low:.1f} – {100 * high:.1f} %",
-        "balanced": f"{100 * row['balanced_accuracy']:.1f} %" if "balanced_accuracy" in row else None,
+        "percent": f"{100 * row['test_accuracy']:.1f}%",
+        "interval": f"{100 * low:.1f}–{100 * high:.1f}%",
+        "balanced": f"{100 * row['balanced_accuracy']:.1f}%" if "balanced_accuracy" in row else None,
         "params": row["params"],
         "macs": row["macs"],
     }
 
 
 def _state(run: Run) -> str | None:
-    """Why the page is not whole, if it is not."""
+    """Return the sentence about an unfinished run, or None if the run is finished."""
     if run.result is not None:
         return None
     if not run.metrics:
@@ -167,29 +167,29 @@ def _state(run: Run) -> str | None:
     last = run.metrics[-1]
     where = f"trial {last['trial']}" if "trial" in last else f"epoch {last.get('epoch')}"
     stage = str(last.get("stage"))
-    return f"This run is not finished: the last line that it wrote is of {STAGE_LABELS.get(stage, stage)}, {where}."
+    return f"This run is not finished; its last log entry is from {STAGE_LABELS.get(stage, stage)}, {where}."
 
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:
-    """(what, how much, remark): the figures that come first."""
+    """Return the key figures as (name, value, remark)."""
     result = run.result
     if result is None:
         return []
     facts = []
     if "test_accuracy" in result:
         low, high = result["test_interval"]
-        interval = f"95 % interval {100 * low:.1f} – {100 * high:.1f} %"
-        facts.append(("test accuracy", f"{100 * result['test_accuracy']:.1f} %", interval))
+        interval = f"95% CI {100 * low:.1f}–{100 * high:.1f}%"
+        facts.append(("test accuracy", f"{100 * result['test_accuracy']:.1f}%", interval))
         if "balanced_accuracy" in result:
-            largest = f"{100 * result['majority_share']:.1f} % of the test images are of the largest"
-            balanced = f"{100 * result['balanced_accuracy']:.1f} %"
-            facts.append(("balanced accuracy", balanced, f"mean recall of the classes; {largest}"))
-        facts.append(("parameters", amount(result["params"]), f"{result['params']:,} numbers that were trained"))
-        facts.append(("multiply-adds", amount(result["macs"]), "arithmetic for one picture"))
+            largest = f"{100 * result['majority_share']:.1f}% of the test images belong to the largest class"
+            balanced = f"{100 * result['balanced_accuracy']:.1f}%"
+            facts.append(("balanced accuracy", balanced, f"mean recall over classes; {largest}"))
+        facts.append(("parameters", amount(result["params"]), f"{result['params']:,} trained weights"))
+        facts.append(("MACs", amount(result["macs"]), "multiply-accumulates for one image"))
     if result.get("search_seconds"):
-        facts.append(("search", time_text(result["search_seconds"]), "to find the architecture"))
+        facts.append(("search", time_text(result["search_seconds"]), "time to find the architecture"))
     if result.get("train_seconds"):
-        facts.append(("training", time_text(result["train_seconds"]), "of the network that was found"))
+        facts.append(("training", time_text(result["train_seconds"]), "time to train the searched network"))
     return facts
 
 
@@ -198,7 +198,7 @@ def _compared(run: Run) -> Markup | None:
         return None
     rows = [
         Interval(name, row["test_accuracy"], row["test_interval"][0], row["test_interval"][1], strong=strong)
-        for name, row, strong in ((run.name, run.result, True), ("random, same size", run.result["baseline"], False))
+        for name, row, strong in ((run.name, run.result, True), ("random baseline", run.result["baseline"], False))
     ]
     return both(charts.intervals, "compared", "Test accuracy of both networks", rows, label="test accuracy, %")
 
@@ -214,8 +214,8 @@ def _drawing(architecture: Architecture, run: Run) -> Markup:
 
 
 def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, Any]:
-    """Which operations lie at which depth: a chart, and the shares by kind in the thirds of the depth."""
-    shown = [("searched", architecture)] + ([] if other is None else [("random, same size", other)])
+    """Return charts of the operations by layer, and the share of each kind in each third of the depth."""
+    shown = [("searched", architecture)] + ([] if other is None else [("random baseline", other)])
     return {
         "charts": [
             (
@@ -243,67 +243,67 @@ def _search_curves(run: Run) -> Iterator[dict[str, Any]]:
     if trials:
         series = _series(trials, {"accuracy": ("candidate", ACCENT, "-")}, "trial")
         yield from _curve(
-            "trials", "Search: accuracy of every candidate", series, unit="%", over="trial",
-            caption="Each candidate was trained shortly from scratch and judged on images held back from training.",
+            "trials", "Search: accuracy of each candidate", series, unit="%", over="trial",
+            caption="Each candidate was trained briefly from scratch and scored on the validation set.",
         )  # fmt: skip
         return
     settings = run.config.get("search") or {}
     warmup = settings.get("warmup_epochs") or 0
-    mark = (float(warmup), "architecture moves") if epochs and 0 < warmup < epochs[-1]["epoch"] else None
+    mark = (float(warmup), "architecture updates") if epochs and 0 < warmup < epochs[-1]["epoch"] else None
     ink, soft, accent = INK, SOFT, ACCENT
     names = {"loss": ("training", accent, "-"), "validation_loss": ("validation", soft, "--")}
     yield from _curve(
         "search-loss", "Search: loss", _series(epochs, names), mark=mark,
-        caption="How wrong the supernet, which holds all candidates at once, still is; lower is better. The validation "
-        "loss moves the architecture and includes the method's own penalty, so it can be negative.",
+        caption="Loss of the supernet, which contains all candidates; lower is better. The validation loss updates the "
+        "architecture parameters. It includes the penalty of the method, so it can be negative.",
     )  # fmt: skip
     names = {"supernet_accuracy": ("supernet", accent, "-"), "derived_accuracy": ("derived", ink, "--")}
     yield from _curve(
         "search-accuracy", "Search: accuracy with shared weights", _series(epochs, names), unit="%", mark=mark,
-        caption="On images held back from training: all operations mixed, and only those that would be kept, with the "
-        "same weights. The gap is what is lost by taking operations away; the derived network is trained anew.",
+        caption="On the validation set, with the same weights: all operations mixed, and only those of the derived "
+        "architecture. The gap is the loss from removing operations; the derived network is trained from scratch.",
     )  # fmt: skip
     yield from _curve(
-        "entropy", "Search: how undecided it is", _series(epochs, {"entropy": ("entropy", accent, "-")}), mark=mark,
-        caption="1: all operations of an edge weigh the same. 0: one has all the weight.",
+        "entropy", "Search: entropy", _series(epochs, {"entropy": ("entropy", accent, "-")}), mark=mark,
+        caption="Of the mixing weights. 1: all operations of an edge weigh the same. 0: one has all the weight.",
     )  # fmt: skip
     yield from _curve(
-        "agreement", "Search: agreement of its halves", _series(epochs, {"agreement": ("agreement", accent, "-")}),
-        caption="How far the even and the odd batches of the architecture alone would have kept the same edges and "
-        "operations; 0: no more than by chance, 1: all.",
+        "agreement", "Search: agreement of halves", _series(epochs, {"agreement": ("agreement", accent, "-")}),
+        caption="Degree to which the even and the odd batches of the architecture updates, each half by itself, would "
+        "have kept the same edges and operations; 0: no more than by chance, 1: all the same.",
     )  # fmt: skip
     yield from _curve(
         "margin", "Search: margin", _series(epochs, {"margin": ("margin", accent, "-")}),
-        caption="How far what one half would keep stands above what it would not, as the other half sees it, in "
-        "standard deviations of the noise between them; 0 by chance.",
+        caption="How far the operations that one half would keep score above the others on the other half, in "
+        "standard deviations of the noise between the halves; 0 by chance.",
     )  # fmt: skip
     yield from _curve(
         "saturation", "Search: saturation", _series(epochs, {"saturation": ("saturation", accent, "-")}), unit="%",
-        caption="Share of the architecture parameters that have gone half as far as their steps can carry them, or "
-        "further: the number of steps decides where those stand, and no longer the images.",
+        caption="Share of the architecture parameters that have covered at least half of the distance that their steps "
+        "allow. Their values depend on the number of steps rather than on the images.",
     )  # fmt: skip
     yield from _curve(
         "skips", "Search: skip connections", _series(epochs, {"skips": ("skips", accent, "-")}), whole=True, mark=mark,
-        caption="How many of the operations that would be kept only pass their input on. A search that fills up with "
-        "them has collapsed.",
+        caption="Number of skip connections among the operations that would be kept. A search whose network consists "
+        "mostly of skip connections has collapsed.",
     )  # fmt: skip
 
 
 def _train_curves(run: Run) -> Iterator[dict[str, Any]]:
     series, accuracy = [], []
     for stage, name, colour, dashes in (
-        (TRAIN_STAGE, "found", ACCENT, "-"),
+        (TRAIN_STAGE, "searched", ACCENT, "-"),
         (BASELINE_STAGE, "random", SOFT, "--"),
     ):
         series += _series(run.stage(stage), {"loss": (name, colour, dashes)})
         accuracy += _series(run.stage(stage), {"accuracy": (name, colour, dashes)})
     yield from _curve(
         "train-loss", "Training: loss", series,
-        caption="On the training images, which are varied at random while training; lower is better.",
+        caption="Loss on the randomly augmented training images; lower is better.",
     )  # fmt: skip
     yield from _curve(
         "train-accuracy", "Training: accuracy on the training images", accuracy, unit="%",
-        caption="Below the test accuracy at times, as the training images are made harder.",
+        caption="Can be below the test accuracy, because augmentation makes the training images harder.",
     )  # fmt: skip
 
 
@@ -325,7 +325,7 @@ def _curve(key: str, title: str, series: Sequence[Series], *, caption: str, **lo
 
 
 def _scores(run: Run) -> dict[str, Any] | None:
-    """What the derivation ranks by, layer by layer, over the epochs."""
+    """Return charts of the scores by which operations are ranked, one per layer, over the epochs."""
     lines = [line for line in run.stage(SEARCH_STAGE) if isinstance(line.get("scores"), dict) and line["scores"]]
     if not lines:
         return None
@@ -349,31 +349,31 @@ def _scores(run: Run) -> dict[str, Any] | None:
 
 
 def _costs(run: Run) -> list[tuple[str, str, str]]:
-    """(what, how much, what that is)."""
+    """Return the costs as (name, value, meaning)."""
     result = run.result
     if result is None:
         return []
     rows = []
     for key, name, meaning in (
-        ("search_seconds", "search", "time until the architecture was found"),
-        ("train_seconds", "training", "time to train the network that was found"),
+        ("search_seconds", "search", "time to find the architecture"),
+        ("train_seconds", "training", "time to train the searched network"),
     ):
         if result.get(key):
             rows.append((name, time_text(result[key]), meaning))
     if "baseline" in result:
-        rows.append(("control", time_text(result["baseline"]["seconds"]), "time to train the random network"))
+        rows.append(("baseline", time_text(result["baseline"]["seconds"]), "time to train the random baseline"))
     if result.get("step_equivalents"):
-        meaning = "what the search computed, in passes of one batch forward and backward"
+        meaning = "compute of the search, in training steps (forward and backward pass on one batch)"
         rows.append(("step equivalents", f"{result['step_equivalents']:,.0f}", meaning))
     if result.get("architectures_evaluated"):
-        rows.append(("architectures", f"{result['architectures_evaluated']:,}", "judged one by one by the search"))
+        rows.append(("architectures", f"{result['architectures_evaluated']:,}", "evaluated by the search"))
     if result.get("peak_memory_bytes"):
-        rows.append(("memory", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB", "the most that was held at a time"))
+        rows.append(("memory", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB", "peak memory"))
     return rows
 
 
 def _exports(path: Path) -> dict[str, Any] | None:
-    """What `dnas export` measured of the files that it wrote last."""
+    """Return the measurements of the last `dnas export`."""
     if not (path / EXPORT_FILE).is_file():
         return None
     record = read_json(path / EXPORT_FILE)
@@ -385,18 +385,18 @@ def _exports(path: Path) -> dict[str, Any] | None:
                 "format": row["format"],
                 "file": row["file"],
                 "size": size_text(row["bytes"]),
-                "accuracy": f"{100 * row['test_accuracy']:.1f} %" if tested else "–",
+                "accuracy": f"{100 * row['test_accuracy']:.1f}%" if tested else "–",
                 "lost": f"{-100 * row['accuracy_lost']:+.2f}" if tested and not row["exact"] else "",
-                "agreement": f"{100 * row['agreement']:.1f} %" if tested else "–",
+                "agreement": f"{100 * row['agreement']:.1f}%" if tested else "–",
                 "latency": f"{1000 * row['latency_seconds']:.2f} ms" if tested else "–",
                 "memory": size_text(row["peak_memory_bytes"]) if tested else "–",
             }
         )
-    return {"rows": rows, "images": record["test_images"], "accuracy": f"{100 * record['test_accuracy']:.1f} %"}
+    return {"rows": rows, "images": record["test_images"], "accuracy": f"{100 * record['test_accuracy']:.1f}%"}
 
 
 def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """(section, [(name, value, meaning)]) of config.toml; the last section is what the result depends on besides."""
+    """Yield (section, [(name, value, meaning)]) of config.toml; the last section is the environment."""
     meanings = _meanings(run)
     general = [(k, _value(v), meanings.get(k, "")) for k, v in run.config.items() if not isinstance(v, dict)]
     yield "general", general
@@ -407,7 +407,7 @@ def _settings(run: Run) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def _meanings(run: Run) -> dict[str, str]:
-    """What settings mean, where this installation knows the run's method; that needs torch."""
+    """Return the descriptions of the settings, as far as this installation has the run's method; imports torch."""
     from dnas.methods.registry import get_method
     from dnas.pipeline.config import Config, sections
 

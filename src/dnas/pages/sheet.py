@@ -1,4 +1,4 @@
-"""A contact sheet of a data set: some pictures of each class, copies, and the mean, as a picture or a page."""
+"""Contact sheet of a data set: sample images of each class, copies and the mean, as PNG or HTML."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _KINDS = {"exact": "Copies", "near": "Near copies"}
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of text with pictures below it."""
+    """Line of text with images below it."""
 
     text: str
     pixels: Sequence[Bytes]
 
 
 def require_sheet(file: str) -> None:
-    """Raises InputError if a sheet cannot be written to a file, which is better known before pictures are looked at."""
+    """Check, before any image is read, that a sheet can be written to a file. Raises InputError if it cannot."""
     if not file.lower().endswith(ENDINGS):
         raise InputError(f"--sheet must end in .png or .html, got {file!r}")
     if not Path(file).absolute().parent.is_dir():
-        raise InputError(f"--sheet {file!r}: there is no folder {str(Path(file).parent)!r}; make it first")
+        raise InputError(f"--sheet {file!r}: folder {str(Path(file).parent)!r} does not exist; create it first")
     if file.lower().endswith(".html"):
-        render("data.html", **_NOTHING)  # needs a package that may be missing
+        render("data.html", **_NOTHING)  # requires a package that may be missing
 
 
 def write_sheet(found: Inspection, path: Path) -> None:
-    """Write the contact sheet of a data set, .png or .html. Raises InputError if that is not possible."""
+    """Write the contact sheet of a data set as .png or .html. Raises InputError if it cannot be written."""
     require_sheet(str(path))
     content = _page(found).encode() if path.suffix.lower() == ".html" else _picture(found)
     try:
@@ -54,13 +54,13 @@ def write_sheet(found: Inspection, path: Path) -> None:
 
 
 def _by_class(found: Inspection) -> Iterator[tuple[str, int, int, list[Shown]]]:
-    """(class, training images, test images, those that are shown)."""
+    """Yield (class, number of training images, number of test images, shown images)."""
     for name, train, test in zip(found.classes, found.counts["train"], found.counts["test"], strict=True):
         yield name, train, test, [each for each in found.shown if not each.group and each.file.label == name]
 
 
 def _copies(found: Inspection) -> Iterator[tuple[str, list[list[Shown]]]]:
-    """(title, groups)."""
+    """Yield (title, groups)."""
     groups = [list(group) for name, group in groupby(found.shown, lambda each: each.group) if name]
     for kind, title in _KINDS.items():
         if of_kind := [group for group in groups if group[0].group.startswith(kind)]:
@@ -90,7 +90,7 @@ def _picture(found: Inspection) -> bytes:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """A text in one line that is no wider than so many pixels."""
+    """Shorten a text to one line of at most `width` pixels."""
     text = text if text.isprintable() else repr(text)
     text = text if len(text) <= width // 3 else f"{text[: width // 3]}…"
     while len(text) > 1 and font.getlength(text) > width:
@@ -99,14 +99,14 @@ def _fitting(text: str, font: Any, width: int) -> str:
 
 
 def _enlarged(pixels: Bytes) -> Image.Image:
-    """A picture whose longer side is `SIDE`: small ones by whole factors, so that their pixels are seen."""
+    """Enlarge a small image by a whole factor, to at most `SIDE` pixels, so that its pixels stay visible."""
     image = Image.fromarray(pixels)
     factor = max(1, SIDE // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def _as_pixels(image: Bytes) -> Bytes:
-    """[C, S, S] as [S, S] or [S, S, 3]."""
+    """Reshape [C, S, S] to [S, S] or [S, S, 3]."""
     return np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
@@ -142,7 +142,7 @@ _NOTHING: dict[str, Any] = {
 
 
 def _address(pixels: Bytes) -> str:
-    """A picture as the address of a PNG that holds all of it."""
+    """Return an image as a data URL of a PNG."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "png")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""The page of a study: errors, paired differences and sizes of its rows, and what was found by depth."""
+"""Page of a study: errors, paired differences and sizes of its rows, and their operations by depth."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """What came out of a study when `dnas compare` ended last. Raises InputError where that cannot be read."""
+    """Read the summary that `dnas compare` wrote last. Raises InputError if it cannot be read."""
     study = read_json(path / SUMMARY_FILE)
     if study.get("format") != STUDY_FORMAT:
-        raise InputError(f"{path / SUMMARY_FILE} has the format {study.get('format')!r}, not {STUDY_FORMAT!r}")
+        raise InputError(f"{str(path / SUMMARY_FILE)!r} has format {study.get('format')!r}, must be {STUDY_FORMAT!r}")
     return study
 
 
 def study_page(study: Mapping[str, Any], path: Path, base: Path) -> str:
-    """The page of a study.
+    """Return the page of a study.
 
     Args:
-        study: As of study.json.
-        path: The study's folder.
-        base: The folder from which its links lead.
+        study: Content of study.json.
+        path: Study folder.
+        base: Folder to which its links are relative.
     """
     try:
         return _study_page(path, base, study)
@@ -87,8 +87,8 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
 
 
 def _unfinished(study: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The runs that have no result, by how far they are; of those that failed also why."""
-    # Studies of earlier versions only know that they are missing.
+    """Return the runs without a result by state; failed runs with the reason."""
+    # Studies of earlier versions only list missing runs, without their state.
     runs = study.get("unfinished") or [{"run": run, "state": TO_DO, "why": ""} for run in study.get("missing") or []]
     states: dict[str, list[str]] = {FAILED: [], BEGUN: [], TO_DO: []}
     for each in runs:
@@ -97,7 +97,7 @@ def _unfinished(study: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """A chart of the rows' test errors, the lowest first."""
+    """Draw the test errors of the rows, lowest first."""
     if not rows:
         return None
     lines = [
@@ -115,7 +115,7 @@ def _errors(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """A chart of the differences; those that show something stand out."""
+    """Draw the differences; significant ones stand out."""
     lines = [
         Interval(
             f"{row['a']} − {row['b_short']}",
@@ -129,12 +129,12 @@ def _paired(differences: Sequence[Mapping[str, Any]]) -> Markup | None:
     ]
     if not lines:
         return None
-    label = "difference in points; left of zero: the first is better"
+    label = "difference in percentage points; left of zero: the first is better"
     return both(charts.intervals, "paired", "Paired differences of test error", lines, label=label, zero=True)
 
 
 def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[str, Any]:
-    """A row with its searches, each with the thumbnail of its architecture where it lies in the study."""
+    """Return a row with its searches, each with a thumbnail if its architecture is in the study."""
     error = row["test_error"] or {}
     searches, profiles = [], []
     for search in row["searches"]:
@@ -204,7 +204,7 @@ def _of_planned(made: int | None, planned: int | None) -> str:
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
     direction = verdict.direction(row)
     bounds = [in_points(bound) for bound in (row.get("low"), row.get("high")) if bound is not None]
-    words = {-1: f"{row['a']} is better", 1: f"{row['b']} is better", 0: "not shown", None: "not known"}
+    words = {-1: f"{row['a']} is better", 1: f"{row['b']} is better", 0: "no", None: "unknown"}
     return {
         "a": row["a"],
         "b": row["b"],
@@ -215,7 +215,7 @@ def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
         "direction": direction,
         "words": words[direction],
         "points": in_points(row.get("mean")),
-        "interval": " – ".join(bounds) or "–",
+        "interval": " to ".join(bounds) or "–",
         "count": row.get("count"),
         "p": p_value(row.get("p")),
         "p_adjusted": p_value(row.get("p_adjusted")),
@@ -236,7 +236,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 def _inside(path: Path, name: Any) -> Path | None:
-    """The folder of a run of this study; None where there is none, or it lies elsewhere."""
+    """Return the folder of a run of this study; None if it does not exist or is outside the study."""
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
         return None
     folder = path / name

@@ -1,4 +1,4 @@
-"""What the pages of runs and studies share: the file, operations by depth, numbers in words."""
+"""Shared by the pages of runs and studies: rendering, operations by depth, formatting of numbers."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package with these values, each escaped. Raises InputError where jinja2 is missing."""
+    """Render a template of this package with escaped values. Raises InputError if jinja2 is not installed."""
     try:
         import jinja2
     except ImportError:
-        raise InputError("a report needs jinja2, which is not there; pip install 'dnas[report]'") from None
+        raise InputError("a report requires jinja2; install it with: pip install 'dnas[report]'") from None
     loader = jinja2.PackageLoader("dnas.pages", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = environment.get_template(template).render(**values, version=version("dnas"))
-    # A number stays on one line with its per cent sign, and with the dash of its range.
-    return re.sub(r"(?<=\d) (?=%|– [\d−+])", "&nbsp;", text)
+    # Keep both ends of a range on one line.
+    return re.sub(r"(?<=\d) (?=(?:±|to) [\d−+])", "&nbsp;", text)
 
 
 def safe(svg: str) -> Markup:
-    """Our own SVG, whose texts are escaped already."""
+    """Mark SVG made by dnas, whose texts are already escaped, as safe."""
     from markupsafe import Markup
 
     return Markup(svg)
 
 
 def both(draw: Callable[..., str], key: str, *arguments: Any, **look: Any) -> Markup:
-    """A chart in both its shapes, of which the page shows the one that its reader's screen has room for."""
+    """Draw a chart in its wide and its narrow form; the page shows the one that fits the screen."""
     broad, narrow = draw(key, *arguments, **look), draw(f"{key}-narrow", *arguments, **look, narrow=True)
     return safe(f'<div class="broad">{broad}</div><div class="narrow">{narrow}</div>')
 
 
 def href(target: Path, base: Path) -> str:
-    """A relative address that cannot be read as another scheme."""
+    """Return a relative URL that cannot be mistaken for one with another scheme."""
     return "./" + quote(os.path.relpath(target, base).replace(os.sep, "/")) + ("/" if target.is_dir() else "")
 
 
@@ -56,7 +56,7 @@ def href(target: Path, base: Path) -> str:
 
 
 def profile(architecture: Architecture) -> list[dict[str, float]]:
-    """How often each operation occurs in every layer."""
+    """Count each operation in each layer."""
     return [dict(Counter(op for node in cell.nodes for op, _ in node)) for cell in architecture.layers]
 
 
@@ -64,7 +64,7 @@ _KINDS = (("convolutions", ("sep_", "dil_", "conv_")), ("pools", ("max_", "avg_"
 
 
 def thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str, list[str]]]:
-    """For each kind of operation its share in the shallow, middle and deep third of the layers."""
+    """Return the share of each kind of operation in the shallow, middle and deep third of the layers."""
     rows = []
     for kind, starts in _KINDS:
         shares = []
@@ -72,19 +72,19 @@ def thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str,
             layers = [layer for p in profiles for k, layer in enumerate(p) if 3 * k // len(p) == third]
             total = sum(sum(layer.values()) for layer in layers)
             of_kind = sum(n for layer in layers for op, n in layer.items() if op.startswith(starts))
-            shares.append(f"{100 * of_kind / total:.0f} %" if total else "–")
+            shares.append(f"{100 * of_kind / total:.0f}%" if total else "–")
         rows.append((kind, shares))
     return rows
 
 
 def legend(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(name, colour) of the operations that occur."""
+    """Return (name, color) of the operations that occur."""
     there = ordered({op for layer in layers for op in layer if op in PRIMITIVES})
     return [(PRIMITIVES[op].label, PRIMITIVES[op].colour) for op in there]
 
 
 def mean_layer(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean shares of operations over searches, each of which counts the same."""
+    """Return the mean shares of operations over searches, each with the same weight."""
     mean: Counter[str] = Counter()
     for layer in layers:
         total = sum(layer.values()) or 1
@@ -107,20 +107,20 @@ def amount(value: float | None) -> str:
 
 
 def short_source(source: str) -> str:
-    """The name of a data set, or of a folder without the way to it."""
+    """Return the name of a data set, or the last part of a path."""
     return Path(source).name or source
 
 
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f} %"
+    return "–" if share is None else f"{100 * share:.2f}%"
 
 
 def spread(mean: float, sd: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+    return f"{100 * mean:.2f} ± {100 * sd:.2f}%"
 
 
 def percents(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:.2f} – {100 * high:.2f} %"
+    return "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}%"
 
 
 def in_points(share: float | None) -> str:

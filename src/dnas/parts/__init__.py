@@ -1,7 +1,7 @@
-"""One file a part: what the field found since, and any gradient method under any mapping can take (`--with`).
+"""One file per part: improvements from the literature that any differentiable method can use (`--with`).
 
-Not here: methods, which know nothing of parts, and the search that composes them. What the authors of parts import is
-handed on here.
+Not here: methods, which do not depend on parts, and the search that combines them. The names that authors of parts
+import are re-exported here.
 """
 
 from dnas.parts.protocol import Part as Part

@@ -1,13 +1,13 @@
-"""β-decay: the largest logits of each edge are held down, more and more (Ye et al., Beta-DARTS, CVPR 2022).
+"""β-decay: an increasing penalty on the largest logits of each edge (Ye et al., Beta-DARTS, CVPR 2022).
 
     L_val + w · mean_e log Σ_o exp(a_e[o])
 
-The mean runs over all edges of all layers, and w grows linearly from 0 over the epochs in which the architecture moves.
-The logarithm of a sum of exponentials is a smooth maximum of the logits a, whose gradient is their softmax: what is
-ahead is slowed down most, so that no operation runs away on early noise.
+The mean is over all edges of all layers, and w grows linearly from 0 over the epochs that update the architecture. The
+logarithm of a sum of exponentials is a smooth maximum of the logits a, whose gradient is their softmax: the leading
+operation is slowed down most, so that no operation wins by early noise.
 
-The paper has softmax methods and a shared cell alone. Here a is, under every relaxation, the sum of the mapping's
-terms: alpha under `shared` and `full`, alpha + gamma under `decoupled`.
+The paper only has softmax methods with a shared cell. Here a is, under every relaxation, the sum of the terms of the
+mapping: alpha under `shared` and `full`, alpha + gamma under `decoupled`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dnas.supernet.mapping import Mapping
 
 
 class BetaDecayOptions(PartOptions):
-    """The public code has 50 · epoch / 100, so 25 at the end of its 50 epochs in DARTS' space."""
+    """Options. The public code uses 50 · epoch / 100, so 25 at the end of its 50 epochs in the DARTS space."""
 
     weight: float = Field(25.0, gt=0, description="w in the last epoch; it grows linearly from 0")
 
 
 class BetaDecay(Part):
-    """A penalty on the smooth maximum of each edge's logits."""
+    """A penalty on the smooth maximum of the logits of each edge."""
 
     name = "beta-decay"
     title = "β-decay"
@@ -48,6 +48,6 @@ class BetaDecay(Part):
 
 
 def smooth_maximum(mapping: Mapping) -> Tensor:
-    """The mean over layers and edges of log Σ exp of the logits; what an edge has not, counts nothing."""
+    """Return the mean over layers and edges of log Σ exp of the logits, without operations that an edge lacks."""
     logits = reduce(torch.add, mapping.terms()).expand(mapping.layers, -1, -1)
     return logits.logsumexp(-1).mean()

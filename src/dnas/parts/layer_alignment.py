@@ -1,15 +1,15 @@
-"""Layer alignment: layers that share a cell are to want the same of it (Movahedi et al., Λ-DARTS, ICLR 2023).
+"""Layer alignment: aligns the gradients of layers that share a cell (Movahedi et al., Λ-DARTS, ICLR 2023).
 
     Λ = mean over pairs of layers k < l of one kind of cos(g_k, g_l),   g_k = ∂L_train/∂(mixing weights of layer k)
     w ← argmin_w  L_train - λ Λ
 
-Where few layers have a say in the shared cell, what suits them wins, and the others' gradients are noise. Λ is raised
-through the weights. Its gradient is a product of second derivatives and a vector, so it is had by a central difference:
-with p_k = ∂Λ/∂g_k,
+If few layers dominate the shared cell, the operations that suit them win, and the gradients of the others are noise. Λ
+is increased through the weights. Its gradient is a product of second derivatives and a vector, so it is computed by a
+central difference: with p_k = ∂Λ/∂g_k,
 
     ∂Λ/∂w ≈ [∂L_train/∂w (at mixing weights + ε p) - ∂L_train/∂w (at mixing weights - ε p)] / 2ε,   ε = R / |p|
 
-λ grows linearly over the epochs in which the architecture moves.
+λ grows linearly over the epochs that update the architecture.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ RADIUS = 1e-3
 
 
 class LayerAlignmentOptions(PartOptions):
-    """λ is the public code's."""
+    """Options; λ is that of the public code."""
 
     weight: float = Field(0.125, gt=0, description="λ in the last epoch; it grows linearly from 0")
 
 
 class LayerAlignment(Part):
-    """A term in the loss of the weights that makes layers' gradients in their mixing weights agree."""
+    """A term in the loss of the weights that aligns the gradients of layers in their mixing weights."""
 
     name = "layer-alignment"
     title = "Layer alignment (Λ-DARTS)"
@@ -45,7 +45,7 @@ class LayerAlignment(Part):
     )
     Options = LayerAlignmentOptions
     options: LayerAlignmentOptions
-    updates = ("first-order", "second-order")  # a joint step has no step of the weights alone
+    updates = ("first-order", "second-order")  # a joint step has no separate step of the weights
 
     def passes(self, settings: GradientSettings) -> float:
         return 2.0
@@ -69,9 +69,9 @@ class LayerAlignment(Part):
 
 
 def alignment(slopes: Tensor, kind: Tensor) -> Tensor:
-    """Λ of [L, E, O]: the mean cosine over pairs of layers of one `kind` [L].
+    """Return Λ of slopes [L, E, O]: the mean cosine over pairs of layers of the same `kind` [L].
 
-    A layer without gradient aligns with none; 0 where no two layers are of one kind.
+    A layer without gradient has cosine 0 with all others. Λ is 0 if no two layers have the same kind.
     """
     flat = slopes.flatten(1)
     length = flat.norm(dim=1, keepdim=True)
@@ -81,13 +81,13 @@ def alignment(slopes: Tensor, kind: Tensor) -> Tensor:
 
 
 def ascent(slopes: Tensor, kind: Tensor) -> Tensor:
-    """[L, E, O] in float64: ∂Λ/∂g."""
+    """Return ∂Λ/∂g, [L, E, O] in float64."""
     there = slopes.detach().double()
     active = there.flatten(1).any(1)
     found = torch.zeros_like(there)
     if int(active.sum()) > 1:
         wanted = there[active].requires_grad_()
-        # Of all pairs, those with a layer that has no gradient have the cosine 0.
+        # Pairs with a layer that has no gradient have cosine 0.
         share = _pairs(kind[active]) / max(1.0, _pairs(kind))
         (slope,) = torch.autograd.grad(alignment(wanted, kind[active]), [wanted])
         found[active] = share * slope

@@ -1,11 +1,11 @@
-"""OLES: an operation stops learning when what it learns does not carry over (Jiang et al., NeurIPS 2023).
+"""OLES: an operation stops training when its gradients no longer generalize (Jiang et al., NeurIPS 2023).
 
     M_o = mean over the last n steps of cos( ∂L_train/∂w_o , ∂L_val/∂w_o )
 
-w_o are all weights of one operation on one edge of one layer. Where M_o is below a threshold after n steps in which the
-operation was executed, its weights rest from then on: it has begun to fit the training half, and more of it would make
-it look worse on the validation half, by which the architecture parameters judge it against operations without weights.
-Else the count begins anew.
+w_o are all weights of one operation on one edge of one layer. If M_o is below a threshold after n steps that executed
+the operation, its weights are frozen from then on: it starts to overfit the training half, and more training would make
+it look worse on the validation half, on which the architecture parameters compare it with operations without weights.
+Otherwise the count starts again.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from dnas.parts.protocol import Part, PartOptions, SearchView
 
 
 class OLESOptions(PartOptions):
-    """The public code's values, for searches of 50 epochs of 391 steps."""
+    """Options, with the values of the public code for searches of 50 epochs of 391 steps."""
 
-    threshold: float = Field(0.4, ge=-1, le=1, description="least mean cosine with which an operation goes on learning")
-    steps: int = Field(20, ge=1, description="n: steps that are averaged before an operation is judged")
+    threshold: float = Field(
+        0.4, ge=-1, le=1, description="smallest mean cosine with which an operation keeps training"
+    )
+    steps: int = Field(20, ge=1, description="n: steps over which the cosine is averaged before each decision")
 
 
 class OLES(Part):
-    """Compares the gradients of both halves, operation by operation, and freezes."""
+    """Compares the gradients of both halves per operation, and freezes operations."""
 
     name = "oles"
     title = "Operation-level early stopping"
     paper = "Jiang et al., Operation-Level Early Stopping for Robustifying Differentiable NAS, NeurIPS 2023"
     Options = OLESOptions
     options: OLESOptions
-    updates = ("first-order",)  # the others have no gradients of both halves to compare
+    updates = ("first-order",)  # other updates do not compute gradients of both halves
     compares = True
 
     def begin(self, search: SearchView) -> dict[str, Tensor]:
-        """`sum` of cosines, `count` of steps and `frozen`, each [L, E, O]."""
+        """Return the `sum` of cosines, `count` of steps and `frozen`, each [L, E, O]."""
         shape = (search.settings.layers, len(search.method.space.edges), len(search.method.operations))
         return {
             "sum": torch.zeros(shape, dtype=torch.float64),
@@ -67,7 +69,7 @@ class OLES(Part):
         return search.states[self.name]["frozen"]
 
     def metrics(self, search: SearchView, progress: Progress) -> dict[str, float]:
-        """The share of operations with weights that have stopped."""
+        """Return the share of frozen operations among those with weights."""
         learning = torch.zeros_like(search.states[self.name]["frozen"])
         for owned in search.owned():
             learning[owned.layer, owned.edges, owned.operation] = True
@@ -76,8 +78,8 @@ class OLES(Part):
 
 
 def cosines(search: SearchView, one: Sequence[Tensor | None], two: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """[L, E, O]: the cosines of two gradients of the supernet's weights within each operation on each edge, and where
-    there are any: where both reach an operation that has weights."""
+    """Return [L, E, O]: the cosines of two gradients of the supernet weights within each operation on each edge, and
+    which of them exist: both gradients must reach an operation with weights."""
     of = {id(weight): pair for weight, *pair in zip(search.weights, one, two, strict=True)}
     shape = search.states[OLES.name]["sum"].shape
     dot, first, second = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))

@@ -1,11 +1,11 @@
-"""Perturbation: weights that do not depend on exact architecture parameters (Chen & Hsieh, SDARTS, ICML 2020).
+"""Perturbation: weights that are robust to changes of architecture parameters (Chen & Hsieh, SDARTS, ICML 2020).
 
     w ← argmin_w  E_δ L_train(w, α + δ)   with δ uniform in [-ε, ε]                                  law=random
     w ← argmin_w max_δ L_train(w, α + δ)  over |δ| ≤ ε                                               law=adversarial
 
-Only the weight step sees α + δ. In expectation it adds ε² / 6 · tr ∂²L_train/∂α² to the loss of the weights, so they
-come to where that trace is small, and with it what is lost by taking operations away. ε grows linearly over the epochs
-in which the architecture moves. The maximum is that of the loss' linear part: δ = ε sign ∂L_train/∂α, one step of
+Only the weight step uses α + δ. In expectation it adds ε² / 6 · tr ∂²L_train/∂α² to the loss of the weights, so they
+move to where that trace is small, and with it the loss from removing operations. ε grows linearly over the epochs that
+update the architecture. The maximum is that of the linear part of the loss: δ = ε sign ∂L_train/∂α, one step of
 projected gradient ascent from δ = 0.
 """
 
@@ -24,15 +24,17 @@ from dnas.settings import GradientSettings
 
 
 class PerturbationOptions(PartOptions):
-    """The public code's range of ε."""
+    """Options, with the range of ε in the public code."""
 
-    law: Literal["random", "adversarial"] = Field("random", description="δ is drawn, or the worst to first order")
+    law: Literal["random", "adversarial"] = Field(
+        "random", description="δ: drawn at random, or the worst to first order"
+    )
     epsilon: float = Field(0.3, gt=0, description="ε in the last epoch")
-    epsilon_start: float = Field(0.03, ge=0, description="ε in the first epoch in which the architecture moves")
+    epsilon_start: float = Field(0.03, ge=0, description="ε in the first epoch that updates the architecture")
 
 
 class Perturbation(Part):
-    """Moves the architecture parameters aside while the weights take their step."""
+    """Perturbs the architecture parameters during the step of the weights."""
 
     name = "perturbation"
     title = "Perturbation (SDARTS)"
@@ -41,7 +43,7 @@ class Perturbation(Part):
     )
     Options = PerturbationOptions
     options: PerturbationOptions
-    updates = ("first-order", "second-order")  # a joint step has no step of the weights alone
+    updates = ("first-order", "second-order")  # a joint step has no separate step of the weights
 
     def passes(self, settings: GradientSettings) -> float:
         return 1.0 if self.options.law == "adversarial" else 0.0

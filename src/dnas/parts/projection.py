@@ -1,14 +1,14 @@
-"""Projection: what is kept is what the supernet misses most when it is taken away (Wang et al., DARTS-PT, ICLR 2021).
+"""Projection: keep the operations whose removal hurts the supernet most (Wang et al., DARTS-PT, ICLR 2021).
 
-The size of an architecture parameter need not say how much an operation is worth. After the last step every factor of
-the mapping is taken out of the trained supernet, one at a time, and the drop on validation images is its worth:
+The value of an architecture parameter may not reflect the worth of an operation. After the last step every factor of
+the mapping is removed from the trained supernet, one at a time, and the drop on validation images is its worth:
 
     decoupled   an operation on an edge in all layers, an operation in a layer, an edge in a layer: EO + LO + LE
     full        an operation on an edge in a layer, an edge in a layer:                             LEO + LE
     shared      the same, in all layers of a kind at once:                                          2 EO + 2 E
 
-On each edge the operation of the largest worth is kept (under `decoupled` of the largest sum of its two), and in each
-node the edges of the largest worth of their own.
+Each edge keeps the operation with the largest worth (under `decoupled` the largest sum of its two worths), and each
+node keeps the edges with the largest worth of their own.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from dnas.space.darts import layer_kinds
 from dnas.supernet.mapping import DECOUPLED, SHARED
 from dnas.supernet.relaxation import MixingWeights
 
-# Edges are ranked by their own worth; that of their operations only breaks ties.
+# Edges are ranked by their own worth; the worth of their operations only breaks ties.
 EDGES_FIRST = 1e9
 
 
 class ProjectionOptions(PartOptions):
-    """The published criterion, on fewer images."""
+    """Options: the published criterion, on fewer images."""
 
-    by: Literal["accuracy", "loss"] = Field("accuracy", description="what must not drop: accuracy, or minus the loss")
-    images: int = Field(256, ge=0, description="validation images of each measurement, always the same; 0: all")
+    by: Literal["accuracy", "loss"] = Field(
+        "accuracy", description="measure of worth: drop in accuracy, or rise in loss"
+    )
+    images: int = Field(256, ge=0, description="validation images per measurement, always the same; 0: all")
 
 
 class Projection(Part):
-    """A derivation by the supernet's own accuracy in place of the method's by its parameters."""
+    """Derivation by the accuracy of the supernet instead of the architecture parameters."""
 
     name = "projection"
     title = "Projection by perturbation (DARTS-PT)"
@@ -61,7 +63,7 @@ class Projection(Part):
         with torch.no_grad():
             scores = search.method.scores(search.mapping, progress)
             scores = scores * (choices(search.method, search.settings.layers) & ~search.closings.closed).to(scores)
-            # What operations are ranked by, in place of what is drawn in a step.
+            # The scores of operations, instead of the draw of a step.
             whole = replace(search.mixing(progress), active=None).to(scores)
             whole = replace(whole, operations=scores, edges=torch.ones_like(whole.edges))
         found = []
@@ -85,9 +87,9 @@ class Projection(Part):
 
 
 def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The factors of a method's mapping, each as the operations [L, E, O] and the whole edges [L, E] that go with it.
+    """Yield the factors of a method's mapping, each as the operations [L, E, O] and whole edges [L, E] that it removes.
 
-    Operations that cannot be derived are none.
+    Operations that cannot be derived are not factors.
     """
     count, names = len(method.space.edges), method.operations
     kinds = torch.tensor(layer_kinds(layers))
@@ -112,7 +114,7 @@ def factors(method: GradientMethod, layers: int) -> Iterator[tuple[Tensor, Tenso
 
 
 def choices(method: GradientMethod, layers: int) -> Tensor:
-    """[L, E, O]: the operations that can be derived."""
+    """Return [L, E, O]: the operations that can be derived."""
     edges = range(len(method.space.edges))
     return torch.tensor(
         [
@@ -125,7 +127,7 @@ def choices(method: GradientMethod, layers: int) -> Tensor:
 def _taken(
     none: Tensor, open_: Tensor, rows: Tensor, edge: int | slice, operation: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """An operation on an edge in these layers; nothing where it is open in none of them."""
+    """Yield an operation on an edge in these layers, if it is open in any of them."""
     chosen = none.clone()
     chosen[:, edge, operation] = True
     chosen &= rows & open_

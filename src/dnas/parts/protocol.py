@@ -1,4 +1,4 @@
-"""What a part can give: hooks into the search of any gradient method, each of which does nothing by default."""
+"""The interface of parts: hooks into the search of any differentiable method, which do nothing by default."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from dnas.supernet.supernet import Owned
 
 
 def require_top_edges(part: str, method: GradientMethod) -> None:
-    """Raises InputError where a method has been told to derive otherwise, which the part would leave without effect."""
+    """Raise InputError if a method has another derivation, which would have no effect with the part."""
     derivation = getattr(method.options, "derivation", "top-2")
     if derivation != "top-2":
-        raise InputError(f"--option derivation={derivation} cannot be used with --with {part}, which derives")
+        raise InputError(
+            f"--option derivation={derivation} cannot be used with --with {part}, which replaces the derivation"
+        )
 
 
 class PartOptions(MethodOptions):
-    """A part's own options, set by `--option PART.NAME=VALUE` or under `[with_options.PART]` in a file."""
+    """Options of a part, set by `--option PART.NAME=VALUE` or under `[with_options.PART]` in a file."""
 
 
 class ClosingsView(Protocol):
-    """What a part may know of the operations that are closed.
+    """The closed operations, as parts see them.
 
     Attributes:
         closed: [L, E, O] of bool on the CPU.
@@ -36,20 +38,20 @@ class ClosingsView(Protocol):
     closed: Tensor
 
     def ranking(self, progress: Progress) -> Tensor:
-        """[L, E, O] on the CPU: what the method ranks by, as if nothing were closed; -∞ where it is."""
+        """Return the scores of the method, [L, E, O] on the CPU, as without closings; -∞ for closed operations."""
 
 
 class SearchView(Protocol):
-    """What a part may use of the search that it takes part in.
+    """The interface of a search for its parts.
 
     Attributes:
         method: A `GradientMethod`, with its options.
-        settings: Its `GradientSettings`, resolved.
+        settings: Its resolved `GradientSettings`.
         mapping: A `Mapping` with its architecture parameters.
         architecture: These parameters.
-        weights: Of the supernet.
-        seed: The run's.
-        states: What each part began with (`Part.begin`), by its name.
+        weights: Weights of the supernet.
+        seed: Seed of the run.
+        states: State of each part (`Part.begin`), by its name.
     """
 
     method: Any
@@ -62,36 +64,36 @@ class SearchView(Protocol):
 
     @property
     def closings(self) -> ClosingsView:
-        """What parts have closed (`Part.closing`)."""
+        """Return the operations closed by parts (`Part.closing`)."""
 
     def progress(self, step: int, draw: int = 0) -> Progress:
-        """Where a step stands."""
+        """Return the position of a step in the search."""
 
     def training_slopes(self, step: int) -> Sequence[Tensor]:
-        """The gradients of the training loss in the architecture parameters, on the images of the weight step."""
+        """Return the gradients of the training loss in the architecture parameters, on the images of that step."""
 
     def training_gradients(self, step: int, bump: Tensor) -> Sequence[Tensor | None]:
-        """Those in the weights, where `bump` [L, E, O] is added to the mixing weights of the operations."""
+        """Return the gradients in the weights, with `bump` [L, E, O] added to the mixing weights of the operations."""
 
     def owned(self) -> Iterable[Owned]:
-        """The weights that belong to operations."""
+        """Return the weights that belong to operations."""
 
     def mixing(self, progress: Progress) -> MixingWeights:
-        """The method's mixing weights, as the supernet takes them."""
+        """Return the mixing weights of the method, in the form for the supernet."""
 
     def judge(self, what: Architecture | MixingWeights, images: int | None = None) -> tuple[float, float]:
-        """Accuracy and cross-entropy of the supernet on so many validation images."""
+        """Return accuracy and cross-entropy of the supernet on so many validation images."""
 
 
 class Part:
-    """What is added to a search. It has options, and its state is with the search (`begin`).
+    """Base class of parts, which are added to a search. A part has options; its state is kept by the search (`begin`).
 
     Attributes:
-        name, title, paper: For people.
-        Options: Its own options.
-        updates: Under which `search.update` it can act.
-        compares: Whether `compare` is to be called, for which the architecture step computes the weights' gradients.
-        derives: Whether `derive` stands in place of the method's.
+        name, title, paper: Texts for people.
+        Options: Class of its options.
+        updates: The supported values of `search.update`.
+        compares: Whether `compare` is called, for which the architecture step also computes gradients of the weights.
+        derives: Whether `derive` replaces that of the method.
     """
 
     name: ClassVar[str]
@@ -106,69 +108,75 @@ class Part:
         self.options = options
 
     def check(self, method: GradientMethod, settings: GradientSettings) -> None:
-        """Raises InputError where it could not act, for another reason than `updates`."""
+        """Raise InputError if the part would have no effect, for another reason than `updates`."""
 
     def begin(self, search: SearchView) -> dict[str, Tensor]:
-        """What it keeps from step to step, in checkpoints: tensors that its hooks change in place."""
+        """Return the state of the part, which is saved in checkpoints: tensors that its hooks change in place."""
         return {}
 
     def passes(self, settings: GradientSettings) -> float:
-        """What it adds to the cost of a step in which the architecture moves, in passes forward and backward."""
+        """Return the cost that it adds to a step with an architecture update, in forward and backward passes."""
         return 0.0
 
     def penalty(self, search: SearchView, progress: Progress) -> Tensor | None:
-        """What the architecture step adds to its loss, beside the method's own penalty."""
+        """Return a term for the loss of the architecture step, in addition to the penalty of the method, or None."""
         return None
 
     def offsets(self, search: SearchView, step: int) -> Sequence[Tensor] | None:
-        """What is added to the architecture parameters for the weight step, which leaves them as they were."""
+        """Return offsets of the architecture parameters during the weight step, or None."""
         return None
 
     def wants_slopes(self, search: SearchView, step: int) -> bool:
-        """Whether `weight_gradients` is to be called with the gradient in the mixing weights."""
+        """Return True if `weight_gradients` needs the gradient in the mixing weights."""
         return False
 
     def weight_gradients(self, search: SearchView, step: int, slopes: Tensor) -> Sequence[Tensor | None] | None:
-        """What is added to the gradients of the weights, where it wants `slopes` [L, E, O]: the gradient of the
-        training loss in the mixing weights of the operations."""
+        """Return terms for the gradients of the weights, or None. Only called after `wants_slopes` returned True.
+
+        `slopes` [L, E, O] is the gradient of the training loss in the mixing weights of the operations.
+        """
         return None
 
     def compare(
         self, search: SearchView, training: Sequence[Tensor | None], validation: Sequence[Tensor | None]
     ) -> None:
-        """Called after each step with the weights' gradients of its training and of its validation images; None where
-        they do not reach."""
+        """Process the gradients of the weights on training and validation images after each step.
+
+        A gradient is None for weights that it does not reach.
+        """
 
     def resting(self, search: SearchView) -> Tensor | None:
-        """[L, E, O] of bool on the CPU: operations whose weights rest."""
+        """Return the operations with frozen weights, [L, E, O] of bool on the CPU, or None."""
         return None
 
     def closing(self, search: SearchView, step: int) -> Tensor | None:
-        """[L, E, O] of bool on the CPU: operations that are closed before this step, for good: their weight is 0, the
-        relaxation does not see them, and they cannot be derived. Each node must keep as many edges as it has inputs,
-        and each edge that is not closed as a whole an operation that can be derived."""
+        """Return the operations to close permanently before this step, [L, E, O] of bool on the CPU, or None.
+
+        Closed operations have weight 0, are not part of the relaxation, and cannot be derived. Each node must keep as
+        many edges as it has inputs, and each edge that is not closed as a whole an operation that can be derived.
+        """
         return None
 
     def skip_dropout(self, search: SearchView, progress: Progress) -> float:
-        """The probability with which the identity's output is dropped in this step, besides the method's."""
+        """Return the dropout probability for the output of the identity in this step, in addition to the method's."""
         return 0.0
 
     def judged_images(self, method: GradientMethod, layers: int, validation: int) -> float:
-        """How many images run through the supernet for its derivation, where there are `validation` of them."""
+        """Return how many images its derivation needs, if there are `validation` of them."""
         return 0.0
 
     def measures(self, search: SearchView, progress: Progress) -> Sequence[MixingWeights]:
-        """The mixing weights that the supernet is to be measured with, one by one, after the last step."""
+        """Return the mixing weights to measure, one by one, after the last step."""
         return []
 
     def measure(self, search: SearchView, mixing: MixingWeights) -> float:
-        """One of these measurements."""
+        """Return the result of one of these measurements."""
         raise NotImplementedError
 
     def derive(self, search: SearchView, progress: Progress, measured: Sequence[float]) -> Architecture:
-        """The architecture that follows from all of them."""
+        """Return the architecture that follows from all measurements."""
         raise NotImplementedError
 
     def metrics(self, search: SearchView, progress: Progress) -> dict[str, float]:
-        """What an epoch's line of metrics.jsonl says of it; keys begin with the part's name."""
+        """Return its values for the line of an epoch in metrics.jsonl; keys start with the name of the part."""
         return {}

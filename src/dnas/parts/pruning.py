@@ -1,11 +1,11 @@
-"""Pruning: operations are closed one after another, under a price that grows (Bi et al., GOLD-NAS, 2020).
+"""Pruning: operations are closed one by one, under an increasing cost penalty (Bi et al., GOLD-NAS, 2020).
 
     L_val + w log(1 + Σ ψ[l,e,o] c[l,e,o])       c: parameters or multiply-accumulates of each operation
 
-What a method ranks by is compared in every step with a level t that grows from 0 to `threshold` over the epochs in
-which the architecture moves: an operation is closed below t times the strongest of its edge, an edge below t times the
-weakest that its node must keep. So no final argmax takes most of the network away at once: with a threshold of 1, one
-operation an edge and two edges a node are left when the last epoch begins, which trains what will be derived.
+Each step compares the scores of the method with a level t that grows from 0 to `threshold` over the epochs that update
+the architecture: an operation is closed below t times the strongest of its edge, and an edge below t times the weakest
+that its node must keep. No final argmax then removes most of the network at once: with a threshold of 1, one operation
+per edge and two edges per node remain at the start of the last epoch, which trains the network that is then derived.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ RESOURCES = ("params", "macs")  # in the order of `resources`
 
 
 class PruningOptions(PartOptions):
-    """A price and a level."""
+    """Options of the penalty and the level."""
 
-    weight: float = Field(0.1, ge=0, description="w in the last epoch, what a unit of log cost is worth; from 0 on")
-    resource: Literal["params", "macs"] = Field("macs", description="what costs: parameters or multiply-accumulates")
+    weight: float = Field(0.1, ge=0, description="w in the last epoch: weight of the log cost; it grows from 0")
+    resource: Literal["params", "macs"] = Field("macs", description="penalize parameters or multiply-accumulates")
     threshold: float = Field(
-        1.0, gt=0, le=1, description="t in the last epoch, linear from 0; 1: nothing is left to choose at the end"
+        1.0, gt=0, le=1, description="t in the last epoch, linear from 0; 1: no choice remains at the end"
     )
 
 
 class Pruning(Part):
-    """A price on the expected cost, and gradual closing in place of the final choice."""
+    """A penalty on the expected cost, and gradual closing instead of a final choice."""
 
     name = "pruning"
     title = "Gradual pruning under a resource term (GOLD-NAS)"
@@ -61,14 +61,14 @@ class Pruning(Part):
         return weak(search.closings.ranking(progress), search.method.operations, search.method.space, level)
 
     def metrics(self, search: SearchView, progress: Progress) -> dict[str, float]:
-        """The share of operations that are closed, and the expected cost of what is left."""
+        """Return the share of closed operations, and the expected cost of the others."""
         with torch.no_grad():
             cost = float(self._cost(search, progress))
         closed = float(search.closings.closed.float().mean())
         return {f"{self.name}.closed": closed, f"{self.name}.{self.options.resource}": cost}
 
     def _cost(self, search: SearchView, progress: Progress) -> Tensor:
-        """Σ ψ c, of the draw of this step where there is one."""
+        """Return Σ ψ c, for the draw of this step if there is one."""
         psi = search.mixing(progress).psi
         size = (search.settings.layers, progress.channels, progress.image_size)
         table = resources(search.method.space, tuple(search.method.operations), *size)
@@ -76,11 +76,11 @@ class Pruning(Part):
 
 
 def weak(scores: Tensor, operations: tuple[str, ...], space: Space, level: float) -> Tensor:
-    """[L, E, O] of bool: what is below `level` times the best of its edge, or on edges below `level` times the weakest
-    that their node keeps. At level 1 what cannot be derived is, too; where all are equal all stay.
+    """Return [L, E, O] of bool: operations below `level` times the best of their edge, or on edges below `level` times
+    the weakest that their node keeps. At level 1 this includes operations that cannot be derived. Equal ones all stay.
 
     Args:
-        scores: [L, E, O], -∞ where closed.
+        scores: [L, E, O], -∞ for closed operations.
     """
     derivable = ~derive.closed(operations, space, len(scores))
     best = scores.masked_fill(~derivable, -math.inf).amax(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The parts by name: each file of this folder, and what else was given."""
+"""The parts by name: those of this folder (one per file), of installed packages, and registered ones."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ PARTS = Registry[type[Part]]("dnas.parts", Part, "part", lambda: classes_of("dna
 
 
 def list_parts() -> list[str]:
-    """The names of all parts."""
+    """Return the names of all parts."""
     return list(PARTS)
 
 
 def get_part(name: str) -> type[Part]:
-    """The class of a part. Raises InputError listing the names."""
+    """Return the class of a part. Raises InputError for an unknown name."""
     if name not in PARTS:
         raise unknown(SETTING, "--with", name, PARTS)
     return PARTS[name]
 
 
 def create(names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Part, ...]:
-    """The parts of these names, in this order, with checked options by name.
+    """Return the parts with these names, in this order, with checked options by name.
 
     Raises:
-        InputError: A part that is not known, named twice, or with an option that it has not; options of one that does
-            not take part.
+        InputError: A part is unknown, named twice, or has an unknown option; or there are options of another part.
     """
     options = options or {}
     for number, name in enumerate(names):
         get_part(name)
         if name in names[:number]:
-            raise SettingError(SETTING, "--with", f" names {name} twice; leave one out")
+            raise SettingError(SETTING, "--with", f" contains {name!r} twice; remove one")
     for name in options:
         if name not in names:
             get_part(name)
-            raise SettingError(f"{OPTIONS}.{name}", f"--option {name}.…", f" has no use without --with {name}")
+            raise SettingError(f"{OPTIONS}.{name}", f"--option {name}.…", f" only applies to --with {name}")
     parts = []
     for name in names:
         part = get_part(name)
@@ -58,17 +57,19 @@ def create(names: Sequence[str], options: Mapping[str, Mapping[str, Any]] | None
 
 
 def check(parts: Sequence[Part], method: Method, settings: SearchSettings | None) -> None:
-    """Raises InputError for a part that could not act with this method and these settings."""
+    """Raise InputError for a part that would have no effect with this method and these settings."""
     deriving = [part.name for part in parts if part.derives]
     if len(deriving) > 1:
-        raise SettingError(SETTING, "--with", f" names {' and '.join(deriving)}, which both derive; leave one out")
+        raise SettingError(
+            SETTING, "--with", f" {' and '.join(deriving)} cannot be used together, since both derive; remove one"
+        )
     for part in parts:
         if not isinstance(method, GradientMethod):
-            names = f"a method that follows gradients, which --method {method.name} does not"
-            raise SettingError(SETTING, "--with", f" {part.name} needs {names}; choose another, or leave it out")
+            names = f"a differentiable method, which {method.name} is not"
+            raise SettingError(SETTING, "--with", f" {part.name} requires {names}; choose another method or remove it")
         assert isinstance(settings, GradientSettings)
         if settings.update not in part.updates:
-            remedy = f"choose -o search.update={part.updates[0]}, or leave it out"
+            remedy = f"use -o search.update={part.updates[0]}, or remove it"
             raise SettingError(
                 SETTING, "--with", f" {part.name} cannot be used with search.update={settings.update}; {remedy}"
             )

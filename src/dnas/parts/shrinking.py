@@ -1,11 +1,11 @@
 """Shrinking: edges lose their weakest operations in stages, while skips drop out (Chen et al., P-DARTS, ICCV 2019).
 
-The epochs in which the architecture moves are three stages of equal length. In the second each edge goes on with its
-`keep_second` best operations, in the third with its `keep_third` best. In each stage the output of the identity is
-dropped with a probability that begins at the stage's own and falls linearly to 0, so that skip connections, which need
-no training, do not win before the others can.
+The epochs that update the architecture are three stages of equal length. In the second, each edge keeps its
+`keep_second` best operations, and in the third its `keep_third` best. In each stage the output of the identity is
+dropped with a probability that starts at the value of the stage and falls linearly to 0, so that skip connections,
+which need no training, do not win before other operations can.
 
-P-DARTS' other half, a network that is deeper in each stage, is not here: see docs/parts.md.
+The other half of P-DARTS, a deeper network in each stage, is not implemented: see docs/parts.md.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ STAGES = 3
 
 
 class ShrinkingOptions(PartOptions):
-    """How many operations are kept are the paper's, with `none` among the eight of its first stage."""
+    """Options; the numbers of operations are those of the paper, with `none` among the eight of its first stage."""
 
-    keep_second: int = Field(5, ge=1, description="operations of an edge in the second stage")
-    keep_third: int = Field(3, ge=1, description="operations of an edge in the third stage")
-    dropout_first: float = Field(0.0, ge=0, lt=1, description="of skips, at the beginning of the first stage")
-    dropout_second: float = Field(0.4, ge=0, lt=1, description="of skips, at the beginning of the second stage")
-    dropout_third: float = Field(0.7, ge=0, lt=1, description="of skips, at the beginning of the third stage")
+    keep_second: int = Field(5, ge=1, description="operations per edge in the second stage")
+    keep_third: int = Field(3, ge=1, description="operations per edge in the third stage")
+    dropout_first: float = Field(0.0, ge=0, lt=1, description="dropout of skips at the start of the first stage")
+    dropout_second: float = Field(0.4, ge=0, lt=1, description="dropout of skips at the start of the second stage")
+    dropout_third: float = Field(0.7, ge=0, lt=1, description="dropout of skips at the start of the third stage")
 
 
 class Shrinking(Part):
-    """Fewer operations an edge from stage to stage, and dropout of skips."""
+    """Fewer operations per edge in each stage, and dropout of skips."""
 
     name = "shrinking"
     title = "Fewer operations in stages (P-DARTS)"
@@ -51,18 +51,20 @@ class Shrinking(Part):
         second, third = self.options.keep_second, self.options.keep_third
         if third > second:
             raise InputError(
-                f"--option {self.name}.keep_third={third} is more than keep_second={second}; edges only lose operations"
+                f"--option {self.name}.keep_third={third} must be at most keep_second={second}, since edges "
+                "only lose operations"
             )
         most = int((~derive.closed(method.operations, method.space, STAGES)).sum(-1).max())
         if third >= most:
             raise InputError(
-                f"--with {self.name} would close nothing: an edge of --space {method.space.name} has at most {most} "
+                f"--with {self.name} would have no effect: an edge of --space {method.space.name} has at most {most} "
                 f"operations to derive, and {self.name}.keep_third is {third}"
             )
         if (moving := settings.epochs - settings.warmup) < STAGES:
             raise InputError(
-                f"--with {self.name} needs {STAGES} epochs in which the architecture moves, for as many stages; there "
-                f"are {moving}: give more --epochs, or fewer search.warmup_epochs"
+                f"--with {self.name} requires {STAGES} epochs that update the architecture, one per stage, "
+                f"got {moving}; "
+                "use more --epochs, or fewer search.warmup_epochs"
             )
 
     def closing(self, search: SearchView, step: int) -> Tensor | None:
@@ -79,13 +81,13 @@ class Shrinking(Part):
         return (options.dropout_first, options.dropout_second, options.dropout_third)[stage] * (1 - passed)
 
     def metrics(self, search: SearchView, progress: Progress) -> dict[str, float]:
-        """Operations of an edge that are left, in the mean."""
+        """Return the mean number of remaining operations per edge."""
         left = (~search.closings.closed).sum(-1).double().mean()
         return {f"{self.name}.operations": float(left), f"{self.name}.dropout": self.skip_dropout(search, progress)}
 
 
 def position(progress: Progress) -> tuple[int, float]:
-    """The stage, from 0, and which share of it has passed before this epoch; the warm-up is before the first."""
+    """Return the stage, from 0, and the share of it that passed before this epoch; the warm-up is before the first."""
     moving = progress.epochs - progress.warmup_epochs
     passed = STAGES * max(0, progress.epoch - progress.warmup_epochs) / moving
     stage = min(STAGES - 1, int(passed))
@@ -93,11 +95,11 @@ def position(progress: Progress) -> tuple[int, float]:
 
 
 def beyond(scores: Tensor, operations: tuple[str, ...], space: Space, keep: int) -> Tensor:
-    """[L, E, O] of bool: what is not among the `keep` best of its edge, the first of equals. The best that can be
-    derived stays, in the place of the last where it would be none of them.
+    """Return [L, E, O] of bool: operations that are not among the `keep` best of their edge, the first of equals. The
+    best one that can be derived always stays, if necessary instead of the last of them.
 
     Args:
-        scores: [L, E, O], -∞ where closed.
+        scores: [L, E, O], -∞ for closed operations.
     """
     ranked = scores.clone()
     derivable = scores.masked_fill(derive.closed(operations, space, len(scores)), -torch.inf)

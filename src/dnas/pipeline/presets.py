@@ -84,10 +84,11 @@ RATES = ("learning_rate", "muon_learning_rate")
 
 
 def paper_travel(method: Method) -> float:
-    """How far Adam can carry an architecture parameter in the method's own search on CIFAR-10.
+    """Return how far Adam can move an architecture parameter in the method's own search on CIFAR-10.
 
-    Steps after the warm-up × their learning rate: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. A short
-    search that keeps the learning rate instead would end at its initial noise.
+    The number of steps after the warm-up times the learning rate: 35 · 391 · 3e-4 = 4.1 for DNAS, 2.1 for PC-DARTS. A
+    short search with the same learning rate would end at its initial noise. With the paper's √steps × learning rate,
+    seeds agree better, on networks that are a point worse (docs/paper.md).
     """
     if not issubclass(method.Settings, GradientSettings):
         return 0.0

@@ -1,4 +1,4 @@
-"""What surrounds a loop: checkpoints, the run folder, signals, ranks and processes.
+"""Execution of a loop: checkpoints, run folder, signals, ranks and processes.
 
-Not here: networks, methods and pictures.
+Not here: networks, methods and images.
 """

@@ -1,10 +1,10 @@
-"""Checkpoints that are atomic, checked and bit-exact, in plain safetensors and JSON.
+"""Atomic, verified and bit-exact checkpoints in plain safetensors and JSON.
 
-A checkpoint is two files, `<sequence>.safetensors` and a manifest `<sequence>.json` that is written last and
-holds the size and SHA-256 of the first, the JSON state, and a checksum of itself. A checkpoint without a
-valid manifest does not exist, so a write that stops anywhere leaves the previous checkpoint the newest.
+A checkpoint consists of two files, `<sequence>.safetensors` and a manifest `<sequence>.json`, which is written last and
+contains the size and SHA-256 of the first, the JSON state, and a checksum of itself. Without a valid manifest a
+checkpoint does not count, so that if a write stops at any point, the previous checkpoint is still the newest.
 
-A run folder is looked at without torch, which is imported where tensors are read or written.
+Run folders are examined without torch, which is only imported to read or write tensors.
 """
 
 from __future__ import annotations
@@ -33,48 +33,47 @@ FILE_NAME = re.compile(r"([0-9]{8,})\.(json|safetensors)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save` was given: tensors on the CPU, by name in any order, and the JSON state in its order."""
+    """The arguments of `save`: tensors on the CPU, by name in any order, and the JSON state in its order."""
 
     sequence: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors called NAME.SOMETHING, as SOMETHING: one module's state among others."""
+        """Return the tensors named NAME.SOMETHING as SOMETHING: the state of one module among others."""
         prefix = f"{name}."
         return {key[len(prefix) :]: tensor for key, tensor in self.tensors.items() if key.startswith(prefix)}
 
 
 def restore_module(checkpoint: Checkpoint, name: str, module: nn.Module) -> None:
-    """Gives a module the tensors of the part `name`. Raises RunError when they are not those of such a module."""
+    """Load the tensors of the part `name` into a module. Raises RunError if they do not fit the module."""
     try:
         module.load_state_dict(checkpoint.part(name))
     except RuntimeError as error:
-        # torch lists each difference in a line of its own.
+        # torch lists each difference on a separate line.
         first = next(iter(str(error).splitlines()[1:]), str(error)).strip()
         raise RunError(
-            f"the checkpoint's {name} is of another network ({first}); resume with the options the run was started with"
+            f"{name} in the checkpoint is of another network ({first}); resume with the options of the original run"
         ) from error
 
 
 class _DamagedError(Exception):
-    """Says what is wrong with one checkpoint; never leaves this module."""
+    """Describes the damage of one checkpoint; never leaves this module."""
 
 
 def save(folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> None:
-    """Writes checkpoint `sequence`, then deletes all but the `keep` newest whole ones.
+    """Write checkpoint `sequence`, then delete all except the `keep` newest complete ones.
 
-    `tensors` may be of any shape, stride, device and safetensors dtype and may share storage; their bits are
+    `tensors` may have any shape, stride, device and safetensors dtype and may share storage; their bits are
     kept, their strides are not. `state` is plain JSON: finite numbers, string keys, lists for tuples. The
-    parent of `folder` must exist. Raises RunError when the system refuses; the older checkpoints are then
-    intact.
+    parent of `folder` must exist. Raises RunError on a system error; older checkpoints are then intact.
     """
     from safetensors.torch import save as to_bytes
 
     assert keep >= 1 and sequence >= next_sequence(folder)
     assert json.loads(_canonical(state)) == state, "the state must be plain JSON"
 
-    # A clone of each: safetensors refuses tensors that share storage or are not contiguous.
+    # Clone each, since safetensors rejects tensors that share storage or are not contiguous.
     data = to_bytes({name: _plain_copy(tensor) for name, tensor in tensors.items()})
     file, manifest_file = _file(folder, sequence, "safetensors"), _file(folder, sequence, "json")
     manifest: dict[str, Any] = {
@@ -86,7 +85,7 @@ def save(folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapp
         "state": state,
     }
     manifest["checksum"] = hashlib.sha256(_canonical(manifest)).hexdigest()
-    # Not the sorted form: a resumed run must see the keys of the state in the order they had.
+    # Not the sorted form: a resumed run needs the keys of the state in their original order.
     text = json.dumps(manifest, allow_nan=False).encode()
     assert len(text) <= MANIFEST_LIMIT
 
@@ -98,18 +97,18 @@ def save(folder: Path, sequence: int, tensors: Mapping[str, Tensor], state: Mapp
     try:
         write_atomically(manifest_file, text)
     except BaseException:
-        # On a full disk its space is what the next attempt needs. A manifest that did arrive keeps its file.
+        # On a full disk the next attempt needs this space. If the manifest was written, its file is kept.
         with contextlib.suppress(OSError):
             if not manifest_file.exists():
                 file.unlink()
         raise
-    # The checkpoint is complete; what cannot be deleted now is deleted after a later one.
+    # The checkpoint is complete; files that cannot be deleted now are deleted after a later one.
     with contextlib.suppress(OSError, RunError):
         _prune(folder, keep)
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """SHA-256 (hex) of each tensor's numbers."""
+    """Return the SHA-256 (hex) of the values of each tensor."""
     return {name: hashlib.sha256(_plain_copy(t).numpy().tobytes()).hexdigest() for name, t in tensors.items()}
 
 
@@ -122,7 +121,7 @@ def _plain_copy(tensor: Tensor) -> Tensor:
 def _prune(folder: Path, keep: int) -> None:
     kept: set[int] = set()
     whole = 0
-    # Only a checkpoint that reads back counts, so a damaged one never pushes out the last good one.
+    # Only readable checkpoints count, so that a damaged one never displaces the last good one.
     for number in sorted(_numbers(folder, "json"), reverse=True):
         if whole == keep:
             break
@@ -131,7 +130,7 @@ def _prune(folder: Path, keep: int) -> None:
             _read(folder, number)
             whole += 1
 
-    # Sorted, a manifest comes before its tensors, so that none outlives them.
+    # In sorted order a manifest is deleted before its tensors, so that it never remains without them.
     for path in sorted(folder.iterdir()):
         match = FILE_NAME.fullmatch(path.name)
         if match and int(match[1]) not in kept:
@@ -143,22 +142,22 @@ def _prune(folder: Path, keep: int) -> None:
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and one sentence for each damaged newer one that was passed over.
+    """Return the newest intact checkpoint, and one sentence for each newer one that is damaged and was skipped.
 
-    (None, …) when there is none. Raises InputError for a whole checkpoint of another format version and
-    RunError when the folder itself cannot be read.
+    (None, …) if there is none. Raises InputError for an intact checkpoint of another format version and
+    RunError if the folder itself cannot be read.
     """
     passed_over: list[str] = []
     for number in sorted(_numbers(folder, "json"), reverse=True):
         try:
             return _load(folder, number), passed_over
         except _DamagedError as damage:
-            passed_over.append(f"checkpoint {_file(folder, number, 'json')} is passed over: {damage}")
+            passed_over.append(f"checkpoint {_file(folder, number, 'json')} skipped: {damage}")
     return None, passed_over
 
 
 def next_sequence(folder: Path) -> int:
-    """One more than the newest checkpoint's number, whole or not; 1 in an empty or missing folder."""
+    """Return one more than the number of the newest checkpoint, intact or not; 1 in an empty or missing folder."""
     return max(_numbers(folder, "json") + _numbers(folder, "safetensors"), default=0) + 1
 
 
@@ -191,7 +190,7 @@ def _load(folder: Path, number: int) -> Checkpoint:
 
 
 def _read(folder: Path, number: int) -> tuple[dict[str, Any], bytes]:
-    """The manifest and the tensors' bytes, unparsed, once both match their checksums."""
+    """Return the manifest and the unparsed bytes of the tensors if both match their checksums."""
     file, manifest_file = _file(folder, number, "safetensors"), _file(folder, number, "json")
     try:
         manifest = _parse_manifest(_read_bounded(manifest_file, MANIFEST_LIMIT))
@@ -208,7 +207,7 @@ def _read(folder: Path, number: int) -> tuple[dict[str, Any], bytes]:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    # A pipe or a device has size 0 but need not end.
+    # A pipe or device has size 0, but may be endless.
     if not path.is_file() and path.exists():
         raise _DamagedError(f"{path.name} is not a regular file")
     size = path.stat().st_size
@@ -233,16 +232,16 @@ def _parse_manifest(text: bytes) -> dict[str, Any]:
 
 
 def _check_manifest(manifest: dict[str, Any], number: int, path: Path) -> None:
-    # Going on from an older checkpoint would throw away work that is whole, so this is refused.
+    # Not skipped, because resuming from an older checkpoint would discard intact work.
     if manifest.get("format") != FORMAT:
         raise InputError(
-            f"{path} has format {manifest.get('format')!r} and this dnas reads {FORMAT!r}; "
+            f"{str(path)!r} has format {manifest.get('format')!r}, but this version of dnas reads {FORMAT!r}; "
             "resume with the version of dnas that wrote it"
         )
     expected = {"sequence": number, "file": f"{number:08d}.safetensors"}
     for key, value in expected.items():
         if manifest.get(key) != value:
-            raise _DamagedError(f"its manifest says {key} {manifest.get(key)!r} instead of {value!r}")
+            raise _DamagedError(f"its manifest has {key} {manifest.get(key)!r} instead of {value!r}")
     if not isinstance(manifest.get("state"), dict) or not {"bytes", "sha256"} <= manifest.keys():
         raise _DamagedError("its manifest lacks state, bytes or sha256")
 
@@ -255,14 +254,14 @@ def _canonical(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-# --- optimisers ------------------------------------------------------------------------------------
+# --- optimizers ------------------------------------------------------------------------------------
 
 
 def pack_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's memory as tensors named `<prefix>.<parameter>.<name>` and JSON for all other entries.
+    """Return the state of an optimizer as tensors named `<prefix>.<parameter>.<name>` and JSON for all other entries.
 
-    Parameters are counted from 0 over all groups. Hyperparameters (learning rate, …) are not part of it:
-    they are functions of the step. The tensors are the optimiser's own, not copies.
+    Parameters are counted from 0 over all groups. Hyperparameters (learning rate, …) are not included, because
+    they are functions of the step. The tensors belong to the optimizer and are not copies.
     """
     import torch
 
@@ -282,17 +281,17 @@ def pack_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> tuple[dict[
 def unpack_optimizer(
     prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
 ) -> None:
-    """Gives a new optimiser the memory that `pack_optimizer` took, bit by bit, on its parameters' devices.
+    """Restore the state from `pack_optimizer` in a new optimizer, bit for bit, on the devices of its parameters.
 
-    `tensors` may hold others' too; only those under `prefix` are used, and they are copied. Raises RunError
-    when they are of another kind of optimiser, number of parameters or shape.
+    `tensors` may contain others as well; only those under `prefix` are used, and they are copied. Raises RunError
+    if the kind of optimizer, the number of parameters or a shape differs.
     """
     parameters = _parameters(optimizer)
     have, saved = (type(optimizer).__name__, len(parameters)), (state["kind"], state["parameters"])
     if have != saved:
         raise RunError(
-            f"the checkpoint's {prefix} is {saved[0]} with {saved[1]} parameters, this run's is {have[0]} "
-            f"with {have[1]}; resume with the options the run was started with"
+            f"{prefix} in the checkpoint is {saved[0]} with {saved[1]} parameters, but {have[0]} with {have[1]} in "
+            "this run; resume with the options of the original run"
         )
     entries: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in state["values"].items()}
     own_key = re.compile(re.escape(prefix) + r"\.([0-9]+)\.(\w+)")
@@ -314,11 +313,11 @@ def _shaped_like(parameter: Tensor, tensor: Tensor, key: str, name: str) -> Tens
     shape = torch.Size([]) if name == "step" else parameter.shape
     if tensor.shape != shape:
         raise RunError(
-            f"the checkpoint's {key} has shape {list(tensor.shape)}, this run needs {list(shape)}; "
-            "resume with the options the run was started with"
+            f"{key} in the checkpoint has shape {list(tensor.shape)}, but {list(shape)} in this run; "
+            "resume with the options of the original run"
         )
     if name == "step":
         return tensor.clone()
-    # With the parameter's strides, as the optimiser made it: other strides may take a kernel that rounds
-    # differently. On the CPU, since load_state_dict knows which entries go to the parameter's device.
+    # With the strides of the parameter, as the optimizer created it: other strides may use a kernel that
+    # rounds differently. On the CPU, since load_state_dict moves entries to the device of the parameter.
     return torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)

@@ -1,13 +1,13 @@
-"""Ranks: the processes that `torchrun` starts, on one machine or several, to make one run together.
+"""Ranks: the processes that `torchrun` starts, on one machine or several, to execute one run together.
 
-A batch is cut into the `parts` of the settings. Each has batch-norm statistics of its own, and the gradients of all are
-added, each by its share of the images. The number of ranks only decides who computes which part: with the same parts a
-run has the same result on any number of ranks that they can be shared among, one included, up to the order of sums.
-(Statistics over all ranks would cost two messages a batch norm and pass, of which a supernet has hundreds, and would
-leave out the native kernels.)
+A batch is divided into the `parts` of the settings. Each part has its own batch-norm statistics, and the gradients of
+all parts are added, weighted by their share of the images. The number of ranks only decides which process computes
+which part. With the same parts, a run has the same result on any number of ranks that divides them, including one,
+except for the order of sums. (Statistics over all ranks would cost two messages per batch norm and pass, of which a
+supernet has hundreds, and would rule out the native kernels.)
 
-What is drawn is drawn for the whole batch, on every rank alike, and all ranks take the same steps. The first one alone
-writes; at every checkpoint all compare what they have.
+Random numbers are drawn for the whole batch, identically on every rank, and all ranks take the same steps. Only the
+first rank writes files. At every checkpoint all ranks compare their state.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ from torch import Tensor
 from dnas.errors import InputError, RunError
 from dnas.runtime.execution import launched
 
-# Within which all ranks must have come to the same point. The longest that one works alone is the download of a data
-# set, or its first listing.
+# Timeout for all ranks to reach the same point. The longest work of a single rank is the download of a data set, or its
+# first listing.
 SECONDS = "600"
 T = TypeVar("T")
 
 
 def count() -> int:
-    """How many ranks make the run; 1 without torchrun."""
+    """Return the number of ranks of the run; 1 without torchrun."""
     return int(dist.get_world_size()) if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this process is."""
+    """Return the rank of this process."""
     return int(dist.get_rank()) if count() > 1 else 0
 
 
 def leads() -> bool:
-    """Whether this is the first rank, which writes and speaks."""
+    """Return True on the first rank, which writes files and prints."""
     return rank() == 0
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Within the block this process is one of the ranks, where torchrun has started it with others.
+    """Join the other ranks for the duration of the block, if torchrun has started several.
 
-    Raises InputError for a DNAS_RANK_SECONDS that is none, RunError where they do not find each other.
+    Raises InputError for an invalid DNAS_RANK_SECONDS, RunError if the ranks cannot connect.
     """
     if not launched() or count() > 1:
         yield
         return
     text = os.environ.get("DNAS_RANK_SECONDS", SECONDS)
     if not text.isdecimal() or int(text) == 0:
-        raise InputError(f"DNAS_RANK_SECONDS is {text!r}; give whole seconds above 0")
+        raise InputError(f"DNAS_RANK_SECONDS must be a whole number of seconds above 0, got {text!r}")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _together():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=int(text)))
     yield
-    # Not after an error: the others may wait for what never comes, and the process ends anyway.
+    # Not after an error: the others may be waiting for this rank, and the process ends anyway.
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def first_on_machine() -> Iterator[None]:
-    """The block is entered by one rank of each machine, and by the others when that has left it."""
+    """Let one rank of each machine execute the block first, and then the others."""
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     if not first:
         wait()
@@ -86,12 +86,12 @@ def first_on_machine() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Share:
-    """What of a batch this rank computes.
+    """The share of a batch that this rank computes.
 
     Attributes:
-        of: Images of the whole batch.
-        rows: Those of this rank.
-        parts: Its parts, as slices of its rows.
+        of: Number of images of the whole batch.
+        rows: Rows of this rank.
+        parts: Parts of this rank, as slices of its rows.
     """
 
     of: int
@@ -99,12 +99,12 @@ class Share:
     parts: tuple[slice, ...]
 
     def weight(self, part: slice) -> float:
-        """A part's share of the batch."""
+        """Return the share of a part in the batch."""
         return float(part.stop - part.start) / self.of
 
 
 def share(images: int, parts: int) -> Share:
-    """This rank's share of a batch that is cut into nearly equal parts."""
+    """Return the share of this rank in a batch that is divided into nearly equal parts."""
     mine = parts // count()
     bounds = [images * p // parts for p in range(rank() * mine, (rank() + 1) * mine + 1)]
     first = bounds[0]
@@ -113,18 +113,18 @@ def share(images: int, parts: int) -> Share:
 
 
 def check_parts(parts: int, section: str) -> None:
-    """Raises InputError where the ranks cannot share the parts of a batch."""
+    """Raise InputError if the number of ranks does not divide the parts of a batch."""
     if parts % count():
         raise InputError(
-            f"{section}.parts is {parts}, which {count()} ranks cannot share; start a number that divides it"
+            f"{section}.parts={parts} cannot be divided among {count()} ranks; start a number of ranks that divides it"
         )
 
 
-# --- what all ranks know --------------------------------------------------------------------------------------
+# --- exchange between ranks -----------------------------------------------------------------------------------
 
 
 def total(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The sum over ranks of each, in one message; None stays. They have one type and device."""
+    """Return the sum over ranks of each tensor, in one message; None stays None. All have the same dtype and device."""
     if count() == 1:
         return list(tensors)
     there = [tensor for tensor in tensors if tensor is not None]
@@ -132,12 +132,12 @@ def total(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     with _together():
         dist.all_reduce(flat)
     sums = iter(torch.split(flat, [tensor.numel() for tensor in there]))
-    # In the layout of what was given: the fused SGD reads gradients as if they had their parameters'.
+    # In the original layout: the fused SGD reads gradients as if they had the layout of their parameters.
     return [None if t is None else torch.empty_like(t).copy_(next(sums).view(t.shape)) for t in tensors]
 
 
 def number(value: float) -> float:
-    """The sum over ranks of a number."""
+    """Return the sum of a number over ranks."""
     if count() == 1:
         return value
     sums = torch.tensor([value], dtype=torch.float64)
@@ -147,7 +147,7 @@ def number(value: float) -> float:
 
 
 def most(*values: int) -> tuple[int, ...]:
-    """The largest over ranks of each."""
+    """Return the maximum of each number over ranks."""
     if count() == 1:
         return values
     largest = torch.tensor(values, dtype=torch.int64)
@@ -157,12 +157,12 @@ def most(*values: int) -> tuple[int, ...]:
 
 
 def wait() -> None:
-    """Until all ranks are here."""
+    """Wait until all ranks have reached this point."""
     most(0)
 
 
 def from_first(value: T) -> T:
-    """What the first rank has."""
+    """Return the value of the first rank."""
     if count() == 1:
         return value
     box = [value]
@@ -172,7 +172,7 @@ def from_first(value: T) -> T:
 
 
 def from_all(value: T) -> list[T]:
-    """What each rank has, in their order."""
+    """Return the values of all ranks, in order."""
     found = [value] * count()
     if count() > 1:
         with _together():
@@ -181,11 +181,11 @@ def from_all(value: T) -> list[T]:
 
 
 def require_same(what: Mapping[str, str], where: str) -> None:
-    """Raises RunError naming the first entry that is not the same on all ranks.
+    """Raise RunError that names the first entry that differs between ranks.
 
     Args:
-        what: A digest of everything that must be.
-        where: In the run, for the message.
+        what: Digest of each value that must be equal.
+        where: Position in the run, for the message.
     """
     if count() == 1:
         return
@@ -194,16 +194,16 @@ def require_same(what: Mapping[str, str], where: str) -> None:
         for name in {**found[0], **theirs}:
             if found[0].get(name) != theirs.get(name):
                 raise RunError(
-                    f"{where}: rank {other} differs from rank 0 in {name}, so their results would, too; resume from "
-                    "the last checkpoint, and check the memory and the software of their machines"
+                    f"{where}: rank {other} differs from rank 0 in {name}, so their results would also differ; resume "
+                    "from the last checkpoint, and check the memory and the software of their machines"
                 )
 
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """The block needs all ranks. Raises RunError where one does not come."""
+    """Execute a block that requires all ranks. Raises RunError if one is missing."""
     try:
         yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunError(f"another rank was lost, or did not come ({reason}); `dnas resume` goes on") from error
+        raise RunError(f"another rank was lost or did not start ({reason}); resume with `dnas resume`") from error

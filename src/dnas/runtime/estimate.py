@@ -1,8 +1,8 @@
-"""How long a run will take, foretold within the first seconds of each of its stages. Needs no torch.
+"""Estimated duration of a run, within the first seconds of each stage. Does not import torch.
 
-A stage is so many steps of known relative cost, so a few seconds of it tell how long the rest takes. What stages that
-have not begun will take is asked of whoever made the estimate (`stages.py`). Nothing that is written to be repeated
-depends on any of this.
+A stage is a number of steps of known relative cost, so that a few seconds of it are enough to estimate the rest. The
+duration of stages that have not started comes from the creator of the estimate (`stages.py`). No reproducible file
+depends on estimates.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import dataclass, replace
 from dnas.runtime.names import STAGE_LABELS
 from dnas.units import time_text
 
-# A stage is measured over so many seconds, without its first step, which has more to do than any other.
+# A stage is measured over this many seconds, without its first step, which does more work than the others.
 MEASURED_SECONDS = 3.0
-# Nobody needs to be told of less.
+# Shorter durations are not printed.
 SHORTEST_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """The steps of a stage and what they cost, in units of a pass of one batch forward and backward.
+    """The steps of a stage and their cost, in units of a forward and backward pass on one batch.
 
     Attributes:
-        steps: How many there are.
-        cost: Of each.
-        early_steps, early_cost: The first so many steps cost something else.
-        epoch_steps, epoch_cost: What is added after every so many steps; 0: nothing is.
-        after: What is added at the end.
-        seconds: When the stage ends in any case.
+        steps: Number of steps.
+        cost: Cost of each step.
+        early_steps, early_cost: Number and cost of the first steps, if they differ.
+        epoch_steps, epoch_cost: Steps per epoch, and the cost added after each epoch; 0: none.
+        after: Cost added at the end.
+        seconds: Time after which the stage ends in any case.
     """
 
     steps: int
@@ -43,7 +43,7 @@ class Work:
     seconds: float = math.inf
 
     def until(self, step: int) -> float:
-        """What the first `step` steps cost."""
+        """Return the cost of the first `step` steps."""
         step = min(step, self.steps)
         early = min(step, self.early_steps)
         epochs = step // self.epoch_steps if self.epoch_steps else 0
@@ -54,22 +54,22 @@ class Work:
         return self.until(self.steps) + self.after
 
     def times(self, factor: float) -> Work:
-        """The same with steps that cost `factor` times as much."""
+        """Return the same work with steps of `factor` times the cost."""
         costs = ("cost", "early_cost", "epoch_cost", "after")
         return replace(self, **{name: factor * getattr(self, name) for name in costs})
 
 
-# A stage and the seconds that others take, as far as they are known → the seconds that this one will; None: unknown.
+# A stage and the known seconds of other stages → the seconds of this stage; None: unknown.
 Price = Callable[[str, Mapping[str, float]], float | None]
 
 
 class Estimate:
-    """What is foretold of a run.
+    """Estimated duration of a run.
 
     Args:
-        stages: The work of each, in order.
-        price: Asked for stages that have not begun, and for those whose steps are too few and too long to be measured.
-        unmeasured: The stages of that last kind.
+        stages: Work of each stage, in order.
+        price: Called for stages that have not started, and for stages whose steps are too few and too long to measure.
+        unmeasured: Stages whose steps are too few and too long to measure.
     """
 
     def __init__(self, stages: Mapping[str, Work], price: Price, unmeasured: frozenset[str] = frozenset()) -> None:
@@ -81,22 +81,22 @@ class Estimate:
         self._told = True
 
     def leave_out(self, stage: str) -> None:
-        """There will be no such stage."""
+        """Remove a stage that will not take place."""
         self.stages.pop(stage, None)
 
     def numbered(self, stage: str, title: str) -> str:
-        """The title with the stage's number before it: "2/3 training"."""
+        """Return the title with the number of the stage before it: "2/3 training"."""
         if stage not in self.stages:
             return title
         return f"{list(self.stages).index(stage) + 1}/{len(self.stages)} {title}"
 
     def enter(self, stage: str, step: int, now: float) -> None:
-        """A stage begins, at `step`, at a time in seconds."""
+        """Record that a stage starts at `step`, at a time in seconds."""
         self._stage, self._told = stage, stage not in self.stages
         self._first = (step, now) if stage in self.unmeasured else None
 
     def due(self, step: int, now: float) -> bool:
-        """Whether enough of the stage is known after `step`, and nothing has been told of it."""
+        """Return True if enough of the stage is known after `step`, and no estimate has been printed in it."""
         if self._told:
             return False
         if self._first is None:
@@ -105,12 +105,12 @@ class Estimate:
         return self._stage in self.unmeasured or now - self._first[1] >= MEASURED_SECONDS
 
     def tell(self, step: int, now: float, spent: Mapping[str, float], resumed: bool) -> str | None:
-        """The sentence for this stage; None where the run is too short for one, or too little is known.
+        """Return the sentence for this stage; None if the run is too short, or too little is known.
 
         Args:
-            step, now: The last step and its time.
-            spent: Seconds of each stage so far, of this one too, over all executions.
-            resumed: Say what is left, not what it is in all.
+            step, now: Last step and its time.
+            spent: Seconds of each stage so far, including this one, over all executions.
+            resumed: Give the remaining duration instead of the total.
         """
         assert self._first is not None
         self._told = True
@@ -144,7 +144,7 @@ class Estimate:
 
 
 def _rounded(seconds: float) -> str:
-    """In words, no more exact than an estimate is."""
+    """Format a duration with the precision of an estimate."""
     if 10 <= seconds < 120:
         seconds = 5 * round(seconds / 5)
     return time_text(max(1.0, seconds))

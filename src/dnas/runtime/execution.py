@@ -1,6 +1,6 @@
-"""How one execution of a run behaves: nothing that its result depends on.
+"""Options of a single execution of a run, which do not affect its result.
 
-So none of it is in `config.toml`, and every resume may choose anew. Needs no torch.
+They are therefore not in `config.toml`, and may differ at every resume. Does not import torch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ OnEpoch: TypeAlias = Callable[[dict[str, Any]], object]
 
 @dataclass(frozen=True)
 class Execution:
-    """One execution, as it is also sent to the processes that it begins.
+    """Options of one execution, which are also sent to the processes that it starts.
 
     Attributes:
-        checkpoint_seconds: Time between checkpoints; 0: one after every step.
-        deadline: When it must have stopped, by `time.monotonic`, which all processes of a machine share; None: never.
-        tensorboard: Whether the scalars of metrics.jsonl go to RUN/tensorboard, too.
-        patience: Seconds to wait for the owner of a run folder, who may be about to leave.
-        on_epoch: Called with each line of metrics.jsonl as it is written; True stops the run, which can be resumed.
+        checkpoint_seconds: Seconds between checkpoints; 0: one after every step.
+        deadline: Time by which it must have stopped, in `time.monotonic`, which all processes share; None: no limit.
+        tensorboard: Whether the scalars of metrics.jsonl are also written to RUN/tensorboard.
+        patience: Seconds to wait for the owner of a run folder, which may be about to exit.
+        on_epoch: Called with each line of metrics.jsonl; returning True stops the run, which can be resumed.
     """
 
     checkpoint_seconds: float = CHECKPOINT_SECONDS
@@ -41,26 +41,26 @@ DEFAULT = Execution()
 
 
 def launched() -> bool:
-    """Whether `torchrun` started this process beside others (see `runtime/distributed.py`)."""
+    """Return True if `torchrun` started this process together with others (see `runtime/distributed.py`)."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def follows() -> bool:
-    """Whether another rank of torchrun speaks for this one."""
+    """Return True if another rank of torchrun prints for this one."""
     return launched() and os.environ.get("RANK") != "0"
 
 
 def execution(
     checkpoint_every: float | str | None = None, time_limit: float | str | None = None, tensorboard: bool | None = None
 ) -> Execution:
-    """The options of the command line as an Execution that begins now; times as `dnas.units.duration` reads them.
+    """Return the options of the command line as an Execution that starts now; times as for `dnas.units.duration`.
 
     Raises InputError.
     """
     every = seconds("--checkpoint-every", checkpoint_every)
     limit = seconds("--time-limit", time_limit)
     if limit == 0:
-        raise InputError("--time-limit must be above 0, got 0; leave it out for no limit")
+        raise InputError("--time-limit must be above 0, got 0; omit it for no limit")
     return Execution(
         checkpoint_seconds=CHECKPOINT_SECONDS if every is None else every,
         deadline=None if limit is None else time.monotonic() + limit,
@@ -69,11 +69,11 @@ def execution(
 
 
 def seconds(option: str, value: float | str | None) -> float | None:
-    """An option's duration in seconds; None where it is not given. Raises InputError."""
+    """Return a duration option in seconds; None if it is not given. Raises InputError."""
     if value is None:
         return None
     try:
-        found = duration(value)  # from Python anything may come
+        found = duration(value)  # any type may come from Python
     except ValueError as error:
         raise InputError(f"{option} {error}") from None
     if found < 0:

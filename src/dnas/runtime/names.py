@@ -1,41 +1,41 @@
-"""What the files of a run folder are called, and the stages that they tell of. Needs no torch."""
+"""Names of the files in a run folder, and of the stages of a run. Does not import torch."""
 
-CONFIG_FILE = "config.toml"  # everything that was in force
+CONFIG_FILE = "config.toml"  # resolved settings
 ARCHITECTURE_FILE = "architecture.json"
-PRIOR_FILE = "prior.json"  # what candidates of the finals were drawn from
+PRIOR_FILE = "prior.json"  # the prior from which candidates of the finals were drawn
 DRAWING_FILE = "architecture.svg"
 PARAMETERS_FILE = "architecture_parameters.safetensors"  # alpha, beta, gamma at the end of a search
-TRAINING_IMAGES_FILE = "training_images.safetensors"  # a digest of each image that was trained on
-SKIPPED_FILE = "skipped_images.json"  # those that --skip-broken left out, with the reason; where there are some
+TRAINING_IMAGES_FILE = "training_images.safetensors"  # a digest of each training image
+SKIPPED_FILE = "skipped_images.json"  # images that --skip-broken left out, with the reason; only if there are any
 MODEL_FILE = "model.safetensors"
-ORIGIN_FILE = "origin.safetensors"  # the trained network of another run, with whose weights a training began
-ORIGIN_IMAGES_FILE = "origin_images.safetensors"  # a digest of each image that it had been trained on
-RESULT_FILE = "result.json"  # there once the run has ended
+ORIGIN_FILE = "origin.safetensors"  # the trained network of another run, whose weights the training started with
+ORIGIN_IMAGES_FILE = "origin_images.safetensors"  # a digest of each image that it was trained on
+RESULT_FILE = "result.json"  # exists once the run has finished
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 PAGE_FILE = "report.html"
-EXPORT_FOLDER = "export"  # networks that run without dnas
-EXPORT_FILE = "export.json"  # in that folder and in the run's: what was measured of them
-CHECKPOINTS = "checkpoints"  # a folder
+EXPORT_FOLDER = "export"  # exported networks
+EXPORT_FILE = "export.json"  # in that folder and in the run folder: measurements of the exports
+CHECKPOINTS = "checkpoints"  # folder
 
 # In a folder of `dnas export`.
 PREPROCESS_FILE = "preprocess.json"
 PREPROCESS_CODE = "preprocess.py"
 CARD_FILE = "README.md"
-ONNX_METADATA = "dnas"  # the key of an ONNX file's metadata that has what is in preprocess.json
+ONNX_METADATA = "dnas"  # key in the metadata of an ONNX file with the content of preprocess.json
 
-# Stages of a run, as checkpoints, metrics.jsonl and TensorBoard's folders name them.
+# Stages of a run, as named in checkpoints, metrics.jsonl and the folders of TensorBoard.
 SEARCH_STAGE = "search"
-PLAN_STAGE = "plan"  # of what a budget allows, once the network is known
-FINALS_STAGE = "finals"  # short trainings of candidates, of which the best goes on
-TRAIN_STAGE = "train"  # of the network that the run is about
+PLAN_STAGE = "plan"  # planning of the training by the budget, once the network is known
+FINALS_STAGE = "finals"  # short trainings of candidates; the best one continues
+TRAIN_STAGE = "train"  # training of the network of the run
 BASELINE_PLAN_STAGE = "plan of the baseline"
-BASELINE_STAGE = "baseline"  # of a random network of the same size
-# What people are shown for each, in order.
+BASELINE_STAGE = "baseline"  # training of the random baseline
+# Labels of stages for people, in order.
 STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE: "baseline"}
-# Stages of sessions that are no run's own.
-TRIAL_STAGE = "trial"  # of the short training of a candidate
-TRYOUT_STAGE = "estimate"  # of steps that are tried for their speed
+# Stages of sessions within a stage of a run.
+TRIAL_STAGE = "trial"  # short training of a candidate
+TRYOUT_STAGE = "estimate"  # steps that measure speed
 
-# Where a candidate of the finals comes from; one that stacks published cells has their name.
+# Origin of a candidate of the finals; a stack of published cells has the name of the cells.
 FOUND, SECOND, PRIOR, RANDOM = "found", "second choice", "prior", "random"

@@ -1,14 +1,14 @@
-"""One run's folder on disk: who may write in it, and how each of its files is written.
+"""The folder of a run on disk: who may write to it, and how its files are written.
 
 config.toml architecture.json architecture.svg training_images.safetensors model.safetensors result.json
 origin.safetensors origin_images.safetensors
                  written whole, atomically
-trials/          the runs that a search made, one a trial
-metrics.jsonl    one JSON object a line, append-only, the same bytes for the same run
+trials/          the runs of a multi-trial search, one per trial
+metrics.jsonl    one JSON object per line, append-only, byte-for-byte reproducible
 log.txt          for people; the only file with wall-clock times
 checkpoints/     see `checkpoint.py`
-.lock            locked by the operating system for as long as the owner lives
-.owner.json      who that is, for the message to others
+.lock            locked by the operating system as long as the owner is alive
+.owner.json      the owner, for the message to other processes
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 
 
 LOCK_FILES = {".lock", ".owner.json"}
-_NUMBERS = re.compile(r"\[\n\s*([-+.,\deE\s]+?)\n\s*\]")  # indented; no text in JSON has a line's end
+_NUMBERS = re.compile(r"\[\n\s*([-+.,\deE\s]+?)\n\s*\]")  # indented; strings in JSON contain no line breaks
 
 
 class RunFolder:
-    """A run folder that this process alone may write, until `close` or the end of the `with` block.
+    """A run folder that only this process may write to, until `close` or the end of the `with` block.
 
-    Made by `create` or `reopen`, or in a folder that another run keeps. Every method that writes raises RunError, one
-    line, when the system refuses.
+    Created by `create` or `reopen`, or inside a folder of another run. Every method that writes raises RunError with a
+    one-line message on a system error.
     """
 
     def __init__(self, path: Path, patience: float = 0.0, *, writes: bool = True) -> None:
         """Args:
-        patience: Seconds to wait for an owner that is about to leave.
-        writes: Without, it is another process of the same run that writes: nothing is locked, and all that would be
-            written is left out.
+        patience: Seconds to wait for an owner that is about to exit.
+        writes: If False, another process of the same run writes: nothing is locked, and methods that write do
+            nothing.
         """
         self.path, self.writes = path, writes
         self._lock = _take_lock(path, patience) if writes else FileLock(path / ".lock")
@@ -71,20 +71,20 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """A new run folder, with its parents. An empty folder is taken as it is.
+        """Create a run folder and its parents. An existing folder is used if it is empty.
 
-        Raises InputError when `path` holds anything, cannot be made, or another process has just taken it.
+        Raises InputError if `path` is not empty, cannot be created, or another process has just taken it.
         """
         refuse_used(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"--out {path} cannot be made ({error.strerror or error}); choose another folder"
+                f"cannot create --out {str(path)!r} ({error.strerror or error}); choose another folder"
             ) from error
         folder = cls(path)
         try:
-            # Again, now that nobody else can: another run may have come and gone since the first look.
+            # Check again under the lock: another run may have started and ended since the first check.
             refuse_used(path)
         except BaseException:
             folder.close()
@@ -93,11 +93,9 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, patience: float = 0.0) -> RunFolder:
-        """The folder of an earlier run. Raises InputError when it is none, or when its owner is alive."""
+        """Open the folder of an earlier run. Raises InputError if it is not a run folder, or if its owner is alive."""
         if not (path / CONFIG_FILE).is_file():
-            raise InputError(
-                f"{path} is not a run folder, since it has no config.toml; give the folder of an earlier run"
-            )
+            raise InputError(f"{str(path)!r} is not a run folder (no config.toml); give the folder of an earlier run")
         return cls(path, patience)
 
     def __enter__(self) -> RunFolder:
@@ -109,7 +107,7 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Gives the folder back; further calls do nothing. `.lock` stays: deleting it would let two in."""
+        """Release the folder; further calls do nothing. `.lock` stays, because deleting it would let two owners in."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
                 (self.path / ".owner.json").unlink()
@@ -118,29 +116,29 @@ class RunFolder:
     # --- files written whole
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Makes `data` the content of the file `name` of this folder, atomically."""
-        assert Path(name).name == name and name not in ("", ".."), "files of a run lie in its folder"
+        """Write `data` to the file `name` in this folder, atomically."""
+        assert Path(name).name == name and name not in ("", ".."), "files of a run are in its folder"
         if not self.writes:
             return
         assert self._lock.is_locked, "the run folder is closed"
         write_atomically(self.path / name, data)
 
     def write_text(self, name: str, text: str) -> None:
-        """As `write_bytes`, in UTF-8, with the line ends that `text` has."""
+        """Write a text like `write_bytes`, in UTF-8, with unchanged line ends."""
         self.write_bytes(name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
-        """As `write_bytes`, indented for people, a list of numbers in one line. `value` is JSON; numbers are finite."""
+        """Write JSON like `write_bytes`, indented, with lists of numbers on one line. Numbers must be finite."""
         text = json.dumps(value, indent=2, allow_nan=False)
         text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         self.write_text(name, text + "\n")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.toml; TOML has no null, so no value may be None."""
+        """Write config.toml. No value may be None, since TOML has no null."""
         self.write_text(CONFIG_FILE, tomli_w.dumps(config))
 
     def read_config(self) -> dict[str, Any]:
-        """What config.toml holds. Raises InputError, naming the file and the line, when it is not TOML."""
+        """Return the content of config.toml. Raises InputError with the file and the line if it is not valid TOML."""
         return read_toml(self.path / CONFIG_FILE)
 
     # --- metrics.jsonl and log.txt
@@ -150,7 +148,7 @@ class RunFolder:
         return self.path / METRICS_FILE
 
     def metric(self, **values: Any) -> None:
-        """Appends one line, keys in the order given. Values are JSON, the same for the same run: no times."""
+        """Append one line, with keys in the given order. Values are JSON and reproducible: no times."""
         try:
             line = json.dumps(values, allow_nan=False)
         except ValueError as error:
@@ -158,15 +156,15 @@ class RunFolder:
         self._append(self._metrics, line + "\n")
 
     def metrics_bytes(self) -> int:
-        """The length of metrics.jsonl, in bytes, once what was written has reached the disk."""
+        """Flush metrics.jsonl to disk and return its length in bytes."""
         with writing(self._metrics), self._metrics.open("ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
     def rewind_metrics(self, length: int) -> None:
-        """Cuts metrics.jsonl to the `length` bytes that a checkpoint knew; what followed is written again.
+        """Truncate metrics.jsonl to its `length` in bytes at a checkpoint; the lines after it will be written again.
 
-        Raises RunError when the file is shorter than that.
+        Raises RunError if the file is shorter than that.
         """
         if not self.writes:
             return
@@ -174,14 +172,14 @@ class RunFolder:
             size = file.tell()
             if size < length:
                 raise RunError(
-                    f"{self._metrics} has {size} bytes and the checkpoint knew {length}; put the file back "
-                    "as it was, or start a new run"
+                    f"{str(self._metrics)!r} has {size} bytes, but {length} at the checkpoint; restore it or start "
+                    "a new run"
                 )
             file.truncate(length)
             os.fsync(file.fileno())
 
     def log(self, text: str) -> None:
-        """Appends `text` to log.txt with the local time before it."""
+        """Append `text` to log.txt, after the local time."""
         self._append(self.path / LOG_FILE, f"{_now()} {text}\n")
 
     def _append(self, path: Path, text: str) -> None:
@@ -189,15 +187,15 @@ class RunFolder:
             return
         assert self._lock.is_locked, "the run folder is closed"
         data = text.encode(errors="backslashreplace")
-        # Opened for every line: through a file kept open, lines for a folder that vanished would go nowhere.
+        # Opened for every line: if the folder vanished, lines to an open file would be lost silently.
         with writing(path), path.open("ab", buffering=0) as file:
             length = file.tell()
             try:
-                # A file takes all of it unless its disk, quota or size limit is reached in the middle.
+                # A write is only partial if the disk, quota or size limit is reached in the middle.
                 if file.write(data) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
-                # Half a line would damage the line that comes after it.
+                # A partial line would damage the next line.
                 with contextlib.suppress(OSError):
                     file.truncate(length)
                 raise
@@ -205,7 +203,7 @@ class RunFolder:
     # --- checkpoints
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Saves the next checkpoint. Its state gets "metrics_bytes", for `rewind_metrics`."""
+        """Save the next checkpoint, with "metrics_bytes" in its state for `rewind_metrics`."""
         if not self.writes:
             return
         assert self._lock.is_locked, "the run folder is closed"
@@ -218,16 +216,16 @@ class RunFolder:
         return (self.path / CHECKPOINTS).exists()
 
     def drop_checkpoints(self) -> None:
-        """Removes them, where what they led to is kept."""
+        """Remove the checkpoints, once their result is saved."""
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
     def load_checkpoint(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole checkpoint, if any, and a sentence for each damaged newer one."""
+        """Return the newest intact checkpoint, if any, and a sentence for each newer one that is damaged."""
         return checkpoint.newest(self.path / CHECKPOINTS)
 
 
 def fresh_path(root: Path, stem: str) -> Path:
-    """`root/stem`, or `root/stem-2`, `root/stem-3`, …: the first that does not exist."""
+    """Return the first of `root/stem`, `root/stem-2`, `root/stem-3`, … that does not exist."""
     path, number = root / stem, 1
     while path.exists():
         number += 1
@@ -236,14 +234,16 @@ def fresh_path(root: Path, stem: str) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, also of a live run: a last line that is not whole is left out.
+    """Return the lines of a metrics.jsonl, also of a running run: an incomplete last line is left out.
 
-    Raises InputError, naming the line, when an earlier one is damaged, and when the file cannot be read.
+    Raises InputError with the line number if an earlier line is damaged, and if the file cannot be read.
     """
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror or error}); give a run folder's file") from error
+        raise InputError(
+            f"cannot read {str(path)!r} ({error.strerror or error}); give a run's metrics.jsonl"
+        ) from error
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -252,13 +252,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if number == len(lines) and not tail:
                 break
             raise InputError(
-                f"line {number} of {path} is damaged ({error}); delete the line or restore the file"
+                f"line {number} of {str(path)!r} is damaged ({error}); delete the line or restore the file"
             ) from error
     return metrics
 
 
 def _drop_torn_line(path: Path) -> None:
-    # The next line must not be glued to half a line that a kill left.
+    # The next line must not be appended to a partial line that a kill left.
     if path.exists():
         data = path.read_bytes()
         if not data.endswith(b"\n"):
@@ -270,15 +270,15 @@ def _now() -> str:
 
 
 def refuse_used(path: Path) -> None:
-    """Raises InputError where `path` is taken: it exists and is not an empty folder."""
-    # What a killed `create` leaves, lock files and temporary files, is not a run.
+    """Raise InputError if `path` exists and is not an empty folder."""
+    # Lock files and temporary files of a killed `create` do not count as a run.
     try:
         free = not path.exists() or (path.is_dir() and all(_leftover(entry.name) for entry in path.iterdir()))
     except OSError as error:
-        raise InputError(f"cannot read --out {path} ({error.strerror or error}); choose another folder") from error
+        raise InputError(f"cannot read --out {str(path)!r} ({error.strerror or error}); choose another") from error
     if not free:
         resume = f" or `dnas resume {path}`" if (path / CONFIG_FILE).exists() else ""
-        raise InputError(f"--out {path} exists; choose another folder{resume}")
+        raise InputError(f"--out {str(path)!r} already exists; choose another folder{resume}")
 
 
 def _leftover(name: str) -> bool:
@@ -291,7 +291,7 @@ def _take_lock(path: Path, patience: float) -> FileLock:
         try:
             lock.acquire()
         except Timeout:
-            raise InUse(f"{path} is in use by {_owner(path)}; wait for it or stop it") from None
+            raise InUse(f"{str(path)!r} is in use by {_owner(path)}; wait for it or stop it") from None
     return lock
 
 
@@ -300,5 +300,5 @@ def _owner(path: Path) -> str:
         owner = parse_object((path / ".owner.json").read_bytes())
         return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, KeyError):
-        # It is between taking the lock and writing its name.
+        # The owner has taken the lock, but not yet written its name.
         return "another process"

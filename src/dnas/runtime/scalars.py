@@ -1,9 +1,9 @@
-"""The scalars of metrics.jsonl as the event files that TensorBoard shows, with the extra `dnas[tensorboard]`.
+"""The scalars of metrics.jsonl as event files for TensorBoard, with the extra `dnas[tensorboard]`.
 
-    RUN/tensorboard/STAGE       one TensorBoard run a stage, so that "train" and "baseline" lie in one chart
+    RUN/tensorboard/STAGE       one TensorBoard run per stage, so that "train" and "baseline" share a chart
 
-metrics.jsonl is what counts. Whenever an execution begins, the files are written anew from it, so no point is there
-twice, none is missing, and what came after the checkpoint that is resumed is gone, from a running TensorBoard, too.
+metrics.jsonl is authoritative. At the start of each execution the event files are rewritten from it, so that no point
+is duplicated or missing, and points after the resumed checkpoint are removed, also from a running TensorBoard.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dnas.runtime.names import METRICS_FILE
 from dnas.runtime.runfolder import read_metrics
 
 FOLDER = "tensorboard"
-# What counts a stage's lines: its epochs, or its trials.
+# The counter of the lines of a stage: epochs or trials.
 STEPS = ("epoch", "trial")
 
 
 def require_tensorboard() -> None:
-    """Raises InputError where the package is not there."""
+    """Raise InputError if the package is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise InputError(
-            "--tensorboard needs the package tensorboard: pip install 'dnas[tensorboard]', or leave the option out"
+            "--tensorboard requires tensorboard; install it with: pip install 'dnas[tensorboard]'"
         ) from None
 
 
 class Scalars:
-    """Writers of event files, by stage, until `close`. Holds what metrics.jsonl of the run folder `run` has now."""
+    """Writers of event files, by stage, until `close`; they start with the lines of metrics.jsonl in folder `run`."""
 
     def __init__(self, run: Path) -> None:
         self._folder = run / FOLDER
@@ -44,7 +44,7 @@ class Scalars:
                 self.add(line)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """The numbers of one line of metrics.jsonl. Raises RunError when the system refuses."""
+        """Write the numbers of one line of metrics.jsonl. Raises RunError on a system error."""
         step = next((values[key] for key in STEPS if key in values), None)
         if step is None:
             return
@@ -70,8 +70,8 @@ class Scalars:
 
         if stage not in self._writers:
             folder = self._folder / stage
-            # Emptied, not deleted: a TensorBoard that is at such a file would never get to the next. That one tells it
-            # to drop the points that it has read.
+            # Emptied, not deleted: a TensorBoard that is reading such a file would never move on to the next one, which
+            # makes it drop the points that it has read.
             for old in folder.glob("events.out.tfevents.*"):
                 os.truncate(old, 0)
             self._writers[stage] = SummaryWriter(str(folder), purge_step=0)

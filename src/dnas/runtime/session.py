@@ -1,6 +1,6 @@
-"""What surrounds a loop: checkpoints, signals, metrics, progress. Knows no method and no network.
+"""Services for a loop: checkpoints, signals, metrics, progress. Independent of methods and networks.
 
-A run is a sequence of stages (`names` has them), each a loop over steps. A loop asks for the point to resume from,
+A run is a sequence of stages (listed in `names`), each a loop over steps. A loop requests the point to resume from,
 calls `step_done` after every step, and `complete` at its end.
 """
 
@@ -25,26 +25,26 @@ from dnas.runtime.execution import DEFAULT, Execution
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.scalars import Scalars
 
-# SIGUSR1 is what batch schedulers are asked to send some time before they end a job. Windows has none.
+# Batch schedulers can send SIGUSR1 some time before they end a job. Windows does not have it.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 Captured = tuple[dict[str, Tensor], dict[str, Any]]
-# An estimate may try steps of stages to come. So near the deadline there is no time for that: so many seconds, and so
-# many of the steps seen so far.
+# An estimate may try steps of later stages. There is no time for that within this many seconds, and this many steps of
+# the current speed, of the deadline.
 ESTIMATE_SECONDS, ESTIMATE_STEPS = 60.0, 20
 
 
 class Session:
-    """One execution of a run, with or without a folder to keep it in.
+    """One execution of a run, with or without a run folder.
 
     Args:
-        folder: Where checkpoints and metrics go; None keeps nothing (as the self-test of `dnas doctor`).
-        config: What was in force, for `result.json` and to refuse a resume under another.
+        folder: Folder for checkpoints and metrics; None writes nothing (as in the self-test of `dnas doctor`).
+        config: Resolved settings, for `result.json`, and to reject a resume with other settings.
         reporter: Shows progress.
-        execution: When it writes checkpoints and must end.
+        execution: Times of checkpoints and the deadline.
 
     Attributes:
-        estimate: How long the run will take, which is said once in each stage; None: nothing is said.
-        handed_on: What the stage that was completed last has left for the next.
+        estimate: Estimated duration of the run, printed once in each stage; None: no estimate.
+        handed_on: Result that the last completed stage leaves for the next.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Session:
         self._pending: Checkpoint | None = None
         self._stage = ""
         self._entered = self._saved = time.monotonic()
-        # What a step and a checkpoint have taken at most, in seconds, and when the last step ended.
+        # The longest step and checkpoint so far, in seconds, and the end of the last step.
         self._longest_step = self._longest_write = 0.0
         self._stepped: float | None = None
         self._divisible = False
@@ -76,7 +76,7 @@ class Session:
     # --- resuming ---------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Load the newest whole checkpoint. Raises InputError when the configuration is no longer its own."""
+        """Load the newest intact checkpoint. Raises InputError if its configuration differs from the current one."""
         assert self.folder is not None
         checkpoint, warnings = self.folder.load_checkpoint()
         for warning in warnings:
@@ -88,7 +88,7 @@ class Session:
         differences = list(_differences(checkpoint.state["config"], self.config))
         if differences:
             raise InputError(
-                f"{self.folder.path} cannot be resumed: {'; '.join(differences)}; restore what was in force or "
+                f"{str(self.folder.path)!r} cannot be resumed: {'; '.join(differences)}; restore the settings or "
                 "start a new run"
             )
         self.folder.rewind_metrics(checkpoint.state["metrics_bytes"])
@@ -101,12 +101,12 @@ class Session:
         self.say(f"resuming {checkpoint.state['stage']} at step {checkpoint.state['step']}")
 
     def start(self, stage: str, title: str, steps: int, *, divisible: bool = False) -> Checkpoint | None:
-        """Enter a stage; the checkpoint to go on from, if it was interrupted in this stage.
+        """Enter a stage. Return the checkpoint to resume from, if the run was interrupted in this stage.
 
-        What came since the last stage, or the session's beginning, counts as this stage's time.
+        The time since the last stage, or since the start of the session, counts as time of this stage.
 
         Args:
-            divisible: Whether a step has sessions of its own within it, which can stop it.
+            divisible: Whether a step contains sessions of its own, which can stop it.
         """
         self._stage, self._divisible = stage, divisible
         self._saved = time.monotonic()
@@ -127,18 +127,18 @@ class Session:
     # --- the loop ---------------------------------------------------------------------------------------
 
     def step_done(self, step: int, shown: Mapping[str, float], capture: Callable[[], Captured]) -> None:
-        """After step `step` (1-based): show it; checkpoint if it is time, or if it must stop, and then do so.
+        """Show step `step` (1-based), write a checkpoint if it is due, and stop if a stop was requested.
 
-        `capture` gives the tensors and the JSON that the loop needs to go on from here.
+        `capture` returns the tensors and the JSON that the loop needs to continue from here.
         """
         self.reporter.step(step, shown)
         if self.folder is None:
             return
-        # The first step of an execution has more to do than any other, so it foretells nothing.
+        # The first step of an execution does more work than the others, so it is useless for an estimate.
         if self._stepped is not None and not self._divisible:
             self._longest_step = max(self._longest_step, time.monotonic() - self._stepped)
         due = time.monotonic() - self._saved >= self.execution.checkpoint_seconds
-        # What one rank is to do, all do.
+        # If one rank must do something, all do it.
         stop, signum, checkpoint = distributed.most(self.stopping(), self.signum or 0, due)
         if stop:
             self.signum = signum
@@ -150,7 +150,7 @@ class Session:
         self._stepped = time.monotonic()
 
     def _foretell(self, step: int) -> None:
-        """Say how long the run will take, when enough is known. It counts as no time of the stage."""
+        """Print the estimated duration of the run once enough is known. This time does not count for the stage."""
         began, deadline = time.monotonic(), self.execution.deadline
         if self.estimate is None or not self.estimate.due(step, began):
             return
@@ -163,10 +163,10 @@ class Session:
             self.say(sentence)
 
     def stopping(self) -> bool:
-        """Whether to stop: a signal came, or going on for a step could last beyond the deadline."""
+        """Return True if a signal was received, or if another step could exceed the deadline."""
         deadline = self.execution.deadline
         if self.signum is None and deadline is not None:
-            # To go on may mean a checkpoint now, and means a step and a checkpoint after it.
+            # Continuing may need a checkpoint now, and needs a step and a checkpoint after it.
             needed = self._longest_step + 2 * self._longest_write
             if time.monotonic() + needed >= deadline:
                 self.signum = TIME_LIMIT
@@ -176,7 +176,7 @@ class Session:
         """Leave the stage with a JSON result that later stages and a resume can read.
 
         Args:
-            captured, step: What the next stage goes on from, which `handed_on` is for it.
+            captured, step: State that the next stage continues from, as `handed_on`.
         """
         self.reporter.finish()
         self.completed[self._stage] = dict(result)
@@ -188,7 +188,7 @@ class Session:
             self._count_time()
 
     def metric(self, **values: Any) -> None:
-        """One line of metrics.jsonl. Only what a second run would repeat: no times."""
+        """Write one line of metrics.jsonl. Only reproducible values: no times."""
         self.reporter.metric(values)
         if self.folder is not None:
             self.folder.metric(**values)
@@ -198,7 +198,7 @@ class Session:
             self.signum = ON_EPOCH
 
     def say(self, text: str) -> None:
-        """A line for the user, and for log.txt."""
+        """Print a line, and write it to log.txt."""
         self.reporter.say(text)
         if self.folder is not None:
             self.folder.log(text)
@@ -229,11 +229,11 @@ class Session:
         self._saved = time.monotonic()
 
     def skip_time(self) -> None:
-        """Count what has passed since the session began for no stage."""
+        """Exclude the time since the start of the session from all stages."""
         self._entered = time.monotonic()
 
     def elapsed(self) -> float:
-        """Seconds of this stage so far, over all executions."""
+        """Return the seconds of this stage so far, over all executions."""
         return self.seconds.get(self._stage, 0.0) + time.monotonic() - self._entered
 
     def _count_time(self) -> None:
@@ -245,15 +245,14 @@ class Session:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGUSR1 ask the loop to stop at its next step; a second SIGINT ends the process at once.
+        """Let SIGINT, SIGTERM and SIGUSR1 stop the loop at its next step; a second SIGINT ends the process immediately.
 
-        In another thread than the main one, Python has no handlers of signals. At the end, event files for TensorBoard
-        are closed.
+        Python has no signal handlers outside of the main thread. At the end, event files for TensorBoard are closed.
         """
 
         def handle(signum: int, frame: FrameType | None) -> None:
             if self.signum is not None and signum == signal.SIGINT:
-                # Every file of a run folder is whole at any moment, so this is safe.
+                # Every file of a run folder is intact at any moment, so this is safe.
                 raise KeyboardInterrupt
             self.signum = signum
 
@@ -269,7 +268,7 @@ class Session:
             for s, handler in previous.items():
                 signal.signal(s, handler)
             if self._scalars is not None:
-                # What the last checkpoint knew has been written.
+                # The state of the last checkpoint has been written.
                 with contextlib.suppress(RunError):
                     self._scalars.close()
                 self._scalars = None

@@ -1,7 +1,7 @@
-"""Runs jobs, in this process one after another or in several at a time, and survives the death of any of them.
+"""Run jobs, one after another in this process or in several worker processes, and survive the death of any worker.
 
-A job is a function of a module and one argument, with a result that can be sent. Where a job keeps a run folder, it
-resumes there, so nothing here remembers anything.
+A job is a module-level function with one argument, and a result that can be pickled. A job with a run folder resumes
+from it, so no state is kept here.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from dnas.errors import RunError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# How often this process looks whether it shall stop, in seconds, while it waits for others.
+# Interval in seconds at which this process checks for a stop request while it waits for others.
 LOOK = 0.2
-# How long a process may take to stop, in seconds, before it counts as hanging and is killed: it may write a checkpoint.
+# Seconds that a process may take to stop, including a checkpoint, before it counts as hanging and is killed.
 GRACE = 90.0
 
 
 class WorkerDied(RunError):
-    """A process ended in the middle of a job: killed, out of memory, or crashed."""
+    """A process ended during a job: killed, out of memory, or crashed."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result]):
-    """What became of job number `index`, 0-based: a result, or the error that it raised."""
+    """Outcome of job number `index` (0-based): a result, or the error that it raised."""
 
     index: int
     result: Result | None
@@ -46,11 +46,11 @@ class Outcome(Generic[Result]):
 
 
 class Workers:
-    """Processes that wait for jobs, within a `with` block.
+    """Worker processes for jobs, within a `with` block.
 
     Args:
-        processes: How many jobs run at a time; with 1 they run in this process, with its threads.
-        threads: Torch's threads in each process.
+        processes: Number of jobs in parallel; with 1 they run in this process, with its threads.
+        threads: Torch threads per process.
     """
 
     def __init__(self, processes: int, threads: int) -> None:
@@ -67,7 +67,7 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the processes, each after a checkpoint where it is in the middle of a run."""
+        """End the processes, each after a checkpoint if it is executing a run."""
         if self._leash is not None:
             self._leash.close()
             self._leash = None
@@ -78,12 +78,12 @@ class Workers:
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], stopped: Callable[[], bool]
     ) -> Iterator[Outcome[Result]]:
-        """The outcomes, as they come.
+        """Yield the outcomes in the order of completion.
 
         Args:
-            jobs: Asked for the next one whenever a process is free, so it may end early.
-            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGTERM. Those that
-                have not after `GRACE` seconds have no outcome.
+            jobs: Iterator that is advanced whenever a process is free, so it may end early.
+            stopped: Once it returns True, no job is started, and running jobs get a stop request like SIGTERM. Jobs
+                that have not stopped after `GRACE` seconds have no outcome.
         """
         if self.processes == 1:
             for index, job in enumerate(jobs):
@@ -97,7 +97,7 @@ class Workers:
         self, function: Callable[[Job], Result], jobs: Iterator[tuple[int, Job]], stopped: Callable[[], bool]
     ) -> Iterator[Outcome[Result]]:
         running: dict[Future[Result], tuple[int, Job]] = {}
-        # Jobs during which a process died. Which of them was its end shows when each has a process of its own.
+        # Jobs during which a process died. To find the culprit, each of them is run in a process of its own.
         suspects: deque[tuple[int, Job]] = deque()
         alone = False
         told: float | None = None
@@ -116,10 +116,10 @@ class Workers:
                 outcome = _outcome(index, future.result)
                 if not isinstance(outcome.error, BrokenProcessPool):
                     yield outcome
-                # A scheduler tells all processes to end; one that had not yet begun its run is no failed one.
+                # A scheduler signals all processes to end; a job that had not yet started its run did not fail.
                 elif not stopped():
                     if alone:
-                        died = WorkerDied("its process ended in the middle, killed or out of memory")
+                        died = WorkerDied("its process was killed or ran out of memory")
                         yield Outcome(index, None, died)
                     else:
                         suspects.append((index, job))
@@ -139,7 +139,7 @@ class Workers:
 
     def _submit(self, function: Callable[[Job], Result], job: Job) -> Future[Result]:
         if self._executor is None:
-            # Unlike the standard library's, these processes do not import the user's script again, which may have no
+            # Unlike those of the standard library, these processes do not import the script of the user, which may lack
             # `if __name__ == "__main__"`.
             context = get_context("loky")
             reader, self._leash = context.Pipe(duplex=False)
@@ -158,14 +158,14 @@ def _outcome(index: int, call: Callable[[], Result]) -> Outcome[Result]:
 
 
 def _begin(leash: Connection, threads: int) -> None:
-    """In a new process: stop when the other end of the leash is closed, by its owner or because that died."""
+    """In a new process: stop when the other end of the pipe is closed, by its owner or because the owner died."""
 
     def follow() -> None:
         leash.poll(None)
-        # A session has a handler for it, which ends the run after a checkpoint; else it ends the process.
+        # A session has a handler that ends the run after a checkpoint; otherwise the signal ends the process.
         signal.raise_signal(signal.SIGTERM)
 
-    # A batch scheduler may send it to every process of a job; outside of a run its default would end this one.
+    # A batch scheduler may send it to every process of a job; outside of a run the default would end this one.
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(threads)

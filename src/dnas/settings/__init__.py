@@ -1,7 +1,7 @@
-"""What a search and a training can be told: every setting once, with its meaning and its default.
+"""The settings of searches and trainings: each once, with its meaning and its default.
 
-A method names the class of settings that its search reads (`methods.Method.Settings`), so what a search has no use
-for is no setting of it, and is refused. Not here: what presets make of them, and which option sets which.
+A method names the class of settings that its search reads (`methods.Method.Settings`), so a setting that has no effect
+on a search is unknown to it and raises an error. Not here: the values of presets, and which option sets which setting.
 """
 
 from dnas.settings.data import DataSettings

@@ -1,4 +1,4 @@
-"""Where the images of a run come from."""
+"""The source of the images of a run."""
 
 from __future__ import annotations
 
@@ -22,34 +22,36 @@ def _size(pixels: int) -> int:
 
 
 class DataSettings(Settings):
-    """Where the images come from, and what was found there."""
+    """The source of the images, and their properties."""
 
     source: str = Field("digits", description="name of a data set, or a path: images, arrays, a list or an archive")
-    image_column: str = Field("", description="a list's column with the files of images; empty: a usual name")
-    label_column: str = Field("", description="a list's column with the classes; empty: a usual name")
-    root: str = Field("", description="folder that the paths of a list start from; empty: the folder of the list")
+    image_column: str = Field("", description="column of a list with the paths of images; empty: a usual name")
+    label_column: str = Field("", description="column of a list with the classes; empty: a usual name")
+    root: str = Field("", description="folder that the paths of a list are relative to; empty: the folder of the list")
     data_dir: str = Field("", description="folder of the named data sets; empty: $DNAS_DATA_DIR, else ~/.cache/dnas")
     image_size: Annotated[int, AfterValidator(_size)] = Field(
         0,
         le=4096,
-        description=f"pixels of a side, at least {SMALLEST_IMAGE}; 0: from the data, for which --image-size is left "
-        "out",
+        description=f"side of the images in pixels, at least {SMALLEST_IMAGE}; 0: determined from the data, as without "
+        "--image-size",
     )
     resize: Resize = Field(
         CROP,
-        description="crop: scale the shorter side and keep the middle square; pad: scale the longer side and fill up "
-        "with the mean color of the picture; squeeze: scale both sides; auto: pad, where most training images are "
-        "longer than 1.6 times their shorter side, else crop; a configuration without this setting is of an earlier "
-        "version, which cropped [by default: auto]",
+        description="how images become squares. crop: resize the shorter side and crop the center; pad: resize the "
+        "longer side and pad with the mean color of the image; squeeze: resize both sides; auto: pad if the longer "
+        "side of most training images is more than 1.6 times the shorter one, else crop. Files of earlier versions do "
+        "not have this setting and mean crop [by default: auto]",
     )
     memory: Memory = Field(
-        "auto", description="whole: hold all images; stream: decode a batch at a time; auto: stream what is too large"
+        "auto",
+        description="whole: load all images into memory; stream: decode them batch by batch; auto: stream if the "
+        "images need more than half of the memory",
     )
     workers: int = Field(
-        0, ge=0, le=1024, description="processes that decode what is streamed; 0: as many as torch has threads"
+        0, ge=0, le=1024, description="worker processes that decode streamed images; 0: as many as torch has threads"
     )
     skip_broken: bool = Field(
-        False, description="go on without images that cannot be read, if they are at most a tenth of a split"
+        False, description="skip images that cannot be read, if they are at most a tenth of a split"
     )
     train_images: int = Field(0, ge=0)
     fingerprint: str = ""

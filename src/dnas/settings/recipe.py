@@ -1,4 +1,4 @@
-"""How the weights of a network are trained from nothing: of what a run trains, and of a trial's candidate."""
+"""How weights are trained from scratch: those of the final network, and those of a candidate in a trial."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dnas.errors import InputError
 from dnas.settings.values import Settings
 
 FINAL_NORM: Any = Field(
-    False, description="normalise what the last layer gives, so that every architecture starts with logits near 1"
+    False, description="normalize the output of the last layer, so that every architecture starts with logits near 1"
 )
 
 
@@ -19,27 +19,28 @@ class Recipe(Settings):
 
     schedule: Literal["cosine", "exponential", "linear"] = Field(
         "cosine",
-        description="how the learning rate falls: from epoch to epoch by half a cosine, or by a constant factor "
-        "(exponential); from step to step in a line, after one up (linear)",
+        description="learning rate schedule. cosine: per epoch, along half a cosine; exponential: per epoch, by a "
+        "constant factor; linear: per step, up to the maximum and then down",
     )
     decay: float = Field(
-        0.97, gt=0, le=1, description="factor of the learning rate from epoch to epoch, with schedule=exponential"
+        0.97, gt=0, le=1, description="factor of the learning rate per epoch, with schedule=exponential"
     )
     warmup: float = Field(
         0.2, ge=0, lt=1, description="share of all steps in which the learning rate rises, with schedule=linear"
     )
     nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
     optimizer: Literal["sgd", "muon"] = Field(
-        "sgd", description="sgd: of all weights. muon: Muon for convolutions that are not depthwise, SGD for all else"
+        "sgd",
+        description="sgd: SGD for all weights; muon: Muon for convolutions except depthwise ones, SGD for the rest",
     )
     muon_learning_rate: float = Field(
-        0.05, gt=0, description="learning rate of Muon at the start, with optimizer=muon; it falls as that of SGD does"
+        0.05, gt=0, description="initial learning rate of Muon, with optimizer=muon; it follows the schedule of SGD"
     )
-    norm_decay: bool = Field(True, description="weight_decay holds for batch norms and biases too")
+    norm_decay: bool = Field(True, description="apply weight_decay also to batch norms and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
 
     def check_recipe(self, section: str) -> None:
-        """Check that these values, and those of a section that they go with, apply. Raises InputError."""
+        """Check that values which depend on others apply. Raises InputError."""
         for name, needs, values in (
             ("decay", "schedule", ("exponential",)),
             ("learning_rate_min", "schedule", ("cosine", "linear")),

@@ -1,4 +1,4 @@
-"""What a search can be told."""
+"""Settings of searches."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ from dnas.settings.values import (
 
 
 class SearchSettings(Settings):
-    """What every search has. Defaults are those of DARTS on CIFAR-10 (Liu et al. 2019, A.1)."""
+    """Settings shared by all searches. Defaults are those of DARTS on CIFAR-10 (Liu et al. 2019, A.1)."""
 
-    layers: int = Field(8, ge=3, le=1000, description="depth L of the searched network, in cells")
-    channels: int = Field(16, ge=2, description="width C of the supernet's first cells, or of a candidate's")
-    epochs: int = Field(50, ge=1, description="passes over the weights' images; in every trial, where there are trials")
-    batch_size: int = Field(64, ge=2, description="images per step")
+    layers: int = Field(8, ge=3, le=1000, description="depth: number of cells of the searched network")
+    channels: int = Field(16, ge=2, description="initial channels of the supernet, or of each candidate")
+    epochs: int = Field(
+        50, ge=1, description="epochs over the images that train the weights; in each trial, if there are trials"
+    )
+    batch_size: int = Field(64, ge=2, description="number of images per step")
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     stratified: bool = STRATIFIED
     train_share: float = Field(
-        0.5, gt=0, lt=1, description="share of the images that the weights see; the others judge architectures"
+        0.5,
+        gt=0,
+        lt=1,
+        description="share of the images that train the weights; the others are for validation of architectures",
     )
-    learning_rate: float = Field(0.025, gt=0, description="A15: learning rate of the weights' SGD at the start")
-    learning_rate_min: float = Field(0.001, ge=0, description="A15: learning rate at the end of the cosine")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the weights' SGD")
-    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on all weights, as SGD adds it to the gradient")
-    clip_norm: float = Field(
-        5.0, gt=0, description="largest norm of the weights' gradient; a longer one is scaled to it"
-    )
+    learning_rate: float = Field(0.025, gt=0, description="A15: initial learning rate of SGD for the network weights")
+    learning_rate_min: float = Field(0.001, ge=0, description="A15: minimum learning rate of the cosine annealing")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD for the network weights")
+    weight_decay: float = Field(3e-4, ge=0, description="weight decay (L2 penalty) of SGD on all network weights")
+    clip_norm: float = Field(5.0, gt=0, description="maximum norm for gradient clipping of the network weights")
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     flip: Flip = FLIP
     stem: StemName = STEM
@@ -53,23 +56,25 @@ class SearchSettings(Settings):
         "0: no limit",
     )
     steps: int = Field(
-        0, ge=0, description="stop after the cost of so many steps forward and backward, likewise; 0: no limit"
+        0,
+        ge=0,
+        description="stop after compute equal to this many training steps, at the end of a step or trial; 0: no limit",
     )
 
     def check(self) -> None:
         """Check that these values go together, as far as that depends on no image. Raises InputError."""
 
     def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
-        """With every automatic value replaced by its number.
+        """Return a copy with all automatic values resolved.
 
         Args:
-            count: Training images.
-            travel: How far an architecture parameter goes, where `architecture_learning_rate` is 0.
-            image_size: Pixels of a side.
-            threads: What the machine can do at a time, for automatic numbers of processes.
+            count: Number of training images.
+            travel: The distance that an architecture parameter can move, if `architecture_learning_rate` is 0.
+            image_size: Side of the images in pixels.
+            threads: Number of threads, for automatic numbers of processes.
 
         Raises:
-            InputError: Values that do not go together.
+            InputError: Values that contradict each other.
         """
         self.check()
         settings = self.model_copy(
@@ -91,7 +96,7 @@ class SearchSettings(Settings):
 
     @property
     def weight_images(self) -> int:
-        """How many images the weights see."""
+        """Number of images that train the weights."""
         return round(self.images * self.train_share)
 
     @property
@@ -99,77 +104,80 @@ class SearchSettings(Settings):
         return math.ceil(self.weight_images / self.batch_size)
 
     def spent(self, seconds: float, steps: float) -> bool:
-        """Whether a limit is reached: seconds and step equivalents so far."""
+        """Return True if so many seconds or step equivalents reach a limit."""
         return (0 < self.seconds <= seconds) or (0 < self.steps <= steps)
 
     def rate(self, epoch: int) -> float:
-        """The weights' learning rate in an epoch: a cosine that starts at its top (Loshchilov & Hutter 2017)."""
+        """Return the learning rate of an epoch by cosine annealing (Loshchilov & Hutter 2017)."""
         return cosine(self.learning_rate, self.learning_rate_min, epoch, self.epochs)
 
 
 class SupernetSettings(SearchSettings):
-    """A search whose candidates share the weights of one supernet."""
+    """Settings of a search whose candidates share the weights of one supernet."""
 
     learning_rate_cycles: int = Field(
-        1, ge=1, le=10, description="cosines of the learning rate, each twice as long as the one before"
+        1, ge=1, le=10, description="cycles of cosine annealing with warm restarts, each twice as long as the last"
     )
     nesterov: bool = Field(False, description="use Nesterov's momentum in SGD")
     parts: int = Field(
         1,
         ge=1,
-        description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
+        description="number of batch splits, each with its own batch-norm statistics [by default: ranks]",
     )
     recompute: bool = Field(
-        False, description="compute a layer's operations again in the backward pass: less memory, more time"
+        False, description="activation checkpointing: recompute activations in the backward pass to save memory"
     )
     watch_images: int = Field(
         256,
         ge=0,
-        description="after each epoch compare supernet and derived network on this many validation images; 0: do not",
+        description="after each epoch, compare supernet and derived network on this many validation images; 0: never",
     )
 
     def rate(self, epoch: int) -> float:
-        """The weights' learning rate in an epoch: cosines with warm restarts (Loshchilov & Hutter 2017)."""
+        """Return the learning rate of an epoch by cosine annealing with warm restarts (Loshchilov & Hutter 2017)."""
         units = 2**self.learning_rate_cycles - 1  # cycle c starts after 2^c - 1 of them and takes 2^c
         start = 2 ** ((epoch * units // self.epochs + 1).bit_length() - 1)
         unit = self.epochs / units
         return cosine(self.learning_rate, self.learning_rate_min, epoch - (start - 1) * unit, start * unit)
 
     def moves_architecture(self, epoch: int) -> bool:
-        """Whether architecture parameters follow gradients in this epoch."""
+        """Return True if this epoch updates the architecture parameters by gradients."""
         return False
 
 
 class GradientSettings(SupernetSettings):
-    """A search that moves architecture parameters along gradients."""
+    """Settings of a search that updates architecture parameters by gradients."""
 
-    warmup_epochs: int = Field(-1, ge=-1, description="A14: epochs in which only weights move; -1: 30 % of the epochs")
+    warmup_epochs: int = Field(-1, ge=-1, description="A14: epochs that only update weights; -1: 30% of the epochs")
     architecture_learning_rate: float = Field(
         3e-4,
         ge=0,
-        description="A15: learning rate of the architecture parameters' Adam; 0: such that they travel as far as in "
-        "the paper",
+        description="A15: learning rate of Adam for the architecture parameters; 0: chosen by the number of steps, so "
+        "that a parameter can move as far as in the paper",
     )
-    architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: Adam's decay of its mean of gradients")
-    architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: Adam's decay of its mean of their squares")
+    architecture_beta1: float = Field(0.5, ge=0, lt=1, description="A15: β1 of Adam for the architecture parameters")
+    architecture_beta2: float = Field(0.999, ge=0, lt=1, description="A15: β2 of Adam for the architecture parameters")
     architecture_weight_decay: float = Field(1e-3, ge=0, description="A17: L2 penalty on the architecture parameters")
     update: Literal["first-order", "second-order", "single-level"] = Field(
-        "first-order", description="A13: bilevel with either gradient, or both moved by the same batch of all images"
+        "first-order",
+        description="A13: bilevel update with the first-order or second-order gradient, or single-level: weights and "
+        "architecture parameters are updated by the same batch of all images",
     )
     order: Literal["architecture-first", "weights-first"] = Field(
-        "architecture-first", description="which moves first in a step of the bilevel updates"
+        "architecture-first", description="what each step of a bilevel search updates first"
     )
     eigenvalue: bool = Field(
         False,
-        description="after each epoch, the dominant eigenvalue of the validation loss' architecture Hessian on one "
-        "batch, as `eigenvalue` in metrics.jsonl; by torch, so it takes some 100 native steps",
+        description="after each epoch, compute the dominant eigenvalue of the Hessian of the validation loss by the "
+        "architecture parameters on one batch, as `eigenvalue` in metrics.jsonl; takes as long as about 100 "
+        "native steps",
     )
 
     def check(self) -> None:
         super().check()
         if self.update == "single-level" and self.order != "architecture-first":
             raise InputError(
-                f"search.order={self.order} cannot be used with search.update=single-level, which moves both at once"
+                f"search.order={self.order} cannot be used with search.update=single-level, which updates both at once"
             )
         if self.update == "single-level" and self.train_share != GradientSettings().train_share:
             raise InputError(
@@ -183,12 +191,12 @@ class GradientSettings(SupernetSettings):
         if self.warmup >= self.epochs:
             raise InputError(
                 f"search.warmup_epochs must be below the {self.epochs} epochs of the search, got {self.warmup}; else "
-                "the architecture would never move"
+                "the architecture would never be updated"
             )
 
     @property
     def warmup(self) -> int:
-        """How many epochs only weights move."""
+        """Number of epochs that only update weights."""
         return round(0.3 * self.epochs) if self.warmup_epochs < 0 else self.warmup_epochs
 
     def resolved(self, count: int, travel: float, image_size: int, threads: int = 1) -> Self:
@@ -212,15 +220,15 @@ class GradientSettings(SupernetSettings):
 
 
 class TrialSettings(SearchSettings, Recipe):
-    """A search that trains every candidate from scratch, shortly."""
+    """Settings of a search that trains every candidate briefly from scratch."""
 
-    trials: int = Field(100, ge=1, description="how many candidates are trained")
+    trials: int = Field(100, ge=1, description="number of trials, that is, of trained candidates")
     processes: int = Field(
         0,
         ge=0,
         le=1024,
-        description="how many of them at a time, each in a process with its share of the threads; 0: one a thread on "
-        "the CPU, else 1",
+        description="trials to execute in parallel, each in a process with its share of the threads; 0: one per thread "
+        "on the CPU, else 1",
     )
     final_norm: bool = FINAL_NORM
 

@@ -1,4 +1,4 @@
-"""What the training of a network can be told."""
+"""Settings of the training of a network."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from dnas.settings.values import (
     there,
 )
 
-# By so many training images, or all, batch norms are made to fit averaged weights.
+# Batch-norm statistics of averaged weights are measured on so many training images, or on all if there are fewer.
 STATISTICS_IMAGES = 2_048
-# Values of cutout and drop_path that stand for what `regularisation` gives.
+# Values of cutout and drop_path that are replaced by those of `regularisation`.
 CUTOUT_BY_PASSES, DROP_PATH_BY_PASSES = -2, -1.0
 FEW_PASSES, MANY_PASSES = 25, 600
 DROP_PATH = 0.2  # of DARTS, in 600 epochs
@@ -37,18 +37,18 @@ DROP_PATH = 0.2  # of DARTS, in 600 epochs
 
 @dataclass(frozen=True)
 class Regularisation:
-    """How strongly a training is regularised: the side of the cut square in pixels, and the full rate of drop-path."""
+    """Strength of the regularization: side of the cutout in pixels, and final rate of drop path."""
 
     cutout: int
     drop_path: float
 
 
 def regularisation(passes: float, image_size: int) -> Regularisation:
-    """What suits a training that sees each image so often.
+    """Return the regularization for a training of so many epochs.
 
-    Up to 25 passes nothing is learnt by heart, and both only slow the training down; from 600 on they are DARTS': half
-    of the side, and 0.2. In between they grow in a line over the logarithm of the passes. Label smoothing and weight
-    decay are no part of it, since DARTS' are no stronger than those of few passes.
+    Up to 25 epochs, nothing is memorized, and cutout and drop path only slow the training down. From 600 epochs on they
+    are those of DARTS: half of the side, and 0.2. In between they grow linearly in the logarithm of the epochs. Label
+    smoothing and weight decay are not part of it, since short trainings use the values of DARTS.
     """
     strength = math.log(passes / FEW_PASSES) / math.log(MANY_PASSES / FEW_PASSES)
     strength = min(1.0, max(0.0, strength))
@@ -56,51 +56,50 @@ def regularisation(passes: float, image_size: int) -> Regularisation:
 
 
 class NetworkTrainSettings(Recipe):
-    """The training of any network. Defaults are those of DARTS on CIFAR-10."""
+    """Settings shared by the trainings of all networks. Defaults are those of DARTS on CIFAR-10."""
 
-    epochs: int = Field(600, ge=1, description="passes over the training images")
-    steps: int = Field(0, ge=0, description="end after so many steps, if the epochs have more; 0: with the last epoch")
-    batch_size: int = Field(96, ge=2, description="images per step")
+    epochs: int = Field(600, ge=1, description="epochs over the training images")
+    steps: int = Field(0, ge=0, description="stop after this many steps, if the epochs have more; 0: no limit")
+    batch_size: int = Field(96, ge=2, description="number of images per step")
     parts: int = Field(
         1,
         ge=1,
-        description="a batch is computed in so many, each with its own batch-norm statistics [by default: ranks]",
+        description="number of batch splits, each with its own batch-norm statistics [by default: ranks]",
     )
     images: int = Field(0, ge=0, description="use this many training images, drawn by the seed; 0: all")
     stratified: bool = STRATIFIED
-    learning_rate: float = Field(0.025, gt=0, description="learning rate of SGD at the start")
+    learning_rate: float = Field(0.025, gt=0, description="initial (linear schedule: maximum) learning rate of SGD")
     learning_rate_min: float = Field(
-        0.0, ge=0, description="learning rate at the end of the cosine, or of the linear schedule"
+        0.0, ge=0, description="minimum learning rate, at the end of the cosine or linear schedule"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(3e-4, ge=0, description="L2 penalty on SGD's weights, which it adds to the gradient")
-    clip_norm: float = Field(5.0, gt=0, description="largest norm of the gradient; a longer one is scaled to it")
+    weight_decay: float = Field(3e-4, ge=0, description="weight decay (L2 penalty) of SGD")
+    clip_norm: float = Field(5.0, gt=0, description="maximum norm for gradient clipping")
     class_weights: Literal["none", "balanced"] = Field(
         "none",
-        description="balanced: an image's loss counts n / (k · n_c) times, for n training images, k classes and n_c "
-        "images of its own class, so that each class counts alike; the finals are then judged by the balanced accuracy",
+        description="balanced: the loss of an image is weighted by n / (k · n_c), for n training images, k classes and "
+        "n_c images of its own class, so that all classes have equal weight; the finals then compare balanced accuracy",
     )
     half_size: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps, the first ones, whose images are scaled to half their side"
+        0.0, ge=0, lt=1, description="share of the steps, at the start, with images at half resolution"
     )
     average: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the steps, the last ones, whose weights are averaged at the end, two steps at least; 0: "
-        "the last weights are taken",
+        description="share of the steps, at the end, whose weights are averaged (at least two steps); 0: no averaging",
     )
     cutout: int = Field(
         -1,
         ge=-2,
-        description="side of the cut square in pixels; -1: half the image; -2: by the passes over the images, from "
-        "none up to 25 to half the image from 600 on",
+        description="side of the cutout in pixels; -1: half the image; -2: chosen by the number of epochs, from none "
+        "up to 25 epochs to half the image from 600 epochs on",
     )
     pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
     flip: TrainFlip = Field(
         "auto",
-        description="mirror half of the images left to right; auto: unless that confuses classes; alternate: each "
-        "image in every other epoch, so that two epochs show both sides of it",
+        description="flip half of the images horizontally; auto: unless that confuses classes; alternate: each image "
+        "in every other epoch, so that two epochs show both versions",
     )
     rotation: float = Field(0.0, ge=0, le=180, description="largest random rotation, in degrees")
 
@@ -109,21 +108,21 @@ class NetworkTrainSettings(Recipe):
         self.check_recipe("train")
 
     def resolved(self, count: int, image_size: int) -> Self:
-        """With every automatic value replaced by its number, for `count` training images."""
+        """Return a copy with all automatic values resolved, for `count` training images."""
         self.check()
         if self.half_size and image_size < 2 * SMALLEST_IMAGE:
             raise InputError(
-                f"train.half_size={self.half_size} has no use with images of {image_size} pixels, whose half is below "
-                f"{SMALLEST_IMAGE}; leave it out"
+                f"train.half_size={self.half_size} cannot be used with images of {image_size} pixels, half of which is "
+                f"below {SMALLEST_IMAGE}; remove it"
             )
         settings = self.in_numbers(count, image_size)
         check_batches(settings.images, self.batch_size, self.parts)
         return settings
 
     def in_numbers(self, count: int, image_size: int) -> Self:
-        """Return a copy with every automatic value replaced by its number, whether or not they go together.
+        """Return a copy with all automatic values resolved, without checks.
 
-        But for those that follow from the passes over the images, since a budget plans these later.
+        Values that depend on the number of epochs stay automatic, since a budget plans the epochs later.
         """
         return self.model_copy(
             update={
@@ -138,9 +137,9 @@ class NetworkTrainSettings(Recipe):
         return math.ceil(self.images / self.batch_size)
 
     def rate(self, step: int) -> float:
-        """The learning rate of SGD in a step, 0-based."""
+        """Return the learning rate of SGD in a step (0-based)."""
         if self.schedule == "linear":
-            # Taken at the middle of the step, so that the first is no pause, and the last does not jump.
+            # Taken at the middle of the step, so that neither the first nor the last step has a rate of 0.
             share = (step + 0.5) / self.step_count
             falling = (1 - share) / (1 - self.warmup)
             rising = share / self.warmup if share < self.warmup else 1.0
@@ -152,36 +151,36 @@ class NetworkTrainSettings(Recipe):
 
     @property
     def step_count(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
         whole = self.epochs * self.steps_per_epoch
         return min(self.steps or whole, whole)
 
     @property
     def passes(self) -> float:
-        """How often each image is seen."""
+        """Number of passes over the training images."""
         return self.step_count / self.steps_per_epoch
 
     def cutout_side(self, image_size: int) -> int:
-        """The side of the cut square, in pixels."""
+        """Return the side of the cutout in pixels."""
         return regularisation(self.passes, image_size).cutout if self.cutout == CUTOUT_BY_PASSES else self.cutout
 
     @property
     def half_size_steps(self) -> int:
-        """How many steps, the first ones, see images of half the size."""
+        """Number of first steps with images at half resolution."""
         return round(self.half_size * self.step_count)
 
     @property
     def average_steps(self) -> int:
-        """Over how many steps, the last ones, the weights are averaged."""
+        """Number of last steps over which the weights are averaged."""
         return min(self.step_count, max(2, round(self.average * self.step_count))) if self.average else 0
 
     @property
     def statistics_images(self) -> int:
-        """How many images go through the network once more, for its batch norms."""
+        """Number of images on which the batch-norm statistics of averaged weights are measured."""
         return min(STATISTICS_IMAGES, self.images) if self.average else 0
 
     def drop_path_rate(self, epoch: int) -> float:
-        """The probability with which a path is dropped in an epoch."""
+        """Return the drop path probability of an epoch."""
         return 0.0
 
 
@@ -193,43 +192,43 @@ def _depth(layers: int) -> int:
 
 def _probability(drop_path: float) -> float:
     if drop_path < 0 and drop_path != DROP_PATH_BY_PASSES:
-        raise ValueError(f"must be at least 0, or -1 for by the passes, got {drop_path}")
+        raise ValueError(f"must be at least 0, or -1 to choose it by the number of epochs, got {drop_path}")
     return drop_path
 
 
 class TrainSettings(NetworkTrainSettings):
-    """The training of an architecture's network, which can be stacked, widened and dropped in parts."""
+    """Settings of the training of an architecture, which also has a depth, a width and drop path."""
 
     layers: Annotated[int, AfterValidator(_depth)] = Field(
-        0, le=1000, description="depth, for a shared cell that is stacked anew; 0: as found"
+        0, le=1000, description="depth of the trained network, for --mapping shared; 0: as searched"
     )
-    channels: int = Field(CHANNELS, ge=2, description="width C of the first cells")
-    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss; 0: no head")
+    channels: int = Field(CHANNELS, ge=2, description="initial channels of the trained network")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the loss of the auxiliary head; 0: no head")
     drop_path: Annotated[float, AfterValidator(_probability)] = Field(
         DROP_PATH,
         lt=1,
-        description="probability of dropping an operation's output per image, at the end of a linear ramp from 0; -1: "
-        "by the passes over the images, from 0 up to 25 to 0.2 from 600 on",
+        description="drop path probability at the end of a linear ramp from 0; -1: chosen by the number of epochs, "
+        "from 0 up to 25 epochs to 0.2 from 600 epochs on",
     )
     final_norm: bool = FINAL_NORM
     stem: StemName = STEM
 
     def drop_path_rate(self, epoch: int) -> float:
-        """DARTS' ramp: from 0 in the first epoch towards the full rate, which the epoch after the last would have."""
+        """Return the probability by the ramp of DARTS: from 0 in the first epoch to the full rate after the last."""
         by_passes = self.drop_path == DROP_PATH_BY_PASSES
         top = regularisation(self.passes, SMALLEST_IMAGE).drop_path if by_passes else self.drop_path
         return top * epoch / self.epochs
 
 
 class WidthTrainSettings(NetworkTrainSettings):
-    """The training of a hand-made network that has a width."""
+    """Settings of the training of a reference network that has a width."""
 
-    width: float = Field(1.0, gt=0, le=WIDEST, description="what the channels of every convolution are multiplied by")
+    width: float = Field(1.0, gt=0, le=WIDEST, description="factor of the channels of every convolution")
     params: WholeNumber = Field(
         0,
         ge=0,
-        description='parameters to come closest to by the width: a number, or a text such as "130k" or "1.2M"; 0: keep '
-        "the width",
+        description="choose the width whose number of parameters is closest to this: a number, or a text such as "
+        '"130k" or "1.2M"; 0: keep the width',
     )
 
     def check(self) -> None:
@@ -241,21 +240,21 @@ class WidthTrainSettings(NetworkTrainSettings):
             )
 
 
-# What only a hand-made network with a width has use for.
+# Settings that only apply to a reference network with a width.
 WIDTH_SETTINGS = tuple(
     name for name in WidthTrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
 )
-# What only an architecture has use for.
+# Settings that only apply to an architecture.
 ARCHITECTURE_SETTINGS = tuple(
     name for name in TrainSettings.model_fields if name not in NetworkTrainSettings.model_fields
 )
 
 
 def train_over(above: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a training over others.
+    """Return the settings `beneath`, overridden by those `above`.
 
-    A width or size stands in place of both: each decides the other. Epochs stand in place of steps, which would end the
-    training before.
+    A width or a number of parameters replaces both, since each determines the other. Epochs replace steps, which would
+    end the training earlier.
     """
     hidden = {*WIDTH_SETTINGS} if any(name in above for name in WIDTH_SETTINGS) else set()
     if "epochs" in above:

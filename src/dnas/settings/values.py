@@ -1,4 +1,4 @@
-"""What the settings of searches, trainings and data share: kinds of values, names and limits."""
+"""Types of values, names and bounds that the settings of searches, trainings and data share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from dnas.errors import InputError
 from dnas.units import byte_count, duration, whole_number
 
-# A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
+# A duration in seconds, given in any form that `duration` reads: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
-# A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
+# A whole number, given in any form that `whole_number` reads: 130000 or "130k".
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
-# A number of bytes, which may be given as `byte_count` reads it: 256000 or "256KB".
+# A number of bytes, given in any form that `byte_count` reads: 256000 or "256KB".
 Bytes = Annotated[int, BeforeValidator(byte_count)]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]
-Resize = Literal["auto", "crop", "pad", "squeeze"]  # `data/pictures.py` does it
+Resize = Literal["auto", "crop", "pad", "squeeze"]  # implemented in `data/pictures.py`
 AUTO_RESIZE: Final[Resize] = "auto"
 CROP: Final[Resize] = "crop"
 PAD: Final[Resize] = "pad"
 SQUEEZE: Final[Resize] = "squeeze"
-StemName = Literal["cifar", "halving", "tiny-imagenet", "imagenet"]  # `space/plan.py` builds them
+StemName = Literal["cifar", "halving", "tiny-imagenet", "imagenet"]  # built by `space/plan.py`
 CIFAR_STEM: Final[StemName] = "cifar"
 HALVING_STEM: Final[StemName] = "halving"
 TINY_IMAGENET_STEM: Final[StemName] = "tiny-imagenet"
 IMAGENET_STEM: Final[StemName] = "imagenet"
 SMALLEST_IMAGE = 8  # pixels of a side
-WIDEST = 100  # what the channels of a hand-made network are multiplied by at most
-CHANNELS = 36  # of the first cells of a trained network: the width of the literature for CIFAR
-MIN_LAYERS = 3  # a network has two reductions, and one layer at least that is none
+WIDEST = 100  # largest width factor of a reference network
+CHANNELS = 36  # initial channels of a trained network, as in the literature for CIFAR
+MIN_LAYERS = 3  # a network has two reduction cells and at least one normal cell
 
 
 class Settings(BaseModel):
@@ -41,43 +41,46 @@ class Settings(BaseModel):
 
 FLIP: Any = Field(
     "auto",
-    description="mirror half of the images left to right; auto: unless that confuses classes",
+    description="flip half of the images horizontally; auto: unless that confuses classes",
 )
 
 STEM: Any = Field(
     CIFAR_STEM,
-    description="first layers: cifar (keeps the resolution), halving (32 → 16 pixels, by one convolution), "
-    "tiny-imagenet (64 → 32, by three) or imagenet (224 → 28)",
+    description="first layers. cifar: keep the resolution; halving: halve it by one convolution (32 → 16 pixels); "
+    "tiny-imagenet: halve it by three (64 → 32); imagenet: divide it by eight (224 → 28)",
 )
 
 STRATIFIED: Any = Field(
     False,
-    description="draws of images keep the share of each class, where classes are unbalanced or a draw has few images "
-    "of each; a configuration without this setting is of an earlier version, whose draws did not [by default: True]",
+    description="subsets of images keep the share of each class, if classes are unbalanced or have few images in the "
+    "subset. Files of earlier versions do not have this setting and mean false [by default: True]",
 )
 
 
 def there(section: str, images: int, count: int) -> int:
-    """How many of `count` images are used. Raises InputError where more are wanted."""
+    """Return how many of `count` images are used. Raises InputError if there are fewer than requested."""
     if images > count:
-        raise InputError(f"{section}.images is {images}, and there are {count}; give at most those, or 0 for all")
+        raise InputError(
+            f"{section}.images must be at most {count} (the number of training images), or 0 for all; got {images}"
+        )
     return images or count
 
 
 def check_batches(images: int, batch_size: int, parts: int) -> None:
-    """Raises InputError where a batch, or a part of one, would be a single image, which has no batch statistics."""
+    """Raise InputError if a batch, or a part of one, would have a single image, which has no batch statistics."""
     smallest = images // max(1, math.ceil(images / batch_size))
     if parts > 1 and smallest // parts < 2:
         raise InputError(
-            f"--batch-size {batch_size} gives batches of {smallest} of {images} images, which cannot be cut into "
-            f"{parts} parts of two or more; choose a larger one, or fewer ranks"
+            f"--batch-size {batch_size} with {images} images gives a batch of {smallest}, which cannot be split into "
+            f"{parts} parts of two or more; choose a larger batch size, or fewer ranks"
         )
     if smallest < 2:
         raise InputError(
-            f"--batch-size {batch_size} would leave a batch of one of {images} images; choose another or more images"
+            f"--batch-size {batch_size} with {images} images gives a last batch of one; choose another batch size or "
+            "more images"
         )
 
 
 def cosine(top: float, bottom: float, epoch: float, epochs: float) -> float:
-    # The last epoch is one step short of the bottom, as with the schedulers of DARTS' time.
+    # The last epoch is one step above the minimum, as in the schedulers that DARTS used.
     return bottom + (top - bottom) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -1,4 +1,4 @@
-"""What searches and trainings share: batches, the guarded step, the loop; the training of a network, its accuracy.
+"""Training: batches, the guarded step and the loop, which searches also use; training of a network and its accuracy.
 
 Not here: methods, supernets and studies.
 """

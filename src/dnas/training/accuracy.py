@@ -1,4 +1,4 @@
-"""How many test images a network names right, in all and class by class."""
+"""Accuracy of a network on test images, in total and by class."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TEST_BATCH = 256
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Right answers among test images, with a 95 % Wilson interval (E. B. Wilson 1927).
+    """Correct predictions among test images, with a 95% Wilson interval (E. B. Wilson 1927).
 
     Attributes:
-        confusion: How many images of each true class (row) got each answer (column); empty where that was not kept.
+        confusion: Number of images of each true class (row) by predicted class (column); empty if it was not kept.
     """
 
     correct: int
@@ -44,7 +44,7 @@ class Accuracy:
 
 @torch.no_grad()
 def answers(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
-    """The logits [N, classes] of every image, without augmentation."""
+    """Return the logits [N, classes] of all images, without augmentation."""
     network.eval()
     logits = []
     every = torch.split(torch.arange(len(split)), TEST_BATCH)
@@ -59,30 +59,30 @@ def answers(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu
 
 
 def predict(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Tensor:
-    """The predicted class [N] of every image, without augmentation."""
+    """Return the predicted class [N] of each image, without augmentation."""
     return answers(network, split, info, device).argmax(1)
 
 
 def measure_accuracy(network: nn.Module, split: Split, info: DataInfo, device: str = "cpu") -> Accuracy:
-    """How many images of a split the network gets right."""
+    """Measure how many images of a split the network classifies correctly."""
     matrix = confusion_matrix(split.labels, predict(network, split, info, device), len(info.classes))
     return Accuracy(int(matrix.trace()), len(split), tuple(map(tuple, matrix.tolist())))
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """How many images of each true class (row) got each answer (column): int64 [classes, classes]."""
+    """Count the images of each true class (row) by predicted class (column): int64 [classes, classes]."""
     pairs = labels.cpu() * classes + predicted.cpu()
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def by_class(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, Any]:
-    """What result.json has of the classes, from a confusion matrix [classes, classes].
+    """Return the results per class for result.json, from a confusion matrix [classes, classes].
 
     Returns:
-        `balanced_accuracy`: the mean recall of the classes that were tested (scikit-learn's `balanced_accuracy_score`);
-        `majority_share`: the largest class' share of the images, which is the accuracy of naming it always;
-        `per_class`: for each class its name, images, recall and precision; None where there is no image of it, or no
-        answer; `confusion`: the matrix.
+        `balanced_accuracy`: the mean recall of the classes with test images (scikit-learn's `balanced_accuracy_score`);
+        `majority_share`: the share of the largest class, which is the accuracy of always predicting it;
+        `per_class`: for each class its name, number of images, recall and precision, the last two None if there is no
+        image or no prediction of the class; `confusion`: the matrix.
     """
     matrix = np.array(confusion, np.int64)
     images, answers, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()

@@ -1,6 +1,6 @@
-"""The pictures of a step: drawn by seed and step, this rank's share of them, augmented, in the parts that are computed.
+"""Images of a step: drawn by seed and step, reduced to the share of this rank, augmented, and divided into parts.
 
-Searches and trainings draw by the same rule; what differs is the names of the streams.
+Searches and trainings draw by the same rule; only the names of their random streams differ.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dnas.runtime.distributed import Share, share
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch, or one of the parts that it is cut into.
+    """A batch, or one of the parts of a batch.
 
     Attributes:
         images, labels: Augmented [B, C, H, W], and [B].
-        draw: Its number within its step.
-        weight: A part's share of the whole.
-        part: Its first image in the whole; None where it is the whole.
-        of: Images of the whole.
+        draw: Number of the batch within its step.
+        weight: Share of a part in the batch.
+        part: Position of its first image in the batch; None for a whole batch.
+        of: Number of images of the whole batch.
     """
 
     images: Tensor
@@ -39,18 +39,18 @@ class Batch:
 
 
 class Batches:
-    """All batches of a loop that goes over the images again and again.
+    """All batches of a loop over several epochs.
 
     Args:
         pool: The images.
-        indices: int64 [M], which of them this loop sees.
-        steps: Batches of an epoch of the loop; where the images make fewer, they are gone through again.
-        size: Images of a batch, at most.
-        parts: Into how many a batch is cut, each with batch statistics of its own (see `runtime/distributed.py`).
-        seed, order: Of the order of the images, and its stream.
+        indices: int64 [M], the images that this loop uses.
+        steps: Batches per epoch of the loop; if the images yield fewer, they are used again.
+        size: Maximum batch size.
+        parts: Number of batch splits, each with its own batch statistics (see `runtime/distributed.py`).
+        seed, order: Seed of the order of the images, and name of its random stream.
         generator: Step → the generator of the step's augmentation.
-        recipe, info: What is done to the images.
-        alternate: Where the recipe flips, an image is mirrored in every other epoch in place of at random.
+        recipe, info: Augmentation and normalization.
+        alternate: If the recipe flips, mirror an image in every other epoch instead of at random.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Batches:
         self._first = torch.rand(len(pool), generator=torch_stream(seed, "flip")) < 0.5 if alternate else None
 
     def whole(self, step: int, draw: int = 0) -> Batch:
-        """All images of a step, whatever its parts and ranks."""
+        """Return all images of a step, regardless of parts and ranks."""
         images, labels, of = self._drawn(step, lambda count: slice(0, count))
         return Batch(images, labels, draw, of=of)
 
     def parts(self, step: int, draw: int = 0) -> list[Batch]:
-        """Those parts of a step's batch that are this rank's; the batch itself where there is one part."""
+        """Yield the parts of a step's batch for this rank, or the batch itself if there is only one part."""
         if self.parts_per_batch == 1:
             return [self.whole(step, draw)]
         images, labels, count = self._drawn(step, lambda count: share(count, self.parts_per_batch).rows)
@@ -91,22 +91,22 @@ class Batches:
         ]
 
     def seen(self, step: int) -> int:
-        """How many images the epoch of a step has gone through before it."""
+        """Return the number of images of the epoch before a step."""
         epoch, i = divmod(step, self.steps)
         return sum(len(indices) for indices in self._ordered(epoch)[:i])
 
     def _ordered(self, epoch: int) -> list[Tensor]:
-        """The images of each batch of an epoch."""
+        """Return the images of each batch of an epoch."""
         if self._epoch != epoch:
             self._epoch, self._order = epoch, batches(len(self.indices), self.size, self.seed, epoch, self.stream)
         return self._order
 
     def _mirrored(self, indices: Tensor, epoch: int) -> Tensor | None:
-        """Which of these images are mirrored in an epoch; None: that is drawn anew for every batch."""
+        """Return which of these images are mirrored in an epoch; None: drawn again for every batch."""
         return None if self._first is None else self._first[indices] ^ (epoch % 2 == 1)
 
     def _drawn(self, step: int, mine: Callable[[int], slice]) -> tuple[Tensor, Tensor, int]:
-        """Those images and labels of a batch that are `mine` of so many, and how many it has."""
+        """Return images and labels at the positions `mine` of a batch, and the size of the batch."""
         epoch, i = divmod(step, self.steps)
         order = self._ordered(epoch)
         last = min(i + AHEAD, self.steps - 1)

@@ -1,4 +1,4 @@
-"""An architecture's network for a data set, built for training."""
+"""Build the network of an architecture for a data set, for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 
 def planned(architecture: Architecture, settings: TrainSettings, info: DataInfo) -> NetworkPlan:
-    """The network that these settings train on this data. Raises InputError for a width that cannot be built."""
+    """Plan the network for these settings and this data. Raises InputError for a width that cannot be built."""
     return plan(
         architecture,
         channels=settings.channels,
@@ -29,12 +29,12 @@ def planned(architecture: Architecture, settings: TrainSettings, info: DataInfo)
 
 
 def parameters_of(settings: TrainSettings, info: DataInfo) -> Callable[[Architecture], int]:
-    """How many parameters the network of an architecture has, as these settings train it on this data."""
+    """Return the number of parameters of the network of an architecture with these settings on this data."""
     return lambda architecture: size(planned(architecture, settings, info), info.image_size).params
 
 
 def built(architecture: Architecture, settings: TrainSettings, info: DataInfo, seed: int) -> Network:
-    """The network of `planned`, with fresh weights and, where its loss counts, the auxiliary head."""
+    """Build the network of `planned`, randomly initialized, with the auxiliary head if its loss has a weight."""
     return build(
         architecture,
         settings.channels,
@@ -48,6 +48,6 @@ def built(architecture: Architecture, settings: TrainSettings, info: DataInfo, s
 
 
 def to_device(network: NetworkType, device: str) -> NetworkType:
-    """On a device, with channels last: 1.4 times as fast there as with channels first, on the CPU."""
+    """Move a network to a device with channels last: 1.4 times as fast as channels first, on the CPU."""
     moved: NetworkType = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved

@@ -1,4 +1,4 @@
-"""One step of optimizers down a loss: not taken unless all is finite, clipped, at the rates of the step."""
+"""Optimizer step on a loss: checked for non-finite values, clipped, with the learning rates of the step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dnas.training.updates import apply
 
 @dataclass(frozen=True)
 class Step:
-    """A step that was taken.
+    """Result of a step.
 
     Attributes:
-        norm: Of the gradients, before they were clipped.
+        norm: Norm of the gradients before clipping.
     """
 
     loss: float
@@ -28,12 +28,12 @@ class Step:
 
 
 class Descent:
-    """A module, and the optimizers that move it.
+    """A module, and the optimizers that update it.
 
     Args:
-        name: Of the module in checkpoints.
-        optimizers: By their names in checkpoints. No parameter has two; one that has none rests.
-        stage, loss, norm: How messages call the stage, the loss and the norm of its gradients.
+        name: Name of the module in checkpoints.
+        optimizers: By their names in checkpoints. No parameter has two; parameters without one are fixed.
+        stage, loss, norm: Names of the stage, the loss and the norm of its gradients in messages.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Descent:
         clip_norm: float | None = None,
         parts: Mapping[nn.Parameter, Sequence[bool]] | None = None,
     ) -> Step:
-        """Move the parameters along the gradients of a loss.
+        """Update the parameters by the gradients of a loss.
 
         Args:
             step: 0-based.
-            grads: One for each of `parameters`, which are scaled in place; where it is None, a parameter rests.
-            where: Finds the place where the loss first was not finite.
-            rates: The learning rates in this step, by optimizer; the others keep theirs.
-            clip_norm: The largest norm of all gradients together.
+            grads: One per parameter, scaled in place; a parameter whose gradient is None is not updated.
+            where: Finds the layer in which the loss first became non-finite.
+            rates: Learning rates of this step, by optimizer; others keep theirs.
+            clip_norm: Maximum norm of all gradients together.
             parts: See `updates.apply`.
 
         Raises:
-            Diverged: The loss or a gradient is not finite. Nothing has moved.
+            Diverged: The loss or a gradient is not finite. Nothing was updated.
         """
         value = require_finite(loss, self.loss, self.stage, step, where)
         reached = [g for g in grads if g is not None]
@@ -93,15 +93,15 @@ class Descent:
         return Step(value, length)
 
     def move(self, grads: Sequence[Tensor | None], parts: Mapping[nn.Parameter, Sequence[bool]] | None = None) -> None:
-        """Move the parameters along gradients that nobody looks at."""
-        assert self.optimizers, f"nothing moves the {self.name}"
+        """Update the parameters by gradients without checking them."""
+        assert self.optimizers, f"no optimizer updates the {self.name}"
         along = dict(zip(self.parameters, grads, strict=True))
         for name, optimizer in self.optimizers.items():
             moved = self._moved[name]
             apply(optimizer, moved, [along[p] for p in moved], parts)
 
     def capture(self) -> Captured:
-        """The module and what the optimizers remember, for a checkpoint."""
+        """Return the state of the module and the optimizers, for a checkpoint."""
         tensors = {f"{self.name}.{k}": v for k, v in self.module.state_dict().items()}
         state = {}
         for name, optimizer in self.optimizers.items():
@@ -110,7 +110,7 @@ class Descent:
         return tensors, state
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Be as when the checkpoint was captured. Raises RunError where it is another module's, or optimizer's."""
+        """Restore the state of a checkpoint. Raises RunError if it is of another module or optimizer."""
         restore_module(checkpoint, self.name, self.module)
         for name, optimizer in self.optimizers.items():
             unpack_optimizer(name, optimizer, checkpoint.tensors, checkpoint.state["loop"][name])

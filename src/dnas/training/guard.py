@@ -1,4 +1,4 @@
-"""Nothing that is not finite reaches the weights: checks before an optimiser moves, and where it first went wrong."""
+"""Keep non-finite values from the weights: checks before an optimizer step, and the search for their origin."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dnas.errors import Diverged
 
 
 def require_finite(value: Tensor, what: str, stage: str, step: int, where: Callable[[], str]) -> float:
-    """The value as a number. Raises Diverged unless it is finite, naming step, stage and place."""
+    """Return the value as a number. Raises Diverged with step, stage and layer if it is not finite."""
     number = float(value.detach())
     if number - number != 0.0:
         raise Diverged(
-            f"{what} is {number} in {stage}, step {step + 1}, first in {where()}; the step was not taken: "
-            "lower the learning rate and start anew, or look at the images"
+            f"{what} is {number} at step {step + 1} of {stage} (first seen in {where()}), weights not updated; "
+            "start a new run with a lower learning rate, or check the images"
         )
     return number
 
 
 def first_bad_layer(network: nn.Module, images: Tensor, run: Callable[[], Any]) -> str:
-    """The name of the first layer whose output is not finite when `run` is called, in order of computation."""
+    """Return the name of the first layer, in order of computation, with a non-finite output when `run` is called."""
     if not torch.isfinite(images).all():
         return "the input images"
     found: list[str] = []
@@ -46,14 +46,14 @@ def first_bad_layer(network: nn.Module, images: Tensor, run: Callable[[], Any]) 
 
 
 def first_bad_gradient(network: nn.Module, grads: Sequence[Tensor | None]) -> str:
-    """The parameter nearest to the loss whose gradient is not finite: a backward pass comes from there."""
+    """Return the parameter with a non-finite gradient that is nearest to the loss, where the backward pass starts."""
     for (name, _), grad in reversed(list(zip(network.named_parameters(), grads, strict=True))):
         if grad is not None and not torch.isfinite(grad).all():
             return f"the gradient of {name}"
-    return "the gradient's norm"
+    return "the gradient norm"
 
 
 def clip(grads: Sequence[Tensor], limit: float, norm: Tensor) -> None:
-    """Scale gradients in place so that their norm, already known, is at most `limit`."""
+    """Scale gradients in place so that their norm, which is already known, is at most `limit`."""
     factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
     torch._foreach_mul_(list(grads), factor)

@@ -1,4 +1,4 @@
-"""The loop over the steps of a stage, which searches and trainings share."""
+"""Loop over the steps of a stage, for searches and trainings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dnas.runtime.session import Captured, Session
 
 
 class Stepped(Protocol):
-    """What is moved step by step, and how it is kept."""
+    """State that is updated step by step, and can be saved and restored."""
 
     def step(self, step: int) -> float:
         """Take a step, 0-based. Returns the loss."""
         ...
 
     def capture(self) -> Captured:
-        """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
+        """Return everything that the next step depends on, as tensors and JSON, for a checkpoint."""
         ...
 
     def restore(self, checkpoint: Checkpoint) -> int:
-        """Be as when the checkpoint was captured. Returns how many steps had been taken."""
+        """Restore the state of a checkpoint. Returns the number of steps taken."""
         ...
 
 
@@ -37,16 +37,16 @@ def run_steps(
     over: Callable[[int], bool] = lambda step: False,
     begun: Checkpoint | None = None,
 ) -> None:
-    """Take all steps of a stage, from the first or from the session's checkpoint on.
+    """Take all steps of a stage, from the first or from the checkpoint of the session.
 
     Args:
-        steps: Of the stage, whose last epoch may be cut short.
+        steps: Number of steps of the stage, whose last epoch may be shorter.
         end_epoch: Called with the last step of every epoch. Returns the line of metrics.jsonl.
-        begun: What to go on from, where the session has no checkpoint of this stage.
-        over: Called with a step before it is taken: whether to leave out that and all others.
+        begun: State to continue from if the session has no checkpoint of this stage.
+        over: Called before each step with its number; returning True skips this and all later steps.
 
     Raises:
-        Interrupted: A signal came; a checkpoint was written.
+        Interrupted: A signal was received; a checkpoint was written.
     """
     checkpoint = session.start(stage, title, steps) or begun
     first = 0 if checkpoint is None else stepped.restore(checkpoint)

@@ -1,4 +1,4 @@
-"""The loss of a classifier in training: cross-entropy, with smoothed labels and weights of classes where wanted."""
+"""Training loss of a classifier: cross-entropy with optional label smoothing and class weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """The weight n / (k · n_c) of each class, float32 [classes]: scikit-learn's "balanced". Its mean over images is 1.
+    """Return class weights n / (k · n_c), float32 [classes] (scikit-learn's "balanced"); their mean over images is 1.
 
     Args:
-        labels: int64 [n], those that are trained on. Of k classes there is an image; the others have no weight.
+        labels: int64 [n], of the training images. k classes have images; the others have weight 0.
     """
     each = torch.bincount(labels, minlength=classes)
     weights = len(labels) / ((each > 0).sum() * each)
@@ -19,11 +19,11 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
-    """The mean loss of a batch: logits [B, classes], labels int64 [B].
+    """Return the mean loss of a batch: logits [B, classes], labels int64 [B].
 
-    A weight is that of an image, by its true class. Torch's own `weight` would also weigh the smoothed part of every
-    label, by the class that it is spread to: with 95 : 5 images, half of each label of the one would be the other. And
-    it divides by the weights of a batch, so that an image would count for less beside rare ones.
+    Each image is weighted by its true class. The `weight` of torch would also weight the smoothed part of every label,
+    by the class that it is spread to: with 95 : 5 images, half of each label of one class would be the other class. It
+    also divides by the sum of weights in a batch, so that an image would count less next to images of rare classes.
 
     Args:
         weights: float32 [classes].

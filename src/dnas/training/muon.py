@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): the step of a matrix is its gradient's momentum with all singular values made one."""
+"""Muon (Jordan et al. 2024): the step of a matrix is its gradient momentum with all singular values set to one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Of the quintic a·x + b·x³ + c·x⁵ that five times over takes singular values into about 0.7 to 1.2 (Jordan et al.).
+# Coefficients of the quintic a·x + b·x³ + c·x⁵, whose five-fold iteration maps singular values to about 0.7 to 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 EPSILON = 1e-7
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """U·Vᵀ, about, of matrices U·S·Vᵀ: [N, rows, columns] → the same shape, by Newton–Schulz iterations."""
+    """Approximate U·Vᵀ of matrices U·S·Vᵀ: [N, rows, columns] → the same shape, by Newton–Schulz iterations."""
     a, b, c = COEFFICIENTS
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + EPSILON)
     tall = x.shape[1] > x.shape[2]
@@ -29,11 +29,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the weights of convolutions, [out, in, height, width] taken for a matrix [out, in · height · width].
+    """Muon for the weights of convolutions: [out, in, height, width] is treated as a matrix [out, in · height · width].
 
-    A step is -rate · √max(1, out / in) · U·Vᵀ with Nesterov's momentum, as in torch.optim.Muon with
-    `adjust_lr_fn="original"`. That one takes two dimensions only, and one matrix at a time; here those of one shape go
-    together: 48 → 12 ms a step for the 132 matrices of a network of six layers (one core), a tenth of its step's time.
+    A step is -rate · √max(1, out / in) · U·Vᵀ with Nesterov momentum, as in torch.optim.Muon with
+    `adjust_lr_fn="original"`, which only supports two dimensions and updates one matrix at a time. Here matrices of the
+    same shape are updated together: 48 → 12 ms per step for the 132 matrices of a network of six layers (one core),
+    which is a tenth of the time of its step.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.9) -> None:

@@ -1,7 +1,8 @@
-"""Trains and tests a network: the same trainer for every architecture, and for what people designed.
+"""Train and test a network: the same trainer for every architecture and for reference networks.
 
-By default as in DARTS: SGD with a cosine, cutout, an auxiliary loss, a ramp of drop-path and gradient clipping (Liu et
-al. 2019, A.2). The accuracy that is reported is the last epoch's on the test split; nothing is chosen by it.
+By default as in DARTS: SGD with cosine annealing, cutout, an auxiliary loss, linearly increasing drop path and gradient
+clipping (Liu et al. 2019, A.2). The reported accuracy is that of the last epoch on the test split; nothing is selected
+by it.
 """
 
 from __future__ import annotations
@@ -50,16 +51,16 @@ def train_network(
     device: str = "cpu",
     begun: Checkpoint | None = None,
 ) -> NetworkType:
-    """Train a network, in place, on the training split; returns it, on the device.
+    """Train a network in place on the training split, and return it, on the device.
 
     Args:
-        network: Images → logits. A `Network` may have an auxiliary head, and its paths may be dropped.
-        settings: Resolved, i.e. with every automatic value replaced by its number. For a `Network` its TrainSettings.
-        begun: What `Training.capture` gave of this very training after its first steps.
+        network: Images → logits. A `Network` may have an auxiliary head and drop path.
+        settings: Resolved settings, without automatic values. For a `Network`, its TrainSettings.
+        begun: Result of `Training.capture` of the same training after its first steps.
 
     Raises:
         RunError: A loss or gradient is not finite.
-        Interrupted: A signal came; a checkpoint was written.
+        Interrupted: A signal was received; a checkpoint was written.
     """
     training = Training(network, settings, split, info, seed, stage, device)
     run_steps(
@@ -78,7 +79,7 @@ def train_network(
 
 
 class Training:
-    """The state of a training, and its step. `train_network` loops over it."""
+    """State of a training, and its step. `train_network` loops over it."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Training:
         self.pool, self.info = pool, info
         balanced = settings.class_weights == "balanced"
         self.class_weights = balanced_weights(pool.labels, len(info.classes)) if balanced else None
-        self.sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}  # of the epoch so far
+        self.sums = {"loss": 0.0, "correct": 0.0, "images": 0.0}  # sums over the epoch so far
         self.batches = Batches(
             pool,
             torch.arange(len(pool)),
@@ -118,7 +119,7 @@ class Training:
         )
 
     def step(self, step: int) -> float:
-        """Move the weights, 0-based. Returns the loss."""
+        """Update the weights in a step (0-based). Returns the loss."""
         settings, network, parameters = self.settings, self.network, self.descent.parameters
         epoch = step // settings.steps_per_epoch
         parts = self.batches.parts(step)
@@ -149,7 +150,7 @@ class Training:
         return taken.loss
 
     def end_epoch(self, step: int) -> dict[str, Any]:
-        """What an epoch that ends with `step` was like; starts the sums anew."""
+        """Return the metrics of the epoch that ends with `step`, and reset the sums."""
         epoch = step // self.settings.steps_per_epoch
         images = self.sums["images"]
         metrics = {
@@ -163,14 +164,14 @@ class Training:
         return metrics
 
     def finish(self) -> None:
-        """After the last step: the network gets the mean of its weights, if that is wanted."""
+        """After the last step, set the weights of the network to their average, if averaging is on."""
         if self.settings.average_steps:
             self.mean.take()
             renew_statistics(self.network, self._plain_batches(), self.device)
 
     def _plain_batches(self) -> Iterator[Tensor]:
-        """Some of the images as a test gives them to the network, since for that their statistics are wanted."""
-        # Drawn, since images of a class may lie together.
+        """Yield some of the images without augmentation, as in a test, for which the statistics are needed."""
+        # Drawn at random, since images of a class may be adjacent.
         drawn = torch.randperm(len(self.pool), generator=torch_stream(self.seed, "statistics"))
         drawn = drawn[: self.settings.statistics_images]
         batches = drawn.tensor_split(-(-len(drawn) // TEST_BATCH))
@@ -179,24 +180,24 @@ class Training:
             yield normalise(images, self.info).contiguous(memory_format=torch.channels_last)
 
     def capture(self) -> Captured:
-        """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
+        """Return everything that the next step depends on, as tensors and JSON, for a checkpoint."""
         tensors, state = self.descent.capture()
         return tensors | self.mean.capture(), state | {"sums": self.sums}
 
     def restore(self, checkpoint: Checkpoint) -> int:
-        """Be as when the checkpoint was captured. Returns how many steps had been taken."""
+        """Restore the state of a checkpoint. Returns the number of steps taken."""
         self.descent.restore(checkpoint)
         self.mean.restore(checkpoint)
         step = int(checkpoint.state["step"])
-        # Checkpoints from before trainings could go on from finals have no such sum: it was all of the epoch.
+        # Checkpoints of versions without finals do not have this sum, which was then the whole epoch.
         self.sums = {"images": self.batches.seen(step), **checkpoint.state["loop"]["sums"]}
         return step
 
 
 def _inputs(part: Batch, paths: Tensor | None, half: bool) -> tuple[Tensor, ...]:
-    """What the network takes for a part.
+    """Return the inputs of the network for a part.
 
-    Images, maybe of `half` their side, and, where paths are dropped, their factors [layers, edges, B].
+    Images, reduced to half their side length if `half`, and, with drop path, the factors [layers, edges, B].
     """
     images = part.images
     if half:
@@ -217,7 +218,7 @@ def _losses(
     device: str,
     right: list[int],
 ) -> Iterator[Tensor]:
-    """Each part's share of the loss. Into `right` goes how many answers of it are."""
+    """Yield the share of each part in the loss, and append its number of correct predictions to `right`."""
     with part_statistics(network, settings.parts) as forward:
         for part, taken in zip(parts, inputs, strict=True):
             with forward(part.weight), torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
@@ -228,9 +229,9 @@ def _losses(
 
 @contextmanager
 def part_statistics(network: nn.Module, parts: int) -> Iterator[Callable[[float], AbstractContextManager[None]]]:
-    """A batch is computed within the block, each part within one of what this gives, called with its weight.
+    """Compute a batch within the block, and each part within the inner block of its weight.
 
-    After that, running statistics are the mean of those that each part alone would have led to, on whatever rank.
+    Afterwards, running statistics are the mean of those that each part would have produced by itself, on any rank.
     """
     if parts == 1 or not list(network.buffers()):
         yield lambda weight: nullcontext()
@@ -257,7 +258,7 @@ def _loss(
     settings: NetworkTrainSettings,
     class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The logits of a batch, and its loss."""
+    """Return the logits of a batch, and its loss."""
     out = network(*inputs)
     logits, auxiliary = out if isinstance(out, tuple) else (out, None)
     loss = cross_entropy(logits, labels, settings.label_smoothing, class_weights)

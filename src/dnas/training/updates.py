@@ -1,8 +1,8 @@
-"""The updates: which step moves what.
+"""Gradients and updates of network weights and architecture parameters.
 
-All functions give gradients and move nothing, so that the caller can check them before its optimisers move
-(`apply`). A loss is a function of no arguments that reads the current parameters and returns a scalar, or one after
-another the scalars whose sum it is: only one has a graph at a time. What it gives on other ranks is added.
+All functions return gradients and update nothing, so that the caller can check them before an optimizer step (`apply`).
+A loss is a function without arguments that reads the current parameters and returns a scalar, or yields scalars that
+are summed, of which only one has a graph at a time. The losses of other ranks are added.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dnas.runtime import distributed
 
 Loss = Callable[[], Tensor | Iterable[Tensor]]
 Gradients = tuple[Tensor, tuple[Tensor, ...]]
-# Liu et al. 2019, footnote 2: the finite difference's step is this over the norm of the direction.
+# Liu et al. 2019, footnote 2: the step of the finite difference is this number over the norm of the direction.
 RADIUS = 1e-2
 
 
 @contextmanager
 def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """These parameters get no gradients inside, so no work is spent on them."""
+    """Exclude parameters from gradients within the block, so that no work is spent on them."""
     wanted = [p.requires_grad for p in parameters]
     for p in parameters:
         p.requires_grad_(False)
@@ -38,13 +38,13 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 
 def gradients(loss: Loss, wanted: Sequence[nn.Parameter]) -> Gradients:
-    """The loss (detached) and its gradients; zeros for parameters that it does not reach."""
+    """Return the loss (detached) and its gradients; zeros for parameters that it does not depend on."""
     value, grads = sparse_gradients(loss, wanted)
     return value, filled(grads, wanted)
 
 
 def sparse_gradients(loss: Loss, wanted: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The loss (detached) and its gradients; None for parameters that it does not reach."""
+    """Return the loss (detached) and its gradients; None for parameters that it does not depend on."""
     made = loss()
     sums: Sequence[Tensor | None] = ()
     for term in (made,) if isinstance(made, Tensor) else made:
@@ -58,11 +58,11 @@ def sparse_gradients(loss: Loss, wanted: Sequence[Tensor]) -> tuple[Tensor, tupl
 def gradients_of(
     value: Tensor, wanted: Sequence[Tensor], *, keep: bool = False, differentiable: bool = False
 ) -> tuple[Tensor, ...]:
-    """The gradients of a scalar; zeros for parameters that it does not reach.
+    """Return the gradients of a scalar; zeros for parameters that it does not depend on.
 
     Args:
-        keep: The graph behind the scalar can be used again.
-        differentiable: So can the gradients.
+        keep: Keep the graph of the scalar for further use.
+        differentiable: Make the gradients differentiable.
     """
     grads = torch.autograd.grad(
         value, list(wanted), retain_graph=keep or differentiable, create_graph=differentiable, allow_unused=True
@@ -71,12 +71,12 @@ def gradients_of(
 
 
 def filled(grads: Sequence[Tensor | None], wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """With zeros for None."""
+    """Replace None by zeros."""
     return tuple(torch.zeros_like(p) if g is None else g for g, p in zip(grads, wanted, strict=True))
 
 
 def added(grads: Sequence[Tensor | None], more: Sequence[Tensor | None] | None) -> tuple[Tensor | None, ...]:
-    """Their sums; None where neither reaches."""
+    """Return sums of gradients; None if both are None."""
     if more is None:
         return tuple(grads)
     return tuple(b if a is None else a if b is None else a + b for a, b in zip(grads, more, strict=True))
@@ -85,7 +85,7 @@ def added(grads: Sequence[Tensor | None], more: Sequence[Tensor | None] | None) 
 def first_order(
     validation_loss: Loss, architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
 ) -> Gradients:
-    """∂/∂α of L_val(w, α) at the current weights (DARTS, eq. 6 with ξ = 0)."""
+    """Return ∂/∂α of L_val(w, α) at the current weights (DARTS, eq. 6 with ξ = 0)."""
     with frozen(weights):
         return gradients(validation_loss, architecture)
 
@@ -101,14 +101,14 @@ def unrolled(
     buffers: Sequence[Tensor | None] | None = None,
     weight_decay: float = 0.0,
 ) -> Gradients:
-    """∂/∂α of L_val(w', α) with one virtual weight step, w' = w - ξ (μ m + ∇w L_train + λ w) (DARTS, eqs. 5-8).
+    """Return ∂/∂α of L_val(w', α) with one virtual weight step, w' = w - ξ (μ m + ∇w L_train + λ w) (DARTS, eqs. 5-8).
 
     The second-order term is the central difference of ∂/∂α L_train at w ± R v, v = ∇w' L_val(w', α), with
-    R = 0.01 / ‖v‖. The weights are saved and put back, not stepped back, so they end as they were to the bit.
+    R = 0.01 / ‖v‖. The weights are saved and restored, not stepped back, so they are unchanged bit for bit.
 
     Args:
-        xi: The virtual step's size: the current learning rate of the weights.
-        momentum, buffers, weight_decay: Of the weights' SGD; missing buffers count as zero.
+        xi: Size of the virtual step: the current learning rate of the weights.
+        momentum, buffers, weight_decay: Those of SGD for the network weights; missing buffers count as zero.
     """
     saved = [w.detach().clone() for w in weights]
     buffers = buffers if buffers is not None else [None] * len(weights)
@@ -146,14 +146,15 @@ def unrolled(
 def dominant_eigenvalue(
     loss: Callable[[], Tensor], architecture: Sequence[nn.Parameter], weights: Sequence[nn.Parameter]
 ) -> float:
-    """The eigenvalue of largest magnitude of the Hessian ∂²/∂α² of a loss, with its sign (Zela et al. 2020, §4).
+    """Return the eigenvalue of largest magnitude of the Hessian ∂²/∂α² of a loss, with its sign (Zela et al. 2020, §4).
 
-    By Lanczos' method, for which a product of the Hessian and v is the gradient of ⟨∂L/∂α, v⟩. Differences of first
-    gradients do not give it: each ReLU and each maximum that changes sides makes the gradient jump, and with as many as
-    a network has, the quotient grows like 1/√step. The second derivative is that between the jumps, as in the paper.
+    Uses the Lanczos method, in which the product of the Hessian and v is the gradient of ⟨∂L/∂α, v⟩. Differences of
+    first gradients are not usable: the gradient jumps wherever a ReLU or a maximum changes sides, and a network has so
+    many of them that the quotient grows like 1/√step. The second derivative is the one between the jumps, as in the
+    paper.
 
-    The loss must be differentiable twice, which native kernels are not; of at least two parameters. Moves nothing; NaN
-    where the Hessian is not finite.
+    The loss must be twice differentiable, which native kernels are not, and must have at least two parameters. Updates
+    nothing. NaN if the Hessian is not finite.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -170,13 +171,13 @@ def dominant_eigenvalue(
         second = gradients_of(along, architecture, keep=True)
         return torch.cat([part.flatten().to("cpu", torch.float64) for part in second]).numpy()
 
-    # Not a vector of ones: a softmax does not see it, so it is the Hessian's own null vector.
+    # Not a vector of ones: a softmax is invariant to it, so it is in the null space of the Hessian.
     start = numpy_stream(0, "eigenvector").standard_normal(sum(sizes))
     first = product(start)
     if not np.isfinite(first).all():
         return math.nan
     if not first.any():
-        return 0.0  # Lanczos' method cannot start from it
+        return 0.0  # the Lanczos method cannot start from it
     hessian = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
     return float(eigsh(hessian, 1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0])
 
@@ -187,13 +188,13 @@ def apply(
     grads: Sequence[Tensor | None],
     parts: Mapping[nn.Parameter, Sequence[bool]] | None = None,
 ) -> None:
-    """Move the parameters by their optimiser along the given gradients; those without a gradient rest.
+    """Update the parameters with their optimizer and the given gradients; those without a gradient are not updated.
 
     Args:
-        parts: Parameters of which some parts rest: which of their equal parts along the first dimension move.
+        parts: For parameters that are only updated in part: which of their equal parts along the first dimension are.
 
-    What rests stays as it is to the bit, and so does what the optimiser remembers of it: neither momentum nor decay
-    reaches it. That holds for optimisers that treat every number by itself, as SGD and Adam do.
+    Everything else stays bit-for-bit identical, including the optimizer state: neither momentum nor weight decay is
+    applied. This holds for elementwise optimizers such as SGD and Adam.
     """
     for p, g in zip(parameters, grads, strict=True):
         p.grad = g
@@ -204,7 +205,7 @@ def apply(
     optimizer.step()
     if resting:
         torch._foreach_copy_(resting, values)
-    for p in new:  # the step has begun to remember them
+    for p in new:  # the step has created state for them
         for view in _resting(_memory(optimizer, p), partial[p]):
             view.zero_()
     for p in parameters:
@@ -212,13 +213,13 @@ def apply(
 
 
 def _memory(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> list[Tensor]:
-    """What the optimiser keeps for every number of a parameter."""
+    """Return the elementwise optimizer state of a parameter."""
     kept = optimizer.state.get(p, {}).values()
     return [tensor for tensor in kept if isinstance(tensor, Tensor) and tensor.shape == p.shape]
 
 
 def _resting(tensors: Iterable[Tensor], moving: Sequence[bool]) -> list[Tensor]:
-    """Views of the parts that do not move."""
+    """Return views of the parts that are not updated."""
     return [
         view for tensor in tensors for view, moves in zip(tensor.chunk(len(moving)), moving, strict=True) if not moves
     ]

@@ -1,4 +1,4 @@
-"""One file a kind of data set: how it is told, and how it is read.
+"""Kinds of data sets, one per file: how to recognize and read them.
 
-Not here: what becomes of its pictures.
+Not here: the conversion of their images.
 """

@@ -1,7 +1,7 @@
-"""Archives, read without unpacking them to disk: .zip (so .npz too), .tar, and .tar packed by gzip, bzip2 or xz.
+"""Archives, read without unpacking them to disk: .zip (including .npz), .tar, and .tar packed by gzip, bzip2 or xz.
 
-An archive is made by whoever. So names that lead out of it, links, and more bytes than a data set's archive unpacks to
-are refused when it is opened.
+Archives are untrusted. Paths out of the archive, links, and implausibly large unpacked sizes are therefore errors when
+it is opened.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 ZIP_ENDINGS = (".zip", ".npz")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-LARGEST_MEMBER = 2**28  # bytes of a picture
+LARGEST_MEMBER = 2**28  # bytes of an image
 LARGEST_NOTES = 2**16  # bytes
-# An archive may unpack to so many bytes, or to so many times its own.
+# An archive may unpack to this many bytes, or to this many times its size.
 EXPANDED, EXPANSION = 2**30, 200
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 
 def open_tree(path: Path) -> Tree:
-    """What lies at a path: a folder, an archive by the ending of its name, or a file by itself.
+    """Open a path: a folder, an archive (by the ending of its name), or a single file.
 
-    Raises InputError for an archive that is damaged, or that holds what no data set's archive does.
+    Raises InputError for an archive that is damaged, or that has members that no data set needs.
     """
     if is_dir(path):
         return Folder(path)
@@ -54,19 +54,19 @@ def open_tree(path: Path) -> Tree:
 
 
 def tree_of(place: Place) -> Tree:
-    """What holds the files of a place. Raises InputError as `open_tree`."""
+    """Return the tree with the files of a place. Raises InputError like `open_tree`."""
     return place.tree or open_tree(place.path)
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What an archive holds.
+    """Content of an archive.
 
     Attributes:
-        sizes: Bytes of each file.
-        folders: What lies in each folder.
-        read: The bytes of a file; None where all have to be unpacked for that.
-        top: What stands before the names: the folder that holds everything else, if there is one.
+        sizes: Size of each file in bytes.
+        folders: Entries of each folder.
+        read: Returns the bytes of a file; None if this requires unpacking all files.
+        top: Prefix of the names: the folder that contains everything else, if there is one.
     """
 
     sizes: dict[str, int]
@@ -77,7 +77,7 @@ class _Content:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive. Its names are kept in this process until those of others have been."""
+    """Tree of an archive. Its names are cached in this process until other archives replace them."""
 
     path: Path
     _unpacked: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
@@ -89,7 +89,9 @@ class Archive:
     @property
     def held(self) -> str:
         packed = _content(self.path).read is None
-        return "is a packed .tar, which is read whole; unpack it, or pack it as .zip or .tar" if packed else ""
+        return (
+            "is a compressed .tar, which is loaded into memory; unpack it, or pack it as .zip or .tar" if packed else ""
+        )
 
     def scan(self, folder: str) -> Iterator[Entry]:
         entries = _content(self.path).folders.get(folder)
@@ -102,7 +104,7 @@ class Archive:
         if name not in content.sizes:
             raise _missing(name)
         if content.read is not None:
-            return io.BytesIO(content.read(content.top + name))  # as a whole, so that its checksum is compared
+            return io.BytesIO(content.read(content.top + name))  # completely, so that its checksum is verified
         with self._lock:
             if not self._unpacked:
                 self._unpacked.update(_unpack(self.path, sum(content.sizes.values())))
@@ -126,7 +128,7 @@ def _content(path: Path) -> _Content:
 
 @lru_cache(maxsize=2)
 def _read(path: Path, size: int, changed: int, inode: int) -> _Content:
-    """The content of an archive, which is another one where size, time of change or inode are."""
+    """Read the content of an archive, cached by size, modification time and inode."""
     try:
         return _zip(path, size) if path.name.lower().endswith(ZIP_ENDINGS) else _tar(path, size)
     except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -135,7 +137,7 @@ def _read(path: Path, size: int, changed: int, inode: int) -> _Content:
 
 @dataclass
 class _Names:
-    """The names of an archive's members as they are met, each checked."""
+    """Names of the members of an archive, checked one by one."""
 
     path: Path
     size: int
@@ -144,7 +146,7 @@ class _Names:
     folders: dict[str, dict[str, Entry]] = field(default_factory=lambda: {"": {}})
 
     def add(self, name: str, *, size: int, folder: bool, link: bool) -> str:
-        """Return the name of a member as the tree has it. Raises InputError for what no data set's archive holds."""
+        """Return the name of a member in the tree. Raises InputError for members that no data set needs."""
         refuse_member(self.path, name, link)
         parts = _parts(name)
         plain = "/".join(parts)
@@ -153,8 +155,8 @@ class _Names:
             return plain
         if is_picture(plain) and size > LARGEST_MEMBER:
             raise InputError(
-                f"{str(self.path)!r} has the member {name!r} of {size} bytes, more than any "
-                "picture has; fetch the archive again"
+                f"{str(self.path)!r} has the member {name!r} of {size} bytes, too large for an "
+                "image; fetch the archive again"
             )
         if plain in self.sizes:
             raise InputError(f"{str(self.path)!r} has the member {name!r} twice; pack it again")
@@ -176,7 +178,7 @@ class _Names:
                 self.folders.setdefault("/".join(parts[: depth + 1]), {})
 
     def unwrapped(self, read: Callable[[str], bytes] | None) -> _Content:
-        """The content, from the folder on that holds all that could be used: nobody could name one in an archive."""
+        """Return the content below the folder with all usable files, since no folder in an archive can be selected."""
         for name in self.sizes.keys() & self.folders.keys():
             raise InputError(f"{str(self.path)!r} has {name!r} as a file and as a folder; pack it again")
         top, beside = "", list[tuple[Entry, str]]()
@@ -229,13 +231,13 @@ def _zip(path: Path, size: int) -> _Content:
 
 
 class Member(tarfile.TarInfo):
-    """A member of an archive; what is noted about the next one, as a long name, is bounded here."""
+    """Member of an archive, with a limit for extended headers of the next one, such as long names."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
         if member.type not in tarfile.REGULAR_TYPES and member.size > LARGEST_NOTES:
-            raise tarfile.ReadError(f"{member.size} bytes of notes about one member")
+            raise tarfile.ReadError(f"{member.size} bytes of extended headers for one member")
         return member
 
 
@@ -243,7 +245,7 @@ def _tar(path: Path, size: int) -> _Content:
     with path.open("rb") as stream:
         packed = stream.read(8).startswith(_PACKED)
     names, offsets = _Names(path, size), dict[str, int]()
-    # A stream, as going back in a packed archive means to unpack it again from its start.
+    # A stream, since seeking back in a compressed archive means decompressing it again from the start.
     with tarfile.open(path, "r|*", tarinfo=Member) as archive:
         for member in archive:
             if member.issparse():
@@ -264,7 +266,7 @@ def _span(path: Path, offset: int, size: int) -> bytes:
 
 
 def _unpack(path: Path, total: int) -> dict[str, bytes]:
-    """The bytes of all files of a .tar, which are so many together."""
+    """Unpack all files of a .tar, which have `total` bytes together."""
     require_memory(total, f"the files in {str(path)!r}", "unpack it, or pack it as .zip or .tar")
     contents = {}
     with tarfile.open(path, "r|*", tarinfo=Member) as archive:
@@ -280,9 +282,9 @@ def _parts(name: str) -> list[str]:
 
 
 def refuse_member(archive: Path, name: str, link: bool) -> None:
-    """Raises InputError for what no data set's archive holds: a link, an absolute name or one that has `..`.
+    """Raise InputError for members that no data set needs: a link, an absolute name or one with `..`.
 
-    Archives are read and never unpacked, so it could do no harm; but what it is made for is not to be trusted.
+    Archives are read and never unpacked, so that such a member is harmless; but its archive should not be trusted.
     """
     parts = name.replace("\\", "/").split("/")
     outside = parts[0] == "" or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")

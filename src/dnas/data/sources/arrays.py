@@ -1,7 +1,7 @@
-"""NumPy arrays: an .npz file, or .npy files in a folder or archive, of images and labels by their names.
+"""NumPy arrays: an .npz file, or .npy files in a folder or archive, with images and labels by their names.
 
-Each image is handed on as an uncompressed picture, so all that holds for picture files holds for arrays: sizes,
-channels, streaming. Nothing that is pickled is read.
+Each image is passed on as an uncompressed image file, so that sizes, channels and streaming work as for image files.
+Pickled data is never read.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _ROLES: dict[str, Role] = {
     "labels": "labels", "label": "labels", "targets": "labels", "target": "labels", "y": "labels",
 }  # fmt: skip
 _CHANNELS = (1, 3, 4)
-# Modes of Pillow that no format of it has, and those that say the same.
+# Modes of Pillow that no file format supports, and equivalent modes.
 _UNWRITTEN = {"HSV": "RGB", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
-_AT_ONCE = 1024  # images of a look at all values
+_AT_ONCE = 1024  # images to read at once when all values are checked
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The files of one split."""
+    """Files of one split."""
 
     images: str
     labels: str | None
@@ -53,17 +53,17 @@ class _Part:
 
 @dataclass(frozen=True)
 class Held:
-    """Arrays that a caller holds, by the names that files of them would have.
+    """Arrays in the memory of the caller, by the names that files would have.
 
     Attributes:
-        arrays: Images and labels. Pictures that differ in size or mode are an array [N] of PIL images.
-        called: What messages call each.
+        arrays: Images and labels. Images of different size or mode are an array [N] of PIL images.
+        called: Name of each in messages.
     """
 
     arrays: dict[str, Numbers] = field(hash=False)
     called: dict[str, str] = field(hash=False)
     path: Path = Path(IN_MEMORY)
-    held: str = "is in memory already"
+    held: str = "is already in memory"
 
     def scan(self, folder: str) -> Iterator[Entry]:
         yield from (Entry(name, folder=False) for name in self.arrays if not folder)
@@ -77,11 +77,11 @@ class Held:
 
 @dataclass(frozen=True)
 class Stack:
-    """Images in one array, in memory or in their file.
+    """Images in one array, in memory or in its file.
 
     Attributes:
-        axes: What follows the first axis: "HW", "HWC" or "CHW".
-        scale: What values are multiplied by to be those of a byte.
+        axes: Axes after the first: "HW", "HWC" or "CHW".
+        scale: Factor that converts values to bytes.
     """
 
     values: Numbers
@@ -93,7 +93,7 @@ class Stack:
         return math.prod(self.values.shape[1:]) * self.values.itemsize
 
     def picture(self, number: int) -> Bytes:
-        """One image as uint8 [H, W] or [H, W, C]."""
+        """Return one image as uint8 [H, W] or [H, W, C]."""
         pixels = self.values[number]
         if self.axes == "CHW":
             pixels = pixels.transpose(1, 2, 0)
@@ -104,11 +104,11 @@ class Stack:
 
 @dataclass(frozen=True)
 class ArrayTree:
-    """The images of arrays as pictures: the one called "images.npy/7" is the eighth of that array.
+    """The images of arrays as image files: "images.npy/7" is the eighth image of that array.
 
     Attributes:
-        base: Where the arrays are.
-        forms: (axes, scale) of each array of images, as of `Stack`.
+        base: Tree with the arrays.
+        forms: (axes, scale) of each array of images, as in `Stack`.
     """
 
     base: Tree
@@ -126,7 +126,7 @@ class ArrayTree:
     def held(self) -> str:
         if isinstance(self.base, Folder | Held):
             return self.base.held
-        return "holds arrays in an archive, which are read whole; save them as .npy files in a folder"
+        return "contains arrays in an archive, which are loaded into memory; save them as .npy files in a folder"
 
     def _stack(self, file: str) -> Stack:
         if file not in self._loaded:
@@ -149,7 +149,7 @@ class ArrayTree:
 
 
 def _encoded(pixels: Bytes) -> bytes:
-    """uint8 [H, W] or [H, W, 3 or 4] as the bytes of a picture file, without loss."""
+    """Encode uint8 [H, W] or [H, W, 3 or 4] as an image file, without loss."""
     height, width, *channels = pixels.shape
     if channels != [4]:
         return b"%s %d %d 255\n" % (b"P6" if channels else b"P5", width, height) + pixels.tobytes()
@@ -159,18 +159,18 @@ def _encoded(pixels: Bytes) -> bytes:
 
 
 def _saved(picture: Image.Image) -> io.BytesIO:
-    """A picture as a file, without loss."""
+    """Save an image as a file, without loss."""
     stream = io.BytesIO()
     if picture.mode in _UNWRITTEN:
         picture = picture.convert(_UNWRITTEN[picture.mode])
-    # TIFF has all other modes, but no transparency of palettes.
+    # TIFF supports all other modes, but no transparency of palettes.
     picture.save(stream, "PNG" if picture.mode == "P" or "transparency" in picture.info else "TIFF")
     stream.seek(0)
     return stream
 
 
 def load_array(tree: Tree, name: str) -> Numbers:
-    """The array in an .npy file; in a folder it stays in its file. Raises InputError."""
+    """Return the array in an .npy file; memory-mapped if the file is in a folder. Raises InputError."""
     if isinstance(tree, Held):
         return tree.arrays[name]
     where = str(tree.path / name)
@@ -181,18 +181,16 @@ def load_array(tree: Tree, name: str) -> Numbers:
             shape, fortran, dtype = read(stream)
             if dtype.hasobject:
                 raise InputError(
-                    f"{where!r} holds Python objects, which are pickled, and unpickling could run anything; save the "
-                    "array with numbers, as of np.stack, in place of objects"
+                    f"{where!r} contains Python objects, which are pickled, and unpickling could run any code; save an "
+                    "array of numbers, for example from np.stack"
                 )
             start = stream.tell()
             order: Literal["F", "C"] = "F" if fortran else "C"
             size, expected = tree.status(name)[0], math.prod(shape) * dtype.itemsize
             if size - start != expected:
-                raise InputError(
-                    f"{where!r} has {size - start} bytes of values where {expected} belong; fetch it again"
-                )
+                raise InputError(f"{where!r} has {size - start} bytes of values, must be {expected}; fetch it again")
             if not expected:
-                raise InputError(f"{where!r} is an array of shape {shape}, which holds nothing; fill it or remove it")
+                raise InputError(f"{where!r} is an empty array of shape {shape}; fill it or remove it")
             if isinstance(tree, Folder):
                 mapped: Numbers = np.memmap(tree.path / name, dtype, "r", start, shape, order)
                 return mapped
@@ -206,18 +204,18 @@ def load_array(tree: Tree, name: str) -> Numbers:
 
 
 class _Arrays:
-    """The arrays of a tree, each loaded once."""
+    """Arrays of a tree, each loaded once."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree, self.path = tree, tree.path
         self.load = cache(lambda name: load_array(tree, name))
 
     def where(self, name: str) -> str:
-        """What messages call an array."""
+        """Return the name of an array in messages."""
         return self.named(name) if isinstance(self.tree, Held) else repr(str(self.path / name))
 
     def named(self, name: str) -> str:
-        """Likewise, where the folder has been named."""
+        """Return the name of an array in a message that already names the folder."""
         return self.tree.called[name] if isinstance(self.tree, Held) else name
 
     def pictures(self, file: str, form: tuple[str, float]) -> ArrayTree:
@@ -225,19 +223,19 @@ class _Arrays:
 
 
 def list_arrays(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -> Listing:
-    """The images of a part ("train" or "test"). Without arrays to test with, a fifth of each class is held out.
+    """List the images of a part ("train" or "test"). Without test arrays, a fifth of each class is held out.
 
-    What is left out is told with the training part.
+    Files left out are reported with the training part.
 
     Raises:
-        InputError: An array is not what it must be.
+        InputError: An array is invalid.
     """
     arrays = _Arrays(tree)
     parts, left_out = _parts(arrays)
     used = parts["train"]
     held_out = parts.get("test")
     named = _named(arrays, used)
-    known = classes or tuple(str(name) for name in np.unique(named))  # in the order of numbers or of letters
+    known = classes or tuple(str(name) for name in np.unique(named))  # in numerical or alphabetical order
     form, note = _form(arrays, used.images, None)
     if part == "test" and held_out is not None:
         used, form = held_out, _form(arrays, held_out.images, form)[0]
@@ -257,11 +255,11 @@ def list_arrays(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -
 
 
 def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
-    """The images of arrays that are given to test with: the test part, or all where there is none."""
+    """List the images of arrays given for testing: the test part, or all if there is none."""
     arrays = _Arrays(tree)
     parts, left_out = _parts(arrays)
     used = parts.get("test", parts["train"])
-    # Their values mean what those of the training arrays beside them do.
+    # Their values have the same meaning as those of the training arrays next to them.
     form = _form(arrays, parts["train"].images, None)[0]
     if "test" in parts:
         form = _form(arrays, used.images, form)[0]
@@ -272,7 +270,7 @@ def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
 
 
 def _told(file: str) -> tuple[str, Role] | None:
-    """Which split ("" for all) and which of its arrays a file is, by its name: "X_train.npy" is ("train", "images")."""
+    """Return the split ("" for all) and the role of a file, by its name: "X_train.npy" is ("train", "images")."""
     words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", file[: -len(".npy")]).casefold())
     roles = {_ROLES[word] for word in words if word in _ROLES}
     rest = [word for word in words if word and word not in _ROLES and word != "set"]
@@ -285,7 +283,7 @@ def _told(file: str) -> tuple[str, Role] | None:
 
 
 def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
-    """The arrays of "train", and of "test" where there are some; and what is not used. Raises InputError."""
+    """Return the arrays of "train", and of "test" if there are any, and the unused files. Raises InputError."""
     tree = arrays.tree
     files = [name for name in top_files(tree) if name.lower().endswith(".npy")]
     told: dict[tuple[str, str], str] = {}
@@ -301,7 +299,7 @@ def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
     whole = "train" if ("train", "images") in told else ""
     if (whole, "images") not in told or (whole, "labels") not in told:
         raise InputError(
-            f"{str(tree.path)!r} holds the arrays {', '.join(name[:-4] for name in files)}; name two of them images "
+            f"{str(tree.path)!r} contains the arrays {', '.join(name[:-4] for name in files)}; name two of them images "
             "and labels, or train_images, train_labels, test_images and test_labels (or x_train, y_train and so on)"
         )
     parts = {"train": _Part(told.pop((whole, "images")), told.pop((whole, "labels")))}
@@ -321,7 +319,7 @@ def _parts(arrays: _Arrays) -> tuple[dict[str, _Part], LeftOut]:
 
 
 def _beside(tree: Tree, files: Sequence[str]) -> LeftOut:
-    """The files that are none of these arrays."""
+    """Count the files that are not these arrays."""
     if isinstance(tree, Folder) and tree.only:
         return LeftOut()
     below = look_below(tree, "")
@@ -333,7 +331,7 @@ def _beside(tree: Tree, files: Sequence[str]) -> LeftOut:
 
 
 def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tuple[tuple[str, float], str]:
-    """(axes, scale) of an array of images, and what to tell of it. Raises InputError for one of another form.
+    """Return (axes, scale) of an array of images, and a note about it. Raises InputError for another form.
 
     Args:
         trained: Those of the training array, whose scale others must have.
@@ -345,12 +343,12 @@ def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tupl
     first, last = (shape[1] in _CHANNELS, shape[3] in _CHANNELS) if len(shape) == 4 else (False, False)
     if len(shape) == 4 and first and last:
         raise InputError(
-            f"{where} has the shape {shape}, of which axis 2 or axis 4 may be the channels; transpose it to "
+            f"{where} has the ambiguous shape {shape}: axis 2 or axis 4 may be the channels; transpose it to "
             "[images, height, width, channels] with a height above 4"
         )
     if not (len(shape) == 3 or first or last):
         raise InputError(
-            f"{where} has the shape {shape}, where [images, height, width] belongs, or 1, 3 or 4 channels beside; "
+            f"{where} must have the shape [images, height, width], or 1, 3 or 4 channels in addition, got {shape}; "
             "reshape it"
         )
     axes = "HW" if len(shape) == 3 else "CHW" if first else "HWC"
@@ -358,28 +356,28 @@ def _form(arrays: _Arrays, file: str, trained: tuple[str, float] | None) -> tupl
     if values.dtype == np.uint8 or kind == "b":
         return (axes, 255.0 if kind == "b" else 1.0), ""
     if kind not in "iuf":
-        raise InputError(f"{where} holds {values.dtype}, where numbers from 0 to 255 or from 0 to 1 belong; convert it")
+        raise InputError(f"{where} must contain numbers from 0 to 255 or from 0 to 1, got {values.dtype}; convert it")
     chunks = [values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE)]
     low, high = float(min(chunk.min() for chunk in chunks)), float(max(chunk.max() for chunk in chunks))
     if trained is not None:
         white = 255 / trained[1]
     else:
         white = 1.0 if kind == "f" and high <= 1 else 255.0
-    if not (low >= 0 and high <= white):  # nor NaN, which the minimum of all would be
+    if not (low >= 0 and high <= white):  # also for NaN, which the minimum would be
         known = f"0 to {white:g}" if trained is not None else "0 to 1 or 0 to 255"
-        raise InputError(f"{where} holds values from {low:g} to {high:g}, where {known} belong; scale it")
+        raise InputError(f"{where} must contain values from {known}, got {low:g} to {high:g}; scale it")
     note = f"values of {arrays.named(file)} are floating-point numbers from 0 to {white:g}, and are rounded to bytes"
     return (axes, 255 / white), note if kind == "f" else ""
 
 
 def _named(arrays: _Arrays, part: _Part) -> Numbers:
-    """The labels of a part as they are: [N], numbers or texts. Raises InputError for arrays of another form."""
+    """Return the unchanged labels of a part: [N], numbers or strings. Raises InputError for arrays of another form."""
     assert part.labels is not None, part
     values, where = np.asarray(arrays.load(part.labels)), arrays.where(part.labels)
     if values.ndim == 2 and values.shape[1] > 1:
         if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all() or (values.sum(1) != 1).any():
             raise InputError(
-                f"{where} has the shape {values.shape}, and its rows are not a one and zeros; give one label an image"
+                f"{where} has the shape {values.shape}, but its rows are not one-hot; give one label per image"
             )
         values = values.argmax(1)
     elif values.ndim == 2:
@@ -388,14 +386,14 @@ def _named(arrays: _Arrays, part: _Part) -> Numbers:
     if values.ndim != 1 or len(values) != len(images):
         raise InputError(
             f"{where} has the shape {values.shape} for the {len(images)} images of {arrays.named(part.images)}; give "
-            "one label an image"
+            "one label per image"
         )
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     elif values.dtype.kind in "bu" or (values.dtype.kind == "f" and (values == np.rint(values)).all()):
         values = values.astype(np.int64)
     if values.dtype.kind not in "iU":
-        raise InputError(f"{where} holds {values.dtype}, where whole numbers or names of classes belong; convert it")
+        raise InputError(f"{where} must contain integers or class names, got {values.dtype}; convert it")
     return values
 
 

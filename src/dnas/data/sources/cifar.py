@@ -41,7 +41,7 @@ class _Cifar:
     folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    label_bytes: int  # the last of them is the label that is used
+    label_bytes: int  # the last of them is the label
 
 
 _FORMS = {
@@ -61,7 +61,7 @@ def _read(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
         if not content or len(content) % record:
             raise InputError(
                 f"{name} in {str(path)!r} has {len(content)} bytes, not a multiple of {record}; "
-                "it is damaged, so fetch it again"
+                "it is damaged; fetch it again"
             )
         tables.append(np.frombuffer(content, np.uint8).reshape(-1, record))
     table = np.concatenate(tables)
@@ -70,14 +70,14 @@ def _read(kind: str, path: Path, part: str) -> tuple[Bytes, Labels]:
 
 
 def _contents(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]:
-    """The bytes of the files `names` in a folder, or in the `folder` of a .tar.gz: nothing is unpacked."""
+    """Return the bytes of the files `names` in a folder, or in the `folder` of a .tar.gz, without unpacking it."""
     contents: dict[str, bytes] = {}
     try:
         if path.is_dir():
             for name in names:
                 contents[name] = (path / name).read_bytes()
             return contents
-        # A stream, as going back in a packed archive means to unpack it again from its start.
+        # A stream, since seeking back in a compressed archive means decompressing it again from the start.
         with tarfile.open(path, "r|gz", tarinfo=Member) as archive:
             for member in archive:
                 refuse_member(path, member.name, member.issym() or member.islnk())
@@ -99,7 +99,7 @@ def _python_version(name: str, root: Path) -> str:
     stems = {"cifar10": ("cifar-10-batches-py", "cifar-10-python"), "cifar100": ("cifar-100-python",)}
     for file in (stem + ending for stem in stems.get(name, ()) for ending in ("", ".tar.gz")):
         if is_dir(root / file) or is_file(root / file):
-            return f", and {file} there is the Python version, which is pickled and not read"
+            return f", and {file} there is the Python version, which is pickled and therefore not read"
     return ""
 
 
@@ -108,7 +108,7 @@ def _holds_cifar100(folder: Path) -> bool:
         return True
     if is_file(folder / "data_batch_1") or (is_file(folder / "train") and is_file(folder / "meta")):
         raise InputError(
-            f"{str(folder)!r} holds the Python version of CIFAR, whose pickles could run anything; "
+            f"{str(folder)!r} contains the Python version of CIFAR, whose pickles could run any code; "
             "fetch the binary version (cifar-10-binary.tar.gz or cifar-100-binary.tar.gz) instead"
         )
     return False

@@ -1,7 +1,7 @@
-"""Data sets that are folders of class folders: where the splits lie, which images each has, and what is left out.
+"""Data sets of class folders: location of the splits, their images, and files left out.
 
-A folder that looks like something else than a class is refused, and so is a folder in which the splits are not clear:
-docs/data.md has the rules.
+A folder that does not look like a class is an error, and so is a folder with ambiguous splits: docs/data.md has the
+rules.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from dnas.errors import InputError
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the class folders of a data set lie, below its folder.
+    """Location of the class folders of a data set, below its folder.
 
     Attributes:
-        train: The folder of the training split's class folders; "" for the data set's own folder.
-        test: The same of the test split; None if a fifth of each class is tested.
-        validation: Folders of splits with class folders that are not read.
+        train: Folder with the class folders of the training split; "" for the folder of the data set.
+        test: The same for the test split; None if a fifth of each class is held out.
+        validation: Folders of splits with class folders that are not used.
         unlabeled: Folders of splits without class folders.
     """
 
@@ -47,22 +47,22 @@ class Layout:
 
 
 def find_layout(tree: Tree) -> Layout:
-    """Where the splits of a data set lie. Looks at folders' names alone, of the test split too: an unusable test folder
-    had better be known before the search than after it.
+    """Return the location of the splits of a data set, from folder names only. Also checks the test split, since an
+    unusable test folder is better reported before the search than after it.
 
-    Raises InputError if they are not clear.
+    Raises InputError if the splits are ambiguous.
     """
     folders = subfolders(tree)
     if not folders:
         raise InputError(
-            f"--data {str(tree.path)!r} holds neither class folders of images, nor train/ and test/ with "
+            f"--data {str(tree.path)!r} contains neither class folders of images, nor train/ and test/ with "
             "class folders, nor IDX files; give a folder that does"
         )
     found = find_parts(folders)
     if len(found) > 1:
         trains = _quoted([parts.train[0] for parts in found])
         raise InputError(
-            f"{str(tree.path)!r} has several training folders, {trains}, each with a test folder of its own; give a "
+            f"{str(tree.path)!r} has several training folders, {trains}, each with its own test folder; give a "
             "folder with one of each, in which every class is a folder"
         )
     if found:
@@ -79,11 +79,13 @@ def find_layout(tree: Tree) -> Layout:
 def _with_parts(tree: Tree, parts: Parts) -> Layout:
     for kind, names in (("training", parts.train), ("test", parts.test), ("validation", parts.validation)):
         if len(names) > 1 and (kind != "validation" or not parts.test):
-            raise InputError(f"{str(tree.path)!r} has several {kind} folders, {_quoted(names)}; keep one or join them")
+            raise InputError(f"{str(tree.path)!r} has several {kind} folders, {_quoted(names)}; keep one or merge them")
     train = unwrapped(tree, parts.train[0], ())
     classes = subfolders(tree, train)
     if not classes:
-        raise InputError(f"{str(tree.path / train)!r} holds no class folders; put the images in one folder per class")
+        raise InputError(
+            f"{str(tree.path / train)!r} contains no class folders; put the images in one folder per class"
+        )
     test: str | None = None
     validation, unlabeled = [], []
     for name in (*parts.test, *parts.validation):
@@ -110,7 +112,7 @@ def _with_parts(tree: Tree, parts: Parts) -> Layout:
 
 
 def unwrapped(tree: Tree, folder: str, classes: Sequence[str]) -> str:
-    """A split's folder, or the one folder within it that holds its class folders (seg_train/seg_train)."""
+    """Return the folder of a split, or the single folder in it with its class folders (seg_train/seg_train)."""
     while True:
         level = look(tree, folder)
         if len(level.folders) != 1 or level.images or level.folders[0] in classes:
@@ -122,7 +124,7 @@ def unwrapped(tree: Tree, folder: str, classes: Sequence[str]) -> str:
 
 
 def _is_image_folder(tree: Tree, base: str, folders: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether a split holds all its images in one folder that is no class (test/images)."""
+    """Return True if a split has all its images in one folder that is not a class (test/images)."""
     return (
         len(folders) == 1
         and folders[0] not in classes
@@ -132,15 +134,15 @@ def _is_image_folder(tree: Tree, base: str, folders: Sequence[str], classes: Seq
 
 
 def list_folder(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -> Listing:
-    """The images of a part ("train" or "test") of a folder or archive of class folders.
+    """List the images of a part ("train" or "test") of a folder or archive of class folders.
 
-    What is left out is told with the training part, but for what lies in a test folder.
+    Files left out are reported with the training part, except those in a test folder.
 
     Args:
-        classes: Those of training, once they are known.
+        classes: Classes of training, once they are known.
 
     Raises:
-        InputError: The folder is none of class folders, or it is not clear which folders are classes.
+        InputError: The folder has no class folders, or it is ambiguous which folders are classes.
     """
     layout = find_layout(tree)
     whole = layout.test is None
@@ -156,17 +158,17 @@ def list_folder(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -
     for folder, found in below.items():
         if not found.names:
             raise InputError(
-                f"the class folder {str(tree.path / base / folder)!r} holds no images "
+                f"the class folder {str(tree.path / base / folder)!r} contains no images "
                 f"({' '.join(ENDINGS)}); fill it or remove it"
             )
         if whole and len(found.names) < 2:
             raise InputError(
-                f"the class folder {str(tree.path / folder)!r} holds one image, too few to split into "
+                f"the class folder {str(tree.path / folder)!r} contains one image, too few to split into "
                 "training and test; add images or remove it"
             )
         if folder not in index:
             raise InputError(
-                f"the class {folder!r} in {str(tree.path / base)!r} was not there in training; remove it or train "
+                f"the class {folder!r} in {str(tree.path / base)!r} did not occur in training; remove it or train "
                 "with it"
             )
         names += found.names
@@ -184,7 +186,7 @@ def list_folder(tree: Tree, part: str, classes: tuple[str, ...] | None = None) -
 
 
 def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: str) -> None:
-    """What lies beside the class folders of a part, and, with the training part, beside the parts."""
+    """Count files next to the class folders of a part and, with the training part, next to the parts."""
     steps = base.split("/") if base else []
     levels = ["/".join(steps[: k + 1]) for k in range(len(steps))]
     for folder in ["", *levels] if part == "train" else levels:
@@ -206,16 +208,16 @@ def _leave_out(left_out: LeftOut, tree: Tree, layout: Layout, part: str, base: s
 
 
 def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> None:
-    """Raises InputError if folders look like something else than classes, and says what to do."""
+    """Raise InputError with a remedy if folders do not look like classes."""
     folders = list(below)
     shown = _quoted(folders)
     rename = "or rename them if they are classes"
     full = [found for found in below.values() if found.names]
     if whole and len(full) == 1 and (within := _wrapped(full[0].names)):
         empty = [folder for folder, found in below.items() if not found.names]
-        others = f", and {_quoted(empty)} hold{'s' if len(empty) == 1 else ''} none" if empty else ""
+        others = f", and {_quoted(empty)} contain{'s' if len(empty) == 1 else ''} none" if empty else ""
         raise InputError(
-            f"all images in {str(base)!r} lie in the one folder {within!r}{others}; give --data {str(base / within)!r}"
+            f"all images in {str(base)!r} are in one folder, {within!r}{others}; give --data {str(base / within)!r}"
         )
     what = not_classes(folders)
     if what is not None:
@@ -226,21 +228,21 @@ def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> Non
     shared = set.intersection(*(set(found.folders) for found in below.values()))
     if are_versions(folders) and shared and not any(found.loose for found in below.values()):
         raise InputError(
-            f"the folders {shown} in {str(base)!r} hold the same folders ({_quoted(sorted(shared))}), so they look "
+            f"the folders {shown} in {str(base)!r} contain the same folders ({_quoted(sorted(shared))}), so they look "
             f"like versions of the same images, not like classes; give one of them as --data, {rename}"
         )
     for folder, found in below.items():
         if find_parts(found.folders):
             raise InputError(
-                f"the folder {folder!r} in {str(base)!r} holds splits ({_quoted(found.folders)}) where class folders "
-                "hold images; give it as --data if it is a data set, or move the splits above the classes, as in "
+                f"the folder {folder!r} in {str(base)!r} contains splits ({_quoted(found.folders)}), but must contain "
+                "images; give it as --data if it is a data set, or move the splits above the classes, as in "
                 f"train/{folder}"
             )
         siblings = set(folders) - {folder}
         repeated = sorted(siblings & set(found.folders))
         if not found.loose and siblings and (len(repeated) > 1 or set(repeated) == siblings):
             raise InputError(
-                f"the folder {folder!r} in {str(base)!r} holds the folders beside it once more "
+                f"the folder {folder!r} in {str(base)!r} repeats the folders next to it "
                 f"({_quoted(repeated)}), so it is not a class; remove it or give it as --data"
             )
         if whole and (other := held_out_of(folder, folders)):
@@ -256,7 +258,7 @@ def _require_classes(base: Path, below: Mapping[str, Below], whole: bool) -> Non
 
 
 def _wrapped(names: Sequence[str]) -> str | None:
-    """The folder within a folder that holds all images in several class folders, if there is one."""
+    """Return the folder within a folder that contains all images in several class folders, if there is one."""
     paths = [name.split("/") for name in names]
     depth = 1
     while True:
@@ -268,7 +270,7 @@ def _wrapped(names: Sequence[str]) -> str | None:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    """Some names for a message."""
+    """Format some names for a message."""
     shown = [repr(name) for name in names[:5]]
     if len(names) > 5:
         return f"{', '.join(shown)} and {many(len(names) - 5, 'other')}"

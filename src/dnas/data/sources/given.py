@@ -1,4 +1,4 @@
-"""The pictures of a folder that is given to test a trained network with: which of them, and in which classes."""
+"""Images of a folder given for testing a trained network, and their classes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dnas.errors import InputError
 
 
 def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
-    """List the pictures of a folder that is given to test a network with, in the classes of training.
+    """List the images of a folder given for testing a network, with the classes of training.
 
-    All pictures of class folders, of which some classes may be missing. Of a folder that is split into parts those of
-    the test part; there may be no other. Folders that all have names of classes are class folders.
+    These are all images in class folders; classes may be missing. If the folder has splits, only the test split, which
+    may be its only one. If all folders have the names of classes, they are class folders.
 
     Returns:
-        The pictures, and which part of the folder they are: "test" or "all".
+        The images, and the part of the folder: "test" or "all".
 
     Raises:
-        InputError: No class folders, an empty one, or one of another class.
+        InputError: No class folders, an empty one, or one of an unknown class.
     """
     base = _base(tree, classes)
     folders = subfolders(tree, base)
@@ -38,13 +38,13 @@ def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
     for folder in folders:
         if folder not in index:
             raise InputError(
-                f"the class {folder!r} in {str(tree.path / base)!r} was not there in training; remove it or train "
+                f"the class {folder!r} in {str(tree.path / base)!r} did not occur in training; remove it or train "
                 "with it"
             )
         below = look_below(tree, f"{base}/{folder}" if base else folder)
         if not below.names:
             raise InputError(
-                f"the class folder {str(tree.path / base / folder)!r} holds no images ({' '.join(ENDINGS)}); "
+                f"the class folder {str(tree.path / base / folder)!r} contains no images ({' '.join(ENDINGS)}); "
                 "fill it or remove it"
             )
         names += below.names
@@ -54,7 +54,7 @@ def list_given(tree: Tree, classes: tuple[str, ...]) -> tuple[Listing, str]:
 
 
 def _base(tree: Tree, classes: tuple[str, ...]) -> str:
-    """The folder, below the one that is given, that holds the class folders to test with; "" for that itself."""
+    """Return the folder, below the given one, that contains the class folders of the test; "" for the given one."""
     folders = subfolders(tree)
     if set(folders) <= set(classes):
         return ""

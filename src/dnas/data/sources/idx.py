@@ -1,4 +1,4 @@
-"""The IDX files of the MNIST family."""
+"""IDX files of the MNIST family."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _read(folder: Path, part: str) -> tuple[Bytes, Labels]:
     for name in IDX_FILES:
         path = _file(folder, name)
         if path is None:
-            raise InputError(f"{str(folder)!r} lacks the IDX file {name} (or .gz); put it there")
+            raise InputError(f"{str(folder)!r} lacks the IDX file {name} (or .gz); copy it there")
         paths.append(path)
     images_path, labels_path = paths[:2] if part == "train" else paths[2:]
     images, labels = _idx(images_path, "images"), _idx(labels_path, "labels")
@@ -47,13 +47,13 @@ def _read(folder: Path, part: str) -> tuple[Bytes, Labels]:
         )
     if images.size == 0 or images.shape[1] != images.shape[2]:
         raise InputError(
-            f"{str(images_path)!r} holds images of shape {images.shape}; give at least one, and square ones"
+            f"{str(images_path)!r} contains images of shape {images.shape}; give at least one, and square ones"
         )
     return images[:, None], labels.astype(np.int64)
 
 
 def _idx(path: Path, what: str) -> Bytes:
-    """The array in one IDX file of unsigned bytes, gzip-packed or not (told by content, not by name)."""
+    """Return the array in an IDX file of unsigned bytes, gzipped or not (detected by content, not by name)."""
     dimensions = {"images": 3, "labels": 1}[what]
     try:
         with path.open("rb") as plain:
@@ -110,7 +110,7 @@ SOURCES = (
                 ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
             ),
             into="fashion-mnist",
-            # All four or none: an interrupted download goes on where it was.
+            # All four or none, so that an interrupted download is continued.
             whole=lambda place: all(_file(place, name) for name in IDX_FILES),
         ),
     ),

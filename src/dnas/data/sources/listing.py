@@ -1,6 +1,6 @@
-"""The picture files below a folder, by name: those that are images, and those that are left out, with the reason.
+"""Image files below a folder, by name, and other files that are left out, with the reason.
 
-Nothing is opened: only names and kinds are asked for.
+No file is opened: only names and file types are read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff", ".tga"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-# Images all the same, that must be converted first.
+# Also images, which must be converted first.
 _OTHER_FORMATS = {
     *(
         ".heic",
@@ -41,13 +41,13 @@ _OTHER_FORMATS = {
     *(".arw", ".orf", ".rw2", ".dcm", ".nii", ".exr", ".hdr", ".dds", ".pcx", ".sgi", ".qoi", ".j2k"),
 }
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
-_SHOWN = 5  # items of one reason, where a run is to begin
-MANY_SHOWN = 50  # where the data are looked at
-EXAMPLES = 3  # files of one reason
+_SHOWN = 5  # items per reason, at the start of a run
+MANY_SHOWN = 50  # items per reason in `dnas data`
+EXAMPLES = 3  # files per reason
 
 
 class Reason(Enum):
-    """Why files are left out; they are reported in this order."""
+    """Reasons to leave out files, in the order of the report."""
 
     VALIDATION = "validation"
     UNLABELED = "unlabeled"
@@ -64,13 +64,13 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a listing does not use. Its size does not grow with the number of files.
+    """Unused files of a listing. Its size does not grow with the number of files.
 
     Attributes:
-        counts: By reason, how many files (of hidden ones and links: entries) each item stands for. An item is a folder,
+        counts: By reason, the number of files (for hidden ones and links: entries) of each item. An item is a folder,
             the ending of a name, or a name.
-        examples: By reason, the first few files, or entries, below the data set's folder.
-        closed: Hidden folders, which are one entry each: what lies in them was not looked at.
+        examples: By reason, the first few files or entries below the folder of the data set.
+        closed: Hidden folders, which count as one entry each: their content was not read.
     """
 
     counts: dict[Reason, Counter[str]] = field(default_factory=dict)
@@ -83,14 +83,14 @@ class LeftOut:
         self._show(reason, examples)
 
     def include(self, other: LeftOut) -> None:
-        """Count the files of another one, too."""
+        """Add the counts of another instance."""
         for reason, items in other.counts.items():
             self.counts.setdefault(reason, Counter()).update(items)
             self._show(reason, other.examples.get(reason, ()))
         self.closed.extend(other.closed)
 
     def take_back(self, names: Iterable[str]) -> None:
-        """Files that are no images, and are used all the same."""
+        """Subtract files that are not images, but are used."""
         names = set(names)
         endings = Counter(os.path.splitext(name)[1].lower() for name in names)  # noqa: PTH122
         rest = self.counts.pop(Reason.NOT_IMAGES, Counter()) - endings
@@ -103,7 +103,7 @@ class LeftOut:
         shown.extend(islice(examples, EXAMPLES - len(shown)))
 
     def lines(self) -> list[str]:
-        """One line per reason."""
+        """Return one line per reason."""
         return [self.line(reason) for reason in self.reasons()]
 
     def line(self, reason: Reason, shown: int = _SHOWN) -> str:
@@ -111,28 +111,28 @@ class LeftOut:
         return _TEXTS[reason](self.counts[reason], shown)
 
     def reasons(self) -> list[Reason]:
-        """Those that there are, in their order."""
+        """Return the reasons that occur, in order."""
         return [reason for reason in Reason if reason in self.counts]
 
     def files(self, reason: Reason, tree: Tree) -> int:
-        """How many files are left out for a reason, those in closed folders counted one by one."""
+        """Return how many files are left out for a reason; files in closed folders are counted individually."""
         count = self.counts[reason].total()
         if reason is Reason.LINKS:
-            return 0  # what they lead to lies elsewhere
+            return 0  # their targets are elsewhere
         return count + sum(files_in(tree, folder) - 1 for folder in self.closed if reason is Reason.HIDDEN)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of one split.
+    """Images of one split.
 
     Attributes:
-        classes: In the order of their labels.
-        names: The files, as `tree` has them.
+        classes: Class names in the order of their labels.
+        names: Files, by their names in `tree`.
         labels: int64 [N].
-        left_out: The files that belong to neither this split nor another one.
-        tree: Where the files are, if not in the tree that was listed.
-        notes: What else the user is told, a line each.
+        left_out: Files that belong to no split.
+        tree: Holds the files, if not the tree that was listed.
+        notes: Further notes for the user, one line each.
     """
 
     classes: tuple[str, ...]
@@ -145,7 +145,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Level:
-    """What lies directly in a folder: images and folders by name, sorted; and what is left out."""
+    """Direct content of a folder: images and folders by name, sorted, and files left out."""
 
     images: list[str]
     folders: list[str]
@@ -154,12 +154,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Below:
-    """What lies anywhere below a folder.
+    """Content of a folder, recursively.
 
     Attributes:
-        names: The images, sorted.
-        loose: How many of them lie directly in the folder.
-        folders: The folders directly in it.
+        names: Images, sorted.
+        loose: Number of images directly in the folder.
+        folders: Folders directly in it.
     """
 
     names: list[str]
@@ -173,10 +173,10 @@ def is_picture(name: str) -> bool:
 
 
 def look(tree: Tree, folder: str = "", *, follow: bool = True) -> Level:
-    """What lies directly in a folder. Raises InputError if it cannot be read.
+    """Return the direct content of a folder. Raises InputError if it cannot be read.
 
     Args:
-        follow: Whether linked folders count as folders; else they are left out.
+        follow: Whether linked folders count as folders; otherwise they are left out.
     """
     images: list[str] = []
     folders: list[str] = []
@@ -205,7 +205,7 @@ def look(tree: Tree, folder: str = "", *, follow: bool = True) -> Level:
 
 
 def top_files(tree: Tree) -> list[str]:
-    """The files directly at the top, sorted, but for hidden ones; none if it cannot be read."""
+    """Return the files at the top level, sorted, without hidden ones; none if it cannot be read."""
     try:
         return sorted(entry.name for entry in tree.scan("") if not entry.folder and not is_hidden(entry.name))
     except OSError:
@@ -213,7 +213,7 @@ def top_files(tree: Tree) -> list[str]:
 
 
 def look_below(tree: Tree, folder: str) -> Below:
-    """What lies anywhere below a folder, "" for the top; linked folders within it are not followed."""
+    """Return the recursive content of a folder, "" for the top; linked folders in it are not followed."""
     top = look(tree, folder, follow=False)
     names: list[str] = []
     left_out = LeftOut()
@@ -228,7 +228,7 @@ def look_below(tree: Tree, folder: str) -> Below:
 
 
 def files_in(tree: Tree, folder: str) -> int:
-    """How many files lie anywhere below a folder, of any kind; linked folders are not followed."""
+    """Count the files of any kind below a folder, recursively; linked folders are not followed."""
     count, coming = 0, [folder]
     while coming:
         place = coming.pop()
@@ -238,13 +238,13 @@ def files_in(tree: Tree, folder: str) -> int:
                     count += 1
                 elif not is_link:
                     coming.append(f"{place}/{name}" if place else name)
-        except OSError:  # no permission, or a link that leads nowhere
+        except OSError:  # no permission, or a broken link
             continue
     return count
 
 
 def subfolders(tree: Tree, folder: str = "") -> list[str]:
-    """The folders directly in a folder, sorted. Raises InputError if a name is not UTF-8."""
+    """Return the folders directly in a folder, sorted. Raises InputError if a name is not UTF-8."""
     names = look(tree, folder).folders
     for name in names:
         if name.encode(errors="replace").decode() != name:
@@ -253,14 +253,14 @@ def subfolders(tree: Tree, folder: str = "") -> list[str]:
 
 
 def _hidden(name: str) -> str:
-    """A hidden file's name, or the kind of name where there may be one for every image."""
-    if name.startswith("._"):  # what macOS keeps beside a file on other file systems
+    """Return the name of a hidden file, or the kind of name if there may be one per image."""
+    if name.startswith("._"):  # companion files of macOS on other file systems
         return "._*"
     return f".*{os.path.splitext(name)[1]}" if name.lower().endswith(ENDINGS) else name  # noqa: PTH122
 
 
 def many(count: int, what: str, several: str = "") -> str:
-    """A number with its noun: "1 image", "1,200 images". `several`: the plural, where it has no mere s."""
+    """Format a number with its noun: "1 image", "1,200 images". `several`: an irregular plural."""
     return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
@@ -269,7 +269,7 @@ def _listed(texts: list[str], shown: int) -> str:
 
 
 def _ranked(items: Counter[str]) -> list[tuple[str, int]]:
-    """The most frequent ones first; in no order that the file system gives."""
+    """Sort by frequency, then by name, independently of the file system."""
     return sorted(items.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -310,7 +310,7 @@ def _repeated(items: Counter[str], shown: int) -> str:
 
 
 def _unreadable(items: Counter[str], shown: int) -> str:
-    return f"unreadable images, by --skip-broken: {_by_folder(items, shown)}"
+    return f"unreadable images, skipped by --skip-broken: {_by_folder(items, shown)}"
 
 
 def _arrays(items: Counter[str], shown: int) -> str:

@@ -1,6 +1,6 @@
-"""Lists of images and their labels: a CSV, TSV or JSONL file, or a folder or archive with one beside its images.
+"""Lists of images and their labels: a CSV, TSV or JSONL file, or a folder or archive with one next to its images.
 
-So are the image folders of Hugging Face, with a metadata.csv or metadata.jsonl in each split or at the top.
+Image folders of Hugging Face are such lists, with a metadata.csv or metadata.jsonl in each split or at the top.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _METADATA = ("metadata.csv", "metadata.jsonl")
 
 @dataclass(frozen=True)
 class _File:
-    """A list: its name, the folder that its paths are relative to, and its split; "" where its rows say that."""
+    """A list: its name, the folder to which its paths are relative, and its split; "" if its rows contain the split."""
 
     name: str
     base: str = ""
@@ -43,7 +43,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Images:
-    """The images of one split, each once."""
+    """Images of one split, without repetitions."""
 
     names: list[str]
     labels: list[str]
@@ -51,11 +51,11 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Read:
-    """What lists say.
+    """Content of lists.
 
     Attributes:
-        where: The list, or the folder of several, for messages.
-        parts: "train" and "test"; "" in place of both where nothing is split.
+        where: The list, or the folder of several lists, for messages.
+        parts: "train" and "test", or "" if unsplit.
     """
 
     where: str
@@ -65,12 +65,13 @@ class _Read:
 
 
 def list_rows(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, columns: Columns) -> Listing:
-    """The images of a part ("train" or "test"), in the order of the rows. Unsplit, a fifth of each class is held out.
+    """List the images of a part ("train" or "test"), in the order of the rows. If unsplit, a fifth of each class is
+    held out.
 
-    What is left out is told with the training part.
+    Files left out are reported with the training part.
 
     Raises:
-        InputError: A list is not what it must be, or contradicts itself.
+        InputError: A list is invalid or contradicts itself.
     """
     read = _read(tree, columns)
     train = read.parts.get("train", read.parts.get(""))
@@ -79,9 +80,7 @@ def list_rows(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, 
     used = read.parts.get(part, train)
     labels = numbered(used.labels, known, repr(read.where))
     if "train" in read.parts and part == "train":
-        numbered(
-            read.parts["test"].labels, known, repr(read.where)
-        )  # had better be known before the search than after it
+        numbered(read.parts["test"].labels, known, repr(read.where))  # better reported before the search than after it
     positions: Labels = np.arange(len(labels))
     if "" in read.parts:
         positions = of_part(part, labels, known, repr(read.where))
@@ -90,7 +89,7 @@ def list_rows(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, 
 
 
 def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tuple[Listing, str]:
-    """The images of a list that is given to test with: those of its test part, or all where it is not split."""
+    """List the images of a list given for testing: those of its test part, or all if it is unsplit."""
     read = _read(tree, columns)
     used = read.parts["test" if "test" in read.parts else ""]
     listing = Listing(classes, used.names, numbered(used.labels, classes, repr(read.where)), read.left_out, read.tree)
@@ -104,13 +103,11 @@ def _read(tree: Tree, columns: Columns) -> _Read:
     images = tree
     if columns.root:
         if not alone:
-            raise InputError(
-                f"--root only applies to a list that is given by itself, not to {str(tree.path)!r}; remove it"
-            )
+            raise InputError(f"--root only applies to list files, not to {str(tree.path)!r}; remove it")
         root = Path(columns.root).expanduser()
         if not is_dir(root):
             raise InputError(
-                f"--root {columns.root!r} is not a folder; give the one that the list's paths are relative to"
+                f"--root {columns.root!r} is not a folder; give the folder to which the paths in the list are relative"
             )
         images = Folder(root, only=tree.path.name)
     left_out = LeftOut()
@@ -129,7 +126,7 @@ def _read(tree: Tree, columns: Columns) -> _Read:
 
 
 def _files(tree: Tree) -> list[_File]:
-    """The lists of a tree; none if its images lie in class folders."""
+    """Return the lists of a tree; none if its images are in class folders."""
     if isinstance(tree, Folder) and tree.only:
         return [_File(tree.only)] if tree.only.lower().endswith(LIST_ENDINGS) else []
     folders = subfolders(tree)
@@ -149,7 +146,7 @@ def _files(tree: Tree) -> list[_File]:
 
 
 def _metadata(tree: Tree, folder: str) -> str | None:
-    """The list in the folder of a split; None if there is none, or classes."""
+    """Return the list in the folder of a split; None if there is none, or if there are class folders."""
     if any(inner.casefold() not in IMAGE_FOLDERS for inner in subfolders(tree, folder)):
         return None
     names = [entry.name for entry in tree.scan(folder) if entry.name in _METADATA and not entry.folder]
@@ -157,14 +154,14 @@ def _metadata(tree: Tree, folder: str) -> str | None:
 
 
 def _holds_images(tree: Tree, folder: str) -> bool:
-    """Whether a folder, by its name and those of the folders in it, holds images of all classes."""
+    """Return True if a folder, by its name and those of its subfolders, contains images of all classes."""
     if folder.casefold() not in IMAGE_FOLDERS and not is_part(folder):
         return False
     return all(inner.casefold() in IMAGE_FOLDERS or is_part(inner) for inner in subfolders(tree, folder))
 
 
 def _named_rows(tree: Tree, images: Tree, files: list[_File], columns: Columns) -> list[tuple[Row, str, str, str]]:
-    """(row, its list, the image's name among the images, its split; "" where nothing is split) of all rows."""
+    """Yield (row, list, name of the image, split or "" if unsplit) of all rows."""
     found = []
     for file in files:
         where = str(tree.path / file.name)
@@ -181,12 +178,12 @@ def _named_rows(tree: Tree, images: Tree, files: list[_File], columns: Columns) 
 
 
 def _name(tree: Tree, base: str, row: Row, where: str) -> str:
-    """The image of a row as the tree has it."""
+    """Return the name of a row's image in the tree."""
     name = posixpath.normpath(posixpath.join(base, row.image.replace("\\", "/")))
     if not isinstance(tree, Folder) and (name.startswith(("/", "../")) or name == ".."):
         raise InputError(f"line {row.line} of {where!r} names {row.image!r}, which is not in the archive; remove it")
     if "\0" in name:
-        raise InputError(f"line {row.line} of {where!r} names {row.image!r}, which no file can be called; repair it")
+        raise InputError(f"line {row.line} of {where!r} names {row.image!r}, which is not a valid file name; repair it")
     return name
 
 
@@ -198,7 +195,7 @@ def _part(row: Row, where: str) -> str:
 
 
 def _parts_of_folders(names: list[str]) -> list[str]:
-    """The splits by the folders that the images lie in, if all lie in those of splits."""
+    """Return the splits by the folders of the images, if all are in folders of splits."""
     told = {folder: part_of(folder) for folder in {name.split("/")[0] for name in names if "/" in name}}
     if any("/" not in name for name in names) or not all(part and not part[1] for part in told.values()):
         return [""] * len(names)
@@ -209,7 +206,7 @@ def _parts_of_folders(names: list[str]) -> list[str]:
 
 
 def _once(rows: list[tuple[Row, str, str, str]], where: str, left_out: LeftOut) -> dict[str, _Images]:
-    """The images of each split without repeated rows, which are counted. Raises InputError for contradictions."""
+    """Return the images of each split without repeated rows. Raises InputError if rows contradict each other."""
     seen: dict[str, tuple[Row, str]] = {}
     parts: dict[str, _Images] = {}
     for row, file, name, part in rows:
@@ -234,18 +231,18 @@ def _require_both(parts: dict[str, _Images], where: str) -> None:
     missing = "training" if "train" not in parts else "test" if len(parts) == 1 else ""
     if missing:
         raise InputError(
-            f"{where!r} has no {missing} images; add some, or leave out the splits, so that a fifth is held out"
+            f"{where!r} has no {missing} images; add some, or remove the splits, so that a fifth is held out"
         )
 
 
 def _leave_out(left_out: LeftOut, tree: Tree, files: list[_File], used: set[str]) -> None:
-    """What lies beside the lists and their images."""
+    """Count files next to the lists and their images."""
     below = look_below(tree, "")
     left_out.include(below.left_out)
     for name in below.names:
         if name not in used:
             left_out.add(Reason.UNLISTED, posixpath.dirname(name) or ".", 1, [name])
-    # An image by another name than images usually have.
+    # An image with an unusual file ending.
     odd = [name for name in used if not is_picture(name) and _is_there(tree, name)]
     left_out.take_back([*(file.name for file in files), *odd])
 

@@ -1,6 +1,7 @@
-"""Images that a caller holds: arrays or tensors, a torch Dataset, or splits of these. docs/python.md has the rules.
+"""Images in the memory of the caller: arrays or tensors, a torch Dataset, or splits of these. See docs/python.md.
 
-They are read by the rules for arrays in files (`arrays.py`). Needs no torch: a tensor is told by what it can do.
+They are read by the rules for arrays in files (`arrays.py`). Does not import torch: tensors are recognized by duck
+typing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Dataset
 
-    # Images [N, H, W], [N, H, W, C] or [N, C, H, W], or a sequence of pictures; and a label for each.
+    # Images [N, H, W], [N, H, W, C] or [N, C, H, W], or a sequence of images; and a label for each.
     Arrays: TypeAlias = tuple[
         npt.NDArray[Any] | Tensor | Sequence[Image.Image | npt.NDArray[Any] | Tensor],
         npt.NDArray[Any] | Tensor | Sequence[int] | Sequence[str],
@@ -33,7 +34,7 @@ Data: TypeAlias = Union[str, Path, "Images"]
 
 SPLITS = ("train", "validation", "test")
 _NO_DATASETS = (str, tuple, np.ndarray)
-_STACKED = {"L", "RGB", "RGBA"}  # modes of PIL that are arrays of bytes as they are
+_STACKED = {"L", "RGB", "RGBA"}  # modes of PIL that are arrays of bytes
 _WANTED = (
     "a name, a path, arrays (images, labels), a Dataset with a length whose items are (picture, label), or a mapping "
     "of train, validation and test to such"
@@ -41,16 +42,16 @@ _WANTED = (
 
 
 def place_of(data: Images) -> Place:
-    """Where the images of a caller's objects are: each is looked at once, and copied if it is not an array.
+    """Return the place of images in objects of the caller: each is read once, and copied if it is not an array.
 
     Raises:
-        InputError: Another kind of object, or one that is not what it must be.
+        InputError: An unsupported kind of object, or an invalid one.
     """
     splits: Mapping[str, Any] = data if isinstance(data, Mapping) else {"": data}
     unknown = [name for name in splits if name not in ("", *SPLITS)]
     if unknown or (isinstance(data, Mapping) and "train" not in data):
         raise InputError(
-            f"data must be a mapping of train, validation and test, of which train is needed, got {list(splits)}"
+            f"data must be a mapping of train, validation and test, in which train is required, got {list(splits)}"
         )
     arrays: dict[str, Numbers] = {}
     called: dict[str, str] = {}
@@ -68,29 +69,27 @@ _SOURCE = Source(kind="images in memory", pictures=list_arrays, given=list_given
 
 
 def _pair(value: Any, what: str) -> tuple[Numbers, Numbers]:
-    """Images and labels of one split."""
+    """Return images and labels of one split."""
     if isinstance(value, tuple) and len(value) == 2:
         images, labels = value
     elif hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, _NO_DATASETS):
         if not len(value):
-            raise InputError(f"{what} is empty; give images")
+            raise InputError(f"{what} is empty; give at least one image")
         images, labels = _items(value, what)
     else:
         kind = type(value).__name__
         instead = f"give its dataset, {what} = loader.dataset" if kind == "DataLoader" else f"it must be {_WANTED}"
-        raise InputError(f"{what} is of the type {kind}, which cannot be used; {instead}")
+        raise InputError(f"{what} has the unsupported type {kind}; {instead}")
     return _stacked(images, what), _labels(labels)
 
 
 def _items(dataset: Any, what: str) -> tuple[list[Any], list[Any]]:
-    """The pictures and labels of a Dataset, each item asked for once."""
+    """Return the images and labels of a Dataset; each item is requested once."""
     pictures, labels, size = [], [], 0
     for number in range(len(dataset)):
         item = dataset[number]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise InputError(
-                f"item {number} of {what} is {shown(item)}, where (picture, label) belongs; wrap the Dataset"
-            )
+            raise InputError(f"item {number} of {what} must be (picture, label), got {shown(item)}; wrap the Dataset")
         picture, label = item
         pictures.append(_picture(picture, f"item {number} of {what}"))
         labels.append(label.item() if hasattr(label, "item") else label)
@@ -101,17 +100,21 @@ def _items(dataset: Any, what: str) -> tuple[list[Any], list[Any]]:
 
 
 def _stacked(images: Any, what: str) -> Numbers:
-    """Images as one array, of numbers if they agree in shape and type, else of PIL images."""
+    """Return images as one array: of numbers if they have the same shape and type, else of PIL images."""
     if hasattr(images, "detach"):
         images = images.detach().cpu().numpy()
     if isinstance(images, np.ndarray):
         if images.dtype == object:
-            raise InputError(f"the array of images in {what} holds Python objects; give numbers, as of np.stack")
+            raise InputError(
+                f"the array of images in {what} contains Python objects; give numbers, for example from np.stack"
+            )
         if not images.size:
-            raise InputError(f"the array of images in {what} has the shape {images.shape}, which holds nothing")
+            raise InputError(
+                f"the array of images in {what} has the shape {images.shape} and is empty; give at least one image"
+            )
         return images
     if not isinstance(images, Sequence) or isinstance(images, str) or not len(images):
-        raise InputError(f"the images in {what} are {shown(images)}, where an array, a tensor or a list belongs")
+        raise InputError(f"the images in {what} must be an array, a tensor or a list, got {shown(images)}")
     pictures = [_picture(each, f"image {number} in {what}") for number, each in enumerate(images)]
     arrays = [_array(each) for each in pictures]
     if all(array is not None for array in arrays) and len({(a.shape, a.dtype) for a in arrays if a is not None}) == 1:
@@ -123,7 +126,7 @@ def _stacked(images: Any, what: str) -> Numbers:
 
 
 def _picture(picture: Any, what: str) -> Any:
-    """An array, [H, W, C] or [H, W] or of a tensor [C, H, W], or a PIL image that is loaded."""
+    """Return an array, [H, W, C] or [H, W] or of a tensor [C, H, W], or a loaded PIL image."""
     if hasattr(picture, "detach"):
         picture = picture.detach().cpu().numpy()
     if isinstance(picture, np.ndarray):
@@ -131,11 +134,11 @@ def _picture(picture: Any, what: str) -> Any:
     if hasattr(picture, "convert") and hasattr(picture, "load"):
         picture.load()
         return picture
-    raise InputError(f"{what} is {shown(picture)}, where a PIL image, an array or a tensor belongs")
+    raise InputError(f"{what} must be a PIL image, an array or a tensor, got {shown(picture)}")
 
 
 def _array(picture: Any) -> Numbers | None:
-    """The picture as an array; None for one that Pillow has to decode."""
+    """Return the image as an array; None if Pillow has to decode it."""
     if isinstance(picture, np.ndarray):
         return picture
     if picture.mode in _STACKED and "transparency" not in picture.info and not picture.getexif():

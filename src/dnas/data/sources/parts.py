@@ -1,4 +1,4 @@
-"""What the names of folders tell: which are splits (training, test, validation), and which are no classes either.
+"""Meaning of folder names: which are splits (training, test, validation), and which are not classes either.
 
 docs/data.md has the rule as a table.
 """
@@ -20,7 +20,7 @@ _PARTS: dict[str, Part] = {
 # Words that add nothing to the name of a split: training_set, TestImages, train_data.
 _FILLERS = ("set", "data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "pictures", "samples")
 _WORD = re.compile(rf"({'|'.join(_PARTS)})({'|'.join(_FILLERS)})?\d*")
-# Words of everyday life, which may well name a class where nothing else is a split.
+# Everyday words, which may name a class if no other folder is a split.
 _EVERYDAY = ("train", "training", "valid")
 _YEAR = re.compile(r"(19|20)\d\d")
 _PIECE = re.compile(r"(batch|chunk|k?fold|part|partition|set|shard|split|subset)s?[\W_]*\d+")
@@ -37,7 +37,7 @@ _VERSIONS = (
 
 @dataclass(frozen=True)
 class Parts:
-    """The folders of one data set's splits."""
+    """Folders of the splits of one data set."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -45,7 +45,7 @@ class Parts:
 
 
 def part_of(name: str) -> tuple[Part, str] | None:
-    """The split that a folder's name tells, and the rest of the name: "seg_train" is ("train", "seg").
+    """Return the split in a folder name, and the rest of the name: "seg_train" is ("train", "seg").
 
     Case, separators, numbers and words such as "set" and "images" add nothing. None if no word is a split, or several.
     """
@@ -64,8 +64,8 @@ def _words(name: str) -> list[str]:
 
 
 def find_parts(folders: Iterable[str]) -> list[Parts]:
-    """Sets of folders that are splits of one data set: a training folder, and a test or validation folder, whose names
-    have the same rest. Usually none or one.
+    """Return sets of folders that are splits of one data set: a training folder, and a test or validation folder, whose
+    names have the same rest. Usually none or one.
     """
     groups: dict[str, dict[Part, list[str]]] = defaultdict(lambda: {"train": [], "test": [], "validation": []})
     for name in folders:
@@ -79,18 +79,18 @@ def find_parts(folders: Iterable[str]) -> list[Parts]:
 
 
 def is_part(name: str) -> bool:
-    """Whether a name is that of a split and nothing more."""
+    """Return True if a name is only that of a split."""
     told = part_of(name)
     return told is not None and not told[1]
 
 
 def may_be_class(name: str) -> bool:
-    """Whether a folder of images beside class folders is a class in spite of its name."""
+    """Return True if a folder of images next to class folders is a class in spite of its name."""
     return not is_part(name) or name.casefold() in _EVERYDAY
 
 
 def held_out_of(name: str, folders: Iterable[str]) -> str | None:
-    """The folder of which another one is the test or validation split by its name: "rps" of "rps-test-set"."""
+    """Return the folder whose test or validation split another folder is, by its name: "rps" for "rps-test-set"."""
     told = part_of(name)
     if told is None or told[0] == "train" or not told[1]:
         return None
@@ -98,7 +98,7 @@ def held_out_of(name: str, folders: Iterable[str]) -> str | None:
 
 
 def not_classes(folders: Collection[str]) -> str | None:
-    """What folders are, together, if their names say that they are no classes."""
+    """Describe folders whose names show that they are not classes; else None."""
     names = [name.casefold() for name in folders]
     if len(names) < 2:
         return None
@@ -114,5 +114,5 @@ def not_classes(folders: Collection[str]) -> str | None:
 
 
 def are_versions(folders: Collection[str]) -> bool:
-    """Whether the names are of versions of the same images (raw and resized, color and grayscale)."""
+    """Return True if the names are of versions of the same images (raw and resized, color and grayscale)."""
     return len(folders) > 1 and all(name.casefold() in _VERSIONS for name in folders)

@@ -1,4 +1,4 @@
-"""What a kind of data set must give, and where one lies."""
+"""Interface of a kind of data set, and the location of a data set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from dnas.data.sources.listing import Listing
 
 
-IN_MEMORY = "memory"  # what configurations call images that a caller holds
+IN_MEMORY = "memory"  # name in configurations of images in the memory of the caller
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A published data set that is known by name.
+    """Published data set with a name.
 
     Attributes:
-        name: As of `--data`.
-        places: Where it may lie below the data directory; none: it comes with a package.
-        url, files: Where its files are fetched, and (name, md5) of each.
-        into: The folder below the data directory that they are put into.
-        whole: Whether a place holds all of it; by default it does where it exists.
-        hint: What else lies in the data directory that could be taken for it, as the end of a sentence.
+        name: Value of `--data`.
+        places: Possible locations below the data directory; none: it is part of a package.
+        url, files: URL of the files, and (name, md5) of each.
+        into: Folder below the data directory for downloads.
+        whole: Whether a location has all of its files; by default, whether it exists.
+        hint: Note on files in the data directory that could be mistaken for it, as the end of a sentence.
     """
 
     name: str
@@ -41,24 +41,24 @@ class Named:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One kind of data set: how it is told, and how it is read. It gives either `arrays` or `pictures`.
+    """Kind of data set: how to recognize and read it. It has either `arrays` or `pictures`.
 
-    A file in this folder lists its own as `SOURCES`; a package gives one by an entry point of the group
-    `dnas.data_sources` that has the name of its kind. Nothing else names them.
+    A file in this folder lists its sources as `SOURCES`; a package provides one by an entry point of the group
+    `dnas.data_sources` with the name of its kind. No other code names them.
 
     Attributes:
-        kind: What messages call it.
-        rank: Its place in lists, and in the order in which a folder is asked what it holds.
+        kind: Name in messages.
+        rank: Position in lists, and in the order in which kinds are tried on a folder.
         holds: Whether a folder or file is of this kind. Raises InputError for one that must not be read.
-        within: Likewise, where the same may lie in an archive; `pictures` then reads it there.
+        within: The same for archives that may contain this kind; `pictures` then reads it there.
         arrays: (path, part) → images [N, C, S, S] and labels [N].
         pictures: (tree, part, classes) → a listing; `classes` are those of training, once they are known.
-        given: (tree, classes) → the listing of all that is given to test with, and the part that it is; where that may
-            be more than the part "test".
-        by_columns: The same source, which reads lists by other columns than it would; None where it reads no lists.
-        classes: Of arrays; by default their labels' numbers.
+        given: (tree, classes) → the listing of all images given for a test, and their part, if that can be more than
+            the part "test".
+        by_columns: Returns the same source with other columns for lists; None if it does not read lists.
+        classes: Class names of arrays; by default the numbers of the labels.
         mean_std: Published constants of each channel, on the scale 0..1.
-        mirrored: Whether a mirrored picture keeps its label.
+        mirrored: Whether a mirrored image keeps its label.
         measured: Whether `flip = "auto"` measures that.
     """
 
@@ -79,11 +79,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Columns:
-    """How a list of images is read.
+    """Columns of a list of images.
 
     Attributes:
-        image, label: The columns' names; "": the usual ones.
-        root: The folder that paths are relative to; "": the list's.
+        image, label: Names of the columns; "": the usual names.
+        root: Folder to which paths are relative; "": the folder of the list.
     """
 
     image: str = ""
@@ -91,17 +91,17 @@ class Columns:
     root: str = ""
 
     def flags(self) -> str:
-        """What was given, as the user typed it; "" for nothing."""
+        """Return the given options as the user typed them; "" for none."""
         given = {"--image-column": self.image, "--label-column": self.label, "--root": self.root}
         return " ".join(f"{flag} {value!r}" for flag, value in given.items() if value)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What lies where.
+    """Location of a data set.
 
     Attributes:
-        tree: What holds the files, if they are not at the path but in memory.
+        tree: Holds the files, if they are in memory instead of at the path.
     """
 
     source: Source

@@ -1,4 +1,4 @@
-"""Data sets by name or folder: which kinds there are, where one lies, and how it is fetched."""
+"""Data sets by name or folder: the registry of kinds, locations and downloads."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ DATA_SOURCES = Registry[Source](
 
 
 def sources() -> tuple[Source, ...]:
-    """Every kind of data set, in the order of its rank.
+    """Return all kinds of data sets by rank: the `SOURCES` of the files in this folder, and those of other packages.
 
-    Raises InputError if a package gives one that has the kind of another, or is none.
+    Raises InputError if a package provides an invalid source or a kind that already exists.
     """
     return tuple(sorted(DATA_SOURCES.values(), key=lambda source: source.rank))
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that are known by name."""
+    """Return the names of the named data sets."""
     return tuple(source.named.name for source in sources() if source.named is not None)
 
 
@@ -49,19 +49,19 @@ def _called(name: str) -> tuple[Source, Named] | None:
 
 
 def found(data_dir: str | None = None) -> list[tuple[str, str]]:
-    """(name, where it is or that it is missing) of each named data set; opens no data file."""
+    """Return (name, location or that it is missing) of each named data set; opens no data file."""
     root = data_root(data_dir)
     report = []
     for source in sources():
         if source.named is not None:
             place = _on_disk(source, source.named, root)
-            where = "comes with scikit-learn" if not source.named.places else str(place.path) if place else ""
+            where = "included in scikit-learn" if not source.named.places else str(place.path) if place else ""
             report.append((source.named.name, where or f"not in {str(root)!r}"))
     return report
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Where named data sets lie, and indexes of folders."""
+    """Return the folder of named data sets and of indexes."""
     given = data_dir or os.environ.get("DNAS_DATA_DIR")
     if given:
         return _expanded(given)
@@ -79,21 +79,21 @@ def _expanded(text: str) -> Path:
 
 
 def offline() -> bool:
-    """Whether DNAS_OFFLINE forbids downloads."""
+    """Return True if DNAS_OFFLINE forbids downloads."""
     return os.environ.get("DNAS_OFFLINE", "0") not in ("", "0")
 
 
 def is_here(source: str, data_dir: str | None) -> bool:
-    """Whether `locate` would find it without a download."""
+    """Return True if `locate` would find the data set without a download."""
     called = _called(source)
     return called is None or _on_disk(*called, data_root(data_dir)) is not None
 
 
 def locate(source: str, data_dir: str | None, columns: Columns | None = None, given: Place | None = None) -> Place:
-    """Where a data set lies, and of which kind it is; a named one is fetched if it is not there. Raises InputError.
+    """Return the location and the kind of a data set; download a named one if it is missing. Raises InputError.
 
     Args:
-        given: The place of images that a caller holds, of which `source` is no more than the name.
+        given: The place of images in the memory of the caller, for which `source` is only a name.
     """
     if given is not None:
         place = given
@@ -107,7 +107,7 @@ def locate(source: str, data_dir: str | None, columns: Columns | None = None, gi
         return place
     assert columns is not None
     if place.source.by_columns is None:
-        raise InputError(f"{flags} only applies to lists of images, and --data {source!r} is none; remove it")
+        raise InputError(f"{flags} only applies to lists of images, not to --data {source!r}; remove it")
     return replace(place, source=place.source.by_columns(columns))
 
 
@@ -116,15 +116,15 @@ def _lying_at(source: str) -> Place:
     if not source or not (is_dir(folder) or is_file(folder)):
         if source == IN_MEMORY:
             raise InputError(
-                "these images were in the memory of a Python program and are in no file; give them again, in Python as "
-                "data=…, or other ones as --data PATH"
+                "these images were in the memory of a Python program; give them again in Python as data=…, or give "
+                "others as --data PATH"
             )
         hint = did_you_mean(source, names()) or f"; give a name ({', '.join(names())}) or the path of {_FORMS}"
         raise InputError(f"--data {source!r} is neither a known data set nor a file or folder that exists{hint}")
     tree = open_tree(folder)
     found = next((kind for kind in sources() if kind.holds(folder) or kind.within(tree)), None)
     if found is None:
-        raise InputError(f"--data {source!r} is a file that cannot be used; give {_FORMS}")
+        raise InputError(f"--data {source!r} is an unsupported file; give {_FORMS}")
     return Place(found, folder)
 
 
@@ -148,12 +148,12 @@ def _download(source: Source, named: Named, root: Path) -> Place:
                 path=root / named.into,
                 progressbar=False,
             )
-    except Exception as error:  # whatever goes wrong in a network or a disk, the remedy is the same
+    except Exception as error:  # the remedy is the same for all errors of network and disk
         reason = " ".join(str(error).split()) or type(error).__name__
         files = " and ".join(file for file, _ in named.files)
         raise InputError(
             f"data set {named.name} is not at {str(root / named.into)!r} and could not be downloaded ({reason})"
-            f"{named.hint(root)}; put {files} there or pass --data-dir"
+            f"{named.hint(root)}; copy {files} there or set --data-dir"
         ) from error
     place = _on_disk(source, named, root)
     assert place is not None, root

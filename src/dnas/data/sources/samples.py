@@ -1,4 +1,4 @@
-"""Images and labels as arrays, and the fixed fifth that is tested where a data set's makers chose no test."""
+"""Images and labels as arrays, and the fixed fifth that is the test set of data sets without one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ File = tuple[str, int, int]  # name below a folder, size in bytes, time of the l
 
 
 def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Which samples form the test split where the makers gave none: a fifth of each class, at least one.
+    """Return which samples form the test split of an unsplit data set: a fifth of each class, at least one.
 
-    Counts are rounded along the classes, so that all together are ceil(N / 5). The choice rests on
-    SHA-256 alone: it is the same for every seed, machine and library version.
+    Counts are rounded cumulatively over the classes, so that their sum is ceil(N / 5). The choice only depends on
+    SHA-256: it is the same for every seed, machine and library version.
     """
     chosen = np.zeros(len(labels), bool)
     before = 0
@@ -36,10 +36,10 @@ def in_test(labels: Labels) -> npt.NDArray[np.bool_]:
 
 
 def of_part(part: str, labels: Labels, classes: Sequence[str], where: str) -> Labels:
-    """The positions of the samples of a part ("train" or "test") of a data set that is not split.
+    """Return the positions of the samples of a part ("train" or "test") of an unsplit data set.
 
     Args:
-        where: What messages call the data set.
+        where: Name of the data set in messages.
 
     Raises:
         InputError: A class has one sample, which cannot be in both.
@@ -54,20 +54,20 @@ def of_part(part: str, labels: Labels, classes: Sequence[str], where: str) -> La
 
 
 def numbered(named: npt.NDArray[Any] | Sequence[Any], classes: Sequence[str], where: str) -> Labels:
-    """The place of each label among the classes.
+    """Return the position of each label among the classes.
 
     Args:
-        where: What messages call the labels.
+        where: Name of the labels in messages.
 
     Raises:
-        InputError: One is not there.
+        InputError: A label is not among the classes.
     """
     index = {name: label for label, name in enumerate(classes)}
     found, places = np.unique(np.asarray(named), return_inverse=True)
     for name in found:
         if str(name) not in index:
             raise InputError(
-                f"the class {str(name)!r} in {where} was not there in training; remove it or train with it"
+                f"the class {str(name)!r} in {where} did not occur in training; remove it or train with it"
             )
     numbers = np.array([index[str(name)] for name in found], np.int64)
     labels: Labels = numbers[places.reshape(-1)]

@@ -1,6 +1,6 @@
-"""Tables of images as Hugging Face keeps them: .parquet and .arrow shards with a column of files and one of labels.
+"""Tables of images in the format of Hugging Face: .parquet and .arrow shards with columns of image files and labels.
 
-They are read by pyarrow alone: `datasets` would bring a dozen packages more, for downloads that are not needed here.
+They are read with pyarrow only: `datasets` would add a dozen packages, for downloads that are not needed here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ ENDINGS = (".parquet", ".arrow")
 _IMAGE = ("image", "img", "picture")
 _LABEL = ("label", "labels", "class", "target", "category")
 _NUMBERING = re.compile(r"-\d+-of-\d+.*|[-_]?\d+$")
-_UNLABELED = -1  # what Hugging Face writes for test images whose labels are kept back
+_UNLABELED = -1  # label in Hugging Face data sets of test images whose labels are withheld
 
 
 @dataclass(frozen=True)
 class ShardTree:
-    """The images of shards as files: the one called "train-00000-of-00001.parquet/7" is in the eighth row.
+    """The images of shards as files: "train-00000-of-00001.parquet/7" is in the eighth row.
 
     Attributes:
-        base: Where the shards are.
-        column: The column of images.
+        base: Tree with the shards.
+        column: Column of images.
     """
 
     base: Tree
@@ -55,7 +55,9 @@ class ShardTree:
     def held(self) -> str:
         if isinstance(self.base, Folder) and all(name.lower().endswith(".arrow") for name, _ in find_shards(self.base)):
             return ""
-        return "holds .parquet shards, which are read whole; save them by save_to_disk of datasets, as .arrow"
+        return (
+            "contains .parquet shards, which are loaded into memory; save them as .arrow with save_to_disk of datasets"
+        )
 
     def _images(self, shard: str) -> Any:
         if shard not in self._loaded:
@@ -72,7 +74,7 @@ class ShardTree:
         shard, _, row = name.rpartition("/")
         content = self._images(shard)[int(row)].as_py()
         if content is None:
-            raise OSError("its row has a path and no bytes; write the table with the images in it")
+            raise OSError("its row has a path but no bytes; write the table with embedded images")
         return io.BytesIO(content)
 
     def status(self, name: str) -> tuple[int, int]:
@@ -83,7 +85,7 @@ class ShardTree:
 
 @dataclass(frozen=True)
 class _Part:
-    """The images of a split: their names, and labels as they are in the table."""
+    """Images of a split: their names, and labels as in the table."""
 
     names: list[str]
     labels: list[Any]
@@ -94,8 +96,8 @@ class _Table:
     """All shards of a data set.
 
     Attributes:
-        parts: "train" and "test"; "" in place of both where nothing is split.
-        named: The classes, if the shards have their names.
+        parts: "train" and "test", or "" if unsplit.
+        named: Class names, if the shards contain them.
     """
 
     parts: dict[str, _Part]
@@ -105,7 +107,7 @@ class _Table:
 
 
 def find_shards(tree: Tree) -> list[tuple[str, str]]:
-    """(name, split) of the shards of a tree: at the top, in data/, and in folders of splits; "" for no split."""
+    """Return (name, split) of the shards of a tree: at the top, in data/, and in folders of splits; "" for no split."""
     found = []
     if isinstance(tree, Folder) and tree.only:
         return [(tree.only, "")] if tree.only.lower().endswith(ENDINGS) else []
@@ -126,12 +128,13 @@ def _split(name: str) -> str:
 
 
 def list_shards(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *, columns: Columns) -> Listing:
-    """The images of a part ("train" or "test"), in the order of the rows. Unsplit, a fifth of each class is held out.
+    """List the images of a part ("train" or "test"), in the order of the rows. If unsplit, a fifth of each class is
+    held out.
 
-    What is left out is told with the training part.
+    Files left out are reported with the training part.
 
     Raises:
-        InputError: A shard is not what it must be, or pyarrow is missing.
+        InputError: A shard is invalid, or pyarrow is not installed.
     """
     table = _table(tree, columns)
     train = table.parts.get("train", table.parts.get(""))
@@ -140,7 +143,7 @@ def list_shards(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *
     used = table.parts.get(part, train)
     labels = numbered(_called(used, table), known, repr(str(tree.path)))
     if "train" in table.parts and part == "train":
-        # Had better be known before the search than after it.
+        # Better reported before the search than after it.
         numbered(_called(table.parts["test"], table), known, repr(str(tree.path)))
     positions: Labels = np.arange(len(labels))
     if "" in table.parts:
@@ -150,7 +153,7 @@ def list_shards(tree: Tree, part: str, classes: tuple[str, ...] | None = None, *
 
 
 def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tuple[Listing, str]:
-    """The images of shards that are given to test with: the test part, or all where nothing is split."""
+    """List the images of shards given for testing: the test part, or all if unsplit."""
     table = _table(tree, columns)
     part = "test" if "test" in table.parts else ""
     used = table.parts[part]
@@ -159,26 +162,26 @@ def list_given(tree: Tree, classes: tuple[str, ...], *, columns: Columns) -> tup
 
 
 def _classes(labels: Sequence[Any]) -> tuple[str, ...]:
-    """In the order of numbers or of letters."""
+    """Return the classes in numerical or alphabetical order."""
     return tuple(map(str, sorted(set(labels))))
 
 
 def _called(part: _Part, table: _Table) -> list[str]:
-    """The class of each image by name. Raises InputError for a number that has none."""
+    """Return the class name of each image. Raises InputError for a number without a name."""
     if not table.named:
         return [str(label) for label in part.labels]
     for name, label in zip(part.names, part.labels, strict=True):
         if not isinstance(label, int) or not 0 <= label < len(table.named):
             raise InputError(
-                f"the image {name!r} in {str(table.tree.path)!r} has the label {label!r}, and the {len(table.named)} "
-                f"classes that are named there have 0 to {len(table.named) - 1}; remove it or repair it"
+                f"the image {name!r} in {str(table.tree.path)!r} has the label {label!r}, but labels of the "
+                f"{len(table.named)} named classes must be 0 to {len(table.named) - 1}; remove it or repair it"
             )
     return [table.named[label] for label in part.labels]
 
 
 def _table(tree: Tree, columns: Columns) -> _Table:
     if columns.root:
-        raise InputError(f"--root only applies to lists of images, and {str(tree.path)!r} holds shards; remove it")
+        raise InputError(f"--root only applies to lists of images, not to shards in {str(tree.path)!r}; remove it")
     shards = find_shards(tree)
     schema = _read(tree, shards[0][0], None).schema
     image = _column(schema.names, columns.image, _IMAGE, "images", "--image-column", tree.path)
@@ -186,7 +189,7 @@ def _table(tree: Tree, columns: Columns) -> _Table:
     kind = schema.field(image).type
     if not (_is_struct(kind) or _pyarrow().types.is_binary(kind) or _pyarrow().types.is_large_binary(kind)):
         raise InputError(
-            f"the column {image!r} in {str(tree.path)!r} holds {kind}, where the bytes of image files belong; name "
+            f"the column {image!r} in {str(tree.path)!r} must contain image files as bytes, got {kind}; name "
             "another with --image-column"
         )
     left_out = LeftOut()
@@ -208,7 +211,7 @@ def _table(tree: Tree, columns: Columns) -> _Table:
     if "" not in parts:
         if "train" not in parts or len(parts) == 1:
             missing = "training" if "train" not in parts else "test"
-            raise InputError(f"{str(tree.path)!r} has no shards of {missing} images; add some, or give one shard alone")
+            raise InputError(f"{str(tree.path)!r} has no shards of {missing} images; add some, or give a single shard")
         held_out = parts.pop("validation", None)
         if held_out is not None and "test" in parts:
             names = sorted({name.rpartition("/")[0] for name in held_out.names})
@@ -223,14 +226,14 @@ def _labels(column: Any, name: str, where: Path) -> list[Any]:
     for row, value in enumerate(values):
         if not isinstance(value, int | str) or value == "":
             raise InputError(
-                f"row {row} of {str(where)!r} has {value!r} as {name!r}, where a class or its number belongs; name "
+                f"row {row} of {str(where)!r} must have a class or its number as {name!r}, got {value!r}; name "
                 "another column with --label-column, or repair it"
             )
     return values
 
 
 def _names(schema: Any, label: str) -> tuple[str, ...]:
-    """The names of classes that `datasets` wrote down; () if there are none."""
+    """Return the class names written by `datasets`; () if there are none."""
     try:
         facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         return tuple(map(str, facts["info"]["features"][label]["names"]))
@@ -239,29 +242,29 @@ def _names(schema: Any, label: str) -> tuple[str, ...]:
 
 
 def _column(there: Sequence[str], named: str, usual: Sequence[str], what: str, flag: str, where: Path) -> str:
-    """Which column holds something. Raises InputError if that is not clear."""
+    """Return the name of a column. Raises InputError if it is ambiguous."""
     shown = ", ".join(map(repr, there[:10])) + (", …" if len(there) > 10 else "")
     if named:
         if named not in there:
-            raise InputError(f"{flag} {named!r} is no column of {str(where)!r}, which has {shown}; name one of these")
+            raise InputError(f"{flag} {named!r} is not a column of {str(where)!r}, which has {shown}; use one of these")
         return named
     found = [name for name in there if name.casefold() in usual]
     if len(found) != 1:
         several = f"has several columns of {what}, {', '.join(map(repr, found))}"
-        none = f"has no column of {what} ({', '.join(usual)}) but {shown}"
+        none = f"has no column of {what} ({', '.join(usual)}), only {shown}"
         raise InputError(f"{str(where)!r} {several if found else none}; name one with {flag}")
     return found[0]
 
 
 def _read(tree: Tree, shard: str, columns: list[str] | None) -> Any:
-    """A pyarrow table with some columns of a shard; without any, an empty one with the schema. Raises InputError."""
+    """Return some columns of a shard as a pyarrow table; without any, an empty one with schema. Raises InputError."""
     arrow = _pyarrow()
     where = str(tree.path / shard)
     try:
         if shard.lower().endswith(".arrow") and isinstance(tree, Folder):
             source = arrow.memory_map(where)
         else:
-            require_memory(tree.status(shard)[0], repr(where), "save it as .arrow by save_to_disk of datasets")
+            require_memory(tree.status(shard)[0], repr(where), "save it as .arrow with save_to_disk of datasets")
             source = tree.open(shard)
         if shard.lower().endswith(".parquet"):
             if columns is None:
@@ -269,7 +272,7 @@ def _read(tree: Tree, shard: str, columns: list[str] | None) -> Any:
             return arrow.parquet.read_table(source, columns=columns)
         try:
             table = arrow.ipc.open_stream(source).read_all()
-        except arrow.ArrowInvalid:  # the form with a table of contents, as of feather
+        except arrow.ArrowInvalid:  # the file format with a footer, as in Feather
             source.seek(0)
             table = arrow.ipc.open_file(source).read_all()
         return table.slice(0, 0) if columns is None else table.select(columns)

@@ -1,4 +1,4 @@
-"""Rows of a text file: CSV, TSV and JSON Lines, and which of their columns hold images, labels and splits."""
+"""Rows of a text file (CSV, TSV and JSON Lines), and their columns of images, labels and splits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST_LIST = 2**30  # bytes
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a list. `split` is None where the list has no such column."""
+    """One image of a list. `split` is None if the list has no such column."""
 
     line: int
     image: str
@@ -38,7 +38,7 @@ class _Table:
 
 
 def read_list(tree: Tree, name: str, columns: Columns) -> list[Row]:
-    """The rows of a list, in their order. Raises InputError naming the list and the line."""
+    """Return the rows of a list, in order. Raises InputError that names the list and the line."""
     where = str(tree.path / name)
     table = _table(tree, name, columns)
     image = _column(table, columns.image, _IMAGE, "images", "--image-column", where)
@@ -50,7 +50,7 @@ def read_list(tree: Tree, name: str, columns: Columns) -> list[Row]:
     for line, cells in table.rows:
         if len(cells) != len(table.columns):
             raise InputError(
-                f"line {line} of {where!r} has {len(cells)} cells where the first line has {len(table.columns)}; "
+                f"line {line} of {where!r} has {len(cells)} cells, but the first line has {len(table.columns)}; "
                 "put cells with a delimiter in quotes"
             )
         texts = [_cell(cells[k]) for k in (image, label, *([split] if split is not None else []))]
@@ -61,12 +61,12 @@ def read_list(tree: Tree, name: str, columns: Columns) -> list[Row]:
                 )
         rows.append(Row(line, texts[0], texts[1], texts[2] if split is not None else None))
     if not rows:
-        raise InputError(f"{where!r} has no rows; give one line an image")
+        raise InputError(f"{where!r} has no rows; write one line per image")
     return rows
 
 
 def names_images(tree: Tree, name: str) -> bool:
-    """Whether a file is a list of images by the usual names of its columns."""
+    """Return True if a file is a list of images, by the usual names of its columns."""
     try:
         return _has_columns(_table(tree, name, Columns()), Columns())
     except InputError:
@@ -84,13 +84,13 @@ def _table(tree: Tree, name: str, columns: Columns) -> _Table:
 
 
 def _text(tree: Tree, name: str) -> str:
-    """A text file in UTF-8, or in UTF-16 with its mark, as spreadsheets write it."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as written by spreadsheets."""
     where = str(tree.path / name)
     try:
         with tree.open(name) as stream:
             content = stream.read(LARGEST_LIST + 1)
         if len(content) > LARGEST_LIST:
-            raise InputError(f"{where!r} has more than {LARGEST_LIST} bytes, too many for a list; divide it")
+            raise InputError(f"{where!r} has more than {LARGEST_LIST} bytes, which is too large for a list; split it")
         wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -124,14 +124,14 @@ def _json_lines(content: str, where: str) -> _Table:
         except (ValueError, RecursionError) as error:
             raise InputError(f"line {number} of {where!r} is not JSON ({error}); repair it") from error
         if not isinstance(row, dict):
-            raise InputError(f"line {number} of {where!r} is no object; write {{...}} in each line")
+            raise InputError(f"line {number} of {where!r} is not a JSON object; write {{...}} in each line")
         found.append((number, row))
         columns |= dict.fromkeys(row)
     return _Table(tuple(columns), [(number, [row.get(column) for column in columns]) for number, row in found])
 
 
 def _cell(value: object) -> str:
-    """A cell as text; "" for what is neither a text nor a number."""
+    """Return a cell as text; "" for values that are neither text nor numbers."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, str | int | float) else ""
@@ -142,7 +142,7 @@ def _plain(column: str) -> str:
 
 
 def _has_columns(table: _Table, columns: Columns) -> bool:
-    """Whether a first line has a column of images and one of labels."""
+    """Return True if a first line has a column of images and one of labels."""
 
     def has(named: str, usual: Iterable[str]) -> bool:
         return named in table.columns if named else any(_plain(column) in usual for column in table.columns)
@@ -151,19 +151,19 @@ def _has_columns(table: _Table, columns: Columns) -> bool:
 
 
 def _column(table: _Table, named: str, usual: Sequence[str], what: str, flag: str, where: str) -> int:
-    """Which column holds something. Raises InputError if that is not clear."""
+    """Return the position of a column. Raises InputError if it is ambiguous."""
     shown = ", ".join(repr(column) for column in table.columns[:10]) + (", …" if len(table.columns) > 10 else "")
     if named:
         if named not in table.columns:
             raise InputError(
-                f"{flag} {named!r} is no column of {where!r}, which has {shown or 'none'}; name one of these"
+                f"{flag} {named!r} is not a column of {where!r}, which has {shown or 'none'}; use one of these"
             )
         return table.columns.index(named)
     found = [k for k, column in enumerate(table.columns) if _plain(column) in usual]
     if not found:
         raise InputError(
-            f"the first line of {where!r} names no column of {what} ({', '.join(usual)}); its columns are "
-            f"{shown or 'none'}, so name one with {flag}, or add a first line"
+            f"the first line of {where!r} has no column of {what} ({', '.join(usual)}); its columns are "
+            f"{shown or 'none'}; name one with {flag}, or add a first line"
         )
     if len(found) > 1:
         several = ", ".join(repr(table.columns[k]) for k in found)

@@ -34,14 +34,14 @@ def _train(tree: Tree) -> Listing:
 
 
 def _test(tree: Tree) -> Listing:
-    """The pictures of val/: those of test/ come without labels."""
+    """Return the images of val/, since those of test/ have no labels."""
     wnids = _wnids(tree)
     index = {wnid: label for label, wnid in enumerate(wnids)}
     rows = [line.split("\t") for line in text(tree, "val/val_annotations.txt").splitlines() if line.strip()]
     for row in rows:
         if len(row) < 2 or row[1] not in index or not plain(row[0]):
             raise InputError(
-                f"val/val_annotations.txt in {str(tree.path)!r} has the line {row!r} without a picture and a class of "
+                f"val/val_annotations.txt in {str(tree.path)!r} has the line {row!r} without an image and a class of "
                 "wnids.txt; fetch the data set again"
             )
     if not rows:
@@ -55,7 +55,7 @@ def _wnids(tree: Tree) -> list[str]:
     for wnid in wnids:
         if not plain(wnid):
             raise InputError(
-                f"wnids.txt in {str(tree.path)!r} has {wnid!r}, which is no class; fetch the data set again"
+                f"wnids.txt in {str(tree.path)!r} contains {wnid!r}, which is not a class; fetch the data set again"
             )
     return wnids
 

@@ -1,4 +1,4 @@
-"""What holds the files of a data set: a folder, an archive, or a file by itself. Listed and opened with care."""
+"""Containers of the files of a data set: a folder, an archive, or a single file, with safe listing and opening."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zipfile import BadZipFile
 
 from dnas.errors import InputError
 
-# What file systems and archives leave in folders.
+# Entries that file systems and archives leave in folders.
 _SYSTEM = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 class Entry(NamedTuple):
-    """Something in a folder. Of links `folder` says where they lead."""
+    """Entry of a folder. For links, `folder` describes the target."""
 
     name: str
     folder: bool
@@ -26,32 +26,32 @@ class Entry(NamedTuple):
 
 
 class Tree(Protocol):
-    """Folders and files; names are relative to it, with "/". Can be sent to a process that decodes."""
+    """Folders and files; names are relative to the tree, with "/". Can be pickled for decoder processes."""
 
     @property
     def path(self) -> Path:
-        """The folder, or the archive."""
+        """Path of the folder or archive."""
 
     @property
     def held(self) -> str:
-        """Why its pictures can only be held in memory, as the end of a sentence; "" if they can be streamed."""
+        """Reason why its images cannot be streamed, as the end of a sentence; "" if they can."""
 
     def scan(self, folder: str) -> Iterator[Entry]:
-        """What lies directly in a folder, "" for the top, in any order. Raises OSError."""
+        """Yield the direct content of a folder, "" for the top, in any order. Raises OSError."""
 
     def open(self, name: str) -> IO[bytes]:
-        """A file, from which can be read at any place. Raises OSError, or what a damaged archive raises."""
+        """Open a file for random access. Raises OSError, or the errors of a damaged archive."""
 
     def status(self, name: str) -> tuple[int, int]:
-        """Bytes of a file, and the time of its last change in nanoseconds; its archive's. Raises OSError."""
+        """Return the bytes of a file, and its (or its archive's) modification time in nanoseconds. Raises OSError."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder.
+    """Tree of a folder.
 
     Attributes:
-        only: The one file that is looked at, if it was given by itself; others are opened where it names them.
+        only: The given file, if a single file was given; others are opened if it refers to them.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Folder:
         return open_regular(self.path / name)
 
     def status(self, name: str) -> tuple[int, int]:
-        # A Path an image would take most of the time.
+        # One Path per image would take most of the time.
         found = os.stat(os.path.join(self.path, name))  # noqa: PTH116, PTH118
         return found.st_size, found.st_mtime_ns
 
@@ -78,7 +78,7 @@ class Folder:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
@@ -86,17 +86,17 @@ def open_regular(path: Path) -> IO[bytes]:
     if not os.path.lexists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():
-        raise OSError("not a regular file")  # opening a pipe would wait for ever
+        raise OSError("not a regular file")  # opening a pipe would block forever
     return path.open("rb")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether an entry of a folder is one that no listing looks at, by its name."""
+    """Return True if listings ignore an entry of a folder, by its name."""
     return name.startswith(".") or name in _SYSTEM
 
 
 def plain(name: str) -> bool:
-    """Whether it names something in its folder, not elsewhere."""
+    """Return True if a name refers to an entry of its folder, not elsewhere."""
     return name not in (".", "..") and "/" not in name and "\\" not in name
 
 

@@ -1,6 +1,6 @@
-"""Pictures as the network beside this file takes them. Needs numpy and Pillow; what it does is in preprocess.json.
+"""Preprocess images for the network next to this file, as described in preprocess.json. Requires numpy and Pillow.
 
-It gives the same numbers, to the bit, as the training and the test had.
+The results are bit-for-bit identical to the inputs in training and test.
 """
 
 import json
@@ -15,15 +15,15 @@ MEAN, STD = (np.array(FACTS[name], np.float32)[:, None, None] for name in ("mean
 
 
 def prepare(*pictures):
-    """Return paths, or images of Pillow, as float32 [N, channels, size, size], normalized."""
+    """Return images (paths or Pillow images) as float32 [N, channels, size, size], normalized."""
     return np.stack([(square(picture).astype(np.float32) / 255 - MEAN) / STD for picture in pictures])
 
 
 def square(picture):
-    """Return a picture as uint8 [channels, size, size]: upright, on white, gray or RGB, resized by the rule."""
+    """Return an image as uint8 [channels, size, size]: upright, on white, grayscale or RGB, resized by the rule."""
     image = picture if isinstance(picture, Image.Image) else Image.open(picture)
     if image.mode == "F" or image.mode.startswith("I"):
-        raise ValueError("a picture of more than 8 bits a channel; convert it first")
+        raise ValueError("the image has more than 8 bits per channel; convert it first")
     image = ImageOps.exif_transpose(image)
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         image = image.convert("RGBA")
@@ -34,7 +34,7 @@ def square(picture):
 
 
 def cropped(image):
-    """The shorter side is scaled to the size, and the middle square kept."""
+    """Resize the shorter side to the size, and center-crop."""
     (width, height), side = image.size, min(image.size)
     if side == SIZE:
         left, top = (width - side) // 2, (height - side) // 2
@@ -44,12 +44,12 @@ def cropped(image):
 
 
 def squeezed(image):
-    """Both sides are scaled to the size."""
+    """Resize both sides to the size."""
     return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
 
 
 def padded(image):
-    """The longer side is scaled to the size, and the rest filled up with the mean color."""
+    """Resize the longer side to the size, and pad with the mean color."""
     longer = max(image.size)
     if longer != SIZE:
         image = image.resize([max(1, round(side * SIZE / longer)) for side in image.size], Image.Resampling.BILINEAR)

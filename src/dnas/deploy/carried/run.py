@@ -1,6 +1,6 @@
-"""Runs an exported network in a process of its own, where packages are missing, and measures it.
+"""Run and measure an exported network in a separate process in which some packages are hidden.
 
-Called with the path of a JSON file, see `dnas.deploy.measure`; the folder of the network is the working directory.
+Called with the path of a JSON file (see `dnas.deploy.measure`); the working directory is the folder of the network.
 """
 
 import json
@@ -14,7 +14,7 @@ PASSES, SECONDS, BATCH = 50, 3.0, 64
 def main():
     told = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     for name in told["without"]:
-        sys.modules[name] = None  # any import of it fails from here on
+        sys.modules[name] = None  # importing it fails from here on
     sys.path[:0] = [str(Path.cwd()), told["opened"]]
     import numpy as np
 
@@ -37,7 +37,7 @@ def main():
     most = peak()
     logits = np.concatenate([answer(prepared(start, BATCH)) for start in range(0, len(pixels), BATCH)])
     np.save(told["logits"], logits)
-    # The first passes find their memory and plans.
+    # The first passes allocate memory and choose algorithms.
     low, median, high = np.quantile(times[min(5, len(times) // 2) :], [0.25, 0.5, 0.75]).tolist()
     figures = {
         "latency_seconds": median,
@@ -50,10 +50,10 @@ def main():
 
 
 def peak():
-    """The most memory that this process has held, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not getrusage, which counts what the process that started this one held.
+        # Not getrusage, which includes the memory of the parent process.
         found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         if found:
             return int(found[0]) * 1024
