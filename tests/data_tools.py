@@ -121,6 +121,26 @@ def cifar(root: Path, name: str, packed: bool) -> Path:
     return root / folder
 
 
+def tiny_imagenet(root: Path) -> Path:
+    """The folders of Tiny-ImageNet, with three classes of two pictures each, and three to test."""
+    top = root / "tiny-imagenet-200"
+    for c, wnid in enumerate(["n02", "n01", "n03"]):
+        for k in range(2):
+            path = top / "train" / wnid / "images" / f"{wnid}_{k}.JPEG"
+            picture(path, random_bytes(64, 64, 3, seed=10 * c + k), format="JPEG")
+        write(top / "train" / wnid / f"{wnid}_boxes.txt", b"")
+    write(top / "wnids.txt", b"n02\nn01\nn03\n")
+    write(top / "words.txt", b"n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\nn99\tthing\n")
+    for k in range(3):
+        picture(top / "val" / "images" / f"val_{k}.JPEG", random_bytes(64, 64, 3, seed=90 + k), format="JPEG")
+    write(
+        top / "val" / "val_annotations.txt",
+        b"val_0.JPEG\tn03\t0\t0\t1\t1\nval_1.JPEG\tn01\t0\t0\t1\t1\nval_2.JPEG\tn01\t0\t0\t1\t1\n",
+    )
+    picture(top / "test" / "images" / "test_0.JPEG", random_bytes(64, 64, 3, seed=99), format="JPEG")
+    return top
+
+
 # Names of members that lead out of an archive.
 OUTSIDE = ["../data_batch_1.bin", "/data_batch_1.bin", "cifar-10-batches-bin/../../x", "..\\x", "C:/x", "a/.."]
 

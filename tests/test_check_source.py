@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_tools import cifar, idx_folder, no_network, refused, two_classes  # noqa: F401
+from data_tools import idx_folder, no_network, refused, two_classes  # noqa: F401
 from faults.harness import TINY, invoke, make_images
 from PIL import Image
-from source_tools import zipped
 
 from dnas import plugins, testing
 from dnas.data.sources import registry
@@ -75,31 +74,6 @@ def test_what_is_no_source_or_has_the_kind_of_another_is_refused(monkeypatch):
     entry(monkeypatch, "folder", Source(kind="folder"))
     with refused("data source 'folder' of theirs:X has the same name as one of dnas"):
         registry.sources()
-
-
-@pytest.mark.parametrize("kind", ["folder", "lists of images", "arrays", "cifar10", "idx", "zip"])
-def test_our_own_keep_it(tmp_path, kind):
-    example = tmp_path / "x"
-    if kind in ("folder", "zip"):
-        make_images(example, each=6)
-    if kind == "lists of images":
-        files = sorted(make_images(example / "images", each=6).rglob("*.png"))
-        (example / "list.csv").write_text("\n".join(["path,label", *(f"{f},{f.parent.name}" for f in files)]))
-        example = example / "list.csv"
-    if kind == "arrays":
-        np.savez(
-            tmp_path / "x.npz", images=np.arange(12 * 64, dtype=np.uint8).reshape(12, 8, 8), labels=np.arange(12) % 2
-        )
-        example = tmp_path / "x.npz"
-    if kind == "cifar10":
-        cifar(tmp_path, "cifar10", packed=False)
-        example = tmp_path / "cifar-10-batches-bin"
-    if kind == "idx":
-        idx_folder(example)
-        kind = registry.locate(str(example), None).source.kind
-    if kind == "zip":
-        example, kind = zipped(example, tmp_path / "x.zip"), "folder"
-    testing.check_source(kind, example)
 
 
 def read(path: Path, part: str):

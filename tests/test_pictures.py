@@ -14,6 +14,7 @@ from data_tools import (
     picture,
     random_bytes,
     refused,
+    tiny_imagenet,
     two_classes,
     write,
 )
@@ -25,25 +26,6 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # such as torch's
 
 
 # ---------------------------------------------------------------- Tiny-ImageNet
-
-
-def tiny_imagenet(root: Path) -> Path:
-    top = root / "tiny-imagenet-200"
-    for c, wnid in enumerate(["n02", "n01", "n03"]):
-        for k in range(2):
-            path = top / "train" / wnid / "images" / f"{wnid}_{k}.JPEG"
-            picture(path, random_bytes(64, 64, 3, seed=10 * c + k), format="JPEG")
-        write(top / "train" / wnid / f"{wnid}_boxes.txt", b"")
-    write(top / "wnids.txt", b"n02\nn01\nn03\n")
-    write(top / "words.txt", b"n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\nn99\tthing\n")
-    for k in range(3):
-        picture(top / "val" / "images" / f"val_{k}.JPEG", random_bytes(64, 64, 3, seed=90 + k), format="JPEG")
-    write(
-        top / "val" / "val_annotations.txt",
-        b"val_0.JPEG\tn03\t0\t0\t1\t1\nval_1.JPEG\tn01\t0\t0\t1\t1\nval_2.JPEG\tn01\t0\t0\t1\t1\n",
-    )
-    picture(top / "test" / "images" / "test_0.JPEG", random_bytes(64, 64, 3, seed=99), format="JPEG")
-    return top
 
 
 def zipped(top: Path) -> Path:

@@ -33,9 +33,14 @@ def _train(tree: Tree) -> Listing:
     return Listing(classes, names, np.array(labels, np.int64), left_out)
 
 
-def _test(tree: Tree) -> Listing:
+def _test(tree: Tree, classes: tuple[str, ...] | None) -> Listing:
     """Return the images of val/, since those of test/ have no labels."""
     wnids = _wnids(tree)
+    if classes is not None and len(classes) != len(wnids):
+        raise InputError(
+            f"{str(tree.path)!r} has {len(wnids)} classes in wnids.txt, and there were {len(classes)} in training; "
+            "give the data set of the training"
+        )
     index = {wnid: label for label, wnid in enumerate(wnids)}
     rows = [line.split("\t") for line in text(tree, "val/val_annotations.txt").splitlines() if line.strip()]
     for row in rows:
@@ -47,7 +52,7 @@ def _test(tree: Tree) -> Listing:
     if not rows:
         raise InputError(f"val/val_annotations.txt in {str(tree.path)!r} is empty; fetch the data set again")
     names = [f"val/images/{row[0]}" for row in rows]
-    return Listing(tuple(wnids), names, np.array([index[row[1]] for row in rows], np.int64))
+    return Listing(classes or tuple(wnids), names, np.array([index[row[1]] for row in rows], np.int64))
 
 
 def _wnids(tree: Tree) -> list[str]:
@@ -65,7 +70,7 @@ SOURCES = (
         kind="tiny-imagenet",
         rank=5,
         within=lambda tree: "wnids.txt" in top_files(tree),
-        pictures=lambda tree, part, classes: _train(tree) if part == "train" else _test(tree),
+        pictures=lambda tree, part, classes: _train(tree) if part == "train" else _test(tree, classes),
         mean_std=((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
         named=Named(
             name="tiny-imagenet",
