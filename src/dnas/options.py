@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.units import byte_count, duration, whole_number
+from dnas.units import byte_count, duration, one_or_several, whole_number
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -31,14 +31,22 @@ def _many(kind: Any, tokens: Sequence[Token]) -> int:
     return whole_number(tokens[0].value)
 
 
-def _bytes(kind: Any, tokens: Sequence[Token]) -> int:
-    return byte_count(tokens[0].value)
+def _several_many(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(whole_number, tokens[0].value)
+    return tokens[0].value
+
+
+def _several_bytes(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(byte_count, tokens[0].value)
+    return tokens[0].value
 
 
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
 MANY = Parameter(converter=_many)
-BYTES = Parameter(converter=_bytes)
+# One or several, as the settings read them.
+SEVERAL_MANY = Parameter(converter=_several_many)
+SEVERAL_BYTES = Parameter(converter=_several_bytes)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 TRAIN = Group("Training", sort_key=3)
@@ -118,13 +126,13 @@ class SearchOptions:
     "Parts that any method with gradients can take, with commas between them; see `dnas methods --parts`. [default: none]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE of the method's own options, PART.NAME=VALUE of a part's, or search.NAME or train.NAME of any setting; repeatable."
-    max_params: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
-    "Most parameters of the network that is delivered, such as 100k. Unless --channels is given, its width is planned to fit, too. [default: no limit]"
-    max_macs: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
+    max_params: Annotated[str | None, SEVERAL_MANY, Parameter(group=_LIMITS)] = None
+    "Most parameters of the network that is delivered, such as 100k. Unless --channels is given, its width is planned to fit, too. With `dnas run` this or another limit may have several values, such as 50k,100k: a network for each, of one search. [default: no limit]"
+    max_macs: Annotated[str | None, SEVERAL_MANY, Parameter(group=_LIMITS)] = None
     "Most multiply-accumulates for one image, such as 10M. [default: no limit]"
-    max_ram: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    max_ram: Annotated[str | None, SEVERAL_BYTES, Parameter(group=_LIMITS)] = None
     "Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
-    max_size: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    max_size: Annotated[str | None, SEVERAL_BYTES, Parameter(group=_LIMITS)] = None
     "Most bytes of the file that `dnas export --format onnx` writes, such as 500KB. [default: no limit]"
     ram_precision: Annotated[str | None, Parameter(group=_LIMITS)] = None
     "int8 or float32: of the activations that --max-ram counts. [default: int8]"
@@ -260,6 +268,7 @@ _LIMIT_SETTINGS = {
     "max_size": "size",
     "ram_precision": "precision",
 }
+LIMIT_OPTIONS = frozenset(_LIMIT_SETTINGS)
 SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),
     "search": ("search",),

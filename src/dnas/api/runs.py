@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dnas.api.beginning import begin
-from dnas.api.results import RunResult, SearchResult, TrainResult
+from dnas.api.results import RunResult, SearchResult, TrainResult, run_result
 from dnas.data.sources.objects import Data
 from dnas.pipeline.subjects import to_train
 from dnas.reporter import Reporter
@@ -37,10 +37,10 @@ def run(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -105,7 +105,8 @@ def run(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
+            is planned to fit, too. With `dnas run` this or another limit may have several values, such as 50k,100k: a
+            network for each, of one search. [default: no limit]
         max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]
@@ -153,7 +154,7 @@ def run(
         reporter: An object of your own to show progress; see `dnas.reporter`.
 
     Returns:
-        The result, which is also in the run folder's result.json.
+        The result, which is also in the run folder's result.json; a `FrontResult` where a limit has several values.
 
     Raises:
         InputError: An option that cannot work.
@@ -161,7 +162,7 @@ def run(
         Interrupted: Ctrl-C, `on_epoch` or `time_limit` stopped it; `dnas.resume` goes on.
     """
     given: dict[str, Any] = locals()
-    return RunResult.of(begin("run", given))
+    return run_result(begin("run", given))
 
 
 def search(
@@ -183,10 +184,10 @@ def search(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
     ram_precision: str | None = None,
     seed: int | None = None,
     preset: Literal["quick", "paper", "shared"] | None = None,
@@ -237,7 +238,8 @@ def search(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
+            is planned to fit, too. With `dnas run` this or another limit may have several values, such as 50k,100k: a
+            network for each, of one search. [default: no limit]
         max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]

@@ -45,10 +45,10 @@ def compare(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -118,7 +118,8 @@ def compare(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
+            is planned to fit, too. With `dnas run` this or another limit may have several values, such as 50k,100k: a
+            network for each, of one search. [default: no limit]
         max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]
@@ -217,10 +218,10 @@ def rank(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -291,7 +292,8 @@ def rank(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the network that is delivered, such as 100k. Unless channels is given, its width
-            is planned to fit, too. [default: no limit]
+            is planned to fit, too. With `dnas run` this or another limit may have several values, such as 50k,100k: a
+            network for each, of one search. [default: no limit]
         max_macs: Most multiply-accumulates for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from dnas.cli.app import FLAT, Debug, Json, Quiet, RunFolder, app, require_folder
 from dnas.cli.printing import (
+    print_answers,
     print_architecture,
     print_evaluation,
     print_findings,
@@ -252,6 +253,7 @@ def show(
         f"activations for one image: {held[0]} ({memory.step}); "
         + (f"{held[1]} in the best order" if least.numbers < memory.numbers else "no order needs less")
     )
+    print_answers(subject.run)
 
 
 @app.command(sort_key=7)

@@ -163,6 +163,7 @@ class Method:
             for all, e.g. how many architectures are judged.
         paper_options: What the paper preset sets of the method's own options, where the default is not the published.
         feasible: The architectures that keep to the limits of a run; None: there are no limits. Set by the run.
+        answers: The same of each value, where a limit has several; the last is `feasible`. Set by the run.
     """
 
     name: ClassVar[str]
@@ -176,6 +177,7 @@ class Method:
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
     paper_options: ClassVar[Dict[str, Any]] = {}
     feasible: Feasible | None = None
+    answers: tuple[Feasible, ...] = ()
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:
@@ -201,9 +203,16 @@ class Method:
     def _drawn(self, draw: Callable[[], Architecture]) -> Architecture:
         return draw() if self.feasible is None else self.feasible.drawn(draw)
 
-    def within(self, architecture: Architecture) -> Architecture:
-        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there."""
-        return architecture if self.feasible is None else self.feasible.within(architecture)
+    def within(self, architecture: Architecture, number: int | None = None) -> Architecture:
+        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there.
+
+        Args:
+            number: Of a candidate. Where a limit has several values, candidates take turns to keep to each of them.
+        """
+        feasible = self.feasible
+        if self.answers and number is not None:
+            feasible = self.answers[number % len(self.answers)]
+        return architecture if feasible is None else feasible.within(architecture)
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""

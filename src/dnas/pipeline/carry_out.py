@@ -6,7 +6,7 @@ What a stage found is in the session, so an execution that goes on with a run ta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from dnas.runtime.names import (
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Session
 from dnas.searching.finals import Entrant, hold_finals
+from dnas.searching.judging import Answer
 from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
@@ -74,17 +75,32 @@ def search(config: Config, method: Method, data: Data, folder: RunFolder, sessio
         device=config.device,
         with_parts=parts.create(config.with_parts, config.with_options),
     )
-    architecture, others = found.architecture, list(found.others)
-    if isinstance(config.train, TrainSettings):
-        architecture, *others = (at_depth(each, config.train.layers) for each in (architecture, *others))
+    *tighter, own = (_stored(each, config) for each in found.answers)
+    architecture = Architecture.from_json(own["architecture"])
     if found.parameters:
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(architecture, config))
-    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy, "signal": found.signal}
-    second = [each.to_json() for each in others]
-    session.complete({"architecture": architecture.to_json(), "others": second, **known})
+    session.complete({**own, "cost": found.cost, "signal": found.signal, "answers": tighter})
     return architecture
+
+
+def _stored(answer: Answer, config: Config) -> dict[str, Any]:
+    """An answer, as a session keeps it of a search."""
+    at = [answer.architecture, *answer.others]
+    if isinstance(config.train, TrainSettings):
+        at = [at_depth(each, config.train.layers) for each in at]
+    architecture, *others = (each.to_json() for each in at)
+    return {"architecture": architecture, "others": others, "validation_accuracy": answer.validation_accuracy}
+
+
+def take_over_search(config: Config, found: Mapping[str, Any], whole: RunFolder, folder: RunFolder) -> None:
+    """Write what the search of another run has found for this one, as `search` does."""
+    architecture = Architecture.from_json(found["architecture"])
+    if (whole.path / PARAMETERS_FILE).exists():
+        folder.write_bytes(PARAMETERS_FILE, (whole.path / PARAMETERS_FILE).read_bytes())
+    folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
+    folder.write_text(DRAWING_FILE, picture(architecture, config))
 
 
 def train(
@@ -182,6 +198,10 @@ def _plan(
         session.start(PLAN_STAGE, MEASURING, 0)
         # An earlier execution may have searched.
         spent = max(clock(config.device) - began, budget.search_seconds(config))
+        whole, each = config, 0.0
+        if config.answers:
+            each = budget.of_each(config, spent)
+            config = config.model_copy(update={"budget": spent + (config.budget - spent) / (1 + len(config.answers))})
         own = budget.pace(config, subject, data.train, data.info)
         seconds = budget.training_seconds(config, [own] * max(1, config.finals), data.test, spent)
         prior = _prior_for(config, budget.steps_in(seconds, own))
@@ -190,8 +210,8 @@ def _plan(
         spent = max(clock(config.device) - began, spent)
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
-        session.complete({"seconds": seconds, "prior": prior, "finals": steps})
-        session.say(budget.sentence(config, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
+        session.complete({"seconds": seconds, "prior": prior, "finals": steps, "each": each})
+        session.say(budget.sentence(whole, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
     plan: dict[str, Any] = session.completed[PLAN_STAGE]
     return plan
 

@@ -14,6 +14,7 @@ RESULT_FILE = "result.json"  # there once the run has ended
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 PAGE_FILE = "report.html"
+ANSWERS_FOLDER = "answers"  # runs for tighter values of a limit, by the same search
 EXPORT_FOLDER = "export"  # networks that run without dnas
 EXPORT_FILE = "export.json"  # in that folder and in the run's: what was measured of them
 CHECKPOINTS = "checkpoints"  # a folder
@@ -31,6 +32,7 @@ FINALS_STAGE = "finals"  # short trainings of candidates, of which the best goes
 TRAIN_STAGE = "train"  # of the network that the run is about
 BASELINE_PLAN_STAGE = "plan of the baseline"
 BASELINE_STAGE = "baseline"  # of a random network of the same size
+ANSWERS_STAGE = "other networks"  # runs of their own, for tighter values of a limit
 # What people are shown for each, in order.
 STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE: "baseline"}
 # Stages of sessions that are no run's own.

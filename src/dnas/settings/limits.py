@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dnas.settings.values import Bytes, Settings, StemName, WholeNumber
+from dnas.settings.values import ByteCounts, Settings, StemName, WholeNumbers
 
 Precision = Literal["float32", "int8"]  # `space/cost.py` has their bytes
 
@@ -14,22 +14,21 @@ Precision = Literal["float32", "int8"]  # `space/cost.py` has their bytes
 class LimitSettings(Settings):
     """Limits on the delivered network, which hold exactly; 0: none.
 
-    The last four say for which network a search without a training holds them; a run has them from its training.
+    One of them may have several values. The last four settings say for which network a search without a training holds
+    them; a run has them from its training.
     """
 
-    params: WholeNumber = Field(0, ge=0, description='most parameters: a number, or a text such as "100k"; 0: no limit')
-    macs: WholeNumber = Field(
-        0, ge=0, description='most multiply-accumulates for one image: a number, or a text such as "10M"; 0: no limit'
+    params: WholeNumbers = Field(0, description='most parameters: a number, or a text such as "100k"; 0: no limit')
+    macs: WholeNumbers = Field(
+        0, description='most multiply-accumulates for one image: a number, or a text such as "10M"; 0: no limit'
     )
-    ram: Bytes = Field(
+    ram: ByteCounts = Field(
         0,
-        ge=0,
         description="most bytes of activations that are live at a time, for one image, in the order in which the "
         'network is executed: a number, or a text such as "256KB"; 0: no limit',
     )
-    size: Bytes = Field(
+    size: ByteCounts = Field(
         0,
-        ge=0,
         description="most bytes of the file that `dnas export --format onnx` writes: a number, or a text such as "
         '"500KB"; 0: no limit',
     )
@@ -41,6 +40,31 @@ class LimitSettings(Settings):
 
     @property
     def given(self) -> dict[str, int]:
-        """The limits that there are."""
-        limits = {name: getattr(self, name) for name in ("params", "macs", "size", "ram")}
-        return {name: most for name, most in limits.items() if most}
+        """The limits that there are; of several values the largest."""
+        limits = {name: getattr(self, name) for name in LIMITS}
+        return {name: most[-1] if isinstance(most, list) else most for name, most in limits.items() if most}
+
+    @property
+    def several(self) -> list[str]:
+        """The limits that have several values."""
+        return [name for name in LIMITS if isinstance(getattr(self, name), list)]
+
+    @property
+    def tighter(self) -> list[LimitSettings]:
+        """With each of several values but the largest, in ascending order."""
+        return [
+            self.model_copy(update={name: value}) for name in self.several[:1] for value in getattr(self, name)[:-1]
+        ]
+
+
+LIMITS = ("params", "macs", "size", "ram")
+
+
+class AnswerSettings(Settings):
+    """What is planned for the network of one of several values of a limit, where it is not as for the largest."""
+
+    channels: int = Field(ge=1, description="width of its first cells")
+    steps: int = Field(0, ge=0, description="steps of its training; 0: as many as the largest has")
+    finals_steps: list[int] = Field(default_factory=list, description="as `finals_steps` of a run")
+    prior: str = Field("", description="as `prior` of a run; empty: the same")
+    baseline_steps: int = Field(0, ge=0, description="as `baseline_steps` of a run")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dnas.errors import InputError
-from dnas.units import byte_count, duration, whole_number
+from dnas.units import byte_count, duration, one_or_several, whole_number
 
 # A duration in seconds, which may be given as `duration` reads it: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
@@ -16,6 +17,10 @@ Duration = Annotated[float, BeforeValidator(duration)]
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
 # A number of bytes, which may be given as `byte_count` reads it: 256000 or "256KB".
 Bytes = Annotated[int, BeforeValidator(byte_count)]
+# One of these or several, in ascending order.
+_Several = Annotated[int, Field(ge=0)] | list[int]
+WholeNumbers = Annotated[_Several, BeforeValidator(partial(one_or_several, whole_number))]
+ByteCounts = Annotated[_Several, BeforeValidator(partial(one_or_several, byte_count))]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]
