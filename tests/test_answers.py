@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -87,7 +88,7 @@ def test_an_answer_is_a_run_like_any_other(front):
 
 
 def dnas_page(folder):
-    return open(invoke("report", folder, "--json").json["report"], encoding="utf-8").read()
+    return Path(invoke("report", folder, "--json").json["report"]).read_text("utf-8")
 
 
 def test_a_budget_is_for_all_networks_and_is_repeated_without_a_clock(tmp_path):

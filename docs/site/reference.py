@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from dnas.cli import entry
 from dnas.data.splits import DataInfo
 from dnas.methods.registry import create
-from dnas.options import DURATION, MANY
+from dnas.options import DURATION, MANY, SEVERAL_BYTES, SEVERAL_MANY
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.pipeline.presets import preset_settings
 from dnas.settings import (
@@ -67,6 +67,7 @@ NO_SETTING: dict[type[Settings], frozenset[str]] = {
             "train",
             "environment",
             "limits",
+            "answers",
         ]
     ),
     DataSettings: frozenset({"train_images", "fingerprint"}),
@@ -220,7 +221,8 @@ def kind(argument: Any) -> str:
     converter = argument.parameter.converter
     if converter is DURATION.converter:
         return "time"
-    if converter is MANY.converter or int in (argument.hint, *get_args(argument.hint)):
+    many = (MANY.converter, SEVERAL_MANY.converter, SEVERAL_BYTES.converter)
+    if converter in many or int in (argument.hint, *get_args(argument.hint)):
         return "whole number"
     return "number" if float in (argument.hint, *get_args(argument.hint)) else "text"
 

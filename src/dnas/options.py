@@ -41,12 +41,18 @@ def _several_bytes(kind: Any, tokens: Sequence[Token]) -> str:
     return tokens[0].value
 
 
+def _several_durations(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(duration, tokens[0].value)
+    return tokens[0].value
+
+
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
 MANY = Parameter(converter=_many)
 # One or several, as the settings read them.
 SEVERAL_MANY = Parameter(converter=_several_many)
 SEVERAL_BYTES = Parameter(converter=_several_bytes)
+SEVERAL_DURATION = Parameter(converter=_several_durations)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 TRAIN = Group("Training", sort_key=3)
@@ -134,6 +140,8 @@ class SearchOptions:
     "Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
     max_size: Annotated[str | None, SEVERAL_BYTES, Parameter(group=_LIMITS)] = None
     "Most bytes of the file that `dnas export --format onnx` writes, such as 500KB. [default: no limit]"
+    max_latency: Annotated[str | None, SEVERAL_DURATION, Parameter(group=_LIMITS)] = None
+    "Most time for one image on this machine's CPU, with one thread of ONNX Runtime, such as 5ms; its operations are measured. Needs dnas[export]. [default: no limit]"
     ram_precision: Annotated[str | None, Parameter(group=_LIMITS)] = None
     "int8 or float32: of the activations that --max-ram counts. [default: int8]"
 
@@ -266,6 +274,7 @@ _LIMIT_SETTINGS = {
     "max_macs": "macs",
     "max_ram": "ram",
     "max_size": "size",
+    "max_latency": "latency",
     "ram_precision": "precision",
 }
 LIMIT_OPTIONS = frozenset(_LIMIT_SETTINGS)

@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any, TypeVar
+
+Quantity = TypeVar("Quantity", int, float)
 
 # Seconds of each unit of time.
 TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -82,11 +85,13 @@ def byte_count(value: int | str) -> int:
     return int(number)
 
 
-def one_or_several(read: Callable[[int | str], int], value: int | str | Sequence[int | str]) -> int | list[int]:
+def one_or_several(
+    read: Callable[[Any], Quantity], value: float | str | Sequence[float | str]
+) -> Quantity | list[Quantity]:
     """Return a quantity, or several in ascending order.
 
     Args:
-        read: `whole_number` or `byte_count`.
+        read: `whole_number`, `byte_count` or `duration`.
         value: What that takes, or a list of it, or a text of them with commas between: "50k,100k".
 
     Raises:

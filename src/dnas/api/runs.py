@@ -41,6 +41,7 @@ def run(
     max_macs: int | str | Sequence[int | str] | None = None,
     max_ram: int | str | Sequence[int | str] | None = None,
     max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -111,6 +112,8 @@ def run(
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]
         max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
+        max_latency: Most time for one image on this machine's CPU, with one thread of ONNX Runtime, such as 5ms; its
+            operations are measured. Needs dnas[export]. [default: no limit]
         ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
         class_weights: balanced: images of rare classes count for more in the training's loss, so that each class counts
             alike; a search weighs all images alike. [default: none]
@@ -188,6 +191,7 @@ def search(
     max_macs: int | str | Sequence[int | str] | None = None,
     max_ram: int | str | Sequence[int | str] | None = None,
     max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     seed: int | None = None,
     preset: Literal["quick", "paper", "shared"] | None = None,
@@ -244,6 +248,8 @@ def search(
         max_ram: Most bytes of activations that are live at a time, for one image, such as 256KB or 256KiB. [default: no
             limit]
         max_size: Most bytes of the file that `dnas export format onnx` writes, such as 500KB. [default: no limit]
+        max_latency: Most time for one image on this machine's CPU, with one thread of ONNX Runtime, such as 5ms; its
+            operations are measured. Needs dnas[export]. [default: no limit]
         ram_precision: int8 or float32: of the activations that max_ram counts. [default: int8]
         seed: Of everything that is drawn. [default: 0]
         preset: quick: minutes on two cores. paper: the settings of the method's paper. shared: DARTS' for every method.

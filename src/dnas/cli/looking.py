@@ -352,13 +352,16 @@ def doctor(
         str | None, Parameter(help="Where named data sets lie. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
     ] = None,
     out: Annotated[str, Parameter(help="Where runs are to go.")] = "runs",
+    latency: Annotated[
+        bool, Parameter(help="Also measure the operations that --max-latency counts.", negative="")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Tell what this machine has and lacks: torch, disk, memory, GPU, clock, data sets; and run a short self-test."""
     from dnas.doctor import examine
 
-    findings = examine(data_dir, out)
+    findings = examine(data_dir, out, latency)
     if json:
         print_json(findings)
     else:

@@ -232,6 +232,17 @@ def print_findings(findings: Mapping[str, Any]) -> None:
                 print(f"  {finding['status']:<7}  {finding['name']}: {finding['finding']}{advice}")
         elif key == "data":  # said in the findings
             continue
+        elif key == "latency":
+            print(f"latency of one image, in networks of {value['shape']}:")
+            for row in value["operations"]:
+                name, channels, stride, side = row["operation"].split()
+                what = f"{name}, {channels} channels, stride {stride}, {side}×{side}"
+                print(f"  {what}: {row['nanoseconds'] / 1e3:.1f} µs, spread {row['spread']:.0%}")
+            errors = ", ".join(f"{error:+.0%}" for error in value["errors"])
+            print(
+                f"  networks: {value['constant_nanoseconds'] / 1e3:.0f} µs and {value['factor']:.2f} times their "
+                f"operations; errors of {len(value['errors'])} others: {errors}"
+            )
         elif isinstance(value, dict):
             print(f"{key}:")
             for inner, text in value.items():

@@ -38,6 +38,7 @@ def configs(config: Config, seconds: float = 0.0) -> list[Config]:
     found = []
     for own, known in zip(config.limits.tighter, config.answers, strict=True):
         train = config.train.model_copy(update={"channels": known.channels})
+        own = own.model_copy(update={"times": known.times})
         update: dict[str, Any] = {"limits": own, "answers": [], "train": train, "budget": seconds}
         if known.steps:
             update |= {"train": budget.planned(train, known.steps), "baseline_steps": known.baseline_steps}

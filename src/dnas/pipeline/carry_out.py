@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import safetensors.torch
@@ -20,7 +21,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
 from dnas.parts import registry as parts
-from dnas.pipeline import budget, limits, stages
+from dnas.pipeline import budget, latency, limits, stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.entrants import entrants
 from dnas.pipeline.inputs import Data
@@ -52,7 +53,7 @@ from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
-from dnas.space.limits import Feasible
+from dnas.space.limits import LATENCY, Feasible
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
 from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
@@ -159,7 +160,26 @@ def train(
             "seconds": round(session.seconds[BASELINE_STAGE], 3),
             "architecture": other.to_json(),
         }
+    if feasible is not None and LATENCY in feasible.limits and isinstance(subject, Architecture):
+        result["latency"] = _latency(feasible, subject, session)
     return result
+
+
+def _latency(feasible: Feasible, subject: Architecture, session: Session) -> dict[str, Any]:
+    """What was predicted of the delivered network, and what was measured of one with its operations."""
+    predicted = feasible.delivered.costs(subject, [LATENCY])[LATENCY] / 1e9
+    passes = latency.of_network(feasible.delivered, subject, perf_counter_ns)
+    session.say(
+        f"latency: {1e3 * predicted:.3g} ms were predicted; measured {1e3 * passes.median:.3g} ms, the middle half of "
+        f"passes {1e3 * passes.low:.3g} to {1e3 * passes.high:.3g}, the least {1e3 * passes.least:.3g}"
+    )
+    quartiles = [passes.low, passes.high]
+    return {
+        "predicted_seconds": predicted,
+        "measured_seconds": passes.median,
+        "measured_quartiles": quartiles,
+        "least_seconds": passes.least,
+    }
 
 
 def _prior_for(config: Config, steps: int) -> str:

@@ -370,10 +370,12 @@ def _answers(config: Config, train: TrainSettings, info: DataInfo, *, planned: b
     found = []
     for number, limits in enumerate(tighter):
         own = train.model_copy(update={"channels": answers[number].channels}) if answers else train
+        if answers:
+            limits = limits.model_copy(update={"times": answers[number].times})
         narrowed = config.model_copy(update={"limits": limits})
-        own, _ = within_limits(narrowed, own, info, planned=planned and not answers)
+        own, limits = within_limits(narrowed, own, info, planned=planned and not answers)
         known = answers[number] if answers else AnswerSettings(channels=own.channels)
-        found.append(known.model_copy(update={"channels": own.channels}))
+        found.append(known.model_copy(update={"channels": own.channels, "times": limits.times}))
     return found
 
 

@@ -15,12 +15,11 @@ from dnas.units import byte_count, duration, one_or_several, whole_number
 Duration = Annotated[float, BeforeValidator(duration)]
 # A whole number, which may be given as `whole_number` reads it: 130000 or "130k".
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
-# A number of bytes, which may be given as `byte_count` reads it: 256000 or "256KB".
-Bytes = Annotated[int, BeforeValidator(byte_count)]
-# One of these or several, in ascending order.
+# One or several, in ascending order: of whole numbers, and of numbers of bytes as `byte_count` reads them.
 _Several = Annotated[int, Field(ge=0)] | list[int]
 WholeNumbers = Annotated[_Several, BeforeValidator(partial(one_or_several, whole_number))]
 ByteCounts = Annotated[_Several, BeforeValidator(partial(one_or_several, byte_count))]
+Durations = Annotated[Annotated[float, Field(ge=0)] | list[float], BeforeValidator(partial(one_or_several, duration))]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]

@@ -47,6 +47,7 @@ LIMITED = {
     "macs": "multiply-accumulates",
     "ram": "bytes of activations",
     "size": "bytes of the ONNX file",
+    "latency": "nanoseconds for one image, as predicted",
 }
 
 
