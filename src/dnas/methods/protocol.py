@@ -203,16 +203,9 @@ class Method:
     def _drawn(self, draw: Callable[[], Architecture]) -> Architecture:
         return draw() if self.feasible is None else self.feasible.drawn(draw)
 
-    def within(self, architecture: Architecture, number: int | None = None) -> Architecture:
-        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there.
-
-        Args:
-            number: Of a candidate. Where a limit has several values, candidates take turns to keep to each of them.
-        """
-        feasible = self.feasible
-        if self.answers and number is not None:
-            feasible = self.answers[number % len(self.answers)]
-        return architecture if feasible is None else feasible.within(architecture)
+    def within(self, architecture: Architecture) -> Architecture:
+        """The architecture, or what is nearest to it within the limits: what is judged or found is brought there."""
+        return architecture if self.feasible is None else self.feasible.within(architecture)
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """What the method's paper sets for a data set, {"search": …, "train": …}, where it is not DARTS' default."""

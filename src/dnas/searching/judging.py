@@ -104,7 +104,7 @@ def judged_in_rounds(
     history: list[Trial] = []
     while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
         candidates = [
-            replace(c, architecture=method.within(c.architecture, number))
+            replace(c, architecture=_in_turn(method, number, c.architecture))
             for number, c in enumerate(candidates, len(history))
         ]
         room = candidates if limit is None else candidates[: limit - len(history)]
@@ -116,6 +116,13 @@ def judged_in_rounds(
         if len(scores) < len(candidates):
             break
     return history
+
+
+def _in_turn(method: Method, number: int, architecture: Architecture) -> Architecture:
+    """A candidate within the limits. Where one has several values, candidates take turns to keep to each of them."""
+    if not method.answers:
+        return method.within(architecture)
+    return method.answers[number % len(method.answers)].within(architecture)
 
 
 def judged(
