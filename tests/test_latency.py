@@ -181,5 +181,8 @@ def test_the_graph_that_is_timed_computes_what_the_exported_file_does():
     planned = plan(architecture, channels=4, classes=4, inputs=1)
     made = onnx_graph.network_model(planned, 16, 1, False)
     kinds = [Counter(node.op_type for node in onnx.load_from_string(each).graph.node) for each in (written, made)]
-    for kind in ("Conv", "MaxPool", "AveragePool", "Concat", "Relu", "Gemm"):
+    for kind in ("Conv", "Concat", "Slice", "Gemm", "BatchNormalization"):
         assert kinds[0][kind] == kinds[1][kind], (kind, json.dumps(kinds))
+    for kind in ("MaxPool", "AveragePool", "Relu"):
+        # Two of one state are one in the file, as in the runtime.
+        assert kinds[0][kind] <= kinds[1][kind], (kind, json.dumps(kinds))

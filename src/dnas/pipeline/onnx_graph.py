@@ -96,10 +96,11 @@ class Graph:
                 case FactorizedReduce():
                     tensor = tensor if rectified and not i else self.add("Relu", tensor)
                     half = layer.outputs // 2
-                    # Of sides that are odd the even pixels twice, which takes as long.
-                    even = self._grid(tensor)
+                    # The second from the end, so that both are of one size if sides are odd, too.
+                    grids = (self._grid(tensor), self._grid(tensor, -2))
                     parts = [Conv(layer.inputs, outputs) for outputs in (half, layer.outputs - half)]
-                    joined = self.add("Concat", *(self._convolution(part, even) for part in parts), axis=1)
+                    halves = map(self._convolution, parts, grids)
+                    joined = self.add("Concat", *halves, axis=1)
                     norm = (self.weight(np.ones(layer.outputs, np.float32)) for _ in range(4))
                     tensor = self.add("BatchNormalization", joined, *norm)
                 case Zero():
@@ -118,10 +119,12 @@ class Graph:
         )  # fmt: skip
 
     def _grid(self, tensor: str, stride: int = 2) -> str:
+        """Every so manieth pixel, from the first on; of a negative stride from the last."""
         if stride == 1:
             return tensor
+        start, end = (0, 1 << 30) if stride > 0 else (-1, -(1 << 30))
         for axis in (2, 3):
-            bounds = (self.weight(np.array([value], np.int64)) for value in (0, 1 << 30, axis, stride))
+            bounds = (self.weight(np.array([value], np.int64)) for value in (start, end, axis, stride))
             tensor = self.add("Slice", tensor, *bounds)
         return tensor
 
