@@ -85,7 +85,12 @@ TYPES = {
     "option": "Mapping[str, object] | Sequence[str]",
 }
 OF_TRAINING = {"flip": ("auto", "on", "off", "alternate")}
-CONVERTED = {options.DURATION: "float | str", options.MANY: "int | str", options.BYTES: "int | str"}
+CONVERTED = {
+    options.DURATION: "float | str",
+    options.MANY: "int | str",
+    **dict.fromkeys((options.SEVERAL_MANY, options.SEVERAL_BYTES), "int | str | Sequence[int | str]"),
+    options.SEVERAL_DURATION: "float | str | Sequence[float | str]",
+}
 # Written by hand, since Python alone can be given more, or since the option is not one of the groups'.
 KEPT = {
     *(("run", "data"), ("search", "data"), ("train", "data"), ("inspect_data", "data")),

@@ -151,7 +151,7 @@ def test_what_a_command_refuses_is_not_in_its_help(command, refused):
 
 
 def test_doctor_takes_only_what_it_uses():
-    assert set(listed("doctor")) == {"--data-dir", "--out", "--json", "--debug"}
+    assert set(listed("doctor")) == {"--data-dir", "--out", "--latency", "--json", "--debug"}
 
 
 def test_every_shared_option_has_a_help():

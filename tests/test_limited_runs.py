@@ -181,6 +181,6 @@ def test_what_cannot_be_met_is_refused_before_anything_is_searched(tmp_path, giv
 
 def test_rankings_and_trainings_have_no_limits(tmp_path):
     outcome = invoke("rank", "--max-params", "10k", "--out", tmp_path / "rank")
-    assert outcome.code == 2 and "--max-params 10000 cannot be used with `dnas rank`" in outcome.err
+    assert outcome.code == 2 and "--max-params 10k cannot be used with `dnas rank`" in outcome.err
     with pytest.raises(InputError, match="dnas train"):
         draft({"command": "train", "limits": {"params": 5}, "architecture": "DARTS_V2"})

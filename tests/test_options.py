@@ -29,7 +29,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "space": "s2", "search_seconds": 90.5, "search_steps": 400, "data_memory": "stream", "data_workers": 3,
         "flip": "off", "budget": 600.0, "finals": 4, "prior": "none", "with_parts": "beta-decay, other",
         "class_weights": "balanced", "resize": "pad", "skip_broken": True, "max_params": 9_000_000, "max_macs": 8,
-        "max_ram": 7, "max_size": 6, "ram_precision": "float32",
+        "max_ram": 7, "max_size": 6, "max_latency": "5ms", "ram_precision": "float32",
     }  # fmt: skip
     known = names(DataOptions, RunOptions, SearchOptions, BothOptions)
     assert known == given.keys() | {"config", "out"}
@@ -38,7 +38,7 @@ def test_every_shared_option_has_a_place_or_a_part(tmp_path):
         "source": "cifar10", "data_dir": "d", "image_column": "i", "label_column": "l", "root": "r", "image_size": 16,
         "resize": "pad", "memory": "stream", "workers": 3, "skip_broken": True,
     }  # fmt: skip
-    assert config.limits.given == {"params": 9_000_000, "macs": 8, "ram": 7, "size": 6}
+    assert config.limits.given == {"params": 9_000_000, "macs": 8, "ram": 7, "size": 6, "latency": 5_000_000}
     assert config.limits.precision == "float32"
     assert (config.seed, config.preset, config.deterministic, config.device) == (3, "paper", True, "cpu")
     assert (config.backend, config.budget, config.finals, config.prior) == ("torch", 600.0, 4, "none")

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from dnas.cli import entry
 from dnas.data.splits import DataInfo
 from dnas.methods.registry import create
-from dnas.options import DURATION, MANY
+from dnas.options import DURATION, MANY, SEVERAL_BYTES, SEVERAL_DURATION, SEVERAL_MANY
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.pipeline.presets import preset_settings
 from dnas.settings import (
@@ -67,13 +67,16 @@ NO_SETTING: dict[type[Settings], frozenset[str]] = {
             "train",
             "environment",
             "limits",
+            "answers",
         ]
     ),
     DataSettings: frozenset({"train_images", "fingerprint"}),
+    LimitSettings: frozenset({"times"}),
 }
 # What one is counted in. Every number has an entry; an empty one is a number without a unit.
 UNITS = {
     "architecture_beta1": "",
+    "latency": "s",
     "architecture_beta2": "",
     "architecture_learning_rate": "",
     "architecture_weight_decay": "",
@@ -218,9 +221,10 @@ def kind(argument: Any) -> str:
     if argument.hint is bool or bool in get_args(argument.hint):
         return "flag"
     converter = argument.parameter.converter
-    if converter is DURATION.converter:
+    if converter in (DURATION.converter, SEVERAL_DURATION.converter):
         return "time"
-    if converter is MANY.converter or int in (argument.hint, *get_args(argument.hint)):
+    many = (MANY.converter, SEVERAL_MANY.converter, SEVERAL_BYTES.converter)
+    if converter in many or int in (argument.hint, *get_args(argument.hint)):
         return "whole number"
     return "number" if float in (argument.hint, *get_args(argument.hint)) else "text"
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dnas.api.exporting import export as export
     from dnas.api.looking import inspect_data as inspect_data
     from dnas.api.results import Baseline as Baseline
+    from dnas.api.results import FrontResult as FrontResult
     from dnas.api.results import RankingResult as RankingResult
     from dnas.api.results import RunResult as RunResult
     from dnas.api.results import SearchResult as SearchResult
@@ -48,6 +49,7 @@ _HOME = {
     "Baseline": "dnas.api.results",
     "Cell": "dnas.space.cell",
     "DNASClassifier": "dnas.api.estimator",
+    "FrontResult": "dnas.api.results",
     "InputError": "dnas.errors",
     "Interrupted": "dnas.errors",
     "RankingResult": "dnas.api.results",

@@ -17,11 +17,15 @@ from dnas.data.sources.registry import found, offline
 from dnas.data.splits import load_test, load_train
 from dnas.kernels import native
 from dnas.methods.registry import create
+from dnas.pipeline.latency import measured
 from dnas.pipeline.machine import environment
 from dnas.runtime.session import Session
 from dnas.searching.loop import search_architecture
 from dnas.settings import GradientSettings, TrainSettings
 from dnas.space.darts import DARTS
+from dnas.space.latency import FIXED
+from dnas.space.limits import Delivered
+from dnas.space.plan import Shape
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
 from dnas.training.trainer import train_network
@@ -38,6 +42,10 @@ ENOUGH_FILES = 256
 SAME_TIME = 0.5
 # 2025-01-01: earlier than any version of dnas.
 EARLIEST = 1_735_689_600
+
+
+# The networks whose operations are shown: those of the quick preset, on images as CIFAR's.
+TIMED = Delivered(DARTS, 6, False, Shape(channels=16, image_size=32, final_norm=True), (), "int8")
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,14 @@ class Finding:
         }
 
 
-def examine(data_dir: str | None = None, runs: str | Path = "runs") -> dict[str, Any]:
+def examine(data_dir: str | None = None, runs: str | Path = "runs", latency: bool = False) -> dict[str, Any]:
     """Return a report for JSON: versions, devices, memory, data sets on disk, findings, and a short self-test.
 
     Args:
         runs: Folder for runs, which need not exist yet.
+        latency: Also measure operations, see `latencies`.
     """
+    operations = {"latency": latencies()} if latency else {}  # first: what is missing for it is said at once
     devices = {"cpu": f"{torch.get_num_threads()} threads of {psutil.cpu_count()} processors"}
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -90,7 +100,28 @@ def examine(data_dir: str | None = None, runs: str | Path = "runs") -> dict[str,
         "memory": f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
         "data": {"digits": "included in scikit-learn", **dict(found(data_dir))},
         "findings": [finding.to_json() for finding in findings],
+        **operations,
         "self_test": self_test,
+    }
+
+
+def latencies() -> dict[str, Any]:
+    """What `--max-latency` counts, in networks of the shape `TIMED`.
+
+    Raises:
+        InputError: A package is missing.
+    """
+    table = measured(TIMED)
+    shape = TIMED.shape
+    return {
+        "shape": f"{TIMED.layers} layers, {shape.channels} channels, {shape.image_size}×{shape.image_size} images",
+        "operations": [
+            {"operation": operation, "nanoseconds": round(time), "spread": round(spread, 3)}
+            for operation, (time, spread) in table.alone.items()
+        ],
+        "constant_nanoseconds": table.times[FIXED],
+        "factor": round(table.factor, 3),
+        "errors": [round(error, 3) for error in table.errors],
     }
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
-from dnas.units import byte_count, duration, whole_number
+from dnas.units import byte_count, duration, one_or_several, whole_number
 
 
 def _whole(kind: Any, tokens: Sequence[Token]) -> int:
@@ -31,14 +31,28 @@ def _many(kind: Any, tokens: Sequence[Token]) -> int:
     return whole_number(tokens[0].value)
 
 
-def _bytes(kind: Any, tokens: Sequence[Token]) -> int:
-    return byte_count(tokens[0].value)
+def _several_many(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(whole_number, tokens[0].value)
+    return tokens[0].value
+
+
+def _several_bytes(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(byte_count, tokens[0].value)
+    return tokens[0].value
+
+
+def _several_durations(kind: Any, tokens: Sequence[Token]) -> str:
+    one_or_several(duration, tokens[0].value)
+    return tokens[0].value
 
 
 WHOLE = Parameter(converter=_whole)
 DURATION = Parameter(converter=_seconds)
 MANY = Parameter(converter=_many)
-BYTES = Parameter(converter=_bytes)
+# One or several, as the settings read them.
+SEVERAL_MANY = Parameter(converter=_several_many)
+SEVERAL_BYTES = Parameter(converter=_several_bytes)
+SEVERAL_DURATION = Parameter(converter=_several_durations)
 _DATA = Group("Data", sort_key=1)
 _SEARCH = Group("Search", sort_key=2)
 TRAIN = Group("Training", sort_key=3)
@@ -118,14 +132,16 @@ class SearchOptions:
     "Parts to add to a differentiable method, separated by commas; `dnas methods --parts` lists all. [default: none]"
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"], group=_SEARCH, negative="")] = None
     "NAME=VALUE for an option of the method, PART.NAME=VALUE for one of a part, or search.NAME=VALUE or train.NAME=VALUE for any setting. Can be repeated."
-    max_params: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
-    "Most parameters of the delivered network, such as 100k. Unless --channels is given, its width is also chosen to fit. [default: no limit]"
-    max_macs: Annotated[int | None, MANY, Parameter(group=_LIMITS)] = None
+    max_params: Annotated[str | None, SEVERAL_MANY, Parameter(group=_LIMITS)] = None
+    "Most parameters of the delivered network, such as 100k. Unless --channels is given, its width is also chosen to fit. With `dnas run`, one of the limits can have several values, such as 50k,100k: one search, and a network for each value. [default: no limit]"
+    max_macs: Annotated[str | None, SEVERAL_MANY, Parameter(group=_LIMITS)] = None
     "Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]"
-    max_ram: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    max_ram: Annotated[str | None, SEVERAL_BYTES, Parameter(group=_LIMITS)] = None
     "Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB. [default: no limit]"
-    max_size: Annotated[int | None, BYTES, Parameter(group=_LIMITS)] = None
+    max_size: Annotated[str | None, SEVERAL_BYTES, Parameter(group=_LIMITS)] = None
     "Largest file that `dnas export --format onnx` may write, such as 500KB. [default: no limit]"
+    max_latency: Annotated[str | None, SEVERAL_DURATION, Parameter(group=_LIMITS)] = None
+    "Longest time for one image on the CPU of this machine, by one thread of ONNX Runtime, such as 5ms. dnas measures the operations. Requires dnas[export]. [default: no limit]"
     ram_precision: Annotated[str | None, Parameter(group=_LIMITS)] = None
     "Type of the activations that --max-ram counts: int8 or float32. [default: int8]"
 
@@ -258,8 +274,10 @@ _LIMIT_SETTINGS = {
     "max_macs": "macs",
     "max_ram": "ram",
     "max_size": "size",
+    "max_latency": "latency",
     "ram_precision": "precision",
 }
+LIMIT_OPTIONS = frozenset(_LIMIT_SETTINGS)
 SECTIONS: dict[Command, tuple[str, ...]] = {
     "run": ("search", "train"),
     "search": ("search",),

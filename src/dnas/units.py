@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any, TypeVar
+
+Quantity = TypeVar("Quantity", int, float)
 
 # Seconds of each unit of time.
 TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -79,6 +83,29 @@ def byte_count(value: int | str) -> int:
     if number is None or number.denominator != 1:
         raise ValueError(f"must be a number of bytes such as 500000, 256KB or 1.5MiB, got {value!r}")
     return int(number)
+
+
+def one_or_several(
+    read: Callable[[Any], Quantity], value: float | str | Sequence[float | str]
+) -> Quantity | list[Quantity]:
+    """Return a quantity, or several in ascending order.
+
+    Args:
+        read: `whole_number`, `byte_count` or `duration`.
+        value: What that takes, or a list of it, or a text of them with commas between: "50k,100k".
+
+    Raises:
+        ValueError: As `read`; or of several one is zero or less, or there twice.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, Sequence):
+        return read(parts)
+    if len(parts) == 1:
+        return read(parts[0])
+    found = sorted(map(read, parts))
+    if not found or found[0] <= 0 or len(set(found)) < len(found):
+        raise ValueError(f"must be one number, or several different ones above 0, got {value!r}")
+    return found
 
 
 def time_text(seconds: float | None) -> str:

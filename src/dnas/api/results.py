@@ -11,11 +11,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dnas.disk import read_json
 from dnas.drawing.svg import svg
 from dnas.errors import InputError
 from dnas.pipeline.classifier import Classifier
 from dnas.pipeline.model import load_model
-from dnas.runtime.names import ARCHITECTURE_FILE, DRAWING_FILE
+from dnas.runtime.names import ARCHITECTURE_FILE, DRAWING_FILE, RESULT_FILE
 from dnas.space.architecture import Architecture
 from dnas.study import verdict
 from dnas.study.tables import DIFFERENCES, HEADER, RANKING_HEADER, cells, difference_cells, ranking_cells, ranking_title
@@ -188,13 +189,39 @@ class RunResult(TrainResult):
         return f"{self.method} ({self.mapping}) on {self.data}"
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FrontResult(RunResult):
+    """What `run` returns where a limit has several values: one search, and a network for each value.
+
+    Its figures and `model()` are of the network for the largest value, whose run folder holds the others.
+    """
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row for each value, in ascending order, as result.json has them under `answers`: the `value` of the
+        `limit`, what is `used` of it, the figures of the network and its `baseline`, and whether it is on the `front`.
+        """
+        rows: Sequence[Mapping[str, Any]] = self.content["answers"]
+        return rows
+
+    @cached_property
+    def runs(self) -> tuple[RunResult, ...]:
+        """The result of each value, in ascending order; the last is that of the largest."""
+        others = (read_json(self.run / row["run"] / RESULT_FILE) for row in self.rows[:-1])
+        own = {name: value for name, value in self.content.items() if name != "answers"}
+        return tuple(RunResult.of(content) for content in (*others, own))
+
+
+def run_result(content: Mapping[str, Any]) -> RunResult:
+    """The result of `run` with the content of a result.json."""
+    return FrontResult.of(content) if "answers" in content else RunResult.of(content)
+
+
 def result_of(content: Mapping[str, Any]) -> RunResult | SearchResult | TrainResult:
     """The result with the content of a result.json, of the kind that its command returns."""
-    kinds: dict[str, type[RunResult] | type[SearchResult] | type[TrainResult]] = {
-        "run": RunResult,
-        "search": SearchResult,
-        "train": TrainResult,
-    }
+    if content["command"] == "run":
+        return run_result(content)
+    kinds: dict[str, type[SearchResult] | type[TrainResult]] = {"search": SearchResult, "train": TrainResult}
     return kinds[content["command"]].of(content)
 
 

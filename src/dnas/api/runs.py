@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dnas.api.beginning import begin
-from dnas.api.results import RunResult, SearchResult, TrainResult
+from dnas.api.results import RunResult, SearchResult, TrainResult, run_result
 from dnas.data.sources.objects import Data
 from dnas.pipeline.subjects import to_train
 from dnas.reporter import Reporter
@@ -37,10 +37,11 @@ def run(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -106,11 +107,14 @@ def run(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
-            chosen to fit. [default: no limit]
+            chosen to fit. With `dnas run`, one of the limits can have several values, such as 50k,100k: one search, and
+            a network for each value. [default: no limit]
         max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
             [default: no limit]
         max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        max_latency: Longest time for one image on the CPU of this machine, by one thread of ONNX Runtime, such as 5ms.
+            dnas measures the operations. Requires dnas[export]. [default: no limit]
         ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
         class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
             equal weight. Does not affect a search. [default: none]
@@ -158,7 +162,7 @@ def run(
         reporter: An object of your own to show progress; see `dnas.reporter`.
 
     Returns:
-        The result, which is also in the run folder's result.json.
+        The result, which is also in the run folder's result.json; a `FrontResult` where a limit has several values.
 
     Raises:
         InputError: An option that cannot work.
@@ -166,7 +170,7 @@ def run(
         Interrupted: Ctrl-C, `on_epoch` or `time_limit` stopped it; `dnas.resume` goes on.
     """
     given: dict[str, Any] = locals()
-    return RunResult.of(begin("run", given))
+    return run_result(begin("run", given))
 
 
 def search(
@@ -188,10 +192,11 @@ def search(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     seed: int | None = None,
     preset: Literal["quick", "paper", "shared"] | None = None,
@@ -243,11 +248,14 @@ def search(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
-            chosen to fit. [default: no limit]
+            chosen to fit. With `dnas run`, one of the limits can have several values, such as 50k,100k: one search, and
+            a network for each value. [default: no limit]
         max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
             [default: no limit]
         max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        max_latency: Longest time for one image on the CPU of this machine, by one thread of ONNX Runtime, such as 5ms.
+            dnas measures the operations. Requires dnas[export]. [default: no limit]
         ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
         seed: Random seed of the run. [default: 0]
         preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.

@@ -45,10 +45,11 @@ def compare(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -119,11 +120,14 @@ def compare(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
-            chosen to fit. [default: no limit]
+            chosen to fit. With `dnas run`, one of the limits can have several values, such as 50k,100k: one search, and
+            a network for each value. [default: no limit]
         max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
             [default: no limit]
         max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        max_latency: Longest time for one image on the CPU of this machine, by one thread of ONNX Runtime, such as 5ms.
+            dnas measures the operations. Requires dnas[export]. [default: no limit]
         ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
         class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
             equal weight. Does not affect a search. [default: none]
@@ -222,10 +226,11 @@ def rank(
     search_steps: int | None = None,
     with_parts: str | Sequence[str] | None = None,
     option: Mapping[str, object] | Sequence[str] | None = None,
-    max_params: int | str | None = None,
-    max_macs: int | str | None = None,
-    max_ram: int | str | None = None,
-    max_size: int | str | None = None,
+    max_params: int | str | Sequence[int | str] | None = None,
+    max_macs: int | str | Sequence[int | str] | None = None,
+    max_ram: int | str | Sequence[int | str] | None = None,
+    max_size: int | str | Sequence[int | str] | None = None,
+    max_latency: float | str | Sequence[float | str] | None = None,
     ram_precision: str | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
     search_channels: int | None = None,
@@ -297,11 +302,14 @@ def rank(
         option: Values by name: NAME of the method's own options, PART.NAME of a part's, or search.NAME or train.NAME of
             any setting.
         max_params: Most parameters of the delivered network, such as 100k. Unless channels is given, its width is also
-            chosen to fit. [default: no limit]
+            chosen to fit. With `dnas run`, one of the limits can have several values, such as 50k,100k: one search, and
+            a network for each value. [default: no limit]
         max_macs: Most multiply-accumulates (MACs) for one image, such as 10M. [default: no limit]
         max_ram: Most bytes of activations that are in memory at a time, for one image, such as 256KB or 256KiB.
             [default: no limit]
         max_size: Largest file that `dnas export format onnx` may write, such as 500KB. [default: no limit]
+        max_latency: Longest time for one image on the CPU of this machine, by one thread of ONNX Runtime, such as 5ms.
+            dnas measures the operations. Requires dnas[export]. [default: no limit]
         ram_precision: Type of the activations that max_ram counts: int8 or float32. [default: int8]
         class_weights: balanced: images of rare classes have more weight in the training loss, so that all classes have
             equal weight. Does not affect a search. [default: none]

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from dnas.cli.app import FLAT, Debug, Json, Quiet, RunFolder, app, require_folder
 from dnas.cli.printing import (
+    print_answers,
     print_architecture,
     print_evaluation,
     print_findings,
@@ -261,6 +262,7 @@ def show(
         f"activations for one image: {held[0]} ({memory.step}); "
         + (f"{held[1]} in the best order" if least.numbers < memory.numbers else "no order needs less")
     )
+    print_answers(subject.run)
 
 
 @app.command(sort_key=7)
@@ -359,13 +361,16 @@ def doctor(
         str | None, Parameter(help="Folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
     ] = None,
     out: Annotated[str, Parameter(help="Folder for runs.")] = "runs",
+    latency: Annotated[
+        bool, Parameter(help="Also measure the operations that --max-latency counts.", negative="")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check this machine (torch, disk, memory, GPU, clock, data sets) and run a short self-test."""
     from dnas.doctor import examine
 
-    findings = examine(data_dir, out)
+    findings = examine(data_dir, out, latency)
     if json:
         print_json(findings)
     else:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.cli import suggesting
+from dnas.disk import read_json
 from dnas.errors import LISTED
-from dnas.runtime.names import BASELINE_STAGE, SEARCH_STAGE, STAGE_LABELS, TRAIN_STAGE
+from dnas.runtime.names import BASELINE_STAGE, RESULT_FILE, SEARCH_STAGE, STAGE_LABELS, TRAIN_STAGE
 from dnas.study.names import BEGUN, FAILED, TO_DO
 
 if TYPE_CHECKING:
@@ -28,27 +29,11 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
         return
     from rich.console import Console
-    from rich.table import Table
 
     from dnas.study import verdict
 
     console = Console()
-    if "test_accuracy" in result:
-        table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
-        balanced = () if verdict.of_classes(result) is None else ("balanced",)
-        for column in ("network", "test accuracy", "95% CI", *balanced, "parameters", "MACs"):
-            table.add_column(column, justify="left" if column == "network" else "right")
-        for label, row in verdict.networks(result):
-            low, high = row["test_interval"]
-            table.add_row(
-                label,
-                f"{row['test_accuracy']:.4f}",
-                f"{low:.4f}–{high:.4f}",
-                *(f"{row['balanced_accuracy']:.4f}" if "balanced_accuracy" in row else "" for _ in balanced),
-                f"{row['params']:,}",
-                f"{row['macs']:,}",
-            )
-        console.print(table)
+    _print_networks(result, console)
     for sentence in verdict.sentences(result):
         console.print(sentence, highlight=False)
     taken = {
@@ -59,6 +44,44 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     seconds = [f"{STAGE_LABELS[stage]} {value:.0f} s" for stage, value in taken.items() if value]
     console.print(f"{', '.join(seconds)}; results: {result['run']}", highlight=False)
     print_next(suggesting.after_run(result))
+
+
+def _print_networks(result: Mapping[str, Any], console: Console) -> None:
+    """The figures of a result.json."""
+    from rich.table import Table
+
+    from dnas.study import verdict
+
+    if "test_accuracy" not in result:
+        return
+    table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
+    balanced = () if verdict.of_classes(result) is None else ("balanced",)
+    for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for label, row in verdict.networks(result):
+        low, high = row["test_interval"]
+        table.add_row(
+            label,
+            f"{row['test_accuracy']:.4f}",
+            f"{low:.4f} – {high:.4f}",
+            *(f"{row['balanced_accuracy']:.4f}" if "balanced_accuracy" in row else "" for _ in balanced),
+            f"{row['params']:,}",
+            f"{row['macs']:,}",
+        )
+    console.print(table)
+
+
+def print_answers(run: Path | None) -> None:
+    """The networks of a run for several values of a limit, and where they lie; of other runs nothing."""
+    if run is None or not (run / RESULT_FILE).is_file():
+        return
+    result = read_json(run / RESULT_FILE)
+    if "answers" in result:
+        from rich.console import Console
+
+        print("this is the network for the largest of several values of a limit:")
+        _print_networks(result, Console())
+        print("the others are in", ", ".join(str(run / row["run"]) for row in result["answers"][:-1]))
 
 
 def print_next(suggestions: Sequence[suggesting.Suggestion]) -> None:
@@ -209,6 +232,17 @@ def print_findings(findings: Mapping[str, Any]) -> None:
                 print(f"  {finding['status']:<7}  {finding['name']}: {finding['finding']}{advice}")
         elif key == "data":  # already in the findings
             continue
+        elif key == "latency":
+            print(f"latency of one image, in networks of {value['shape']}:")
+            for row in value["operations"]:
+                name, channels, stride, side = row["operation"].split()
+                what = f"{name}, {channels} channels, stride {stride}, {side}×{side}"
+                print(f"  {what}: {row['nanoseconds'] / 1e3:.1f} µs, spread {row['spread']:.0%}")
+            errors = ", ".join(f"{error:+.0%}" for error in value["errors"])
+            print(
+                f"  networks: {value['constant_nanoseconds'] / 1e3:.0f} µs and {value['factor']:.2f} times their "
+                f"operations; errors of {len(value['errors'])} others: {errors}"
+            )
         elif isinstance(value, dict):
             print(f"{key}:")
             for inner, text in value.items():

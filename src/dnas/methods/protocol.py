@@ -163,6 +163,7 @@ class Method:
             methods, e.g. the number of architectures to evaluate.
         paper_options: Values of its options in the paper preset, if the default is not the published value.
         feasible: The architectures within the limits of a run, or None without limits. Set by the run.
+        answers: The same for each value of a limit with several; the last is `feasible`. Set by the run.
     """
 
     name: ClassVar[str]
@@ -176,6 +177,7 @@ class Method:
     quick: ClassVar[Dict[str, Dict[str, Any]]] = {}
     paper_options: ClassVar[Dict[str, Any]] = {}
     feasible: Feasible | None = None
+    answers: tuple[Feasible, ...] = ()
 
     def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
         if mapping not in self.mappings:

@@ -18,6 +18,7 @@ from dnas.errors import InputError
 from dnas.pages import charts
 from dnas.pages.charts import Interval, Series
 from dnas.pages.figure import ACCENT, PAGE_COLOURS
+from dnas.pages.front import front
 from dnas.pages.mistakes import mistakes_of
 from dnas.pages.template import amount, both, href, legend, profile, render, safe, short_source, thirds
 from dnas.runtime.names import (
@@ -116,6 +117,7 @@ def run_page(path: Path, base: Path) -> str:
         origin=verdict.of_origin({"origin": config.get("origin")}),
         noise=None if result is None else verdict.of_signal(result),
         other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,
+        front=front(result, path, base),
         compared=_compared(run),
         drawing=None if run.architecture is None else _drawing(run.architecture, run),
         depth=None if run.architecture is None else _depth(run.architecture, other),

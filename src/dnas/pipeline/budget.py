@@ -56,6 +56,16 @@ def search_seconds(config: Config) -> float:
     return config.budget * {"search": 1.0, "run": share, "train": 0.0}[config.command]
 
 
+def of_each(config: Config, spent: float) -> float:
+    """The budget of a run of its own for each value of a limit, whose share for the search counts as gone.
+
+    Args:
+        spent: Seconds of the whole budget that are gone.
+    """
+    share = search_seconds(config) / config.budget
+    return max(0.0, config.budget - spent) / (1 + len(config.answers)) / (1 - share)
+
+
 def searching(config: Config, method: Method, train: Split, info: DataInfo) -> dict[str, Any]:
     """The settings with which a search takes its share of the budget.
 
@@ -162,7 +172,8 @@ def sentence(config: Config, searched: float, seconds: float, steps: int, entran
     assert config.train is not None
     passes = steps / config.train.steps_per_epoch
     before = f"search took {time_text(searched)}, " if config.search is not None else ""
-    held = f"finals of {entrants}, " if entrants > 1 else ""
+    held = f"{1 + len(config.answers)} networks of it, each: " if config.answers else ""
+    held += f"finals of {entrants}, " if entrants > 1 else ""
     images = f"{passes * config.train.images:,.0f} images ({passes:.1f} passes over {config.train.images:,})"
     again = ", its baseline as long" if config.baseline else ""
     return f"plan for {time_text(config.budget)}: {before}{held}train for {time_text(seconds)} on {images}{again}"

@@ -6,8 +6,9 @@ What a stage found is in the session, so an execution that goes on with a run ta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import safetensors.torch
@@ -20,7 +21,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
 from dnas.parts import registry as parts
-from dnas.pipeline import budget, limits, stages
+from dnas.pipeline import budget, latency, limits, stages
 from dnas.pipeline.config import Config
 from dnas.pipeline.entrants import entrants
 from dnas.pipeline.inputs import Data
@@ -47,11 +48,12 @@ from dnas.runtime.names import (
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Session
 from dnas.searching.finals import Entrant, hold_finals
+from dnas.searching.judging import Answer
 from dnas.searching.loop import search_architecture
 from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
-from dnas.space.limits import Feasible
+from dnas.space.limits import LATENCY, Feasible
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
 from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
@@ -74,17 +76,32 @@ def search(config: Config, method: Method, data: Data, folder: RunFolder, sessio
         device=config.device,
         with_parts=parts.create(config.with_parts, config.with_options),
     )
-    architecture, others = found.architecture, list(found.others)
-    if isinstance(config.train, TrainSettings):
-        architecture, *others = (at_depth(each, config.train.layers) for each in (architecture, *others))
+    *tighter, own = (_stored(each, config) for each in found.answers)
+    architecture = Architecture.from_json(own["architecture"])
     if found.parameters:
         folder.write_bytes(PARAMETERS_FILE, safetensors.torch.save(found.parameters))
     folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(architecture, config))
-    known = {"cost": found.cost, "validation_accuracy": found.validation_accuracy, "signal": found.signal}
-    second = [each.to_json() for each in others]
-    session.complete({"architecture": architecture.to_json(), "others": second, **known})
+    session.complete({**own, "cost": found.cost, "signal": found.signal, "answers": tighter})
     return architecture
+
+
+def _stored(answer: Answer, config: Config) -> dict[str, Any]:
+    """An answer, as a session keeps it of a search."""
+    at = [answer.architecture, *answer.others]
+    if isinstance(config.train, TrainSettings):
+        at = [at_depth(each, config.train.layers) for each in at]
+    architecture, *others = (each.to_json() for each in at)
+    return {"architecture": architecture, "others": others, "validation_accuracy": answer.validation_accuracy}
+
+
+def take_over_search(config: Config, found: Mapping[str, Any], whole: RunFolder, folder: RunFolder) -> None:
+    """Write what the search of another run has found for this one, as `search` does."""
+    architecture = Architecture.from_json(found["architecture"])
+    if (whole.path / PARAMETERS_FILE).exists():
+        folder.write_bytes(PARAMETERS_FILE, (whole.path / PARAMETERS_FILE).read_bytes())
+    folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
+    folder.write_text(DRAWING_FILE, picture(architecture, config))
 
 
 def train(
@@ -143,7 +160,26 @@ def train(
             "seconds": round(session.seconds[BASELINE_STAGE], 3),
             "architecture": other.to_json(),
         }
+    if feasible is not None and LATENCY in feasible.limits and isinstance(subject, Architecture):
+        result["latency"] = _latency(feasible, subject, session)
     return result
+
+
+def _latency(feasible: Feasible, subject: Architecture, session: Session) -> dict[str, Any]:
+    """What was predicted of the delivered network, and what was measured of one with its operations."""
+    predicted = feasible.delivered.costs(subject, [LATENCY])[LATENCY] / 1e9
+    passes = latency.of_network(feasible.delivered, subject, perf_counter_ns)
+    session.say(
+        f"latency: {1e3 * predicted:.3g} ms were predicted; measured {1e3 * passes.median:.3g} ms, the middle half of "
+        f"passes {1e3 * passes.low:.3g} to {1e3 * passes.high:.3g}, the least {1e3 * passes.least:.3g}"
+    )
+    quartiles = [passes.low, passes.high]
+    return {
+        "predicted_seconds": predicted,
+        "measured_seconds": passes.median,
+        "measured_quartiles": quartiles,
+        "least_seconds": passes.least,
+    }
 
 
 def _prior_for(config: Config, steps: int) -> str:
@@ -182,6 +218,10 @@ def _plan(
         session.start(PLAN_STAGE, MEASURING, 0)
         # An earlier execution may have searched.
         spent = max(clock(config.device) - began, budget.search_seconds(config))
+        whole, each = config, 0.0
+        if config.answers:
+            each = budget.of_each(config, spent)
+            config = config.model_copy(update={"budget": spent + (config.budget - spent) / (1 + len(config.answers))})
         own = budget.pace(config, subject, data.train, data.info)
         seconds = budget.training_seconds(config, [own] * max(1, config.finals), data.test, spent)
         prior = _prior_for(config, budget.steps_in(seconds, own))
@@ -190,8 +230,8 @@ def _plan(
         spent = max(clock(config.device) - began, spent)
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
-        session.complete({"seconds": seconds, "prior": prior, "finals": steps})
-        session.say(budget.sentence(config, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
+        session.complete({"seconds": seconds, "prior": prior, "finals": steps, "each": each})
+        session.say(budget.sentence(whole, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
     plan: dict[str, Any] = session.completed[PLAN_STAGE]
     return plan
 

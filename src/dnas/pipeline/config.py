@@ -32,6 +32,7 @@ from dnas.searching import finals
 from dnas.settings import (
     ARCHITECTURE_SETTINGS,
     AUTO_RESIZE,
+    AnswerSettings,
     DataSettings,
     Duration,
     LimitSettings,
@@ -119,6 +120,7 @@ class Config(Settings):
     with_options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     train: SerializeAsAny[NetworkTrainSettings] | None = None
     limits: LimitSettings | None = None
+    answers: list[AnswerSettings] = Field(default_factory=list)
     origin: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
 
@@ -169,6 +171,8 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
             raise InputError(f"--prior {config.prior} is not of the {config.space} space; give --prior none")
     if config.limits is not None:
         check_limits(config.limits, config.command)
+        if config.limits.several and distributed.count() > 1:
+            raise InputError("several values of a limit are trained for one by one, which ranks do not share; give one")
     if data.workers and data.memory == "whole":
         raise InputError(
             f"--data-workers {data.workers} only applies to streamed images, not to --data-memory whole; remove one"
@@ -348,10 +352,31 @@ def resolve(
         train = resolved.train or config.train
         assert isinstance(train, TrainSettings)
         own_width = "channels" in overrides.get("train", {})
+        answers = _answers(resolved, train, info, planned=not own_width)
         train, limits = within_limits(resolved, train, info, planned=not own_width)
-        kept = {"limits": limits} if resolved.train is None else {"limits": limits, "train": train}
-        resolved = resolved.model_copy(update=kept)
+        kept: dict[str, Any] = {"limits": limits, "answers": answers}
+        resolved = resolved.model_copy(update=kept if resolved.train is None else {**kept, "train": train})
     return resolved, method
+
+
+def _answers(config: Config, train: TrainSettings, info: DataInfo, *, planned: bool) -> list[AnswerSettings]:
+    """What is planned for all but the largest of several values of a limit; see `within_limits`."""
+    assert config.limits is not None
+    tighter, answers = config.limits.tighter, config.answers
+    if answers and len(answers) != len(tighter):
+        raise InputError(
+            f"answers has {len(answers)} tables, which is for {len(answers) + 1} values of a limit; leave them out"
+        )
+    found = []
+    for number, limits in enumerate(tighter):
+        own = train.model_copy(update={"channels": answers[number].channels}) if answers else train
+        if answers:
+            limits = limits.model_copy(update={"times": answers[number].times})
+        narrowed = config.model_copy(update={"limits": limits})
+        own, limits = within_limits(narrowed, own, info, planned=planned and not answers)
+        known = answers[number] if answers else AnswerSettings(channels=own.channels)
+        found.append(known.model_copy(update={"channels": own.channels, "times": limits.times}))
+    return found
 
 
 def parse(values: Mapping[str, Any]) -> Config:

@@ -12,6 +12,7 @@ from dnas.data.sources.protocol import Columns, Place
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
 from dnas.errors import calling
 from dnas.pipeline.config import Config, check_budget, draft, resolve
+from dnas.pipeline.limits import check_limits
 from dnas.pipeline.machine import check_machine
 from dnas.pipeline.overrides import nested, typed
 from dnas.reporter import Reporter
@@ -94,6 +95,9 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     for run in runs:
         check_budget(run)
     drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
+    for each in drafts:
+        if each.limits is not None:
+            check_limits(each.limits, "compare")
     train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
     if reporter is not None:
         for line in overview(info, train):

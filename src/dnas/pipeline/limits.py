@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +12,11 @@ import numpy as np
 from dnas.data.splits import DataInfo
 from dnas.errors import InputError, SettingError
 from dnas.options import flag_of
+from dnas.pipeline import latency
 from dnas.rng import numpy_stream
 from dnas.settings import CIFAR_STEM, MIN_LAYERS, LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.limits import MACS, PARAMS, RAM, SIZE, Delivered, Feasible
+from dnas.space.limits import LATENCY, MACS, PARAMS, RAM, SIZE, Delivered, Feasible
 from dnas.space.plan import Shape
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
@@ -47,6 +50,12 @@ def check_limits(limits: LimitSettings, command: str) -> None:
     """Raises InputError for limits that no image is needed to refuse."""
     if command == "train":
         raise InputError("limits have no use with `dnas train`, which trains what it is given; leave them out")
+    if limits.several and command != "run":
+        flag = flag_of(f"limits.{limits.several[0]}")
+        raise InputError(f"{flag} has several values, which are for `dnas run`; give one")
+    if len(limits.several) > 1:
+        several = " and ".join(flag_of(f"limits.{name}") for name in limits.several)
+        raise InputError(f"{several} have several values; give all but one of them one value")
     if limits.precision != LimitSettings().precision and not limits.ram:
         raise InputError(f"--ram-precision {limits.precision} has no use without --max-ram; give that, or leave it out")
 
@@ -71,20 +80,30 @@ def within_limits(
         train, planned = train.model_copy(update={"channels": limits.channels}), False
 
     def at(channels: int) -> Feasible:
-        return _feasible(config, train.model_copy(update={"channels": channels}), layers, limits, info)
+        within = _feasible(config, train.model_copy(update={"channels": channels}), layers, limits, info)
+        if limits.latency and not latency.covers(limits.times, within.delivered):
+            timed = replace(within.delivered, times=latency.measured(within.delivered).times)
+            within = Feasible(timed, within.limits)
+        return within
 
     widths = range(train.channels, NARROWEST - 1, -2) if planned else [train.channels]
-    possible = [width for width in widths if _some(at(width))]
-    if not possible:
+    found = None
+    for width in widths:
+        within = at(width)
+        if not _some(within):
+            continue
+        found = found or within
+        if not planned or _typical(within, config) >= CHOICE:
+            found = within
+            break
+    if found is None:
         raise _refusal(at(widths[-1]), limits)
-    width = next((width for width in possible if _typical(at(width), config) >= CHOICE), possible[0])
-    if not planned:
-        width = train.channels
-    trained = train.model_copy(update={"channels": width})
+    delivered = found.delivered
+    train = train.model_copy(update={"channels": delivered.shape.channels})
+    kept: dict[str, Any] = {"times": dict(delivered.times)}
     if config.command == "search":
-        kept = {"layers": layers, "channels": width, "stem": train.stem, "final_norm": train.final_norm}
-        limits = limits.model_copy(update=kept)
-    return trained, limits
+        kept |= {"layers": layers, "channels": train.channels, "stem": train.stem, "final_norm": train.final_norm}
+    return train, limits.model_copy(update=kept)
 
 
 def feasible(config: Config, info: DataInfo) -> Feasible | None:
@@ -107,9 +126,14 @@ def kept(within: Feasible, architecture: Architecture) -> dict[str, dict[str, in
 
 def sentence(within: Feasible) -> str:
     """What must be kept to, at which depth and width."""
-    limits = ", ".join(f"{flag_of('limits.' + name)} {most}" for name, most in within.limits.items())
+    limits = ", ".join(f"{flag_of('limits.' + name)} {_text(name, most)}" for name, most in within.limits.items())
     delivered = within.delivered
     return f"limits: {limits}, by networks of {delivered.layers} layers and {delivered.shape.channels} channels"
+
+
+def _text(name: str, most: int) -> str:
+    """A limit as it is typed."""
+    return f"{math.ceil(most / 100) / 10_000:g}ms" if name == LATENCY else str(most)
 
 
 def _feasible(config: Config, train: TrainSettings, layers: int, limits: LimitSettings, info: DataInfo) -> Feasible:
@@ -122,7 +146,7 @@ def _feasible(config: Config, train: TrainSettings, layers: int, limits: LimitSe
         final_norm=train.final_norm,
     )
     space = get_space(config.space)
-    delivered = Delivered(space, layers, config.mapping == SHARED, shape, info.classes, limits.precision)
+    delivered = Delivered(space, layers, config.mapping == SHARED, shape, info.classes, limits.precision, limits.times)
     return Feasible(delivered, limits.given)
 
 
@@ -152,7 +176,7 @@ def _refusal(within: Feasible, limits: LimitSettings) -> SettingError:
     least = Feasible(delivered, {**others, name: given[name]}).least(name)
     assert least is not None, "without its limit the others can be met"
     used = delivered.costs(least, [name])[name]
-    flags = [f"{flag_of('limits.' + each)} {most}" for each, most in others.items()]
+    flags = [f"{flag_of('limits.' + each)} {_text(each, most)}" for each, most in others.items()]
     beside = f" within {' and '.join(flags)}" if flags else ""
     shape = f"{delivered.layers} layers and {delivered.shape.channels} channels"
     fewer = ", or give fewer --layers" if delivered.layers > MIN_LAYERS else ""
@@ -161,11 +185,12 @@ def _refusal(within: Feasible, limits: LimitSettings) -> SettingError:
         MACS: "multiply-accumulates",
         SIZE: "bytes in its ONNX file",
         RAM: f"bytes of {limits.precision} activations",
+        LATENCY: "by the measured operations of this machine",
     }[name]
     key = f"limits.{name}"
     return SettingError(
         key,
         flag_of(key),
-        f" {given[name]} cannot be met{beside}: the least that a network of {shape} needs is {used} {what}; allow "
-        f"{used}{fewer}",
+        f" {_text(name, given[name])} cannot be met{beside}: the least that a network of {shape} needs is "
+        f"{_text(name, used)} {what}; allow {_text(name, used)}{fewer}",
     )

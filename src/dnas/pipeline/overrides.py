@@ -13,6 +13,7 @@ from typing import Any
 from dnas.disk import read_toml
 from dnas.errors import InputError, SettingError, choices
 from dnas.options import (
+    LIMIT_OPTIONS,
     SECTIONS,
     Command,
     common_first,
@@ -75,8 +76,11 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
             "finals",
             "finals_steps",
             "prior",
+            "answers",
         ):
             settings.pop(key, None)
+    if given.keys() & LIMIT_OPTIONS:
+        settings.pop("answers", None)  # what the file's run had planned for its limits
     beneath = settings.pop("train", {})
     if beneath:
         from dnas.pipeline.config import train_settings  # with torch, which no help needs

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -15,13 +16,13 @@ import torch
 
 from dnas.data.overview import overview
 from dnas.data.sources.protocol import IN_MEMORY, Place
-from dnas.disk import read_toml
-from dnas.errors import InputError, calling
+from dnas.disk import read_json, read_toml
+from dnas.errors import InputError, Interrupted, calling
 from dnas.kernels import native
 from dnas.methods.protocol import Method
 from dnas.methods.registry import METHODS, create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
-from dnas.pipeline import budget, carry_out, limits, origin, stages
+from dnas.pipeline import answers, budget, carry_out, limits, origin, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
@@ -34,10 +35,12 @@ from dnas.reporter import Reporter
 from dnas.runtime import distributed
 from dnas.runtime.execution import DEFAULT, Execution
 from dnas.runtime.names import (
+    ANSWERS_FOLDER,
     ARCHITECTURE_FILE,
     CONFIG_FILE,
     ORIGIN_FILE,
     ORIGIN_IMAGES_FILE,
+    PLAN_STAGE,
     RESULT_FILE,
     SEARCH_STAGE,
     SKIPPED_FILE,
@@ -137,8 +140,9 @@ def _begin(
             session.say(line)
         if flips:
             session.say(flips)
-        if within := limits.feasible(config, data.info):
-            session.say(limits.sentence(within))
+        for each in (*answers.configs(config), config):
+            if within := limits.feasible(each, data.info):
+                session.say(limits.sentence(within))
         if config.origin:
             for line in origin.sentences(config.origin, data.info):
                 session.say(line)
@@ -281,11 +285,22 @@ def _carry_through(
     """All stages that are not yet complete. `began`: the clock at the beginning of this execution."""
     if method is not None:
         method.feasible = limits.feasible(config, data.info)
+        if config.answers:
+            every = (limits.feasible(own, data.info) for own in (*answers.configs(config), config))
+            method.answers = tuple(each for each in every if each is not None)
+            method.feasible = method.answers[-1]
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     if not config.budget:  # whoever gave one knows the time
         session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
-    with session.signals(), memory_errors(config.device), closing(data):
+    with closing(data):
+        return _stages(config, method, data, folder, session, began)
+
+
+def _stages(
+    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session, began: float
+) -> dict[str, Any]:
+    with session.signals(), memory_errors(config.device):
         if config.search is not None:
             assert method is not None
             subject: Subject = carry_out.search(config, method, data, folder, session)
@@ -305,10 +320,65 @@ def _carry_through(
                 result["signal"] = done["signal"]
         result["search_seconds"] = round(session.seconds.get(SEARCH_STAGE, 0.0), 3)
         result["train_seconds"] = round(session.seconds.get(TRAIN_STAGE, 0.0), 3)
+        if config.answers:
+            others = _answers(config, method, data, folder, session)
+            result["answers"] = answers.table(config, [*others, result], data.info)
         result["peak_memory_bytes"] = peak_memory(config.device)
         folder.write_json(RESULT_FILE, result)
         _keep_plan(config, result, folder)
     return result
+
+
+def _answers(
+    config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session
+) -> list[dict[str, Any]]:
+    """The results of the runs for all values of a limit but the largest, which go on where they were stopped."""
+    seconds = session.completed[PLAN_STAGE]["each"] if config.budget else 0.0
+    found = []
+    for number, own in enumerate(answers.configs(config, seconds)):
+        if session.stopping():
+            assert session.signum is not None
+            raise Interrupted(folder.path, session.signum)
+        try:
+            found.append(_answer(own, number, method, data, folder, session))
+        except Interrupted as stopped:
+            # It is the whole that is resumed.
+            raise Interrupted(folder.path, stopped.signum) from None
+    return found
+
+
+def _answer(
+    config: Config, number: int, method: Method | None, data: Data, whole: RunFolder, of_whole: Session
+) -> dict[str, Any]:
+    """A run by the search of the whole, begun where it has not been."""
+    path, began = whole.path / ANSWERS_FOLDER / answers.name_of(config), clock(config.device)
+    begun = (path / CONFIG_FILE).is_file()
+    if not begun:
+        shutil.rmtree(path, ignore_errors=True)  # what an execution that was killed may have left
+    with RunFolder.reopen(path, of_whole.execution.patience) if begun else RunFolder.create(path) as folder:
+        values = folder.read_config() if begun else config.to_toml()
+        config = parse(values)
+        if (path / RESULT_FILE).exists():
+            result: dict[str, Any] = read_json(path / RESULT_FILE)
+            _keep_plan(config, result, folder)
+            return result
+        session = Session(folder, values, of_whole.reporter, of_whole.execution)
+        if begun:
+            session.resume()
+        else:
+            done = of_whole.completed[SEARCH_STAGE]
+            found = {**done["answers"][number], "cost": done["cost"], "signal": done["signal"]}
+            carry_out.take_over_search(config, found, whole, folder)
+            _keep_images(folder, data)
+            session.take_over(SEARCH_STAGE, found, of_whole.seconds.get(SEARCH_STAGE, 0.0))
+            # Last: with it, this is a run that anybody may resume.
+            folder.write_config(values)
+        if not config.budget:
+            session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
+            session.estimate.leave_out(SEARCH_STAGE)
+        if within := limits.feasible(config, data.info):
+            session.say(f"{path}: {limits.sentence(within)}")
+        return _stages(config, method, data, folder, session, began)
 
 
 def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> None:
@@ -322,4 +392,6 @@ def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> 
             plan = result["plan"]
             kept |= {"train": budget.planned(config.train, plan["steps"]), "baseline_steps": plan.get("baseline", 0)}
             kept |= {"finals_steps": plan["finals"], "prior": plan["prior"]} if config.finals else {}
+        if config.answers:
+            kept["answers"] = answers.planned(config, result["answers"])
         folder.write_config(config.model_copy(update=kept).to_toml())

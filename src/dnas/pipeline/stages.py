@@ -20,7 +20,7 @@ from dnas.pipeline.speed import seconds_per_step
 from dnas.rng import numpy_stream
 from dnas.runtime import distributed
 from dnas.runtime.estimate import Estimate, Work
-from dnas.runtime.names import BASELINE_STAGE, FINALS_STAGE, SEARCH_STAGE, TRAIN_STAGE
+from dnas.runtime.names import ANSWERS_STAGE, BASELINE_STAGE, FINALS_STAGE, SEARCH_STAGE, TRAIN_STAGE
 from dnas.searching import finals
 from dnas.searching.judging import FORWARD
 from dnas.searching.trials import short_training
@@ -59,10 +59,17 @@ def estimate(config: Config, method: Method | None, train: Split, test: Split | 
         stages[TRAIN_STAGE] = train_work(config.train, 0 if test is None else len(test))
         if config.baseline:
             stages[BASELINE_STAGE] = stages[TRAIN_STAGE]
+        if config.answers:
+            stages[ANSWERS_STAGE] = Work(len(config.answers))
 
     def price(stage: str, known: Mapping[str, float]) -> float | None:
         if stage == BASELINE_STAGE:
             return known[TRAIN_STAGE] * foretold.stages[BASELINE_STAGE].total / foretold.stages[TRAIN_STAGE].total
+        if stage == ANSWERS_STAGE:
+            assert isinstance(config.train, TrainSettings)
+            widths = sum(each.channels for each in config.answers) / config.train.channels
+            alone = known.get(TRAIN_STAGE) or known[BASELINE_STAGE]
+            return widths * alone * (1 + (BASELINE_STAGE in foretold.stages))
         if stage == SEARCH_STAGE:
             assert isinstance(config.search, TrialSettings)
             seconds = seconds_per_trial(config, config.search, train, info, wall=True)

@@ -14,6 +14,7 @@ RESULT_FILE = "result.json"  # exists once the run has finished
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 PAGE_FILE = "report.html"
+ANSWERS_FOLDER = "answers"  # runs for smaller values of a limit, by the same search
 EXPORT_FOLDER = "export"  # exported networks
 EXPORT_FILE = "export.json"  # in that folder and in the run folder: measurements of the exports
 CHECKPOINTS = "checkpoints"  # folder
@@ -31,6 +32,7 @@ FINALS_STAGE = "finals"  # short trainings of candidates; the best one continues
 TRAIN_STAGE = "train"  # training of the network of the run
 BASELINE_PLAN_STAGE = "plan of the baseline"
 BASELINE_STAGE = "baseline"  # training of the random baseline
+ANSWERS_STAGE = "other networks"  # separate runs for smaller values of a limit
 # Labels of stages for people, in order.
 STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE: "baseline"}
 # Stages of sessions within a stage of a run.

@@ -21,27 +21,67 @@ JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a search finds within limits.
+
+    Attributes:
+        architecture: The result.
+        others: Second choices: the next best that were judged, or samples of the learnt distribution.
+        validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
+    """
+
+    architecture: Architecture
+    others: tuple[Architecture, ...] = ()
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """What a search gives.
 
     Attributes:
-        architecture: The result.
+        answers: To each value, where a limit has several; the last is what was found.
         parameters: The architecture parameters behind it; empty where there are none.
         cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
             counts a third); `architectures_evaluated`: how many were judged one by one.
-        validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
         history: All that were judged one by one.
-        others: Second choices: the next best that were judged, or samples of the learnt distribution.
         signal: Whether a search by gradients knows something (`watch.signal`).
     """
 
-    architecture: Architecture
+    answers: tuple[Answer, ...]
     parameters: dict[str, Tensor]
     cost: dict[str, float]
-    validation_accuracy: float | None = None
     history: tuple[Trial, ...] = ()
-    others: tuple[Architecture, ...] = ()
     signal: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.answers[-1].architecture
+
+    @property
+    def others(self) -> tuple[Architecture, ...]:
+        return self.answers[-1].others
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        return self.answers[-1].validation_accuracy
+
+
+def answered(
+    method: Method, history: Sequence[Trial], answer: Callable[[Sequence[Trial]], Answer]
+) -> tuple[Answer, ...]:
+    """What a search finds: where a limit has several values within each of them, else once.
+
+    Args:
+        history: All that were judged one by one.
+        answer: Is given those of them that keep to the limits in force, or all, where none of those has a score.
+    """
+    found = []
+    for feasible in method.answers:
+        method.feasible = feasible
+        kept = [t for t in history if t.architecture.in_space and feasible.allows(t.architecture)]
+        found.append(answer(kept if any(trial.score is not None for trial in kept) else history))
+    return tuple(found) or (answer(history),)
 
 
 def judged_in_rounds(
@@ -63,7 +103,10 @@ def judged_in_rounds(
     """
     history: list[Trial] = []
     while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
-        candidates = [replace(c, architecture=method.within(c.architecture)) for c in candidates]
+        candidates = [
+            replace(c, architecture=_in_turn(method, number, c.architecture))
+            for number, c in enumerate(candidates, len(history))
+        ]
         room = candidates if limit is None else candidates[: limit - len(history)]
         scores = list(known[len(history) : len(history) + len(room)])
         if len(scores) < len(room):
@@ -73,6 +116,13 @@ def judged_in_rounds(
         if len(scores) < len(candidates):
             break
     return history
+
+
+def _in_turn(method: Method, number: int, architecture: Architecture) -> Architecture:
+    """A candidate within the limits. Where one has several values, candidates take turns to keep to each of them."""
+    if not method.answers:
+        return method.within(architecture)
+    return method.answers[number % len(method.answers)].within(architecture)
 
 
 def judged(

@@ -16,11 +16,12 @@ from dnas.parts.protocol import Part
 from dnas.rng import torch_stream
 from dnas.runtime import distributed
 from dnas.runtime.session import Session
-from dnas.searching.judging import FORWARD, OTHERS, STAGE, Found, judged, next_best, score_of
+from dnas.searching.judging import FORWARD, OTHERS, STAGE, Answer, Found, answered, judged, next_best, score_of
 from dnas.searching.search import Search
 from dnas.searching.trials import search_by_trials
 from dnas.searching.watch import epoch_metrics, signal
 from dnas.settings import SearchSettings, SupernetSettings, TrialSettings
+from dnas.space.architecture import Architecture
 from dnas.training.loop import run_steps
 
 
@@ -104,27 +105,37 @@ def search_supernet(
             session.step_done(search.trained + number + 1, {"measured": number + 1}, search.capture)
     give_back()
     if deriving is not None:
-        architecture = deriving.derive(search, last, search.scores)
         search.derived_accuracy = None  # that of the method's own derivation
-    elif search.stopped is not None:
-        architecture = search.stopped
-    elif history:
-        architecture = method.choose(history)
-    else:
+
+    watched = method.feasible
+
+    def decided(known: Sequence[Trial]) -> Architecture:
+        if deriving is not None:
+            return deriving.derive(search, last, search.scores)
+        if search.stopped is not None:
+            return search.stopped
+        if known:
+            return method.choose(known)
         derived = search.closings.derived(last)
         assert derived is not None, f"{method.name} neither derives nor proposes"
-        architecture = derived
-    architecture = method.within(architecture)
+        return derived
+
+    def answer(known: Sequence[Trial]) -> Answer:
+        architecture = method.within(decided(known))
+        if with_parts:
+            origin = {**architecture.origin, "with": [part.name for part in with_parts]}
+            architecture = replace(architecture, origin=origin)
+        others = next_best(architecture, known)
+        if not others and isinstance(method, GradientMethod):
+            draw = torch_stream(seed, "samples")
+            others = tuple(method.sampled(search.mapping, last, draw) for _ in range(OTHERS))
+        accuracy = score_of(architecture, known) if known else None
+        if not known and method.feasible is watched:
+            accuracy = search.derived_accuracy
+        return Answer(architecture, others, accuracy)
+
     parameters = {k: v.detach().cpu().clone() for k, v in search.mapping.state_dict().items()}
-    if with_parts:
-        origin = {**architecture.origin, "with": [part.name for part in with_parts]}
-        architecture = replace(architecture, origin=origin)
-    judged_as = score_of(architecture, history) if history else search.derived_accuracy
-    others = next_best(architecture, history)
-    if not others and isinstance(method, GradientMethod):
-        draw = torch_stream(seed, "samples")
-        others = tuple(method.sampled(search.mapping, last, draw) for _ in range(OTHERS))
-    return Found(architecture, parameters, search.cost, judged_as, tuple(history), others, signal(search, last))
+    return Found(answered(method, history, answer), parameters, search.cost, tuple(history), signal(search, last))
 
 
 def search_architecture(

@@ -19,7 +19,7 @@ from dnas.data.splits import DataInfo, Split, chosen, halves
 from dnas.disk import read_json
 from dnas.errors import Diverged, Interrupted
 from dnas.kernels import native
-from dnas.methods.protocol import Candidate, TrialMethod
+from dnas.methods.protocol import Candidate, Trial, TrialMethod
 from dnas.reporter import Reporter
 from dnas.rng import derived_seed
 from dnas.runtime.execution import DEFAULT, Execution
@@ -27,7 +27,7 @@ from dnas.runtime.names import RESULT_FILE, SEARCH_STAGE, TRIAL_STAGE
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Outcome, WorkerDied, Workers
-from dnas.searching.judging import FORWARD, Found, judged_in_rounds, next_best, score_of
+from dnas.searching.judging import FORWARD, Answer, Found, answered, judged_in_rounds, next_best, score_of
 from dnas.settings import Recipe, TrainSettings, TrialSettings
 from dnas.space.architecture import Architecture
 from dnas.training.accuracy import measure_accuracy
@@ -235,7 +235,9 @@ def search_by_trials(
     with Workers(1 if here else processes, max(1, torch.get_num_threads() // processes)) as workers:
         history = judged_in_rounds(method, settings.layers, seed, list(scores), judge, settings.trials)
     cost = {"step_equivalents": len(history) * equivalents, "architectures_evaluated": len(history)}
-    architecture = method.within(method.choose(history))
-    return Found(
-        architecture, {}, cost, score_of(architecture, history), tuple(history), next_best(architecture, history)
-    )
+
+    def answer(known: Sequence[Trial]) -> Answer:
+        architecture = method.within(method.choose(known))
+        return Answer(architecture, next_best(architecture, known), score_of(architecture, known))
+
+    return Found(answered(method, history, answer), {}, cost, tuple(history))

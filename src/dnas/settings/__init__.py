@@ -5,7 +5,7 @@ on a search is unknown to it and raises an error. Not here: the values of preset
 """
 
 from dnas.settings.data import DataSettings
-from dnas.settings.limits import LimitSettings
+from dnas.settings.limits import AnswerSettings, LimitSettings
 from dnas.settings.recipe import Recipe
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
@@ -56,6 +56,7 @@ __all__ = [
     "TINY_IMAGENET_STEM",
     "WIDEST",
     "WIDTH_SETTINGS",
+    "AnswerSettings",
     "DataSettings",
     "Duration",
     "Flip",

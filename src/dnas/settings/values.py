@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dnas.errors import InputError
-from dnas.units import byte_count, duration, whole_number
+from dnas.units import byte_count, duration, one_or_several, whole_number
 
 # A duration in seconds, given in any form that `duration` reads: 300 or "5m".
 Duration = Annotated[float, BeforeValidator(duration)]
 # A whole number, given in any form that `whole_number` reads: 130000 or "130k".
 WholeNumber = Annotated[int, BeforeValidator(whole_number)]
-# A number of bytes, given in any form that `byte_count` reads: 256000 or "256KB".
-Bytes = Annotated[int, BeforeValidator(byte_count)]
+# One value or several in ascending order: whole numbers, and numbers of bytes in any form that `byte_count` reads.
+_Several = Annotated[int, Field(ge=0)] | list[int]
+WholeNumbers = Annotated[_Several, BeforeValidator(partial(one_or_several, whole_number))]
+ByteCounts = Annotated[_Several, BeforeValidator(partial(one_or_several, byte_count))]
+Durations = Annotated[Annotated[float, Field(ge=0)] | list[float], BeforeValidator(partial(one_or_several, duration))]
 Flip = Literal["auto", "on", "off"]
 TrainFlip = Literal["auto", "on", "off", "alternate"]
 Memory = Literal["auto", "whole", "stream"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dnas.space import sampling
+from dnas.space import latency, sampling
 from dnas.space.architecture import Architecture, at_depth, cell_pair
 from dnas.space.cell import Cell, Slot
 from dnas.space.choosing import Group, Options, best_choice
@@ -26,9 +26,9 @@ from dnas.space.plan import CellPlan, NetworkPlan, Shape, cell_plan, plan, size
 from dnas.space.primitives import PRIMITIVES, chain_cost
 
 # What can be limited, as a network's costs name it. All but the last are sums.
-PARAMS, MACS, SIZE, RAM = "params", "macs", "size", "ram"
-SUMS = (PARAMS, MACS, SIZE)
-LIMITED = (*SUMS, RAM)
+PARAMS, MACS, SIZE, LATENCY, RAM = "params", "macs", "size", "latency", "ram"
+SUMS = (PARAMS, MACS, SIZE, LATENCY)
+LIMITED = (PARAMS, MACS, SIZE, RAM)  # without a machine
 ANY = "skip_connect"  # where it does not matter which
 TRIES = 20  # draws, before one is brought within the limits
 Nodes = tuple[tuple[Slot, ...], ...]
@@ -44,6 +44,7 @@ class Delivered:
         shared: All normal layers have one cell, and all reductions another, so a search may be of another depth.
         classes: Their names, which the exported file holds.
         precision: Of the activations: a key of `PRECISIONS`.
+        times: Nanoseconds of its operations on a machine, as of `space.latency`; empty where latency is not limited.
     """
 
     space: Space
@@ -52,11 +53,16 @@ class Delivered:
     shape: Shape
     classes: tuple[str, ...]
     precision: str
+    times: Mapping[str, int] = field(default_factory=dict, repr=False)
+
+    def deep(self, architecture: Architecture) -> Architecture:
+        """An architecture at the full depth."""
+        return at_depth(architecture, self.layers) if self.shared else architecture
 
     def planned(self, architecture: Architecture) -> NetworkPlan:
         """The network of an architecture, at its full depth."""
         shape = self.shape
-        deep = at_depth(architecture, self.layers) if self.shared else architecture
+        deep = self.deep(architecture)
         return plan(deep, channels=shape.channels, classes=shape.classes, inputs=shape.image_channels, stem=shape.stem)
 
     def programs(self, network: NetworkPlan) -> list[Program]:
@@ -70,6 +76,7 @@ class Delivered:
             PARAMS: lambda: counted.params,
             MACS: lambda: counted.macs,
             SIZE: lambda: onnx_bytes(network, self.shape.final_norm, facts_bytes(self.classes)),
+            LATENCY: lambda: latency.nanoseconds(self.deep(architecture), network, self.shape.image_size, self.times),
             RAM: lambda: PRECISIONS[self.precision] * max(peak(part).numbers for part in self.programs(network)),
         }
         return {name: costs[name]() for name in names}
@@ -230,7 +237,7 @@ class Feasible:
 
     @cached_property
     def _tables(self) -> list[npt.NDArray[np.int64]]:
-        """[groups] of [E, O, 3]: what each primitive uses on each edge, in all layers of the group, by `SUMS`."""
+        """[groups] of [E, O, 4]: what each primitive uses on each edge, in all layers of the group, by `SUMS`."""
         kinds = layer_kinds(self.delivered.layers)
         layers = [self._uses(k, bool(kinds[k])) for k in range(self.delivered.layers)]
         return [np.sum([layers[k] for k in members], axis=0) for members in self._members]
@@ -243,9 +250,11 @@ class Feasible:
         for e, (_, source) in enumerate(self.space.edges):
             outside = source < 2
             for o, name in enumerate(self.space.primitives):
-                chain = PRIMITIVES[name].chain(cell.channels, 2 if reduction and outside else 1)
-                cost, _ = chain_cost(chain, outer if outside else inner)
-                table[e, o] = cost.params, cost.macs, edge_bytes(chain)
+                stride, side = 2 if reduction and outside else 1, outer if outside else inner
+                chain = PRIMITIVES[name].chain(cell.channels, stride)
+                cost, _ = chain_cost(chain, side)
+                time = self.delivered.times.get(latency.key(name, cell.channels, stride, side), 0)
+                table[e, o] = cost.params, cost.macs, edge_bytes(chain), time
         return table
 
     @cached_property
@@ -253,7 +262,7 @@ class Feasible:
         """What the limits leave for the operations, of each sum."""
         rng = np.random.default_rng(0)
         example = sampling.sample(self.space, rng, self.delivered.layers, shared=True)
-        costs = self.delivered.costs(example)
+        costs = self.delivered.costs(example, self._summed)
         used = dict.fromkeys(SUMS, 0)
         for table, members in zip(self._tables, self._members, strict=True):
             for (first, _), node in zip(self.space.node_edges, example.layers[members[0]].nodes, strict=True):

@@ -30,6 +30,8 @@ def networks(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """
     if "test_accuracy" not in result:
         return []
+    if "answers" in result:
+        return [row for each in result["answers"] for row in _answer(each)]
     name = f"{result['method']} ({result['mapping']})" if result["method"] else ""
     if result.get("with_parts"):
         name = f"{name} with {', '.join(result['with_parts'])}"
@@ -39,9 +41,52 @@ def networks(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [*rows, ("random, same size", result["baseline"])] if "baseline" in result else rows
 
 
+# What a limit counts, for people.
+LIMITED = {
+    "params": "parameters",
+    "macs": "multiply-accumulates",
+    "ram": "bytes of activations",
+    "size": "bytes of the ONNX file",
+    "latency": "nanoseconds for one image, as predicted",
+}
+
+
+def _answer(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """A network for one of several values of a limit, and the random one of its size."""
+    # What has a column of its own need not be said.
+    used = "" if row["limit"] in ("params", "macs") else f", {row['used']:,} used"
+    named = [(f"{row['limit']} ≤ {row['value']:,}{used}", row)]
+    return [*named, ("  random, same size", row["baseline"])] if "baseline" in row else named
+
+
+def of_answers(result: Mapping[str, Any]) -> str | None:
+    """Which of several networks lie on the front, in a sentence; None where there is one network."""
+    rows = result.get("answers")
+    if not rows:
+        return None
+    front = [f"{row['value']:,}" for row in rows if row["front"]]
+    text = (
+        f"One search, {len(rows)} networks. On the front of accuracy against {LIMITED[rows[0]['limit']]}, where no "
+        f"other is as good for less: {', '.join(front)}."
+    )
+    paid = [f"{row['value']:,}" for row in rows if "baseline" in row and of_difference(row, row["baseline"]) > 0]
+    if "baseline" in rows[0]:
+        text += f" Clearly better than a random network of its size: {', '.join(paid) or 'none'} (one seed)."
+    return text
+
+
+def of_difference(ours: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """1 where an accuracy is better and the intervals do not overlap, -1 where it is worse, else 0."""
+    if ours["test_interval"][0] > other["test_interval"][1]:
+        return 1
+    return -1 if other["test_interval"][0] > ours["test_interval"][1] else 0
+
+
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """All that is to be said of a result.json."""
     tested = "test_accuracy" in result
+    if "answers" in result:
+        return [sentence for sentence in (of_answers(result), of_signal(result)) if sentence is not None]
     said = (
         of_origin(result) if tested else None,
         of_classes(result) if tested else None,
@@ -60,8 +105,7 @@ def of_run(result: Mapping[str, Any]) -> str:
     """
     ours, other = result, result["baseline"]
     difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
-    apart = ours["test_interval"][0] > other["test_interval"][1] or other["test_interval"][0] > ours["test_interval"][1]
-    if not apart:
+    if not of_difference(ours, other):
         return (
             f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
             "this run does not show that the search paid."

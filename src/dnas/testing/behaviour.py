@@ -185,19 +185,23 @@ def counted() -> Iterator[_Count]:
         handle.remove()
 
 
+def random_limits(name: str, mapping: str, seed: int) -> Feasible:
+    """Limits on one or two costs, that some random architecture just keeps to."""
+    delivered = Delivered(DARTS, LAYERS, mapping == SHARED, SHAPE, CLASS_NAMES, "int8")
+    rng = numpy_stream(seed, "limits", *f"{name} {mapping}".encode())
+    limited = [str(each) for each in rng.permutation(LIMITED)[: rng.integers(1, 3)]]
+    return Feasible(delivered, delivered.costs(plant(mapping, int(rng.integers(1 << 30))), limited))
+
+
 def check_limits(name: str, mapping: str | None = None, options: Options | None = None, seed: int = 0) -> None:
     """Under limits, what is found keeps to them, and so do second choices and all whole architectures that are judged;
     and a search that is resumed comes to the same end.
 
     Args:
-        seed: Of the limits, which are on one or two costs, and just let another architecture be found.
+        seed: Of the limits; see `random_limits`.
     """
     mapping = mapping or get_method(name).default_mapping
-    delivered = Delivered(DARTS, LAYERS, mapping == SHARED, SHAPE, CLASS_NAMES, "int8")
-    rng = numpy_stream(seed, "limits", *f"{name} {mapping}".encode())
-    limited = [str(each) for each in rng.permutation(LIMITED)[: rng.integers(1, 3)]]
-    limits = delivered.costs(plant(mapping, int(rng.integers(1 << 30))), limited)
-    feasible = Feasible(delivered, limits)
+    feasible = random_limits(name, mapping, seed)
     again = partial(search, name, mapping, options, seed=seed, planted=plant(mapping, seed), feasible=feasible)
     record = again()
     found, judged = record.found, [trial.architecture for trial in record.found.history]
@@ -206,7 +210,7 @@ def check_limits(name: str, mapping: str | None = None, options: Options | None 
             # A method may judge cells that lack nodes; a published rule may leave out inputs.
             whole = all(len(cell.nodes) == DARTS.nodes for cell in architecture.layers)
             excess = feasible.excess(architecture) if whole else {}
-            assert not excess, f"limited to {limits}, {name} {what} an architecture that needs {excess}"
+            assert not excess, f"limited to {feasible.limits}, {name} {what} an architecture that needs {excess}"
     if mapping == SHARED:
         assert cell_pair(found.architecture), f"within limits, {name} finds layers that differ, under --mapping shared"
     halfway = record.session.checkpoints[len(record.session.checkpoints) // 2]
