@@ -207,8 +207,8 @@ def test_a_method_that_stops_its_own_search_is_tried(ticking):
         *[({"search": {name: 2}}, [name, "--budget"]) for name in ("epochs", "images", "seconds", "steps", "trials")],
         *[({"train": {name: 2}}, [name, "--budget"]) for name in ("epochs", "images", "steps")],
         ({"finals": 1}, ["--finals must be 0 or at least 2"]),
-        ({"finals": 4, "command": "train"}, ["--finals 4 has no use with `dnas train`"]),
-        ({"finals": 4, "command": "search"}, ["--finals 4 has no use with `dnas search`"]),
+        ({"finals": 4, "command": "train"}, ["--finals 4 does not apply to `dnas train`"]),
+        ({"finals": 4, "command": "search"}, ["--finals 4 does not apply to `dnas search`"]),
     ],
 )
 def test_what_a_budget_decides_is_refused_beside_it(given, words):

@@ -27,7 +27,7 @@ from dnas.settings import GradientSettings, NetworkTrainSettings, SearchSettings
 from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
-# Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
+# Of the budget of a run. With 15%, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
 # the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In one of eight runs
 # of 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
 SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.01, 0.05

@@ -44,11 +44,11 @@ class Config(Protocol):
 
 
 def check_limits(limits: LimitSettings, command: str) -> None:
-    """Raises InputError for limits that no image is needed to refuse."""
+    """Raise InputError for limits that are invalid for any images."""
     if command == "train":
-        raise InputError("limits have no use with `dnas train`, which trains what it is given; leave them out")
+        raise InputError("limits cannot be used with `dnas train`, which trains a given network; remove them")
     if limits.precision != LimitSettings().precision and not limits.ram:
-        raise InputError(f"--ram-precision {limits.precision} has no use without --max-ram; give that, or leave it out")
+        raise InputError(f"--ram-precision {limits.precision} only applies to --max-ram; add that or remove it")
 
 
 def within_limits(
