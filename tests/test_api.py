@@ -74,7 +74,7 @@ def test_the_lines_of_the_contract():
     assert dnas.macs(small, (3, 32, 32)) > 0
     named = dnas.build("DARTS_V2", channels=4, num_classes=7, layers=3)
     assert dnas.params(named) == dnas.params(small)
-    with pytest.raises(dnas.InputError, match="resnet8 is a hand-made network"):
+    with pytest.raises(dnas.InputError, match="resnet8 is a reference network"):
         dnas.build("resnet8")
     assert {"dnas", "pc-darts"} <= set(dnas.list_methods())
     assert dnas.get_method("dnas").name == "dnas"

@@ -101,7 +101,7 @@ def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baselin
 
 def test_what_is_spent_before_a_training_is_said_in_a_line():
     config, _ = configured()
-    with refused("--budget 10 min is spent before a training begins", "give more"):
+    with refused("--budget 10 min is spent before the training", "give more"):
         budget.training_seconds(config, [Pace(1.0, 1.0, 0.0)], blank(700), spent=590.0)
 
 
@@ -207,8 +207,8 @@ def test_a_method_that_stops_its_own_search_is_tried(ticking):
         *[({"search": {name: 2}}, [name, "--budget"]) for name in ("epochs", "images", "seconds", "steps", "trials")],
         *[({"train": {name: 2}}, [name, "--budget"]) for name in ("epochs", "images", "steps")],
         ({"finals": 1}, ["--finals must be 0 or at least 2"]),
-        ({"finals": 4, "command": "train"}, ["--finals 4 has no use with `dnas train`"]),
-        ({"finals": 4, "command": "search"}, ["--finals 4 has no use with `dnas search`"]),
+        ({"finals": 4, "command": "train"}, ["--finals 4 does not apply to `dnas train`"]),
+        ({"finals": 4, "command": "search"}, ["--finals 4 does not apply to `dnas search`"]),
     ],
 )
 def test_what_a_budget_decides_is_refused_beside_it(given, words):
@@ -223,7 +223,7 @@ def test_what_a_budget_decides_is_refused_beside_it(given, words):
 
 def test_ranks_have_neither_budget_nor_finals(monkeypatch):
     monkeypatch.setattr("dnas.runtime.distributed.count", lambda: 2)
-    with refused("--budget plans for one process"):
+    with refused("--budget cannot be used with several ranks"):
         check_budget({"budget": 60.0})
     with refused("--finals trains candidates one by one"):
         check_budget({"finals": 3})

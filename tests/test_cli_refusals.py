@@ -177,7 +177,7 @@ def test_a_run_without_a_control_of_its_size_says_so_and_ends_well(tmp_path, ima
     monkeypatch.setattr(carry_out, "random_of_size", none_found)
     outcome = invoke("run", "--data", images, *TINY, "--out", tmp_path / "r", "--json")
     assert outcome.code == 0 and "baseline" not in outcome.json
-    assert "no comparison: no random architecture of that size" in outcome.err
+    assert "baseline skipped: no random architecture of that size" in outcome.err
 
 
 def test_a_thresholded_architecture_is_trained(tmp_path, images):

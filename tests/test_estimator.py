@@ -130,7 +130,7 @@ def test_the_scale_is_that_of_fit(digits):
     images, labels = digits[0][:60] / 16, digits[1][:60]
     fitted = DNASClassifier(**TINY).fit(images, labels)
     assert np.array_equal(fitted.predict_proba(images), fitted.predict_proba(np.rint(images * 255).astype(np.uint8)))
-    with pytest.raises(dnas.InputError, match="X holds values from 0 to 16, where 0 to 1 belong"):
+    with pytest.raises(dnas.InputError, match="X must contain values from 0 to 1, got 0 to 16"):
         fitted.predict(digits[0][:60])
 
 
@@ -139,11 +139,11 @@ def test_the_scale_is_that_of_fit(digits):
     [
         (lambda x, y: (x.reshape(60, 64), y), "give image_shape for rows of numbers"),
         (lambda x, y: (x[:, :, :, None].repeat(2, 3), y), r"1, 3 or 4 channels"),
-        (lambda x, y: (x - 5, y), "X holds values from -5 to 11, where 0 to 255 belong"),
+        (lambda x, y: (x - 5, y), "X must contain values from 0 to 255, got -5 to 11"),
         (lambda x, y: (np.where(x > 15, np.nan, x), y), "Input X contains NaN"),
         (lambda x, y: (x[:0], y[:0]), "a minimum of 1 is required"),
-        (lambda x, y: (x.astype(str), y), "where numbers of pictures belong"),
-        (lambda x, y: (x, y[:5]), "give one label for each"),
+        (lambda x, y: (x.astype(str), y), "X must contain numbers, got"),
+        (lambda x, y: (x, y[:5]), "give one label per image"),
         (lambda x, y: (x, np.zeros(60, int)), "belong to one class"),
     ],
 )
@@ -159,7 +159,7 @@ def test_wrong_uses(fitted, digits):
         DNASClassifier().predict(digits[0])
     with pytest.raises(ValueError, match="is expecting 64 features as input"):
         fitted.predict(np.zeros((3, 9, 9)))
-    with pytest.raises(ValueError, match="X is sparse"):
+    with pytest.raises(ValueError, match="got a sparse matrix"):
         fitted.predict(csr_array(np.eye(8)))
     with pytest.raises(ValueError, match="Invalid parameter 'depth'"):
         fitted.set_params(depth=3)

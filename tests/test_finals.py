@@ -409,7 +409,11 @@ def test_the_winner_takes_the_steps_of_its_own_number(images, tmp_path, smallest
     assert f"number {winner + 1} of 3" in log
     for count in (2, 4):
         outcome = invoke("run", "--data", images, *TINY, "--config", plan, "--finals", count, "--out", tmp_path / "no")
-        assert outcome.code == 2 and "finals_steps has 3 numbers" in outcome.err and not (tmp_path / "no").exists()
+        assert (
+            outcome.code == 2
+            and "finals_steps must have one number per candidate" in outcome.err
+            and not (tmp_path / "no").exists()
+        )
 
 
 def test_a_study_has_no_finals_unless_it_is_told():

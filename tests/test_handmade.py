@@ -108,7 +108,7 @@ def test_what_has_no_use_is_refused_in_one_line(tmp_path, as_if_installed, argum
 def test_what_only_an_architecture_has_use_for_is_refused(tmp_path, as_if_installed, name):
     outcome = invoke("train", "vgg16-bn", "--option", f"train.{name}=0.0")
     assert outcome.code == 2 and len(outcome.lines) == 1 and not list(tmp_path.iterdir())
-    assert f"train.{name} has no use with vgg16-bn" in outcome.err
+    assert f"train.{name} cannot be used with vgg16-bn" in outcome.err
 
 
 def test_a_file_of_an_architectures_training_serves_a_hand_made_network(tmp_path):
@@ -117,7 +117,7 @@ def test_a_file_of_an_architectures_training_serves_a_hand_made_network(tmp_path
     given = nested("train", {"config": str(file), "handmade": "vgg16-bn", "baseline": False})
     assert given["train"] == {"epochs": 7}
     file.write_text('command = "train"\nhandmade = "vgg16-bn"\n[train]\nepochs = 7\nchannels = 12\n')
-    with pytest.raises(InputError, match="--channels has no use with vgg16-bn"):
+    with pytest.raises(InputError, match="--channels cannot be used with vgg16-bn"):
         parse(nested("train", {"config": str(file), "handmade": "vgg16-bn", "baseline": False}))
     assert "handmade" not in nested("run", {"config": str(file)})
 

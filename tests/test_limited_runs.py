@@ -170,7 +170,7 @@ def test_random_limits_are_kept(name):
         (("--max-params", "12k", "--channels", 32), "--max-params 12000 cannot be met: the least that a network of 4 layers and 32"),
         (("--max-ram", "1KB"), "bytes of int8 activations"),
         (("--max-size", "1.5"), "must be a number of bytes"),
-        (("--ram-precision", "float32"), "--ram-precision float32 has no use without --max-ram"),
+        (("--ram-precision", "float32"), "--ram-precision float32 only applies to --max-ram"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_met_is_refused_before_anything_is_searched(tmp_path, given, said):

@@ -189,9 +189,7 @@ def test_a_run_is_resumed_with_the_same_images_and_no_others(tmp_path):
         dnas.run(data=data, out=run, on_epoch=lambda metrics: metrics["stage"] == "search", **options)
     assert read_toml(run / "config.toml")["data"]["source"] == "memory" == whole.data
     before = (run / "config.toml").read_bytes()
-    with pytest.raises(
-        dnas.InputError, match=r"go on in Python with dnas\.resume\('.*run', data=…\), and give the same"
-    ):
+    with pytest.raises(dnas.InputError, match=r"resume in Python with dnas\.resume\('.*run', data=…\) and the same"):
         dnas.resume(run)
     assert invoke("resume", run).code == 2
     with pytest.raises(dnas.InputError, match="data has other images than it began with"):

@@ -117,7 +117,7 @@ def test_progress_is_shown_when_it_is_asked_for(images, tmp_path, capfd):
     dnas.search(data=images, out=tmp_path / "run", method="random", progress=True, **FEW, option={"search.trials": 2})
     out, err = capfd.readouterr()
     assert out == "" and "search, preset quick, seed 0" in err and "trial 2" in err
-    with pytest.raises(dnas.InputError, match="progress=True and reporter"):
+    with pytest.raises(dnas.InputError, match="progress=True cannot be used with reporter"):
         dnas.search(progress=True, reporter=reporter.Plain(), out=tmp_path / "never")
 
 

@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_one_line_before_anything_is_written(run, data, tmp
         (("--from", run, "-o", "train.stem=halving"), "train.stem is cifar in the weights of"),
         (("DARTS_V2", "--from", run), "its weights are not of the network of DARTS_V2"),
         (("resnet8", "--from", run), "its weights are not of the network of resnet8"),
-        (("--from", run, "--baseline"), "--baseline has no use with --from"),
+        (("--from", run, "--baseline"), "--baseline cannot be used with --from"),
         (("--from", color, "--data", "digits"), "--data digits: its images are gray, and"),
         (("--from", search), "has no trained weights"),
         (("--from", tmp_path / "nope"), "is not a run folder"),

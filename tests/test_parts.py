@@ -67,7 +67,7 @@ def test_every_method_with_gradients_takes_all_steps_of_all_parts(method):
     ("names", "options", "said"),
     [
         (["nonsense"], {}, "unknown --with 'nonsense'"),
-        (["beta-decay", "beta-decay"], {}, "--with names beta-decay twice"),
+        (["beta-decay", "beta-decay"], {}, "--with contains 'beta-decay' twice"),
         ([], {"beta-decay": {"weight": 1.0}}, "--option beta-decay.* only applies to --with beta-decay"),
         (["beta-decay"], {"beta-decay": {"wait": 1}}, "--option beta-decay.wait .* did you mean 'beta-decay.weight'"),
         (["beta-decay"], {"beta-decay": {"weight": -1.0}}, "--option beta-decay.weight must be above 0, got -1"),

@@ -154,7 +154,7 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     table = ElementTree.fromstring(found._repr_html_())
     assert [cell.text for cell in table.iter("td")][:: len(list(table.iter("th")))] == list(NAMES)
     assert dnas.resume(path).to_dict() == found.to_dict()
-    with pytest.raises(dnas.InputError, match=r"data and on_epoch are for runs, and .* is a ranking"):
+    with pytest.raises(dnas.InputError, match=r"data and on_epoch do not apply to .*, which is a ranking"):
         dnas.resume(path, on_epoch=lambda metrics: True)
     with pytest.raises(dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"):
         dnas.rank(resume=path, out=path)

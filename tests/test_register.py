@@ -73,7 +73,7 @@ def test_a_cell_may_be_run_again_but_no_name_is_taken_twice():
 
 @pytest.mark.parametrize("wrong", [3, object, "cooling"])
 def test_what_is_no_method_is_refused(wrong):
-    with pytest.raises(dnas.InputError, match="register takes a class of method"):
+    with pytest.raises(dnas.InputError, match="register requires a subclass of Method or Part"):
         dnas.register(wrong)
 
 

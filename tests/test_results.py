@@ -97,7 +97,7 @@ def test_each_command_has_its_kind(images, ran, tmp_path):
     assert dnas.resume(searched.run) == searched
     trained = dnas.train("resnet8", data=images, epochs=1, batch_size=16, width=0.25, out=tmp_path / "resnet8")
     assert type(trained) is dnas.TrainResult and trained.baseline is None and "resnet8  test accuracy" in repr(trained)
-    with pytest.raises(dnas.InputError, match="resnet8 is a hand-made network"):
+    with pytest.raises(dnas.InputError, match="resnet8 is a reference network"):
         _ = trained.architecture
     assert "<img" not in trained._repr_html_()
     assert type(dnas.resume(ran.run)) is dnas.RunResult
@@ -120,7 +120,7 @@ def test_a_study(images, tmp_path):
         "--epochs", 1, "--batch-size", 16, "--json",
     )  # fmt: skip
     assert typed.code == 0 and typed.json == more.to_dict()
-    with pytest.raises(dnas.InputError, match="on_epoch are for runs"):
+    with pytest.raises(dnas.InputError, match="on_epoch do not apply to"):
         dnas.resume(out, on_epoch=print)
     with pytest.raises(dnas.InputError, match="data of compare must be a name or a path"):
         dnas.compare("random", data=(np.zeros((2, 9, 9)), [0, 1]), out=tmp_path / "never")
@@ -131,5 +131,5 @@ def test_a_study(images, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"processes": 2}, {"ray": "auto"}])
 def test_what_is_for_studies_is_refused_for_a_run(ran, wrong):
-    with pytest.raises(dnas.InputError, match="is for studies"):
+    with pytest.raises(dnas.InputError, match="does not apply to"):
         dnas.resume(ran.run, **wrong)

@@ -271,7 +271,7 @@ KEPT = ("model.safetensors", "metrics.jsonl")
         (["train", "resnet8", "--width", "0"], "--width must be above 0"),
         (["train", "resnet8", "--params", "12"], "for resnet8 with 10 classes and 1 image channels, got 12"),
         (["train", "resnet8", "--width", "1", "--params", "130k"], "train.width=1.0 cannot be used with"),
-        (["train", "resnet8", "--channels", "8"], "--channels has no use with resnet8"),
+        (["train", "resnet8", "--channels", "8"], "--channels cannot be used with resnet8"),
         (["show", "vgg16-bn", "--width", "2"], "not to vgg16-bn"),
         (["show", "DARTS_V2", "--params", "9k"], "not to an architecture"),
         (["show", "resnet8", "--width", "2", "--params", "9k"], "cannot be used with"),

@@ -356,7 +356,7 @@ def test_streamed_pictures_that_run_short_are_not_called_changed(root, monkeypat
 def test_training_that_runs_short_says_how_much_and_what_to_turn_down(kind):
     with (
         pytest.raises(
-            RunError, match=r"out of memory: .* are free.*after a peak of .*; start anew with a smaller --batch"
+            RunError, match=r"out of memory: .* are free.*after a peak of .*; free memory and run `dnas resume`"
         ),
         memory_errors("cpu"),
     ):

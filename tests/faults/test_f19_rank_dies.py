@@ -69,7 +69,10 @@ def test_one_rank_writes_and_speaks(tmp_path, images, undisturbed_ranks):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "--method", "random"), "--method random trains candidates one by one, which ranks do not share"),
+        (
+            ("run", "--method", "random"),
+            "--method random trains candidates one by one and cannot be used with torchrun",
+        ),
         (("run", "-o", "search.parts=3"), "search.parts=3 cannot be divided among 2 ranks"),
         (("run", "-o", "search.batch_size=2"), "cannot be split into 2 parts of two or more"),
         (("compare", "--methods", "dnas"), "torchrun's ranks make one run together"),

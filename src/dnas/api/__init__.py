@@ -1,4 +1,4 @@
-"""The Python functions: the commands by keyword, their results, and a classifier as scikit-learn has them.
+"""The Python functions: the commands with keyword arguments, their results, and a classifier for scikit-learn.
 
-Not here: how anything is done.
+Not here: any implementation.
 """

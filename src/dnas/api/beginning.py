@@ -1,4 +1,4 @@
-"""What the functions have in common: keywords become settings, and who shows how far a run is."""
+"""Shared code of the functions: keyword arguments become settings, and the choice of a progress reporter."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dnas.runtime.execution import Execution, execution
 
 @dataclass(frozen=True)
 class Started:
-    """What a call is given beside settings.
+    """Arguments of a call that are not settings.
 
     Attributes:
-        place: Of images in memory; None: they are named by a setting.
+        place: The place of images in memory; None if a setting names the images.
     """
 
     execution: Execution
@@ -32,13 +32,13 @@ class Started:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Started:
-        """From a function's arguments by name. Raises InputError."""
+        """Read them from the arguments of a function, by name. Raises InputError."""
         # First, since time_limit counts from here.
         now = execution(**{name: given[name] for name in names(ExecutionOptions)})
         shown = given["reporter"]
         if given["progress"]:
             if shown is not None:
-                raise InputError("progress=True and reporter both show progress; leave one out")
+                raise InputError("progress=True cannot be used with reporter; remove one")
             shown = reporter(quiet=False)
         data = given.get("data")
         place = None if data is None or isinstance(data, str | os.PathLike) else place_of(data)
@@ -49,7 +49,7 @@ OWN = (*names(ExecutionOptions), "on_epoch", "progress", "reporter")
 
 
 def begin(command: Command, given: Mapping[str, Any], subject: Named | None = None) -> dict[str, Any]:
-    """Begin a run with a function's arguments and carry it through. Returns the content of result.json.
+    """Execute a run with the arguments of a function, and return the content of result.json.
 
     Raises InputError, RunError and Interrupted.
     """
@@ -57,7 +57,7 @@ def begin(command: Command, given: Mapping[str, Any], subject: Named | None = No
     named = given if started.place is None else {**given, "data": IN_MEMORY}
     options = {name: plain(value) for name, value in named.items() if name not in OWN}
     if command == "run" and options["baseline"]:
-        del options["baseline"]  # the default, over which a configuration file goes
+        del options["baseline"]  # the default, so that a configuration file takes precedence
     out = options.pop("out")
     with calling(typed(command, options)):
         settings, architecture = nested(command, options), None
@@ -74,7 +74,7 @@ def begin(command: Command, given: Mapping[str, Any], subject: Named | None = No
 
 
 def plain(value: Any) -> Any:
-    """An argument as the command line would have it."""
+    """Return an argument in the form of the command line."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

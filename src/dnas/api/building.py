@@ -1,4 +1,4 @@
-"""The network of an architecture by its name, with fresh weights."""
+"""Build the network of an architecture, with new weights."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def build(
     final_norm: bool = False,
     seed: int = 0,
 ) -> Network:
-    """Build the network of an architecture, with fresh weights: images [B, inputs, H, W] → logits [B, num_classes].
+    """Build the network of an architecture, with new weights: images [B, inputs, H, W] → logits [B, num_classes].
 
     Args:
         architecture: An `Architecture`, an architecture file, a run folder, or a published name ("DARTS_V2").
-        channels: Width of the first cells.
-        num_classes: Size of the output.
-        layers: Depth at which a pair of cells is stacked. [default: its own; of a published pair 20]
-        inputs: Channels of an image.
+        channels: Initial channels.
+        num_classes: Number of classes.
+        layers: Depth to which a pair of cells is stacked. [default: that of the architecture; 20 for a published pair]
+        inputs: Number of image channels.
         stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224.
         auxiliary: Add the auxiliary head: in training mode the network returns (logits, auxiliary logits).
-        final_norm: Normalize what the last layer gives, without parameters.
-        seed: Of the weights; the global random state is neither read nor changed.
+        final_norm: Normalize the output of the last layer, without parameters.
+        seed: Seed of the weights; the global random state is neither read nor changed.
 
     Raises:
-        InputError: No such architecture, or a width, depth or class count that cannot be built.
+        InputError: There is no such architecture, or a width, depth or number of classes is invalid.
     """
     found = named(architecture, layers)
     if found.architecture is None:
         raise InputError(
-            f"{found.handmade} is a hand-made network and has no architecture to build; dnas.train({found.handmade!r}) "
-            "trains it"
+            f"{found.handmade} is a reference network without an architecture; to train it, use "
+            f"dnas.train({found.handmade!r})"
         )
     return network.build(
         found.architecture,

@@ -1,4 +1,4 @@
-"""Write trained networks for programs without dnas."""
+"""Export trained networks for programs without dnas."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def export(
     data_dir: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Write the trained network of a run so that it runs without dnas; the content of export.json, and its `folder`.
+    """Export the trained network of a run for programs without dnas; return the content of export.json, and `folder`.
 
     Args:
-        format: One or several of those that `dnas export --help` lists.
+        format: One or several formats; `dnas export --help` lists them.
         out: The folder; by default `export` in the run folder.
-        data, data_dir: Images to test it on, and to calibrate int8 by; by default the run's.
-        reporter: As of `run`.
+        data, data_dir: Images for tests and for the calibration of int8; by default those of the run.
+        reporter: As for `run`.
 
     Raises:
-        InputError: No trained network, an unknown format or one that cannot hold it, or a package is missing.
-        RunError: What was written does not run, or does not agree with torch.
+        InputError: There is no trained network, a format is unknown or does not support it, or a package is missing.
+        RunError: An exported file does not run, or its results differ from those of torch.
     """
     return write(run, [format] if isinstance(format, str) else format, out, data, data_dir, reporter)

@@ -1,4 +1,4 @@
-"""Look at a data set before anything is run on it.
+"""Inspect a data set before a run.
 
 `tests/signature_tools.py` writes the options into the signature and the docstring.
 """
@@ -25,10 +25,10 @@ def inspect_data(
     resize: Literal["auto", "crop", "pad", "squeeze"] | None = None,
     reporter: Reporter | None = None,
 ) -> Inspection:
-    """Look at a data set as `dnas run` would read it, without running. As `dnas data`.
+    """Inspect a data set as `dnas run` would read it, without a run. Like `dnas data`.
 
     Args:
-        data: A name or a path, as of `run`.
+        data: A name or a path, as for `run`.
         image_column: The column of a list that holds the paths of images. [default: path, file, filename, file_name or
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
@@ -38,13 +38,13 @@ def inspect_data(
         resize: How images become squares. crop: resize the shorter side and crop the center. pad: resize the longer
             side and pad with the mean color. squeeze: resize both sides. auto: pad if the longer side of most images is
             more than 1.6 times the shorter one, else crop. [default: auto]
-        reporter: As of `run`.
+        reporter: As for `run`.
 
     Returns:
-        An `Inspection`: classes and counts, what is left out and why, copies within and across the splits.
+        An `Inspection`: classes and counts, files that are left out and why, copies within and across the splits.
 
     Raises:
-        InputError: There is no such data set, or it would be refused.
+        InputError: There is no such data set, or it cannot be used.
     """
     given: dict[str, Any] = locals()
     options = {name: plain(value) for name, value in given.items() if name not in ("data", "reporter")}

@@ -1,4 +1,4 @@
-"""What the functions return: what came out, for programs, for a terminal and for a notebook."""
+"""Return values of the functions: results for programs, for a terminal and for a notebook."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def load(run: str | Path) -> Classifier:
 
     Returns:
         A `Classifier`: it has `classes`, `image_size`, `channels`, `mean` and `std`, and `predict(pictures)` takes
-        paths, PIL images, uint8 arrays and tensors. Called with normalized images, as `preprocess(pictures)` gives
-        them, it returns logits. `network` is the plain module.
+        paths, PIL images, uint8 arrays and tensors. Called with normalized images from `preprocess(pictures)`, it
+        returns logits. `network` is the inner module.
 
     Raises:
         InputError: There is no trained network, or its file is damaged.
@@ -40,13 +40,13 @@ def load(run: str | Path) -> Classifier:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
-    """What every run has.
+    """Base class of the results of runs.
 
     Attributes:
-        run: Its folder.
-        data: The name or path of the data set; "memory" for images that were given as objects.
-        classes: How many.
-        peak_memory_bytes: Of the process, or on a GPU of its memory.
+        run: The run folder.
+        data: The name or path of the data set; "memory" for images that were passed as objects.
+        classes: Number of classes.
+        peak_memory_bytes: Peak memory of the process, or on a GPU of its memory.
         content: The content of result.json, which has more.
     """
 
@@ -59,25 +59,25 @@ class Result:
 
     @classmethod
     def of(cls: type[_Result], content: Mapping[str, Any]) -> _Result:
-        """The result with the content of a result.json."""
+        """Return the result with the content of a result.json."""
         values = {**_fields(cls, content), "run": Path(content["run"]), "content": content}
         if values.get("baseline") is not None:
             values["baseline"] = Baseline(**_fields(Baseline, values["baseline"]))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of result.json."""
+        """Return the content of result.json."""
         return deepcopy(dict(self.content))
 
     def __getitem__(self, name: str) -> Any:
-        """An entry of result.json."""
+        """Return an entry of result.json."""
         return self.content[name]
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What was found, or trained, from the run folder. Raises InputError for a hand-made network."""
+        """Searched or trained architecture, from the run folder. Raises InputError for a reference network."""
         if not (self.run / ARCHITECTURE_FILE).is_file() and "architecture" in self.content:
-            raise InputError(f"{self.content['architecture']} is a hand-made network and has no architecture")
+            raise InputError(f"{self.content['architecture']} is a reference network and has no architecture")
         return Architecture.load(self.run / ARCHITECTURE_FILE)
 
     def __repr__(self) -> str:
@@ -94,32 +94,32 @@ class Result:
     def _repr_html_(self) -> str:
         found = verdict.networks(self.content)
         title = f"{escape(self._title())}, seed {self.seed}"
-        header = ("network", "test accuracy", "95 % interval", "parameters", "MACs")
+        header = ("network", "test accuracy", "95% CI", "parameters", "MACs")
         table = _table(header, [(name, *_cells(row)) for name, row in found]) if found else ""
         said = "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict.sentences(self.content))
         return f"<div><p><b>{title}</b></p>{table}{said}{self._drawing()}<p>{escape(str(self.run))}</p></div>"
 
     def _drawing(self) -> str:
-        """The picture of the architecture, if the run folder is still there and has one."""
+        """Return the drawing of the architecture, if the run folder still exists and has one."""
         try:
             file = self.run / DRAWING_FILE
             text = file.read_text("utf-8") if file.is_file() else svg(self.architecture, title=self._title())
         except (OSError, InputError):
             return ""
-        # As an image, so that its styles are its own.
+        # As an image, so that its styles do not affect the page.
         source = base64.b64encode(text.encode()).decode()
         return f'<img alt="architecture" style="max-width: 100%" src="data:image/svg+xml;base64,{source}">'
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class SearchResult(Result):
-    """What `search` returns.
+    """Result of `search`.
 
     Attributes:
-        method, mapping: How it was searched.
-        validation_accuracy: Of what was found, on the held-out half of the training images; None if it was not
+        method, mapping: Method and mapping of the search.
+        validation_accuracy: Accuracy of the result on the validation half of the training images; None if it was not
             measured.
-        search_seconds: How long it took.
+        search_seconds: Duration of the search.
     """
 
     method: str
@@ -133,11 +133,11 @@ class SearchResult(Result):
 
 @dataclass(frozen=True)
 class Baseline:
-    """A random network of the same size, trained by the same trainer.
+    """Random baseline: a random network of the same size, trained with the same settings.
 
     Attributes:
-        test_accuracy, test_interval, params, macs: As of `TrainResult`.
-        seconds: How long its training took.
+        test_accuracy, test_interval, params, macs: As in `TrainResult`.
+        seconds: Duration of its training.
     """
 
     test_accuracy: float
@@ -149,16 +149,16 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TrainResult(Result):
-    """What `train` returns.
+    """Result of `train`.
 
     Attributes:
-        test_accuracy: Of the last epoch, from 0 to 1.
-        test_images: How many were tested.
-        test_interval: The 95 % interval of the accuracy (Wilson).
-        params: Parameters, without the auxiliary head.
-        macs: Multiply-accumulates of one image.
-        train_seconds: How long its training took.
-        baseline: None without one.
+        test_accuracy: Test accuracy after the last epoch, from 0 to 1.
+        test_images: Number of test images.
+        test_interval: 95% confidence interval of the accuracy (Wilson).
+        params: Number of parameters, without the auxiliary head.
+        macs: Multiply-accumulates for one image.
+        train_seconds: Duration of the training.
+        baseline: The random baseline, or None.
     """
 
     test_accuracy: float
@@ -170,14 +170,14 @@ class TrainResult(Result):
     baseline: Baseline | None = None
 
     def model(self) -> Classifier:
-        """The trained network: what `dnas.load(run)` returns."""
+        """Return the trained network, as `dnas.load(run)` does."""
         return load(self.run)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunResult(TrainResult):
-    """What `run` returns: what `train` does, and of the search `method`, `mapping`, `validation_accuracy` and
-    `search_seconds` as of `SearchResult`. If finals were held, `architecture` is their winner.
+    """Result of `run`: as for `train`, and `method`, `mapping`, `validation_accuracy` and `search_seconds` of its
+    search as in `SearchResult`. If there were finals, `architecture` is their winner.
     """
 
     method: str
@@ -218,7 +218,7 @@ def run_result(content: Mapping[str, Any]) -> RunResult:
 
 
 def result_of(content: Mapping[str, Any]) -> RunResult | SearchResult | TrainResult:
-    """The result with the content of a result.json, of the kind that its command returns."""
+    """Return the result with the content of a result.json, in the class that its command returns."""
     if content["command"] == "run":
         return run_result(content)
     kinds: dict[str, type[SearchResult] | type[TrainResult]] = {"search": SearchResult, "train": TrainResult}
@@ -227,11 +227,11 @@ def result_of(content: Mapping[str, Any]) -> RunResult | SearchResult | TrainRes
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class StudyResult:
-    """What `compare` returns.
+    """Result of `compare`.
 
     Attributes:
-        folder: The study's.
-        failed: The runs that failed; the same call tries them again.
+        folder: The study folder.
+        failed: The failed runs; the same call retries them.
         content: The content of study.json.
     """
 
@@ -241,25 +241,25 @@ class StudyResult:
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """A row for each method under each mapping, control and reference, as study.json has them."""
+        """One row per method and mapping, control and reference, as in study.json."""
         rows: Sequence[Mapping[str, Any]] = self.content["rows"]
         return rows
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The runs that have no result yet."""
+        """Runs without a result so far."""
         return tuple(self.content["missing"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of study.json."""
+        """Return the content of study.json."""
         return deepcopy(dict(self.content))
 
     def __getitem__(self, name: str) -> Any:
-        """An entry of study.json."""
+        """Return an entry of study.json."""
         return self.content[name]
 
     def __repr__(self) -> str:
-        rows = [f"{each[0]}: {each[3]} % test error, {each[2]} searches" for each in cells(self.content)]
+        rows = [f"{each[0]}: {each[3]}% test error, {each[2]} searches" for each in cells(self.content)]
         return "\n  ".join((f"{type(self).__name__}: {self.folder}", *rows, *_left(self)))
 
     def _repr_html_(self) -> str:
@@ -272,13 +272,13 @@ class StudyResult:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RankingResult:
-    """What `rank` returns.
+    """Result of `rank`.
 
     Attributes:
-        folder: The ranking's.
-        architectures: How many are ranked.
-        failed: The runs that failed; the same call tries them again.
-        missing: The runs that have no result.
+        folder: The ranking folder.
+        architectures: Number of ranked architectures.
+        failed: The failed runs; the same call retries them.
+        missing: The runs without a result.
         content: The content of ranking.json.
     """
 
@@ -290,22 +290,22 @@ class RankingResult:
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """A row for each measure, as ranking.json has them: its `tau` with the full training, and `low` and `high`."""
+        """One row per measure, as in ranking.json: its `tau` with the full training, and `low` and `high`."""
         rows: Sequence[Mapping[str, Any]] = self.content["rows"]
         return rows
 
     @property
     def values(self) -> Mapping[str, Sequence[float | None]]:
-        """What each measure gave each architecture; None where it is not known."""
+        """Values of each measure per architecture; None if unknown."""
         values: Mapping[str, Sequence[float | None]] = self.content["values"]
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ranking.json."""
+        """Return the content of ranking.json."""
         return deepcopy(dict(self.content))
 
     def __getitem__(self, name: str) -> Any:
-        """An entry of ranking.json."""
+        """Return an entry of ranking.json."""
         return self.content[name]
 
     def __repr__(self) -> str:
@@ -322,20 +322,20 @@ class RankingResult:
 
 
 def _left(result: StudyResult | RankingResult) -> list[str]:
-    """The runs that are not there, in words."""
+    """Return the failed and missing runs as text."""
     kinds = (("failed", result.failed), ("missing", result.missing))
     return [f"{name}: {', '.join(runs)}" for name, runs in kinds if runs]
 
 
 def _fields(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of result.json that a dataclass has, with tuples for lists."""
+    """Return the entries of result.json for the fields of a dataclass, with tuples instead of lists."""
     found = {each.name: content[each.name] for each in fields(kind) if each.name in content}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = row["test_interval"]
-    return f"{row['test_accuracy']:.4f}", f"{low:.4f} – {high:.4f}", f"{row['params']:,}", f"{row['macs']:,}"
+    return f"{row['test_accuracy']:.4f}", f"{low:.4f}–{high:.4f}", f"{row['params']:,}", f"{row['macs']:,}"
 
 
 def _in_words(row: Mapping[str, Any]) -> str:

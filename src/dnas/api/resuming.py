@@ -1,4 +1,4 @@
-"""Go on with what was interrupted.
+"""Resume runs, studies and rankings.
 
 `tests/signature_tools.py` writes the options into the signature and the docstring.
 """
@@ -37,15 +37,16 @@ def resume(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> RunResult | SearchResult | TrainResult | StudyResult | RankingResult:
-    """Go on from the last checkpoint of a run folder, or with a study or a ranking. As `dnas resume`.
+    """Resume a run from its last checkpoint, or a study or ranking. Like `dnas resume`.
 
-    The result is the same, to the bit, as without the interruption (CPU, or `deterministic`). If nothing is left to
-    do, it is the result that is there.
+    The result is bit-for-bit identical to that of an uninterrupted run (CPU, or `deterministic`). If nothing is left to
+    do, the existing result is returned.
 
     Args:
         run: A run folder, or the folder of a study or a ranking.
-        data: The images of a run that was given images in memory: the same ones again.
-        processes: Of a study or a ranking: runs at a time. [default: one a thread on the CPU, else 1]
+        data: For a run whose images were given in memory: the same images again.
+        processes: For a study or ranking: number of runs to execute in parallel. [default: one per thread on the CPU,
+            else 1]
         checkpoint_every: Time between checkpoints, in seconds or as 5m; 0: a checkpoint after every step. [default: 30]
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
@@ -55,17 +56,17 @@ def resume(
         ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
         ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
             run is retried. [default: never]
-        on_epoch: Of a run, as of `run`.
-        progress: As of `run`.
-        reporter: As of `run`.
+        on_epoch: For runs, as for `run`.
+        progress: As for `run`.
+        reporter: As for `run`.
 
     Returns:
-        What the function that began it would have returned.
+        The result of the function that started it.
 
     Raises:
-        InputError: Not a run folder, in use, or its configuration, images or format have changed.
+        InputError: It is not a run folder, is in use, or its configuration, images or format have changed.
         RunError: It failed; it can be resumed.
-        Interrupted: As of `run`.
+        Interrupted: As for `run`.
     """
     given: dict[str, Any] = locals()
     started = Started.of(given)
@@ -73,12 +74,12 @@ def resume(
     cluster = ClusterOptions(**{name: given[name] for name in names(ClusterOptions)})
     for file, kind in ((STUDY_FILE, "study"), (RANKING_FILE, "ranking")):
         if (path / file).is_file() and (data is not None or on_epoch is not None):
-            raise InputError(f"data and on_epoch are for runs, and {path} is a {kind}; leave them out")
+            raise InputError(f"data and on_epoch do not apply to {str(path)!r}, which is a {kind}; remove them")
     if (path / STUDY_FILE).is_file():
         return carry_out(path, read_study(path), processes, cluster, started)
     if (path / RANKING_FILE).is_file():
         return carry_out_ranking(path, read_ranking(path), processes, cluster, started)
     if processes or cluster != ClusterOptions():
         what = f"processes={processes}" if processes else "ray"
-        raise InputError(f"{what} is for studies and rankings, and {path} is one run; leave it out")
+        raise InputError(f"{what} does not apply to {str(path)!r}, which is a single run; remove it")
     return result_of(pipeline.resume(path, reporter=started.reporter, execution=started.execution, given=started.place))

@@ -72,14 +72,14 @@ def run(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> RunResult:
-    """Search for an architecture, train it from scratch and test it, beside a random network of the same size.
+    """Search for an architecture, train it from scratch and test it, against a random network of the same size.
 
-    As `dnas run`. Without arguments: the DNAS method on scikit-learn's digits, about a minute on two cores. None stands
-    for what is not given.
+    Like `dnas run`. Without arguments: the DNAS method on scikit-learn's digits, about a minute on two cores. None
+    means that an option is not given.
 
     Args:
         data: A name ("digits", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"), a path, or images: arrays or
-            tensors (images, labels), a torch `Dataset` of (picture, label), or a mapping of "train", "validation" and
+            tensors (images, labels), a torch `Dataset` of (image, label), or a mapping of "train", "validation" and
             "test" to either. See docs/python.md. [default: "digits"]
         image_column: The column of a list that holds the paths of images. [default: path, file, filename, file_name or
             image]
@@ -156,18 +156,18 @@ def run(
             checkpoint and exit code 75. [default: no limit]
         tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
         baseline: Also train a random network of the same size.
-        on_epoch: Called with the metrics of each epoch, as metrics.jsonl has them, and to stop the run returns True: it
-            ends with `Interrupted`, and `dnas.resume` goes on.
+        on_epoch: Called with the metrics of each epoch, as in metrics.jsonl. If it returns True, the run stops with
+            `Interrupted`, and `dnas.resume` continues it.
         progress: Show bars with rate and remaining time on stderr or in a notebook, or lines in a pipe.
-        reporter: An object of your own to show progress; see `dnas.reporter`.
+        reporter: Your own object for progress; see `dnas.reporter`.
 
     Returns:
-        The result, which is also in the run folder's result.json; a `FrontResult` where a limit has several values.
+        The result, which is also in result.json of the run folder; a `FrontResult` if a limit has several values.
 
     Raises:
-        InputError: An option that cannot work.
-        RunError: The run failed; `dnas.resume` goes on.
-        Interrupted: Ctrl-C, `on_epoch` or `time_limit` stopped it; `dnas.resume` goes on.
+        InputError: An invalid option.
+        RunError: The run failed; `dnas.resume` continues it.
+        Interrupted: Ctrl-C, `on_epoch` or `time_limit` stopped it; `dnas.resume` continues it.
     """
     given: dict[str, Any] = locals()
     return run_result(begin("run", given))
@@ -218,10 +218,10 @@ def search(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> SearchResult:
-    """Search for an architecture, without training it afterwards. As `dnas search`.
+    """Search for an architecture, without training it afterwards. Like `dnas search`.
 
     Args:
-        data: As of `run`.
+        data: As for `run`.
         image_column: The column of a list that holds the paths of images. [default: path, file, filename, file_name or
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
@@ -283,17 +283,17 @@ def search(
         time_limit: Stop in time to finish within this time of the start, in seconds or as 5m or 1h30m, with a
             checkpoint and exit code 75. [default: no limit]
         tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
-        on_epoch: As of `run`.
-        progress: As of `run`.
-        reporter: As of `run`.
+        on_epoch: As for `run`.
+        progress: As for `run`.
+        reporter: As for `run`.
 
     Returns:
-        The result; its `architecture` is what was found.
+        The result; its `architecture` is the searched architecture.
 
     Raises:
-        InputError: An option that cannot work.
-        RunError: The run failed; `dnas.resume` goes on.
-        Interrupted: As of `run`.
+        InputError: An invalid option.
+        RunError: The run failed; `dnas.resume` continues it.
+        Interrupted: As for `run`.
     """
     given: dict[str, Any] = locals()
     return SearchResult.of(begin("search", given))
@@ -338,13 +338,13 @@ def train(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train a network from scratch and test it. As `dnas train`.
+    """Train a network from scratch and test it. Like `dnas train`.
 
     Args:
         architecture: An `Architecture`, or as on the command line: an architecture file, a run folder, a published name
-            ("DARTS_V2"), or a hand-made network ("resnet8"). A run hands on its data and its training, unless options
-            say otherwise.
-        data: As of `run`; if a run is named, by default its own.
+            ("DARTS_V2"), or a reference network ("resnet8"). The data and training settings of a run folder are
+            used, unless options override them.
+        data: As for `run`; for a run folder, by default its data.
         image_column: The column of a list that holds the paths of images. [default: path, file, filename, file_name or
             image]
         label_column: The column of a list that holds the classes. [default: label, class, target or category]
@@ -395,17 +395,17 @@ def train(
         tensorboard: Also write the scalars of metrics.jsonl to RUN/tensorboard; requires dnas[tensorboard].
         option: Settings of the training by name: {"train.cutout": 8}.
         baseline: Also train a random network of the same size.
-        on_epoch: As of `run`.
-        progress: As of `run`.
-        reporter: As of `run`.
+        on_epoch: As for `run`.
+        progress: As for `run`.
+        reporter: As for `run`.
 
     Returns:
         The result; its `model()` is the trained network.
 
     Raises:
-        InputError: No such network, or an option that cannot work.
-        RunError: The run failed; `dnas.resume` goes on.
-        Interrupted: As of `run`.
+        InputError: There is no such network, or an option is invalid.
+        RunError: The run failed; `dnas.resume` continues it.
+        Interrupted: As for `run`.
     """
     given: dict[str, Any] = locals()
     options, found = to_train(architecture, given)

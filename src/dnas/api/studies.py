@@ -80,20 +80,21 @@ def compare(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> StudyResult:
-    """Compare search methods over several seeds, each beside random networks of the same size. As `dnas compare`.
+    """Compare search methods over several seeds, each against random networks of the same size. Like `dnas compare`.
 
-    Call it again with the same `out` to go on; `resume` adds to a study.
+    Repeat the call with the same `out` to resume the study; `resume` adds to a study.
 
     Args:
-        methods: Names, or one text of them with commas between; "dnas+oles" is a method with a part.
-        mappings: Likewise; a method is run under those it knows. [default: each method's own]
-        seeds: Searches with every method, by the seeds 0, 1, … [default: 4]
-        training_seeds: Trainings of every searched network. [default: 1]
-        architectures: Published names and hand-made networks, trained by the same trainer.
-        resume: The folder of a study to go on with, or to add seeds, methods, mappings or architectures to; it keeps
-            its settings.
-        processes: Runs at a time. [default: one a thread on the CPU, else 1; what a cluster has room for]
-        threads: Threads of every run. [default: the machine's, shared by its runs; 1 on a cluster]
+        methods: Names, as a sequence or one text with commas; "dnas+oles" is a method with a part.
+        mappings: Names, like methods; each method runs under those that it supports. [default: that of each method]
+        seeds: Number of searches per method, with the seeds 0, 1, … [default: 4]
+        training_seeds: Number of trainings per searched network. [default: 1]
+        architectures: Published architectures and reference networks, trained with the same settings.
+        resume: The folder of a study to resume, or to add seeds, methods, mappings or architectures to; it keeps its
+            settings.
+        processes: Number of runs to execute in parallel. [default: one per thread on the CPU, else 1; on a cluster, as
+            many as fit]
+        threads: CPU threads per run. [default: those of the machine, shared by its runs; 1 on a cluster]
         data: digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/
             and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), shards of Hugging Face
             (.parquet, .arrow), or an archive (.zip, .tar, .tar.gz). [default: digits]
@@ -172,15 +173,15 @@ def compare(
         ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
         ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
             run is retried. [default: never]
-        progress: As of `run`.
-        reporter: As of `run`.
+        progress: As for `run`.
+        reporter: As for `run`.
 
     Returns:
-        What came out so far; its `failed` names the runs that failed.
+        The results so far; its `failed` lists the failed runs.
 
     Raises:
-        InputError: A setting that cannot work, before anything is run.
-        Interrupted: Ctrl-C or `time_limit` stopped it; the same call or `dnas.resume` goes on.
+        InputError: An invalid setting; raised before any run starts.
+        Interrupted: Ctrl-C or `time_limit` stopped it; the same call or `dnas.resume` continues.
     """
     given: dict[str, Any] = locals()
     started = _started(given, "compare")
@@ -262,20 +263,20 @@ def rank(
     progress: bool = False,
     reporter: Reporter | None = None,
 ) -> RankingResult:
-    """Ask how well supernets, shallower and shorter trainings rank architectures as full training does. As `dnas rank`.
+    """Measure how well supernets, and shallower and shorter trainings, rank architectures. Like `dnas rank`.
 
-    Call it again with the same `out` to go on; `resume` adds to a ranking.
+    Repeat the call with the same `out` to resume the ranking; `resume` adds to a ranking.
 
     Args:
-        methods: Whose supernets judge them: names, or one text of them with commas between; "dnas+oles" is a method
-            with a part. [default: dnas]
-        architectures: How many random ones are ranked. [default: 20]
+        methods: Methods whose supernets score them: names, as a sequence or one text with commas; "dnas+oles" is a
+            method with a part. [default: dnas]
+        architectures: Number of random architectures. [default: 20]
         proxy_layers: Depths of shallower trainings.
         proxy_epochs: Lengths of shorter trainings.
-        resume: The folder of a ranking to go on with, or to add architectures, methods or shorter trainings to; it
+        resume: The folder of a ranking to resume, or to add architectures, methods or shorter trainings to; it
             keeps its settings.
-        processes: As of `compare`.
-        threads: As of `compare`.
+        processes: As for `compare`.
+        threads: As for `compare`.
         data: digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/
             and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), shards of Hugging Face
             (.parquet, .arrow), or an archive (.zip, .tar, .tar.gz). [default: digits]
@@ -355,15 +356,15 @@ def rank(
         ray_retries: Number of retries for a run whose process or node was lost. [default: 3]
         ray_timeout: Time, in seconds or as 5m or 1h30m, after which a run counts as hung: its process is ended and the
             run is retried. [default: never]
-        progress: As of `run`.
-        reporter: As of `run`.
+        progress: As for `run`.
+        reporter: As for `run`.
 
     Returns:
-        What came out so far; its `failed` names the runs that failed.
+        The results so far; its `failed` lists the failed runs.
 
     Raises:
-        InputError: A setting that cannot work, before anything is run.
-        Interrupted: Ctrl-C or `time_limit` stopped it; the same call or `dnas.resume` goes on.
+        InputError: An invalid setting; raised before any run starts.
+        Interrupted: Ctrl-C or `time_limit` stopped it; the same call or `dnas.resume` continues.
     """
     given: dict[str, Any] = locals()
     started = _started(given, "rank")

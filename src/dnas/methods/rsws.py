@@ -32,7 +32,7 @@ class RandomSharingOptions(SupernetOptions):
 
 
 class RandomSharing(SupernetMethod):
-    """Uniform paths × the best of uniform draws on the supernet's accuracy."""
+    """Uniform paths × the best of uniform draws on the accuracy of the supernet."""
 
     name = "rsws"
     title = "Random search with weight sharing"

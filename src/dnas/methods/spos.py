@@ -41,7 +41,7 @@ class SPOSOptions(SupernetOptions):
 
 
 class SPOS(SupernetMethod):
-    """Uniform paths × evolution on the supernet's accuracy."""
+    """Uniform paths × evolution on the accuracy of the supernet."""
 
     name = "spos"
     title = "SPOS"

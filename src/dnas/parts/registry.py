@@ -60,9 +60,7 @@ def check(parts: Sequence[Part], method: Method, settings: SearchSettings | None
     """Raise InputError for a part that would have no effect with this method and these settings."""
     deriving = [part.name for part in parts if part.derives]
     if len(deriving) > 1:
-        raise SettingError(
-            SETTING, "--with", f" {' and '.join(deriving)} cannot be used together, since both derive; remove one"
-        )
+        raise SettingError(SETTING, "--with", f" {' and '.join(deriving)} both derive the architecture; remove one")
     for part in parts:
         if not isinstance(method, GradientMethod):
             names = f"a differentiable method, which {method.name} is not"

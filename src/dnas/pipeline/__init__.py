@@ -1,4 +1,4 @@
-"""The settings in force, and a run from images to a tested network.
+"""The resolved settings, and a run from images to a tested network.
 
 Not here: options, studies and pages.
 """

@@ -1,8 +1,8 @@
-"""A budget in time becomes a plan in steps, which is in force then: nothing that is computed looks at a clock.
+"""A time budget becomes a plan in steps. From then on only the plan is used, so results do not depend on a clock.
 
-Of the budget of a run, a share is for searching. The search is planned before it begins; how long the networks are
-trained is planned when they are known, since random networks of one size differ by half in their time per step. The
-plan is part of what is written, so that a resumed run, or one by its config.toml, repeats it.
+A share of the budget is for the search, which is planned before it starts. The length of the trainings is planned once
+the networks are known, since networks of the same size differ by half in their time per step. The plan is saved, so
+that a resumed run, or one from its config.toml, repeats it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dnas.settings import GradientSettings, NetworkTrainSettings, SearchSettings
 from dnas.units import time_text
 
 SettingsType = TypeVar("SettingsType", bound=NetworkTrainSettings)
-# Of the budget of a run. With 15 %, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
+# Of the budget of a run. With 15%, and finals twice as long, 292 of 500 s on CIFAR-10 were left for the training, and
 # the network came out 2.7 points below a random one that had all the time (docs/outcome.md). In one of eight runs
 # of 500 s what the search had thought of won the finals, so it gets little; more where there are no finals.
 SEARCH_SHARE, SEARCH_SHARE_ALONE = 0.01, 0.05
@@ -51,7 +51,7 @@ class Pace:
 
 
 def search_seconds(config: Config) -> float:
-    """How much of the budget is for the search."""
+    """Return the part of the budget for the search."""
     share = SEARCH_SHARE if config.finals else SEARCH_SHARE_ALONE
     return config.budget * {"search": 1.0, "run": share, "train": 0.0}[config.command]
 
@@ -67,10 +67,10 @@ def of_each(config: Config, spent: float) -> float:
 
 
 def searching(config: Config, method: Method, train: Split, info: DataInfo) -> dict[str, Any]:
-    """The settings with which a search takes its share of the budget.
+    """Return settings with which a search takes its share of the budget.
 
-    Of images; where these are all, or as few as they can be, of epochs. What is judged at the end takes as long after
-    few epochs as after many; where that is more than half of the time, `steps` ends the judging early.
+    They change the number of images, and once that is at a bound, the number of epochs. The evaluations at the end take
+    the same time after any number of epochs; if they need more than half of the time, `steps` ends them early.
     """
     settings = config.search
     assert settings is not None
@@ -90,7 +90,7 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
         trial = stages.seconds_per_trial(config, settings, train, info)
         if trial is None:
             raise InputError(
-                f"--budget {time_text(config.budget)}: a trial could not be tried for its speed; give --epochs"
+                f"--budget {time_text(config.budget)}: the speed of a trial could not be measured; use --epochs instead"
             )
         return trial * work / max(1, settings.processes)
 
@@ -113,7 +113,7 @@ def searching(config: Config, method: Method, train: Split, info: DataInfo) -> d
 
 
 def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace:
-    """How fast a network's steps are."""
+    """Measure the speed of the training steps of a network."""
     settings = config.train
     assert settings is not None
 
@@ -126,12 +126,12 @@ def pace(config: Config, subject: Subject, train: Split, info: DataInfo) -> Pace
 
 
 def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: float) -> float:
-    """What is left of the budget for the steps of one training.
+    """Return the seconds of the budget that remain for the steps of one training.
 
-    There may be finals before it, of as many as there are paces, and a baseline's training after it, for as long.
+    Finals of as many candidates as there are paces can precede it, and a baseline that trains as long can follow.
 
     Args:
-        spent: Seconds of the budget that are gone.
+        spent: Seconds of the budget that are spent.
 
     Raises:
         InputError: Nothing is left.
@@ -145,14 +145,14 @@ def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: 
     after = settings.statistics_images + len(test)
     left = (1 - RESERVE) * config.budget - spent - trainings * FORWARD * step * after / batch
     if len(paces) > 1:
-        # All finals are over before images are large; the winner's part is its own training's.
+        # All finals end before images have full size; the share of the winner belongs to its training.
         judged = sum(each.entrants for each in finals.rounds(len(paces))) * finals.held_out(settings.images)
         left -= FORWARD * small * judged / batch
         mean = statistics.mean(pace.mean for pace in paces)
         alone = statistics.mean(pace.half if pace.share else pace.full for pace in paces)
         trainings += finals.beside(len(paces)) * alone / mean
     if left <= 0:
-        raise InputError(f"--budget {time_text(config.budget)} is spent before a training begins; give more")
+        raise InputError(f"--budget {time_text(config.budget)} is spent before the training; use a larger budget")
     return left / trainings
 
 
@@ -161,14 +161,14 @@ def steps_in(seconds: float, pace: Pace) -> int:
 
 
 def planned(settings: SettingsType, steps: int) -> SettingsType:
-    """A training of so many steps; the same one where it has them, since a schedule by epochs depends on how many."""
+    """Return a training with so many steps; unchanged if it has them, since schedules depend on the epochs."""
     if steps == settings.step_count:
         return settings
     return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
 
 
 def sentence(config: Config, searched: float, seconds: float, steps: int, entrants: int) -> str:
-    """The plan in a line, once a search has taken its time."""
+    """Return the plan as a line of text, after the search."""
     assert config.train is not None
     passes = steps / config.train.steps_per_epoch
     before = f"search took {time_text(searched)}, " if config.search is not None else ""

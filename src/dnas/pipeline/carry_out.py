@@ -1,6 +1,6 @@
-"""Carries out the stages of a run that are not yet complete: search, finals, training, test, and those of the baseline.
+"""Execute the incomplete stages of a run: search, finals, training, test, and those of the baseline.
 
-What a stage found is in the session, so an execution that goes on with a run takes it from there.
+The session contains the results of stages, so an execution that resumes a run reads them from there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
 from dnas.training.trainer import train_network
 
-MEASURING = "measuring how fast this machine is"
+MEASURING = "measuring the speed of this machine"
 
 
 def search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
@@ -107,7 +107,7 @@ def take_over_search(config: Config, found: Mapping[str, Any], whole: RunFolder,
 def train(
     config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
 ) -> dict[str, Any]:
-    """Train and test what a run is about and, as an architecture's control, a random one of the same size."""
+    """Train and test the network of a run and, for an architecture, a random baseline of the same size."""
     assert config.train is not None
     result: dict[str, Any] = {}
     if config.budget:
@@ -144,7 +144,7 @@ def train(
             allowed = {} if feasible is None else {"allowed": feasible.allows}
             other = random_of_size(subject, parameters_of(config.train, data.info), config.seed, **allowed)
         except InputError as error:
-            session.say(f"no comparison: {error}")
+            session.say(f"baseline skipped: {error}")
         if session.estimate is not None:
             stages.set_baseline(session.estimate, subject, other, config.train, data.info)
     if feasible is not None and isinstance(subject, Architecture):
@@ -183,7 +183,7 @@ def _latency(feasible: Feasible, subject: Architecture, session: Session) -> dic
 
 
 def _prior_for(config: Config, steps: int) -> str:
-    """What candidates of a training with so many steps are drawn from."""
+    """Return the prior for candidates of a training with so many steps."""
     if config.prior != AUTO_PRIOR:
         return config.prior
     return PRIORS[0] if load_prior(PRIORS[0]).reaches(steps) else NO_PRIOR
@@ -192,9 +192,9 @@ def _prior_for(config: Config, steps: int) -> str:
 def _candidates(
     config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session, feasible: Feasible | None
 ) -> list[tuple[str, Subject]]:
-    """Who takes part in the finals; without them, what was found.
+    """Return the candidates of the finals; without finals, the searched network.
 
-    The run folder keeps the prior: its file may be another one when the run is resumed.
+    The run folder keeps the prior, since its file may have changed when the run is resumed.
     """
     if not config.finals:
         return [(FOUND, subject)]
@@ -210,13 +210,13 @@ def _candidates(
 def _plan(
     config: Config, subject: Subject, data: Data, folder: RunFolder, session: Session, began: float
 ) -> dict[str, Any]:
-    """How long the budget lets a network train, what the candidates are drawn from, and how many steps each has in that
-    time (`seconds`, `prior`, `finals`); measured once.
+    """Return the training time in the budget, the prior, and the number of steps per candidate in that time
+    (`seconds`, `prior`, `finals`); measured once.
     """
     assert data.test is not None
     if PLAN_STAGE not in session.completed:
         session.start(PLAN_STAGE, MEASURING, 0)
-        # An earlier execution may have searched.
+        # The search may be from an earlier execution.
         spent = max(clock(config.device) - began, budget.search_seconds(config))
         whole, each = config, 0.0
         if config.answers:
@@ -237,7 +237,7 @@ def _plan(
 
 
 def _baseline_steps(config: Config, other: Architecture, seconds: float, data: Data, session: Session) -> int:
-    """How many steps the baseline has in the time that the network was trained for; measured once."""
+    """Return the number of steps that the baseline has in the training time of the network; measured once."""
     if BASELINE_PLAN_STAGE not in session.completed:
         session.start(BASELINE_PLAN_STAGE, MEASURING, 0)
         pace = budget.pace(config, other, data.train, data.info)
@@ -254,7 +254,7 @@ def _finals(
     folder: RunFolder,
     session: Session,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """The number of the candidate that trains on, and what each reached."""
+    """Return the number of the winning candidate, and the results of all candidates."""
     assert isinstance(config.train, TrainSettings)
     competing = [
         Entrant(subject, budget.planned(config.train, count), origin)
@@ -266,7 +266,7 @@ def _finals(
         winner = session.completed[FINALS_STAGE]["winner"]
         session.say(f"finals: won by {competing[winner].origin} (number {winner + 1} of {len(competing)})")
     done = session.completed[FINALS_STAGE]
-    # An earlier execution may have ended between the finals and this.
+    # An earlier execution may have ended right after the finals.
     folder.write_text(ARCHITECTURE_FILE, competing[done["winner"]].architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(competing[done["winner"]].architecture, config))
     count = parameters_of(config.train, data.info)
@@ -289,12 +289,12 @@ def _tested(
     begun: Checkpoint | None = None,
     begin: Callable[[nn.Module], None] = lambda network: None,
 ) -> dict[str, Any]:
-    """Accuracy and size of the network that a stage trains, or did in an earlier execution.
+    """Return accuracy and size of the network that a stage trains, or trained in an earlier execution.
 
     Args:
-        keep: Stores the trained network.
-        begun: As of `train_network`.
-        begin: Gives the fresh network other weights.
+        keep: Saves the trained network.
+        begun: As in `train_network`.
+        begin: Replaces the initial weights of the network.
     """
     assert data.test is not None
     if stage not in session.completed:
@@ -319,7 +319,7 @@ def _tested(
         session.complete({**counts, "params": params(network), "macs": macs(network, image)})
     done = session.completed[stage]
     accuracy = Accuracy(done["correct"], len(data.test))
-    # A checkpoint of an earlier version has no matrix.
+    # Checkpoints of earlier versions have no confusion matrix.
     classes = by_class(done["confusion"], data.info.classes) if done.get("confusion") else {}
     return {
         "test_accuracy": accuracy.value,
@@ -331,11 +331,11 @@ def _tested(
     }
 
 
-# --- what a run leaves ----------------------------------------------------------------------------------
+# --- files of a run -------------------------------------------------------------------------------------
 
 
 def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dict[str, Any]:
-    """The part of result.json that is known before training."""
+    """Return the part of result.json that is known before the training."""
     if isinstance(subject, Architecture):
         settings = config.train or config.search
         assert isinstance(settings, TrainSettings | SearchSettings)
@@ -360,7 +360,7 @@ def summary(config: Config, subject: Subject, info: DataInfo, path: Path) -> dic
 
 
 def picture(architecture: Architecture, config: Config) -> str:
-    """The SVG of an architecture, titled by its run."""
+    """Return an architecture as SVG, with the name of its run as title."""
     if config.method:
         title = " · ".join((config.method, config.mapping, *config.with_parts, config.data.source))
     else:

@@ -1,4 +1,4 @@
-"""A trained network together with what it expects of pictures and what its outputs mean: what `dnas.load` gives."""
+"""A trained network with the preprocessing of its images and the meaning of its outputs, as returned by `dnas.load`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INSIDE = "network."
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture.
+    """The prediction for one image.
 
     Attributes:
         label: The most probable class.
@@ -41,20 +41,20 @@ class Prediction:
 
 
 class Classifier(nn.Module):
-    """A trained network that knows its classes and how its pictures are prepared.
+    """A trained network with its classes and its preprocessing.
 
-    Called with normalized images [B, C, S, S], as `preprocess` gives them, it returns logits [B, classes]. Parameters
-    have the same names in `state_dict` as those of the network inside.
+    Called with normalized images [B, C, S, S] from `preprocess`, it returns logits [B, classes]. Parameters have the
+    same names in `state_dict` as in the inner network.
 
     Args:
         network: Normalized images → logits.
-        info: What was known of the training data.
+        info: Facts about the training data.
 
     Attributes:
-        network: The plain network.
+        network: The inner network.
         classes: Names of the classes, in the order of the logits.
-        image_size, channels: Sides and channels of an image. One channel is gray.
-        mean, std: Per channel, on the scale 0..1.
+        image_size, channels: Side and channels of an image. One channel is grayscale.
+        mean, std: Mean and standard deviation per channel, on the scale 0..1.
     """
 
     def __init__(self, network: nn.Module, info: DataInfo) -> None:
@@ -89,32 +89,32 @@ class Classifier(nn.Module):
         return logits
 
     def preprocess(self, pictures: Picture | Sequence[Picture]) -> Tensor:
-        """Return pictures as the network takes them: float32 [B, C, S, S] on its device.
+        """Return images as input for the network: float32 [B, C, S, S] on its device.
 
-        They are decoded by the rules of the run's data (see `data/splits.py`): EXIF orientation applied, transparency
-        laid on white, gray or RGB, made a square of `image_size` as the run's were (`info.resize`), normalized.
+        They are decoded like the images of the run (see `data/splits.py`): rotated according to EXIF, with transparent
+        areas on white, grayscale or RGB, resized to a square of `image_size` as in the run (`info.resize`), normalized.
 
         Args:
-            pictures: One picture or a sequence of them: a path, a PIL image, a uint8 array [H, W] or [H, W, C], a
-                uint8 tensor [C, H, W]; or a batch of them as a uint8 array [B, H, W, C] or tensor [B, C, H, W]. C is 1
-                (gray), 2 (gray and alpha), 3 (RGB) or 4 (RGBA).
+            pictures: One image or a sequence of images: a path, a PIL image, a uint8 array [H, W] or [H, W, C], a
+                uint8 tensor [C, H, W]; or a batch as a uint8 array [B, H, W, C] or tensor [B, C, H, W]. C is 1
+                (grayscale), 2 (grayscale and alpha), 3 (RGB) or 4 (RGBA).
 
         Raises:
-            InputError: A picture that cannot be read, or another type or shape.
+            InputError: An image cannot be read, or has another type or shape.
         """
         return self._normalized(list(self._pixels(pictures)))
 
     def predict(self, pictures: Picture | Sequence[Picture]) -> list[Prediction]:
-        """Classify pictures in evaluation mode.
+        """Classify images in evaluation mode.
 
         Args:
-            pictures: As of `preprocess`.
+            pictures: As for `preprocess`.
 
         Returns:
-            One prediction per picture, also of a single one.
+            One prediction per image, as a list even for a single image.
 
         Raises:
-            InputError: As `preprocess`.
+            InputError: As for `preprocess`.
         """
         pixels = self._pixels(pictures)
         predictions: list[Prediction] = []
@@ -125,7 +125,7 @@ class Classifier(nn.Module):
         return predictions
 
     def probabilities(self, pixels: Sequence[Bytes]) -> npt.NDArray[np.float32]:
-        """Return the probabilities of all classes [B, classes], in evaluation mode, of squares uint8 [C, S, S]."""
+        """Return the probabilities of all classes [B, classes], in evaluation mode, for squares uint8 [C, S, S]."""
         training = self.training
         self.eval()
         try:
@@ -142,7 +142,7 @@ class Classifier(nn.Module):
         return normalise(images.to(device), self.info).contiguous(memory_format=torch.channels_last)
 
     def _pixels(self, pictures: Picture | Sequence[Picture]) -> Iterator[Bytes]:
-        """Yield each picture as uint8 [C, S, S]."""
+        """Yield each image as uint8 [C, S, S]."""
         if isinstance(pictures, list | tuple):
             for picture in pictures:
                 yield from self._pixels(picture)
@@ -160,7 +160,7 @@ class Classifier(nn.Module):
 
 
 def _arrays(pictures: np.ndarray | Tensor) -> Sequence[Bytes]:
-    """Arrays [H, W, C] of pictures that come as one array or tensor."""
+    """Return images in one array or tensor as arrays [H, W, C]."""
     what = "array" if isinstance(pictures, np.ndarray) else "tensor"
     if str(pictures.dtype).removeprefix("torch.") != "uint8":
         raise InputError(
@@ -181,17 +181,17 @@ def _arrays(pictures: np.ndarray | Tensor) -> Sequence[Bytes]:
 
 
 def _image(pixels: Bytes) -> Image.Image:
-    """[H, W, C] as a PIL image: gray, gray with alpha, RGB or RGBA, by the number of channels."""
+    """Return [H, W, C] as a PIL image: grayscale, grayscale with alpha, RGB or RGBA, by the number of channels."""
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
 
 
 def _outward(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    """Names of a classifier's tensors as its network has them."""
+    """Rename the tensors of a classifier to the names in its network."""
     for name in [name for name in state if name.startswith(prefix + _INSIDE)]:
         state[prefix + name[len(prefix + _INSIDE) :]] = state.pop(name)
 
 
 def _inward(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The other way round, before they are loaded."""
+    """Rename tensors of the network to those of the classifier, before they are loaded."""
     for name in [name for name in state if name.startswith(prefix)]:
         state[prefix + _INSIDE + name[len(prefix) :]] = state.pop(name)

@@ -51,67 +51,76 @@ from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, load_prior
 from dnas.validation import checked
 
-FINALISTS = 4  # of a run whose length is left to the program: with a budget, or the quick preset as it is
-# What a budget decides, so it cannot be given beside one.
+FINALISTS = 4  # for runs whose length is automatic: with a budget, or the unchanged quick preset
+# Settings that a budget determines, which therefore cannot be used with one.
 BUDGETED = {"search": ("epochs", "images", "seconds", "steps", "trials"), "train": ("epochs", "images", "steps")}
 
 
 class Config(Settings):
-    """A whole run."""
+    """Settings of a whole run."""
 
     format: Literal["dnas-run/1"] = "dnas-run/1"
     command: Literal["run", "search", "train"] = "run"
     preset: Preset = Field(
         DEFAULT_PRESET,
-        description="quick: minutes on two cores; paper: the settings of the method's paper; shared: DARTS' for every "
-        "method",
+        description="set of default settings. quick: takes minutes on two cores; paper: the settings of the method's "
+        "paper; shared: the settings of DARTS for every method",
     )
-    method: str = Field("dnas", description="how to search: a name that `dnas methods` lists")
+    method: str = Field("dnas", description="search method; `dnas methods` lists all")
     mapping: str = Field(
-        "", description="how parameters describe the layers: shared, full or decoupled; empty: the method's own"
+        "", description="parameter sharing scheme: shared, full or decoupled; empty: that of the method"
     )
     with_parts: list[str] = Field(
-        default_factory=list, description="what is added to the method: names that `dnas methods --parts` lists"
+        default_factory=list, description="parts added to the method; `dnas methods --parts` lists all"
     )
-    space: str = Field("darts", description="what is searched in: darts, s1, s2, s3, s4, or another package's")
-    architecture: str = Field("", description="what `train` was given")
-    handmade: str = Field("", description="the hand-made network that `train` trains in place of an architecture")
+    space: str = Field("darts", description="search space: darts, s1, s2, s3, s4, or one of another package")
+    architecture: str = Field("", description="source of the architecture for `dnas train`")
+    handmade: str = Field("", description="reference network for `dnas train`, instead of an architecture")
     from_run: str = Field(
         "",
-        description="the run with whose trained weights `train` begins; where the classes are the same, its learning "
-        f"rates are then {CONTINUED} times those of a training from nothing, unless they are given",
+        description="run whose trained weights are the initial weights of `dnas train`; if the classes are "
+        "the same, its "
+        f"learning rates are {CONTINUED} times those of a training from scratch, unless they are given",
     )
     budget: Duration = Field(
         0.0,
         ge=0,
-        description='time that a run may take, in seconds or a text such as "10m", in place of epochs: the machine is '
-        "measured, and what it can do in that time is planned; 0: as many epochs as are given",
+        description='processor time for the whole run, in seconds or a text such as "10m", instead of epochs: dnas '
+        "measures the speed of the machine and plans the epochs that fit; 0: no budget",
     )
     finals: int = Field(
         0,
         ge=0,
         le=64,
-        description="candidates that begin the training, of which the best goes on: what was found, some of a "
-        "prior, second choices, published cells and random ones; 0: none; 4 by default in a run with "
-        "a budget, and in one by the quick preset of which neither epochs nor images are given",
+        description="number of candidates that start the training, of which only the best is trained to the end: the "
+        "searched network, some from a prior, second choices, published cells and random ones; 0: no finals; 4 by "
+        "default with a budget, and in the quick preset unless epochs or images are given",
     )
     finals_steps: list[Annotated[int, Field(ge=1)]] = Field(
         default_factory=list,
-        description="steps that each candidate of the finals would be trained for; empty: all alike",
+        description="steps for which each candidate of the finals would be trained; empty: the same for all",
     )
     prior: str = Field(
         NO_PRIOR,
-        description="what half of the candidates of the finals are drawn from: none, a prior's name, a file that "
-        "benchmarks/prior.py wrote, or auto: pictures, where the training is no longer than twice those that it was "
-        "made of; a run with finals has auto by default, where the preset is quick and the space darts",
+        description="prior from which half of the candidates of the finals are drawn: none, the name of a "
+        "prior, a file "
+        "written by benchmarks/prior.py, or auto: pictures, if the training is at most twice as long as "
+        "those behind it; "
+        "runs with finals, the quick preset and the darts space have auto by default",
     )
-    baseline_steps: int = Field(0, ge=0, description="steps of the baseline's training; 0: as many as the network's")
-    seed: int = Field(0, ge=0, lt=2**63, description="decides every random draw")
-    device: Device = Field("cpu", description="cpu or cuda; --device auto, the default, takes cuda where torch has it")
-    deterministic: bool = Field(False, description="bit-for-bit equal results on a GPU too, which costs speed")
+    baseline_steps: int = Field(
+        0, ge=0, description="steps of the training of the baseline; 0: the same as for the network"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed of the run, which determines every draw")
+    device: Device = Field(
+        "cpu", description="cpu or cuda; --device auto, the default, selects cuda if torch supports it"
+    )
+    deterministic: bool = Field(
+        False, description="make GPU results bitwise reproducible as well, at some cost in speed"
+    )
     backend: Backend = Field(
         "auto",
-        description="native: compiled kernels on the CPU; torch: without; auto: native where there is a C compiler",
+        description="native: compiled kernels on the CPU; torch: PyTorch only; auto: native if there is a C compiler",
     )
     baseline: bool = Field(True, description="also train a random architecture of the same size")
     data: DataSettings = DataSettings()
@@ -129,14 +138,14 @@ class Config(Settings):
 
 
 def train_settings(handmade: str) -> type[NetworkTrainSettings]:
-    """The settings of a training: of a hand-made network, or where none has that name of an architecture."""
+    """Return the class of training settings for a reference network, or for an architecture if the name is empty."""
     if handmade not in HANDMADE:
         return TrainSettings
     return WidthTrainSettings if HANDMADE[handmade].has_width else NetworkTrainSettings
 
 
 def sections(method: type[Method], handmade: str = "") -> dict[str, type[BaseModel]]:
-    """The tables of a configuration file and what they can hold, with this method and network; "" is its top."""
+    """Return the tables of a configuration file with their settings, for this method and network; "" is the top."""
     return {
         "": Config,
         "search": method.Settings,
@@ -148,27 +157,27 @@ def sections(method: type[Method], handmade: str = "") -> dict[str, type[BaseMod
 
 
 def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
-    """Check the settings of a run as far as no image is needed, and return them before automatic values are resolved.
+    """Check the settings of a run as far as possible without images, and return them with automatic values unresolved.
 
     Raises:
-        InputError: A value, a name or a combination that cannot work, whatever the images are.
+        InputError: A value, a name or a combination that is invalid for any images.
     """
     data = parse({**overrides, "search": None, "train": None}).data
-    # A stand-in: what the presets make of the number and the size of images is in order for any.
+    # A placeholder: presets are valid for any number and size of images.
     info = DataInfo(data.source, (), 3, data.image_size or 32, (), (), flip=False)
     config, method = _composed(overrides, info, CIFAR10_IMAGES)
     if config.finals and config.finals_steps and len(config.finals_steps) != config.finals:
         raise InputError(
-            f"finals_steps has {len(config.finals_steps)} numbers, and --finals is {config.finals}; give one for each, "
-            "or leave finals_steps out"
+            f"finals_steps must have one number per candidate ({config.finals}), got {len(config.finals_steps)}; or "
+            "remove it"
         )
     if config.from_run:
         _check_origin(config)
     if config.prior != NO_PRIOR:
         if not config.finals:
-            raise InputError(f"--prior {config.prior} has no use without finals; give --finals, or leave it out")
+            raise InputError(f"--prior {config.prior} only applies to finals; add --finals or remove it")
         if load_prior(config.prior).space.name != config.space:
-            raise InputError(f"--prior {config.prior} is not of the {config.space} space; give --prior none")
+            raise InputError(f"--prior {config.prior} is for another space than {config.space!r}; use --prior none")
     if config.limits is not None:
         check_limits(config.limits, config.command)
         if config.limits.several and distributed.count() > 1:
@@ -207,24 +216,24 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
 
 
 def _check_origin(config: Config) -> None:
-    """Raises InputError for what a training that begins with the weights of a run has no use for."""
+    """Raise InputError for settings that do not apply to a training that starts with the weights of a run."""
     if config.command != "train":
-        raise InputError(f"from_run is {config.from_run!r}, which `dnas {config.command}` has no use for; leave it out")
+        raise InputError(f"from_run={config.from_run!r} does not apply to `dnas {config.command}`; remove it")
     if config.baseline:
         raise InputError(
-            f"--baseline has no use with --from {config.from_run}: a random network would begin without weights"
+            f"--baseline cannot be used with --from {config.from_run}: a random network would start without weights"
         )
 
 
 def check_budget(overrides: Mapping[str, Any]) -> None:
-    """Raises InputError for what a budget decides beside it, and where none can be kept."""
+    """Raise InputError for settings that a budget determines, and if a budget cannot be used."""
     count = overrides.get("finals", 0)
     if count and overrides.get("command", "run") != "run":
-        raise InputError(f"--finals {count} has no use with `dnas {overrides['command']}`, which has one candidate")
+        raise InputError(f"--finals {count} does not apply to `dnas {overrides['command']}`, which has one candidate")
     if count == 1:
         raise InputError("--finals must be 0 or at least 2, got 1")
     if count and distributed.count() > 1:
-        raise InputError("--finals trains candidates one by one, which ranks do not share; give --finals 0")
+        raise InputError("--finals trains candidates one by one and cannot be used with several ranks; use --finals 0")
     if not overrides.get("budget"):
         return
     for section, names in BUDGETED.items():
@@ -233,17 +242,17 @@ def check_budget(overrides: Mapping[str, Any]) -> None:
                 key = f"{section}.{name}"
                 raise SettingError(key, flag_of(key), " cannot be used with --budget, which decides it; remove one")
     if distributed.count() > 1:
-        raise InputError("--budget plans for one process, not for several ranks; give --epochs instead")
+        raise InputError("--budget cannot be used with several ranks; use --epochs instead")
 
 
 def _composed(
     overrides: Mapping[str, Any], info: DataInfo, count: int, found: Mapping[str, Any] | None = None
 ) -> tuple[Config, Method]:
-    """The settings with those of preset and method below them, each value checked by itself, and the method.
+    """Return the settings over those of preset and method, each value checked separately, and the method.
 
     Args:
-        info, count: Of the training images.
-        found: More of the configuration, which is nobody's choice.
+        info, count: Facts about the training images, and their number.
+        found: Further values of the configuration that are not chosen by the user.
     """
     chosen = {**overrides, "data": {"resize": AUTO_RESIZE, **overrides.get("data", {})}}
     own = parse({**chosen, "search": None, "train": None})
@@ -265,7 +274,7 @@ def _composed(
         finals=bool(own.finals and not own.budget),
     )
     if own.from_run:
-        # Rates of that run which no preset chose are its own, and lowered as a preset's.
+        # Learning rates of that run that are not from its preset are also lowered.
         rates, new_head = own.origin.get("rates", {}), bool(own.origin.get("new_head"))
         base["train"] = begun({**base["train"], **rates}, chosen.get("train", {}), new_head)
     fields = train_settings(own.handmade).model_fields
@@ -276,8 +285,8 @@ def _composed(
             base["search"]["parts"] = distributed.count()
         elif own.command != "train":
             raise InputError(
-                f"--method {method.name} trains candidates one by one, which ranks do not share; start it without "
-                "torchrun, and give -o search.processes"
+                f"--method {method.name} trains candidates one by one and cannot be used with torchrun; start it "
+                "directly, and use -o search.processes"
             )
     config = parse(
         {
@@ -294,7 +303,7 @@ def _composed(
 
 
 def _left_to_the_preset(chosen: Mapping[str, Any], count: int) -> bool:
-    """Whether nobody says how long a quick run is, and its finals can be held."""
+    """Return True if the length of a quick run is not given, and it can have finals."""
     config = parse(chosen)
     for section, names in BUDGETED.items():
         settings = getattr(config, section)
@@ -309,14 +318,14 @@ def _left_to_the_preset(chosen: Mapping[str, Any], count: int) -> bool:
 def resolve(
     overrides: Mapping[str, Any], info: DataInfo, count: int, fingerprint: str, memory: Memory = "whole"
 ) -> tuple[Config, Method]:
-    """The configuration in force, and its method.
+    """Return the resolved configuration and its method.
 
     Args:
         overrides: Nested values of the configuration file and command line, e.g. {"search": {"layers": 8}}.
-        info, count, fingerprint, memory: Of the training split.
+        info, count, fingerprint, memory: Facts about the training split.
 
     Raises:
-        InputError: A value or combination that cannot work, with its name.
+        InputError: An invalid value or combination, with its name.
     """
     own, _ = draft(overrides)
     data = {
@@ -334,7 +343,7 @@ def resolve(
     if config.command == "search":
         updates["baseline"] = False
     if config.command != "train":
-        # On a GPU trials would share its memory, and one fills it.
+        # On a GPU parallel trials would share its memory, and one trial fills it.
         threads = int(config.environment["threads"]) if config.device == "cpu" else 1
         updates["search"] = config.search.resolved(count, paper_travel(method), info.image_size, threads)
     else:
@@ -380,7 +389,7 @@ def _answers(config: Config, train: TrainSettings, info: DataInfo, *, planned: b
 
 
 def parse(values: Mapping[str, Any]) -> Config:
-    """Check a nested mapping. Raises InputError naming the first key, its value and what is wrong."""
+    """Check a nested mapping. Raises InputError with the first invalid key, its value and the problem."""
     values = dict(values)
     name = values.get("method", Config.model_fields["method"].default)
     if isinstance(values.get("search"), Mapping) and isinstance(name, str) and name:
@@ -396,14 +405,14 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def _check_handmade(name: str, values: Mapping[str, Any]) -> None:
-    """Raises InputError for a name that is not known, and for what only an architecture has use for."""
+    """Raise InputError for an unknown name, and for settings that only apply to an architecture."""
     get_handmade(name)
     command = values.get("command", Config.model_fields["command"].default)
     if command != "train":
-        raise InputError(f"handmade is {name!r}, which `dnas {command}` has no use for; use `dnas train {name}`")
+        raise InputError(f"handmade={name!r} does not apply to `dnas {command}`; use `dnas train {name}`")
     if values.get("baseline"):
-        raise InputError(f"--baseline has no use with {name}: a random network of the same size is a search's control")
+        raise InputError(f"--baseline cannot be used with {name}: the random baseline is only for searched networks")
     useless = [key for key in values.get("train") or () if key in ARCHITECTURE_SETTINGS]
     if useless:
         key = f"train.{useless[0]}"
-        raise SettingError(key, flag_of(key), f" has no use with {name}, whose shape is its own; leave it out")
+        raise SettingError(key, flag_of(key), f" cannot be used with {name}, which has a fixed shape; remove it")

@@ -1,4 +1,4 @@
-"""Who takes part in the finals: what the search found, what was good on other images, and what nobody searched for."""
+"""Candidates of the finals: the searched network, networks that were good on other images, and unsearched ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import Worth
 
-# Stacked cells of the literature that take part: the one of the method that all others follow, and a light one.
+# Published cells that take part: the best known one (DARTS), and a light one.
 PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
 # Random ones for each that is wanted: some may be equal, in a small space.
 DRAWS = 20
@@ -32,11 +32,11 @@ def entrants(
     prior: Worth | None,
     feasible: Feasible | None = None,
 ) -> list[tuple[str, Architecture]]:
-    """`config.finals` different architectures, each with its origin; what was found first.
+    """Return `config.finals` different architectures, each with its origin; the searched one is first.
 
-    Half of them are of the prior, if there is one: the best by its means, and the best under draws. The others are in
-    turn second choices, random ones, which are uniform, and published ones. All are as deep as what was found, and
-    where cells are shared there, so they are here. All are feasible.
+    Half of them are from the prior, if there is one: the best by its means, and the best under draws. The others are in
+    turn second choices, uniform random ones, and published ones. All are as deep as the searched one, have shared cells
+    if it has, and are feasible.
     """
     rng = numpy_stream(config.seed, "finals")
     space, shared = get_space(config.space), config.mapping == SHARED
@@ -63,4 +63,6 @@ def entrants(
         known.setdefault(architecture.layers, (name, architecture))
     if len(known) >= config.finals:
         return list(known.values())[: config.finals]
-    raise InputError(f"--finals {config.finals}: the {config.space} space has not so many architectures; give fewer")
+    raise InputError(
+        f"--finals {config.finals}: the {config.space} space has fewer architectures; use a smaller number"
+    )

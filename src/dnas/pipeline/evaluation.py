@@ -1,7 +1,7 @@
 """Test the trained network of a run on images that it was not trained on.
 
-What a run trained on is in its folder (`training_images`). Every image of a test is compared with it by its pixels, so
-a folder that has grown since, or whose files have other names, puts no training image into the test.
+The run folder records the training images (`training_images`). Every test image is compared with this record by its
+pixels, so even if a folder has grown or its files were renamed, no training image is used for the test.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """Test the trained network of a run folder on its own test images, or on those of another data set.
 
-    Of a folder of class folders that is not split into parts all images are tested, of others the test part; in both
-    cases without those that the run trained on. A run without a record of these, of an earlier version, is tested on a
-    fifth of its own folder, and on all images of another; `warnings` says so.
+    For class folders without splits, all images are tested, and otherwise the test split; in both cases without the
+    training images of the run. A run without a record of these, from an earlier version, is tested on a fifth of its
+    own folder, and on all images of another one, with a warning in `warnings`.
 
     Args:
         path: The run folder.
         source, data_dir, image_size: Other data; by default those of the run.
-        device, memory, workers, columns, reporter, skip_broken: As of `load_test`; of the run's own list its columns by
-            default, and its own broken images are skipped if the run did.
+        device, memory, workers, columns, reporter, skip_broken: As for `load_test`. For the run's own list, its columns
+            are the default, and its own broken images are skipped if the run skipped them.
 
     Returns:
-        Accuracy, interval and counts, and those of each class (`accuracy.by_class`); `left_out`: how many images were
-        not tested since the run trained on them, None if that is not known; `warnings`: sentences.
+        Accuracy, interval and counts, and those of each class (`accuracy.by_class`); `left_out`: the number of images
+        that were left out because the run trained on them, None if unknown; `warnings`: sentences.
 
     Raises:
-        InputError: There is no network, classes or channels do not fit, or no image is left to test.
+        InputError: There is no network, classes or channels do not match, or no image is left to test.
     """
     if image_size is not None and image_size < SMALLEST_IMAGE:
         raise InputError(f"--image-size must be at least {SMALLEST_IMAGE}, got {image_size}")
@@ -84,12 +84,12 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Reading:
-    """From where and how images are read for the trained network of a run, its own or others.
+    """How to read images for the trained network of a run, its own images or others.
 
     Attributes:
         folder: The run folder.
-        own: Whether they are of the run's data set.
-        record: What the run trained on, or None if that is not known.
+        own: Whether they are the images of the run.
+        record: The record of the training images, or None if unknown.
         how: Further arguments of `load_train` and `load_test`.
     """
 
@@ -110,10 +110,10 @@ def reading_of(
     columns: Columns | None = None,
     skip_broken: bool = False,
 ) -> Reading:
-    """From where and how to read images for a run's network. Arguments as of `evaluate`.
+    """Return how to read images for the network of a run. Arguments as for `evaluate`.
 
     Raises:
-        InputError: The run's own images are asked for, and not there any more.
+        InputError: The run's own images do not exist any more.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     record = read_training_images(folder)
@@ -143,7 +143,7 @@ def images_to_test(
     image_size: int | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Split, int | None]:
-    """The images that a trained network is tested on, and how many were left out; see `evaluate` and `unseen`."""
+    """Return the test images for a trained network, and how many were left out; see `evaluate` and `unseen`."""
 
     def load(info: DataInfo) -> Split:
         every = reading.record is not None or not reading.own
@@ -153,8 +153,8 @@ def images_to_test(
     tested, left_out = unseen(load, info, image_size or info.image_size, reading.record)
     if not len(tested):
         raise InputError(
-            f"all {left_out} images of {reading.source!r} are among the training images of {str(path)!r}; give others "
-            "by --data"
+            f"all {left_out} images of {reading.source!r} are training images of {str(path)!r}; use other "
+            "images with --data"
         )
     if reporter is not None:
         for line in tested.left_out.lines():
@@ -165,13 +165,13 @@ def images_to_test(
 def unseen(
     load: Callable[[DataInfo], Split], info: DataInfo, size: int, record: TrainingImages | None
 ) -> tuple[Split, int | None]:
-    """Load the images to test without those that a run trained on.
+    """Load test images without the training images of a run.
 
     Args:
-        load: Reads the images in the size of the facts that it is given.
-        info: Facts of the run's data.
-        size: Side of the images to test, in pixels.
-        record: What the run trained on, or None if that is not known.
+        load: Reads the images in the size of the given facts.
+        info: Facts about the data of the run.
+        size: Side of the test images in pixels.
+        record: The record of the training images, or None if unknown.
 
     Returns:
         The images, and how many were left out; None without a record.
@@ -181,7 +181,7 @@ def unseen(
         return (split if size == info.image_size else load(replace(info, image_size=size))), None
     seen = record.among(split.digests())
     if size != info.image_size:
-        # Recognized at the run's size, tested at another.
+        # Training images are recognized at the size of the run, and tests are at another size.
         resized = load(replace(info, image_size=size))
         if not torch.equal(split.labels, resized.labels):
             raise InputError(f"the images of {info.source!r} changed while they were read; try again")
@@ -193,8 +193,8 @@ def unseen(
 def _warnings(path: str | Path, record: TrainingImages | None) -> list[str]:
     if record is None:
         return [
-            f"{str(path)!r} has no record of its training images, since an earlier version made it; images that it was "
-            "trained on cannot be left out"
+            f"{str(path)!r} has no record of its training images, since an earlier version wrote it; training images "
+            "cannot be left out"
         ]
     if record.pillow != PIL.__version__:
         return [

@@ -1,4 +1,4 @@
-"""What others add to dnas, kind by kind: registered in a notebook or a script, or given by installed packages."""
+"""Extensions of dnas by kind: registered in a notebook or script, or provided by installed packages."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ KINDS: tuple[Registry[Any], ...] = (METHODS, PARTS, PRIMITIVES, RELAXATIONS, SPA
 
 
 def register(thing: Thing) -> Thing:
-    """Make a method, part, primitive, relaxation, space or data source known by its name in this process.
+    """Register a method, part, primitive, relaxation, space or data source under its name in this process.
 
-    It serves notebooks and scripts; as a decorator, too, for the classes of methods and parts. What is defined again
-    takes the place of its former self. A process that resumes a run of it has to register it, too; what others are to
-    use belongs in a package with an entry point (docs/extending.md).
+    For notebooks and scripts; for classes of methods and parts also as a decorator. Something that is defined again
+    replaces its earlier version. A process that resumes a run with it must also register it. Code for other people
+    belongs in a package with an entry point (docs/extending.md).
 
     Args:
         thing: A subclass of `Method` or `Part`, or a `Primitive`, `Relaxation`, `Space` or `Source`, with a name of its
             own.
 
     Returns:
-        The same.
+        `thing` itself.
 
     Raises:
-        InputError: It is none of these, has no name or that of another, or cannot be used.
+        InputError: It is none of these, has no name or a name that is taken, or cannot be used.
     """
     for kind in KINDS:
         if kind.takes(thing):
             kind.register(thing)
             return thing
     raise InputError(
-        "register takes a class of method or part, such as a subclass of GradientMethod, or a Primitive, Relaxation, "
+        "register requires a subclass of Method or Part (such as one of GradientMethod), or a Primitive, Relaxation, "
         f"Space or Source, got {shown(thing)}"
     )
 
 
 def registered() -> tuple[Any, ...]:
-    """What this process has registered, for processes that it begins."""
+    """Return everything that this process registered, to pass it on to processes that it starts."""
     return tuple(thing for kind in KINDS for thing in kind.registered)
 
 
 def register_all(things: Iterable[Any]) -> None:
-    """What another process had registered."""
+    """Register everything that another process had registered."""
     for thing in things:
         register(thing)

@@ -1,8 +1,8 @@
-"""Whether training images are mirrored: the setting `flip`, whose "auto" becomes "on" or "off" before a run begins.
+"""The setting `flip`: whether training images are flipped. "auto" becomes "on" or "off" before a run starts.
 
-Any other value is the user's and is kept. "auto" is for published data sets what is usual for them, and for IDX files,
-which often hold digits or letters, off. Folders of images are measured (`mirroring`), on training images alone and
-always on the same ones, so all runs on a data set agree.
+Other values are choices of the user and are kept. "auto" is the usual choice for published data sets, and off for IDX
+files, which often contain digits or letters. For folders of images it is measured (`mirroring`), only on training
+images and always on the same ones, so that all runs on a data set agree.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ def resolve_flips(config: Config, split: Split, info: DataInfo, given: Place | N
 
     Args:
         config: The resolved configuration of a run.
-        split, info: All training images, and what is known of them.
-        given: The place of images that the caller holds.
+        split, info: All training images, and facts about them.
+        given: The place of images in the caller's memory.
 
     Returns:
         The configuration, and a line for the user; "" if both were chosen by hand.
 
     Raises:
-        RunError: A streamed image is not what it was when it was listed.
+        RunError: A streamed image changed since it was listed.
     """
     stages = [name for name in ("search", "train") if getattr(getattr(config, name), "flip", "") == "auto"]
     if not stages:
         return config, ""
-    # Measured once, since the last bits of another machine could decide otherwise.
+    # Measured once, since rounding on another machine could lead to another decision.
     flip, line = distributed.from_first(_chosen(config, split, info, given) if distributed.leads() else ("on", ""))
     settings = {name: getattr(config, name).model_copy(update={"flip": flip}) for name in stages}
     return config.model_copy(update=settings), line
 
 
 def _chosen(config: Config, split: Split, info: DataInfo, given: Place | None) -> tuple[Literal["on", "off"], str]:
-    """The choice for a data set, and why."""
+    """Return the choice for a data set, and the reason."""
     source = locate(config.data.source, config.data.data_dir or None, given=given).source
     if source.measured:
         found = find_mirrored(split)

@@ -47,17 +47,17 @@ class Config(Protocol):
 
 
 def check_limits(limits: LimitSettings, command: str) -> None:
-    """Raises InputError for limits that no image is needed to refuse."""
+    """Raise InputError for limits that are invalid for any images."""
     if command == "train":
-        raise InputError("limits have no use with `dnas train`, which trains what it is given; leave them out")
+        raise InputError("limits cannot be used with `dnas train`, which trains a given network; remove them")
     if limits.several and command != "run":
         flag = flag_of(f"limits.{limits.several[0]}")
-        raise InputError(f"{flag} has several values, which are for `dnas run`; give one")
+        raise InputError(f"{flag} can have several values only with `dnas run`; give one")
     if len(limits.several) > 1:
         several = " and ".join(flag_of(f"limits.{name}") for name in limits.several)
-        raise InputError(f"{several} have several values; give all but one of them one value")
+        raise InputError(f"{several} have several values; only one of the limits can")
     if limits.precision != LimitSettings().precision and not limits.ram:
-        raise InputError(f"--ram-precision {limits.precision} has no use without --max-ram; give that, or leave it out")
+        raise InputError(f"--ram-precision {limits.precision} only applies to --max-ram; add that or remove it")
 
 
 def within_limits(

@@ -1,4 +1,4 @@
-"""What a run needs of this machine: device, backend, memory; and which versions it has."""
+"""Requirements of a run on this machine: device, backend and memory; and the versions of packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEVICES = ("auto", *get_args(Device))  # what may be asked for
 
 
 def environment(handmade: str = "") -> dict[str, Any]:
-    """What a result depends on besides its settings; a hand-made network on the package that has it, too."""
+    """Return what a result depends on in addition to its settings, such as versions of packages."""
     package = get_handmade(handmade).package if handmade else ""
     return {
         "dnas": version("dnas"),
@@ -59,15 +59,15 @@ def _processor() -> str:
 
 @contextmanager
 def memory_errors(device: str) -> Iterator[None]:
-    """Running out of memory as a RunError that names what to turn down."""
+    """Turn running out of memory into a RunError with options to reduce."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError) as error:
         if not is_short(error):
             raise
         raise RunError(
-            f"{shortage(error, device)}, after a peak of {amount(peak_memory(device))}; start anew with a smaller "
-            "--batch-size, --channels or --layers, or free memory and resume"
+            f"{shortage(error, device)}, after a peak of {amount(peak_memory(device))}; free memory and run "
+            "`dnas resume`, or start a new run with a smaller --batch-size, --channels or --layers"
         ) from error
 
 
@@ -84,7 +84,7 @@ def peak_memory(device: str) -> int:
 
 
 def check_machine(device: str, backend: native.Backend, handmade: str) -> None:
-    """Raises InputError where the device, the kernels or the networks that are asked for are not to be had."""
+    """Raise InputError if the device, the kernels or the networks of these settings are not available."""
     check_device(device)
     choose_backend(device, backend)
     if handmade:
@@ -92,21 +92,21 @@ def check_machine(device: str, backend: native.Backend, handmade: str) -> None:
 
 
 def check_execution(execution: Execution) -> None:
-    """Raises InputError where what an execution needs is not there."""
+    """Raise InputError if something that an execution requires is missing."""
     if execution.tensorboard:
         require_tensorboard()
 
 
 def check_device(device: str) -> None:
-    """Raises InputError where the device is not there."""
+    """Raise InputError if the device does not exist."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
 
 
 def choose_backend(device: str, backend: native.Backend) -> None:
-    """Raises InputError where native kernels are asked for and cannot run."""
+    """Raise InputError if native kernels are requested and cannot run."""
     if backend == "native" and device != "cpu":
-        raise InputError(f"--backend native is for the CPU, not --device {device}; use --backend auto or torch")
+        raise InputError(f"--backend native cannot be used with --device {device}; use --backend auto or torch")
     native.choose(backend)
 
 

@@ -1,7 +1,7 @@
-"""The run with whose trained weights a training begins: what must fit, what is taken over, and what is said of it.
+"""The run whose trained weights a training starts with: checks, transfer of weights, and facts for the reports.
 
-The new run folder keeps a copy of those weights and the record of the images that they were trained on, so that going
-on with it needs the other run no more.
+The new run folder keeps a copy of those weights and the record of their training images, so that resuming it does not
+need the other run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def check(origin: Origin, config: Config, architecture: Architecture | None, inf
     """Raises InputError where the network that is to be trained cannot have these weights.
 
     Args:
-        architecture: What is to be trained, in its depth; None for a hand-made network.
+        architecture: What is to be trained, in its depth; None for a reference network.
         info: Of the images that it is to be trained on.
     """
     name = config.handmade if architecture is None else architecture

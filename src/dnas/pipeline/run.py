@@ -1,6 +1,6 @@
-"""The pipeline: search, derive, train, test, draw, in one run folder; started, or resumed to the same bits.
+"""The pipeline: search, derive, train, test and draw in one run folder; started, or resumed bit for bit.
 
-`start` checks everything that can be wrong with the input before it makes the run folder.
+`start` checks all input before it creates the run folder.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def start(
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
-    """Begin a run and carry it through. Returns the content of result.json.
+    """Start a run, complete it, and return the content of result.json.
 
     Args:
         overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
         out: The run folder; by default a new one under runs/.
-        architecture: For the command "train", unless `overrides` name a hand-made network.
+        architecture: For the command "train", unless `overrides` name a reference network.
         given: The place of images that the caller holds; the setting data.source is `IN_MEMORY` then.
 
     Raises:
@@ -191,9 +191,9 @@ def resume(
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
-    """Go on from the last checkpoint; the result is equal, to the bit, to that of an undisturbed run.
+    """Resume from the last checkpoint; the result is bit-for-bit identical to that of an uninterrupted run.
 
-    Of a run that has ended it is the result that is there.
+    For a completed run, its result is returned.
 
     Args:
         given: The place of images that the caller holds, if the run began with such.
@@ -255,12 +255,12 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             if config.environment.get(key) != now.get(key):
                 session.say(
                     f"warning: begun with {key} {config.environment.get(key)}, resumed with {now.get(key)}: "
-                    "the result may differ in its last bits"
+                    "the result may not be bit-for-bit identical"
                 )
         if (began := config.environment.get("ranks", 1)) != distributed.count():
             session.say(
-                f"begun on {began} ranks, resumed on {distributed.count()}: a batch keeps its parts, so the result may "
-                "differ in its last bits only"
+                f"begun on {began} ranks, resumed on {distributed.count()}: batches keep their parts, so the "
+                "result may only differ by rounding"
             )
         method = None
         if config.method:
@@ -272,8 +272,8 @@ def _check_given(path: Path, config: Config, given: Place | None) -> None:
     """Raises InputError where a run has to be given its images again and is not, or the other way round."""
     if config.data.source == IN_MEMORY and given is None:
         raise InputError(
-            f"the images of {path} were given in memory; go on in Python with dnas.resume({str(path)!r}, data=…), and "
-            "give the same again"
+            f"the images of {path} were given in memory; resume in Python with dnas.resume({str(path)!r}, "
+            "data=…) and the same images"
         )
     if config.data.source != IN_MEMORY and given is not None:
         raise InputError(f"{path} reads its images from {config.data.source!r}; leave data out")
@@ -382,9 +382,9 @@ def _answer(
 
 
 def _keep_plan(config: Config, result: Mapping[str, Any], folder: RunFolder) -> None:
-    """In config.toml the plan takes the place of the budget: who repeats the run looks at no clock.
+    """Replace the budget in config.toml by the plan, so that repeating the run does not depend on a clock.
 
-    Last, since an execution that goes on from a checkpoint must find the configuration that it was written under.
+    This is done last, since an execution that resumes from a checkpoint needs the configuration of that checkpoint.
     """
     if config.budget and folder.writes:
         kept: dict[str, Any] = {"budget": 0.0}

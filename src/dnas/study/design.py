@@ -38,7 +38,7 @@ from dnas.validation import checked
 
 # Training seeds after the first lie this far apart, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
-# Settings of a run that a training alone has no use for.
+# Settings of a run that do not apply to a training.
 OF_SEARCHES = ("search", "options", "space", "limits", SETTING, OPTIONS)
 
 
@@ -128,7 +128,7 @@ def require_parts_of_options(methods: Sequence[str], run: Mapping[str, Any]) -> 
     for part in run.get(OPTIONS, {}):
         if part not in taken:
             remedy = f"--with {part}, or METHOD+{part} among --methods"
-            raise SettingError(f"{OPTIONS}.{part}", f"--option {part}.…", f" has no use without {remedy}")
+            raise SettingError(f"{OPTIONS}.{part}", f"--option {part}.…", f" only applies to {remedy}")
 
 
 @dataclass(frozen=True)
