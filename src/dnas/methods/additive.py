@@ -25,10 +25,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.errors import InputError
-from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, unseen
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
 from dnas.space.darts import Space
+from dnas.space.sampling import unseen
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.ridge import Array, Ridge, fit
 from dnas.supernet.worth import LEAST_TRAININGS, PENALTIES, counts, factors_of, standardised, strongest
@@ -94,7 +95,8 @@ class Additive(TrialMethod):
         if missing > 0 or len(judged) < LEAST_TRAININGS:
             # The same as in random search, so that both methods start from the same trials.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
-            drawn = unseen((self.uniform(rng, layers) for rng in streams), history)
+            tried = (trial.architecture for trial in history)
+            drawn = unseen((self.uniform(rng, layers) for rng in streams), tried)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
         targets = np.array(standardised([trial.score for trial in judged]))
         model = fit(self._features([trial.architecture for trial in judged], layers), targets, PENALTIES)
@@ -114,7 +116,8 @@ class Additive(TrialMethod):
         drawn = (strongest(each, self.space, layers, self.origin(), self.feasible) for each in factors)
         mutants = (self.mutant(rng, best[i % len(best)].architecture, MUTATIONS) for i in range(round(MUTANTS * size)))
         uniform = (self.uniform(rng, layers) for _ in repeat(None))
-        return list(islice(unseen(chain(drawn, mutants, uniform), history), size))
+        tried = (trial.architecture for trial in history)
+        return list(islice(unseen(chain(drawn, mutants, uniform), tried), size))
 
     def chosen(self, model: Ridge, features: Array, best: float, size: int, seed: int, number: int) -> list[int]:
         """Return the rows of features [M, F] to try next.

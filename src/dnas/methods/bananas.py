@@ -20,11 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dnas.errors import InputError
-from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, unseen
+from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts import Space
+from dnas.space.sampling import unseen
 from dnas.supernet.mapping import SHARED
 from dnas.training import updates
 
@@ -221,7 +222,8 @@ class BANANAS(TrialMethod):
         if missing > 0 or not judged:
             # The same as in random search, so that both methods start from the same trials.
             streams = (numpy_stream(seed, "candidate", i) for i in count(number))
-            drawn = unseen((self.uniform(rng, layers) for rng in streams), history, self.encoding)
+            tried = (trial.architecture for trial in history)
+            drawn = unseen((self.uniform(rng, layers) for rng in streams), tried, self.encoding)
             return [Candidate(architecture) for architecture in islice(drawn, missing if missing > 0 else size)]
         rng = numpy_stream(seed, "mutation", number)
         parents = sorted(judged, key=lambda trial: -(trial.score or 0.0))[: self.options.parents]
@@ -232,7 +234,8 @@ class BANANAS(TrialMethod):
         mutations = (self.mutant(rng, parent.architecture, self.options.mutations) for parent in order)
         uniform = (self.uniform(rng, layers) for _ in repeat(None))
         source = uniform if self.options.candidates_from == "random" else chain(mutations, uniform)
-        candidates = list(islice(unseen(source, history, self.encoding), self.options.candidates))
+        tried = (trial.architecture for trial in history)
+        candidates = list(islice(unseen(source, tried, self.encoding), self.options.candidates))
         predictions = self.predict(judged, candidates, seed, number)
         chosen = thompson(predictions, torch_stream(seed, "acquisition", number))
         return [Candidate(candidates[i]) for i in chosen[:size].tolist()]

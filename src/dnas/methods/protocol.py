@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -421,26 +421,6 @@ class TrialMethod(Method):
     def at_most(self, size: int, parts: int) -> int:
         """Return `size`, but at most one `parts`-th of all trials, so that a short search also has several rounds."""
         return size if self.budget is None else min(size, math.ceil(self.budget / parts))
-
-
-def unseen(
-    architectures: Iterable[Architecture],
-    history: Sequence[Trial],
-    key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
-    patience: int = 50,
-) -> Iterator[Architecture]:
-    """Yield architectures whose keys differ from each other and from those of all trials, including failed ones.
-
-    Ends after `patience` known ones in a row, since a small space, or limits, may leave no others.
-    """
-    seen, in_a_row = {key(trial.architecture) for trial in history}, 0
-    for architecture in architectures:
-        if (known := key(architecture)) not in seen:
-            seen.add(known)
-            in_a_row = 0
-            yield architecture
-        elif (in_a_row := in_a_row + 1) == patience:
-            return
 
 
 def whole_network(data: str) -> dict[str, dict[str, Any]]:

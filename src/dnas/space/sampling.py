@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable, Iterator
+
 import numpy as np
 
 from dnas.space.architecture import Architecture
@@ -54,3 +56,23 @@ def _with_gene(architecture: Architecture, same: tuple[int, ...], gene: Cell) ->
     """With another gene in these layers."""
     layers = tuple(gene if k in same else cell for k, cell in enumerate(architecture.layers))
     return Architecture(layers, architecture.reductions, architecture.space)
+
+
+def unseen(
+    architectures: Iterable[Architecture],
+    known: Iterable[Architecture],
+    key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
+    patience: int = 50,
+) -> Iterator[Architecture]:
+    """Yield architectures whose keys differ from each other and from those of known ones.
+
+    Ends after `patience` known ones in a row, since a small space, or limits, may leave no others.
+    """
+    seen, in_a_row = set(map(key, known)), 0
+    for architecture in architectures:
+        if (found := key(architecture)) not in seen:
+            seen.add(found)
+            in_a_row = 0
+            yield architecture
+        elif (in_a_row := in_a_row + 1) == patience:
+            return
