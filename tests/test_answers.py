@@ -166,7 +166,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(tmp_path, given, said):
 @pytest.mark.parametrize("command", [("search",), ("compare", "--methods", "random")])
 def test_several_values_are_for_runs(tmp_path, command):
     outcome = invoke(*command, "--max-macs", "100k,200k", "--out", tmp_path / "run")
-    assert outcome.code == 2 and "--max-macs has several values, which are for `dnas run`" in outcome.err
+    assert outcome.code == 2 and "--max-macs can have several values only with `dnas run`" in outcome.err
 
 
 def test_another_limit_forgets_what_was_planned(front, tmp_path):

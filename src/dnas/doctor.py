@@ -76,7 +76,7 @@ def examine(data_dir: str | None = None, runs: str | Path = "runs", latency: boo
         runs: Folder for runs, which need not exist yet.
         latency: Also measure operations, see `latencies`.
     """
-    operations = {"latency": latencies()} if latency else {}  # first: what is missing for it is said at once
+    operations = {"latency": latencies()} if latency else {}  # first, since a package may be missing
     devices = {"cpu": f"{torch.get_num_threads()} threads of {psutil.cpu_count()} processors"}
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)

@@ -1,4 +1,4 @@
-"""The command line: arguments, exit codes, printing. The work itself is done in the rooms below.
+"""The command line: arguments, exit codes, printing. Not here: the work itself.
 
 Torch, pydantic, numpy and rich are imported inside the commands that need them, so that `dnas --help` is fast.
 """

@@ -361,9 +361,7 @@ def doctor(
         str | None, Parameter(help="Folder of the named data sets. [default: $DNAS_DATA_DIR or ~/.cache/dnas]")
     ] = None,
     out: Annotated[str, Parameter(help="Folder for runs.")] = "runs",
-    latency: Annotated[
-        bool, Parameter(help="Also measure the operations that --max-latency counts.", negative="")
-    ] = False,
+    latency: Annotated[bool, Parameter(help="Also measure operations for --max-latency.", negative="")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

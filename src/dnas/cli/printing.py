@@ -47,7 +47,7 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_networks(result: Mapping[str, Any], console: Console) -> None:
-    """The figures of a result.json."""
+    """Print the table of a result.json."""
     from rich.table import Table
 
     from dnas.study import verdict
@@ -56,14 +56,14 @@ def _print_networks(result: Mapping[str, Any], console: Console) -> None:
         return
     table = Table(title=f"{result['data']}: {result['test_images']} test images", title_justify="left")
     balanced = () if verdict.of_classes(result) is None else ("balanced",)
-    for column in ("network", "test accuracy", "95 % interval", *balanced, "parameters", "MACs"):
+    for column in ("network", "test accuracy", "95% CI", *balanced, "parameters", "MACs"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for label, row in verdict.networks(result):
         low, high = row["test_interval"]
         table.add_row(
             label,
             f"{row['test_accuracy']:.4f}",
-            f"{low:.4f} – {high:.4f}",
+            f"{low:.4f}–{high:.4f}",
             *(f"{row['balanced_accuracy']:.4f}" if "balanced_accuracy" in row else "" for _ in balanced),
             f"{row['params']:,}",
             f"{row['macs']:,}",
@@ -72,7 +72,7 @@ def _print_networks(result: Mapping[str, Any], console: Console) -> None:
 
 
 def print_answers(run: Path | None) -> None:
-    """The networks of a run for several values of a limit, and where they lie; of other runs nothing."""
+    """Print the networks of a run for several values of a limit, with their folders. Print nothing for other runs."""
     if run is None or not (run / RESULT_FILE).is_file():
         return
     result = read_json(run / RESULT_FILE)
