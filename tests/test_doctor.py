@@ -45,7 +45,7 @@ def test_disk(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9 * GIB))
         patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=10**6, f_favail=3))
-        assert "room for 3 files" in disk(runs).finding and advised(disk(runs))
+        assert "only 3 more files" in disk(runs).finding and advised(disk(runs))
         patch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=0, f_favail=0))
         assert not advised(disk(runs))
 
