@@ -58,7 +58,7 @@ def test_create_refuses_what_exists(tmp_path: Path) -> None:
         folder.write_config({})
     with pytest.raises(InputError, match="choose another folder or `dnas resume") as caught:
         RunFolder.create(tmp_path / "run")
-    assert f"--out {tmp_path / 'run'} exists" in one_line(caught)
+    assert f"--out '{tmp_path / 'run'}' already exists" in one_line(caught)
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path):
         with pytest.raises(InputError, match=r"already exists; choose another folder$"):
@@ -206,7 +206,7 @@ def test_rewind_drops_what_the_checkpoint_did_not_know(run: RunFolder) -> None:
     run.rewind_metrics(known)
     run.metric(step=3)
     assert read_metrics(run.path / "metrics.jsonl") == [{"step": 1}, {"step": 3}]
-    with pytest.raises(RunError, match=f"knew {10**6}") as caught:
+    with pytest.raises(RunError, match=f"but {10**6} at the checkpoint") as caught:
         run.rewind_metrics(10**6)
     assert "metrics.jsonl" in one_line(caught)
     run.rewind_metrics(0)
