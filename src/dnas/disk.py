@@ -64,6 +64,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
+    """Write the entries of a folder to disk, on systems that support it."""
     # Windows cannot open a folder, and some network file systems cannot fsync one.
     if os.name == "nt":
         return
@@ -106,6 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
+    """Return the object in a line of JSON. Raises ValueError for anything else, including NaN."""
     value: Any = json.loads(line, parse_constant=_refuse_constant)
     if not isinstance(value, dict):
         raise ValueError("not an object")

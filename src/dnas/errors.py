@@ -146,6 +146,7 @@ def first_line(error: Exception) -> str:
 
 
 def shown(value: Any) -> str:
+    """Return a value as it appears in a message: on one line, with at most 60 characters."""
     text = repr(value)
     text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= 60 else text[:57] + "…"

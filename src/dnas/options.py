@@ -64,6 +64,8 @@ _CLUSTER = Group("Cluster", sort_key=7)
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
+    """Options for the images."""
+
     data: Annotated[str | None, Parameter(group=_DATA)] = None
     "digits, fashion-mnist, cifar10, cifar100, tiny-imagenet, or a path: class folders of images (with train/ and test/ or without), IDX files, arrays (.npz, .npy), a list (.csv, .tsv, .jsonl), shards of Hugging Face (.parquet, .arrow), or an archive (.zip, .tar, .tar.gz). [default: digits]"
     image_column: Annotated[str | None, Parameter(group=_DATA)] = None
@@ -88,6 +90,8 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
+    """Options for a run as a whole."""
+
     seed: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Random seed of the run. [default: 0]"
     preset: Annotated[str | None, Parameter(group=_RUN)] = None
@@ -118,6 +122,8 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
+    """Options for a search."""
+
     method: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "Search method; `dnas methods` lists all. [default: dnas]"
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
@@ -156,6 +162,8 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BothOptions(TrainOptions):
+    """Options for a search and a training."""
+
     search_channels: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
     "Initial number of channels of the supernet only. [default: --channels]"
     search_epochs: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -248,6 +256,8 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
+    """Options for a cluster."""
+
     ray: Annotated[str | None, Parameter(group=_CLUSTER)] = None
     "Execute the runs on a Ray cluster: auto, or HOST:PORT of its head node. All nodes must share --out. [default: this machine]"
     ray_retries: Annotated[int | None, WHOLE, Parameter(group=_CLUSTER)] = None

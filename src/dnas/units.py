@@ -109,6 +109,7 @@ def one_or_several(
 
 
 def time_text(seconds: float | None) -> str:
+    """Return a duration in seconds, minutes or hours for people, and a dash for None."""
     if seconds is None:
         return "–"
     if seconds < 120:

@@ -22,9 +22,11 @@ def export(
     """Export the trained network of a run for programs without dnas; return the content of export.json, and `folder`.
 
     Args:
+        run: The run folder.
         format: One or several formats; `dnas export --help` lists them.
         out: The folder; by default `export` in the run folder.
-        data, data_dir: Images for tests and for the calibration of int8; by default those of the run.
+        data: Images for tests and for the calibration of int8; by default those of the run.
+        data_dir: Folder of the named data sets, as for `run`.
         reporter: As for `run`.
 
     Raises:

@@ -27,6 +27,9 @@ _Result = TypeVar("_Result", bound="Result")
 def load(run: str | Path) -> Classifier:
     """Load the trained network of a run folder, in evaluation mode.
 
+    Args:
+        run: The run folder.
+
     Returns:
         A `Classifier`: it has `classes`, `image_size`, `channels`, `mean` and `std`, and `predict(pictures)` takes
         paths, PIL images, uint8 arrays and tensors. Called with normalized images from `preprocess(pictures)`, it

@@ -63,10 +63,12 @@ def begin_execution(options: ExecutionOptions) -> Execution:
 
 
 def names_of(text: str) -> list[str]:
+    """Return the names in a list separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def numbers_of(option: str, text: str) -> list[int]:
+    """Return the whole numbers in a list separated by commas. Raises InputError for anything else."""
     for name in names_of(text):
         if not name.isdecimal():
             raise InputError(f"{option} must be whole numbers separated by commas, got {name!r}")
@@ -74,5 +76,6 @@ def numbers_of(option: str, text: str) -> list[int]:
 
 
 def require_folder(option: str, file: str) -> None:
+    """Raise InputError if the folder of a file does not exist."""
     if not Path(file).parent.is_dir():
         raise InputError(f"{option} {file}: folder {str(Path(file).parent)!r} does not exist; create it first")

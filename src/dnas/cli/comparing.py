@@ -211,6 +211,7 @@ def carry_out_study(
     as_json: bool,
     now: Execution,
 ) -> None:
+    """Execute the missing runs of a study and print its tables."""
     from dnas.study.compare import carry_through
 
     failed, summary = carry_through(out, settings, processes, cluster, reporter(quiet), now)
@@ -233,6 +234,7 @@ def carry_out_ranking(
     as_json: bool,
     now: Execution,
 ) -> None:
+    """Execute the missing runs of a ranking and print its table."""
     from dnas.study.ranking import carry_through
 
     summary = carry_through(out, settings, processes, cluster, reporter(quiet), now)

@@ -129,12 +129,14 @@ def _kept(
 
 
 def require_no_streaming(memory: Memory, workers: int, source: str) -> None:
+    """Raise InputError if images that are always in memory are to be streamed."""
     if memory == "stream":
         raise InputError(f"--data-memory stream only applies to folders of images, not to {source!r}; remove it")
     require_no_workers(workers, source)
 
 
 def require_no_workers(workers: int, source: str) -> None:
+    """Raise InputError if there are workers for images that are in memory."""
     if workers:
         raise InputError(
             f"--data-workers {workers} only applies to streamed images, and {source!r} is in memory; remove it, "

@@ -53,14 +53,17 @@ def summary(architecture: Architecture) -> str:
 
 
 def count(n: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def describe_operations(cells: Iterable[Cell]) -> Counter[str]:
+    """Count the operations of cells."""
     return Counter(op for cell in cells for node in cell.nodes for op, _ in node)
 
 
 def state_name(state: int) -> str:
+    """Return the name of a state in a drawing: i0 and i1 for inputs, n0 and so on for nodes."""
     return f"i{state}" if state < 2 else f"n{state - 2}"
 
 
@@ -70,4 +73,5 @@ def plain(text: str) -> str:
 
 
 def in_order(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return counts of operations in the order of the legend, without zeros."""
     return [(op, counts[op]) for op in ordered(counts) if counts[op]]

@@ -62,6 +62,8 @@ class Convolution:
 
 @dataclass(eq=False)
 class Term:
+    """One operation on an edge of a fixed architecture, with the node that adds it."""
+
     kind: Kind
     node: int
     source: int
@@ -82,10 +84,6 @@ class Program:
     def picture(self) -> int:
         self.pictures += 1
         return self.pictures - 1
-
-
-def steps(deep: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    return deep.kernel_size, deep.stride, deep.dilation
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ def _preprocess(cell: CellLayout, n: int, x: Tensor, y: Tensor, inverse: Tensor)
 
 
 def preprocess_forward(cell: CellLayout, n: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the preprocessing of input n [B, H, W, C] of a cell. Returns the output and the inverse deviations."""
     batch, height, width, _ = x.shape
     if len(cell.preprocess[n].weights) == 2:
         height, width = -(-height // 2), -(-width // 2)
@@ -40,6 +41,7 @@ def preprocess_forward(cell: CellLayout, n: int, x: Tensor) -> tuple[Tensor, Ten
 def preprocess_backward(
     layer: Layer, n: int, grad: Tensor, to: Tensor | None, add: bool, grads: dict[int, Tensor]
 ) -> None:
+    """Compute the gradients of the preprocessing of input n: of its weights, and of its input in `to`."""
     cell, x, y = layer.layout, layer.inputs[n], layer.entering[n]
     structure, weight = _preprocess(cell, n, x, y, layer.inverses[n])
     weights = cell.preprocess[n].weights

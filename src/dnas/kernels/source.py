@@ -63,6 +63,7 @@ def source_forward(
     draws: Draws | None,
     keep: bool,
 ) -> tuple[Tensor, Kept]:
+    """Compute all operations that read state s, and add them to their nodes. Returns data for the backward pass."""
     layout, cell, out = layer.layout.sources[s], layer.layout, layer.out
     stages = sum(len(each.stages) for each in layout.separables)
     moments = torch.empty(stages * (1 + cell.active) * layout.wide + 4 * cell.active, dtype=torch.float64)
@@ -100,6 +101,7 @@ def source_backward(
     grads: dict[int, Tensor],
     grad_psi: Tensor,
 ) -> None:
+    """Compute the gradients of all operations that read state s: of weights, mixing weights psi and the state."""
     layout, cell, kept = layer.layout.sources[s], layer.layout, layer.sources.pop()
     source, separables = _source(layer, s, psi, kept)
     first = layout.first * cell.active

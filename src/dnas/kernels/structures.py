@@ -15,6 +15,8 @@ number, pointer = ctypes.c_int, ctypes.c_void_p
 
 
 class Separable(ctypes.Structure):
+    """Arguments of a separable convolution, as in the header of the kernels."""
+
     _fields_ = (
         *((name, number) for name in ("kernel", "dilation", "stages", "column")),
         *((name, pointer * limits.STAGES) for name in ("deep", "point", "kept", "moments")),
@@ -24,6 +26,8 @@ class Separable(ctypes.Structure):
 
 
 class Source(ctypes.Structure):
+    """Arguments of the operations that read one state, as in the header of the kernels."""
+
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "targets", "stride", "threads", "count")),
         ("operations", number),
@@ -41,6 +45,8 @@ class Source(ctypes.Structure):
 
 
 class Join(ctypes.Structure):
+    """Arguments of the additions of a cell, as in the header of the kernels."""
+
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "sources", "reduced", "threads")),
         *((name, number) for name in ("state_height", "state_width", "fresh", "node_pixel", "grad_pixel")),
@@ -53,6 +59,8 @@ class Join(ctypes.Structure):
 
 
 class Preprocess(ctypes.Structure):
+    """Arguments of the preprocessing of one input of a cell, as in the header of the kernels."""
+
     _fields_ = (
         *((name, number) for name in ("batch", "height", "width", "grids", "inputs", "outputs", "threads")),
         *((name, number) for name in ("x_height", "x_width")),

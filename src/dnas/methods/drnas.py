@@ -36,6 +36,8 @@ class DrNASOptions(GradientOptions):
 
 
 class DrNASSettings(GradientSettings):
+    """Settings of a search whose draws have no second derivative."""
+
     def check(self) -> None:
         super().check()
         if self.eigenvalue:

@@ -22,7 +22,7 @@ def list_methods() -> list[str]:
 
 
 def get_method(name: str) -> type[Method]:
-    """Return the class of a method. Raises InputError for an unknown name."""
+    """Return the class of the method `name`. Raises SettingError, an InputError, for an unknown name."""
     method, *with_parts = name.split("+")
     if with_parts and method in METHODS:
         # The form of names in tables of a study.

@@ -171,12 +171,12 @@ def drop_path(network: Network, batch: int, probability: float, generator: torch
 
 
 def params(network: nn.Module) -> int:
-    """Return the number of parameters without the auxiliary head, as in the literature."""
+    """Return the number of parameters of a `network` without its auxiliary head, as in the literature."""
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
 
 
 def macs(network: nn.Module, image: tuple[int, int, int]) -> int:
-    """Return the multiply-accumulates of convolutions and linear layers at inference, for one image (C, H, W)."""
+    """Return the multiply-accumulates of convolutions and linear layers of a `network` for one `image` (C, H, W)."""
     parameter = next(network.parameters())
     mode = network.training
     network.eval()

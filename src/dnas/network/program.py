@@ -8,7 +8,7 @@ from torch import nn
 
 from dnas.kernels import limits
 from dnas.kernels.depthwise import DepthwiseConv2d
-from dnas.kernels.discrete import INPUTS, Convolution, Program, Term, steps
+from dnas.kernels.discrete import INPUTS, Convolution, Program, Term
 from dnas.kernels.limits import Kind
 from dnas.network.modules import FactorizedReduceModule, ZeroModule
 
@@ -92,4 +92,9 @@ def _covered(convolution: Convolution) -> bool:
 def _deep_covered(deep: nn.Conv2d) -> bool:
     pad = int(deep.dilation[0]) * (int(deep.kernel_size[0]) // 2)
     alone = deep.groups == deep.in_channels == deep.out_channels and deep.bias is None and deep.padding_mode == "zeros"
-    return alone and deep.padding == (pad, pad) and pad <= limits.PAD and limits.depthwise(*steps(deep))
+    return (
+        alone
+        and deep.padding == (pad, pad)
+        and pad <= limits.PAD
+        and limits.depthwise(deep.kernel_size, deep.stride, deep.dilation)
+    )

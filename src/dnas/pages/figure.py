@@ -31,6 +31,7 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """Yield a matplotlib figure of a size in pixels, with the style of the reports."""
     try:
         import matplotlib
         from matplotlib.figure import Figure

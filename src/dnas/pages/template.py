@@ -112,20 +112,25 @@ def short_source(source: str) -> str:
 
 
 def percent(share: float | None) -> str:
+    """Return a share as a percentage, and a dash for None."""
     return "–" if share is None else f"{100 * share:.2f}%"
 
 
 def spread(mean: float, sd: float) -> str:
+    """Return a mean and a standard deviation as percentages."""
     return f"{100 * mean:.2f} ± {100 * sd:.2f}%"
 
 
 def percents(low: float | None, high: float | None) -> str:
+    """Return an interval as percentages, and a dash for None."""
     return "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}%"
 
 
 def in_points(share: float | None) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
     return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
 
 
 def p_value(value: float | None) -> str:
+    """Return a p value with three digits, and a dash for None."""
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -157,6 +157,7 @@ def training_seconds(config: Config, paces: Sequence[Pace], test: Split, spent: 
 
 
 def steps_in(seconds: float, pace: Pace) -> int:
+    """Return the number of training steps that fit into a time, at least 1."""
     return max(1, int(seconds / pace.mean))
 
 

@@ -63,6 +63,7 @@ MEASURING = "measuring the speed of this machine"
 
 
 def search(config: Config, method: Method, data: Data, folder: RunFolder, session: Session) -> Architecture:
+    """Execute the search stage, or return the architecture that it found in an earlier execution."""
     assert config.search is not None
     if SEARCH_STAGE in session.completed:
         return Architecture.from_json(session.completed[SEARCH_STAGE]["architecture"])

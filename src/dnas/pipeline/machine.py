@@ -111,6 +111,7 @@ def choose_backend(device: str, backend: native.Backend) -> None:
 
 
 def resolve_device(name: str) -> str:
+    """Return the device for a setting: `auto` is cuda if available. Raises InputError for unknown names."""
     if name not in DEVICES:
         raise unknown("device", "--device", name, DEVICES)
     if name != "auto":

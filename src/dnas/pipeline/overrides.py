@@ -231,4 +231,5 @@ def as_before(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given_options(*groups: Any) -> dict[str, Any]:
+    """Return the options of several groups as one dict."""
     return {k: v for group in groups for k, v in asdict(group).items()}

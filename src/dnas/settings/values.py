@@ -40,6 +40,8 @@ MIN_LAYERS = 3  # a network has two reduction cells and at least one normal cell
 
 
 class Settings(BaseModel):
+    """Base class of all settings: immutable, without unknown names or conversions."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
@@ -86,5 +88,6 @@ def check_batches(images: int, batch_size: int, parts: int) -> None:
 
 
 def cosine(top: float, bottom: float, epoch: float, epochs: float) -> float:
+    """Return the value of a cosine from `top` to `bottom` at an epoch."""
     # The last epoch is one step above the minimum, as in the schedulers that DARTS used.
     return bottom + (top - bottom) * (1 + math.cos(math.pi * epoch / epochs)) / 2

@@ -73,6 +73,7 @@ def buildable(cell: Cell) -> str | None:
 
 
 def cell_from_json(value: Any, k: int) -> Cell:
+    """Return the cell of layer k from an architecture file. Raises InputError for anything else."""
     if not isinstance(value, dict) or not isinstance(value.get("nodes"), list):
         raise InputError(f'layer {k} is not an object {{"nodes": […]}}')
     if set(value) - {"nodes", "concat"}:
@@ -95,10 +96,12 @@ def cell_from_json(value: Any, k: int) -> Cell:
 
 
 def integers(value: Any, what: str) -> tuple[int, ...]:
+    """Return a list of whole numbers from a file as a tuple. Raises InputError for anything else."""
     if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(is_int(v) for v in value):
         raise InputError(f"{what} is not a list of whole numbers")
     return tuple(value)
 
 
 def is_int(value: Any) -> bool:
+    """Return True for whole numbers, but not for booleans."""
     return isinstance(value, int) and not isinstance(value, bool)

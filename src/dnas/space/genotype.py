@@ -14,6 +14,7 @@ PAPER_LAYERS = 20
 
 
 def nodes_of_genotype(genes: Any, which: str) -> tuple[tuple[Slot, ...], ...]:
+    """Return the nodes of one cell of a genotype. Raises InputError if it is malformed."""
     if not isinstance(genes, Sequence) or not genes or isinstance(genes, str):
         raise InputError(f"{which} is not a list of (operation, input) pairs")
     if len(genes) > 4 * MAX_NODES:
@@ -36,6 +37,7 @@ def nodes_of_genotype(genes: Any, which: str) -> tuple[tuple[Slot, ...], ...]:
 
 
 def literal(node: ast.expr) -> Any:
+    """Return the value of a literal in a genotype, in which ranges are allowed. Raises InputError or ValueError."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
         bounds = [ast.literal_eval(argument) for argument in node.args]
         if not bounds or not all(is_int(b) and 0 <= b <= 2 + MAX_NODES for b in bounds):

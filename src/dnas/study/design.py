@@ -188,12 +188,14 @@ def read_study(path: Path) -> StudySettings:
 
 
 def settings_names(settings: StudySettings) -> Iterator[tuple[Network, int, str]]:
+    """Yield each network of a study with its training seed and the name of its run."""
     for training in range(settings.training_seeds):
         for network in networks(settings):
             yield network, training, network.run(training)
 
 
 def run_overrides(settings: StudySettings, network: Network, training: int) -> dict[str, Any]:
+    """Return the settings of one run of a study."""
     given = {"finals": 0, **settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
     handmade = network.method if network.kind == "handmade" else ""
     if "train" in given:

@@ -22,6 +22,8 @@ from dnas.study.names import FAILED_FILE, LOCK_FILE
 
 
 class HasPath(Protocol):
+    """A job with a run folder."""
+
     @property
     def path(self) -> Path: ...
 

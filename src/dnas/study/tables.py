@@ -306,6 +306,7 @@ def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def of_planned(made: int, planned: int) -> str:
+    """Return how many exist, and of how many if some are missing."""
     return str(made) if made == planned else f"{made} of {planned}"
 
 

@@ -177,6 +177,7 @@ class _Count:
 
 @contextmanager
 def counted() -> Iterator[_Count]:
+    """Count the forward passes of modules within the block."""
     count = _Count()
     handle = register_module_forward_hook(count.after_forward)
     try:

@@ -131,6 +131,7 @@ class Record:
 
 
 def bits(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int], bytes]]:
+    """Return types, shapes and bytes of tensors, to compare them bit for bit."""
     return {
         name: (str(tensor.dtype), list(tensor.shape), tensor.contiguous().numpy().tobytes())
         for name, tensor in tensors.items()

@@ -169,6 +169,7 @@ class Below:
 
 
 def is_picture(name: str) -> bool:
+    """Return True if a file name ends like an image and is not hidden."""
     return name.lower().endswith(ENDINGS) and not name.rpartition("/")[2].startswith(".")
 
 

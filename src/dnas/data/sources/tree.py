@@ -83,6 +83,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading. Raises OSError for anything else, such as a pipe, which would block."""
     if not os.path.lexists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():
@@ -101,6 +102,7 @@ def plain(name: str) -> bool:
 
 
 def text(tree: Tree, name: str) -> str:
+    """Return the text of a file in a folder or archive. Raises InputError if it cannot be read."""
     try:
         with tree.open(name) as stream:
             return stream.read(2**26).decode()
@@ -109,6 +111,7 @@ def text(tree: Tree, name: str) -> str:
 
 
 def is_dir(path: Path) -> bool:
+    """Return True if a path is a folder that can be accessed."""
     try:
         return path.is_dir()
     except OSError:  # no permission, or a name too long to exist
@@ -116,6 +119,7 @@ def is_dir(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
+    """Return True if a path is a file that can be accessed."""
     try:
         return path.is_file()
     except OSError:
