@@ -369,7 +369,7 @@ def test_where_all_failed_it_goes_on_with_a_sample():
     made = method(8)
     history = judged(made, 3, 0, [], lambda i, c: None, lambda: False, 8)
     assert len(history) == 8
-    with pytest.raises(RunError, match="none of 2 candidates"):
+    with pytest.raises(RunError, match="none of the 2 candidates"):
         made.choose(history)
     with pytest.raises(RunError, match="none of 3 candidates"):
         made.choose(history[:3])

@@ -38,8 +38,8 @@ def broken(folder):
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    Image.fromarray(pixels(8, 8, 3)).save(folder / "other.tga")
-    (folder / "other.tga").rename(folder / "of another format.png")
+    Image.fromarray(pixels(8, 8, 3)).save(folder / "other.pcx")
+    (folder / "other.pcx").rename(folder / "of another format.png")
     return [*contents, "of another format.png"]
 
 

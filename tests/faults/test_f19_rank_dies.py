@@ -41,7 +41,7 @@ def test_what_two_began_one_can_end(tmp_path, images, undisturbed_ranks):
     run_ranks(tmp_path, "run", "--data", images, *TINY, "--no-baseline", "--out", run, faults=[None, fault])
     (outcome,) = run_ranks(tmp_path, "resume", run, faults=[None])
     assert outcome.code == 0, outcome.err
-    assert "begun on 2 ranks, resumed on 1: a batch keeps its parts" in (run / "log.txt").read_text()
+    assert "begun on 2 ranks, resumed on 1: batches keep their parts" in (run / "log.txt").read_text()
     found, wanted = (read_metrics(each / "metrics.jsonl") for each in (run, undisturbed_ranks))
     for line, other in zip(found, wanted, strict=True):
         assert line.keys() == other.keys()
