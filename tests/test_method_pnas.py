@@ -371,7 +371,7 @@ def test_where_all_failed_it_goes_on_with_a_sample():
     assert len(history) == 8
     with pytest.raises(RunError, match="none of the 2 candidates"):
         made.choose(history)
-    with pytest.raises(RunError, match="none of 3 candidates"):
+    with pytest.raises(RunError, match="none of the 3 candidates"):
         made.choose(history[:3])
 
 
