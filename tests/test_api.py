@@ -15,7 +15,7 @@ FUNCTIONS = (
     "parse_genotype", "rank", "register", "resume", "run", "search", "stack", "train",
 )  # fmt: skip
 CLASSES = (
-    "Architecture", "Baseline", "Cell", "DNASClassifier", "InputError", "Interrupted", "RunError", "RunResult", "SearchResult",
+    "Architecture", "Baseline", "Cell", "DNASClassifier", "FrontResult", "InputError", "Interrupted", "RunError", "RunResult", "SearchResult",
     "RankingResult", "StudyResult", "TrainResult",
 )  # fmt: skip
 
