@@ -101,7 +101,7 @@ def test_all_costs_together_are_the_budget_without_its_reserve(entrants, baselin
 
 def test_what_is_spent_before_a_training_is_said_in_a_line():
     config, _ = configured()
-    with refused("--budget 10 min is spent before the training", "give more"):
+    with refused("--budget 10 min is spent before the training", "use a larger budget"):
         budget.training_seconds(config, [Pace(1.0, 1.0, 0.0)], blank(700), spent=590.0)
 
 
