@@ -125,7 +125,7 @@ def test_a_ranking_grows_by_architectures_methods_and_measures(whole, tmp_path):
     refused = invoke("rank", "--resume", path, "--train-channels", 6)
     assert refused.code == 2 and f"train.channels is 4 in {path} and 6 here: leave it out" in refused.err
     refused = invoke("rank", "--resume", path, "--out", path)
-    assert refused.code == 2 and "which is the ranking's folder" in refused.err
+    assert refused.code == 2 and "which names the folder of the ranking" in refused.err
     refused = invoke("rank", "--methods", "+spos", "--out", tmp_path / "new")
     assert refused.code == 2 and "--methods +spos adds to a ranking, and" in refused.err
     refused = invoke("resume", path, "--methods", "+gdas")
@@ -156,7 +156,7 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     assert dnas.resume(path).to_dict() == found.to_dict()
     with pytest.raises(dnas.InputError, match=r"data and on_epoch do not apply to .*, which is a ranking"):
         dnas.resume(path, on_epoch=lambda metrics: True)
-    with pytest.raises(dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"):
+    with pytest.raises(dnas.InputError, match=r"out=.* cannot be used with resume=.*, which names the folder of the ranking"):
         dnas.rank(resume=path, out=path)
     with pytest.raises(dnas.InputError, match="unknown --methods 'spoz'"):
         dnas.rank("spoz", out=tmp_path / "new")

@@ -154,7 +154,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         one(parquet(tmp_path / "y.parquet", table(TRAIN).drop_columns("label")))
     with refused("got string", "--image-column"):
         one(parquet(tmp_path / "z.parquet", pa.table({"image": ["a"], "label": [0]})))
-    with refused("row 1", "has None as 'label'"):
+    with refused("row 1", "as 'label', got None"):
         one(parquet(tmp_path / "n.parquet", table([0, None, 1])))
     # -1 stands for a label that is kept back: no class, and not the last one.
     for label in (-1, len(NAMES)):
