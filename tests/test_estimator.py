@@ -165,7 +165,7 @@ def test_wrong_uses(fitted, digits):
         fitted.set_params(depth=3)
     with pytest.raises(ValueError, match="random_state must be a whole number"):
         DNASClassifier(**TINY, random_state=np.random.default_rng(0)).fit(*digits)
-    with pytest.raises(ValueError, match=r"image_shape=\(9, 9\) is not the 64 features of X"):
+    with pytest.raises(ValueError, match=r"image_shape=\(9, 9\) does not match the 64 features of X"):
         DNASClassifier(**TINY, image_shape=(9, 9)).fit(digits[0].reshape(-1, 64), digits[1])
 
 

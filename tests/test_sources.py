@@ -194,7 +194,7 @@ def test_an_unknown_source_lists_the_known_ones(source):
 
 def test_a_file_is_no_source(tmp_path):
     path = picture(tmp_path / "x.png", RED)
-    with refused("x.png", "is a file", "folder"):
+    with refused("x.png", "is an unsupported file", "folder"):
         load_train(str(path))
 
 
