@@ -272,7 +272,7 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
     )
     with refused("--prior pictures", "--finals"):
         drafted(prior="pictures", finals=0)
-    with refused("--prior pictures", "s2 space", "--prior none"):
+    with refused("--prior pictures", "another space than 's2'", "--prior none"):
         drafted(prior="pictures", finals=4, space="s2")
     with refused("--prior nothing"):
         drafted(prior="nothing", finals=4)
@@ -288,7 +288,7 @@ def test_a_prior_says_nothing_of_trainings_that_are_far_longer_than_its_own():
 def test_a_space_with_too_few_architectures_is_refused(monkeypatch):
     (only,) = architectures(1)
     monkeypatch.setattr(entrants_of, "sample", lambda *arguments, **options: only)
-    with refused("--finals 9", "give fewer"):
+    with refused("--finals 9", "fewer architectures"):
         entrants_of.entrants(config.Config(finals=9, mapping="full"), only, [], None)
 
 
