@@ -209,7 +209,7 @@ def test_a_report_of_an_interrupted_study_says_what_is_missing(part):
     states = {each["run"]: each["state"] for each in summarise(part)["unfinished"]}
     # study.json is of before, so the page is of the runs.
     page = page_of(part)
-    assert "Begun: darts-shared-s1<" in page and "To do: " in page and "1 of 2" in page
+    assert "Started: darts-shared-s1<" in page and "To do: " in page and "1 of 2" in page
     assert states["darts-shared-s1"] == "begun" and states["gdas-shared-s1-random"] == "to do"
     assert states.keys() | results(part).keys() == {network.run() for network in networks(wanted)}
 

@@ -60,7 +60,7 @@ def check_exports(name: str, mapping: str | None = None, options: Options | None
     for candidate in record.candidates:
         problem = objection(candidate.architecture, record.method, final=False)
         assert problem is None, f"an architecture that {name} proposes {problem}"
-        assert 0 < candidate.share <= 1, f"{name} proposes to judge on a share of {candidate.share} of the images"
+        assert 0 < candidate.share <= 1, f"{name} proposes to evaluate on a share of {candidate.share} of the images"
     if isinstance(method := record.method, SupernetMethod):
         for number, scale in enumerate((0.0, 0.01, 1.0, 30.0)):
             architecture = method.derive(random_mapping(method, scale, number), Progress(1, 2))
@@ -77,8 +77,10 @@ def check_deterministic(name: str, mapping: str | None = None, options: Options 
             records.append(search(name, mapping, options, seed=seed, planted=planted))
     one, again, other = records
     differing = one.differences(again)
-    assert not differing, f"two searches of {name} with one seed differ: {differing}; draw from the seed alone"
-    assert one.differences(other), f"{name} does the same whatever the seed; draw with the seed that it is given"
+    assert not differing, (
+        f"two searches of {name} with one seed differ: {differing}; draw random numbers only from the seed"
+    )
+    assert one.differences(other), f"{name} does the same for all seeds; use the given seed for random numbers"
 
 
 @contextmanager
@@ -120,9 +122,9 @@ def check_resumes(name: str, mapping: str | None = None, options: Options | None
     for checkpoint in whole.session.checkpoints:
         differing = whole.differences(again(start=checkpoint))
         assert not differing, (
-            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} comes to another end: "
-            f"{differing}; what is learnt belongs into the parameters and buffers of `mapping` or into "
-            "`search.memory`, not into the method, and `propose` must be a function of its arguments"
+            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} ends with other results: "
+            f"{differing}; keep learned state in the parameters and buffers of `mapping` or in "
+            "`search.memory`, not in the method, and make `propose` a function of its arguments"
         )
 
 
@@ -130,18 +132,18 @@ def check_cost(name: str, mapping: str | None = None, options: Options | None = 
     """Check that the reported cost of a search equals the computation counted at the networks."""
     mapping = mapping or get_method(name).default_mapping
     trials = issubclass(get_method(name), TrialMethod)
-    size = {**REAL, "batch_size": 4}  # so that batches are of more than one size
+    size = {**REAL, "batch_size": 4}  # so that batch sizes differ
     with counted() as count:
         record = search(name, mapping, options, size=size, planted=None if trials else plant(mapping, 0))
     cost, expected = record.found.cost, count.images / tested_method(name, mapping, options, size)[1]["batch_size"]
-    assert cost["step_equivalents"] > 0, f"the search of {name} says that it cost nothing"
+    assert cost["step_equivalents"] > 0, f"the search of {name} reports a cost of 0"
     assert math.isclose(cost["step_equivalents"], expected, rel_tol=1e-9), (
-        f"{name} says that its search cost {cost['step_equivalents']:.3f} passes forward and backward, but the "
-        f"networks were asked for {expected:.3f}; add what it computes by itself to search.cost['step_equivalents']"
+        f"{name} reports a search cost of {cost['step_equivalents']:.3f} forward and backward passes, but the "
+        f"networks computed {expected:.3f}; add its own computation to search.cost['step_equivalents']"
     )
     assert cost["architectures_evaluated"] == count.judged, (
-        f"{name} says that it judged {cost['architectures_evaluated']} architectures, but it was {count.judged}; "
-        "judge by search.accuracy, which counts, and do not count again"
+        f"{name} reports {cost['architectures_evaluated']} evaluated architectures, but there were {count.judged}; "
+        "evaluate with search.accuracy, which counts them, and do not count again"
     )
 
 
@@ -213,10 +215,10 @@ def check_limits(name: str, mapping: str | None = None, options: Options | None 
             excess = feasible.excess(architecture) if whole else {}
             assert not excess, f"limited to {feasible.limits}, {name} {what} an architecture that needs {excess}"
     if mapping == SHARED:
-        assert cell_pair(found.architecture), f"within limits, {name} finds layers that differ, under --mapping shared"
+        assert cell_pair(found.architecture), f"within limits, {name} finds different layers under --mapping shared"
     halfway = record.session.checkpoints[len(record.session.checkpoints) // 2]
     differing = record.differences(again(start=halfway))
-    assert not differing, f"resumed halfway, {name} comes to another end under limits: {differing}"
+    assert not differing, f"resumed halfway, {name} ends with other results under limits: {differing}"
 
 
 def check_survives_failures(name: str, mapping: str | None = None, options: Options | None = None) -> None:
@@ -226,7 +228,7 @@ def check_survives_failures(name: str, mapping: str | None = None, options: Opti
     mapping = mapping or get_method(name).default_mapping
     record = search(name, mapping, options, planted=plant(mapping, 0), failing=2)
     problem = objection(record.found.architecture, record.method)
-    assert problem is None, f"where half of the trials fail, the architecture that {name} finds {problem}"
+    assert problem is None, f"if half of the trials fail, the architecture that {name} finds {problem}"
     try:
         search(name, mapping, options, planted=plant(mapping, 0), failing=1)
     except RunError:

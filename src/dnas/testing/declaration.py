@@ -45,7 +45,7 @@ def check_declaration(name: str) -> None:
         text = getattr(method, attribute, None)
         assert text and isinstance(text, str), f"{method.__name__}.{attribute} must be a text for `dnas methods`"
     assert kind is not None, f"{method.__name__} must derive from {', '.join(cls.__name__ for cls in kinds)}"
-    assert method.kind == kind, f"{method.__name__}.kind must stay {kind!r}, which its base class says"
+    assert method.kind == kind, f"{method.__name__}.kind must stay {kind!r}, as in its base class"
     assert method.mappings and set(method.mappings) <= set(MAPPINGS), (
         f"{method.__name__}.mappings must be some of {', '.join(MAPPINGS)}"
     )
@@ -64,7 +64,7 @@ def check_declaration(name: str) -> None:
                     TrainSettings(**preset_values["train"]).resolved(count, pixels)
                 except ValueError as error:
                     raise AssertionError(
-                        f"paper_settings({source!r}) of {name} under --mapping {mapping} do not hold: {error}"
+                        f"paper_settings({source!r}) of {name} under --mapping {mapping} are invalid: {error}"
                     ) from error
 
 
@@ -82,9 +82,11 @@ def check_mappings(name: str) -> None:
         try:
             create(name, mapping, {}, DARTS)
         except InputError as error:
-            assert mapping in str(error), f"{name} refuses --mapping {mapping} without naming it: {error}"
+            assert mapping in str(error), f"the error of {name} for --mapping {mapping} must name it: {error}"
         else:
-            raise AssertionError(f"{name} does not claim --mapping {mapping} but takes it; call super().__init__ first")
+            raise AssertionError(
+                f"{name} does not declare --mapping {mapping} but accepts it: call super().__init__ first"
+            )
 
 
 def check_options(name: str, options: Options | None = None, acts: Acts | None = None) -> None:
@@ -107,7 +109,7 @@ def check_option_acts(name: str, option: str, value: Any, options: Options | Non
     method = get_method(name)
     without = dict(options or {})
     default = without.get(option, method.Options.model_fields[option].default)
-    assert value != default, f"acts of {name} must name another value of {option} than {default!r}, which is in force"
+    assert value != default, f"acts of {name} must name another value of {option} than {default!r}, the current one"
     check_schedules(name, None, {**without, option: value})
     for size, planted in ((SMALL, plant(method.default_mapping, 0)), (REAL, None)):
         one, two = (
@@ -116,8 +118,8 @@ def check_option_acts(name: str, option: str, value: Any, options: Options | Non
         if one.differences(two):
             return
     raise AssertionError(
-        f"option {option}={value!r} of {name} changes nothing of a search with {without}; use the option, refuse it in "
-        "__init__ where it could not act, or name other options around it"
+        f"option {option}={value!r} of {name} does not affect a search with {without}; use the option, raise an error in "
+        "__init__ if it has no effect, or set other options with it"
     )
 
 
@@ -125,7 +127,7 @@ def require_acts(name: str, options: type[MethodOptions], acts: Acts) -> None:
     """Raise AssertionError unless `acts` (see `check_options`) contains exactly these options."""
     missing, unknown = set(options.model_fields) - set(acts), set(acts) - set(options.model_fields)
     assert not missing, (
-        f"say for {', '.join(sorted(missing))} of {name} with which value it acts: acts={{NAME: ({{}}, VALUE)}}"
+        f"give a value that takes effect for {', '.join(sorted(missing))} of {name}: acts={{NAME: ({{}}, VALUE)}}"
     )
     assert not unknown, f"{name} has no option {', '.join(sorted(unknown))}, which acts names"
 
@@ -153,7 +155,7 @@ def check_values_refused(
             )
         else:
             raise AssertionError(
-                f"{name} takes {option}={value!r}; leave the model_config of its options as it is (strict, nothing "
+                f"{name} accepts {option}={value!r}; leave the model_config of its options as it is (strict, nothing "
                 "extra, no infinities) and give the option its type and bounds"
             )
 

@@ -77,7 +77,7 @@ def check_part_declaration(name: str, options: Options | None = None) -> None:
     ):
         assert declared == (hook in hooks), f"{part.__name__} must have both {said} and {hook}, or neither"
     if part.compares:
-        assert part.updates == ("first-order",), f"{part.__name__} compares two gradients, which only first-order has"
+        assert part.updates == ("first-order",), f"{part.__name__} compares two gradients, which requires first-order"
 
 
 def _own_hooks(part: type[Part]) -> set[str]:
@@ -103,7 +103,7 @@ def _refused(part: Part, method: Any, settings: Any, because: str) -> None:
     except InputError as error:
         assert part.name in str(error) and because in str(error), f"{error!s:.200} must name {part.name} and {because}"
     else:
-        raise AssertionError(f"{part.name} is taken by {method.name} with {because}, where it could not act")
+        raise AssertionError(f"{part.name} has no effect, but is accepted by {method.name} with {because}")
 
 
 def check_part_options(name: str, options: Options | None = None, acts: Acts | None = None) -> None:
@@ -140,7 +140,7 @@ def check_part_in_every_method(name: str, options: Options | None = None) -> Non
         try:
             record = _search(name, options, method=method_name, size=SHORT, planted=plant(method.mapping_name, 0))
         except InputError as error:
-            assert name in str(error), f"{name} is refused with {method_name} without being named: {error}"
+            assert name in str(error), f"the error for {name} with {method_name} must name it: {error}"
             continue
         problem = objection(record.found.architecture, record.method)
         assert problem is None, f"the architecture that {method_name} with {name} finds {problem}"
@@ -202,8 +202,8 @@ def check_part_acts(name: str, mapping: str | None = None, options: Options | No
     assert _differ(plain, record), f"{name} changes nothing of a search under --mapping {mapping} with {options}"
     cost, expected = record.found.cost["step_equivalents"], count.images / SIZE["batch_size"]
     assert abs(cost - expected) < 1e-6 * expected, (
-        f"a search with {name} says that it cost {cost:.3f} passes forward and backward, but the networks were asked "
-        f"for {expected:.3f}"
+        f"a search with {name} reports a cost of {cost:.3f} forward and backward passes, but the networks computed "
+        f"{expected:.3f}"
     )
     said, known = ({key for line in each.session.metrics for key in json.loads(line)} for each in (record, plain))
     for key in said - known:

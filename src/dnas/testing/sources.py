@@ -70,7 +70,7 @@ def _check_pictures(source: Source, path: Path) -> None:
                 image.load()
             size, changed = own.status(name)
             assert size > 0 and changed == own.status(name)[1], f"{kind} must give size and time of change of {name!r}"
-    assert test.classes == train.classes, f"{kind} must give the test images in the classes that it is told"
+    assert test.classes == train.classes, f"{kind} must give the test images in the given classes"
     assert not set(train.names) & set(test.names), f"{kind} gives images to both splits"
     if train.tree is None or isinstance(train.tree, type(tree)):
         _refuses(kind, lambda: source.pictures(tree, "test", ("no such class",)))  # type: ignore[misc]

@@ -45,12 +45,12 @@ def check_space_members(space: Space) -> None:
             cell = space.sample(rng, reduction)
             _require_member(space, cell, reduction, "a draw")
             mutant, neighbours = space.mutate(rng, cell, reduction), space.neighbours(cell, reduction)
-            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbours of {cell} in {space.name} repeat"
-            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is none of its neighbours"
+            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbors of {cell} in {space.name} repeat"
+            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is not one of its neighbors"
             for neighbour in neighbours:
-                _require_member(space, neighbour, reduction, "a neighbour")
+                _require_member(space, neighbour, reduction, "a neighbor")
                 changed = sum(len({*a} - {*b}) for a, b in zip(cell.nodes, neighbour.nodes, strict=True))
-                assert changed == 1, f"a neighbour of {cell} in {space.name} differs in {changed} slots"
+                assert changed == 1, f"a neighbor of {cell} in {space.name} differs in {changed} slots"
 
 
 def check_space_objects(space: Space) -> None:
@@ -79,7 +79,7 @@ def check_space_counts(space: Space) -> None:
         while new:
             new = list({n for cell in new for n in space.neighbours(cell, reduction)} - known)
             known.update(new)
-        assert len(known) == said, f"{space.name} counts {said} cells, and neighbours of neighbours are {len(known)}"
+        assert len(known) == said, f"{space.name} counts {said} cells, but enumerating neighbors gives {len(known)}"
 
 
 def check_space_files(space: Space) -> None:
