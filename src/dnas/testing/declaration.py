@@ -118,8 +118,8 @@ def check_option_acts(name: str, option: str, value: Any, options: Options | Non
         if one.differences(two):
             return
     raise AssertionError(
-        f"option {option}={value!r} of {name} does not affect a search with {without}; use the option, raise an error in "
-        "__init__ if it has no effect, or set other options with it"
+        f"option {option}={value!r} of {name} does not affect a search with {without}; use the option, raise an error "
+        "in __init__ if it has no effect, or set other options with it"
     )
 
 
