@@ -280,7 +280,9 @@ def test_passes_that_are_not_counted_are_found(tried):
         search.cost["step_equivalents"] += 4 / search.settings.batch_size / 3
 
     tried(broken(Plain, after_epoch=peeking))
-    with pytest.raises(AssertionError, match=r"cost of \d+\.\d+ forward and backward passes, but the networks computed"):
+    with pytest.raises(
+        AssertionError, match=r"cost of \d+\.\d+ forward and backward passes, but the networks computed"
+    ):
         testing.check_cost("tried")
     tried(broken(Plain, after_epoch=paying))
     testing.check_cost("tried")
