@@ -114,7 +114,7 @@ COMPARE = [
     (["--methods", "dartz"], "unknown --methods 'dartz'; did you mean 'darts'?"),
     (["--methods", "dnas", "--mappings", "ful"], "unknown --mappings 'ful'; did you mean 'full'?"),
     (["--methods", "pnas", "--mappings", "full"], "--mappings full: no chosen method supports one of them"),
-    (["--architectures", "DARTS_v2"], "--architectures 'DARTS_v2' is neither published nor a hand-made network; did"),
+    (["--architectures", "DARTS_v2"], "--architectures 'DARTS_v2' is neither published nor a reference network; did"),
     (["--methods", "dnas", "--seeds", "0"], "--seeds must be at least 1, got 0"),
     (["--methods", "dnas", "--training-seeds", "0"], "--training-seeds must be at least 1, got 0"),
     (["--methods", "dnas", "--threads", "-1"], "--threads must be at least 0, got -1"),

@@ -54,7 +54,7 @@ def test_rank_says_how_measures_rank(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compare", "--out", "study"), "--methods names nothing to compare"),
+        (("compare", "--out", "study"), "--methods is empty"),
         (
             ("compare", "--methods", "dnas", "--method", "darts"),
             "--method cannot be used with `dnas compare`; use --methods",

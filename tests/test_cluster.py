@@ -118,11 +118,11 @@ def test_a_folder_that_is_not_shared_is_refused(ray_cluster, tmp_path, monkeypat
     # As where the node has another file system at this place.
     monkeypatch.setattr(cluster, "_locked", lambda probe: contextlib.nullcontext())
     name = socket.gethostname()
-    with pytest.raises(InputError, match=f"^{tmp_path}: node {name} does not see this folder .*; give --out"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: node {name} has no access to this folder .*; give --out"):
         Cluster(RaySettings(ray_cluster.address), tmp_path).__enter__()
     # As where locks hold on one machine only.
     monkeypatch.setattr(cluster, "_locked", lambda probe: contextlib.nullcontext(probe.touch()))
-    with pytest.raises(InputError, match=f"^{tmp_path}: node {name} gets a lock that this machine holds"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: node {name} obtained a lock that this machine holds"):
         Cluster(RaySettings(ray_cluster.address), tmp_path).__enter__()
 
 
@@ -130,7 +130,7 @@ def test_a_node_that_came_late_must_share_the_folder_too(ray_cluster, tmp_path):
     with Cluster(RaySettings(ray_cluster.address), tmp_path, at_once=1) as workers:
         outcomes = workers.run(hide, [tmp_path, tmp_path], NEVER)
         assert next(outcomes).result == 1
-        with pytest.raises(InputError, match=f"^{tmp_path}: node {socket.gethostname()} does not see this folder"):
+        with pytest.raises(InputError, match=f"^{tmp_path}: node {socket.gethostname()} has no access to this folder"):
             next(outcomes)
 
 
@@ -158,19 +158,17 @@ def test_no_cluster_is_one_line(tmp_path):
 
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        InputError, match=r"^--ray needs the package ray; install it with: pip install 'dnas\[cluster\]'"
-    ):
+    with pytest.raises(InputError, match=r"^--ray requires ray; install it with: pip install 'dnas\[cluster\]'"):
         compare(tmp_path / "study", study(), ray=RaySettings())
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"address": ""}, "--ray '' is no address"),
-        ({"address": "ray://head:10001"}, "--ray 'ray://head:10001' is no address"),
-        ({"retries": -1}, "--ray-retries -1 is not possible"),
-        ({"timeout": 0.0}, "--ray-timeout 0.0 is not a time"),
+        ({"address": ""}, "--ray must be auto, or HOST:PORT of the head of the cluster, got ''"),
+        ({"address": "ray://head:10001"}, "--ray must be auto, .*, got 'ray://head:10001'"),
+        ({"retries": -1}, "--ray-retries must be at least 0, got -1"),
+        ({"timeout": 0.0}, "--ray-timeout must be a number of seconds above 0, got 0.0"),
     ],
 )
 def test_what_cannot_be_is_refused(given, message):
@@ -183,7 +181,7 @@ def test_options_of_a_cluster_are_refused_without_one(tmp_path):
     for option, value in (("--ray-timeout", "5.0"), ("--ray-retries", "0")):
         outcome = invoke("compare", "--methods", "random", "--out", study, option, value)
         assert (outcome.code, outcome.lines) == (
-            2, [f"error: {option} {value} is for a cluster; give --ray, too, or leave it out"]
+            2, [f"error: {option} {value} only applies to a cluster; also give --ray, or leave it out"]
         )  # fmt: skip
     assert not study.exists()
     outcome = invoke("resume", tmp_path, "--ray", "auto")

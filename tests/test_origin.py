@@ -242,7 +242,7 @@ def test_a_page_says_where_the_weights_come_from(run, tmp_path):
     dnas.train(from_run=run, out=tmp_path / "more")
     assert invoke("report", tmp_path / "more").code == 0
     page = (tmp_path / "more" / "report.html").read_text()
-    assert "It began with all " in page and str(run) in page
+    assert "Training started from all " in page and str(run) in page
 
 
 def test_a_config_repeats_it(run, tmp_path):

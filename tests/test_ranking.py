@@ -83,13 +83,13 @@ def test_what_cannot_be_ranked_is_refused(whole, tmp_path):
     with pytest.raises(ValueError, match="greater than or equal to 3"):
         ranking(layers=[2])
     assert not (tmp_path / "new").exists()
-    with pytest.raises(InputError, match=r"--seed is 0 in .* and 1 here: leave it out or take another --out"):
+    with pytest.raises(InputError, match=r"--seed is 0 in .* and 1 here: leave it out or use another --out"):
         rank(whole[0], ranking(seed=1))
     other = {**ranking().run, "train": {**ranking().run["train"], "channels": 6}}
     with pytest.raises(InputError, match=r"train.channels is 4 in .* and 6 here: "):
         rank(whole[0], ranking(run=other))
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="exists and is no ranking"):
+    with pytest.raises(InputError, match="exists and is not a ranking"):
         rank(tmp_path, ranking())
 
 
@@ -119,7 +119,7 @@ def test_a_ranking_grows_by_architectures_methods_and_measures(whole, tmp_path):
     assert (path / "runs" / "full-000" / "result.json").stat().st_mtime_ns == kept
     assert outcome.json["missing"] == [] and read_ranking(path).methods == ["spos", "rsws"]
     refused = invoke("rank", "--resume", path, "--architectures", 4)
-    assert refused.code == 2 and "--architectures is 5 in" in refused.err and "a ranking only grows" in refused.err
+    assert refused.code == 2 and "--architectures is 5 in" in refused.err and "a ranking can only grow" in refused.err
     refused = invoke("rank", "--resume", path, "--train-channels", 6, "--epochs", 1, "--seed", 3)
     assert refused.code == 2 and "--seed is 0 in" in refused.err
     refused = invoke("rank", "--resume", path, "--train-channels", 6)
@@ -127,7 +127,7 @@ def test_a_ranking_grows_by_architectures_methods_and_measures(whole, tmp_path):
     refused = invoke("rank", "--resume", path, "--out", path)
     assert refused.code == 2 and "which names the folder of the ranking" in refused.err
     refused = invoke("rank", "--methods", "+spos", "--out", tmp_path / "new")
-    assert refused.code == 2 and "--methods +spos adds to a ranking, and" in refused.err
+    assert refused.code == 2 and "--methods +spos adds to a ranking and" in refused.err
     refused = invoke("resume", path, "--methods", "+gdas")
     assert refused.code == 2 and f"dnas rank --resume {path} --methods +gdas" in refused.err
 
@@ -150,7 +150,7 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     assert [row["measure"] for row in found.rows] == list(NAMES) and found.values["full"] == whole[1]["values"]["full"]
     lines = repr(found).splitlines()
     assert lines[0] == f"RankingResult: {path}"
-    assert lines[1] == "  4 random architectures, ranked as full training does"
+    assert lines[1] == "  4 random architectures: rank correlation with full training"
     table = ElementTree.fromstring(found._repr_html_())
     assert [cell.text for cell in table.iter("td")][:: len(list(table.iter("th")))] == list(NAMES)
     assert dnas.resume(path).to_dict() == found.to_dict()

@@ -272,6 +272,6 @@ def test_a_method_without_gradients_has_no_halves():
 
 def test_a_search_that_ends_as_noise_says_so():
     said = verdict.of_signal({"signal": {"agreement": -0.034, "margin": 0.1, "saturation": 0.5}})
-    assert said.startswith("The search ended as noise") and "agree by -0.03," in said
+    assert said.startswith("The search ended as noise") and "agreement of -0.03," in said
     assert verdict.of_signal({"signal": {"agreement": verdict.NOISE}}) is None
     assert verdict.of_signal({"signal": {"saturation": 1.0}}) is None and verdict.of_signal({}) is None

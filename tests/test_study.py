@@ -123,7 +123,7 @@ def test_what_another_process_makes_is_left_to_it(tmp_path):
     settings = study(seeds=1)
     folder = RunFolder(path / "runs" / "darts-full-s0")
     try:
-        with pytest.raises(InputError, match="exists and is no study"):
+        with pytest.raises(InputError, match="exists and is not a study"):
             compare(path, settings, processes=1)
         import tomli_w
 
@@ -144,12 +144,12 @@ def test_settings_of_runs_cannot_change(whole):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": []}, "--methods names nothing"),
+        ({"methods": []}, "--methods is empty"),
         ({"methods": ["random"], "mappings": ["decoupled"]}, "--mappings decoupled: random supports none of them"),
         ({"methods": ["lucky"]}, "unknown --method 'lucky'"),
         (
             {"architectures": ["DARTS_V9"]},
-            "--architectures 'DARTS_V9' is neither published nor a hand-made network; did you mean 'DARTS_V",
+            "--architectures 'DARTS_V9' is neither published nor a reference network; did you mean 'DARTS_V",
         ),
         (
             {"methods": ["darts", "enas"], "run": {**RUN, "options": {"hidden": 8}}},

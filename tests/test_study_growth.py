@@ -118,13 +118,13 @@ def test_the_command_line_adds_what_is_given_and_keeps_the_rest(part, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--epochs", 12), "--epochs is 1 in {} and 12 here: leave it out or take another --out"),
+        (("--epochs", 12), "--epochs is 1 in {} and 12 here: leave it out or use another --out"),
         (
             ("--search-epochs", 2, "--preset", "shared"),
-            "search.epochs is 1 in {0} and 2 here; --preset is quick in {0} and shared here: leave them out or take another --out",
+            "search.epochs is 1 in {0} and 2 here; --preset is quick in {0} and shared here: leave them out or use another --out",
         ),
-        (("--data", "cifar10"), "--data is digits in {} and cifar10 here: leave it out or take another --out"),
-        (("-o", "momentum=1"), "--option momentum is not given in {} and 1 here: leave it out or take another --out"),
+        (("--data", "cifar10"), "--data is digits in {} and cifar10 here: leave it out or use another --out"),
+        (("-o", "momentum=1"), "--option momentum is not given in {} and 1 here: leave it out or use another --out"),
         (("--seeds", 2, "--threads", 2), "--threads is 1 in {} and 2 here"),
         (("--methods", "nasnet", "--mappings", "decoupled"), "unknown setting search.warmup_epochs of method nasnet"),
         (("--mappings", "oval"), "unknown --mappings 'oval'"),
@@ -143,7 +143,7 @@ def test_a_command_that_is_not_the_study_s_is_told_how_to_add_to_it(small):
     outcome = invoke("compare", "--methods", "darts", *OPTIONS[:8], "-o", "search.images=32", "--out", small)
     assert outcome.code == 2 and len(outcome.lines) == 1
     assert f"--epochs is 1 in {small} and not given here" in outcome.err
-    assert f"add to it by --resume {small}, which keeps its settings, or take another --out" in outcome.err
+    assert f"add to it with --resume {small}, which keeps its settings, or use another --out" in outcome.err
     # Given as they are by default, or not at all, they are the same.
     same = {**RUN, "preset": "quick", "finals": 0, "data": {"source": "digits", "resize": "auto"}}
     assert joined(small, settings(run=same)) == read_study(small)
@@ -154,7 +154,7 @@ def test_a_study_only_grows(part):
     compared = joined(part, asked)
     assert (compared.seeds, compared.training_seeds) == (3, 2)
     (part / "study.toml").write_text((part / "study.toml").read_text().replace("seeds = 1", "seeds = 2", 1))
-    with pytest.raises(InputError, match=r"--seeds is 2 in .* and 1 here: a study only grows; leave it out"):
+    with pytest.raises(InputError, match=r"--seeds is 2 in .* and 1 here: a study can only grow; leave it out"):
         grown(part, StudySettings(seeds=1))
     assert grown(part, StudySettings(methods=["gdas"])).seeds == 2  # none is given
 
@@ -162,7 +162,7 @@ def test_a_study_only_grows(part):
     reporter = Silent()
     reporter.say = said.append
     compare(part, settings(seeds=1), processes=1, reporter=reporter)
-    assert len(results(part)) == 4 and f"{part} has 2 seeds, which are more than 1: it keeps them" in said
+    assert len(results(part)) == 4 and f"{part} has 2 seeds, which is more than 1: they are kept" in said
 
 
 def test_resume_says_which_command_adds(part):

@@ -179,8 +179,8 @@ class Stays(Space):
     [
         (Repeats, "a draw of small lies outside it: node 0, slot 1: input . is taken twice"),
         (Mutes, "where it should name node 0"),
-        (Miscounts, "small counts 242 cells, and neighbours of neighbours are 243"),
-        (Stays, "is none of its neighbours"),
+        (Miscounts, "small counts 242 cells, but enumerating neighbors gives 243"),
+        (Stays, "is not one of its neighbors"),
     ],
 )
 def test_a_broken_space_is_found(kind, words):

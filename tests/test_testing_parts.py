@@ -92,7 +92,7 @@ class Takes(Tried):
         (Draws, testing.check_part_resumes, "draws from the global random state of torch"),
         (Counts, testing.check_part_resumes, "belongs into the tensors that `begin` gives"),
         (Counts, testing.check_part_keeps_nothing, "makes another search the second time"),
-        (Spends, testing.check_part_acts, "but the networks were asked for"),
+        (Spends, testing.check_part_acts, "but the networks computed"),
         (Says, testing.check_part_acts, "writes 'loss of mine' into metrics.jsonl"),
         (Compares, testing.check_part_declaration, "both compares = True and compare, or neither"),
     ],
@@ -107,7 +107,7 @@ def test_a_part_that_is_taken_where_it_could_not_act_is_found(tried, monkeypatch
     tried(Takes)
     testing.check_part_refusals("tried")
     monkeypatch.setattr("dnas.testing.parts.check", lambda *arguments: None)
-    with pytest.raises(AssertionError, match="tried is taken by"):
+    with pytest.raises(AssertionError, match="tried has no effect, but is accepted by"):
         testing.check_part_refusals("tried")
 
 

@@ -75,7 +75,7 @@ def test_one_rank_writes_and_speaks(tmp_path, images, undisturbed_ranks):
         ),
         (("run", "-o", "search.parts=3"), "search.parts=3 cannot be divided among 2 ranks"),
         (("run", "-o", "search.batch_size=2"), "cannot be split into 2 parts of two or more"),
-        (("compare", "--methods", "dnas"), "torchrun's ranks make one run together"),
+        (("compare", "--methods", "dnas"), "torchrun executes a single run"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused(tmp_path, images, arguments, message):

@@ -1,4 +1,4 @@
-"""What several parts make of a step of a search, together."""
+"""Combine the effects of several parts on a search step."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dnas.supernet.relaxation import MixingWeights
 
 
 class Closings:
-    """Which operations parts have closed, and what follows for a search: their weight is 0, and they cannot be derived.
+    """Operations that parts have closed: their mixing weight is 0, and they cannot be derived.
 
-    The relaxation does not see them (`Mapping.close`), so that the others share what they had. Where a relaxation
-    executes all operations the closed ones are computed, too: compiled kernels take a cell as a whole, in a fraction of
-    the time that torch takes for some of its operations.
+    The relaxation ignores them (`Mapping.close`), so that their weight is shared among the others. If a relaxation
+    executes all operations, the closed ones are also computed: compiled kernels process a cell as a whole, in a
+    fraction of the time that torch needs for some of its operations.
 
     Attributes:
         closed: [L, E, O] of bool on the CPU.
@@ -32,10 +32,10 @@ class Closings:
     def __init__(self, method: SupernetMethod, mapping: Any, shape: tuple[int, int, int]) -> None:
         self.method, self.mapping = method, mapping
         self.closed = torch.zeros(shape, dtype=torch.bool)
-        self._barrier = getattr(mapping, "barrier", None)  # what edges have not, from the beginning
+        self._barrier = getattr(mapping, "barrier", None)  # operations that edges lack from the start
 
     def add(self, *more: Tensor | None) -> None:
-        """Close these, too, for good."""
+        """Also close these operations, permanently."""
         closed = self.closed
         for each in more:
             closed = closed if each is None else closed | each
@@ -51,14 +51,14 @@ class Closings:
         self.mapping.close(closed)
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
-        """Be as a checkpoint says; nothing is in there where no part took part."""
+        """Restore the state of a checkpoint, which is empty if no part was in use."""
         if kept:
             self.closed = torch.zeros_like(self.closed)
             self.mapping.barrier, self.mapping.closed = self._barrier, None
             self.add(kept["closed"])
 
     def applied(self, mixing: MixingWeights) -> MixingWeights:
-        """Mixing weights without what is closed."""
+        """Return the mixing weights without the closed operations."""
         if not self.closed.any():
             return mixing
         left = ~self.closed
@@ -70,8 +70,11 @@ class Closings:
         )
 
     def ranking(self, progress: Progress) -> Tensor:
-        """[L, E, O] on the CPU: what the method ranks by, as if nothing were closed, for operations that are alone on
-        their edges cannot be compared by what the relaxation gives them; -∞ where they are closed."""
+        """Return the scores that the method ranks by, [L, E, O] on the CPU, and -∞ for closed operations.
+
+        They are computed as if nothing were closed: the relaxation gives no comparable weights to operations that
+        are the only ones on their edges.
+        """
         assert isinstance(self.method, GradientMethod)
         now, self.mapping.barrier = self.mapping.barrier, self._barrier
         try:
@@ -82,7 +85,7 @@ class Closings:
         return scores.cpu().masked_fill(self.closed, -math.inf)
 
     def derived(self, progress: Progress) -> Architecture | None:
-        """What the method derives; where something is closed, the top edges of the rest."""
+        """Return the architecture that the method derives or, if operations are closed, the top edges of the rest."""
         if not self.closed.any():
             return self.method.derive(self.mapping, progress)
         assert isinstance(self.method, GradientMethod)
@@ -90,7 +93,7 @@ class Closings:
 
 
 def skip_dropout(with_parts: Sequence[Part], search: SearchView, progress: Progress) -> float:
-    """The probability with which the identity's output is dropped, by the method or a part."""
+    """Return the probability of dropping the identity's output, set by the method or by a part."""
     rates = [part.skip_dropout(search, progress) for part in with_parts]
     own: float = search.method.skip_dropout(progress)
     return 1 - (1 - own) * math.prod(1 - rate for rate in rates) if any(rates) else own
@@ -98,7 +101,7 @@ def skip_dropout(with_parts: Sequence[Part], search: SearchView, progress: Progr
 
 @contextmanager
 def perturbed(with_parts: Sequence[Part], search: SearchView, step: int) -> Iterator[None]:
-    """Within it, the architecture parameters are where the parts want them for the weight step."""
+    """Keep the architecture parameters, within the block, at the values that the parts need for the weight step."""
     offsets = [offset for part in with_parts if (offset := part.offsets(search, step)) is not None]
     if not offsets:
         yield
@@ -119,11 +122,14 @@ def perturbed(with_parts: Sequence[Part], search: SearchView, step: int) -> Iter
 def those_that_move(
     with_parts: Sequence[Part], search: SearchView, executed: Tensor | None, grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
-    """[L, E, O]: the operations whose weights move, None: all; and the gradients without those of the others.
+    """Return the operations whose weights are updated and the gradients without those of the other operations.
 
     Args:
-        executed: [L, E, O], the operations that the loss executed; None: all.
-        grads: Of the supernet's weights.
+        executed: The operations that the loss executed, [L, E, O]; None: all.
+        grads: The gradients of the weights in the supernet.
+
+    Returns:
+        The operations are [L, E, O]; None: all.
     """
     resting = [rest for part in with_parts if (rest := part.resting(search)) is not None]
     resting.append(search.closings.closed)

@@ -1,8 +1,8 @@
-"""Candidates begin the training that only the best will end: successive halving on held-out training images.
+"""Finals: successive halving of candidate networks, evaluated on held-out training images.
 
-Each entrant begins a whole training of its own, by the settings that it would be trained by if it won. After a share of
-its steps it is judged, the better half goes on, and so forth; the winner's training goes on from where it is, on all
-images. So no step of the winner is lost, and since fast networks may have more steps in the same time, they are
+Each entrant starts a full training with the settings that it would have as the winner. After a share of its steps it
+is evaluated, the better half continues, and so on. The training of the winner continues from its current state, on all
+images. So no step of the winner is lost, and since fast networks may take more steps in the same time, candidates are
 compared at equal time.
 """
 
@@ -29,17 +29,18 @@ from dnas.space.architecture import Architecture
 from dnas.training.build import built
 from dnas.training.trainer import Training
 
-# The share of its training that an entrant has behind it after the last round; each round's is half of the next one's.
+# The share of its training that an entrant has completed after the last round; that of each earlier round is half as
+# large.
 LAST_SHARE = 0.02
-# Held out to judge by, of all training images: a fifth, but no more than so many.
+# A fifth of the training images is held out for evaluation, but no more than this many.
 HELD_OUT_SHARE, HELD_OUT_IMAGES = 0.2, 2_000
-# With fewer to judge by, finals are held only where somebody asks for them.
+# With fewer held-out images, finals are only held on request.
 LEAST_JUDGES = 100
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """An architecture, the settings by which it is trained if it wins, and where it comes from."""
+    """An architecture, the settings to train it with if it wins, and its origin."""
 
     architecture: Architecture
     settings: TrainSettings
@@ -48,14 +49,14 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Round:
-    """So many entrants train until a share of their steps, and are judged."""
+    """The number of entrants in a round, and the share of their steps after which they are evaluated."""
 
     entrants: int
     share: float
 
 
 def rounds(count: int) -> list[Round]:
-    """Each with half of the entrants of the one before, down to two, and twice the share of the steps."""
+    """Return the rounds: each has half the entrants of the one before, down to two, and twice the share of steps."""
     sizes = [count]
     while sizes[-1] > 2:
         sizes.append(math.ceil(sizes[-1] / 2))
@@ -63,7 +64,7 @@ def rounds(count: int) -> list[Round]:
 
 
 def beside(count: int) -> float:
-    """What finals cost beside the winner's training, as a share of the steps of one training."""
+    """Return the cost of finals in addition to the training of the winner, as a share of the steps of one training."""
     programme = rounds(count)
     before = [0.0, *(each.share for each in programme)]
     shares = sum(each.entrants * (each.share - done) for each, done in zip(programme, before, strict=False))
@@ -71,18 +72,18 @@ def beside(count: int) -> float:
 
 
 def held_out(images: int) -> int:
-    """How many of the training images judge."""
+    """Return the number of training images held out for evaluation."""
     return min(HELD_OUT_IMAGES, round(HELD_OUT_SHARE * images))
 
 
 def tell_apart(images: int, batch_size: int) -> bool:
-    """Whether so many training images are enough to train on some and judge by the others."""
+    """Return True if there are enough training images to train on some and evaluate on the others."""
     judges = held_out(images)
     return judges >= LEAST_JUDGES and images - judges >= batch_size
 
 
 def check_images(images: int, batch_size: int) -> None:
-    """Raises InputError where there are too few training images to hold some out."""
+    """Raise InputError if there are too few training images to hold some out."""
     judges = held_out(images)
     if judges < 2:
         raise InputError(f"--finals holds out a fifth of {images} training images, which is too few; give --finals 0")
@@ -93,9 +94,9 @@ class Finals:
     """The state of the finals.
 
     Attributes:
-        scores: How each entrant was judged in the rounds that it was in; None where its training has diverged.
-        trainings: Those of the entrants that are still in, by their number.
-        taken: How many steps of its training each has behind it.
+        scores: The accuracies of each entrant in the rounds that it took part in; None if its training diverged.
+        trainings: The trainings of the remaining entrants, by number.
+        taken: The number of training steps that each has completed.
     """
 
     def __init__(
@@ -112,21 +113,21 @@ class Finals:
         self.taken = [0] * len(entrants)
 
     def training(self, number: int) -> Training:
-        """That of an entrant, begun where it has not been."""
+        """Return the training of an entrant, and start it if it has not started yet."""
         if number not in self.trainings:
             entrant = self.entrants[number]
             network = built(entrant.architecture, entrant.settings, self.info, self.seed)
-            # Epochs are as long as those of the whole training, so that its schedules hold.
+            # Epochs are as long as those of the full training, so that its schedules stay valid.
             self.trainings[number] = Training(
                 network, entrant.settings, self.pool, self.info, self.seed, FINALS_STAGE, self.device
             )
         return self.trainings[number]
 
     def judged(self, number: int, share: float, stepped: Callable[[float], None]) -> float | None:
-        """Train an entrant until a share of its steps. Returns its accuracy; None where its training diverged.
+        """Train an entrant up to a share of its steps and return its accuracy, or None if its training diverged.
 
         Args:
-            stepped: Called with the loss after every step.
+            stepped: Called with the loss after each step.
         """
         if None in self.scores[number]:
             return None
@@ -144,7 +145,7 @@ class Finals:
         return accuracy_of_batches(training.network, self.judges, self.info, self.device, balanced)
 
     def ahead(self, round_: int, count: int) -> list[int]:
-        """The best so many of those that were in a round, by number; the first of equals."""
+        """Return the numbers of the best `count` entrants of a round; of equal ones, the first."""
         known = {number: scores[round_] for number, scores in enumerate(self.scores) if len(scores) > round_}
         worth = {number: -1.0 if score is None else score for number, score in known.items()}
         return sorted(sorted(worth, key=lambda number: -worth[number])[:count])
@@ -169,12 +170,12 @@ class Finals:
 def hold_finals(
     entrants: Sequence[Entrant], split: Split, info: DataInfo, *, seed: int, session: Session, device: str = "cpu"
 ) -> tuple[int, list[list[float | None]]]:
-    """Returns the winner's number, and the accuracies of all entrants in the rounds that they were in.
+    """Hold the finals. Return the number of the winner, and the accuracies of all entrants by round.
 
-    Its training is what the session hands on. Settings are resolved; their steps are what each can do in one time.
+    The session passes on the training of the winner. The settings are resolved; their numbers of steps take equal time.
 
     Raises:
-        Diverged: All entrants did.
+        Diverged: The trainings of all entrants diverged.
         Interrupted: A signal came; a checkpoint was written.
     """
     programme = rounds(len(entrants))
@@ -211,10 +212,10 @@ def hold_finals(
 
 @torch.no_grad()
 def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device: str, balanced: bool = False) -> float:
-    """Of a network that is being trained, which stays as it is; `balanced`: the mean recall of the classes.
+    """Return the accuracy of a network in training, without changing it; `balanced`: the mean recall over classes.
 
-    Batch norms take the statistics of up to 256 of these images at a time: after a few steps their running means are
-    still those of the initial weights.
+    Batch norms use the statistics of up to 256 of these images at a time: after a few steps their running means are
+    still close to those of the initial weights.
     """
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
@@ -233,7 +234,7 @@ def accuracy_of_batches(network: nn.Module, split: Split, info: DataInfo, device
 
 
 def _sized(split: Split, half: bool) -> Split:
-    """The images to judge by, in memory, of the size that the entrants have seen."""
+    """Return the held-out images in memory, at the size that the entrants were trained on."""
 
     def sized(images: Tensor) -> Tensor:
         if not half:

@@ -1,4 +1,4 @@
-"""What a search on a supernet and one by trials share: how candidates are judged, and what is found."""
+"""Evaluation of candidates and results of a search, shared by searches with a supernet and by trials."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from dnas.runtime.names import SEARCH_STAGE
 from dnas.space.architecture import Architecture
 
 STAGE = SEARCH_STAGE
-# A backward pass takes twice a forward pass: one set of products for the inputs' gradients, one for the weights'.
+# A backward pass costs two forward passes: one set of products for the gradients of the inputs, one for those of the
+# weights.
 FORWARD = 1 / 3
 
-OTHERS = 2  # second choices that a search names
-# Images that are judged at once by the statistics of their own batch.
+OTHERS = 2  # second choices that a search returns
+# Images evaluated at once with the statistics of their own batch.
 JUDGED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search finds within limits.
+    """The result of a search within limits.
 
     Attributes:
-        architecture: The result.
-        others: Second choices: the next best that were judged, or samples of the learnt distribution.
-        validation_accuracy: Of the architecture, where the search judged it, in a trial or with the supernet's weights.
+        architecture: The searched architecture.
+        others: Second choices: the next best evaluated candidates, or samples from the learned distribution.
+        validation_accuracy: The accuracy of the architecture if the search evaluated it, in a trial or with the
+            weights of the supernet.
     """
 
     architecture: Architecture
@@ -37,15 +39,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gives.
+    """The complete outcome of a search.
 
     Attributes:
-        answers: To each value, where a limit has several; the last is what was found.
-        parameters: The architecture parameters behind it; empty where there are none.
-        cost: `step_equivalents`: what was computed, in passes of one batch forward and backward (a forward pass alone
-            counts a third); `architectures_evaluated`: how many were judged one by one.
-        history: All that were judged one by one.
-        signal: Whether a search by gradients knows something (`watch.signal`).
+        answers: One per value if a limit has several; the last is the searched architecture.
+        parameters: The architecture parameters behind it; empty if there are none.
+        cost: `step_equivalents`: the computation, in forward and backward passes of one batch (a forward pass counts
+            as a third); `architectures_evaluated`: the number of architectures evaluated one by one.
+        history: All candidates evaluated one by one.
+        signal: Whether the result of a gradient-based search differs from noise (`watch.signal`).
     """
 
     answers: tuple[Answer, ...]
@@ -70,11 +72,11 @@ class Found:
 def answered(
     method: Method, history: Sequence[Trial], answer: Callable[[Sequence[Trial]], Answer]
 ) -> tuple[Answer, ...]:
-    """What a search finds: where a limit has several values within each of them, else once.
+    """Return the answers of a search: one for each value of a limit that has several, otherwise one.
 
     Args:
-        history: All that were judged one by one.
-        answer: Is given those of them that keep to the limits in force, or all, where none of those has a score.
+        history: All candidates evaluated one by one.
+        answer: Called with the candidates within the current limits, or with all if none of those has a score.
     """
     found = []
     for feasible in method.answers:
@@ -93,13 +95,13 @@ def judged_in_rounds(
     limit: int | None = None,
     finalists: Sequence[Candidate] = (),
 ) -> list[Trial]:
-    """Judge what a method proposes until it proposes nothing, or it is enough.
+    """Evaluate the candidates that a method proposes, until it proposes none or the budget is spent.
 
     Args:
-        known: The scores of the first candidates, from an earlier execution: those are proposed again, and not judged.
-        judge: Number of the first and candidates → their scores in order; fewer than that end the search.
-        limit: Candidates at most.
-        finalists: What is judged before anything is proposed.
+        known: The scores of the first candidates, from an earlier invocation: they are proposed, but not evaluated.
+        judge: Number of the first candidate and candidates → their scores in order; fewer scores end the search.
+        limit: The maximum number of candidates.
+        finalists: Candidates to evaluate before any is proposed.
     """
     history: list[Trial] = []
     while candidates := (finalists if finalists and not history else method.propose(history, layers, seed)):
@@ -111,7 +113,7 @@ def judged_in_rounds(
         scores = list(known[len(history) : len(history) + len(room)])
         if len(scores) < len(room):
             scores += judge(len(history) + len(scores), room[len(scores) :])
-        # Where it is enough, or the limit is reached, there are fewer scores than candidates.
+        # If the budget is spent or the limit is reached, there are fewer scores than candidates.
         history += [Trial(c.architecture, score, c.share) for c, score in zip(candidates, scores, strict=False)]
         if len(scores) < len(candidates):
             break
@@ -119,7 +121,7 @@ def judged_in_rounds(
 
 
 def _in_turn(method: Method, number: int, architecture: Architecture) -> Architecture:
-    """A candidate within the limits. Where one has several values, candidates take turns to keep to each of them."""
+    """Return a candidate within the limits. If a limit has several values, candidates follow each of them in turn."""
     if not method.answers:
         return method.within(architecture)
     return method.answers[number % len(method.answers)].within(architecture)
@@ -135,8 +137,10 @@ def judged(
     limit: int | None = None,
     finalists: Sequence[Candidate] = (),
 ) -> list[Trial]:
-    """As `judged_in_rounds`, one after another: `judge` takes a number and a candidate, and `enough` says whether to
-    end before the next; one is judged in any case."""
+    """Evaluate candidates as `judged_in_rounds` does, one after another.
+
+    `judge` takes a number and a candidate, and `enough` returns True to end before the next; at least one is evaluated.
+    """
 
     def one_by_one(first: int, candidates: Sequence[Candidate]) -> Iterator[float | None]:
         for number, candidate in enumerate(candidates, first):
@@ -148,13 +152,13 @@ def judged(
 
 
 def score_of(architecture: Architecture, history: Sequence[Trial]) -> float | None:
-    """What an architecture was judged as, on the largest share of images; None where it was not."""
+    """Return the score of an architecture on the largest share of images; None if it was not evaluated."""
     known = [trial for trial in history if trial.architecture == architecture and trial.score is not None]
     return max(known, key=lambda trial: trial.share).score if known else None
 
 
 def next_best(architecture: Architecture, history: Sequence[Trial]) -> tuple[Architecture, ...]:
-    """The next best of those that were judged, each once, at most `OTHERS`."""
+    """Return the next best evaluated architectures without duplicates, at most `OTHERS`."""
     judged = [trial for trial in history if trial.score is not None and trial.architecture != architecture]
     best = sorted(judged, key=lambda trial: (-trial.share, -(trial.score or 0.0)))
     return tuple(dict.fromkeys(trial.architecture for trial in best))[:OTHERS]

@@ -1,4 +1,4 @@
-"""A search from its first step, or its last checkpoint, to an architecture."""
+"""Run a search from its first step, or its last checkpoint, to an architecture."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def search_supernet(
 
     Args:
         supernet: See `Search`.
-        finalists: Judged at the end, in place of all that the method would judge.
+        finalists: Evaluated at the end, instead of the candidates that the method would propose.
         with_parts: See `Search`.
 
     Raises:
-        RunError: A loss or gradient is not finite.
+        RunError: A loss or gradient is non-finite.
         Interrupted: A signal came; a checkpoint was written.
     """
     search = Search(method, settings, split, info, seed, device, supernet, with_parts)
@@ -59,13 +59,13 @@ def search_supernet(
         reserve = FORWARD * images / settings.batch_size
 
     def spent() -> bool:
-        # By the slowest rank's clock, and with what a part's derivation will take.
+        # By the clock of the slowest rank, including the time for the derivation of a part.
         cost = search.cost["step_equivalents"]
         seconds = session.elapsed() * (1 + reserve / cost if cost else 1.0)
         return bool(distributed.most(settings.spent(seconds, cost + reserve))[0])
 
     def over(step: int) -> bool:
-        # Where candidates have been judged, the steps were over, for whatever reason.
+        # If candidates have been evaluated, the steps had ended, for whatever reason.
         return bool(search.scores) or search.stopped is not None or (step > 0 and spent())
 
     def end_epoch(step: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def search_supernet(
     history: list[Trial] = []
     if deriving is None and (search.stopped is None or finalists):
         limit = len(finalists) or None
-        # A limit ends the search, not the judging of what was given to be judged.
+        # A limit ends the search, but not the evaluation of the given finalists.
         enough = (lambda: False) if finalists else spent
         finalists = finalists or method.finalists(search.mapping, last)
         history = judged(method, settings.layers, seed, search.scores, judge, enough, limit, finalists)
@@ -105,7 +105,7 @@ def search_supernet(
             session.step_done(search.trained + number + 1, {"measured": number + 1}, search.capture)
     give_back()
     if deriving is not None:
-        search.derived_accuracy = None  # that of the method's own derivation
+        search.derived_accuracy = None  # of the architecture that the method itself derives
 
     watched = method.feasible
 
@@ -149,11 +149,11 @@ def search_architecture(
     device: str = "cpu",
     with_parts: Sequence[Part] = (),
 ) -> Found:
-    """Search with resolved settings of the method's own kind. See the two functions that it calls."""
+    """Search with resolved settings of the kind of the method. See the two functions called here."""
     if isinstance(method, SupernetMethod) and isinstance(settings, SupernetSettings):
         return search_supernet(
             method, settings, split, info, seed=seed, session=session, device=device, with_parts=with_parts
         )
-    assert not with_parts, "a part that could not act is refused before"
+    assert not with_parts, "a part without effect has raised InputError before"
     assert isinstance(method, TrialMethod) and isinstance(settings, TrialSettings)
     return search_by_trials(method, settings, split, info, seed=seed, session=session, device=device)

@@ -1,8 +1,8 @@
-"""Runs a method with a supernet on the training split: images in, an architecture out.
+"""Run a method with a supernet on the training split: images in, an architecture out.
 
-It is handed the training split and nothing else, so no method can see test images. A gradient method moves its
+A search only has access to the training split, so no method can use test images. A gradient-based method updates its
 architecture parameters on one part of the images (after the warm-up) and the weights on the other part (DARTS,
-algorithm 1); a sampling method moves the weights of what it samples, and judges architectures on the other part.
+algorithm 1). A sampling-based method updates the weights of sampled paths, and evaluates them on the other part.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from dnas.training.guard import first_bad_layer
 
 
 class Search:
-    """The state of a search, and its two steps. `search_supernet` loops over it; so can you.
+    """The state of a search, and its two steps. `search_supernet` loops over it; other code can do the same.
 
     Args:
-        method: With its options and mapping.
-        settings: Resolved, i.e. with every automatic value replaced by its number.
-        split, info: Training images and what is known of them.
-        seed: Of everything drawn.
+        method: The method with its options and mapping.
+        settings: Resolved settings, i.e. with a number for each automatic value.
+        split, info: Training images and their description.
+        seed: The seed of all random numbers.
         device: "cpu" or "cuda".
-        supernet: What stands for the supernet: called as one, (images, mixing weights, skip dropout) → logits. Without
-            it, one is built.
-        with_parts: What is added to a gradient method, in this order. See `parts/protocol.py`.
+        supernet: A replacement for the supernet, called as (images, mixing weights, skip dropout) → logits. By default
+            one is built.
+        with_parts: Parts added to a gradient-based method, in this order. See `parts/protocol.py`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Search:
             norm="the architecture's gradient norm",
         )
         self.halves = Halves(self.architecture).to(device) if isinstance(method, GradientMethod) else None
-        # [L, E, O]: where edges have primitives of their own, the others are not executed.
+        # [L, E, O]: if edges have primitives of their own, the others are not executed.
         self.active = None if method.allowed is None else method.allowed[torch.tensor(layer_kinds(settings.layers))]
         if settings.weight_images == len(self.pool):
             self.train_part = self.validation_part = torch.arange(len(self.pool))
@@ -136,18 +136,18 @@ class Search:
         self.closings = Closings(method, self.mapping, self._shape)
         self.states = {part.name: part.begin(self) for part in self.with_parts}
         self.correct = 0  # of a step, on this rank
-        self._compared: dict[int, tuple[Tensor | None, ...]] = {}  # by draw: the weights' gradients of a step
+        self._compared: dict[int, tuple[Tensor | None, ...]] = {}  # by draw: gradients of the weights in a step
         self.sums = dict.fromkeys(("loss", "correct", "validation_loss", "gradient", "decay"), 0.0)
-        # What the search cost so far: see `Cost`.
+        # The cost of the search so far: see `Cost`.
         self.cost = {"step_equivalents": 0.0, "architectures_evaluated": 0}
         self.memory: dict[str, Any] = {}
         self.trained = 0  # steps, of which a limit of time can have left some out
         self.scores: list[float] = []
         self.stopped: Architecture | None = None
-        self.derived_accuracy: float | None = None  # of the last epoch's, where it was watched
+        self.derived_accuracy: float | None = None  # of the architecture derived in the last epoch, if it was recorded
         self._executed: Tensor | None = None
 
-    # --- where a step is ----------------------------------------------------------------------------------
+    # --- batches of a step --------------------------------------------------------------------------------
 
     def progress(self, step: int, draw: int = 0) -> Progress:
         settings = self.settings
@@ -164,23 +164,23 @@ class Search:
         )
 
     def batch(self, step: int, draw: int) -> Batch:
-        """The images of a step: draw 0 from the training half, draw 1 from the validation half."""
+        """Return the images of a step: draw 0 from the training half, draw 1 from the validation half."""
         return self.batches[draw].whole(step, draw)
 
     def _augmentation(self, draw: int, step: int) -> torch.Generator:
         return torch_stream(self.seed, "augment", step, draw)
 
     def parts(self, step: int, draw: int) -> list[Batch]:
-        """The same, cut into the settings' parts, of which these are this rank's (see `runtime/distributed.py`)."""
+        """Return the batch splits of a step that belong to this rank (see `runtime/distributed.py`)."""
         return self.batches[draw].parts(step, draw)
 
     # --- losses -------------------------------------------------------------------------------------------
 
     def logits(self, batch: Batch, step: int, relaxed: bool, bump: Tensor | None = None) -> Tensor:
-        """[B, classes]; differentiable in the architecture parameters only where `relaxed`.
+        """Return logits [B, classes], differentiable in the architecture parameters only if `relaxed`.
 
         Args:
-            bump: [L, E, O], added to the mixing weights of the operations.
+            bump: Added to the mixing weights of the operations, [L, E, O].
         """
         progress = self.progress(step, batch.draw)
         mixing = self.mixing(progress) if relaxed else self.mixing(progress).detach()
@@ -193,14 +193,14 @@ class Search:
         return self.forward(batch.images, mixing, draws)
 
     def mixing(self, progress: Progress) -> MixingWeights:
-        """The method's, in the supernet's type; nothing is executed that an edge has not."""
+        """Return the method's mixing weights in the data type of the supernet, only for operations that edges have."""
         mixing = self.method.mixing(self.mapping, progress).to(self.weights[0])
         if mixing.active is None and self.active is not None:
             mixing = replace(mixing, active=self.active)
         return self.closings.applied(mixing)
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
-        """[B, classes] of normalised images under any mixing weights; counted in `cost`."""
+        """Return logits [B, classes] of normalized images under any mixing weights, and count the pass in `cost`."""
         passes = 1.0 if torch.is_grad_enabled() else FORWARD
         self.cost["step_equivalents"] += passes * len(images) / self.settings.batch_size
         logits: Tensor = self.supernet(images, mixing, draws)
@@ -210,7 +210,7 @@ class Search:
         return sum(self.penalties(batch, step), self.relaxed_loss(batch, step))
 
     def penalties(self, batch: Batch, step: int) -> list[Tensor]:
-        """What the method and its parts add to the loss of the architecture; no function of the images."""
+        """Return the terms that the method and its parts add to the architecture loss; they do not depend on images."""
         assert isinstance(self.method, GradientMethod)
         progress = self.progress(step, batch.draw)
         added = [self.method.penalty(self.mapping, progress)]
@@ -221,12 +221,12 @@ class Search:
         return F.cross_entropy(self.logits(batch, step, relaxed=True), batch.labels)
 
     def training_slopes(self, step: int) -> Sequence[Tensor]:
-        """The gradients of the training loss in the architecture parameters, on the images of the weight step."""
+        """Return the gradients of the training loss in the architecture parameters, on images of the weight step."""
         loss = self.over_parts(self.relaxed_loss, self.parts(step, 0), step)
         return updates.first_order(loss, self.architecture, self.weights)[1]
 
     def training_gradients(self, step: int, bump: Tensor) -> Sequence[Tensor | None]:
-        """The weights', on the same images, where `bump` [L, E, O] is added to the mixing weights of the operations."""
+        """Return the gradients in the weights on the same images, with `bump` [L, E, O] added to the mixing weights."""
         loss = self.over_parts(partial(self.weight_loss, bump=bump), self.parts(step, 0), step)
         return updates.sparse_gradients(loss, self.weights)[1]
 
@@ -236,13 +236,13 @@ class Search:
         return F.cross_entropy(logits, batch.labels)
 
     def over_parts(self, loss: Callable[[Batch, int], Tensor], parts: Sequence[Batch], step: int) -> updates.Loss:
-        """The loss of a whole batch, as `updates` wants it, from that of its parts."""
+        """Return the loss of a whole batch, in the form that `updates` takes, from those of its splits."""
 
         def terms() -> Iterator[Tensor]:
             before = self.cost["step_equivalents"]
             for part in parts:
                 yield part.weight * loss(part, step)
-            # What all ranks computed, which each knows.
+            # Computed by all ranks, and available on each.
             self.cost["step_equivalents"] = before + parts[0].of / self.settings.batch_size
 
         return terms if self.settings.parts > 1 else lambda: loss(parts[0], step)
@@ -251,17 +251,17 @@ class Search:
     def judge(
         self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0
     ) -> tuple[float, float]:
-        """The supernet's accuracy and cross-entropy on `images` validation images from the `first` on, going round,
-        not augmented: of one architecture, of which nothing else is executed, or of mixing weights.
+        """Return the accuracy and cross-entropy of one architecture, executed by itself, or of mixing weights.
 
-        Batch norms take the statistics of up to 256 of these images at a time, so every architecture is judged by its
-        own statistics, as after a recalibration (Guo et al. 2020, §3.2).
+        They are measured with the weights of the supernet on `images` validation images without augmentation, starting
+        at `first` and wrapping around. Batch norms use the statistics of up to 256 of these images at a time, so each
+        architecture is evaluated with its own statistics, as after a recalibration (Guo et al. 2020, §3.2).
         """
         if isinstance(what, Architecture):
             self.cost["architectures_evaluated"] += 1
             what = path(what, self.method.operations, self.method.space).to(self.weights[0])
         part = self.validation_part.roll(-first)[:images]
-        # Of right answers and of losses; on the device, which is waited for once.
+        # Sums of correct predictions and of losses; on the device, to synchronize with it only once.
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         before = self.cost["step_equivalents"]
         chunks = part.chunk(math.ceil(len(part) / JUDGED_AT_ONCE))[distributed.rank() :: distributed.count()]
@@ -275,13 +275,13 @@ class Search:
         return correct / len(part), loss / len(part)
 
     def accuracy(self, what: Architecture | MixingWeights, images: int | None = None, first: int = 0) -> float:
-        """The first of what `judge` tells."""
+        """Return the accuracy as `judge` does."""
         return self.judge(what, images, first)[0]
 
     # --- steps --------------------------------------------------------------------------------------------
 
     def architecture_step(self, step: int) -> None:
-        """Move the architecture parameters; the weights stay as they are, to the bit."""
+        """Update the architecture parameters; the weights do not change."""
         assert isinstance(self.settings, GradientSettings)
         parts = self.parts(step, 1)
         validation_loss = self.over_parts(self.architecture_loss, parts, step)
@@ -305,7 +305,7 @@ class Search:
         self._move_architecture(parts[0], step, loss, grads)
 
     def weight_step(self, step: int) -> float:
-        """Move the weights; the architecture parameters stay as they are, to the bit. Returns the loss."""
+        """Update the weights and return the loss; the architecture parameters do not change."""
         parts = self.parts(step, 0)
         with perturbed(self.with_parts, self, step):
             self.correct = 0
@@ -325,7 +325,7 @@ class Search:
         return self._move_weights(parts[0], step, loss, grads)
 
     def joint_step(self, step: int) -> float:
-        """Move both along the gradients of one batch (single level). Returns the loss."""
+        """Update both by the gradients of one batch (single level) and return the loss."""
         parts = self.parts(step, 0)
         loss, grads = updates.sparse_gradients(
             self.over_parts(self.architecture_loss, parts, step), [*self.weights, *self.architecture]
@@ -335,7 +335,7 @@ class Search:
         return self._move_weights(parts[0], step, loss, grads[:count])
 
     def step(self, step: int) -> float:
-        """All of one step, 0-based. Returns the training loss."""
+        """Take one whole step, 0-based, and return the training loss."""
         settings = self.settings
         self.closings.add(*(part.closing(self, step) for part in self.with_parts))
         if not settings.moves_architecture(self.progress(step).epoch):
@@ -356,7 +356,7 @@ class Search:
         return loss
 
     def follow(self, loss: Tensor) -> None:
-        """Move the method's own parameters down a loss that it made itself (`SupernetMethod.after_epoch`)."""
+        """Update the method's own parameters to reduce a loss that it computed (`SupernetMethod.after_epoch`)."""
         self.architecture_descent.move(updates.gradients_of(loss, self.architecture))
 
     def _move_architecture(self, batch: Batch, step: int, loss: Tensor, grads: tuple[Tensor, ...]) -> None:
@@ -372,7 +372,7 @@ class Search:
             self.method.project(self.mapping)
 
     def _of_data(self, batch: Batch, step: int, grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The gradients of the loss without those of the penalties."""
+        """Return the gradients of the loss without those of the penalties."""
         penalties = self.penalties(batch, step)
         if not penalties:
             return grads
@@ -380,7 +380,7 @@ class Search:
         return tuple(g - own for g, own in zip(grads, added, strict=True))
 
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
-        """Operations that the loss did not execute rest: their weights stay as they are, to the bit."""
+        """Update the weights, except those of operations that the loss did not execute, which do not change."""
         moving, grads = those_that_move(self.with_parts, self, self._executed, grads)
         parts = None
         if moving is not None and isinstance(self.supernet, Supernet):
@@ -398,23 +398,23 @@ class Search:
         return taken.loss
 
     def owned(self) -> Iterable[Owned]:
-        """The weights that belong to operations."""
+        """Return the weights that belong to operations."""
         return self.supernet.owned() if isinstance(self.supernet, Supernet) else ()
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        """L, E, O."""
+        """Return L, E and O."""
         return self.settings.layers, len(self.method.space.edges), len(self.method.operations)
 
     def _first_bad(self, batch: Batch, step: int) -> Callable[[], str]:
-        """Finds where the loss of a batch first was not finite."""
+        """Return a function that finds where the loss of a batch first became non-finite."""
         again = partial(self.logits, batch, step, relaxed=False)
         return partial(first_bad_layer, self.supernet, batch.images, again)
 
-    # --- what is kept -------------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------------
 
     def capture(self) -> Captured:
-        """Everything that the next step depends on: tensors and JSON, for a checkpoint."""
+        """Return the state that the next step depends on, as tensors and JSON for a checkpoint."""
         weights, weights_state = self.weight_descent.capture()
         architecture, architecture_state = self.architecture_descent.capture()
         kept = {f"part.{name}.{key}": value for name, state in self.states.items() for key, value in state.items()}
@@ -433,7 +433,7 @@ class Search:
         return weights | architecture | kept, state | weights_state | architecture_state
 
     def restore(self, checkpoint: Checkpoint) -> int:
-        """Be as when the checkpoint was captured. Returns how many steps had been taken."""
+        """Restore the state of a checkpoint and return the number of steps taken before it."""
         state = checkpoint.state["loop"]
         self.weight_descent.restore(checkpoint)
         self.architecture_descent.restore(checkpoint)

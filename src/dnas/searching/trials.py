@@ -1,8 +1,8 @@
-"""Runs a method that has every candidate trained from scratch, shortly: images in, an architecture out.
+"""Run a multi-trial method, which trains each candidate briefly from scratch: images in, an architecture out.
 
-Each trial trains the discrete network of a candidate on one part of the training images and judges it on the other, by
-one and the same short training for every method. A trial has a folder of its own within the run folder, with its own
-checkpoints, so an interrupted search goes on within the trials where it stopped; and it may have a process of its own.
+Each trial trains the discrete network of a candidate on one part of the training images and evaluates it on the other.
+The brief training is the same for all methods. A trial has a folder of its own within the run folder, with its own
+checkpoints, so an interrupted search resumes within the trials where it stopped. It may also have its own process.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from dnas.training.build import built
 from dnas.training.trainer import train_network
 
 FOLDER = "trials"
-# A process whose parent was killed gives its folder back after the step that it is in.
+# A process whose parent was killed releases its folder after the current step.
 LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """One trial, as it is sent to a process.
+    """One trial, in the form sent to a process.
 
     Attributes:
-        title: For the progress.
-        folder: Where it keeps what it has, None for nowhere.
-        config, execution: Those of the run.
+        title: The title in the progress display.
+        folder: The folder for its checkpoints and results; None: it keeps none.
+        config, execution: The config and execution of the run.
     """
 
     architecture: Architecture
@@ -63,7 +63,7 @@ class TrialJob:
 
 
 def short_training(settings: TrialSettings) -> TrainSettings:
-    """The training of a trial: that of a network without auxiliary head, drop-path and cutout."""
+    """Return the training settings of a trial: without auxiliary head, drop path and cutout."""
     shared = ("channels", "epochs", "batch_size", "learning_rate", "learning_rate_min", "momentum", "weight_decay")
     others = ("clip_norm", "pad", "flip", "stem", "final_norm", *Recipe.model_fields)
     return TrainSettings(
@@ -76,10 +76,10 @@ def short_training(settings: TrialSettings) -> TrainSettings:
 
 
 def run_trial(job: TrialJob, reporter: Reporter | None = None) -> float:
-    """Train and judge a candidate, or go on with it. Returns its validation accuracy.
+    """Train and evaluate a candidate, resuming if it was interrupted, and return its validation accuracy.
 
     Raises:
-        Diverged: Its training did.
+        Diverged: The training diverged.
         Interrupted: A signal came; a checkpoint was written.
     """
     if job.folder is None:
@@ -139,10 +139,10 @@ def search_by_trials(
     """Search on the training split.
 
     Args:
-        evaluate: Architecture → accuracy, instead of the training. May raise Diverged, as that may.
+        evaluate: Architecture → accuracy, instead of the training. May also raise Diverged.
 
     Raises:
-        RunError: Every trial failed, or something else than a trial did.
+        RunError: All trials failed, or something other than a trial failed.
         Interrupted: A signal came; a checkpoint was written.
     """
     pool = chosen(split, settings.images, seed, settings.stratified)
@@ -163,14 +163,14 @@ def search_by_trials(
         return {}, {"scores": scores}
 
     def spent(number: int) -> bool:
-        """Whether trial `number`, 0-based, is beyond the budget."""
+        """Return True if trial `number`, 0-based, exceeds the budget."""
         return settings.spent(session.elapsed(), number * equivalents)
 
     def scored() -> bool:
         return any(score is not None for score in scores)
 
     def jobs(first: int, candidates: Sequence[Candidate]) -> Iterator[TrialJob]:
-        """Those within the budget, and the first as long as no trial has a score: a search ends with a network."""
+        """Yield the trials within the budget, and the first while no trial has a score: a search needs a result."""
         needed = not scored()
         for number, candidate in enumerate(candidates, first):
             if spent(number) and not (needed and number == first):
@@ -189,7 +189,7 @@ def search_by_trials(
                 device,
                 folder,
                 session.config,
-                # The search has a line for every trial; their epochs are in their own folders.
+                # The search logs one line per trial; the epochs of a trial are in its own folder.
                 replace(session.execution, tensorboard=False, on_epoch=None),
             )
 
@@ -213,14 +213,14 @@ def search_by_trials(
                 early[began + outcome.index] = outcome
                 if isinstance(outcome.error, Interrupted):
                     session.signum = outcome.error.signum if session.signum is None else session.signum
-                # In the order of their numbers, whatever came first, so that every run of this search writes the same.
+                # In the order of their numbers, not of completion, so that repeated searches write identical files.
                 while recorded in early and not isinstance(early[recorded].error, Interrupted):
                     yield record(first + recorded, candidates[recorded].architecture, early.pop(recorded))
                     recorded += 1
             if session.signum is not None:
                 session.step_done(len(scores), {}, capture)
                 return
-            # Otherwise the limit is reached, and all have failed so far: on with the next.
+            # Otherwise the limit is reached and all trials have failed so far: continue with the next.
             if scored():
                 return
 

@@ -1,4 +1,4 @@
-"""What is noted of a search after each epoch."""
+"""Metrics of a search after each epoch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dnas.training import updates
 
 
 def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
-    """What an epoch that ends with `step` was like; starts the sums anew.
+    """Return the metrics of the epoch that ends with `step`, and reset the sums.
 
-    `entropy` is that of the scores within an edge, as a share of the uniform law's; `scores` are their sums over
-    edges (`by_operation`): what the derivation ranks by, a kilobyte an epoch at 20 layers; `skips` counts
-    skip_connect among the derived operations; `supernet_accuracy` and `derived_accuracy` are those of the mixing
-    weights and of the derived architecture with the supernet's weights, on the same validation images: their gap is
-    what is lost where operations are taken away; `travel` is the largest architecture parameter;
-    `gradient_over_decay` compares what Adam adds up: the gradient and the weight decay (A17); `agreement`, `margin` and
-    `saturation` say whether that knows something (`signal`); `eigenvalue` is there where the setting is. Parts add what
-    they say of themselves.
+    `entropy` is the entropy of the scores within an edge, as a share of that of the uniform distribution. `scores` are
+    their sums over edges (`by_operation`), by which the derivation ranks: one kilobyte per epoch at 20 layers. `skips`
+    is the number of derived skip_connect operations. `supernet_accuracy` and `derived_accuracy` are measured with the
+    mixing weights and the derived architecture, both with the weights of the supernet on the same validation images:
+    their gap is the loss from removing operations. `travel` is the largest architecture parameter.
+    `gradient_over_decay` compares the two terms that Adam adds up, the gradient and the weight decay (A17).
+    `agreement`, `margin` and `saturation` tell signal from noise (`signal`). `eigenvalue` is present if its setting is
+    on. Parts add metrics of their own.
     """
     settings, method = search.settings, search.method
     progress = search.progress(step, draw=1)
@@ -56,7 +56,7 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
         metrics["scores"] = by_operation(scores, method.operations, search.active)
     if isinstance(settings, GradientSettings) and settings.eigenvalue:
         value = eigenvalue(search, step)
-        if math.isfinite(value):  # to watch must not end a run
+        if math.isfinite(value):  # a metric must not end a run
             metrics["eigenvalue"] = value
     for part in search.with_parts:
         metrics |= part.metrics(search, progress)
@@ -75,20 +75,21 @@ def epoch_metrics(search: Search, step: int) -> dict[str, Any]:
         if derived is not None and derived.in_space:
             metrics["derived_accuracy"] = search.accuracy(derived, settings.watch_images)
         search.derived_accuracy = metrics.get("derived_accuracy")
-        # Watching chooses nothing, so it is no cost of the search.
+        # Metrics do not affect the result, so they are not a cost of the search.
         search.cost = before
     search.sums = dict.fromkeys(search.sums, 0.0)
     return metrics
 
 
 def signal(search: Search, progress: Progress) -> dict[str, float]:
-    """What the architecture steps so far know, by names; {} before there are two, and for methods without gradients.
+    """Return measures of the signal in the architecture steps so far, by name.
 
-    `agreement` is that of the architectures which the even and the odd steps alone would have led to
-    (`Halves.travels`), over edges and operations beyond chance; each begins at the initial parameters of another seed.
-    `margin` is the distance of what one half keeps from what it does not, as the other half sees it, in units of its
-    noise. Both are 0 by chance. They are left out where a method does not rank by its parameters.
-    `saturation` is the share of parameters that stand at Adam's limit of travel.
+    They are {} before the second step, and for methods without gradients. `agreement` compares the architectures that
+    the even and the odd steps by themselves would have led to (`Halves.travels`), over edges and operations, corrected
+    for chance; each starts from the initial parameters of another seed. `margin` is the distance between operations
+    that one half keeps and those that it drops, measured with the other half in units of its noise. Both are 0 by
+    chance, and omitted if a method does not rank by its parameters. `saturation` is the share of parameters at Adam's
+    limit of travel.
     """
     method, halves, settings = search.method, search.halves, search.settings
     if not isinstance(method, GradientMethod) or halves is None or not halves.known:
@@ -96,7 +97,7 @@ def signal(search: Search, progress: Progress) -> dict[str, float]:
     assert isinstance(settings, GradientSettings)
     rate = settings.architecture_learning_rate
     found: dict[str, float] = {}
-    # Another seed's parameters break ties by chance: halves that know nothing must not agree by where they began.
+    # Parameters of another seed break ties at random: halves without signal must not agree because they started alike.
     ends = [method.mapping(settings.layers, search.seed + half).to(search.device) for half in (1, 2)]
     with torch.no_grad():
         for half, end in enumerate(ends):
@@ -119,8 +120,10 @@ def signal(search: Search, progress: Progress) -> dict[str, float]:
 
 
 def eigenvalue(search: Search, step: int) -> float:
-    """The dominant eigenvalue of the cross-entropy's Hessian in the architecture parameters (Zela et al. 2020), on
-    the first `batch_size` validation images, not augmented, without skip dropout; what is drawn is `step`'s draw.
+    """Return the dominant eigenvalue of the Hessian of the cross-entropy in the architecture parameters.
+
+    See Zela et al. 2020. It is computed on the first `batch_size` validation images, without augmentation and without
+    skip dropout; random numbers are those of `step`.
     """
     part = search.validation_part[: search.settings.batch_size]
     images, labels = normalise(search.pool.batch(part), search.info), search.pool.labels[part.to(search.device)]
@@ -134,16 +137,16 @@ def eigenvalue(search: Search, step: int) -> float:
 
 
 def entropy(scores: Tensor) -> float:
-    """The mean entropy over edges of non-negative scores [L, E, O], as a share of the uniform law's: 0 to 1."""
+    """Return the mean entropy over edges of non-negative scores [L, E, O], as a share of the maximum: 0 to 1."""
     share = scores / scores.sum(-1, keepdim=True).clamp_min(1e-30)
     return float(-(share * share.clamp_min(1e-30).log()).sum(-1).mean() / math.log(share.shape[-1]))
 
 
 def by_operation(scores: Tensor, operations: Sequence[str], active: Tensor | None = None) -> dict[str, list[float]]:
-    """The scores [L, E, O] of each operation summed over edges: a number for every layer, of three digits.
+    """Return the scores [L, E, O] of each operation summed over edges: one number per layer, with three digits.
 
     Args:
-        active: [L, E, O], where not every edge has every operation.
+        active: The operations that each edge has, [L, E, O]; None: all.
     """
     there = scores.detach() if active is None else scores.detach() * active.to(scores)
     sums = there.to("cpu", torch.float64).sum(1).tolist()

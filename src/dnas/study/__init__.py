@@ -1,4 +1,4 @@
-"""Many runs, and what their numbers say.
+"""Studies and rankings: many runs, and the statistics of their results.
 
 Not here: options and pages.
 """

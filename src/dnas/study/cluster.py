@@ -1,8 +1,8 @@
-"""Runs jobs as tasks of a Ray cluster, as `dnas.workers` does in processes of this machine.
+"""Run jobs as tasks of a Ray cluster, as `dnas.workers` does in processes of this machine.
 
-Ray decides where and when a task runs; here it is told what a task needs, and what was lost is submitted again. A job
-that keeps a run folder resumes there, so all nodes must see the study's folder by the same path, and share its locks.
-docs/ray.md says how to set that up.
+Ray decides where and when a task runs. This module declares the resources of a task, and submits lost tasks again. A
+job with a run folder resumes there, so all nodes must have access to the folder of the study by the same path, and
+share its locks. docs/ray.md explains how to set that up.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from dnas.runtime.execution import Execution, seconds
 from dnas.runtime.workers import GRACE, LOOK, Job, Outcome, Result, WorkerDied
 
 EXTRA = "pip install 'dnas[cluster]'"
-# A run whose owner was on a lost node waits so long for its lock: shared file systems free the locks of a lost machine
-# after a while, NFS by default after 90 seconds.
+# How long a run waits for its lock if the owner was on a lost node: shared file systems release the locks of a lost
+# machine after a while, NFS by default after 90 seconds.
 LOCK_SECONDS = 150.0
-# Ray itself tries for minutes to reach an address where nobody is.
+# Ray itself tries for minutes to reach an address that does not answer.
 CONNECT_SECONDS = 10.0
-# In which every node must have started a process, imported torch from wherever it lies, and seen the folder.
+# The time for every node to start a process, import torch, possibly from a slow disk, and check the folder.
 PROBE_SECONDS = 300.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 
 
 @dataclass(frozen=True)
 class RaySettings:
-    """Which cluster, and how patient to be with it.
+    """The address of a cluster, and its retries and timeout.
 
     Attributes:
-        address: "auto", for the one of RAY_ADDRESS or of this machine, or HOST:PORT of its head.
-        retries: How often a job whose process or node was lost is tried again.
-        timeout: Seconds after which one attempt counts as hung and its process is ended; None: never.
+        address: "auto", for the cluster of RAY_ADDRESS or of this machine, or HOST:PORT of its head.
+        retries: The number of retries for a job whose process or node was lost.
+        timeout: Seconds after which an attempt counts as hung and its process is ended; None: never.
     """
 
     address: str = "auto"
@@ -57,38 +57,40 @@ class RaySettings:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises InputError for what cannot be."""
+        """Raise InputError for invalid values."""
         if not self.address or "://" in self.address:
-            raise InputError(f"--ray {self.address!r} is no address; give auto, or HOST:PORT of the cluster's head")
+            raise InputError(f"--ray must be auto, or HOST:PORT of the head of the cluster, got {self.address!r}")
         if self.retries < 0:
-            raise InputError(f"--ray-retries {self.retries} is not possible; give 0 or more")
+            raise InputError(f"--ray-retries must be at least 0, got {self.retries}")
         if self.timeout is not None and not self.timeout > 0:
-            raise InputError(f"--ray-timeout {self.timeout} is not a time; give seconds above 0, or leave it out")
+            raise InputError(f"--ray-timeout must be a number of seconds above 0, got {self.timeout}")
 
     @classmethod
     def of(cls, options: ClusterOptions) -> RaySettings | None:
-        """Those of the options; None without --ray. Raises InputError."""
+        """Return the settings of options; None without --ray. Raises InputError for an option without effect."""
         if options.ray is None:
             for name, value in (("retries", options.ray_retries), ("timeout", options.ray_timeout)):
                 if value is not None:
-                    raise InputError(f"--ray-{name} {value} is for a cluster; give --ray, too, or leave it out")
+                    raise InputError(
+                        f"--ray-{name} {value} only applies to a cluster; also give --ray, or leave it out"
+                    )
             return None
         retries = cls.retries if options.ray_retries is None else options.ray_retries
         return cls(options.ray, retries, seconds("--ray-timeout", options.ray_timeout))
 
 
 def of_tasks(execution: Execution) -> Execution:
-    """How a run is executed in a task: its driver ends it, for nodes do not share a clock; and locks may be slow."""
+    """Return the execution of a run in a task: the driver ends it (nodes share no clock), and locks may be slow."""
     return replace(execution, deadline=None, patience=LOCK_SECONDS)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A job that is a task, or will be one again.
+    """A job that is running as a task, or waits to be submitted again.
 
     Attributes:
-        losses: How many tasks of it were lost.
-        due: Not to be submitted before this moment of `time.monotonic`.
+        losses: The number of lost tasks of this job.
+        due: The earliest time to submit it, as in `time.monotonic`.
     """
 
     index: int
@@ -98,25 +100,26 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """For people: that of its run folder, if it has one."""
+        """The name in messages: that of the run folder, if there is one."""
         return str(self.job.path.name) if hasattr(self.job, "path") else f"job {self.index}"
 
 
 class Cluster:
-    """Tasks of a Ray cluster, within a `with` block; the jobs' outcomes are those that `Workers` would give.
+    """Tasks of a Ray cluster, within a `with` block; the outcomes of jobs are the same as with `Workers`.
 
-    Differences: who runs is told to stop as by SIGINT. A job that is interrupted though nobody here asked for it, as
-    when its node is shut down, is tried again, like one whose process or node was lost.
+    Differences: running tasks are stopped as by SIGINT. A job that is interrupted without a request from here, for
+    example because its node is shut down, is tried again, like one whose process or node was lost.
 
     Args:
-        folder: What all nodes must share.
-        threads: Torch's threads in each job, and the CPUs that its task takes.
+        folder: The folder that all nodes must share.
+        threads: Torch threads of each job, and CPUs that its task takes.
         gpus: GPUs that each task takes.
-        at_once: How many jobs are submitted at a time; 0: all of them, so that Ray knows what is wanted.
-        say: Takes a line for the user.
+        at_once: The number of jobs submitted at a time; 0: all of them, so that Ray can plan for the total demand.
+        say: Prints a line for the user.
 
     Raises:
-        InputError: At the start: no Ray, no cluster, no node with so much, or one that does not share the folder.
+        InputError: At the start, if there is no Ray, no cluster, no node with enough resources, or a node that does
+            not share the folder.
     """
 
     def __init__(
@@ -139,9 +142,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         with contextlib.ExitStack() as opened:
             self._ray = _ray()
-            # What is lost is submitted again by `run`, for Ray would do so at once and without a word.
+            # Lost tasks are submitted again by `run`, since Ray would do so immediately and silently.
             self._task = self._ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=0)(_attempt)
-            # Ray tells on stdout, which is for results, of every node that is lost.
+            # Ray reports each lost node on stdout, which is reserved for results.
             log = opened.enter_context((self.folder / "ray.log").open("a", encoding="utf-8"))
             opened.enter_context(contextlib.redirect_stdout(log))
             opened.enter_context(_connected(self._ray, self.settings.address))
@@ -153,11 +156,11 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whoever presses Ctrl-C twice does not want to wait.
+        # After a second Ctrl-C, do not wait.
         self.close(0.0 if isinstance(error, KeyboardInterrupt) else GRACE)
 
     def close(self, seconds: float = GRACE) -> None:
-        """Tell what runs to stop, wait so long for its checkpoints, and leave the cluster, which ends the rest."""
+        """Stop running tasks, wait this long for their checkpoints, and leave the cluster, which ends the rest."""
         with self._open:
             if self._running:
                 self._cancel()
@@ -167,12 +170,12 @@ class Cluster:
     def run(
         self, function: Callable[[Job], Result], jobs: Iterable[Job], stopped: Callable[[], bool]
     ) -> Iterator[Outcome[Result]]:
-        """The outcomes, as they come.
+        """Yield the outcomes in the order of completion.
 
         Args:
-            jobs: Asked for the next ones whenever there is room, so it may end early.
-            stopped: Once it is true no job is begun, and those that run are told to stop as by SIGINT. Those that have
-                not after `GRACE` seconds have no outcome.
+            jobs: Read whenever there is room for more jobs, so it may end early.
+            stopped: Once it returns True, no job is started, and running ones are stopped as by SIGINT. Jobs that have
+                not stopped after `GRACE` seconds have no outcome.
         """
         following = (Attempt(index, job) for index, job in enumerate(jobs))
         lost: list[Attempt] = []
@@ -222,7 +225,7 @@ class Cluster:
         self._running[reference] = attempt
 
     def _outcome(self, attempt: Attempt, reference: Any) -> tuple[Outcome[Any] | None, str]:
-        """What became of a task, or None where it was lost; and why it was. Raises what is no job's own error."""
+        """Return the outcome of a task and "", or None and a reason if it was lost. Raises errors of dnas itself."""
         errors = self._ray.exceptions
         try:
             result, error, trace = self._ray.get(reference)
@@ -241,7 +244,7 @@ class Cluster:
             self._ray.cancel(reference, force=force)
 
     def _check_nodes(self) -> None:
-        """Have every node that can take a job look at the folder. Raises InputError naming the node that cannot."""
+        """Check the folder on each node that can take a job. Raises InputError that names a node without access."""
         able = [
             node
             for node in self._ray.nodes()
@@ -252,7 +255,7 @@ class Cluster:
         if not able:
             wanted = f"{self.threads} CPUs" + (f" and {self.gpus} GPUs" if self.gpus else "")
             raise InputError(
-                f"--ray {self.settings.address}: no node has the {wanted} of a run; add one, or change "
+                f"--ray {self.settings.address}: no node has the {wanted} that a run needs; add one, or change "
                 "--threads or --device"
             )
         looks = {}
@@ -272,11 +275,11 @@ class Cluster:
                 seen, found = self._ray.get(look)
             except self._ray.exceptions.RayTaskError as error:
                 raise InputError(
-                    f"--ray {self.settings.address}: node {name} cannot run dnas ({_last_line(error)}); install there "
-                    "what this machine has"
+                    f"--ray {self.settings.address}: node {name} cannot run dnas ({_last_line(error)}); install the "
+                    "same packages there as on this machine"
                 ) from None
             except self._ray.exceptions.RayError:
-                # Lost in this very moment, and so not a node to send jobs to.
+                # Just lost, so no jobs can be sent to this node.
                 continue
             if seen:
                 raise InputError(f"{self.folder}: {seen}")
@@ -285,25 +288,25 @@ class Cluster:
             if versions[name] != known:
                 raise InputError(
                     f"--ray {self.settings.address}: node {first} has {known} and node {name} {versions[name]}; "
-                    "install the same on all, so that no result depends on where it was made"
+                    "install the same on all nodes, so that results do not depend on the node"
                 )
 
 
 def _ray() -> Any:
-    """The package. Raises InputError where it is missing."""
+    """Return the package. Raises InputError if it is missing."""
     try:
         ray = import_module("ray")
         import_module("ray.util.scheduling_strategies")
     except ImportError:
-        raise InputError(f"--ray needs the package ray; install it with: {EXTRA}") from None
+        raise InputError(f"--ray requires ray; install it with: {EXTRA}") from None
     return ray
 
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Within the block this process is a driver of the cluster. Raises InputError where there is none."""
+    """Make this process a driver of the cluster within the block. Raises InputError if there is no cluster."""
     if ray.is_initialized():
-        # By a caller's own program, whose connection it stays.
+        # Connected by the calling program, to which the connection belongs.
         yield
         return
     target = os.environ.get("RAY_ADDRESS", "") or address if address == "auto" else address
@@ -313,7 +316,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         except (OSError, ValueError) as error:
             raise InputError(
-                f"--ray {address}: no cluster at {target} ({error}); give HOST:PORT that `ray start --head` printed"
+                f"--ray {address}: no cluster at {target} ({error}); give the HOST:PORT that `ray start --head` printed"
             ) from None
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -324,7 +327,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
             f"--ray {address}: {text}; start one with `ray start --head`, or give HOST:PORT of its head"
         ) from None
     finally:
-        # Ray's own handler of SIGTERM would end this process without a word.
+        # Ray's own handler of SIGTERM would end this process silently.
         with contextlib.suppress(ValueError):  # not the main thread
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -336,11 +339,11 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(probe: Path) -> Iterator[None]:
-    """Within the block the file is there, and this process has its lock."""
+    """Create the file and hold its lock within the block."""
     import fcntl
 
     for old in probe.parent.glob(".cluster-*"):
-        # Left by drivers that were killed; those that live have theirs locked.
+        # Left behind by killed drivers; files of running drivers are locked.
         with contextlib.suppress(OSError), old.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             old.unlink()
@@ -350,8 +353,8 @@ def _locked(probe: Path) -> Iterator[None]:
         except OSError as error:
             probe.unlink()
             raise InputError(
-                f"{probe.parent} has no locks ({error.strerror}), without which two nodes could write one run; "
-                "choose a file system that has, or mount it with them"
+                f"{probe.parent} does not support locks ({error.strerror}), so two nodes could write the same run; "
+                "choose a file system with locks, or enable them when mounting"
             ) from None
         try:
             yield
@@ -360,7 +363,7 @@ def _locked(probe: Path) -> Iterator[None]:
 
 
 def _look(probe: Path) -> tuple[str, dict[str, Any]]:
-    """In a task: what is wrong with the folder on this node, "" for nothing; and what is installed."""
+    """Return, in a task, a problem with the folder on this node or "", and the installed versions."""
     import fcntl
 
     node, here = socket.gethostname(), environment()
@@ -371,12 +374,12 @@ def _look(probe: Path) -> tuple[str, dict[str, Any]]:
             except BlockingIOError:
                 return "", here
             return (
-                f"node {node} gets a lock that this machine holds, so two nodes could write one run; mount the file "
-                "system with locks that all nodes share"
+                f"node {node} obtained a lock that this machine holds, so two nodes could write the same run; mount "
+                "the file system with locks shared by all nodes"
             ), here
     except OSError as error:
         return (
-            f"node {node} does not see this folder ({error.strerror}); give --out a folder that all nodes share, "
+            f"node {node} has no access to this folder ({error.strerror}); give --out a folder that all nodes share "
             "by the same path"
         ), here
 
@@ -389,18 +392,18 @@ def _attempt(
     variables: dict[str, str],
     timeout: float | None,
 ) -> tuple[Any, Exception | None, str]:
-    """In a task: the job's result, or its error and where that was raised.
+    """Return, in a task, the result of the job, or its error and traceback.
 
-    Raises InputError where the node does not see the folder.
+    Raises InputError if the node has no access to the folder.
     """
     os.environ.update(variables)
     torch.set_num_threads(threads)
     if not probe.exists():
-        # A node that has come since the start. Its own folder of this name would take what nobody would ever see.
+        # A node that joined after the start. Results in its own folder of this name would be lost.
         node = socket.gethostname()
-        raise InputError(f"{probe.parent}: node {node} does not see this folder, which all nodes must share")
+        raise InputError(f"{probe.parent}: node {node} has no access to this folder, which all nodes must share")
     if timeout is not None:
-        # Ends the process from a thread that needs no interpreter, which may hang, and logs where it hung.
+        # A thread outside the interpreter, which may hang, ends the process and logs where it hung.
         faulthandler.dump_traceback_later(timeout, exit=True, file=2)
     try:
         return function(job), None, ""

@@ -1,14 +1,14 @@
-"""Compares methods: a folder of run folders, one protocol, and the controls without which no search means anything.
+"""Compare methods under one protocol, with controls, in a folder of run folders.
 
-Every method is searched under every mapping with every seed, and what it finds is trained. Beside each found network
-stand a random one of the same size and, where layers differ, one with the same layers in another order. A study is
-resumed by running it again: a run that has a result is not run twice, and methods or seeds may be added. A method may
-have parts that the others have not ("dnas+oles").
+Each method searches under each mapping with each seed, and the searched network is trained. Its controls are a random
+network of the same size and, if layers differ, a network with the same layers in another order. To resume a study, run
+it again: runs with a result are not repeated, and methods or seeds may be added. A method may have parts that others
+lack ("dnas+oles").
 
-    STUDY/study.toml            what is compared, and the settings of all runs
+    STUDY/study.toml            methods, mappings and seeds to compare, and the settings of all runs
     STUDY/runs/NAME             run folders: METHOD+PART-MAPPING-sSEED, with -random, -shuffled, -tN
-    STUDY/failed.json           why runs failed, where any did
-    STUDY/study.json, table.*   what came out (`tables.py`)
+    STUDY/failed.json           reasons of failed runs, if any
+    STUDY/study.json, table.*   results (`tables.py`)
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ from dnas.training.build import parameters_of
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study, as it is sent to a process.
+    """One run of a study, in the form sent to a process.
 
     Attributes:
-        overrides: What to begin it with, where there is no run folder yet.
-        source: The run folder of the search whose network it trains or controls: itself, where it searches.
-        depth: At which published cells are stacked.
+        overrides: The settings to start it with if there is no run folder yet.
+        source: The run folder of the search whose network it trains or controls; a search has its own.
+        depth: The depth to which published cells are stacked.
     """
 
     path: Path
@@ -83,10 +83,10 @@ def do(
     reporter: Reporter | None = None,
     extensions: Sequence[Any] = (),
 ) -> bool:
-    """Begin a run, or go on with it; False where another process has it.
+    """Start or resume a run, and return False if another process is executing it.
 
     Args:
-        extensions: What the process that sent it had registered.
+        extensions: The extensions registered in the parent process.
     """
     register_all(extensions)
     try:
@@ -109,10 +109,10 @@ def carry_through(
     reporter: Reporter,
     execution: Execution,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Make the runs of a study, and write down what came out, also where it is interrupted.
+    """Execute the runs of a study and write the results, also after an interruption.
 
     Returns:
-        The names of the runs that failed, and the content of study.json.
+        The names of the failed runs, and the content of study.json.
 
     Raises:
         InputError, Interrupted: As `compare`.
@@ -121,14 +121,14 @@ def carry_through(
     try:
         failed = compare(path, settings, processes=processes, ray=ray, reporter=reporter, execution=execution)
     except Interrupted:
-        with suppress(InputError):  # the interruption is what is to be told
+        with suppress(InputError):  # report the interruption instead
             keep(path)
         raise
     return failed, keep(path)
 
 
 def _overrides(run: Run) -> dict[str, Any]:
-    """What a run begins with: within limits, what a search found and its controls have the width planned there."""
+    """Return the initial settings of a run: within limits, a searched network and its controls have a planned width."""
     if run.path == run.source or run.network.kind in REFERENCES:
         return run.overrides
     config = parse(read_toml(run.source / CONFIG_FILE))
@@ -139,7 +139,7 @@ def _overrides(run: Run) -> dict[str, Any]:
 
 
 def _architecture(run: Run) -> Architecture | None:
-    """What a run trains; None where it searches, and for a hand-made network."""
+    """Return the architecture that a run trains; None for a search and for a reference network."""
     network = run.network
     if network.kind == "published":
         return load_published(network.method, run.depth)
@@ -166,17 +166,17 @@ def compare(
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> list[str]:
-    """Make all runs of a study that have no result yet. Returns the names of those that could not be made.
+    """Execute all runs of a study that have no result yet, and return the names of the failed ones.
 
     Args:
-        path: The study's folder, new or of an earlier call with the same settings of runs.
-        processes: Runs at a time; 0: one a thread on the CPU, else one; on a cluster as many as it has room for.
-        ray: The cluster that makes them, and not this machine.
-        execution: Its deadline is that of all runs together.
+        path: The folder of the study, new or from an earlier call with the same settings of runs.
+        processes: Runs at a time; 0: one per thread on the CPU, else one; on a cluster as many as it has room for.
+        ray: The cluster to run on, instead of this machine.
+        execution: Its deadline applies to all runs together.
 
     Raises:
-        InputError: A setting that cannot work, before anything is run.
-        Interrupted: A signal came; what ran has a checkpoint.
+        InputError: A setting is invalid; raised before any run.
+        Interrupted: A signal came; the running ones have a checkpoint.
     """
     check_execution(execution)
     wanted = _joined(path, settings)
@@ -184,11 +184,11 @@ def compare(
         for name in COUNTS:
             fewer, made = getattr(settings, name), getattr(wanted, name)
             if name in settings.model_fields_set and fewer < made:
-                reporter.say(f"{path} has {made} {name.replace('_', ' ')}, which are more than {fewer}: it keeps them")
-    # A study that is complete needs neither its images nor a device.
+                reporter.say(f"{path} has {made} {name.replace('_', ' ')}, which is more than {fewer}: they are kept")
+    # A complete study needs neither its images nor a device.
     if all((path / RUNS / name / RESULT_FILE).exists() for _, _, name in settings_names(wanted)):
         return []
-    # Before anything is written: what cannot begin is no study, and its folder is free for the next try.
+    # Check before writing: a study that cannot start must not occupy its folder.
     one_of_each = [run_overrides(wanted, network, 0) for network in networks(wanted.model_copy(update={"seeds": 1}))]
     info = check_runs(one_of_each, here=ray is None, reporter=reporter)
     settings = write_begun(path, settings, STUDY_FILE, _joined)
@@ -201,16 +201,16 @@ def compare(
         workers_for(path, settings.run, processes, settings.threads, ray, reporter),
         reporter,
         execution,
-        # No random network may have the size that is wanted: a fact to be reported, not the end of a study.
+        # There may be no random network of the required size: report it and continue the study.
         lambda run, error: run.network.kind == "random" and isinstance(error, InputError),
     )
 
 
 def _joined(path: Path, settings: StudySettings) -> StudySettings:
-    """These settings, with those of the folder's study where it has one. Raises InputError where that cannot be."""
+    """Return these settings joined with those of the study in the folder, if any. Raises InputError on a conflict."""
     settings = with_those_of(path, settings, STUDY_FILE, joined)
     if not settings.methods and not settings.architectures:
-        raise InputError("--methods names nothing to compare; give at least one method, or --architectures")
+        raise InputError("--methods is empty; give at least one method, or --architectures")
     for name in settings.mappings:
         if name != DEFAULT_MAPPING:
             mapping_class(name)
@@ -229,14 +229,14 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
         elif name not in published():
             known = [*published(), *HANDMADE]
             hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"
-            raise InputError(f"--architectures {name!r} is neither published nor a hand-made network{hint}")
+            raise InputError(f"--architectures {name!r} is neither published nor a reference network{hint}")
     if not any(name in HANDMADE and HANDMADE[name].has_width for name in settings.architectures):
         require_width("any network of this study", settings.run.get("train", {}))
     return settings
 
 
 def _runs(path: Path, settings: StudySettings, info: DataInfo) -> Iterator[Run]:
-    """What can be run now: a control waits for the network that it controls."""
+    """Yield the runs that can start now: a control waits for its searched network."""
     for network, training, name in settings_names(settings):
         folder, source = path / RUNS / name, path / RUNS / replace(network, kind=SEARCHED).run()
         ready = folder == source or network.kind in REFERENCES or (source / RESULT_FILE).exists()

@@ -1,4 +1,4 @@
-"""What a study compares, where its results lie, and its format."""
+"""The design of a study, the place of its results, and its format."""
 
 from __future__ import annotations
 
@@ -36,44 +36,46 @@ from dnas.study.names import (
 from dnas.supernet.mapping import SHARED
 from dnas.validation import checked
 
-# Training seeds after the first lie this far apart, so that no two searches share one.
+# The distance between training seeds after the first, so that no two searches share one.
 TRAINING_STRIDE = 1_000_000
 # Settings of a run that do not apply to a training.
 OF_SEARCHES = ("search", "options", "space", "limits", SETTING, OPTIONS)
 
 
 class StudySettings(Settings):
-    """What a study compares.
+    """The methods, mappings, architectures and seeds that a study compares.
 
     Attributes:
-        run: Settings of every run, nested as in a run's config.toml.
+        run: Settings of all runs, nested as in the config.toml of a run.
     """
 
     format: StudyFormat = STUDY_FORMAT
     methods: list[str] = Field(
         default_factory=list,
-        description="searched, each under the mappings that it knows; METHOD+PART+… with parts of its own",
+        description="methods to search with, each under the mappings that it supports; METHOD+PART+… for its own parts",
     )
-    mappings: list[str] = Field(default_factory=list, description="empty, or default among them: each method's own")
+    mappings: list[str] = Field(
+        default_factory=list, description="mappings; if empty, or for default: that of each method"
+    )
     architectures: list[str] = Field(
-        default_factory=list, description="published ones and hand-made networks, trained by the same trainer"
+        default_factory=list, description="published architectures and reference networks, trained by the same trainer"
     )
-    seeds: int = Field(SEEDS, ge=1, le=1000, description="searches with every method, by the seeds 0, 1, …")
-    training_seeds: int = Field(1, ge=1, le=1000, description="trainings of every network")
+    seeds: int = Field(SEEDS, ge=1, le=1000, description="searches per method, with the seeds 0, 1, …")
+    training_seeds: int = Field(1, ge=1, le=1000, description="trainings per network")
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+        0, ge=0, le=1024, description="CPU threads per run; 0: those of the machine, shared; on a cluster 1"
     )
     run: dict[str, Any] = Field(default_factory=dict)
 
     def searches(self) -> Iterator[tuple[str, str]]:
-        """The pairs of method, with all its parts, and mapping, in order."""
+        """Yield pairs of a method, with all its parts, and a mapping, in order."""
         for name in with_all_parts(self.methods, self.run):
             method = get_method(method_and_parts(name)[0])
             chosen = (method.default_mapping if m == DEFAULT_MAPPING else m for m in self.mappings or [DEFAULT_MAPPING])
             yield from ((name, mapping) for mapping in dict.fromkeys(chosen) if mapping in method.mappings)
 
     def command(self) -> str:
-        """The command line that makes this study; where it does not say --out, the default."""
+        """Return the command line of this study, which omits --out if it is the default."""
         words = ["dnas", "compare"]
         lists = {"methods": self.methods, "mappings": self.mappings, "architectures": self.architectures}
         counts = {"seeds": self.seeds, "training-seeds": self.training_seeds}
@@ -99,31 +101,31 @@ class StudySettings(Settings):
 
 
 def method_and_parts(name: str) -> tuple[str, list[str]]:
-    """Such as "dnas+oles": the name of a method, and those of its parts."""
+    """Split a name such as "dnas+oles" into the names of a method and of its parts."""
     method, *with_parts = name.split("+")
     return method, with_parts
 
 
 def parts_beside(methods: Sequence[str]) -> list[str]:
-    """The parts that methods have of their own."""
+    """Return the parts that methods have of their own."""
     return [part for name in methods for part in method_and_parts(name)[1]]
 
 
 def with_all_parts(methods: Sequence[str], run: Mapping[str, Any]) -> list[str]:
-    """Methods with the parts that all runs have, and after them their own: METHOD+PART+…"""
+    """Return methods with the parts of all runs, followed by their own: METHOD+PART+…"""
     each = (method_and_parts(name) for name in methods)
     return ["+".join((method, *run.get(SETTING, ()), *own)) for method, own in each]
 
 
 def of_search(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a search by METHOD+PART+…, among those of every run: options of other parts are not its."""
+    """Return the settings of a search by METHOD+PART+… from those of all runs, without the options of other parts."""
     method, with_parts = method_and_parts(name)
     options = {part: values for part, values in run.get(OPTIONS, {}).items() if part in with_parts}
     return {"method": method, SETTING: with_parts, OPTIONS: options}
 
 
 def require_parts_of_options(methods: Sequence[str], run: Mapping[str, Any]) -> None:
-    """Raises InputError for options of a part that no search has."""
+    """Raise InputError for options of a part that no search has."""
     taken = {part for name in with_all_parts(methods, run) for part in method_and_parts(name)[1]}
     for part in run.get(OPTIONS, {}):
         if part not in taken:
@@ -133,13 +135,13 @@ def require_parts_of_options(methods: Sequence[str], run: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a study, whose trainings are runs.
+    """One network of a study; each of its trainings is a run.
 
     Attributes:
         kind: "searched", its controls "random" and "shuffled", or a reference, "published" or "handmade".
-        method, mapping: Of the search that it comes from or controls, "dnas+oles" for a method with a part; the name of
-            a reference, and "".
-        seed: Of that search, or of the reference's training.
+        method, mapping: Those of its search, or of the search that it controls, with "dnas+oles" for a method with a
+            part; for a reference, its name and "".
+        seed: The seed of that search, or of the training of a reference.
     """
 
     kind: Kind
@@ -148,14 +150,14 @@ class Network:
     seed: int
 
     def run(self, training: int = 0) -> str:
-        """The name of a training's run folder; the first of a searched network is its search, too."""
+        """Return the name of the run folder of a training; the first one of a searched network includes its search."""
         stem = "-".join(part for part in (self.method, self.mapping, f"s{self.seed}") if part)
         control = "" if self.kind in (SEARCHED, *REFERENCES) else f"-{self.kind}"
         return f"{stem}{control}" + (f"-t{training}" if training else "")
 
 
 def networks(settings: StudySettings) -> list[Network]:
-    """Every network of a study. Searched ones come seed after seed, so that an interrupted study is balanced."""
+    """Return all networks of a study. Searched ones are ordered by seed, so that an interrupted study is balanced."""
     found = [
         Network(SEARCHED, method, mapping, seed)
         for seed in range(settings.seeds)
@@ -172,14 +174,14 @@ def networks(settings: StudySettings) -> list[Network]:
 
 
 def depth_of(run: Mapping[str, Any]) -> int:
-    """The layers of trained networks by these settings: what cells that come from elsewhere are stacked to."""
+    """Return the number of layers of trained networks by these settings, to which published cells are stacked."""
     given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
     quick = run.get("preset", DEFAULT_PRESET) == "quick"
     return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
 
 
 def read_study(path: Path) -> StudySettings:
-    """What a study compares. Raises InputError where the folder has none."""
+    """Return the settings of a study. Raises InputError if the folder does not contain one."""
     if not (path / STUDY_FILE).is_file():
         raise InputError(f"{path} is not a study, since it has no {STUDY_FILE}; give the folder of `dnas compare`")
     values = read_toml(path / STUDY_FILE)
@@ -199,7 +201,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
     given = {"finals": 0, **settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
     handmade = network.method if network.kind == "handmade" else ""
     if "train" in given:
-        # The width and depth of cells are no settings of a hand-made network, and its width is none of theirs.
+        # The width and depth of cells do not apply to a reference network, nor its width to cells.
         lost = {*ARCHITECTURE_SETTINGS, *WIDTH_SETTINGS} - train_settings(handmade).model_fields.keys()
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == SEARCHED and training == 0:
@@ -212,6 +214,6 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
 
 
 def results(path: Path) -> Mapping[str, dict[str, Any]]:
-    """The content of result.json of every run that has one, by the run's name."""
+    """Return the content of each existing result.json, by the name of the run."""
     found = sorted((path / RUNS).glob(f"*/{RESULT_FILE}"))
     return {file.parent.name: read_json(file) for file in found}

@@ -1,6 +1,7 @@
-"""What a study is asked to compare, and one that has begun: what may be added to it, and what must stay as it was.
+"""The design of a study from options, and additions to an existing study.
 
-Methods, mappings, architectures and seeds are added. The settings of its runs stay, or its rows could not be compared.
+Methods, mappings, architectures and seeds may be added. The settings of its runs are fixed, so that rows stay
+comparable.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COUNTS = {"seeds": "--seeds", "training_seeds": "--training-seeds"}
 
 
 class Asked(Protocol):
-    """What a study and a ranking have in common."""
+    """The settings shared by studies and rankings."""
 
     @property
     def methods(self) -> list[str]: ...
@@ -41,12 +42,12 @@ class Asked(Protocol):
     def threads(self) -> int: ...
 
 
-# Sections of a run whose settings may have one option for both.
+# Sections of a run in which one option may set both settings.
 _BOTH = ("search", "train")
 
 
 def called(given: Mapping[str, Any]) -> dict[str, str]:
-    """What the user typed for each setting of a study, as `errors.calling` takes it.
+    """Return what the user typed for each setting of a study, in the form that `errors.calling` takes.
 
     Args:
         given: Flat options of its runs.
@@ -65,59 +66,59 @@ def asked(
     *,
     adds: bool,
 ) -> StudySettings:
-    """Return what a study compares, from options.
+    """Return the settings of a study from options.
 
     Args:
-        path: The study's folder.
-        given: Flat options of its runs; None where one is not given.
-        lists: By `LISTS`; a + before a name says that it is added to a study.
-        counts: By `COUNTS`; None where one is not given.
-        adds: Whether all of this is added to the study that is there, which keeps its settings.
+        path: The folder of the study.
+        given: Flat options of its runs; None for an omitted one.
+        lists: By `LISTS`; a + before a name adds it to an existing study.
+        counts: By `COUNTS`; None for an omitted one.
+        adds: If True, add all of this to the existing study, which keeps its settings.
 
     Raises:
-        InputError: An option that cannot work.
+        InputError: An option is invalid.
     """
     names = added_to(path, lists)
     run = nested("run", given, parts_beside(names["methods"]))
     del run["command"]
     if adds and given["device"] is None and given["config"] is None:
-        del run["device"]  # found out, and not given
+        del run["device"]  # detected, not given by the user
     chosen = {name: count for name, count in counts.items() if count is not None}
     settings = checked(StudySettings, {**names, **chosen, "threads": threads, "run": run})
     return grown(path, settings) if adds else settings
 
 
 def added_to(path: Path, texts: Mapping[str, Sequence[str]], file: str = STUDY_FILE) -> dict[str, list[str]]:
-    """Names without the + that says that they are added to a study. Raises InputError where there is none in `path`.
+    """Return names without the + that adds them to a study. Raises InputError if `path` does not contain one.
 
     Args:
-        file: What a study has, or a ranking.
+        file: The file that identifies a study or a ranking.
     """
     kind = file.partition(".")[0]
     for key, names in texts.items():
         for name in () if (path / file).is_file() else names:
             if name.startswith("+"):
                 raise InputError(
-                    f"--{key} {name} adds to a {kind}, and {path} is none; give --resume {kind.upper()}, or omit the +"
+                    f"--{key} {name} adds to a {kind} and {path} is not one; give --resume {kind.upper()} or omit the +"
                 )
     return {key: [name.removeprefix("+") for name in names] for key, names in texts.items()}
 
 
 def with_those_of(path: Path, settings: Compared, file: str, joined: Callable[[Path, Compared], Compared]) -> Compared:
-    """These settings, joined with those that a folder has in `file`, if it has any.
+    """Return these settings, joined with those in the `file` of a folder, if any.
 
     Raises:
-        InputError: As `joined`; or the folder has something else.
+        InputError: As `joined`; or the folder contains something else.
     """
     if (path / file).is_file():
         return joined(path, settings)
     if path.exists() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
-        raise InputError(f"--out {path} exists and is no {file.partition('.')[0]}; choose another folder")
+        raise InputError(f"--out {path} exists and is not a {file.partition('.')[0]}; choose another folder")
     return settings
 
 
 def write_begun(path: Path, settings: Compared, file: str, joined: Callable[[Path, Compared], Compared]) -> Compared:
-    """Write what is compared to `file`, and return it: with what another process has begun or added there since."""
+    """Write the settings to `file`, joined with additions that another process has made since, and return them."""
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / LOCK_FILE):
         settings = joined(path, settings)
@@ -126,26 +127,26 @@ def write_begun(path: Path, settings: Compared, file: str, joined: Callable[[Pat
 
 
 def grown(path: Path, added: StudySettings) -> StudySettings:
-    """Return what a study compares with what is added to it.
+    """Return the settings of a study together with additions to it.
 
     Args:
-        path: The study's folder.
-        added: What is given besides, and nothing else: names, counts, and settings of runs that repeat the study's.
+        path: The folder of the study.
+        added: Only the additions: names, counts, and settings of runs that repeat those of the study.
 
     Raises:
-        InputError: There is no study, or something given is not as in the study.
+        InputError: There is no study, or a given value contradicts it.
     """
     old = read_study(path)
     for name, option in COUNTS.items():
         ours, theirs = getattr(added, name), getattr(old, name)
         if name in added.model_fields_set and ours < theirs:
-            raise InputError(f"{option} is {theirs} in {path} and {ours} here: a study only grows; leave it out")
+            raise InputError(f"{option} is {theirs} in {path} and {ours} here: a study can only grow; leave it out")
     require_same(path, *of_its_parts(old, added), whole=False)
     return _extended(path, old, added)
 
 
 def joined(path: Path, settings: StudySettings) -> StudySettings:
-    """Return these settings, which are all of a study's, with what its folder has besides.
+    """Return these complete settings of a study, together with the additional ones in its folder.
 
     Raises:
         InputError: A setting of the runs differs.
@@ -158,7 +159,7 @@ def joined(path: Path, settings: StudySettings) -> StudySettings:
 def _extended(path: Path, old: StudySettings, new: StudySettings) -> StudySettings:
     update: dict[str, Any] = {name: list(dict.fromkeys([*getattr(old, name), *getattr(new, name)])) for name in LISTS}
     if new.mappings and not old.mappings and old.methods:
-        # No mappings are each method's own, which stay beside those that are added.
+        # An empty list stands for the mapping of each method, which is kept in addition to added ones.
         update["mappings"] = list(dict.fromkeys([DEFAULT_MAPPING, *new.mappings]))
     update |= {name: max(getattr(old, name), getattr(new, name)) for name in COUNTS if name in new.model_fields_set}
     return old.model_copy(
@@ -167,24 +168,24 @@ def _extended(path: Path, old: StudySettings, new: StudySettings) -> StudySettin
 
 
 def same_threads(path: Path, old: Asked, new: Asked) -> int:
-    """The threads of both, of which one may leave them open. Raises InputError where they differ."""
+    """Return the threads of both, of which one may be automatic. Raises InputError if they differ."""
     if 0 not in (old.threads, new.threads) and old.threads != new.threads:
         raise InputError(
-            f"--threads is {old.threads} in {path} and {new.threads} here, and the last bits of runs depend on it: "
-            "leave it out or take another --out"
+            f"--threads is {old.threads} in {path} and {new.threads} here, and the rounding of results depends on it: "
+            "leave it out or use another --out"
         )
     return new.threads or old.threads
 
 
 def with_new_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the old runs, with the options of parts that come with a new method."""
+    """Return the settings of the old runs, with the options of parts that a new method adds."""
     if OPTIONS not in new:
         return dict(old)
     return {**old, OPTIONS: {**old.get(OPTIONS, {}), **new[OPTIONS]}}
 
 
 def of_its_parts(old: Asked, new: Asked) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of both studies' runs, without options of parts that no search of the old one has."""
+    """Return the settings of the runs of both studies, without options of parts that no old search has."""
     known = {part for name in with_all_parts(old.methods, old.run) for part in method_and_parts(name)[1]}
 
     def kept(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,10 +195,10 @@ def of_its_parts(old: Asked, new: Asked) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, whole: bool) -> None:
-    """Raises InputError, naming each setting that differs with both values.
+    """Raise InputError with both values of each setting that differs.
 
     Args:
-        whole: Whether a setting that is not given stands for its default, and not for that of the study.
+        whole: If True, an omitted setting stands for its default, instead of the value in the study.
     """
     ours, theirs = dict(_flat(new)), dict(_flat(old))
     defaults = dict(_flat(Config().to_toml())) | {"data.resize": AUTO_RESIZE}
@@ -213,14 +214,14 @@ def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, 
     )
     it = "it" if len(said) == 1 else "them"
     if ours.keys() >= differing.keys():
-        remedy = f"leave {it} out" if not whole else f"give {it} as there"
+        remedy = f"leave {it} out" if not whole else f"set {it} to the same value as there"
     else:
-        remedy = f"add to it by --resume {path}, which keeps its settings,"
-    raise InputError(f"{'; '.join(said)}: {remedy} or take another --out")
+        remedy = f"add to it with --resume {path}, which keeps its settings,"
+    raise InputError(f"{'; '.join(said)}: {remedy} or use another --out")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names."""
+    """Yield settings by their dotted names."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -229,7 +230,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _name(key: str, differing: Mapping[str, tuple[str, str]]) -> str:
-    """What a message calls a setting: the option for a search and a training only where both differ alike."""
+    """Return the name of a setting in messages: the common option of search and training only if both differ alike."""
     section, _, name = key.rpartition(".")
     other = f"{_BOTH[section == _BOTH[0]]}.{name}"
     if section in _BOTH and flag_of(key) == flag_of(other) and differing.get(other) != differing[key]:

@@ -1,4 +1,4 @@
-"""Many runs, in processes of this machine or on a cluster; what is done already is not done again."""
+"""Execute many runs, in processes of this machine or on a cluster, without repeating finished ones."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def carry_out(
     execution: Execution,
     tolerated: Callable[[R, Exception], bool] = lambda run, error: False,
 ) -> list[str]:
-    """Make runs until none is left. Returns the names of those that failed, each of which is tried once.
+    """Execute runs until none is left, each once, and return the names of the failed ones.
 
-    Why they did is kept in `failed.json`.
+    The reasons of failures are kept in `failed.json`.
 
     Args:
         path: The folder to resume.
-        function: Begins or resumes a run; False where another process has it.
-        pending: What is to be run, as far as it is known; asked again when that is done.
-        workers: Who makes them; entered here, and left.
-        execution: That of the runs, which `function` knows by itself.
-        tolerated: Errors that are a run's failure, besides RunError; others end all.
+        function: Starts or resumes a run; returns False if another process is executing it.
+        pending: Returns the runs that can start now; called again after those are done.
+        workers: The workers, which are entered and exited here.
+        execution: The execution of the runs, which `function` already contains.
+        tolerated: Errors that count as the failure of a run, in addition to RunError; others end all runs.
 
     Raises:
-        Interrupted: A signal came; what ran has a checkpoint.
+        Interrupted: A signal came; the running ones have a checkpoint.
     """
     session = Session(None, {}, reporter, execution)
     failed: dict[str, str] = {}
@@ -80,18 +80,18 @@ def carry_out(
                 assert session.signum is not None
                 raise Interrupted(path, session.signum)
             if busy == len(runs):
-                session.say(f"another process makes the {busy} runs that are left")
+                session.say(f"another process executes the remaining {busy} runs")
                 break
     return sorted(failed)
 
 
 def read_failures(path: Path) -> dict[str, str]:
-    """Why runs of a study or a ranking failed when they were tried last, by their names."""
+    """Return the reasons why runs of a study or ranking failed in their last attempt, by name."""
     return read_json(path / FAILED_FILE) if (path / FAILED_FILE).is_file() else {}
 
 
 def _keep_failures(path: Path, found: Mapping[str, str | None]) -> None:
-    """Add to what is known of runs that failed; None: it has not failed this time."""
+    """Update the reasons of failed runs; None: the run has not failed this time."""
     with FileLock(path / LOCK_FILE):
         before = read_failures(path)
         after = {name: why for name, why in {**before, **found}.items() if why is not None}
@@ -109,12 +109,13 @@ def workers_for(
     ray: RaySettings | None,
     reporter: Reporter | None,
 ) -> Workers | Cluster:
-    """Who makes the runs of a folder: processes of this machine, or a cluster.
+    """Return the workers for the runs of a folder: processes of this machine, or a cluster.
 
     Args:
-        run: Settings of every run.
-        processes: Runs at a time; 0: on the CPU one a thread, for small networks gain little from a second; else one.
-        threads: Of every run; 0: this machine's, shared by its processes; 1 on a cluster, wherever a run is made.
+        run: Settings of all runs.
+        processes: Runs at a time; 0: on the CPU one per thread, since small networks gain little from a second one;
+            else one.
+        threads: Threads per run; 0: those of this machine, shared by its processes; on a cluster 1 on every node.
     """
     cpu = run.get("device", "cpu") == "cpu"
     if ray is not None:
@@ -124,21 +125,21 @@ def workers_for(
         return Workers(processes, max(1, torch.get_num_threads() // processes))
     processes = processes or (max(1, torch.get_num_threads() // threads) if cpu else 1)
     if processes == 1:
-        # Those of this process, which makes the runs itself.
+        # The threads of this process, which executes the runs itself.
         torch.set_num_threads(threads)
     return Workers(processes, threads)
 
 
 def ray_for(folder: Path, processes: int, options: ClusterOptions) -> RaySettings | None:
-    """The cluster that makes the runs of a folder; None: this machine.
+    """Return the cluster for the runs of a folder; None: this machine.
 
     Raises:
-        InputError: An option that cannot work, or a process of torchrun.
+        InputError: An option is invalid, or this is a process of torchrun.
     """
     if processes < 0:
         raise InputError(f"--processes must be at least 1, got {processes}")
     if launched():
         raise InputError(
-            f"torchrun's ranks make one run together, and {folder} is for many; start it without, or --ray"
+            f"torchrun executes a single run, and {folder} is for many; start it without torchrun, or use --ray"
         )
     return RaySettings.of(options)

@@ -1,29 +1,29 @@
-"""What the files of a study and of a ranking are called, a study's format and the kinds of its networks.
+"""The names of the files of studies and rankings, the format of a study and the kinds of its networks.
 
-Needs no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
 
 from typing import Final, Literal
 
-STUDY_FILE = "study.toml"  # what is compared
-SUMMARY_FILE = "study.json"  # what came out
+STUDY_FILE = "study.toml"  # design and settings
+SUMMARY_FILE = "study.json"  # results
 RANKING_FILE = "ranking.toml"
 RANKED_FILE = "ranking.json"
-LOCK_FILE = ".lock"  # held while either is written
-FAILED_FILE = "failed.json"  # why runs of a study or a ranking failed, by their names
-RUNS = "runs"  # a folder of run folders
+LOCK_FILE = ".lock"  # held while writing either file
+FAILED_FILE = "failed.json"  # reasons of failed runs of a study or ranking, by name
+RUNS = "runs"  # the folder of run folders
 
-SEEDS = 4  # searches with every method, unless a number is given
-DEFAULT_MAPPING = "default"  # among the mappings of a study: each method's own
+SEEDS = 4  # searches per method by default
+DEFAULT_MAPPING = "default"  # in the mappings of a study: that of each method
 
 StudyFormat = Literal["dnas-study/1"]
 STUDY_FORMAT: Final[StudyFormat] = "dnas-study/1"  # of study.toml and study.json
 
-# A network that a search found, its controls, and references that no search found.
+# A searched network, its controls, and reference networks.
 Kind = Literal["searched", "random", "shuffled", "published", "handmade"]
 SEARCHED: Final[Kind] = "searched"
 REFERENCES: Final[tuple[Kind, ...]] = ("published", "handmade")
-# How far a run is that has no result.
+# The state of a run without a result.
 FAILED, BEGUN, TO_DO = "failed", "begun", "to do"

@@ -1,4 +1,4 @@
-"""The checklist of best practices, as far as a study's facts can answer it."""
+"""The checklist of best practices, answered as far as the facts of a study allow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import MappingProxyType
 PRACTICES: Mapping[str, str] = MappingProxyType(
     {
         # Releasing code.
-        "training-code": "The code that trains and tests the found architectures is released.",
+        "training-code": "The code that trains and tests the searched architectures is released.",
         "space-code": "The code of the search space is released.",
         "training-settings": "The settings and random seeds of the final training are released.",
         "method-code": "The code of the search methods is released.",
@@ -21,22 +21,22 @@ PRACTICES: Mapping[str, str] = MappingProxyType(
         "same-benchmark": (
             "All methods have the same benchmark: data and their split, search space, training code and its settings."
         ),
-        "confounders": "What else could make a difference is held equal: hardware, library versions, run time.",
+        "confounders": "Other possible confounders are held equal: hardware, library versions, run time.",
         "ablation": "Ablations show what each part of a method contributes.",
-        "same-protocol": "What the methods found is evaluated by one protocol.",
-        "over-time": "Methods are compared over the time of their search, not only at its end.",
+        "same-protocol": "The searched networks of all methods are evaluated by the same protocol.",
+        "over-time": "Methods are compared over the time of their searches, not only at the end.",
         "random-search": "Random search is among the methods.",
         "repetitions": "Searches are repeated with several random seeds, which are reported.",
-        "tabular-benchmark": "Tabular or surrogate benchmarks are used where a question needs very many searches.",
+        "tabular-benchmark": "Tabular or surrogate benchmarks are used if a question needs very many searches.",
         # Reporting important details.
-        "tuning": "It is reported how hyperparameters were tuned, and what time and resources that took.",
-        "end-to-end-cost": "The time of the whole way to the final network is reported, not only that of the search.",
-        "details": "All details of the experimental set-up are reported.",
+        "tuning": "The report states how hyperparameters were tuned, and the time and resources for it.",
+        "end-to-end-cost": "The time of all steps to the final network is reported, not only that of the search.",
+        "details": "All details of the experimental setup are reported.",
     }
 )
 """Key → practice: the items of the NAS best practices checklist (M. Lindauer, F. Hutter: Best Practices for Scientific
-Research on Neural Architecture Search, JMLR 21(243), 2020; http://automl.org/nas_checklist.pdf), in our words and their
-order."""
+Research on Neural Architecture Search, JMLR 21(243), 2020; http://automl.org/nas_checklist.pdf), paraphrased in the
+original order."""
 
 
 @dataclass(frozen=True)
@@ -46,37 +46,37 @@ class Practice:
     key: str
     practice: str
     met: bool | None
-    """None where the practice does not apply, or the study cannot know."""
+    """None if the practice does not apply, or the study has no information on it."""
     why: str
     """One sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFacts:
-    """What a study knows of itself."""
+    """The facts that a study records about itself."""
 
     methods: int
-    """How many it compares."""
+    """The number of compared methods."""
     seeds: int
-    """Search seeds of every method; of the one that has fewest."""
+    """Search seeds of the method with the fewest."""
     training_seeds: int
-    """Trainings of every found architecture."""
+    """Trainings per searched architecture."""
     random_baseline: bool
-    """Whether random search is one of the methods."""
+    """True if random search is one of the methods."""
     same_data: bool | None
-    """The same images in the same split, for all methods; like the next ones None where runs do not record it."""
+    """True if all methods have the same images in the same split; this and the next ones: None if not recorded."""
     same_space: bool
     same_trainer: bool | None
-    """The same final training with the same settings."""
+    """True if the final trainings have the same settings."""
     same_machine: bool | None
     same_versions: bool | None
-    """Of dnas and the libraries."""
+    """The versions of dnas and the libraries."""
     equal_cost: bool
-    """Whether all searches had the same budget of time."""
+    """True if all searches had the same time budget."""
     ablations: int
-    """Pairs of compared searches that differ in one setting only."""
+    """Pairs of compared searches that differ in a single setting."""
     tuned_on_test: bool
-    """Whether test images chose anything: a setting, or the best of several networks."""
+    """True if test images were used to choose a setting, or the best of several networks."""
     settings_recorded: bool
     """All settings and seeds."""
     versions_recorded: bool
@@ -86,15 +86,15 @@ class StudyFacts:
     curves_reported: bool
     """Performance over the time of the searches."""
     tuning_reported: bool | None = None
-    """Whether the study's author says how settings were tuned; None where that is not known."""
+    """True if the author of the study states how settings were tuned; None if that is not known."""
     outside_methods: tuple[str, ...] = ()
-    """Methods whose code is not that of dnas."""
+    """Methods that are not part of dnas."""
     found: Mapping[str, str] = field(default_factory=dict)
-    """What was seen of a part that verdicts name, by its name: what differs, or what is not recorded."""
+    """Observations by the name that verdicts use: differences, or missing records."""
 
 
 def practices(facts: StudyFacts) -> list[Practice]:
-    """The checklist for a study, in the order of PRACTICES."""
+    """Return the checklist for a study, in the order of PRACTICES."""
     released = _all("dnas is open source, and its version is recorded", {"the version": facts.versions_recorded})
     searches = f"{facts.methods} methods with {_number(facts.seeds, 'search seed')} each"
     outside = ", ".join(facts.outside_methods)
@@ -106,7 +106,7 @@ def practices(facts: StudyFacts) -> list[Practice]:
             {"the settings and seeds": facts.settings_recorded},
         ),
         "method-code": (
-            (None, f"the code of {outside} is not that of dnas, and whether it is released is not known here")
+            (None, f"the code of {outside} is not part of dnas, and this study does not record if it is released")
             if outside
             else released
         ),
@@ -125,7 +125,7 @@ def practices(facts: StudyFacts) -> list[Practice]:
             facts.found,
         ),
         "confounders": _all(
-            "all runs began on one kind of machine with the same versions"
+            "all runs started on one kind of machine with the same versions"
             + "".join(f" ({facts.found[part]})" for part in ("the machine",) if facts.found.get(part))
             + ", and all searches had the same time",
             {
@@ -152,13 +152,16 @@ def practices(facts: StudyFacts) -> list[Practice]:
             f"random search is {'' if facts.random_baseline else 'not '}one of the {facts.methods} methods",
         ),
         "repetitions": _repeated(facts, searches),
-        "tabular-benchmark": (None, "dnas trains networks, and for its spaces of whole networks there is no table"),
+        "tabular-benchmark": (
+            None,
+            "dnas trains networks, and there is no tabular benchmark for its spaces of whole networks",
+        ),
         "tuning": (
             facts.tuning_reported,
             {
-                None: "a study knows its settings and not how they were chosen: say so beside the results",
-                True: "the study's author says how the settings were tuned",
-                False: "the study does not say how the settings were tuned",
+                None: "a study records its settings but not how they were chosen: describe that with the results",
+                True: "the author of the study describes how the settings were tuned",
+                False: "the study does not describe how the settings were tuned",
             }[facts.tuning_reported],
         ),
         "end-to-end-cost": _all(
@@ -182,14 +185,14 @@ def _protocol(facts: StudyFacts) -> tuple[bool | None, str]:
     if facts.same_trainer is False:
         return False, "the final training is not the same for all methods"
     if facts.tuned_on_test:
-        return False, "test images chose a setting or a network, so that accuracies on them are too high"
+        return False, "test images were used to choose a setting or a network, so test accuracies are too high"
     if facts.same_trainer is None:
-        return None, "test images chose nothing, but not every run records its final training"
-    return True, "every found architecture had the same training, and test images chose nothing"
+        return None, "test images were not used for any choice, but not every run records its final training"
+    return True, "all searched architectures had the same training, and test images were not used for any choice"
 
 
 def _repeated(facts: StudyFacts, searches: str) -> tuple[bool, str]:
-    trained = f"every architecture found was trained with {_number(facts.training_seeds, 'seed')}"
+    trained = f"every searched architecture was trained with {_number(facts.training_seeds, 'seed')}"
     if facts.seeds < 2:
         return False, f"{searches} do not show how searches vary; {trained}"
     if not facts.settings_recorded:
@@ -200,10 +203,10 @@ def _repeated(facts: StudyFacts, searches: str) -> tuple[bool, str]:
 def _all(
     met: str, parts: Mapping[str, bool | None], missed: str = "not recorded", found: Mapping[str, str] | None = None
 ) -> tuple[bool | None, str]:
-    """The verdict on a practice of several parts: met, missed by those that are False, or not known for those None.
+    """Return the verdict on a practice of several parts: met, missed if any is False, or not known if any is None.
 
     Args:
-        found: What was seen of a part, to be told with it.
+        found: Observations to report, by part.
     """
 
     def told(verdict: bool | None) -> str:

@@ -1,13 +1,13 @@
-"""How well cheap measures rank architectures against full training: the proxy gap, which the paper gives as its motive.
+"""Compare cheap measures of architectures with full training: the proxy gap, which motivates the paper.
 
-The same random cells are trained in full, at fewer layers or for fewer epochs, and judged with the shared weights of a
-supernet; each measure's order is compared with that of the full training by Kendall's τ. The number of parameters
-stands beside them: a measure that ranks no better than it is worth nothing.
+The same random cells are trained in full, trained with fewer layers or for fewer epochs, and evaluated with the shared
+weights of a supernet. The order by each measure is compared with that by full training, using Kendall's τ. The number
+of parameters is listed as a reference: a measure that does not rank better is useless.
 
-    RANKING/ranking.toml              what is ranked, and the settings of all runs
-    RANKING/runs/full-000 …           run folders: full, layers-L and epochs-E, a number for every architecture
-    RANKING/supernets/METHOD+PART     a search whose supernet judges all of them at its end
-    RANKING/ranking.json              what came out
+    RANKING/ranking.toml              architectures to rank, and the settings of all runs
+    RANKING/runs/full-000 …           run folders: full, layers-L and epochs-E, with a number per architecture
+    RANKING/supernets/METHOD+PART     a search whose supernet evaluates all of them at the end
+    RANKING/ranking.json              results
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ FULL_TRAINING = "full"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of a ranking, as it is sent to a process: the training of one architecture, or one supernet with all.
+    """One run of a ranking, in the form sent to a process: a training of one architecture, or a supernet for all.
 
     Attributes:
-        method: Of a supernet; "" for a training.
+        method: The method of a supernet; "" for a training.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Measurement:
 
 
 def architectures(settings: RankingSettings) -> list[Architecture]:
-    """The random architectures that are ranked: all normal layers alike, and all reductions, at the full depth."""
+    """Return the random architectures to rank, at full depth: one normal cell and one reduction cell each."""
     space = get_space(settings.run.get("space", "darts"))
     rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
     with calling({"layers": "--layers"}):
@@ -96,7 +96,7 @@ def carry_through(
     reporter: Reporter,
     execution: Execution,
 ) -> dict[str, Any]:
-    """Make the runs of a ranking that are missing. Returns and raises as `rank`."""
+    """Execute the missing runs of a ranking. Returns and raises as `rank`."""
     ray = ray_for(path, processes, cluster)
     return rank(path, settings, processes=processes, ray=ray, reporter=reporter, execution=execution)
 
@@ -110,30 +110,30 @@ def rank(
     reporter: Reporter | None = None,
     execution: Execution = DEFAULT,
 ) -> dict[str, Any]:
-    """Make all runs that have no result yet. Returns what came out, which is also in ranking.json.
+    """Execute all runs without a result, and return the results, which are also in ranking.json.
 
-    A supernet that is to judge more architectures than it has is searched again: its search is the same, to the bit.
-    `processes` and `ray` are as in `dnas.study.compare.compare`.
+    If a supernet has to evaluate more architectures than before, its search is repeated with bit-for-bit identical
+    results. `processes` and `ray` are as in `dnas.study.compare.compare`.
 
     Raises:
-        InputError: A setting that cannot work; a folder of another ranking.
-        Interrupted: A signal came; what ran has a checkpoint.
+        InputError: A setting is invalid, or the folder is that of another ranking.
+        Interrupted: A signal came; the running ones have a checkpoint.
     """
     check_execution(execution)
     wanted = _joined(path, settings)
     if reporter is not None and "count" in settings.model_fields_set and settings.count < wanted.count:
-        reporter.say(f"{path} has {wanted.count} architectures, which are more than {settings.count}: it keeps them")
+        reporter.say(f"{path} has {wanted.count} architectures, which is more than {settings.count}: they are kept")
     if any(not (run.path / RESULT_FILE).exists() for run in _measurements(path, wanted)) or _short(path, wanted):
-        # Before anything is written: what cannot begin is no ranking, and its folder is free for the next try.
+        # Check before writing: a ranking that cannot start must not occupy its folder.
         one_of_each = [*_supernets(wanted).values(), *_trainings(wanted).values()]
         check_runs(one_of_each, here=ray is None, reporter=reporter)
         settings = write_begun(path, settings, RANKING_FILE, _joined)
-        # Locked: what another process has just begun to search again has no result, and stays.
+        # Locked, because a search that another process has just restarted has no result and must stay.
         with FileLock(path / LOCK_FILE):
             for folder in _short(path, settings):
                 if reporter is not None:
                     reporter.say(
-                        f"searches the supernet of {folder.name} again, to judge {settings.count} architectures"
+                        f"repeats the supernet search of {folder.name}, to evaluate {settings.count} architectures"
                     )
                 shutil.rmtree(folder)
     else:
@@ -156,11 +156,11 @@ def rank(
 
 
 def _joined(path: Path, settings: RankingSettings) -> RankingSettings:
-    """These settings, with those of the folder's ranking where it has one. Raises InputError where that cannot be."""
+    """Return these settings with those of the ranking in the folder, if any. Raises InputError on a conflict."""
     settings = with_those_of(path, settings, RANKING_FILE, joined)
     for name in settings.methods:
         if not issubclass(get_method(method_and_parts(name)[0]), SupernetMethod):
-            raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet to judge with")
+            raise InputError(f"--methods {name} cannot be used with `dnas rank`: it has no supernet for the evaluation")
     require_parts_of_options(settings.methods, settings.run)
     own = [part for name in settings.methods for part in method_and_parts(name)[1]]
     for part in map(parts.get_part, (*settings.run.get(parts.SETTING, ()), *own)):
@@ -170,7 +170,7 @@ def _joined(path: Path, settings: RankingSettings) -> RankingSettings:
 
 
 def _short(path: Path, settings: RankingSettings) -> list[Path]:
-    """The supernets that have judged fewer architectures than are ranked now."""
+    """Return the supernets that have evaluated fewer architectures than are now ranked."""
     folders = [path / SUPERNETS / method for method in _supernets(settings)]
     return [
         folder
@@ -189,13 +189,13 @@ def _measurements(path: Path, settings: RankingSettings) -> Iterator[Measurement
 
 
 def _supernets(settings: RankingSettings) -> dict[str, dict[str, Any]]:
-    """The settings of the searches, by method."""
+    """Return the settings of the searches, by method."""
     run = {**settings.run, "command": "search", "mapping": SHARED, "seed": settings.seed}
     return {name: {**run, **of_search(name, run)} for name in with_all_parts(settings.methods, run)}
 
 
 def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
-    """The settings of the trainings, by measure."""
+    """Return the settings of the trainings, by measure."""
     without_search = {key: value for key, value in settings.run.items() if key not in OF_SEARCHES}
     common = {**without_search, "command": "train", "baseline": False, "seed": settings.seed}
     changes: dict[str, dict[str, int]] = {
@@ -207,10 +207,10 @@ def _trainings(settings: RankingSettings) -> dict[str, dict[str, Any]]:
 
 
 def measure(run: Measurement, execution: Execution = DEFAULT, extensions: Sequence[Any] = ()) -> bool:
-    """Begin a run, or go on with it; False where another process has it.
+    """Start or resume a run, and return False if another process is executing it.
 
     Args:
-        extensions: What the process that sent it had registered.
+        extensions: The extensions registered in the parent process.
     """
     register_all(extensions)
     try:
@@ -226,7 +226,7 @@ def measure(run: Measurement, execution: Execution = DEFAULT, extensions: Sequen
 
 
 def _judge_all(run: Measurement, execution: Execution) -> None:
-    """Search, and at the end judge the given architectures on the supernet, and nothing else."""
+    """Search, and at the end evaluate only the given architectures on the supernet."""
     run.path.mkdir(parents=True, exist_ok=True)
     with RunFolder(run.path, execution.patience) as folder:
         if (run.path / RESULT_FILE).exists():
@@ -260,7 +260,7 @@ def _judge_all(run: Measurement, execution: Execution) -> None:
 
 
 def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
-    """What is known so far: for every measure its τ with the full training, over the architectures that have both."""
+    """Return the results so far: τ of each measure with full training, over the architectures that have both."""
     results = {file.parent.name: read_json(file) for file in sorted((path / RUNS).glob(f"*/{RESULT_FILE}"))}
 
     def of_runs(name: str, key: str) -> list[float | None]:
@@ -272,7 +272,7 @@ def ranked(path: Path, settings: RankingSettings) -> dict[str, Any]:
         if file.exists():
             result = read_json(file)
             scores = result["scores"]
-            # What all architectures cost together: a share for each.
+            # The cost of all architectures, divided among them.
             seconds = [result["seconds"] / len(scores)]
             measures[f"supernet of {method}"] = ([*scores, *[None] * (settings.count - len(scores))], seconds)
     measures["parameters"] = (of_runs(FULL_TRAINING, "params"), [])

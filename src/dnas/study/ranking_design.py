@@ -1,4 +1,4 @@
-"""What a ranking compares, asked for by options, and what may be added to one that has begun."""
+"""The design of a ranking from options, and additions to an existing ranking."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from dnas.study.growth import added_to, of_its_parts, require_same, same_threads
 from dnas.study.names import RANKING_FILE
 from dnas.validation import checked
 
-# What is added by name or number, and the option of each.
+# Settings to which names or numbers can be added, and the option of each.
 LISTS = {"methods": "--methods", "layers": "--proxy-layers", "epochs": "--proxy-epochs"}
-_METHODS = ["dnas"]  # unless others are named
+_METHODS = ["dnas"]  # the default
 
 
 class RankingSettings(Settings):
-    """What a ranking compares.
+    """The architectures, methods and trainings that a ranking compares.
 
     Attributes:
-        run: Settings of every run, nested as in a run's config.toml.
+        run: Settings of all runs, nested as in the config.toml of a run.
     """
 
-    count: int = Field(20, ge=4, le=100_000, description="random architectures: a pair of cells each")
+    count: int = Field(20, ge=4, le=100_000, description="random architectures, with one pair of cells each")
     methods: list[str] = Field(
-        default_factory=list, description="whose supernets judge them; METHOD+PART+… with parts of its own"
+        default_factory=list, description="methods whose supernets evaluate them; METHOD+PART+… for its own parts"
     )
     layers: list[Annotated[int, Field(ge=3, le=1000)]] = Field(
         default_factory=list, description="depths of shallower trainings"
     )
-    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="lengths of shorter trainings")
+    epochs: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list, description="epochs of shorter trainings")
     seed: int = Field(0, ge=0, lt=2**63)
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of every run; 0: the machine's, shared; on a cluster 1"
+        0, ge=0, le=1024, description="CPU threads per run; 0: those of the machine, shared; on a cluster 1"
     )
     run: dict[str, Any] = Field(default_factory=dict)
 
 
 def read_ranking(path: Path) -> RankingSettings:
-    """What a ranking compares, by its file. Raises InputError where it cannot be read."""
+    """Return the settings in the file of a ranking. Raises InputError if it cannot be read."""
     values = read_toml(path / RANKING_FILE)
     with calling(in_file(values, path / RANKING_FILE)):
         return checked(RankingSettings, values)
 
 
 def called(given: Mapping[str, Any]) -> dict[str, str]:
-    """What the user typed for each setting of a ranking, as `errors.calling` takes it.
+    """Return what the user typed for each setting of a ranking, in the form that `errors.calling` takes.
 
     Args:
         given: Flat options of its runs.
@@ -69,17 +69,17 @@ def asked(
     *,
     adds: bool,
 ) -> RankingSettings:
-    """Return what a ranking compares, from options.
+    """Return the settings of a ranking from options.
 
     Args:
-        path: The ranking's folder.
-        given: Flat options of its runs; None where one is not given.
-        methods: None where they are not given; a + before a name says that it is added to a ranking.
-        chosen: `count`, `layers`, `epochs` and `seed`; None where one is not given.
-        adds: Whether all of this is added to the ranking that is there, which keeps its settings.
+        path: The folder of the ranking.
+        given: Flat options of its runs; None for an omitted one.
+        methods: Names of methods, or None; a + before a name adds it to an existing ranking.
+        chosen: `count`, `layers`, `epochs` and `seed`; None for an omitted one.
+        adds: If True, add all of this to the existing ranking, which keeps its settings.
 
     Raises:
-        InputError: An option that cannot work.
+        InputError: An option is invalid.
     """
     if methods is None:
         methods = () if adds else _METHODS
@@ -87,7 +87,7 @@ def asked(
     run = nested("run", given, parts_beside(names))
     del run["command"]
     if adds and given["device"] is None and given["config"] is None:
-        del run["device"]  # found out, and not given
+        del run["device"]  # detected, not given by the user
     values = {name: value for name, value in chosen.items() if value is not None}
     with calling({**LISTS, "count": "--architectures", "threads": "--threads"}):
         settings = checked(RankingSettings, {**values, "methods": names, "threads": threads, "run": run})
@@ -95,25 +95,25 @@ def asked(
 
 
 def grown(path: Path, added: RankingSettings) -> RankingSettings:
-    """Return what a ranking compares with what is added to it.
+    """Return the settings of a ranking together with additions to it.
 
     Args:
-        path: The ranking's folder.
-        added: What is given besides, and nothing else.
+        path: The folder of the ranking.
+        added: Only the additions.
 
     Raises:
-        InputError: There is no ranking, or something given is not as in the ranking.
+        InputError: There is no ranking, or a given value contradicts it.
     """
     old = read_ranking(path)
     if "count" in added.model_fields_set and added.count < old.count:
         raise InputError(
-            f"--architectures is {old.count} in {path} and {added.count} here: a ranking only grows; leave it out"
+            f"--architectures is {old.count} in {path} and {added.count} here: a ranking can only grow; leave it out"
         )
     return _extended(path, old, added, whole=False)
 
 
 def joined(path: Path, settings: RankingSettings) -> RankingSettings:
-    """Return these settings, which are all of a ranking's, with what its folder has besides.
+    """Return these complete settings of a ranking, together with the additional ones in its folder.
 
     Raises:
         InputError: A setting of the runs differs.
@@ -123,7 +123,7 @@ def joined(path: Path, settings: RankingSettings) -> RankingSettings:
 
 def _extended(path: Path, old: RankingSettings, new: RankingSettings, *, whole: bool) -> RankingSettings:
     if (whole or "seed" in new.model_fields_set) and old.seed != new.seed:
-        raise InputError(f"--seed is {old.seed} in {path} and {new.seed} here: leave it out or take another --out")
+        raise InputError(f"--seed is {old.seed} in {path} and {new.seed} here: leave it out or use another --out")
     require_same(path, *of_its_parts(old, new), whole=whole)
     update: dict[str, Any] = {name: list(dict.fromkeys([*getattr(old, name), *getattr(new, name)])) for name in LISTS}
     if "count" in new.model_fields_set:

@@ -1,6 +1,6 @@
-"""What the runs of a study had in common besides their settings, read from the config.toml of each.
+"""Compare the data, training settings and environments of the runs of a study, read from their config.toml files.
 
-The environment that a run records is that in which it began: where it was resumed elsewhere, only its log.txt says so.
+A run records the environment in which it started: if it was resumed elsewhere, only its log.txt shows that.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dnas.network.handmade import PACKAGE
 
 MACHINE = ("processor", "processors", "gpu", "platform", "threads", "ranks")
 VERSIONS = ("dnas", "torch", "python", "kernels", PACKAGE)
-# What every run of today records; a graphics card and ranks only those that have them.
+# Recorded by every run of this version; a graphics card and ranks only if they are used.
 NEEDED = frozenset({"processor", "processors", "platform", "threads", "dnas", "torch", "python", "kernels"})
-# Recorded only by the runs that use it, so the others do not differ by it.
+# Only recorded by runs that use it, so a missing value is not a difference.
 OF_SOME = frozenset({PACKAGE})
-SHOWN = 3  # values of one key that are told
+SHOWN = 3  # the maximum number of reported values per key
 
 
 @dataclass(frozen=True)
 class Common:
-    """Whether something is the same for all runs, and what was found, in words."""
+    """The answer whether something is the same for all runs, and a description of the observations."""
 
     same: bool | None
-    """None where some run does not record it."""
+    """None if a run does not record it."""
     found: str
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What can make a difference between runs, and is no setting of a search."""
+    """Possible causes of differences between runs, other than settings of a search."""
 
     machine: Common
     versions: Common
@@ -43,14 +43,14 @@ class Surroundings:
 
 
 def compared(configs: Sequence[Mapping[str, Any]]) -> Surroundings:
-    """Look at all runs of a study.
+    """Compare all runs of a study.
 
     Args:
-        configs: The content of each run's config.toml; {} where it is not there.
+        configs: The content of the config.toml of each run; {} if it is missing.
     """
     environments = [config.get("environment") or {} for config in configs]
     prints = [{"fingerprint": (config.get("data") or {}).get("fingerprint")} for config in configs]
-    # The trainings of controls are of networks that were found: they take the settings of a search's own.
+    # Trainings of controls belong to searched networks and take their training settings.
     trainings = [_training(config) for config in configs if config.get("command") == "run" or not config]
     return Surroundings(
         machine=_common(environments, MACHINE, NEEDED),
@@ -61,7 +61,7 @@ def compared(configs: Sequence[Mapping[str, Any]]) -> Surroundings:
 
 
 def _training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run's training, with the depth that 0 stands for."""
+    """Return the training settings of a run, with the resolved depth instead of 0."""
     train = config.get("train") or {}
     if not train:
         return {}
@@ -69,7 +69,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _common(tables: Sequence[Mapping[str, Any]], keys: Iterable[str], needed: Set[str]) -> Common:
-    """What tables, one a run, have in common by these keys; those that are needed must be in all to be known."""
+    """Compare tables, one per run, by these keys; the result is only known if all tables have the needed keys."""
     if empty := sum(not table for table in tables) or not tables:
         return Common(None, _unrecorded(empty, len(tables), "it") if tables else "there are no results yet")
     differing, lacking, shared = [], [], []

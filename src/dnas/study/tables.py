@@ -1,8 +1,7 @@
-"""What came out of a study, as one JSON value and as tables: text, Markdown, CSV and LaTeX.
+"""The results of a study, as one JSON value and as tables: text, Markdown, CSV and LaTeX.
 
-A row is a method with its parts under a mapping, one of its controls, or a published network. The mean is that over
-searches; beside it stands the best search, by the accuracy on the images that the searches validated with, never by
-test images.
+A row is a method with its parts under a mapping, one of its controls, or a reference network. It contains the mean over
+searches and the best search, which is selected by validation accuracy, never by test images.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ CONTROLS: dict[Kind, str] = {"random": "random, same size", "shuffled": "layers 
 
 
 def summarise(path: Path) -> dict[str, Any]:
-    """All that a study found so far, as JSON: rows, paired differences, practices, what is missing."""
+    """Return the results of a study so far as JSON: rows, paired differences, practices and missing runs."""
     settings, found = read_study(path), results(path)
     rows: dict[str, list[Network]] = {}
     for network in networks(settings):
@@ -48,7 +47,7 @@ def summarise(path: Path) -> dict[str, Any]:
     made = [row for row in (_row(name, group, settings, found) for name, group in rows.items()) if row["searches"]]
     for row in made:
         row["agreement"] = _agreement(row, path, settings, found)
-    # A row, and below it what controls it.
+    # A row, followed by its controls.
     order = [row["name"] for row in made if row["of"] is None]
     made.sort(key=lambda row: order.index(row["of"] or row["name"]))
     missing = [
@@ -75,7 +74,7 @@ def summarise(path: Path) -> dict[str, Any]:
 
 
 def _unfinished(path: Path, missing: Sequence[str]) -> list[dict[str, str]]:
-    """How far each run is that has no result: failed, begun, or to do; and why it failed."""
+    """Return the state of each run without a result (failed, begun, or to do), and the reason of a failure."""
     failures = read_failures(path)
 
     def state(run: str) -> str:
@@ -140,9 +139,9 @@ def _row(
 def _agreement(
     row: Mapping[str, Any], path: Path, settings: StudySettings, found: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """How much the networks that searches with different seeds found agree beyond chance; None for fewer than two.
+    """Return the agreement of networks searched with different seeds, corrected for chance; None for fewer than two.
 
-    A search whose finals were won by another network than it found has none here, nor has one whose file is lost.
+    It excludes a search whose finals were won by a network that it did not find, and one whose file is missing.
     """
     if row["kind"] != SEARCHED:
         return None
@@ -156,19 +155,19 @@ def _agreement(
     both = agreement(architectures, get_space(settings.run.get("space", DARTS.name)))
     if both is None:
         return None
-    # With lists for tuples, as JSON has them.
+    # With lists instead of tuples, as in JSON.
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(both).items()}
     return {"networks": len(architectures), **values}
 
 
 def _error(search: Mapping[str, Any]) -> float:
-    """The mean test error over a network's trainings, 0 to 1."""
+    """Return the mean test error over the trainings of a network, 0 to 1."""
     accuracies: list[float] = [training["test_accuracy"] for training in search["trainings"]]
     return 1 - sum(accuracies) / len(accuracies)
 
 
 def _best(searches: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The search whose network was best on validation images, with the test error over its trainings."""
+    """Return the search with the best network on validation images, with the test error over its trainings."""
     judged = [search for search in searches if search["validation_accuracy"] is not None]
     if not judged:
         return None
@@ -182,7 +181,7 @@ def _mean(searches: Sequence[Mapping[str, Any]], key: str) -> float | None:
 
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each row against its controls, and all pairs of searched rows, with tests corrected for their number."""
+    """Return the differences of each row from its controls, and of all searched pairs, with adjusted p values."""
     searched = [row for row in rows if row["of"] is None]
     pairs = [(row, control) for row in searched for control in rows if control["of"] == row["name"]]
     pairs += list(combinations(searched, 2))
@@ -197,7 +196,7 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """What a run began with; {} where that is not there or cannot be read, which is then not known."""
+    """Return the initial settings of a run; {} if they are missing or unreadable, and so unknown."""
     try:
         return read_toml(run / CONFIG_FILE)
     except (InputError, OSError):
@@ -212,7 +211,7 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
         training_seeds=settings.training_seeds,
         random_baseline="random" in settings.methods,
         same_data=runs.data.same,
-        # One space is a setting of the whole study.
+        # The space is a setting of the whole study.
         same_space=True,
         same_trainer=runs.trainer.same,
         same_machine=runs.machine.same,
@@ -235,8 +234,10 @@ def _facts(settings: StudySettings, rows: Sequence[Mapping[str, Any]], runs: Sur
 
 
 def _differ_in_one(a: tuple[str, str], b: tuple[str, str]) -> bool:
-    """Whether two searches, as names with parts and mappings, are one method under two mappings, or one with a part and
-    without."""
+    """Return True if two searches are one method under two mappings, or one method with and without a part.
+
+    They are given by their names with parts, and their mappings.
+    """
     if a[1] != b[1]:
         return a[0] == b[0]
     (one, fewer), (other, more) = sorted(map(method_and_parts, (a[0], b[0])), key=lambda pair: len(pair[1]))
@@ -244,7 +245,7 @@ def _differ_in_one(a: tuple[str, str], b: tuple[str, str]) -> bool:
 
 
 def keep(path: Path) -> dict[str, Any]:
-    """Summarise a study, and write study.json and table.md, .csv and .tex into its folder."""
+    """Summarize a study, and write study.json and table.md, .csv and .tex into its folder."""
     summary = summarise(path)
     files = {SUMMARY_FILE: json.dumps(summary, indent=2, allow_nan=False) + "\n"}
     files |= {f"table.{end}": render(summary, form) for end, form in FORMS.items()}
@@ -258,19 +259,21 @@ def keep(path: Path) -> dict[str, Any]:
 HEADER = (
     "network", "level", "searches", "test error %", "best search %", "agreement", "params M", "MACs M", "search s",
 )  # fmt: skip
-DIFFERENCES = ("difference", "pairs", "points of test error", "95 % interval", "p", "p corrected", "seeds to resolve")
+DIFFERENCES = (
+    "difference", "pairs", "test error, percentage points", "95% CI", "p", "adjusted p", "seeds for 80% power",
+)  # fmt: skip
 
 
-RANKING_HEADER = ("measure", "Kendall's τ", "95 % interval", "p", "architectures", "seconds each")
+RANKING_HEADER = ("measure", "Kendall's τ", "95% CI", "p", "architectures", "seconds each")
 
 
 def ranking_title(summary: Mapping[str, Any]) -> str:
-    """What stands over the table of a ranking."""
-    return f"{summary['architectures']} random architectures, ranked as full training does"
+    """Return the title of the table of a ranking."""
+    return f"{summary['architectures']} random architectures: rank correlation with full training"
 
 
 def ranking_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of a ranking's table, as texts under RANKING_HEADER."""
+    """Return the rows of the table of a ranking, as texts for the columns RANKING_HEADER."""
     rows: list[tuple[str, ...]] = []
     for row in summary["rows"]:
         known = row.get("tau") is not None
@@ -288,7 +291,7 @@ def ranking_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of the table, as texts under HEADER."""
+    """Return the rows of the table, as texts for the columns HEADER."""
     return [
         (
             row["name"],
@@ -311,13 +314,13 @@ def of_planned(made: int, planned: int) -> str:
 
 
 def difference_cells(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The paired differences, as texts under DIFFERENCES."""
+    """Return the paired differences, as texts for the columns DIFFERENCES."""
     return [
         (
             f"{d['a']} − {d['b'].replace(d['a'] + ', ', 'its ')}",
             str(d["count"]),
             "" if d["mean"] is None else f"{100 * d['mean']:+.2f}",
-            "" if d["low"] is None else f"{100 * d['low']:+.2f} … {100 * d['high']:+.2f}",
+            "" if d["low"] is None else f"{100 * d['low']:+.2f} to {100 * d['high']:+.2f}",
             _scaled(d["p"], 1, 3),
             _scaled(d["p_adjusted"], 1, 3),
             "" if d["seeds_needed"] is None else str(d["seeds_needed"]),
@@ -337,12 +340,12 @@ def _scaled(value: float | None, unit: float, digits: int) -> str:
 
 
 def render(summary: Mapping[str, Any], form: str) -> str:
-    """Both tables as "markdown" or "latex", or the first as "csv"."""
+    """Return both tables as "markdown" or "latex", or the first as "csv"."""
     if form == "csv":
         file = io.StringIO()
         csv.writer(file, lineterminator="\n").writerows([HEADER, *cells(summary)])
         return file.getvalue()
     style = {"markdown": "github", "latex": "latex_booktabs"}[form]
     tables = [(HEADER, cells(summary)), (DIFFERENCES, difference_cells(summary))]
-    # As texts: 5.10 shall not become 5.1.
+    # As texts: 5.10 must not become 5.1.
     return "\n\n".join(tabulate(rows, header, style, disable_numparse=True) for header, rows in tables) + "\n"

@@ -1,4 +1,4 @@
-"""What figures say, in sentences that claim no more than their intervals do: of one run, and of a study."""
+"""Conclusions from the figures of a run or a study, in sentences that claim no more than the intervals support."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.study.statistics import LEVEL
 
 SEARCH_ORIGINS = (FOUND, SECOND)
-# An agreement of a search's halves below this is called noise: two standard deviations of halves that know nothing, for
-# six layers that share their cells; where every layer has its own these are half as large.
+# An agreement of the halves of a search below this is called noise: two standard deviations of halves without signal,
+# for six layers that share their cells. If each layer has its own cell, the deviations are half as large.
 NOISE = 0.2
-# What people call the candidates of the finals. Others are names of published cells.
+# Descriptions of the candidates of the finals. Other origins are names of published cells.
 ORIGINS = {
-    FOUND: "what the search found",
+    FOUND: "the searched network",
     SECOND: "a second choice of the search",
-    PRIOR: "a network that the prior from other images proposed",
+    PRIOR: "a network proposed by the prior from other images",
     RANDOM: "a random network",
 }
 
 
 def networks(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """What was trained and tested, each with its name for people: the network that a run is about, and its baseline.
+    """Return the trained and tested networks of a run with their display names: its own network, and its baseline.
 
     Args:
         result: The content of a result.json, or of a part of it.
@@ -41,7 +41,7 @@ def networks(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [*rows, ("random, same size", result["baseline"])] if "baseline" in result else rows
 
 
-# What a limit counts, for people.
+# The units of limits, for messages.
 LIMITED = {
     "params": "parameters",
     "macs": "multiply-accumulates",
@@ -52,38 +52,38 @@ LIMITED = {
 
 
 def _answer(row: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """A network for one of several values of a limit, and the random one of its size."""
-    # What has a column of its own need not be said.
+    """Return the network for one of several values of a limit, and its random baseline."""
+    # Costs with a column of their own are not repeated.
     used = "" if row["limit"] in ("params", "macs") else f", {row['used']:,} used"
     named = [(f"{row['limit']} ≤ {row['value']:,}{used}", row)]
     return [*named, ("  random, same size", row["baseline"])] if "baseline" in row else named
 
 
 def of_answers(result: Mapping[str, Any]) -> str | None:
-    """Which of several networks lie on the front, in a sentence; None where there is one network."""
+    """Return a sentence on the Pareto front of several networks; None if there is only one."""
     rows = result.get("answers")
     if not rows:
         return None
     front = [f"{row['value']:,}" for row in rows if row["front"]]
     text = (
-        f"One search, {len(rows)} networks. On the front of accuracy against {LIMITED[rows[0]['limit']]}, where no "
-        f"other is as good for less: {', '.join(front)}."
+        f"One search, {len(rows)} networks. On the Pareto front of accuracy and {LIMITED[rows[0]['limit']]}: "
+        f"{', '.join(front)}."
     )
     paid = [f"{row['value']:,}" for row in rows if "baseline" in row and of_difference(row, row["baseline"]) > 0]
     if "baseline" in rows[0]:
-        text += f" Clearly better than a random network of its size: {', '.join(paid) or 'none'} (one seed)."
+        text += f" Significantly better than the random baseline: {', '.join(paid) or 'none'} (one seed)."
     return text
 
 
 def of_difference(ours: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """1 where an accuracy is better and the intervals do not overlap, -1 where it is worse, else 0."""
+    """Return 1 if an accuracy is better and the intervals do not overlap, -1 if it is worse, else 0."""
     if ours["test_interval"][0] > other["test_interval"][1]:
         return 1
     return -1 if other["test_interval"][0] > ours["test_interval"][1] else 0
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """All that is to be said of a result.json."""
+    """Return all sentences on a result.json."""
     tested = "test_accuracy" in result
     if "answers" in result:
         return [sentence for sentence in (of_answers(result), of_signal(result)) if sentence is not None]
@@ -98,7 +98,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def of_run(result: Mapping[str, Any]) -> str:
-    """Whether the search paid, in a sentence that claims no more than one pair of trainings can show.
+    """Return a sentence on search vs. random baseline that claims no more than one pair of trainings can show.
 
     Args:
         result: The content of a result.json that has a baseline.
@@ -107,18 +107,21 @@ def of_run(result: Mapping[str, Any]) -> str:
     difference = 100 * (ours["test_accuracy"] - other["test_accuracy"])
     if not of_difference(ours, other):
         return (
-            f"The difference of {difference:+.2f} points is within what {ours['test_images']} test images can tell: "
-            "this run does not show that the search paid."
+            f"The difference of {difference:+.2f} percentage points is not significant with {ours['test_images']} test "
+            "images: this run does not show that the search beats the random baseline."
         )
-    better = ("searched" if searched(result) else "winner's") if difference > 0 else "random"
-    return f"The {better} network is better by {abs(difference):.2f} points; the intervals do not overlap (one seed)."
+    better = ("searched" if searched(result) else "winning") if difference > 0 else "random"
+    return (
+        f"The {better} network is better by {abs(difference):.2f} percentage points; the confidence intervals do not "
+        "overlap (one seed)."
+    )
 
 
 def of_classes(result: Mapping[str, Any]) -> str | None:
-    """What an accuracy of unbalanced classes is worth, in a sentence; None where they are balanced.
+    """Return a sentence that puts an accuracy on unbalanced classes in context; None if they are balanced.
 
     Args:
-        result: The content of a result.json, or what `evaluation.evaluate` gives. Earlier versions had no classes.
+        result: The content of a result.json, or the result of `evaluation.evaluate`. Earlier versions had no classes.
     """
     classes = result.get("per_class", ())
     images = [row["images"] for row in classes]
@@ -127,40 +130,43 @@ def of_classes(result: Mapping[str, Any]) -> str | None:
     largest = max(classes, key=lambda row: row["images"])
     least = min((row for row in classes if row["recall"] is not None), key=lambda row: row["recall"])
     return (
-        f"{100 * result['majority_share']:.1f} % of the test images are {largest['class']!r}: always naming it has an "
-        f"accuracy of {result['majority_share']:.4f}. The mean recall of the classes (balanced accuracy) is "
-        f"{result['balanced_accuracy']:.4f}, the least {least['recall']:.4f} ({least['class']!r})."
+        f"{100 * result['majority_share']:.1f}% of the test images are {largest['class']!r}: always predicting it has "
+        f"an accuracy of {result['majority_share']:.4f}. The mean recall over classes (balanced accuracy) is "
+        f"{result['balanced_accuracy']:.4f}, the lowest is {least['recall']:.4f} ({least['class']!r})."
     )
 
 
 def winner(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The candidate that won the finals; None where there were none."""
+    """Return the candidate that won the finals; None if there were none."""
     return next((each for each in result.get("finals", ()) if each.get("winner")), None)
 
 
 def searched(result: Mapping[str, Any]) -> bool:
-    """Whether the trained network is one that the search thought of."""
+    """Return True if the trained network comes from the search."""
     won = winner(result)
     return won is None or won["origin"] in SEARCH_ORIGINS
 
 
 def of_finals(result: Mapping[str, Any]) -> str | None:
-    """Where the trained network comes from, in a sentence; None where there were no finals."""
+    """Return a sentence on the origin of the trained network; None if there were no finals."""
     won = winner(result)
     if won is None:
         return None
     finals = result["finals"]
     last = len(won["accuracies"])
-    # A training that diverged has no accuracy.
+    # A diverged training has no accuracy.
     lasted = [each["accuracies"][-1] for each in finals if each is not won and len(each["accuracies"]) == last]
     seconds = sorted(accuracy for accuracy in lasted if accuracy is not None)
     kept = ORIGINS.get(won["origin"], f"the stacked {won['origin']}")
-    text = f"Of {len(finals)} candidates the finals kept {kept}, with {won['accuracies'][-1]:.3f} on held-out images"
-    return f"{text} ({seconds[-1]:.3f} for the next)." if seconds else f"{text}."
+    text = (
+        f"Of {len(finals)} candidates, the finals kept {kept}, with an accuracy of {won['accuracies'][-1]:.3f} on "
+        "held-out images"
+    )
+    return f"{text} (runner-up: {seconds[-1]:.3f})." if seconds else f"{text}."
 
 
 def of_origin(result: Mapping[str, Any]) -> str | None:
-    """With whose weights a training began, in a sentence; None where it began with none."""
+    """Return a sentence on the pretrained weights of a training; None if there were none."""
     origin = result.get("origin")
     if not origin:
         return None
@@ -170,24 +176,24 @@ def of_origin(result: Mapping[str, Any]) -> str | None:
         f", which has a test accuracy of {origin['test_accuracy']:.4f} on" if "test_accuracy" in origin else " on"
     )
     head = "; its last layer is new" if origin["new_head"] else ""
-    return f"It began with {weights} weights of {origin['run']}{accuracy} {origin['data']}{head}."
+    return f"Training started from {weights} weights of {origin['run']}{accuracy} {origin['data']}{head}."
 
 
 def of_signal(result: Mapping[str, Any]) -> str | None:
-    """That a search by gradients ended as noise, in a sentence; None where it did not, or nothing is known of it."""
+    """Return a warning that a gradient-based search ended as noise; None if it did not, or if that is unknown."""
     agreement = result.get("signal", {}).get("agreement")
     if agreement is None or agreement >= NOISE:
         return None
     return (
-        "The search ended as noise: the two halves of its architecture batches would have kept networks that agree by "
-        f"{agreement:.2f}, where 0 is chance and 1 equality (noise is below {NOISE})."
+        "The search ended as noise: the two halves of its architecture batches would have led to networks with an "
+        f"agreement of {agreement:.2f}, where 0 is chance and 1 is identity (below {NOISE} is noise)."
     )
 
 
 def direction(difference: Mapping[str, Any]) -> int | None:
-    """What a difference a - b of test errors shows: -1 (a is better), 1 (b is), 0 (neither); None where not known.
+    """Return -1 if a difference a - b of test errors shows that a is better, 1 for b, 0 for neither; None if unknown.
 
-    It counts where its interval leaves out zero and, if tests were adjusted for their number, that agrees.
+    A difference is significant if its interval excludes zero and the adjusted p, if there is one, is below the level.
     """
     low, high, p = difference.get("low"), difference.get("high"), difference.get("p_adjusted")
     if low is None or high is None:
@@ -198,7 +204,7 @@ def direction(difference: Mapping[str, Any]) -> int | None:
 
 
 def of_study(study: Mapping[str, Any]) -> list[str]:
-    """The conclusion of a study: the lowest error, searches against their controls, and what is missing.
+    """Return the conclusions of a study: the lowest error, searches vs. their controls, and missing runs.
 
     Args:
         study: The content of a study.json.
@@ -221,29 +227,29 @@ def of_study(study: Mapping[str, Any]) -> list[str]:
         said = [f"{n} {words}" for n, words in _outcomes(better, worse, open_) if n]
         sentences.append(
             f"Of {_count(len(shown), 'comparison')} of a search with its control, {', '.join(said)}."
-            + (" A difference that is not shown may still exist; more seeds could show it." if open_ else "")
+            + (" A difference may still exist if it is not significant; more seeds could reveal it." if open_ else "")
         )
     elif controls:
-        sentences.append("No search has been compared with its control yet, so nothing shows whether searching paid.")
+        sentences.append("No search has been compared with its control yet, so its benefit is unknown.")
     if missing:
-        sentences.append(f"{undone[0].upper()}{undone[1:]}, so all of this may change.")
+        sentences.append(f"{undone[0].upper()}{undone[1:]}, so these conclusions may change.")
     return sentences
 
 
 def _outcomes(better: int, worse: int, open_: int) -> Sequence[tuple[int, str]]:
     return (
-        (better, "shows that the search did better" if better == 1 else "show that the search did better"),
-        (worse, "shows that it did worse" if worse == 1 else "show that it did worse"),
-        (open_, "shows no difference" if open_ == 1 else "show no difference"),
+        (better, "favors the search" if better == 1 else "favor the search"),
+        (worse, "favors the control" if worse == 1 else "favor the control"),
+        (open_, "shows no significant difference" if open_ == 1 else "show no significant difference"),
     )
 
 
 def _lowest(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]]) -> str:
     best = min(rows, key=lambda row: row["test_error"]["mean"])
     error = best["test_error"]
-    text = f"The lowest mean test error is that of {best['name']}: {100 * error['mean']:.2f} %"
+    text = f"The lowest mean test error is that of {best['name']}: {100 * error['mean']:.2f}%"
     if error.get("low") is not None and error.get("high") is not None:
-        text += f" (95 % interval {100 * error['low']:.2f} – {100 * error['high']:.2f} %)"
+        text += f" (95% CI {100 * error['low']:.2f}–{100 * error['high']:.2f}%)"
     if len(rows) == 1:
         return f"{text}."
     known = {row["name"] for row in rows} - {best["name"]}
@@ -255,10 +261,10 @@ def _lowest(rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str
             behind.add(difference["a"])
     count = len(behind & known)
     if count == len(known):
-        return f"{text}; its paired differences from all {len(known)} others leave out zero."
+        return f"{text}; it is significantly better than all {len(known)} others."
     if not count:
-        return f"{text}, but no paired difference shows it better than any of the {len(known)} others."
-    return f"{text}; it is shown to be better than {count} of the {len(known)} others, and not than the rest."
+        return f"{text}, but it is not significantly better than any of the {len(known)} others."
+    return f"{text}; it is significantly better than {count} of the {len(known)} others, but not than the rest."
 
 
 def _count(n: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Contracts of what others add, methods and parts first, as checks that run on every one that is known by a name.
+"""Contracts of methods, parts and other extensions, as checks that run on any of them by name.
 
     from dnas import testing
 
@@ -8,15 +8,15 @@
     def test_decided_meets_the_contract():
         testing.check_part("decided", acts={"weight": ({}, 50.0)})
 
-A check is one clause. It raises AssertionError with a sentence that says what is to be changed in the method; errors of
-the method itself come through as they are. The searches here have 3 layers and some 32 pictures, and where it is not
-the supernet that matters, a `PlantedSupernet` stands for it, or in trials a planted accuracy.
+Each check covers one clause. It raises AssertionError with a message on what to change in the method; errors of the
+method itself are passed through. The searches here have 3 layers and about 32 images. If the supernet does not matter,
+it is replaced by a `PlantedSupernet`, or in trials by a planted accuracy.
 
 Most checks take
 
-- `name`: of the method, as in `dnas methods`;
-- `mapping`: one that it claims; its default unless given;
-- `options`: those that keep its search small, e.g. `{"population": 4}` where it judges a thousand architectures by
+- `name`: the name of the method, as in `dnas methods`;
+- `mapping`: a mapping that it supports; by default that of the method;
+- `options`: options that keep its search small, e.g. `{"population": 4}` if it evaluates a thousand architectures by
   default, and settings by the name `search.NAME`.
 
 `check_primitive`, `check_space`, `check_relaxation` and `check_source` are the contracts of primitives, search spaces,

@@ -1,4 +1,4 @@
-"""Checks of what a method does: searches, exports, resumes, costs, survives."""
+"""Checks of the behavior of a method: search, export, resuming, costs and failures."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ CLASS_NAMES = tuple(map(str, range(CLASSES)))
 
 
 def check_searches(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """Real networks are searched, and what comes out lies in the space and is as deep as what was searched."""
+    """Check that a search of real networks returns an architecture of the space with the searched depth."""
     record = search(name, mapping, options, size=REAL)
     problem = objection(record.found.architecture, record.method)
     assert problem is None, f"the architecture that {name} finds {problem}"
 
 
 def check_exports(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """Whatever was learnt, a method exports an architecture of the space: two distinct inputs a node, no `none`.
+    """Check that a method exports an architecture of the space for all parameters: two inputs per node, no `none`.
 
-    Candidates have the right depth, and their shares lie above 0 and up to 1.
+    Candidates must have the right depth, and shares above 0 and at most 1.
     """
     mapping = mapping or get_method(name).default_mapping
     record = search(name, mapping, options, planted=plant(mapping, 0))
@@ -60,7 +60,7 @@ def check_exports(name: str, mapping: str | None = None, options: Options | None
     for candidate in record.candidates:
         problem = objection(candidate.architecture, record.method, final=False)
         assert problem is None, f"an architecture that {name} proposes {problem}"
-        assert 0 < candidate.share <= 1, f"{name} proposes to judge on a share of {candidate.share} of the images"
+        assert 0 < candidate.share <= 1, f"{name} proposes to evaluate on a share of {candidate.share} of the images"
     if isinstance(method := record.method, SupernetMethod):
         for number, scale in enumerate((0.0, 0.01, 1.0, 30.0)):
             architecture = method.derive(random_mapping(method, scale, number), Progress(1, 2))
@@ -69,7 +69,7 @@ def check_exports(name: str, mapping: str | None = None, options: Options | None
 
 
 def check_deterministic(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """The seed decides every bit; another seed gives another search, and no global random state is read or moved."""
+    """Check that a search is bitwise reproducible by its seed, differs for another, and uses no global random state."""
     planted = plant(mapping or get_method(name).default_mapping, 0)
     records = []
     for seed, state in ((0, 1), (0, 2), (1, 1)):
@@ -77,13 +77,15 @@ def check_deterministic(name: str, mapping: str | None = None, options: Options 
             records.append(search(name, mapping, options, seed=seed, planted=planted))
     one, again, other = records
     differing = one.differences(again)
-    assert not differing, f"two searches of {name} with one seed differ: {differing}; draw from the seed alone"
-    assert one.differences(other), f"{name} does the same whatever the seed; draw with the seed that it is given"
+    assert not differing, (
+        f"two searches of {name} with one seed differ: {differing}; draw random numbers only from the seed"
+    )
+    assert one.differences(other), f"{name} does the same for all seeds; use the given seed for random numbers"
 
 
 @contextmanager
 def global_state(seed: int, name: str) -> Iterator[None]:
-    """Within it global random states are those of a seed. Raises AssertionError where they have moved at its end."""
+    """Seed the global random states within the block. Raises AssertionError if they have changed at its end."""
     before = _states()
     try:
         random.seed(seed)
@@ -113,40 +115,40 @@ def _states() -> dict[str, Any]:
 
 
 def check_resumes(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """From the checkpoint after any step, trial or judged candidate, a new object comes to the same end, to the bit."""
+    """Check that a new object resumes bit for bit from the checkpoint after any step, trial or candidate."""
     mapping = mapping or get_method(name).default_mapping
     again = partial(search, name, mapping, options, planted=plant(mapping, 0))
     whole = again()
     for checkpoint in whole.session.checkpoints:
         differing = whole.differences(again(start=checkpoint))
         assert not differing, (
-            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} comes to another end: "
-            f"{differing}; what is learnt belongs into the parameters and buffers of `mapping` or into "
-            "`search.memory`, not into the method, and `propose` must be a function of its arguments"
+            f"resumed from its checkpoint of step {checkpoint.state['step']}, {name} ends with other results: "
+            f"{differing}; keep learned state in the parameters and buffers of `mapping` or in "
+            "`search.memory`, not in the method, and make `propose` a function of its arguments"
         )
 
 
 def check_cost(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """The cost of a search is what was computed: counted here from outside, at the networks."""
+    """Check that the reported cost of a search equals the computation counted at the networks."""
     mapping = mapping or get_method(name).default_mapping
     trials = issubclass(get_method(name), TrialMethod)
-    size = {**REAL, "batch_size": 4}  # so that batches are of more than one size
+    size = {**REAL, "batch_size": 4}  # so that batch sizes differ
     with counted() as count:
         record = search(name, mapping, options, size=size, planted=None if trials else plant(mapping, 0))
     cost, expected = record.found.cost, count.images / tested_method(name, mapping, options, size)[1]["batch_size"]
-    assert cost["step_equivalents"] > 0, f"the search of {name} says that it cost nothing"
+    assert cost["step_equivalents"] > 0, f"the search of {name} reports a cost of 0"
     assert math.isclose(cost["step_equivalents"], expected, rel_tol=1e-9), (
-        f"{name} says that its search cost {cost['step_equivalents']:.3f} passes forward and backward, but the "
-        f"networks were asked for {expected:.3f}; add what it computes by itself to search.cost['step_equivalents']"
+        f"{name} reports a search cost of {cost['step_equivalents']:.3f} forward and backward passes, but the "
+        f"networks computed {expected:.3f}; add its own computation to search.cost['step_equivalents']"
     )
     assert cost["architectures_evaluated"] == count.judged, (
-        f"{name} says that it judged {cost['architectures_evaluated']} architectures, but it was {count.judged}; "
-        "judge by search.accuracy, which counts, and do not count again"
+        f"{name} reports {cost['architectures_evaluated']} evaluated architectures, but there were {count.judged}; "
+        "evaluate with search.accuracy, which counts them, and do not count again"
     )
 
 
 class _Count:
-    """Passes through networks: images · (⅓ forward, ⅔ backward); and how many architectures were judged."""
+    """Passes through networks, as images · (⅓ forward, ⅔ backward), and the number of evaluated architectures."""
 
     def __init__(self) -> None:
         self.images = 0.0
@@ -167,7 +169,7 @@ class _Count:
         if isinstance(module, Network):
             self.trained.add(module)
         elif not torch.is_grad_enabled():
-            # An architecture's mixing weights are 1 and nothing else (`relaxation.path`).
+            # The mixing weights of an architecture are all 1 (`relaxation.path`).
             active = inputs[1].active
             self.paths += active is not None and torch.equal(inputs[1].operations, active.to(inputs[1].operations))
 
@@ -187,7 +189,7 @@ def counted() -> Iterator[_Count]:
 
 
 def random_limits(name: str, mapping: str, seed: int) -> Feasible:
-    """Limits on one or two costs, that some random architecture just keeps to."""
+    """Return limits on one or two costs that a random architecture just satisfies."""
     delivered = Delivered(DARTS, LAYERS, mapping == SHARED, SHAPE, CLASS_NAMES, "int8")
     rng = numpy_stream(seed, "limits", *f"{name} {mapping}".encode())
     limited = [str(each) for each in rng.permutation(LIMITED)[: rng.integers(1, 3)]]
@@ -195,11 +197,12 @@ def random_limits(name: str, mapping: str, seed: int) -> Feasible:
 
 
 def check_limits(name: str, mapping: str | None = None, options: Options | None = None, seed: int = 0) -> None:
-    """Under limits, what is found keeps to them, and so do second choices and all whole architectures that are judged;
-    and a search that is resumed comes to the same end.
+    """Check that a search satisfies limits, and that resuming it under limits gives the same result.
+
+    The searched architecture, second choices and all complete architectures that are evaluated must satisfy them.
 
     Args:
-        seed: Of the limits; see `random_limits`.
+        seed: The seed of the limits; see `random_limits`.
     """
     mapping = mapping or get_method(name).default_mapping
     feasible = random_limits(name, mapping, seed)
@@ -208,25 +211,25 @@ def check_limits(name: str, mapping: str | None = None, options: Options | None 
     found, judged = record.found, [trial.architecture for trial in record.found.history]
     for what, architectures in (("finds", [found.architecture]), ("offers", found.others), ("judges", judged)):
         for architecture in architectures:
-            # A method may judge cells that lack nodes; a published rule may leave out inputs.
+            # A method may evaluate cells that lack nodes; a published rule may omit inputs.
             whole = all(len(cell.nodes) == DARTS.nodes for cell in architecture.layers)
             excess = feasible.excess(architecture) if whole else {}
             assert not excess, f"limited to {feasible.limits}, {name} {what} an architecture that needs {excess}"
     if mapping == SHARED:
-        assert cell_pair(found.architecture), f"within limits, {name} finds layers that differ, under --mapping shared"
+        assert cell_pair(found.architecture), f"within limits, {name} finds different layers under --mapping shared"
     halfway = record.session.checkpoints[len(record.session.checkpoints) // 2]
     differing = record.differences(again(start=halfway))
-    assert not differing, f"resumed halfway, {name} comes to another end under limits: {differing}"
+    assert not differing, f"resumed halfway, {name} ends with other results under limits: {differing}"
 
 
 def check_survives_failures(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """Trials that fail are trials without a score: the method goes on, and only if all of them failed it gives up."""
+    """Check that a method continues after failed trials, which have no score, and only fails if all trials failed."""
     if not issubclass(get_method(name), TrialMethod):
         return
     mapping = mapping or get_method(name).default_mapping
     record = search(name, mapping, options, planted=plant(mapping, 0), failing=2)
     problem = objection(record.found.architecture, record.method)
-    assert problem is None, f"where half of the trials fail, the architecture that {name} finds {problem}"
+    assert problem is None, f"if half of the trials fail, the architecture that {name} finds {problem}"
     try:
         search(name, mapping, options, planted=plant(mapping, 0), failing=1)
     except RunError:
@@ -237,11 +240,11 @@ def check_survives_failures(name: str, mapping: str | None = None, options: Opti
 
 
 def check_finds_planted(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """A planted best architecture is found more often than by chance (`agreement_by_chance`).
+    """Check that a planted best architecture is found more often than by chance (`agreement_by_chance`).
 
-    Over a few searches, the mean agreement lies 4 standard deviations above that of architectures that know nothing of
-    it. A gradient method ranks edges, too, and for these alone it is 1: few of them are wrong by chance, so the mean
-    cannot lie far above, but it lies far below where they are ranked the wrong way round.
+    Over a few searches, the mean agreement must lie 4 standard deviations above that of unrelated architectures. For
+    the edges that a gradient-based method also ranks, it must lie 1 above: few of them are wrong by chance, so the
+    mean cannot lie far above, but it lies far below if they are ranked in reverse order.
     """
     gradient = issubclass(get_method(name), GradientMethod)
     mapping = mapping or get_method(name).default_mapping

@@ -35,11 +35,11 @@ CHECKS_OF_A_MAPPING = (
 def check_method(
     name: str, mapping: str | None = None, *, options: Options | None = None, acts: Acts | None = None
 ) -> None:
-    """The whole contract.
+    """Check the whole contract of a method.
 
     Args:
-        mapping: Only under this one; under all that the method claims unless given.
-        options: See the module.
+        mapping: Check only this mapping; by default all that the method supports.
+        options: See `dnas.testing`.
         acts: See `check_options`.
     """
     for check in CHECKS_OF_A_METHOD:

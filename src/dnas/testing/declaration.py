@@ -1,4 +1,4 @@
-"""Checks of what a method declares: name, mappings, options, schedules."""
+"""Checks of the declarations of a method: name, mappings, options, schedules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.testing.planted import plant
 from dnas.testing.record import REAL, SMALL, Acts, Options, bits, random_mapping, search
 
-# Names that a method's paper may have settings for, with their training images and pixels of a side.
+# Data sets for which the paper of a method may have settings, with their training images and image size in pixels.
 _DATA_SETS = (("digits", 1_437, 8), ("cifar10", 50_000, 32), ("cifar100", 50_000, 32), ("tiny-imagenet", 100_000, 64))
 
 
@@ -36,7 +36,7 @@ _DATA_SETS = (("digits", 1_437, 8), ("cifar10", 50_000, 32), ("cifar100", 50_000
 
 
 def check_declaration(name: str) -> None:
-    """What a method says of itself is complete and true, and its paper's settings are settings."""
+    """Check that the declarations of a method are complete and correct, and the settings of its paper valid."""
     method = get_method(name)
     kinds = (GradientMethod, SupernetMethod, TrialMethod)
     kind = next((cls.kind for cls in kinds if issubclass(method, cls)), None)
@@ -45,7 +45,7 @@ def check_declaration(name: str) -> None:
         text = getattr(method, attribute, None)
         assert text and isinstance(text, str), f"{method.__name__}.{attribute} must be a text for `dnas methods`"
     assert kind is not None, f"{method.__name__} must derive from {', '.join(cls.__name__ for cls in kinds)}"
-    assert method.kind == kind, f"{method.__name__}.kind must stay {kind!r}, which its base class says"
+    assert method.kind == kind, f"{method.__name__}.kind must stay {kind!r}, as in its base class"
     assert method.mappings and set(method.mappings) <= set(MAPPINGS), (
         f"{method.__name__}.mappings must be some of {', '.join(MAPPINGS)}"
     )
@@ -64,35 +64,37 @@ def check_declaration(name: str) -> None:
                     TrainSettings(**preset_values["train"]).resolved(count, pixels)
                 except ValueError as error:
                     raise AssertionError(
-                        f"paper_settings({source!r}) of {name} under --mapping {mapping} do not hold: {error}"
+                        f"paper_settings({source!r}) of {name} under --mapping {mapping} are invalid: {error}"
                     ) from error
 
 
 def check_described(name: str, options: type[MethodOptions]) -> None:
-    """Every option has a default and a description."""
+    """Check that each option has a default and a description."""
     for option, field in options.model_fields.items():
         assert not field.is_required(), f"option {option} of {name} needs a default: {name} works without options"
         assert field.description, f"option {option} of {name} needs a description"
 
 
 def check_mappings(name: str) -> None:
-    """A mapping that the method does not claim is refused, by name."""
+    """Check that an unsupported mapping raises an error that names it."""
     method = get_method(name)
     for mapping in {*MAPPINGS, "no-such-mapping"} - set(method.mappings):
         try:
             create(name, mapping, {}, DARTS)
         except InputError as error:
-            assert mapping in str(error), f"{name} refuses --mapping {mapping} without naming it: {error}"
+            assert mapping in str(error), f"the error of {name} for --mapping {mapping} must name it: {error}"
         else:
-            raise AssertionError(f"{name} does not claim --mapping {mapping} but takes it; call super().__init__ first")
+            raise AssertionError(
+                f"{name} does not declare --mapping {mapping} but accepts it: call super().__init__ first"
+            )
 
 
 def check_options(name: str, options: Options | None = None, acts: Acts | None = None) -> None:
-    """Options that are not known or of a wrong type are refused by name, and each option acts.
+    """Check that unknown options and wrong types raise errors that name them, and that each option takes effect.
 
     Args:
-        acts: For each option of the method: options around it, and a value with which the search is another one than
-            without. Those of dnas' own classes need no line.
+        acts: For each option of the method: other options to set, and a value that changes the search. Options of the
+            classes in dnas may be omitted.
     """
     method = get_method(name)
     check_values_refused(name, method.Options, lambda given: create(name, None, given, DARTS))
@@ -103,11 +105,11 @@ def check_options(name: str, options: Options | None = None, acts: Acts | None =
 
 
 def check_option_acts(name: str, option: str, value: Any, options: Options | None = None) -> None:
-    """With another value of an option something of the search is another, and its schedules still reach their ends."""
+    """Check that another value of an option changes the search, and that its schedules still reach their ends."""
     method = get_method(name)
     without = dict(options or {})
     default = without.get(option, method.Options.model_fields[option].default)
-    assert value != default, f"acts of {name} must name another value of {option} than {default!r}, which is in force"
+    assert value != default, f"acts of {name} must name another value of {option} than {default!r}, the current one"
     check_schedules(name, None, {**without, option: value})
     for size, planted in ((SMALL, plant(method.default_mapping, 0)), (REAL, None)):
         one, two = (
@@ -116,16 +118,16 @@ def check_option_acts(name: str, option: str, value: Any, options: Options | Non
         if one.differences(two):
             return
     raise AssertionError(
-        f"option {option}={value!r} of {name} changes nothing of a search with {without}; use the option, refuse it in "
-        "__init__ where it could not act, or name other options around it"
+        f"option {option}={value!r} of {name} does not affect a search with {without}; use the option, raise an error "
+        "in __init__ if it has no effect, or set other options with it"
     )
 
 
 def require_acts(name: str, options: type[MethodOptions], acts: Acts) -> None:
-    """Raises AssertionError where `acts` (see `check_options`) is not of these options, each once."""
+    """Raise AssertionError unless `acts` (see `check_options`) contains exactly these options."""
     missing, unknown = set(options.model_fields) - set(acts), set(acts) - set(options.model_fields)
     assert not missing, (
-        f"say for {', '.join(sorted(missing))} of {name} with which value it acts: acts={{NAME: ({{}}, VALUE)}}"
+        f"give a value that takes effect for {', '.join(sorted(missing))} of {name}: acts={{NAME: ({{}}, VALUE)}}"
     )
     assert not unknown, f"{name} has no option {', '.join(sorted(unknown))}, which acts names"
 
@@ -133,11 +135,11 @@ def require_acts(name: str, options: type[MethodOptions], acts: Acts) -> None:
 def check_values_refused(
     name: str, options: type[MethodOptions], make: Callable[[dict[str, Any]], object], prefix: str = ""
 ) -> None:
-    """Unknown options, and values of a wrong type or out of bounds, are refused by name.
+    """Check that unknown options, wrong types and values out of bounds raise errors that name the option.
 
     Args:
-        make: Makes the method or part with some options.
-        prefix: Of an option's name on the command line.
+        make: Creates the method or part with options.
+        prefix: The prefix of option names on the command line.
     """
     given: list[tuple[str, Any]] = [("no_such_option", 1)]
     for option, field in options.model_fields.items():
@@ -153,13 +155,13 @@ def check_values_refused(
             )
         else:
             raise AssertionError(
-                f"{name} takes {option}={value!r}; leave the model_config of its options as it is (strict, nothing "
+                f"{name} accepts {option}={value!r}; leave the model_config of its options as it is (strict, nothing "
                 "extra, no infinities) and give the option its type and bounds"
             )
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is of a type, told without pydantic."""
+    """Return True if a value has a type, without using pydantic."""
     origin = get_origin(annotation)
     if origin is Literal:
         return any(value == known and type(value) is type(known) for known in get_args(annotation))
@@ -171,7 +173,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _out_of_bounds(metadata: Sequence[Any]) -> list[float]:
-    """Just outside the bounds of a pydantic field."""
+    """Return values just outside the bounds of a pydantic field."""
     found = []
     for constraint in metadata:
         for kind, beyond in (("ge", -1), ("gt", 0), ("le", 1), ("lt", 0)):
@@ -181,7 +183,7 @@ def _out_of_bounds(metadata: Sequence[Any]) -> list[float]:
 
 
 def _inherited_acts(options: type[MethodOptions]) -> dict[str, tuple[Options, Any]]:
-    """Other values of the options that dnas' own classes of options have."""
+    """Return non-default values for the options of the option classes in dnas."""
     fields = options.model_fields
     found: dict[str, tuple[Options, Any]] = {}
     if "partial_channels" in fields:
@@ -196,8 +198,11 @@ def _inherited_acts(options: type[MethodOptions]) -> dict[str, tuple[Options, An
 
 
 def check_schedules(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """In the last epoch, mixing weights, penalty, skip dropout, scores and derivation are the same functions of the
-    parameters, however many epochs there were and however many of them were warm-up."""
+    """Check that schedules reach the same final values for all numbers of epochs and warm-up epochs.
+
+    In the last epoch, mixing weights, penalty, skip dropout, scores and derivation must be the same functions of the
+    parameters.
+    """
     own = {key: value for key, value in (options or {}).items() if not key.startswith("search.")}
     lengths = ((1, 0), (2, 0), (2, 1), (5, 0), (5, 1), (9, 2))
     for draw in (0, 1):

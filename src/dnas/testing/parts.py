@@ -1,4 +1,4 @@
-"""Checks of a part: what it declares and refuses, that it acts, resumes, costs what it says, and keeps nothing."""
+"""Checks of a part: declarations, errors, effect, resuming, costs, and that it keeps no state between searches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from dnas.testing.planted import plant
 from dnas.testing.record import REAL, SMALL, Acts, Options, Record, bits, objection, search, tested_method
 from dnas.testing.whole_run import check_pipeline
 
-CARRIER = "dnas"  # the method that takes the part, unless a check goes over all of them
-# Without a warm-up, so that the architecture moves from the first step on.
+CARRIER = "dnas"  # the method to add the part to, unless a check covers all of them
+# Without a warm-up, so that the architecture is updated from the first step.
 SIZE = {**REAL, "warmup_epochs": 0, "batch_size": 4}
 SHORT = {**SIZE, "epochs": 1}
 UPDATES: tuple[Literal["first-order", "second-order", "single-level"], ...] = (
@@ -38,13 +38,13 @@ UPDATES: tuple[Literal["first-order", "second-order", "single-level"], ...] = (
 def check_part(
     name: str, mapping: str | None = None, *, options: Options | None = None, acts: Acts | None = None
 ) -> None:
-    """The whole contract of a part that is registered.
+    """Check the whole contract of a registered part.
 
     Args:
-        mapping: Only under this one; under all unless given.
-        options: Those with which it acts within two epochs of two steps, where the defaults do not; and settings by the
-            name `search.NAME`.
-        acts: For each of its options: options around it, and a value with which the search is another than without.
+        mapping: Check only this mapping; by default all.
+        options: Options with which it takes effect within two epochs of two steps, if the defaults do not; and settings
+            by the name `search.NAME`.
+        acts: For each of its options: other options to set, and a value that changes the search.
     """
     for check_whole in CHECKS_OF_A_PART:
         check_whole(name, options)
@@ -58,7 +58,7 @@ def check_part(
 
 
 def check_part_declaration(name: str, options: Options | None = None) -> None:
-    """What a part says of itself is complete, and the hooks that go together are there together."""
+    """Check that the declarations of a part are complete, and that hooks are defined together with their flags."""
     part = get_part(name)
     assert vars(part).get("name") == name, f"{part.__name__}.name must be {name!r}, the name it is registered by"
     for attribute in ("title", "paper"):
@@ -77,7 +77,7 @@ def check_part_declaration(name: str, options: Options | None = None) -> None:
     ):
         assert declared == (hook in hooks), f"{part.__name__} must have both {said} and {hook}, or neither"
     if part.compares:
-        assert part.updates == ("first-order",), f"{part.__name__} compares two gradients, which only first-order has"
+        assert part.updates == ("first-order",), f"{part.__name__} compares two gradients, which requires first-order"
 
 
 def _own_hooks(part: type[Part]) -> set[str]:
@@ -85,7 +85,7 @@ def _own_hooks(part: type[Part]) -> set[str]:
 
 
 def check_part_refusals(name: str, options: Options | None = None) -> None:
-    """Where a part cannot act it is refused, in a line that names it: without gradients, or under another update."""
+    """Check that a part without effect raises an error that names it: without gradients, or with another update."""
     (part,) = create([name], {name: _own(options)})
     for method_name in list_methods():
         method = create_method(method_name, None, {}, DARTS)
@@ -103,11 +103,11 @@ def _refused(part: Part, method: Any, settings: Any, because: str) -> None:
     except InputError as error:
         assert part.name in str(error) and because in str(error), f"{error!s:.200} must name {part.name} and {because}"
     else:
-        raise AssertionError(f"{part.name} is taken by {method.name} with {because}, where it could not act")
+        raise AssertionError(f"{part.name} has no effect, but is accepted by {method.name} with {because}")
 
 
 def check_part_options(name: str, options: Options | None = None, acts: Acts | None = None) -> None:
-    """Options that are not known or of a wrong type are refused by name, and each option acts.
+    """Check that unknown options and wrong types raise errors that name them, and that each option takes effect.
 
     Args:
         acts: See `check_part`.
@@ -120,7 +120,7 @@ def check_part_options(name: str, options: Options | None = None, acts: Acts | N
         default = without.get(option, part.Options.model_fields[option].default)
         assert value != default, f"acts of {name} must name another value of {option} than {default!r}"
         both = (without, {**without, option: value})
-        # The planted supernet first, which takes little time.
+        # First the planted supernet, which is fast.
         for size, planted in ((SMALL, plant(get_method(CARRIER).default_mapping, 0)), (SIZE, None)):
             one, two = (_search(name, given, size=size, planted=planted) for given in both)
             if differs := one.differences(two):
@@ -132,7 +132,7 @@ def check_part_options(name: str, options: Options | None = None, acts: Acts | N
 
 
 def check_part_in_every_method(name: str, options: Options | None = None) -> None:
-    """Every method with gradients finds an architecture of the space with it, or its `check` refuses that by name."""
+    """Check that each gradient-based method finds an architecture with it, or its `check` raises an error naming it."""
     for method_name in list_methods():
         method = create_method(method_name, None, {}, DARTS)
         if not isinstance(method, GradientMethod):
@@ -140,14 +140,14 @@ def check_part_in_every_method(name: str, options: Options | None = None) -> Non
         try:
             record = _search(name, options, method=method_name, size=SHORT, planted=plant(method.mapping_name, 0))
         except InputError as error:
-            assert name in str(error), f"{name} is refused with {method_name} without being named: {error}"
+            assert name in str(error), f"the error for {name} with {method_name} must name it: {error}"
             continue
         problem = objection(record.found.architecture, record.method)
         assert problem is None, f"the architecture that {method_name} with {name} finds {problem}"
 
 
 def check_part_keeps_nothing(name: str, options: Options | None = None) -> None:
-    """The same object serves two searches: what lasts from step to step is with the search (`Part.begin`)."""
+    """Check that one object can be used in two searches: state belongs to the search (`Part.begin`)."""
     taken = create([name], {name: _own(options)})
     one, two = (_search(name, options, taken=taken, size=SHORT) for _ in range(2))
     assert not one.differences(two), (
@@ -157,8 +157,10 @@ def check_part_keeps_nothing(name: str, options: Options | None = None) -> None:
 
 
 def check_part_backends(name: str, options: Options | None = None) -> None:
-    """With compiled kernels as with torch's it acts, and after the first step of the weights these are the same, up to
-    rounding."""
+    """Check that it takes effect with compiled kernels and with torch, with equal weights after the first step.
+
+    The weights must be equal up to rounding.
+    """
     if not native.available():
         return
     weights_first = {**(options or {}), "search.order": "weights-first"}
@@ -176,7 +178,7 @@ def check_part_backends(name: str, options: Options | None = None) -> None:
 
 
 def check_part_in_a_run(name: str, options: Options | None = None) -> None:
-    """In a run folder: interrupted by a signal and resumed, it leaves the same bytes (`check_pipeline`)."""
+    """Check that an interrupted and resumed run with it writes the same bytes (`check_pipeline`)."""
     settings = {**_carrying(name), **_of_search(options), "search.warmup_epochs": 0}
     check_pipeline(CARRIER, settings, {name: _own(options)})
 
@@ -185,8 +187,11 @@ def check_part_in_a_run(name: str, options: Options | None = None) -> None:
 
 
 def check_part_acts(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """A search with it is another than without, finds an architecture of the space that names it, costs what the
-    networks were asked for, and says in metrics.jsonl nothing but under its own name."""
+    """Check that it changes a search, and that its result, costs and metrics are valid.
+
+    The search must find an architecture of the space and report the cost counted at the networks. The names of metrics
+    must start with that of the part.
+    """
     with counted() as count:
         record = _search(name, options, mapping)
     problem = objection(record.found.architecture, record.method)
@@ -197,8 +202,8 @@ def check_part_acts(name: str, mapping: str | None = None, options: Options | No
     assert _differ(plain, record), f"{name} changes nothing of a search under --mapping {mapping} with {options}"
     cost, expected = record.found.cost["step_equivalents"], count.images / SIZE["batch_size"]
     assert abs(cost - expected) < 1e-6 * expected, (
-        f"a search with {name} says that it cost {cost:.3f} passes forward and backward, but the networks were asked "
-        f"for {expected:.3f}"
+        f"a search with {name} reports a cost of {cost:.3f} forward and backward passes, but the networks computed "
+        f"{expected:.3f}"
     )
     said, known = ({key for line in each.session.metrics for key in json.loads(line)} for each in (record, plain))
     for key in said - known:
@@ -206,8 +211,10 @@ def check_part_acts(name: str, mapping: str | None = None, options: Options | No
 
 
 def check_part_resumes(name: str, mapping: str | None = None, options: Options | None = None) -> None:
-    """From checkpoints of its steps and measurements new objects come to the same end, to the bit, whatever the global
-    random states are."""
+    """Check that new objects resume bit for bit from checkpoints of its steps and measurements.
+
+    Global random states must not matter.
+    """
     with global_state(1, name):
         whole = _search(name, options, mapping)
     checkpoints = whole.session.checkpoints
@@ -237,22 +244,22 @@ CHECKS_OF_A_PART_UNDER_A_MAPPING = (check_part_acts, check_part_resumes)
 
 
 def _own(options: Options | None) -> dict[str, Any]:
-    """The part's own among options."""
+    """Return the options of the part itself."""
     return {key: value for key, value in (options or {}).items() if not key.startswith("search.")}
 
 
 def _of_search(options: Options | None) -> dict[str, Any]:
-    """The settings of the search among them."""
+    """Return the settings of the search among the options."""
     return {key: value for key, value in (options or {}).items() if key.startswith("search.")}
 
 
 def _measures(name: str) -> bool:
-    """Whether a part measures the supernet, hundreds of times."""
+    """Return True if a part evaluates the supernet hundreds of times."""
     return "measures" in _own_hooks(get_part(name))
 
 
 def _carrying(name: str, method: str = CARRIER) -> dict[str, Any]:
-    """What a search must be told so that it can take a part."""
+    """Return the settings that a search needs to use a part."""
     own = tested_method(method, None, None, SIZE)[1].get("update", UPDATES[0])
     part = get_part(name)
     return {"search.update": own if own in part.updates else part.updates[0]}
@@ -269,7 +276,7 @@ def _search(
     planted: Architecture | Literal["auto"] | None = "auto",
     **others: Any,
 ) -> Record:
-    """A search with the part; of what measures the supernet hundreds of times, that is planted."""
+    """Search with the part, with a planted supernet if it evaluates the supernet hundreds of times."""
     if planted == "auto":
         planted = plant(mapping or get_method(method).default_mapping, 0) if _measures(name) else None
     taken = create([name], {name: _own(options)}) if taken is None else taken
@@ -279,12 +286,12 @@ def _search(
 
 @cache
 def _plain(mapping: str, planted: bool, settings: tuple[tuple[str, Any], ...]) -> Record:
-    """The same search without a part, which parts share."""
+    """Return the same search without a part, cached for all parts."""
     return search(CARRIER, mapping, dict(settings), size=SIZE, planted=plant(mapping, 0) if planted else None)
 
 
 def _differ(one: Record, two: Record) -> bool:
-    """Whether two searches found something else, or learnt it: tensors that both have, or the architecture's cells."""
+    """Return True if the cells of two searched architectures differ, or tensors that both searches have."""
     a, b = (bits(record.session.checkpoints[-2].tensors) for record in (one, two))
     learnt = any(a[key] != b[key] for key in a.keys() & b.keys())
     return learnt or one.found.architecture.layers != two.found.architecture.layers

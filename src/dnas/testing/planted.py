@@ -27,9 +27,9 @@ SIDE = 8
 
 
 def pictures(count: int) -> tuple[Split, DataInfo]:
-    """Grey pictures that tell their label by their upper half, and by their lower half how difficult they are.
+    """Return grayscale images whose upper half encodes the label, and whose lower half encodes the difficulty.
 
-    The brightness of the lower half goes from 0 to 1 over the pictures of each class. See `PlantedSupernet`.
+    The brightness of the lower half increases from 0 to 1 over the images of each class. See `PlantedSupernet`.
     """
     label = torch.arange(count) % CLASSES
     rank = torch.arange(count) // CLASSES
@@ -40,12 +40,12 @@ def pictures(count: int) -> tuple[Split, DataInfo]:
 
 
 def plant(mapping: str, seed: int, space: Space = DARTS) -> Architecture:
-    """A uniform architecture that is to be found."""
+    """Return a uniformly random architecture as the target of a search."""
     return sampling.sample(space, numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
 
 
 def slots(architecture: Architecture) -> set[tuple[int, int, str, int]]:
-    """(layer, node, operation, input) of all that an architecture has."""
+    """Return (layer, node, operation, input) of all operations of an architecture."""
     return {
         (k, n, operation, source)
         for k, cell in enumerate(architecture.layers)
@@ -55,7 +55,7 @@ def slots(architecture: Architecture) -> set[tuple[int, int, str, int]]:
 
 
 def agreement(architecture: Architecture, planted: Architecture, *, inputs_only: bool = False) -> float:
-    """The share of the planted slots that an architecture has; `inputs_only`: whatever their operations."""
+    """Return the share of planted slots that an architecture has; `inputs_only`: regardless of operations."""
     one, two = slots(architecture), slots(planted)
     if inputs_only:
         one, two = ({(k, n, "", source) for k, n, _, source in each} for each in (one, two))
@@ -63,10 +63,10 @@ def agreement(architecture: Architecture, planted: Architecture, *, inputs_only:
 
 
 def agreement_by_chance(mapping: str, space: Space = DARTS, *, inputs_only: bool = False) -> tuple[float, float]:
-    """Mean and standard deviation of the agreement of any one architecture with a uniform planted one.
+    """Return mean and standard deviation of the agreement of a fixed architecture with a uniform planted one.
 
-    In node n the inputs that both have are hypergeometric, and each of them has the same operation with probability
-    1 / O. Nodes are independent, and layers as far as they do not share a cell.
+    In node n the number of common inputs is hypergeometric, and each has the same operation with probability 1 / O.
+    Nodes are independent, and so are layers unless they share a cell.
     """
     same, kept = 1 if inputs_only else 1 / len(space.primitives), space.inputs_per_node
     mean = variance = 0.0
@@ -84,18 +84,18 @@ def agreement_by_chance(mapping: str, space: Space = DARTS, *, inputs_only: bool
 
 
 class PlantedSupernet(nn.Module):
-    """Is called as a supernet, and is the better the more its mixing weights agree with a planted architecture.
+    """A replacement for a supernet, which scores mixing weights by their agreement with a planted architecture.
 
     The agreement a is the mean over all nodes of the share of psi that lies on planted (edge, operation) pairs; as a
-    share it does not grow with the scale of psi. On a picture of label y and difficulty d (`pictures`), the logit of y
-    is GAIN · (a - d) and those of the others are 0, plus a bias that is learnt: the cross-entropy falls with a, and the
-    accuracy of an architecture is the share of pictures that are easier than a.
+    share it does not grow with the scale of psi. On an image with label y and difficulty d (`pictures`), the logit of y
+    is GAIN · (a - d) and those of the others are 0, plus a learned bias: the cross-entropy falls with a, and the
+    accuracy of an architecture is the share of images that are easier than a.
 
-    Operations that are not active have no weight and get no gradient, as in a supernet.
+    Inactive operations have no weight and get no gradient, as in a supernet.
 
     Args:
-        planted: The best architecture there is.
-        operations: Candidates of an edge, as of a supernet.
+        planted: The best architecture.
+        operations: Candidate operations of an edge, as in a supernet.
     """
 
     GAIN = 8.0
@@ -110,9 +110,9 @@ class PlantedSupernet(nn.Module):
         self.nodes: Tensor
 
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
-        """Images [B, 1, H, W] of `pictures`, mixing weights → logits [B, classes]."""
+        """Return logits [B, classes] for images [B, 1, H, W] of `pictures` under mixing weights."""
         psi = mixing.psi
-        # Not `abs`: at 0, where sparse methods have most of their weights, it has no gradient.
+        # Not `abs`, which has no gradient at 0, where sparse methods have most of their weights.
         psi = torch.where(psi < 0, -psi, psi)
         if mixing.active is not None:
             psi = psi * mixing.active.to(psi.device)
@@ -123,5 +123,5 @@ class PlantedSupernet(nn.Module):
         return self.GAIN * (agreement - difficulty)[:, None] * F.one_hot(label, CLASSES) + self.bias
 
     def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
-        """As of a supernet, the weights of which only a part is executed: none, as no operation has weights here."""
+        """Return the partly executed weights, as a supernet does: none, since operations have no weights here."""
         return {}

@@ -1,4 +1,4 @@
-"""The contract of a primitive: what is counted is what is built, and the supernet's form of it is the network's."""
+"""The contract of a primitive: counted costs match built modules, and its supernet form matches its network form."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dnas.supernet.source_block import SourceBlock
 from dnas.testing.behaviour import global_state
 
 CHANNELS, BATCH, CLASSES = 8, 4, 3
-SIZES = (8, 7)  # pixels of a side, an odd one among them
-TARGETS = 3  # nodes that a state of the supernet goes to
-COMPANIONS = ("sep_conv_3x3", "dil_conv_3x3")  # one of them stands beside it on an edge
+SIZES = (8, 7)  # image sizes in pixels, including an odd one
+TARGETS = 3  # nodes that receive a state of the supernet
+COMPANIONS = ("sep_conv_3x3", "dil_conv_3x3")  # one of them shares an edge with it
 CLOSE = 1e-4
 
 
 def check_primitive(name: str) -> None:
-    """The whole contract of a primitive: of another package, or registered."""
+    """Check the whole contract of a primitive, registered or from another package."""
     assert name in PRIMITIVES, f"{name!r} is no primitive; register it, or give its package an entry point for it"
     for check in CHECKS_OF_A_PRIMITIVE:
         check(name)
 
 
 def check_primitive_sizes(name: str) -> None:
-    """It keeps the channels, stride 2 halves the sides (odd ones rounded up), and the tables count what is built."""
+    """Check that it keeps the channels, that stride 2 halves the size (rounded up), and that its costs are correct."""
     for stride, side, module, chain in _built(name):
         x = _images(side)
         before = x.clone()
@@ -51,7 +51,7 @@ def check_primitive_sizes(name: str) -> None:
 
 
 def check_primitive_learns(name: str) -> None:
-    """Each weight gets a gradient, the input too unless nothing depends on it, and all numbers are finite."""
+    """Check that each weight and, if the output depends on it, the input get gradients, and that all are finite."""
     for stride, side, module, chain in _built(name):
         x = _images(side).requires_grad_()
         y = module(x)
@@ -66,7 +66,7 @@ def check_primitive_learns(name: str) -> None:
 
 
 def check_primitive_state(name: str) -> None:
-    """Fresh weights are a function of the seed alone, and a saved state gives the same outputs."""
+    """Check that initial weights only depend on the seed, and that a saved state gives the same outputs."""
     for stride, side, _, chain in _built(name):
         made = []
         for state in (1, 2):
@@ -85,12 +85,14 @@ def check_primitive_state(name: str) -> None:
 
 
 def check_primitive_in_supernet(name: str) -> None:
-    """In the supernet, weighted and beside another operation, it gives what the network's form gives, and so do its
-    gradients; whether all targets run, or one."""
+    """Check that outputs and gradients in the supernet equal those of its network form.
+
+    There it is weighted and shares an edge with another operation, and either all targets are executed or one.
+    """
     operations = (next(each for each in COMPANIONS if each != name), name)
     for stride, side, _, chain in _built(name):
         if isinstance(chain[0], Noise):
-            continue  # both draw, each its own
+            continue  # both draw random numbers independently
         block = construct(
             lambda stride=stride: SourceBlock(CHANNELS, TARGETS, stride, operations),  # type: ignore[misc]
             torch_stream(0, "init"),
@@ -123,7 +125,7 @@ def check_primitive_in_supernet(name: str) -> None:
 
 
 def check_primitive_in_network(name: str) -> None:
-    """A network of it is as large as planned, and trains alike with native kernels and without, with drop-path too."""
+    """Check that its network has the planned size, and trains alike with native kernels and torch, with drop path."""
     architecture = Architecture((_cell(name), _cell(name)), (1,), "free")
     planned = size(plan(architecture, channels=CHANNELS, classes=CLASSES), SIZES[0])
     found = []
@@ -151,7 +153,7 @@ CHECKS_OF_A_PRIMITIVE = (
 
 
 def _built(name: str) -> Iterator[tuple[int, int, LayerChain, Chain]]:
-    """(stride, pixels of a side, module in training mode, its chain)."""
+    """Yield (stride, image size in pixels, module in training mode, its chain)."""
     for stride in (1, 2):
         chain = PRIMITIVES[name].chain(CHANNELS, stride)
         for side in SIZES:
@@ -165,12 +167,12 @@ def _construct(chain: Chain, seed: int = 0, norms: NormStyle = DISCRETE) -> Laye
 
 
 def _images(side: int, seed: int = 0) -> Tensor:
-    """[BATCH, CHANNELS, side, side]."""
+    """Return images [BATCH, CHANNELS, side, side]."""
     return torch.randn(BATCH, CHANNELS, side, side, generator=torch_stream(seed, "test-pictures"))
 
 
 def _bent(outputs: list[Tensor]) -> Tensor:
-    """A number with other slopes everywhere."""
+    """Return a scalar whose gradient differs at each element."""
     return torch.stack(outputs).sin().mean()
 
 
@@ -182,10 +184,10 @@ def _macs(module: nn.Module, x: Tensor) -> int:
 
 
 def _plain(block: SourceBlock, name: str, target: int, column: int, stride: int) -> nn.Module:
-    """The network's form of an operation, with the weights that the supernet has for a target."""
+    """Return the network form of an operation, with the weights in the supernet for a target."""
     chain = PRIMITIVES[name].chain(CHANNELS, stride)
     if chain and isinstance(chain[0], MaxPool | AvgPool) and len(chain) == 1:
-        return nn.Sequential(build_chain(chain), SEARCH.build(CHANNELS))  # as DARTS searches with pools
+        return nn.Sequential(build_chain(chain), SEARCH.build(CHANNELS))  # as in DARTS searches with pooling
     plain = _construct(chain, norms=SEARCH)
     of_target = [
         weight if len(targets) == 1 else weight.chunk(len(targets))[target - targets.start]
@@ -199,12 +201,12 @@ def _plain(block: SourceBlock, name: str, target: int, column: int, stride: int)
 
 
 def _cell(name: str) -> Cell:
-    """Two nodes: the operation on both inputs, and on one input and the first node."""
+    """Return a cell of two nodes: the operation on both inputs, and on one input and the first node."""
     return Cell((((name, 0), (name, 1)), ((name, 0), ("skip_connect", 2))))
 
 
 def _step(network: Network) -> list[Tensor]:
-    """The logits of a batch in training mode, with drop-path, and all gradients of their sum of squares."""
+    """Return the logits of a batch in training mode, with drop path, and all gradients of their sum of squares."""
     images = torch.randn(BATCH, 3, SIZES[0], SIZES[0], generator=torch_stream(0, "test-pictures"))
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     paths = drop_path(network, BATCH, 0.2, torch_stream(0, "test-paths"))

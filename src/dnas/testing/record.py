@@ -1,4 +1,4 @@
-"""A small search, watched: what it did, step by step."""
+"""Record a small search step by step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from dnas.testing.planted import LAYERS, SIDE, PlantedSupernet, agreement, pictu
 
 Options = Mapping[str, Any]
 Acts = Mapping[str, tuple[Options, Any]]
-# Sizes of the searches. What a method's paper says of how it searches (single-level, weights first, …) stays.
+# Sizes of the searches. Other settings from the paper of a method (single-level, weights first, …) are kept.
 _EVERYWHERE = {
     "layers": LAYERS,
     "channels": 8,
@@ -51,7 +51,7 @@ _EVERYWHERE = {
 }
 SMALL = {**_EVERYWHERE, "epochs": 3, "batch_size": 8, "images": 32, "trials": 12}
 LONG = {**_EVERYWHERE, "epochs": 8, "batch_size": 32, "images": 256, "trials": 64}
-# With real networks: two epochs of two steps, or two trials of as many.
+# With real networks: two epochs of two steps, or two trials of two steps.
 REAL = {**_EVERYWHERE, "epochs": 2, "batch_size": 5, "images": 20, "trials": 2}
 
 
@@ -62,7 +62,7 @@ class Recorder(Session):
     """A session in memory: the lines of metrics.jsonl, and a checkpoint after every step.
 
     Args:
-        start: The checkpoint to go on from.
+        start: The checkpoint to resume from.
     """
 
     def __init__(self, start: Checkpoint | None = None) -> None:
@@ -101,10 +101,10 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Record:
-    """A search that was run to its end.
+    """A completed search.
 
     Attributes:
-        candidates: All that the method proposed, in order.
+        candidates: All candidates that the method proposed, in order.
     """
 
     method: Method
@@ -113,7 +113,7 @@ class Record:
     candidates: list[Candidate]
 
     def parts(self) -> dict[str, Any]:
-        """All that can be seen of the search, to the bit."""
+        """Return all observable results of the search, for bit-for-bit comparison."""
         last = self.session.checkpoints[-1]
         return {
             "architecture": self.found.architecture.dumps(),
@@ -125,7 +125,7 @@ class Record:
         }
 
     def differences(self, other: Record) -> str:
-        """The names of the parts that are not the same; empty where all are."""
+        """Return the names of the results that differ; empty if all are identical."""
         one, two = self.parts(), other.parts()
         return ", ".join(part for part in one if one[part] != two[part])
 
@@ -155,14 +155,14 @@ def search(
     """Search as `dnas search` does, without a run folder.
 
     Args:
-        size: Settings; those that the method's kind does not have are left out.
-        planted: What is to be found, by a `PlantedSupernet` or by trials of which nothing is trained. Without it, the
+        size: Settings; those that do not apply to the kind of the method are ignored.
+        planted: The target architecture, for a `PlantedSupernet` or for trials without training. Without it, the
             networks are real.
-        start: A checkpoint of the same search, to go on from.
-        failing: Every so many planted trials, one fails as if its training had diverged.
-        with_parts: What is added to a gradient method.
-        space: What is searched in.
-        feasible: The architectures that keep to limits.
+        start: A checkpoint of the same search to resume from.
+        failing: One in this many planted trials fails as if its training had diverged.
+        with_parts: Parts to add to a gradient-based method.
+        space: The search space.
+        feasible: The architectures within limits.
     """
     method, values = tested_method(name, mapping, options, size, space)
     method.feasible = feasible
@@ -203,7 +203,7 @@ def search(
 def tested_method(
     name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any], space: Space = DARTS
 ) -> tuple[Method, dict[str, Any]]:
-    """A method, and what its search is told: its paper's way, in this size, with the `search.` among the options."""
+    """Return a method and the settings of its search: those of its paper, in this size, with the `search.` options."""
     options = options or {}
     own = {key: value for key, value in options.items() if not key.startswith("search.")}
     method = create(name, mapping, own, space)
@@ -217,7 +217,7 @@ def tested_method(
 
 
 def objection(architecture: Architecture, method: Method, *, final: bool = True) -> str | None:
-    """What is wrong with an architecture, or None. Candidates that are not `final` may leave nodes without inputs."""
+    """Return a problem of an architecture, or None. Candidates that are not `final` may have nodes without inputs."""
     if len(architecture) != LAYERS:
         return f"has {len(architecture)} layers where {LAYERS} were searched"
     if architecture.reductions != reduction_layers(LAYERS):
@@ -234,7 +234,7 @@ def objection(architecture: Architecture, method: Method, *, final: bool = True)
 
 
 def random_mapping(method: SupernetMethod, scale: float, seed: int) -> Any:
-    """What a method learns, with normal parameters, where they may lie."""
+    """Return the mapping of a method with normally distributed parameters, projected to their domain."""
     mapping = method.mapping(LAYERS, 0)
     generator = torch_stream(seed, "test-parameters")
     with torch.no_grad():

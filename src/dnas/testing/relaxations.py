@@ -27,10 +27,10 @@ _EDGES, _OPERATIONS = len(DARTS.edges), len(DARTS.primitives)
 
 
 def check_relaxation(name: str, mapping: str | None = None) -> None:
-    """The whole contract of a relaxation: of another package, or registered.
+    """Check the whole contract of a relaxation, registered or from another package.
 
     Args:
-        mapping: Only under this one; under all unless given.
+        mapping: Check only this mapping; by default all.
     """
     assert name in RELAXATIONS, f"{name!r} is no relaxation; register it, or give its package an entry point for it"
     for attribute in ("title", "paper"):
@@ -43,8 +43,10 @@ def check_relaxation(name: str, mapping: str | None = None) -> None:
 
 
 def check_relaxation_weights(name: str, mapping: str) -> None:
-    """Finite weights of every operation, not below 0, without draws; the parameters get gradients, and an operation
-    whose parameters rise gets no smaller a weight."""
+    """Check that weights are finite, non-negative and deterministic, and that they follow their parameters.
+
+    The parameters must get gradients, and a larger parameter must not reduce the weight of its operation.
+    """
     for number, scale in enumerate((1e-3, 1.0, 10.0)):
         table = _mapping(mapping, scale, number)
         for share in SHARES:
@@ -65,7 +67,7 @@ def check_relaxation_weights(name: str, mapping: str) -> None:
 
 
 def check_relaxation_closes(name: str, mapping: str) -> None:
-    """An operation whose terms are -∞ has the weight 0, and leaves finite gradients to the others."""
+    """Check that an operation with terms of -∞ has weight 0, and that the gradients of the others are finite."""
     allowed = torch.ones(2, _EDGES, _OPERATIONS, dtype=torch.bool)
     allowed[:, ::2, 0] = False
     table = _mapping(mapping, 1.0, 0, allowed)

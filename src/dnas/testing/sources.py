@@ -23,12 +23,12 @@ from dnas.errors import InputError
 
 
 def check_source(kind: str, example: str | Path, *, data_dir: str | None = None) -> None:
-    """The whole contract of a kind of data set.
+    """Check the whole contract of a kind of data set.
 
     Args:
-        kind: As `Source.kind` and the entry point have it.
-        example: A small data set of that kind, as --data takes it, with two classes or more in both splits.
-        data_dir: Where named data sets lie.
+        kind: The name in `Source.kind` and the entry point.
+        example: A small data set of that kind, in the form of --data, with at least two classes in both splits.
+        data_dir: The folder of named data sets.
     """
     known = {source.kind: source for source in sources()}
     assert kind in known, f"no data source is of the kind {kind!r}; those that are known: {', '.join(known)}"
@@ -70,7 +70,7 @@ def _check_pictures(source: Source, path: Path) -> None:
                 image.load()
             size, changed = own.status(name)
             assert size > 0 and changed == own.status(name)[1], f"{kind} must give size and time of change of {name!r}"
-    assert test.classes == train.classes, f"{kind} must give the test images in the classes that it is told"
+    assert test.classes == train.classes, f"{kind} must give the test images in the given classes"
     assert not set(train.names) & set(test.names), f"{kind} gives images to both splits"
     if train.tree is None or isinstance(train.tree, type(tree)):
         _refuses(kind, lambda: source.pictures(tree, "test", ("no such class",)))  # type: ignore[misc]
@@ -98,7 +98,7 @@ def _check_labels(kind: str, part: str, labels: Labels, classes: int) -> None:
 
 
 def _check_splits(example: str, data_dir: str | None, source: Source) -> None:
-    """What a run makes of it: the same every time, streamed or not, and as `dnas data` tells it."""
+    """Check that a run always reads the same images, streamed or not, as reported by `dnas data`."""
     train, info, test = load_splits(example, data_dir=data_dir)
     again = load_splits(example, data_dir=data_dir)
     for one, other in ((train, again[0]), (test, again[2])):
@@ -129,6 +129,6 @@ def _facts(listing: Listing) -> tuple[object, ...]:
 
 
 def _contents(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of all files."""
+    """Return name, size and modification time of all files."""
     files = [path] if path.is_file() else [Path(root) / name for root, _, names in os.walk(path) for name in names]
     return sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)

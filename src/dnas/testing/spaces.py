@@ -1,4 +1,4 @@
-"""The contract of a search space: draws, mutants, neighbours and derivations are its members, and files keep them."""
+"""The contract of a search space: samples, mutants, neighbors and derived architectures are members, also in files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from dnas.testing.planted import LAYERS, SIDE, plant
 from dnas.testing.record import REAL, objection, search
 
 DRAWS = 30
-FEW = 2000  # cells of a layer that are counted one by one
+FEW = 2000  # the maximum number of cells of a layer to enumerate
 
 
 def check_space(name: str, methods: Sequence[str] = ("dnas", "random")) -> None:
-    """The whole contract of a space: of another package, or registered.
+    """Check the whole contract of a space, registered or from another package.
 
     Args:
-        methods: What searches in it.
+        methods: The methods to search in it.
     """
     assert name in SPACES, f"{name!r} is no space; register it, or give its package an entry point for it"
     for check in CHECKS_OF_A_SPACE:
@@ -38,23 +38,23 @@ def check_space(name: str, methods: Sequence[str] = ("dnas", "random")) -> None:
 
 
 def check_space_members(space: Space) -> None:
-    """Draws, mutants and neighbours of them lie in the space; a neighbour differs in one slot, and mutants are some."""
+    """Check that samples, mutants and neighbors lie in the space, that mutants are neighbors and differ in one slot."""
     rng = numpy_stream(0, "test-space")
     for reduction in (False, True):
         for _ in range(DRAWS):
             cell = space.sample(rng, reduction)
             _require_member(space, cell, reduction, "a draw")
             mutant, neighbours = space.mutate(rng, cell, reduction), space.neighbours(cell, reduction)
-            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbours of {cell} in {space.name} repeat"
-            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is none of its neighbours"
+            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbors of {cell} in {space.name} repeat"
+            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is not one of its neighbors"
             for neighbour in neighbours:
-                _require_member(space, neighbour, reduction, "a neighbour")
+                _require_member(space, neighbour, reduction, "a neighbor")
                 changed = sum(len({*a} - {*b}) for a, b in zip(cell.nodes, neighbour.nodes, strict=True))
-                assert changed == 1, f"a neighbour of {cell} in {space.name} differs in {changed} slots"
+                assert changed == 1, f"a neighbor of {cell} in {space.name} differs in {changed} slots"
 
 
 def check_space_objects(space: Space) -> None:
-    """What lies outside is told, with node and slot."""
+    """Check that problems of cells outside the space are reported with node and slot."""
     cell = space.sample(numpy_stream(0, "test-space"), False)
     (_, source), *rest = cell.nodes[0]
     strange = [
@@ -70,7 +70,7 @@ def check_space_objects(space: Space) -> None:
 
 
 def check_space_counts(space: Space) -> None:
-    """`cells` is how many there are: counted one by one along neighbours where they are few."""
+    """Check `cells`, the number of cells, by enumerating neighbors if there are few."""
     for reduction in (False, True):
         if (said := space.cells(reduction)) > FEW:
             continue
@@ -79,11 +79,11 @@ def check_space_counts(space: Space) -> None:
         while new:
             new = list({n for cell in new for n in space.neighbours(cell, reduction)} - known)
             known.update(new)
-        assert len(known) == said, f"{space.name} counts {said} cells, and neighbours of neighbours are {len(known)}"
+        assert len(known) == said, f"{space.name} counts {said} cells, but enumerating neighbors gives {len(known)}"
 
 
 def check_space_files(space: Space) -> None:
-    """Architectures come back from their files, and their networks are as large as planned and run."""
+    """Check that architectures survive saving and loading, and that their networks have the planned size and run."""
     for number in range(3):
         drawn = sampling.sample(space, numpy_stream(number, "test-space"), LAYERS)
         read = Architecture.from_json(json.loads(drawn.dumps()))
@@ -96,7 +96,7 @@ def check_space_files(space: Space) -> None:
 
 
 def check_space_derives(space: Space) -> None:
-    """Whatever the scores, ties included, the top edges are a member."""
+    """Check that the top edges are a member for all scores, including ties."""
     operations = ("none", *space.primitives)
     for number, scale in enumerate((0.0, 1.0, 30.0)):
         shape = (LAYERS, len(space.edges), len(operations))
@@ -106,12 +106,12 @@ def check_space_derives(space: Space) -> None:
 
 
 def check_space_searched(space: Space, method: str) -> None:
-    """A method's search of real networks ends in the space, under each of its mappings."""
+    """Check that a search of real networks ends in the space, under each mapping of the method."""
     for mapping in get_method(method).mappings:
         found = search(method, mapping, size=REAL, planted=None, space=space)
         problem = objection(found.found.architecture, found.method)
         assert problem is None, f"the architecture that {method} finds in {space.name} {problem}"
-        # As `--finals` and the random network of the same size do.
+        # As `--finals` and the random baseline do.
         plant(mapping, 1, space)
 
 

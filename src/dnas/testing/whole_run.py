@@ -25,7 +25,7 @@ from dnas.testing.record import REAL, Options, search, tested_method
 
 
 def check_reads_no_test_images(name: str, options: Options | None = None) -> None:
-    """A search has the training split and asks for no other. Also see `check_pipeline`."""
+    """Check that a search only reads the training split. Also see `check_pipeline`."""
     with _no_test_images():
         search(name, None, options, planted=plant(get_method(name).default_mapping, 0))
 
@@ -36,7 +36,7 @@ def _no_test_images() -> Iterator[None]:
         raise AssertionError("a search must not read test images, and load_test was called; use the split it is given")
 
     assert isinstance(load_test, FunctionType)
-    # The code and not the name, which others have imported.
+    # Replace the code instead of the name, which other modules have imported.
     code, load_test.__code__ = load_test.__code__, refuse.__code__
     try:
         yield
@@ -45,11 +45,13 @@ def _no_test_images() -> Iterator[None]:
 
 
 def check_pipeline(name: str, options: Options | None = None, with_parts: Mapping[str, Options] | None = None) -> None:
-    """In a run folder: interrupted by a signal in the middle of an epoch or trial and resumed, a search leaves the same
-    bytes as one that was not; and it does not mind that the test images of its data are damaged.
+    """Check that an interrupted and resumed search in a run folder writes the same bytes as an uninterrupted one.
+
+    A signal interrupts it in the middle of an epoch or trial. The test images of its data are damaged, which must not
+    matter.
 
     Args:
-        with_parts: Parts that are added, with their options.
+        with_parts: Parts to add, with their options.
     """
     method, values = tested_method(
         name, None, options, {key: value for key, value in REAL.items() if key != "watch_images"}
@@ -83,7 +85,7 @@ def check_pipeline(name: str, options: Options | None = None, with_parts: Mappin
 
 
 class _Steps(Silent):
-    """Counts steps, and asks the run to stop at one of them."""
+    """A reporter that counts steps and requests a stop at one of them."""
 
     def __init__(self, stop: int = 0) -> None:
         self.count, self.stop = 0, stop
@@ -95,7 +97,7 @@ class _Steps(Silent):
 
 
 def _poisoned(folder: Path, count: int) -> Path:
-    """Training pictures as files, beside test pictures that no reader could read."""
+    """Write training images as files, and unreadable test images."""
     split, _ = pictures(count)
     for i, (image, label) in enumerate(zip(split.batch(torch.arange(count)), split.labels.tolist(), strict=True)):
         for part in ("train", "test"):
@@ -106,7 +108,7 @@ def _poisoned(folder: Path, count: int) -> Path:
 
 
 def _contents(run: Path) -> dict[str, Any]:
-    """What a search leaves and a second one must repeat, by file."""
+    """Return the reproducible results of a search, by file."""
     result = json.loads((run / RESULT_FILE).read_text("utf-8"))
     for key in ("run", "search_seconds", "train_seconds", "peak_memory_bytes"):
         result.pop(key)
