@@ -236,7 +236,7 @@ def test_a_file_holds_it_and_a_broken_one_is_refused(tmp_path):
     path.write_text("{")
     with refused("--prior", "prior.json"):
         load_prior(str(path))
-    with refused("--prior nobody", "pictures"):
+    with refused("--prior 'nobody'", "pictures"):
         load_prior("nobody")
 
 
