@@ -49,7 +49,7 @@ def test_the_space_marks_what_lies_outside_of_it():
         "DARTS_V1", "DARTS_V2", "SNAS_mild", "GDAS_V1", "PC_DARTS_cifar", "PC_DARTS_image", "P-DARTS", "MdeNAS",
     }  # fmt: skip
     assert not inside & {"NASNet-A", "AmoebaNet-A", "ENASNet", "PNASNet-5", "BANANAS", "SNAS_aggressive"}
-    with pytest.raises(InputError, match="darts space"):
+    with pytest.raises(InputError, match="'darts' space"):
         Architecture(load_published("BANANAS").layers, (6, 13), "darts")
 
 

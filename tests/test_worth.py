@@ -179,7 +179,7 @@ def test_what_is_explained_is_what_predicting_each_from_all_others_gives(monkeyp
 
 
 def test_too_few_trainings_are_refused():
-    with refused("2 trainings", "3"):
+    with refused("at least 3 trainings, got 2", "3"):
         fit(architectures(2), {"a": [0.5, 0.6]}, DARTS, LAYERS)
 
 

@@ -78,7 +78,7 @@ def cell_from_json(value: Any, k: int) -> Cell:
     if set(value) - {"nodes", "concat"}:
         raise InputError(f"layer {k}: unknown key {shown(sorted(set(value) - {'nodes', 'concat'})[0])}")
     if len(value["nodes"]) > MAX_NODES:
-        raise InputError(f"layer {k}: a cell must have 1 to {MAX_NODES} nodes, got {len(value['nodes'])}")
+        raise InputError(f"layer {k}, a cell must have 1 to {MAX_NODES} nodes, got {len(value['nodes'])}")
     nodes = []
     for n, node in enumerate(value["nodes"]):
         if not isinstance(node, list) or len(node) > 4 * MAX_NODES:
