@@ -274,7 +274,7 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
         drafted(prior="pictures", finals=0)
     with refused("--prior pictures", "another space than 's2'", "--prior none"):
         drafted(prior="pictures", finals=4, space="s2")
-    with refused("--prior nothing"):
+    with refused("--prior 'nothing'"):
         drafted(prior="nothing", finals=4)
 
 

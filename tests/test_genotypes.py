@@ -49,7 +49,7 @@ def test_the_space_marks_what_lies_outside_of_it():
         "DARTS_V1", "DARTS_V2", "SNAS_mild", "GDAS_V1", "PC_DARTS_cifar", "PC_DARTS_image", "P-DARTS", "MdeNAS",
     }  # fmt: skip
     assert not inside & {"NASNet-A", "AmoebaNet-A", "ENASNet", "PNASNet-5", "BANANAS", "SNAS_aggressive"}
-    with pytest.raises(InputError, match="darts space"):
+    with pytest.raises(InputError, match="'darts' space"):
         Architecture(load_published("BANANAS").layers, (6, 13), "darts")
 
 
@@ -93,16 +93,16 @@ def test_triples_leave_room_for_nodes_that_none_reaches():
 @pytest.mark.parametrize(
     ("normal", "says"),
     [
-        ([], "normal is not a list"),
-        ("sep_conv_3x3", "normal is not a list"),
-        (None, "normal is not a list"),
+        ([], "normal must be a list"),
+        ("sep_conv_3x3", "normal must be a list"),
+        (None, "normal must be a list"),
         ([[SEP, 0]], "has 1 pairs, but each node has two"),
-        ([[SEP, 0], [SEP, 1, 2]], "is not an (operation, input) pair"),
-        ([[SEP, 0], [SEP, True]], "is not an (operation, input) pair"),
-        ([[SEP, 0], [0, 1]], "is not an (operation, input) pair"),
-        ([[SEP, 0], "s1"], "is not an (operation, input) pair"),
-        ([[SEP, 1, 0]], "to-states lie between 2 and 33"),
-        ([[SEP, 10**9, 0]], "to-states lie between 2 and 33"),
+        ([[SEP, 0], [SEP, 1, 2]], "expected an (operation, input) pair, got"),
+        ([[SEP, 0], [SEP, True]], "expected an (operation, input) pair, got"),
+        ([[SEP, 0], [0, 1]], "expected an (operation, input) pair, got"),
+        ([[SEP, 0], "s1"], "expected an (operation, input) pair, got"),
+        ([[SEP, 1, 0]], "to-states must be between 2 and 33"),
+        ([[SEP, 10**9, 0]], "to-states must be between 2 and 33"),
         ([[SEP, 0], [SEP, 2]], "layer 0, node 0, slot 1: input 2 does not exist"),
         ([["conv", 0], [SEP, 1]], "layer 0, node 0, slot 0: unknown operation 'conv'"),
     ],
@@ -208,7 +208,7 @@ def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth(
     architecture = sampling.sample(DARTS, numpy_stream(0, "test"), 8)
     assert cell_pair(architecture) is None
     assert at_depth(architecture, 8) is architecture
-    with pytest.raises(InputError, match="--layers 9 differs from the architecture's 8"):
+    with pytest.raises(InputError, match="--layers 9 does not match the architecture's 8 layers"):
         at_depth(architecture, 9)
     with pytest.raises(InputError, match="no two-cell genotype"):
         architecture.to_darts()

@@ -95,7 +95,7 @@ def test_random_networks_have_the_size_that_the_literature_expects():
     ("options", "message"),
     [
         ({"channels": 7}, "--channels must be even and at least 2, got 7"),
-        ({"classes": 1}, "classes is 1"),
+        ({"classes": 1}, "classes must be at least 2, got 1"),
         ({"stem": "mnist"}, "stem 'mnist'"),
     ],
 )

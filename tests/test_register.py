@@ -79,7 +79,7 @@ def test_what_is_no_method_is_refused(wrong):
 
 @pytest.mark.parametrize("name", [None, "", "My Method", "../x", "Mine"])
 def test_a_name_is_needed_that_can_stand_in_paths(name):
-    with pytest.raises(dnas.InputError, match="give it a name of small letters"):
+    with pytest.raises(dnas.InputError, match="give it a name of lowercase letters"):
         dnas.register(type("Mine", (defined(),), {} if name is None else {"name": name}))
 
 

@@ -350,7 +350,7 @@ def test_a_forged_width_takes_no_memory(whole, tmp_path):
     forged = tmp_path / "model.safetensors"
     weights = read_tensors(whole[0] / "model.safetensors")
     safetensors.torch.save_file(weights, forged, {"dnas": json.dumps({**facts, "width": 50.0})})
-    with pytest.raises(InputError, match="its network has [0-9]+ parameters, and it holds"):
+    with pytest.raises(InputError, match="its network has [0-9]+ parameters, but it contains"):
         load_model(forged)
 
 

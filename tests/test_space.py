@@ -172,7 +172,7 @@ GENE = [[("skip_connect", 0), ("skip_connect", 1)]] * 4
         ([*GENE[:3], GENE[0][:1]], "node 3 has 1 inputs"),
         ([*GENE[:2], [("none", 0), ("skip_connect", 1)], GENE[0]], "node 2, slot 0: operation 'none'"),
         ([[("skip_connect", 0), ("skip_connect", 2)], *GENE[1:]], "node 0, slot 1: input 2 does not exist"),
-        ([*GENE[:3], [("skip_connect", 0), ("max_pool_3x3", 0)]], "node 3, slot 1: input 0 is taken twice"),
+        ([*GENE[:3], [("skip_connect", 0), ("max_pool_3x3", 0)]], "node 3, slot 1: input 0 is used twice"),
     ],
 )
 def test_objections_name_the_place(gene, says):
@@ -230,5 +230,7 @@ def test_an_operation_that_an_edge_has_not_is_named():
     s1 = SPACES["s1"]
     genes = list(sampling.sample(s1, rng(), 3).layers)
     genes[0] = Cell(((("sep_conv_3x3", 0), ("skip_connect", 1)), *genes[0].nodes[1:]))
-    with pytest.raises(InputError, match="layer 0, node 0, slot 0: on input 0 a reduction has|a normal layer has"):
+    with pytest.raises(
+        InputError, match="layer 0, node 0, slot 0: input 0 of a reduction must use|input 0 of a normal layer must use"
+    ):
         Architecture(tuple(genes), reduction_layers(3), "s1")

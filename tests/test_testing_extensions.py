@@ -177,7 +177,7 @@ class Stays(Space):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Repeats, "a draw of small lies outside it: node 0, slot 1: input . is taken twice"),
+        (Repeats, "a draw of small lies outside it: node 0, slot 1: input . is used twice"),
         (Mutes, "where it should name node 0"),
         (Miscounts, "small counts 242 cells, but enumerating neighbors gives 243"),
         (Stays, "is not one of its neighbors"),

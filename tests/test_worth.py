@@ -179,7 +179,7 @@ def test_what_is_explained_is_what_predicting_each_from_all_others_gives(monkeyp
 
 
 def test_too_few_trainings_are_refused():
-    with refused("2 trainings", "3"):
+    with refused("at least 3 trainings, got 2", "3"):
         fit(architectures(2), {"a": [0.5, 0.6]}, DARTS, LAYERS)
 
 
@@ -236,7 +236,7 @@ def test_a_file_holds_it_and_a_broken_one_is_refused(tmp_path):
     path.write_text("{")
     with refused("--prior", "prior.json"):
         load_prior(str(path))
-    with refused("--prior nobody", "pictures"):
+    with refused("--prior 'nobody'", "pictures"):
         load_prior("nobody")
 
 

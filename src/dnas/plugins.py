@@ -44,7 +44,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         *,
         name: str = "name",
         classes: bool = False,
-        spelled: tuple[re.Pattern[str], str] = (HYPHENATED, "small letters, digits and hyphens"),
+        spelled: tuple[re.Pattern[str], str] = (HYPHENATED, "lowercase letters, digits and hyphens"),
         objection: Callable[[Thing], str | None] = lambda thing: None,
     ) -> None:
         self.group, self.kind, self.word = group, kind, word

@@ -1,9 +1,9 @@
 /* Backward tasks of a cell: gradients of one image, and of the weights.
 
-   Layout: pictures are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
-   and zeros beyond the length. Threads: what a function is handed (`room`) is one thread's own. Alignment: buffers
-   begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: sums over the batch are double, added in the order of the threads. Proved by tests/test_discrete.py against
+   Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
+   and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
+   (rows.h), tensors anywhere.
+   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py against
    the gradients of torch in float64. */
 #ifndef DNAS_DISCRETE_BACKWARD_H
 #define DNAS_DISCRETE_BACKWARD_H
@@ -31,7 +31,7 @@ INLINE void take_through_norm(const struct picture *p, int b, int y, real factor
              out[i] = factor * from[i] * slope[i] + (z[i] * by_z[i] + constant[i]))
 }
 
-/* The gradient of a node that others read, begins with that of the cell's output. */
+/* The gradient of a node that others read starts with that of the cell's output. */
 static void start_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
                         double *totals) {
     const struct picture *p = r->cell->picture + t->item;

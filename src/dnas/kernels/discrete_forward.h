@@ -1,9 +1,9 @@
 /* Forward tasks of a cell: convolutions, pools and nodes of one image.
 
-   Layout: pictures are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
-   and zeros beyond the length. Threads: what a function is handed (`room`) is one thread's own. Alignment: buffers
-   begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: sums over the batch are double, added in the order of the threads. Proved by tests/test_discrete.py against
+   Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
+   and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
+   (rows.h), tensors anywhere.
+   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py against
    torch in float64. */
 #ifndef DNAS_DISCRETE_FORWARD_H
 #define DNAS_DISCRETE_FORWARD_H
@@ -94,7 +94,7 @@ static void pool_taps(const struct frame *f, long *at) {
     for (int i = 0; i < 9; i++) at[i] = i / 3 * f->step + frame_column(f, i % 3);
 }
 
-/* How many of a window's three rows (or columns) are pixels. */
+/* Number of a window's three rows (or columns) that lie inside the image. */
 INLINE int inside(int at, int stride, int size) { return 3 - (at * stride == 0) - (at * stride + 1 >= size); }
 
 /* 1 over the number of pixels of each window of output row y. */
@@ -115,7 +115,7 @@ static void pool_row(const real *frame, const long *at, int kind, long length, c
         vec best = load(frame + at[0] + i), sum = where(best != -INFINITY, best);
         for (int t = 1; t < 9; t++) {
             const vec v = load(frame + at[t] + i);
-            best = either((v > best) | (v != v), v, best); /* what is no number wins, as in torch */
+            best = either((v > best) | (v != v), v, best); /* NaN wins, as in torch */
             sum += where(v != -INFINITY, v);
         }
         if (kind == KIND_AVERAGE) best = sum * load(shares + i);

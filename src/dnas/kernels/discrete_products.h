@@ -1,10 +1,10 @@
-/* Products of rows with matrices, and what the 1×1 part of a convolution reads.
+/* Products of rows with matrices, and the inputs of the 1×1 part of a convolution.
 
-   Layout: pictures are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
-   and zeros beyond the length. Threads: what a function is handed (`room`) is one thread's own. Alignment: buffers
-   begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: sums of an image in the order of its pixels, by vectors; bit-for-bit identical for any number of threads. Proved by
-   tests/test_discrete.py against torch in float64. */
+   Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
+   and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
+   (rows.h), tensors anywhere.
+   Numbers: sums of an image in the order of its pixels, by vectors; bit-for-bit identical for any number of threads.
+   Tested by tests/test_discrete.py against torch in float64. */
 #ifndef DNAS_DISCRETE_PRODUCTS_H
 #define DNAS_DISCRETE_PRODUCTS_H
 #include "discrete_tasks.h"
@@ -123,7 +123,7 @@ static void outer(const real *in, long pitch, int inner, const real *g, long wid
             }
 }
 
-/* --- what a convolution's 1×1 part reads --------------------------------------------------------------------- */
+/* --- inputs of the 1×1 part of a convolution ----------------------------------------------------------------- */
 
 INLINE int padding(const struct convolution *v) { return v->dilation * (v->kernel / 2); }
 
@@ -141,7 +141,7 @@ static long pitch_of(const struct run *r, const struct convolution *v) {
     return up((long)r->cell->picture[v->output].width * r->cell->picture[v->input].channels);
 }
 
-/* Every other pixel of the input's ReLU, for the rows y … of the output; black beyond its edge. */
+/* Every other pixel of the input's ReLU, for the rows y … of the output; zero beyond its edge. */
 static void grid_rows(const struct run *r, const struct convolution *v, int b, int y, int rows, int part, real *row,
                       real *out, long pitch) {
     const struct picture *in = r->cell->picture + v->input;

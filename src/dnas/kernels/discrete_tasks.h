@@ -1,27 +1,27 @@
-/* What a cell of the discrete network consists of, and the rows that its tasks read and write.
+/* Structures of a cell of the discrete network, and the rows that its tasks read and write.
 
-   Layout: pictures are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
-   and zeros beyond the length. Threads: what a function is handed (`room`) is one thread's own. Alignment: buffers
-   begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: moved and compared, never added up; bits stay. Proved by tests/test_discrete.py and, at the bounds,
+   Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
+   and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
+   (rows.h), tensors anywhere.
+   Numbers: moved and compared, never added up; bits stay. Tested by tests/test_discrete.py and, at the bounds,
    tests/test_kernel_bounds.py. */
 #ifndef DNAS_DISCRETE_TASKS_H
 #define DNAS_DISCRETE_TASKS_H
 #include "rows.h"
 
 enum { PIXELS = 8, OUTER = 16 };    /* sums that stay in registers */
-enum { CHUNK = 8192 };              /* numbers of a chunk of rows, which stay in the first caches */
-enum { STREAMS = 24, LINE = 64 };   /* of a look ahead; bytes that come at once */
+enum { CHUNK = 8192 };              /* numbers per chunk of rows, which fit into the first-level caches */
+enum { STREAMS = 24, LINE = 64 };   /* streams of prefetching; bytes per cache line */
 
-/* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that convolution's
-   batch norm of `data`. */
+/* [batch, height, width, channels], `pixel` numbers from pixel to pixel. With `norm` ≥ 0 its value is that
+   convolution's batch norm of `data`. */
 struct picture {
     int height, width, channels, norm;
     const real *data;
     long pixel;
-    real *gradient; /* of its value, or NULL where nothing reads it */
+    real *gradient; /* of its value, or NULL if nothing reads it */
     long gradient_pixel;
-    const real *start; /* what the gradient begins with, or NULL */
+    const real *start; /* initial value of the gradient, or NULL */
     long start_pixel;
 };
 
@@ -62,8 +62,8 @@ struct task {
     void (*image)(const struct run *, const struct task *, struct room *, int b, real *sums, double *totals);
     void (*finish)(struct run *, const struct task *, const real *sums, const double *totals);
     int wave, item;
-    long sums, totals; /* how many numbers it sums up */
-    int first;         /* whether it writes its gradient where others add */
+    long sums, totals; /* numbers of its sums */
+    int first;         /* 1 if it writes its gradient and others add to it */
     int order;         /* within its wave */
 };
 
@@ -86,20 +86,20 @@ struct run {
     real *free; /* of the coefficients' block */
 };
 
-/* What the next task will read or write: `count` pieces of memory. */
+/* Memory that the next task will read or write: `count` pieces. */
 struct stream {
     const char *at;
     long size, step; /* of a piece, and from piece to piece, in bytes */
     int count;
 };
-/* Asked for while there is something to compute, a few lines of the cache at a time. */
+/* Prefetched during computation, a few cache lines at a time. */
 struct ahead {
     struct stream stream[STREAMS];
     int streams, now, piece, lines;
     long byte;
 };
 
-/* What one thread works in. */
+/* Working memory of one thread. */
 struct room {
     struct ahead ahead;
     real *frame, *back, *h, *g, *row, *other, *line[2];
@@ -142,13 +142,13 @@ static void add_stream(struct ahead *a, const struct picture *p, const real *dat
     };
 }
 
-/* Memory that a thread uses from call to call; NULL when it is short. */
+/* Memory that a thread reuses between calls; NULL if out of memory. */
 struct block {
     void *data;
     size_t size;
 };
 static void *grown(struct block *b, size_t size) {
-    if (b->size < size || GAP) { /* under AddressSanitizer never larger than asked for */
+    if (b->size < size || GAP) { /* under AddressSanitizer never larger than requested */
         free(b->data);
         b->data = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
         b->size = b->data ? size : 0;
@@ -174,7 +174,7 @@ static real *take(struct run *r, long n) { return piece(&r->free, n); }
         for (; i < (length); i++) by_number;                         \
     }
 
-/* A row of a picture's value [width · channels], or of its ReLU. A value that is not a number stays one. */
+/* A row of a picture's value [width · channels], or of its ReLU. NaN is kept. */
 INLINE void take_row(const struct run *r, const struct picture *p, int b, int y, const int rectify, real *out) {
     const real *from = p->data + ((long)b * p->height + y) * p->width * p->pixel;
     PIECES(p->pixel, p)

@@ -1,7 +1,7 @@
-/* 1×1 convolutions of C channels to C, for many targets side by side, and the batch norm behind them.
+/* 1×1 convolutions of C channels to C, for many targets side by side, and the batch norm that follows.
 
-   Channels are target-major: channel t · C + j is channel j of target t, M = targets · C in all. A matrix is kept
-   as C columns of M + V coefficients: columns[i][t · C + j] multiplies channel i of target t on its way to channel j. */
+   Channels are target-major: channel t · C + j is channel j of target t, M = targets · C in all. A matrix is kept as C
+   columns of M + V coefficients: columns[i][t · C + j] multiplies channel i of target t on its way to channel j. */
 #ifndef DNAS_POINTWISE_H
 #define DNAS_POINTWISE_H
 #include "rows.h"
@@ -14,7 +14,7 @@ typedef real target __attribute__((vector_size(C * sizeof(real)), aligned(sizeof
 typedef integer target_mask __attribute__((vector_size(C * sizeof(real))));
 INLINE target get(const real *p) { return *(const target *)p; }
 INLINE void put(real *p, target v) { *(target *)p = v; }
-/* v where the ReLU lets `by` pass, and where that is not a number: so torch has it. */
+/* v where the ReLU passes `by` or `by` is NaN, as in torch. */
 INLINE target where_passed(target by, target v) { return (target)((target_mask)v & ~(by <= 0)); }
 
 /* Lane (t, j) gets lane (t, i) of the vector at `at`; where a target is wider than a vector, all lanes the same. */
@@ -49,8 +49,8 @@ INLINE void mix_step(const int n, const real *row, long f, long stride, const ve
     }
 }
 
-/* out (+)= first · one + second · two + bias for every pixel of pictures with M channels. `two` and `bias` [M + V] may be
-   NULL; what lies beyond `length` is left undefined. */
+/* out (+)= first · one + second · two + bias for every pixel of pictures with M channels. `two` and `bias` [M + V] may
+   be NULL; what lies beyond `length` is left undefined. */
 INLINE void mix_pictures(const real *one, const real *first, const int both, const real *two, const real *second,
                          const real *bias, real *out, long pitch, int rows, long length, int channels, int add) {
     const struct phases ph = phases_of(channels);
@@ -94,7 +94,7 @@ static void mix_both(const real *one, const real *first, const real *two, const 
 }
 
 /* Rows of `b` are taken up to 16 at a time, as many sums as registers hold; where there are few, two vectors of
-   pixels go at once, since a sum would wait for itself. */
+   pixels go at once, since a single sum would wait for its previous value. */
 enum { OUTER = C < 16 ? C : 16, TWINS = C <= 8 ? 2 : 1 };
 
 INLINE void outer_step(const real *a, const real *b, long f, int first, vec *sum, vec *plain) {
@@ -129,9 +129,9 @@ static void outer(const real *a, const real *b, long pitch, int rows, long lengt
         }
 }
 
-/* --- the batch norm behind a 1×1 convolution, as a part of it ------------------------------------------------ */
+/* --- the batch norm after a 1×1 convolution, folded into it -------------------------------------------------- */
 
-/* A variance that rounding has left slightly below zero; what is not a number stays. */
+/* Set a variance that is slightly negative by rounding to zero; NaN is kept. */
 INLINE double at_least_zero(double variance) { return variance < 0 ? 0 : variance; }
 
 /* BN(P h) = A h + b with A = P / √(P cov(h) Pᵀ + ε), from the moments [1 + C][M] of h: its mean, and Σ h_i h_j / N.

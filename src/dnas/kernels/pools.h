@@ -23,7 +23,7 @@ static struct pools pools_of(int height, int width, int stride) {
 }
 INLINE long pooled_picture(const struct pools *p) { return p->out_height * p->pitch; }
 
-/* How many of a window's three rows (or columns) are pixels. */
+/* Number of a window's three rows (or columns) that lie inside the image. */
 INLINE int inside(int at, int stride, int size) {
     return 3 - (at * stride == 0) - (at * stride + 1 >= size);
 }
@@ -48,8 +48,8 @@ static void pool_fill(const struct pools *p, const real *x, long pixel, real *fr
     }
 }
 
-/* Of each window the largest pixel, its place (of equal ones the first in reading order; what is not a number counts as the largest: as in torch), and the average of
-   its pixels without the border: POOLED pictures [out_height, pitch]. */
+/* Of each window the largest pixel, its place (of equal ones the first in reading order; NaN counts as the largest, as
+   in torch), and the average of its pixels without the border: POOLED pictures [out_height, pitch]. */
 static void pool(const struct pools *p, const real *frame, const real *shares, real *pictures) {
     const long length = (long)p->out_width * C;
     for (int y = 0; y < p->out_height; y++) {
@@ -75,10 +75,10 @@ static void pool(const struct pools *p, const real *frame, const real *shares, r
     }
 }
 
-/* What gradients of pooled pictures send to the input's pixels, in stride² planes [out_height, pitch] by the parity of
-   row and column: each pixel asks the windows that it lies in. (Sending from the windows instead stores where the next
-   vector loads, which is four times as slow.) Frames `largest` and `place`, or `average`, may be NULL; the average's
-   gradient is divided by the windows' sizes beforehand. */
+/* Contribution of the gradients of pooled images to the pixels of the input, in stride² planes [out_height, pitch] by
+   the parity of row and column: each pixel asks the windows that it lies in. (Sending from the windows instead stores
+   where the next vector loads, which is four times as slow.) Frames `largest` and `place`, or `average`, may be NULL;
+   the average's gradient is divided by the windows' sizes beforehand. */
 static void pool_gradient(const struct pools *p, const real *largest, const real *place, const real *average,
                           real *planes) {
     const int stride = p->frame.stride;

@@ -1,4 +1,4 @@
-/* Pictures as rows of numbers, and depthwise correlation over them: what all native kernels share.
+/* Pictures as rows of numbers, and depthwise correlation over them: common to all native kernels.
 
    A picture of M channels is `rows` rows of width · M numbers, channels last, each row at a distance of `pitch`
    numbers (a multiple of V) from the one before. What lies between width · M and pitch is zero. A row is
@@ -32,7 +32,7 @@ INLINE vec all(real a) { return (vec){} + a; }
 typedef __typeof__(__builtin_choose_expr(sizeof(real) == 4, (int)0, (long long)0)) integer;
 typedef integer mask __attribute__((vector_size(BYTES)));
 INLINE vec where(mask m, vec v) { return (vec)((mask)v & m); } /* v, and zero where m is not set */
-INLINE vec relu(vec v) { return where(~(v < 0), v); } /* what is not a number stays so, and is seen */
+INLINE vec relu(vec v) { return where(~(v < 0), v); } /* NaN is kept, so that it is noticed */
 INLINE long up(long n) { return (n + V - 1) / V * V; }
 
 /* Vectors of one phase lie `stride` numbers apart; there are `count` phases. */
@@ -55,7 +55,7 @@ INLINE void repeat(real *to, const real *from, int n) {
     for (int i = 0; i < n + V; i++) to[i] = from[i % n];
 }
 
-/* What Python passes, so that it can compare: sizeof of a file's structures. */
+/* Sizes of the structures of a file, which Python compares with its own. */
 #define STRUCTURES(...) const size_t structures[] = {__VA_ARGS__, 0}
 
 /* Under AddressSanitizer what lies between the pieces of a block must not be touched: GAP bytes at least. */
@@ -68,7 +68,7 @@ enum { GAP = 64, GAPS = 64 * 1024 }; /* GAPS: for those of a whole block */
 enum { GAP = 0, GAPS = 0 };
 #endif
 
-/* --- scratch memory: one growing block a thread, so that no call pays for fresh pages ------------------- */
+/* --- scratch memory: one growing block per thread, so that calls do not allocate new pages -------------- */
 
 struct scratch {
     char *data;
@@ -76,7 +76,7 @@ struct scratch {
 };
 static __thread struct scratch scratch_;
 
-/* Call with the sum of what will be taken; returns 0 when memory is short. */
+/* Call with the sum of what will be taken; returns 0 if out of memory. */
 static int scratch_reserve(size_t numbers) {
     const size_t bytes = numbers * sizeof(real) + 64 * 64 + GAPS;
     if (scratch_.size < bytes) {

@@ -1,9 +1,9 @@
 /* The backward passes of one image: through stages, pools and identity to the state, and sums for the weights.
 
    Layout: states are [B, H, W, channels], pictures [B, H', pitch] with M = targets · C channels side by side,
-   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` is one thread's own, a
-   `plan` is shared and only read. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: as forward. Proved by tests/test_supernet.py against the gradients of the plain network in float64. */
+   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` belongs to one thread,
+   a `plan` is shared and read-only. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
+   Numbers: as forward. Tested by tests/test_supernet.py against the gradients of the plain network in float64. */
 #ifndef DNAS_SOURCE_BACKWARD_H
 #define DNAS_SOURCE_BACKWARD_H
 #include "source_forward.h"
@@ -51,7 +51,7 @@ static void through_second_stage(const struct plan *p, struct room *r, int j, in
     fill_frame(p, &p->back, r->a, r->back);
     real *ga = e->work + (long)b * picture(p);
     correlate(r->back, p->back.step, c->back[1], p->m, ga, p->pitch, p->out_height, p->length, 0);
-    for (int y = 0; y < p->out_height; y++) { /* where the ReLU let its input pass */
+    for (int y = 0; y < p->out_height; y++) { /* where the ReLU passed its input */
         real *to = ga + y * p->pitch;
         const real *u = r->inner + (y + p->inner.pad) * p->inner.step + p->inner.pad * p->m;
         for (long f = 0; f < p->length; f += V) store(to + f, where(~(load(u + f) <= 0), load(to + f)));
@@ -113,7 +113,7 @@ static void through_pools(const struct plan *p, struct room *r, int b, const str
                   s->pools[POOL_AVERAGE] < 0 ? NULL : r->pool_back[POOL_AVERAGE], r->pool_planes);
 }
 
-/* Everything that reaches the state's pixels, added to its gradient. */
+/* Add all contributions to the gradient of the state. */
 static void add_state_gradient(const struct plan *p, const struct room *r, int b) {
     const struct source *s = p->s;
     const int odd = s->stride - 1; /* stride 1 or 2 */

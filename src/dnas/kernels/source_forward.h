@@ -1,10 +1,10 @@
 /* The forward passes of one image: moments, and the mixture of all operations.
 
    Layout: states are [B, H, W, channels], pictures [B, H', pitch] with M = targets · C channels side by side,
-   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` is one thread's own, a
-   `plan` is shared and only read. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
+   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` belongs to one thread,
+   a `plan` is shared and read-only. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
    Numbers: a batch norm is folded into the matrix behind it (fold of pointwise.h), exact but for the order of sums.
-   Proved by tests/test_supernet.py against the plain network in float64. */
+   Tested by tests/test_supernet.py against the plain network in float64. */
 #ifndef DNAS_SOURCE_FORWARD_H
 #define DNAS_SOURCE_FORWARD_H
 #include "source_passes.h"
@@ -15,7 +15,7 @@ static void add_moments(const struct plan *p, const real *h, real *sums) {
     outer(h, h, p->pitch, p->out_height, p->length, p->m, sums + p->sum, sums);
 }
 
-/* The pools of an image, computed or from where they were kept (unless this is the pass that fills it). */
+/* The pools of an image, computed or from the kept copy (unless this pass writes it). */
 static const real *pooled(const struct plan *p, struct room *r, int b, int fresh) {
     const struct source *s = p->s;
     real *to = s->pooled ? s->pooled + (long)b * POOLED * pooled_picture(&p->pools) : r->pooled;

@@ -1,9 +1,9 @@
-/* What all passes over a source share: its structures, plan, inputs and moments.
+/* Common to all passes over a source: structures, plan, inputs and moments.
 
    Layout: states are [B, H, W, channels], pictures [B, H', pitch] with M = targets · C channels side by side,
-   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` is one thread's own, a
-   `plan` is shared and only read. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
-   Numbers: sums of a thread in its images' order, added in double in the order of the threads. Proved by
+   target-major, rows of a whole number of vectors and zeros beyond the length. Threads: a `room` belongs to one thread,
+   a `plan` is shared and read-only. Alignment: buffers begin at a whole vector (rows.h), tensors anywhere.
+   Numbers: sums of a thread in its images' order, added in double in the order of the threads. Tested by
    tests/test_supernet.py against the plain network in float64. */
 #ifndef DNAS_SOURCE_PASSES_H
 #define DNAS_SOURCE_PASSES_H
@@ -26,11 +26,11 @@ struct source {
     const real *x;                             /* [B, H, W, ≥ C] */
     const real *weights;                       /* [targets, operations] */
     const unsigned char *alive;                /* where the identity is not dropped [B, H', W', M], or NULL */
-    double alive_scale;                        /* and what it is multiplied by there */
+    double alive_scale;                        /* factor of the values that are not dropped */
     double *pool_moments;                      /* [2, 2, C]: mean and variance of both pools */
     real *pooled;                              /* what pools.h makes of an image [B, POOLED, H', pitch], or NULL */
     real *out;                                 /* [B, H', W', M] */
-    int add;                                   /* to what `out` holds */
+    int add;                                   /* add to the content of `out` */
     const real *grad;                          /* [B, H', W', ≥ M] */
     real *x_gradient;                          /* added to, unless `fresh` */
     int fresh;
@@ -40,7 +40,7 @@ struct source {
 
 STRUCTURES(sizeof(struct source), sizeof(struct separable));
 
-/* --- what all passes share --------------------------------------------------------------------------------- */
+/* --- common to all passes ---------------------------------------------------------------------------------- */
 
 /* Coefficients of one separable convolution, repeated for every phase. */
 struct coefficients {
@@ -192,7 +192,7 @@ static real *kept(const struct plan *p, int j, int n, int b) {
     return all_images ? all_images + (long)b * picture(p) : NULL;
 }
 
-/* h of a first stage from the frame of the input, or where it was kept (unless this is the pass that fills it). */
+/* h of a first stage from the frame of the input, or from the kept copy (unless this pass writes it). */
 static real *first_h(const struct plan *p, int j, int b, const real *frame, real *buffer, int fresh) {
     real *stored = kept(p, j, 0, b);
     if (stored && !fresh) return stored;
@@ -218,7 +218,7 @@ static real *second_h(const struct plan *p, int j, int b, const real *frame, rea
     return h;
 }
 
-/* What one thread works in. */
+/* Working memory of one thread. */
 struct room {
     real *frame, *inner, *back, *h, *h2, *gradient, *a, *acc, *row, *pool_frame, *pooled, *pool_back[POOLED], *pool_planes;
     const real *g; /* the nodes' gradient of an image */
@@ -267,7 +267,7 @@ static const real *last_h(const struct plan *p, struct room *r, int j, int b) {
     return second_h(p, j, b, r->inner, r->h2, 0);
 }
 
-/* Runs the body for every image, a contiguous share a thread; `sums` is the thread's own row of numbers. */
+/* Runs the body for every image, a contiguous share per thread; `sums` is the row of this thread. */
 #define PASS(p, numbers, body)                                                                                     \
     {                                                                                                              \
         const int threads_ = (p)->s->threads < (p)->s->batch ? (p)->s->threads : (p)->s->batch;                    \

@@ -1,7 +1,7 @@
-"""Several answers to one search: a run of its own for each of several values of a limit, but the largest.
+"""Several results of one search: a separate run for each value of a limit except the largest.
 
-The largest is that of the run itself. The other runs lie in its folder, with what the search found within their limits;
-each is a run like any other, which `dnas resume`, `report`, `export` and `evaluate` take.
+The largest value is that of the run itself. The runs for the other values are in its folder, each with the architecture
+that the search found within its limits. They are complete runs for `dnas resume`, `report`, `export` and `evaluate`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from dnas.runtime.names import ANSWERS_FOLDER
 from dnas.settings import AnswerSettings, TrainSettings
 from dnas.space.architecture import Architecture
 
-# What the table has of each network, and of the random one of its size.
+# Columns of the table for each network and its random baseline.
 FIGURES = ("test_accuracy", "test_interval", "params", "macs")
 
 
 def name_of(config: Config) -> str:
-    """Where the run for one value lies within that for the largest."""
+    """Return the name of the folder of the run for one value, inside the run for the largest value."""
     assert config.limits is not None
     return "-".join(f"{name}-{most}" for name, most in config.limits.given.items())
 
 
 def configs(config: Config, seconds: float = 0.0) -> list[Config]:
-    """Those of the runs for all values but the largest, in ascending order.
+    """Return the configurations of the runs for all values except the largest, in ascending order.
 
     Args:
-        seconds: The budget of each, where there is one.
+        seconds: The time budget of each, if there is one.
     """
     if config.limits is None or not config.answers:
         return []
@@ -48,7 +48,7 @@ def configs(config: Config, seconds: float = 0.0) -> list[Config]:
 
 
 def planned(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[AnswerSettings]:
-    """What a budget has become, of the rows of the table."""
+    """Return the plan that replaces the time budget of each run, from the rows of the table."""
     return [
         known.model_copy(
             update={
@@ -63,13 +63,14 @@ def planned(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[AnswerSet
 
 
 def table(config: Config, results: Sequence[Mapping[str, Any]], info: DataInfo) -> list[dict[str, Any]]:
-    """A row for each value, in ascending order.
+    """Return one row per value, in ascending order.
 
-    `limit` is its name, `value` what it allows, `used` what the network uses of it, and `front` whether no other of
-    these networks is as good for less, or better for as much; `baseline` has the same figures of the random network.
+    `limit` is the name of the limit, `value` its maximum, and `used` the cost of the network. `front` is True if none
+    of the other networks is as good at a lower cost, or better at the same cost. `baseline` has the same figures for
+    the random baseline.
 
     Args:
-        results: Of all runs, that for the largest value last.
+        results: The results of all runs, with that for the largest value last.
     """
     assert config.limits is not None
     (name,) = config.limits.several
@@ -91,6 +92,6 @@ def table(config: Config, results: Sequence[Mapping[str, Any]], info: DataInfo) 
 
 
 def _beats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether one uses no more, is no worse, and is not the same in both."""
+    """Return True if one network dominates the other: it costs no more, is no worse, and differs in at least one."""
     a, b = ((row["used"], -row["test_accuracy"]) for row in (one, other))
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))

@@ -1,8 +1,9 @@
-"""What a run hands on when it is named: its data, image size, preset and training are the defaults of what is done with
-it. Whatever the user gives, as an option or in a configuration file, takes precedence.
+"""Settings inherited from a run: its data, image size, preset and training are the defaults of commands that use it.
+Options and configuration files of the user take precedence.
 
-`config.toml` has every setting in force and does not say who chose it. So a run hands on the settings of its training
-that differ from those its preset chooses for its data; the others follow from the preset, on other data again.
+`config.toml` contains all resolved settings, but not who chose them. Therefore only those settings of the training are
+inherited that differ from what the preset of the run chooses for its data. The preset determines the others, for other
+data as well.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSetting
 from dnas.space.plan import Shape
 from dnas.space.registry import get_space
 
-# Settings of a training that a run finds out from its images, so they are found out again for others.
+# Settings of a training that a run derives from its images, so they are derived again for other images.
 MEASURED = ("flip",)
 
 
 def inherit(
     settings: Mapping[str, Any], run: Path, config: Mapping[str, Any], shape: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the settings of a training that names a run, with those of the run beneath.
+    """Return the settings of a training that uses a run, with those of the run as defaults.
 
     Args:
-        settings: What the user gives, nested.
+        settings: Nested settings of the user.
         run: The run folder.
-        config: The content of its config.toml; without any, nothing is handed on.
-        shape: Of a training that begins with the weights of the run: the settings that these fix (`origin.py`). It sees
-            images of the same size as the run, and its rates are lower.
+        config: The content of its config.toml; if empty, nothing is inherited.
+        shape: For a training that starts with the weights of the run: the settings fixed by these weights
+            (`origin.py`). The image size is that of the run, and learning rates are lower.
 
     Raises:
-        InputError: config.toml is not one, or the run's images are not there any more.
+        InputError: config.toml is invalid, or the images of the run no longer exist.
     """
     if not config:
         return dict(settings) if shape is None else {**settings, "train": train_over(settings.get("train", {}), shape)}
@@ -62,16 +63,16 @@ def inherit(
         theirs["image_size"] = own.data.image_size
     inherited = {**settings, "data": {**theirs, **data}}
     training: dict[str, Any] = {}
-    # A preset is a whole training, so one that the user chooses stands in place of the run's.
+    # A preset defines a whole training, so a preset chosen by the user replaces the settings of the run.
     if "preset" not in settings:
-        # Of images in memory it is not known whether they are the run's.
+        # Images in memory may or may not be those of the run.
         lost = () if same and own.data.source != IN_MEMORY else MEASURED
         if settings.get("budget"):
             lost = (*lost, *BUDGETED["train"])
         training = {name: value for name, value in _given_training(own).items() if name not in lost}
         inherited["preset"] = own.preset
     if shape is not None:
-        if not own.from_run:  # whose own are low already
+        if not own.from_run:  # otherwise its learning rates are already low
             inherited["origin"] = {"rates": {name: training.pop(name) for name in RATES if name in training}}
         training |= shape
     if training or "preset" not in settings:
@@ -80,10 +81,10 @@ def inherit(
 
 
 def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
-    """Return what a run's network was, or would be, trained with.
+    """Return the shape of the network that a run has trained or would train.
 
     Args:
-        run, config: As of `inherit`.
+        run, config: As in `inherit`.
 
     Raises:
         InputError: A file of the run is damaged.
@@ -107,7 +108,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
 
 
 def same_data(one: str, other: str) -> bool:
-    """Return whether two sources are the same data set or folder."""
+    """Return True if two sources are the same data set or folder."""
     if one == other or IN_MEMORY in (one, other) or one in known_names() or other in known_names():
         return one == other
     try:
@@ -121,20 +122,20 @@ def _is_there(path: Path) -> bool:
 
 
 def require_there(run: Path, source: str) -> None:
-    """Raises InputError if a run's images are in a folder or file that does not exist any more."""
+    """Raise InputError if the images of a run are in a folder or file that no longer exists."""
     if source == IN_MEMORY:
         raise InputError(f"the images of {str(run)!r} were given in memory; give --data, or in Python data=…")
     if source not in known_names() and not _is_there(Path(source).expanduser()):
-        raise InputError(f"the images of {str(run)!r} are not at {source!r} any more; put them back or give --data")
+        raise InputError(f"the images of {str(run)!r} are no longer at {source!r}; restore them or give --data")
 
 
 def _parsed(config: Mapping[str, Any]) -> Config:
-    # A run's search is not needed, and its method may be of a package that is not here.
+    # The search of the run is not needed, and its method may be from a package that is not installed.
     return parse(config if config.get("command") == "search" else {**config, "search": None})
 
 
 def _training(own: Config) -> NetworkTrainSettings:
-    """The training of a run; of a search the one that `dnas run` would have gone on with."""
+    """Return the training of a run; for a search, the training with which `dnas run` would have continued."""
     if own.train is not None:
         return own.train
     method = create(own.method, own.mapping or None, own.options, get_space(own.space))
@@ -145,7 +146,7 @@ def _training(own: Config) -> NetworkTrainSettings:
 
 
 def _given_training(own: Config) -> dict[str, Any]:
-    """The settings of a run's training that the preset would not choose for `dnas train` on its data."""
+    """Return the training settings of a run that differ from the preset of `dnas train` on its data."""
     training = _training(own)
     default = Config()
     method = create(default.method, None, {}, get_space(default.space))
@@ -155,7 +156,7 @@ def _given_training(own: Config) -> dict[str, Any]:
 
 
 def _preset(own: Config, method: Method) -> NetworkTrainSettings:
-    """The training that the preset of a run would choose on its data."""
+    """Return the training that the preset of a run would choose on its data."""
     info, handmade = _info(own), bool(own.handmade)
     values = preset_settings(own.preset, method, info, own.data.train_images, handmade=handmade)["train"]
     if own.from_run:
@@ -166,5 +167,5 @@ def _preset(own: Config, method: Method) -> NetworkTrainSettings:
 
 
 def _info(own: Config) -> DataInfo:
-    """What a preset asks of a data set: its name and the size of its images."""
+    """Return the facts of a data set that a preset depends on: its name and the size of its images."""
     return DataInfo(own.data.source, (), 0, own.data.image_size, (), (), flip=False)

@@ -1,4 +1,4 @@
-"""What a run reads, and what can be refused before it does."""
+"""Inputs of a run, and the checks that are possible before reading them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dnas.validation import checked
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads. `test` is None where nothing is tested, and search is never handed it."""
+    """Data of a run. `test` is None if nothing is tested. The search never gets the test set."""
 
     train: Split
     info: DataInfo
@@ -31,7 +31,7 @@ class Data:
     fingerprint: str
 
     def close(self) -> None:
-        """End the processes that decode."""
+        """Stop the worker processes."""
         for split in (self.train, self.test):
             if split is not None:
                 split.close()
@@ -40,27 +40,27 @@ class Data:
 def load_data(
     config: Config, reporter: Reporter | None = None, channels: int | None = None, given: Place | None = None
 ) -> Data:
-    """Both splits of the configured data set. Raises InputError.
+    """Load both splits of the configured data set. Raises InputError.
 
     Args:
-        channels: Of a run that goes on: an earlier version took some gray pictures for color.
-        given: The place of images that the caller holds.
+        channels: Channels in a resumed run, since an earlier version read some grayscale images as color.
+        given: The place of images in the memory of the caller.
     """
     how = {"channels": channels, "given": given, **_reading(config, reporter)}
     test: Split | None = None
-    # What is downloaded or listed for the first time is so by one process of a machine.
+    # Only one process per machine downloads or lists the data for the first time.
     with distributed.first_on_machine():
         if config.command == "search":
             train, info = load_train(config.data.source, **how)
         else:
-            # Both are held in one way, which is then in config.toml, so that a resumed run decides nothing anew.
+            # Both splits use the same storage, which is recorded in config.toml, so that a resumed run uses it again.
             train, info, test = load_splits(config.data.source, **how)
     prints = [fingerprint(split) for split in (train, test) if split is not None]
     return Data(train, info, test, "-".join(p[:32] for p in prints))
 
 
 def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
-    """How the images are read."""
+    """Return the reading options of the images."""
     data = config.data
     return {
         "data_dir": data.data_dir or None,
@@ -75,7 +75,7 @@ def _reading(config: Config, reporter: Reporter | None) -> dict[str, Any]:
 
 
 def checked_draft(overrides: Mapping[str, Any]) -> Config:
-    """Check all that can be checked before any image is read, and choose the backend. Raises InputError."""
+    """Check everything that can be checked before reading images, and choose the backend. Raises InputError."""
     check_budget(overrides)
     config, _ = draft(overrides)
     check_machine(config.device, config.backend, config.handmade)
@@ -83,14 +83,14 @@ def checked_draft(overrides: Mapping[str, Any]) -> Config:
 
 
 def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Reporter | None = None) -> DataInfo:
-    """Check the settings of runs with the same images, as `start` would. Returns what is known of the images.
+    """Check the settings of runs with the same images, as `start` does, and return the facts of the images.
 
     Args:
-        runs: Overrides, as of `start`.
-        here: They are made on this machine, so it must have what they need.
+        runs: Overrides, as in `start`.
+        here: True if they run on this machine, so it must have everything they require.
 
     Raises:
-        InputError: One of them cannot begin.
+        InputError: One of them cannot be started.
     """
     for run in runs:
         check_budget(run)
@@ -108,7 +108,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
 
 
 def inspected(source: str, options: Mapping[str, Any], reporter: Reporter | None = None) -> Inspection:
-    """Look at a data set with the options of `dnas data`. Raises InputError."""
+    """Inspect a data set with the options of `dnas data`. Raises InputError."""
     with calling(typed("train", options)):
         given = nested("train", dict(options)).get("data", {})
         data = checked(DataSettings, {"resize": AUTO_RESIZE, **given}, "data")

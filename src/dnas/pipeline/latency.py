@@ -1,9 +1,9 @@
-"""What operations take on this machine, by ONNX Runtime, for one image, with one thread; kept in the user's cache.
+"""Latency of operations on this machine with ONNX Runtime, for one image and one thread; stored in the user's cache.
 
-Each operation is measured by itself, by the least of many passes. What counts is the time that the thread was on the
-processor, so other processes do harm only as far as they fill its caches. In a network operations are fused, and find
-their inputs where others left them, so a few whole networks of the shape in question are measured, too, and a line is
-fitted: their time is a constant and a factor times the sum of their operations. Others of that shape tell the error.
+Each operation is measured separately, as the minimum over many passes. The CPU time of the thread is measured, so other
+processes only interfere through the caches. In a network, operations are fused and their inputs may already be in the
+cache. Therefore a few whole networks of the given shape are also measured, and a line is fitted: their time is a
+constant plus a factor times the sum of their operations. Further networks of that shape measure the error.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from dnas.space.limits import Delivered
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.sampling import sample
 
-COPIES = 8  # of an operation in one graph, so that the call of the runtime is a small part
-WARM, PASSES, SECONDS = 5, 400, 0.2  # passes before any counts; passes that count, at most, or as many as take so long
-FITTED, TESTED = 12, 6  # random networks that the line is fitted to, and that test it
+COPIES = 8  # copies of an operation in one graph, so that the overhead of a call is small
+WARM, PASSES, SECONDS = 5, 400, 0.2  # warm-up passes; maximum number, and maximum duration, of the measured passes
+FITTED, TESTED = 12, 6  # numbers of random networks for fitting the line and for testing it
 
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds of one pass: the least, and the quartiles."""
+    """Seconds of one pass: the minimum and the quartiles."""
 
     least: float
     low: float
@@ -49,19 +49,19 @@ class Passes:
 
     @property
     def spread(self) -> float:
-        """Of the middle half, as a share of the median."""
+        """Interquartile range, relative to the median."""
         return (self.high - self.low) / self.median
 
 
 @dataclass(frozen=True)
 class Table:
-    """What operations take in networks of one shape.
+    """Latency of operations in networks of one shape.
 
     Attributes:
-        times: Nanoseconds, by `space.latency`'s keys.
-        alone: Nanoseconds of each operation by itself, and the spread.
-        factor: Between the two.
-        errors: Of networks that the line was not fitted to, predicted over measured, minus one.
+        times: Nanoseconds, by the keys of `space.latency`.
+        alone: Nanoseconds of each operation measured separately, and the spread.
+        factor: Ratio of the two.
+        errors: Relative errors (predicted / measured - 1) for networks that were not used in the fit.
     """
 
     times: Mapping[str, int]
@@ -71,10 +71,10 @@ class Table:
 
 
 def measured(delivered: Delivered) -> Table:
-    """The table for a shape of networks; from the cache, where it is there.
+    """Return the table for a shape of networks, from the cache if possible.
 
     Raises:
-        InputError: ONNX Runtime is not installed, or cannot compute a primitive.
+        InputError: ONNX Runtime is not installed, or does not support a primitive.
     """
     require_onnx()
     file = _cache()
@@ -102,15 +102,15 @@ def measured(delivered: Delivered) -> Table:
 
 
 def covers(times: Mapping[str, int], delivered: Delivered) -> bool:
-    """Whether all is known that a network of this shape can have."""
+    """Return True if the times cover all operations of networks of this shape."""
     return {latency.FIXED, *_operations(delivered)} <= times.keys()
 
 
 def of_network(delivered: Delivered, architecture: Architecture, clock: Callable[[], int] = thread_time_ns) -> Passes:
-    """What a whole network takes: its own operations, in the order of the exported file, with random weights.
+    """Measure a whole network: the operations in the order of the exported file, with random weights.
 
     Args:
-        clock: Nanoseconds; of the thread, or `perf_counter_ns`, which other processes make go on.
+        clock: Clock in nanoseconds: CPU time of the thread, or `perf_counter_ns`, which includes other processes.
     """
     shape, network = delivered.shape, delivered.planned(architecture)
     model = network_model(network, shape.image_size, shape.image_channels, shape.final_norm)
@@ -119,7 +119,7 @@ def of_network(delivered: Delivered, architecture: Architecture, clock: Callable
 
 
 def _operations(delivered: Delivered) -> dict[str, tuple[str, int, int, int]]:
-    """All that networks of this shape can have, by key."""
+    """Return all operations of networks of this shape, by key."""
     found = {}
     network = delivered.planned(_sampled(delivered, np.random.default_rng(0)))
     kinds = layer_kinds(delivered.layers)
@@ -134,7 +134,7 @@ def _operations(delivered: Delivered) -> dict[str, tuple[str, int, int, int]]:
 
 
 def _sampled(delivered: Delivered, rng: np.random.Generator, primitives: Sequence[str] = ()) -> Architecture:
-    """A random architecture; of some primitives alone, where they are named."""
+    """Draw a random architecture, using only these primitives if any are given."""
     found = sample(delivered.space, rng, delivered.layers, shared=delivered.shared)
     if not primitives:
         return found
@@ -146,7 +146,7 @@ def _sampled(delivered: Delivered, rng: np.random.Generator, primitives: Sequenc
 
 
 def _operation(name: str, channels: int, stride: int, side: int) -> tuple[float, float]:
-    """Nanoseconds of a primitive by itself, and the spread."""
+    """Measure a primitive separately. Returns nanoseconds and the spread."""
     chain = PRIMITIVES[name].chain(channels, stride)
     image = np.random.default_rng(0).normal(size=(1, channels, side, side)).astype(np.float32)
     images = {f"{INPUT}{copy}": image for copy in range(COPIES)}
@@ -155,11 +155,11 @@ def _operation(name: str, channels: int, stride: int, side: int) -> tuple[float,
 
 
 def _fitted(delivered: Delivered, alone: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    """The constant and the factor, in which errors count by their share of the time; and the errors of others."""
+    """Fit the constant and the factor by relative errors, and return them with the errors on other networks."""
     rng, space = np.random.default_rng(0), delivered.space
     edges = [(reduction, e) for reduction in (False, True) for e in range(len(space.edges))]
     everywhere = [name for name in space.primitives if all(name in space.choices(*edge) for edge in edges)]
-    # Of two primitives each, so that their times differ; what is fused and converted is as in any other.
+    # Two primitives each, so that their times differ; fusion and conversion are the same as in other networks.
     pairs = [rng.permutation(everywhere)[:2] for _ in range(FITTED)]
     networks = [_sampled(delivered, rng, [str(name) for name in pair]) for pair in pairs]
     networks += [_sampled(delivered, rng) for _ in range(TESTED)]
@@ -193,7 +193,7 @@ def _passes(model: bytes, images: Mapping[str, Any], clock: Callable[[], int] = 
 
 
 def _cache() -> Path | None:
-    """The file for this machine and this version of the runtime; None where there is no place for it."""
+    """Return the cache file for this machine and version of the runtime, or None if there is no cache folder."""
     import onnxruntime
 
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))

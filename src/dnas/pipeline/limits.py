@@ -1,4 +1,4 @@
-"""Limits of a run: what they hold for, the width that is planned to fit them, and what cannot be met."""
+"""Limits of a run: the network they apply to, a width that fits them, and errors for limits that cannot be met."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 
-# A width is planned such that this share of so many random networks keeps to the limits, so that a search has a choice.
+# The planned width lets this share of a number of random networks be within the limits, so that a search has a choice.
 CHOICE, DRAWS = 0.5, 16
 NARROWEST = 2
 
 
 class Config(Protocol):
-    """What limits depend on of the settings of a run."""
+    """The settings of a run on which limits depend."""
 
     @property
     def command(self) -> str: ...
@@ -47,7 +47,7 @@ class Config(Protocol):
 
 
 def check_limits(limits: LimitSettings, command: str) -> None:
-    """Raise InputError for limits that are invalid for any images."""
+    """Raise InputError for limits that are invalid regardless of the images."""
     if command == "train":
         raise InputError("limits cannot be used with `dnas train`, which trains a given network; remove them")
     if limits.several and command != "run":
@@ -63,15 +63,15 @@ def check_limits(limits: LimitSettings, command: str) -> None:
 def within_limits(
     config: Config, train: TrainSettings, info: DataInfo, *, planned: bool
 ) -> tuple[TrainSettings, LimitSettings]:
-    """The training with a width that fits the limits, and the limits with what they hold for.
+    """Return the training with a width that fits the limits, and the limits with the network that they apply to.
 
     Args:
-        train: What the delivered network is trained by, also where the run only searches.
-        planned: Whether its width may be made smaller. It is then the largest at which half of random architectures
-            keep to the limits, or if there is none, at which one does.
+        train: The training of the delivered network, even if the run only searches.
+        planned: True if the width may be reduced: to the largest at which half of random architectures are within the
+            limits or, if there is none, at which one architecture is.
 
     Raises:
-        SettingError: Limits that no architecture can meet.
+        SettingError: No architecture can meet the limits.
     """
     assert config.limits is not None and config.search is not None
     limits = config.limits
@@ -107,7 +107,7 @@ def within_limits(
 
 
 def feasible(config: Config, info: DataInfo) -> Feasible | None:
-    """The architectures that keep to the limits of resolved settings; None where there are none."""
+    """Return the architectures within the limits of resolved settings, or None without limits."""
     limits = config.limits
     if limits is None or not limits.given or config.search is None:
         return None
@@ -119,20 +119,20 @@ def feasible(config: Config, info: DataInfo) -> Feasible | None:
 
 
 def kept(within: Feasible, architecture: Architecture) -> dict[str, dict[str, int]]:
-    """Of each limit, what it allows and what the delivered network uses."""
+    """Return, for each limit, its maximum and the cost of the delivered network."""
     costs = within.delivered.costs(architecture, within.limits)
     return {name: {"limit": most, "used": costs[name]} for name, most in within.limits.items()}
 
 
 def sentence(within: Feasible) -> str:
-    """What must be kept to, at which depth and width."""
+    """Describe the limits, and the depth and width of the networks that they apply to."""
     limits = ", ".join(f"{flag_of('limits.' + name)} {_text(name, most)}" for name, most in within.limits.items())
     delivered = within.delivered
-    return f"limits: {limits}, by networks of {delivered.layers} layers and {delivered.shape.channels} channels"
+    return f"limits: {limits}, for networks of {delivered.layers} layers and {delivered.shape.channels} channels"
 
 
 def _text(name: str, most: int) -> str:
-    """A limit as it is typed."""
+    """Return a limit as typed on the command line."""
     return f"{math.ceil(most / 100) / 10_000:g}ms" if name == LATENCY else str(most)
 
 
@@ -151,7 +151,7 @@ def _feasible(config: Config, train: TrainSettings, layers: int, limits: LimitSe
 
 
 def _some(within: Feasible) -> bool:
-    """Whether any architecture keeps to the limits."""
+    """Return True if any architecture is within the limits."""
     return _best(within) is not None
 
 
@@ -161,14 +161,14 @@ def _best(within: Feasible) -> Architecture | None:
 
 
 def _typical(within: Feasible, config: Config) -> float:
-    """The share of random architectures that keep to the limits."""
+    """Return the share of random architectures within the limits."""
     rng, delivered = numpy_stream(config.seed, "limits"), within.delivered
     draws = (sample(within.space, rng, delivered.layers, shared=delivered.shared) for _ in range(DRAWS))
     return sum(within.allows(each) for each in draws) / DRAWS
 
 
 def _refusal(within: Feasible, limits: LimitSettings) -> SettingError:
-    """What is wrong with limits that cannot be met, with the least that can be had."""
+    """Return the error for limits that cannot be met, with the minimum that is possible."""
     delivered, given = within.delivered, limits.given
     alone = [name for name, most in given.items() if not _some(Feasible(delivered, {name: most}))]
     name = alone[0] if alone else list(given)[-1]

@@ -1,7 +1,7 @@
-"""The file of a trained network: its weights, and all that rebuilds it.
+"""The file of a trained network: its weights and everything required to rebuild it.
 
-`model.safetensors` holds one tensor per weight and, in its header, the architecture, the width and the facts of the
-data. Nothing in it is executed.
+`model.safetensors` contains one tensor per weight and, in its header, the architecture, the width and the facts of the
+data. No code is stored or executed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODEL_FORMAT = "dnas-model/1"
 def model_bytes(
     network: nn.Module, subject: Architecture | HandMade, settings: NetworkTrainSettings, info: DataInfo
 ) -> bytes:
-    """model.safetensors: weights without the auxiliary head; its header holds all that rebuilds the network."""
+    """Return model.safetensors: weights without the auxiliary head, and a header to rebuild the network."""
     if isinstance(subject, Architecture):
         assert isinstance(settings, TrainSettings)
         shape: dict[str, Any] = {
@@ -56,13 +56,13 @@ def model_bytes(
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network of a run folder, in evaluation mode on the CPU, with all that its file tells of it.
+    """A trained network of a run folder, in evaluation mode on the CPU, with the metadata of its file.
 
     Attributes:
         network: Normalized images → logits.
-        info: What it expects of images.
-        subject: Its architecture, or the hand-made network that it is.
-        channels, stem, final_norm: Of a network that is built from an architecture, see `build`.
+        info: Required format of the images.
+        subject: Its architecture or reference network.
+        channels, stem, final_norm: For a network that is built from an architecture, see `build`.
     """
 
     network: nn.Module
@@ -74,15 +74,15 @@ class Trained:
 
 
 def load_model(run: str | Path) -> tuple[nn.Module, DataInfo]:
-    """The trained network of a run folder, in evaluation mode, and what it expects of images; see `load_trained`."""
+    """Return the trained network of a run folder in evaluation mode and the facts of its images; see `load_trained`."""
     trained = load_trained(run)
     return trained.network, trained.info
 
 
 def load_trained(run: str | Path) -> Trained:
-    """The trained network of a run folder.
+    """Return the trained network of a run folder.
 
-    Reads model.safetensors alone. Raises InputError when there is none, it is damaged, or a weight is not finite.
+    Reads model.safetensors only. Raises InputError if it is missing or damaged, or if a weight is not finite.
     """
     path = Path(run) / MODEL_FILE if Path(run).is_dir() else Path(run)
     if not path.is_file():
@@ -102,7 +102,7 @@ def load_trained(run: str | Path) -> Trained:
             architecture = Architecture.from_json(facts["architecture"])
             shape = {"channels": facts["channels"], "classes": classes, "inputs": info.channels, "stem": facts["stem"]}
             _check_size(path, size(plan(architecture, **shape), info.image_size).params, weights)
-            # Files from before there was this norm do not name it.
+            # Files of earlier versions, which did not have this norm, do not contain the key.
             more = {"stem": facts["stem"], "final_norm": facts.get("final_norm", False)}
             network = build(architecture, facts["channels"], classes, inputs=info.channels, **more)
             trained = Trained(network, info, architecture, facts["channels"], **more)
@@ -116,7 +116,7 @@ def load_trained(run: str | Path) -> Trained:
 
 
 def read_info(path: Path) -> DataInfo:
-    """What the network of a model.safetensors expects of images. Raises InputError when the file is damaged."""
+    """Return the facts of the images of a model.safetensors. Raises InputError if the file is damaged."""
     try:
         return info_from_json(_facts(path)["data"])
     except Exception as error:  # as above
@@ -126,9 +126,9 @@ def read_info(path: Path) -> DataInfo:
 
 
 def read_shape(path: Path) -> tuple[Subject, dict[str, Any]]:
-    """What the network of a model.safetensors is, and the settings of a training that its weights fix.
+    """Return the subject of a model.safetensors, and the settings of a training that are fixed by its weights.
 
-    Raises InputError when the file is damaged.
+    Raises InputError if the file is damaged.
     """
     try:
         facts = _facts(path)
@@ -143,7 +143,7 @@ def read_shape(path: Path) -> tuple[Subject, dict[str, Any]]:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What the header of a model.safetensors says. Raises InputError for another file."""
+    """Return the header of a model.safetensors. Raises InputError for another file."""
     with safetensors.safe_open(path, "pt") as file:
         facts: dict[str, Any] = json.loads((file.metadata() or {}).get("dnas", "{}"))
     if facts.get("format") != MODEL_FORMAT:
@@ -152,20 +152,22 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _check_size(path: Path, wanted: int, weights: Mapping[str, Tensor]) -> None:
-    """Raises InputError, before memory is taken, for a network that its file cannot hold."""
+    """Raise InputError, before allocating memory, for a network with more parameters than its file contains."""
     held = sum(tensor.numel() for tensor in weights.values())
     if wanted > held:
-        raise InputError(f"{path} cannot be loaded: its network has {wanted} parameters, and it holds {held} numbers")
+        raise InputError(
+            f"{path} cannot be loaded: its network has {wanted} parameters, but it contains {held} numbers"
+        )
 
 
 def info_from_json(facts: Mapping[str, Any]) -> DataInfo:
-    """What `dataclasses.asdict` made of a DataInfo, after a detour through JSON."""
+    """Return a DataInfo from the output of `dataclasses.asdict` after a round trip through JSON."""
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
     return DataInfo(**fields)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises InputError naming it when it is damaged or a number is not finite."""
+    """Return the tensors of a safetensors file. Raises InputError if it is damaged or a number is not finite."""
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
@@ -173,16 +175,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             kind = "NaN" if tensor.isnan().any() else "infinite values"
-            raise InputError(f"{path} cannot be used: the tensor {name!r} holds {kind}; restore it or train again")
+            raise InputError(f"{path} cannot be used: the tensor {name!r} contains {kind}; restore it or train again")
     return tensors
 
 
-# What a run is about: an architecture, searched or given, or a network that people designed.
+# The subject of a run: a searched or given architecture, or a reference network.
 Subject = Architecture | HandMade
 
 
 def fresh(subject: Subject, config: Config, info: DataInfo) -> nn.Module:
-    """The network that a run trains, with the weights that its seed gives."""
+    """Build the network that a run trains, initialized from its seed."""
     if isinstance(subject, HandMade):
         width = config.train.width if isinstance(config.train, WidthTrainSettings) else 1.0
         return build_handmade(subject.name, len(info.classes), info.channels, info.image_size, config.seed, width)

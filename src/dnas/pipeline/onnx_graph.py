@@ -1,7 +1,7 @@
-"""A planned network, or one of its chains, as an ONNX graph with random weights: enough to see how long it takes.
+"""A planned network, or one of its chains, as an ONNX graph with random weights, for measuring its latency.
 
-Within a second and without torch, where the export of a trained network takes half a minute. The computations are those
-of the exported file: batch norms are part of the convolutions before them.
+It is built within a second and without torch, while the export of a trained network takes half a minute. The
+computations are those of the exported file: batch norms are part of the preceding convolutions.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ INSTALL = "pip install 'dnas[export]'"
 
 
 def require_onnx() -> None:
-    """Raises InputError where a package is missing."""
+    """Raise InputError if a package is missing."""
     for package in ("onnx", "onnxruntime"):
         try:
             import_module(package)
         except ImportError:
-            raise InputError(f"--max-latency needs {package}, which is not installed: {INSTALL}") from None
+            raise InputError(f"--max-latency requires {package}; install it with: {INSTALL}") from None
 
 
 class Graph:
-    """Nodes and weights, as they are added."""
+    """Nodes and weights of a graph, in the order in which they are added."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -48,7 +48,7 @@ class Graph:
         self.rng = np.random.default_rng(0)
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The name of what another node gives."""
+        """Add a node and return the name of its output."""
         from onnx import helper
 
         name = f"t{len(self.nodes)}"
@@ -63,7 +63,7 @@ class Graph:
         return name
 
     def normal(self, *shape: int) -> str:
-        """Weights with which activations keep their size."""
+        """Add random weights that preserve the scale of the activations, and return their name."""
         fan = int(np.prod(shape[1:])) if len(shape) > 1 else 100
         return self.weight(self.rng.normal(0, fan**-0.5, shape).astype(np.float32))
 
@@ -78,7 +78,7 @@ class Graph:
         return serialized
 
     def chain(self, chain: Chain, tensor: str, rectified: bool = False) -> str:
-        """What a chain gives. Args: rectified: Its first ReLU has been."""
+        """Add a chain and return the name of its output. Args: rectified: The first ReLU is already applied."""
         for i, layer in enumerate(chain):
             match layer:
                 case Norm():
@@ -96,7 +96,7 @@ class Graph:
                 case FactorizedReduce():
                     tensor = tensor if rectified and not i else self.add("Relu", tensor)
                     half = layer.outputs // 2
-                    # The second from the end, so that both are of one size if sides are odd, too.
+                    # The second grid counts from the end, so that both have the same size for odd sides.
                     grids = (self._grid(tensor), self._grid(tensor, -2))
                     parts = [Conv(layer.inputs, outputs) for outputs in (half, layer.outputs - half)]
                     halves = map(self._convolution, parts, grids)
@@ -119,7 +119,7 @@ class Graph:
         )  # fmt: skip
 
     def _grid(self, tensor: str, stride: int = 2) -> str:
-        """Every so manieth pixel, from the first on; of a negative stride from the last."""
+        """Take every `stride`-th pixel, starting at the first one, or at the last one for a negative stride."""
         if stride == 1:
             return tensor
         start, end = (0, 1 << 30) if stride > 0 else (-1, -(1 << 30))
@@ -134,7 +134,7 @@ def _window(stride: int) -> dict[str, Any]:
 
 
 def chain_model(chain: Chain, channels: int, side: int, copies: int) -> bytes:
-    """Copies of a chain, each with an input of its own, so that none is left out for another."""
+    """Return copies of a chain, each with a separate input, so that the runtime cannot merge them."""
     graph = Graph()
     names = [f"{INPUT}{copy}" for copy in range(copies)]
     outputs = [graph.chain(chain or (Identity(),), name) for name in names]
@@ -142,7 +142,7 @@ def chain_model(chain: Chain, channels: int, side: int, copies: int) -> bytes:
 
 
 def network_model(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool) -> bytes:
-    """A whole network, from an image to its logits, for one image at a time."""
+    """Return a whole network, from an image to its logits, for batch size 1."""
     graph = Graph()
     before = graph.chain(network.stem.first, INPUT)
     previous = graph.chain(network.stem.second, before) if network.stem.second else before

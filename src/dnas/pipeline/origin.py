@@ -32,11 +32,11 @@ KINDS = {1: "gray", 3: "color"}  # of images, by their channels
 
 @dataclass(frozen=True)
 class Origin:
-    """A run whose training has ended.
+    """A run with a completed training.
 
     Attributes:
-        shape: The settings of a training that its weights fix.
-        info: What it knew of its data.
+        shape: The settings of a training that are fixed by its weights.
+        info: The facts of its data.
         images: The record of its training images; None for runs of earlier versions.
     """
 
@@ -48,7 +48,7 @@ class Origin:
 
 
 def read_origin(run: Path) -> Origin:
-    """Raises InputError where nothing has been trained, or a file is damaged."""
+    """Read the origin from a run folder. Raises InputError if nothing has been trained or a file is damaged."""
     path = run / MODEL_FILE
     if not path.is_file():
         raise InputError(
@@ -59,11 +59,11 @@ def read_origin(run: Path) -> Origin:
 
 
 def check(origin: Origin, config: Config, architecture: Architecture | None, info: DataInfo) -> None:
-    """Raises InputError where the network that is to be trained cannot have these weights.
+    """Raise InputError if these weights do not fit the network to train.
 
     Args:
-        architecture: What is to be trained, in its depth; None for a reference network.
-        info: Of the images that it is to be trained on.
+        architecture: The architecture to train, at its depth; None for a reference network.
+        info: The facts of the new training images.
     """
     name = config.handmade if architecture is None else architecture
     theirs = origin.subject if isinstance(origin.subject, Architecture) else origin.subject.name
@@ -91,7 +91,7 @@ def check(origin: Origin, config: Config, architecture: Architecture | None, inf
 
 
 def keep(origin: Origin, folder: RunFolder) -> None:
-    """Copy into a new run folder what its training begins with."""
+    """Copy the initial weights of the training, and the record of their images, into a new run folder."""
     if not folder.writes:
         return
     folder.write_bytes(ORIGIN_FILE, (origin.run / MODEL_FILE).read_bytes())
@@ -100,13 +100,13 @@ def keep(origin: Origin, folder: RunFolder) -> None:
 
 
 def without_seen(data: Data, images: TrainingImages | None) -> Data:
-    """The data without the test images that the weights were trained on, as far as they can be recognized.
+    """Return the data without the test images that the weights were trained on, as far as they can be recognized.
 
     Args:
-        images: The record of those that they were trained on.
+        images: The record of the images that the weights were trained on.
 
     Raises:
-        InputError: None is left.
+        InputError: No test image is left.
     """
     test = data.test
     if images is None or test is None or not images.fits(data.info):
@@ -124,10 +124,10 @@ def without_seen(data: Data, images: TrainingImages | None) -> Data:
 
 
 def take_over(network: nn.Module, path: Path, config: Config, subject: Subject, info: DataInfo) -> int:
-    """Give a fresh network the trained weights of a model.safetensors, and return how many of its own they are.
+    """Load the trained weights of a model.safetensors into a new network, and return the number of loaded weights.
 
-    Where its classes are others, the last layer keeps its fresh weights. So does an auxiliary head, which is of a
-    training alone.
+    If the classes differ, the last layer keeps its initial weights. So does an auxiliary head, which is only used in
+    training.
 
     Raises:
         InputError: A weight is not finite, or the file is damaged.
@@ -148,7 +148,7 @@ def take_over(network: nn.Module, path: Path, config: Config, subject: Subject, 
 
 
 def _head(subject: Subject, config: Config, info: DataInfo, own: Mapping[str, Tensor]) -> set[str]:
-    """The tensors whose shape depends on the number of classes."""
+    """Return the names of the tensors whose shape depends on the number of classes."""
     other = fresh(subject, config, replace(info, classes=(*info.classes, ""))).state_dict()
     return {name for name, tensor in own.items() if tensor.shape != other[name].shape}
 
@@ -158,11 +158,11 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
 
 
 def facts(origin: Origin, config: Config, subject: Subject, data: Data, left_out: int) -> dict[str, Any]:
-    """What config.toml and result.json have of it.
+    """Return the facts for config.toml and result.json.
 
     Returns:
-        The run, its data and test accuracy; how many weights of all are taken over, and whether the last layer is new;
-        how many test images are left out, where that is known.
+        The run, its data and test accuracy; the number of loaded weights and of all weights, and whether the last
+        layer is new; the number of removed test images, if known.
     """
     network = fresh(subject, config, data.info)
     taken = take_over(network, origin.run / MODEL_FILE, config, subject, data.info)
@@ -183,11 +183,11 @@ def facts(origin: Origin, config: Config, subject: Subject, data: Data, left_out
 
 
 def sentences(facts: Mapping[str, Any], info: DataInfo) -> list[str]:
-    """What is said of it when a training begins.
+    """Return the lines that dnas prints at the start of a training.
 
     Args:
-        facts: What `facts` gives.
-        info: Of the images of this training.
+        facts: The output of `facts`.
+        info: The facts of the images of this training.
     """
     every = facts["weights"] == facts["of"]
     weights = f"all {facts['of']:,}" if every else f"{facts['weights']:,} of {facts['of']:,}"

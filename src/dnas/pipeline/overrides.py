@@ -1,6 +1,6 @@
-"""Flat options become nested settings, over those of a configuration file.
+"""Conversion of flat options to nested settings, which take precedence over those of a configuration file.
 
-The command line imports this at its start, so what needs pydantic, numpy or torch is imported where it is needed.
+The command line imports this module at startup, so pydantic, numpy and torch are imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
     """Return what the user typed for each setting, by its dotted name, as `dnas.errors.calling` takes it.
 
     Args:
-        given: Flat options, as of `nested`.
+        given: Flat options, as in `nested`.
     """
     given = {key: value for key, value in given.items() if value is not None}
     found = {}
@@ -43,7 +43,7 @@ def typed(command: Command, given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
-    """Return what to call each setting of a file, by its dotted name: "search.epochs in 'config.toml'"."""
+    """Return the name of each setting of a file in messages, by its dotted name: "search.epochs in 'config.toml'"."""
 
     def keys(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
         for key, value in values.items():
@@ -55,18 +55,18 @@ def in_file(settings: Mapping[str, Any], file: str | Path) -> dict[str, str]:
 
 
 def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) -> dict[str, Any]:
-    """Flat options (those that are not None) over a configuration file, as nested settings.
+    """Return flat options (those that are not None), over a configuration file, as nested settings.
 
     Args:
-        beside: Parts that take part besides those of `--with`.
+        beside: Further parts in addition to those of `--with`.
 
-    Raises InputError for an option that cannot be used with the command, or that is malformed.
+    Raises InputError for an option that cannot be used with the command or is malformed.
     """
     given = {k: v for k, v in given.items() if v is not None}
     settings: dict[str, Any] = read_settings(given.pop("config")) if "config" in given else {}
     theirs = str(settings.get("handmade", ""))
     if settings.get("command", command) != command:
-        # A file of another command still says how to search or to train.
+        # The search and train settings of a file of another command still apply.
         for key in (
             "architecture",
             "handmade",
@@ -80,18 +80,18 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
         ):
             settings.pop(key, None)
     if given.keys() & LIMIT_OPTIONS:
-        settings.pop("answers", None)  # what the file's run had planned for its limits
+        settings.pop("answers", None)  # the plan of the run that wrote the file
     beneath = settings.pop("train", {})
     if beneath:
-        from dnas.pipeline.config import train_settings  # with torch, which no help needs
+        from dnas.pipeline.config import train_settings  # imports torch, which is not needed for help
 
-        # So does a file of another kind of network, but for what only that has use for.
+        # So do those of a file for another kind of network, except for settings that only apply to that kind.
         ours = given.get("handmade", "")
         lost = train_settings(theirs).model_fields.keys() - train_settings(ours).model_fields.keys()
         beneath = {name: value for name, value in beneath.items() if name not in lost}
     settings["command"] = command
     if given.get("image_size") == 0:
-        # Only in a file is 0 the size that the data has.
+        # The value 0 for the size of the data is only allowed in a file.
         raise SettingError("data.image_size", "--image-size", " must be at least 8, got 0; leave it out for automatic")
     options = given.pop("option", [])
     for option, value in common_first(given).items():
@@ -107,7 +107,7 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
     if isinstance(given.get("with_parts"), str):
         given["with_parts"] = [name.strip() for name in given["with_parts"].split(",") if name.strip()]
     if "with_parts" in given and "with_options" in settings:
-        # A file's options of parts that do not take part now.
+        # Options in the file of parts that are not used now.
         taken, of_file = {*given["with_parts"], *beside}, settings["with_options"]
         settings["with_options"] = {name: of_file[name] for name in of_file if name in taken}
     if "prior" in given:
@@ -122,7 +122,7 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
         from dnas.settings import train_over
 
         if settings.get("train", {}).keys() & {"epochs", "steps"}:
-            # What the file's run had planned is not as long as this.
+            # The plan of the run that wrote the file is for another budget.
             settings.pop("finals_steps", None)
             settings.pop("baseline_steps", None)
         settings["train"] = train_over(settings.get("train", {}), beneath)
@@ -141,10 +141,10 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
 
 
 def add_options(settings: dict[str, Any], texts: Sequence[str], sections: Sequence[str]) -> None:
-    """Put NAME=VALUE texts where they belong: SECTION.NAME, PART.NAME, or the plain NAME of a method's option.
+    """Add NAME=VALUE texts to the settings: SECTION.NAME, PART.NAME, or the plain NAME of a method option.
 
-    Raises InputError for a text of another form, or for a section that is not among `sections`; plain names
-    belong to the section "options", those of parts to "with_options".
+    Plain names belong to the section "options", those of parts to "with_options". Raises InputError for a text of
+    another form, or for a section that is not among `sections`.
     """
     for text in texts:
         name, equals, value = text.partition("=")
@@ -178,7 +178,7 @@ def _parts() -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """An option's text as TOML would read it; a bare word is a text."""
+    """Parse the text of an option as TOML; a bare word is a string."""
     match text:
         case "true" | "True":
             return True
@@ -193,7 +193,10 @@ def _value(text: str) -> Any:
 
 
 def _absolute(value: Any) -> Any:
-    """The whole path of a folder or file, so that a run can be resumed from elsewhere; known names go before it."""
+    """Return the absolute path of a folder or file, so that a run can be resumed from any folder.
+
+    Known names take precedence.
+    """
     from dnas.data.sources.registry import names as known_names
     from dnas.data.sources.tree import is_dir, is_file
     from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS
@@ -206,15 +209,15 @@ def _absolute(value: Any) -> Any:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """A configuration file as nested values. What a run found (environment, fingerprint) is left out.
+    """Return a configuration file as nested values, without the facts recorded by a run (environment, fingerprint).
 
-    Raises InputError naming the file.
+    Raises InputError that names the file.
     """
     values = read_toml(Path(path))
     for section in ("data", "search", "options", "with_options", "train", "limits"):
         if not isinstance(values.get(section, {}), dict):
-            raise InputError(f"{section} in {path} is a value; it is a table: [{section}]")
-    if values.pop("environment", None) is not None and "format" in values:  # no file of the user's own
+            raise InputError(f"{section} in {str(path)!r} must be a table: [{section}]")
+    if values.pop("environment", None) is not None and "format" in values:  # not a file written by the user
         values = as_before(values)
     values.pop("origin", None)
     for found in ("fingerprint", "train_images"):
@@ -223,7 +226,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def as_before(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.toml of a run, with what an earlier version did and had no setting for."""
+    """Add to the config.toml of a run the settings of behavior that was fixed in the version that wrote it."""
     from dnas.settings import CROP
 
     drawing = {name: {"stratified": False, **values[name]} for name in ("search", "train") if name in values}

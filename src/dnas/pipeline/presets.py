@@ -1,4 +1,4 @@
-"""What the presets make of the settings."""
+"""Settings of the presets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Preset = Literal["quick", "shared", "paper"]
 DEFAULT_PRESET: Final[Preset] = "quick"
 # --- presets -------------------------------------------------------------------------------------------
 
-# Tiny-ImageNet as NASP trains it, which is where the paper's table 3 compares (rotation and flip, no crop).
+# Tiny-ImageNet as in NASP, the protocol of table 3 of the paper (rotation and flip, no crop).
 PAPER_TRAIN: dict[str, dict[str, Any]] = {
     "tiny-imagenet": {
         "channels": 48,
@@ -39,27 +39,29 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
         "stem": TINY_IMAGENET_STEM,
     },
 }
-# Without a budget a search sees so many images in each epoch, and a training so many in all: minutes on two cores.
-# Where the first cells see more than 16 pixels there are fewer, since a step takes as much longer.
+# Without a budget: the number of images per epoch of a search, and in total of a training (minutes on two cores). They
+# are reduced if the first cells have more than 16 pixels, in proportion to the longer duration of a step.
 QUICK_LAYERS = 6
 QUICK_BATCH = 64
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10
 QUICK_TRIALS = 16
 QUICK_TRIAL_EPOCHS = 3
-# Where finals follow, a search is one of several that propose, and has an eighth of that. On CIFAR-10 it took 130 s,
-# beside a training of 400 s, and its network ended 2.2 points below the random one of its size (docs/outcome.md).
+# If finals follow, the search is one of several sources of candidates and has an eighth of these images. On CIFAR-10 a
+# full search took 130 s, next to a training of 400 s, and its network was 2.2 percentage points below the random
+# baseline (docs/outcome.md).
 QUICK_FEWER_IMAGES, QUICK_FEWER_EPOCHS = 4, 2
 QUICK_LEAST_BATCHES = 4
 QUICK_TRAIN_IMAGES = 200_000
 QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
-# By how much a stem reduces the side. From so many pixels on the quick preset halves it: half of a network's time goes
-# into its first cells, and at equal time the accuracy on CIFAR-10 is higher by 4.6 points (docs/outcome.md).
+# Reduction of the side length by a stem. From this image size on, the quick preset halves it: half of the time of a
+# network is spent in its first cells, and for equal time the accuracy on CIFAR-10 is 4.6 percentage points higher
+# (docs/outcome.md).
 SHRINKS = {CIFAR_STEM: 1, HALVING_STEM: 2, TINY_IMAGENET_STEM: 2, IMAGENET_STEM: 8}
 HALVED_FROM, EIGHTH_FROM = 24, 128
-# For a training of few passes, which the regularisation of 600 epochs (cutout, drop-path, an auxiliary loss) would only
-# slow down. docs/outcome.md says what they are for.
+# For a training of few epochs, which the regularization for 600 epochs (cutout, drop path, an auxiliary loss) would
+# only slow down. For the reasons, see docs/outcome.md.
 QUICK_RECIPE: dict[str, Any] = {
     "optimizer": "muon",
     "muon_learning_rate": 0.05,
@@ -76,9 +78,9 @@ QUICK_RECIPE: dict[str, Any] = {
 }
 
 
-# Of the learning rates of a training from nothing, what one has that begins with weights which know its classes: a full
-# rate unlearns what a short training does not find again. With other classes a lower rate learns too little
-# (docs/networks.md has the figures).
+# Factor of the learning rates if a training starts with weights trained on the same classes: full rates destroy more
+# than a short training can recover. With other classes, lower rates learn too little (for figures, see
+# docs/networks.md).
 CONTINUED = 0.1
 RATES = ("learning_rate", "muon_learning_rate")
 
@@ -106,10 +108,11 @@ def preset_settings(
     handmade: bool = False,
     finals: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """What a preset sets for a data set with `count` training images: {"search": …, "train": …}.
+    """Return the settings of a preset for a data set with `count` training images: {"search": …, "train": …}.
 
-    "paper" is each method's own, "shared" the same for all: DARTS' defaults at the depth of the trained network. What
-    is trained may be a `handmade` network, which has a stem of its own. There may be `finals` between the two.
+    "paper" uses the settings of each method's paper, "shared" the same for all methods: the defaults of DARTS at the
+    depth of the trained network. The trained network may be a reference network (`handmade`), which has its own stem.
+    There may be `finals` between search and training.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = {"stratified": True, **paper.get("search", {})}
@@ -149,21 +152,22 @@ def preset_settings(
         "batch_size": QUICK_BATCH,
         "images": images,
         **QUICK_RECIPE,
-        # Whose own stem halves the side needs no smaller images: without them the accuracy is higher by 1.5 points.
+        # A network whose own stem halves the side does not need smaller images: without them the accuracy is 1.5
+        # percentage points higher.
         "half_size": 0.5 if (info.image_size if handmade else side) >= HALVED_FROM else 0.0,
     }
     return {"search": search, "train": train}
 
 
 def begun(train: Mapping[str, Any], above: Mapping[str, Any], new_head: bool) -> dict[str, Any]:
-    """What a preset's training becomes where it begins with trained weights.
+    """Return the training settings of a preset for a training that starts with trained weights.
 
-    Images are of full size in all steps, as those were that the weights saw last.
+    Images have full size in all steps, like those at the end of the earlier training.
 
     Args:
-        train: As of `preset_settings`, maybe with other rates.
-        above: Settings that stand in place of the preset's.
-        new_head: Whether the classes are others than those that the weights know; else rates are lower.
+        train: As from `preset_settings`, possibly with other learning rates.
+        above: Settings that take precedence over those of the preset.
+        new_head: True if the classes differ from those of the weights; otherwise the learning rates are lower.
     """
     full = {**train, "half_size": 0.0}
     if new_head:

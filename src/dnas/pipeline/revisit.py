@@ -1,4 +1,4 @@
-"""What is done again with the search of an earlier run: derive."""
+"""Deriving an architecture again from the search of an earlier run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
 
     Args:
         path: The run folder.
-        options: Of the method, over those of the run.
+        options: Method options that take precedence over those of the run.
 
     Raises:
-        InputError: No search in this folder, or an option that does not fit.
+        InputError: There is no search in this folder, or an option does not fit.
     """
     path = Path(path)
     if not (path / CONFIG_FILE).is_file():

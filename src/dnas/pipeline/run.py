@@ -70,7 +70,7 @@ def start(
         overrides: Nested settings over the preset's, e.g. {"command": "search", "search": {"layers": 8}}.
         out: The run folder; by default a new one under runs/.
         architecture: For the command "train", unless `overrides` name a reference network.
-        given: The place of images that the caller holds; the setting data.source is `IN_MEMORY` then.
+        given: The place of images in the memory of the caller; the setting data.source is then `IN_MEMORY`.
 
     Raises:
         InputError: Before anything is written.
@@ -99,12 +99,12 @@ def _begin(
 ) -> dict[str, Any]:
     if out is not None and distributed.leads():
         refuse_used(Path(out))
-    # Once more, since some settings depend on the number of ranks, which is known by now.
+    # Resolved again, since some settings depend on the number of ranks, which is now known.
     check_budget(overrides)
     drafted = draft(overrides)[0]
     began = clock(drafted.device)
     begun_with = origin.read_origin(Path(drafted.from_run)) if drafted.from_run else None
-    # A network of color images reads gray ones as such, too.
+    # A network for color images also reads grayscale images as color.
     data = load_data(drafted, reporter, None if begun_with is None else begun_with.info.channels, given)
     if begun_with is not None:
         known = {**overrides.get("origin", {}), "new_head": begun_with.info.classes != data.info.classes}
@@ -130,7 +130,7 @@ def _begin(
             folder.write_text(ARCHITECTURE_FILE, architecture.dumps())
         if begun_with is not None:
             origin.keep(begun_with, folder)
-        # Last: a folder is a run folder from the moment that it has a config.toml.
+        # Written last: a folder becomes a run folder when it has a config.toml.
         folder.write_config(config.to_toml())
         _keep_images(folder, data)
         distributed.wait()
@@ -158,7 +158,7 @@ def _begin(
 def _originated(
     begun_with: origin.Origin, config: Config, architecture: Architecture | None, data: Data
 ) -> tuple[Config, Data]:
-    """The configuration of a training that begins with weights, with their facts; and the data that it may see."""
+    """Return the configuration of a training that starts with given weights, with their facts, and the allowed data."""
     origin.check(begun_with, config, architecture, data.info)
     rest = origin.without_seen(data, begun_with.images)
     assert data.test is not None and rest.test is not None
@@ -168,7 +168,7 @@ def _originated(
 
 
 def _keep_images(folder: RunFolder, data: Data) -> None:
-    """Write down what is trained on, and what cannot be read."""
+    """Record the training images and the unreadable files."""
     if not folder.writes:
         return
     splits = {"train": data.train, "test": data.test}
@@ -196,7 +196,7 @@ def resume(
     For a completed run, its result is returned.
 
     Args:
-        given: The place of images that the caller holds, if the run began with such.
+        given: The place of images in the memory of the caller, if the run was started with such images.
 
     Raises:
         InputError: Not a run folder, in use, or its configuration, data or format has changed.
@@ -211,7 +211,7 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
     with ExitStack() as opened:
         if distributed.leads():
             folder = opened.enter_context(RunFolder.reopen(path, execution.patience))
-        # What the first rank clears away and begins to write is no matter of the others, who read now.
+        # Only the first rank removes and writes files; the others only read.
         distributed.wait()
         if not distributed.leads():
             folder = opened.enter_context(RunFolder(path, writes=False))
@@ -226,14 +226,14 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             config = parse(values)
         if (folder.path / RESULT_FILE).exists():
             result: dict[str, Any] = json.loads((folder.path / RESULT_FILE).read_text("utf-8"))
-            _keep_plan(config, result, folder)  # where that was stopped just before
+            _keep_plan(config, result, folder)  # in case the run was stopped just before
             return result
         _check_given(path, config, given)
         check_execution(execution)
         check_machine(config.device, config.backend, config.handmade)
-        # The number of threads decides the order of sums, so a resumed run takes the first one's.
+        # The order of sums depends on the number of threads, so a resumed run uses the original number.
         torch.set_num_threads(int(config.environment.get("threads", torch.get_num_threads())))
-        # As the file has it: a newer dnas may have settings that it did not know.
+        # As in the file: a newer version of dnas may have additional settings.
         session = Session(folder, values, reporter, execution)
         session.resume()
         distributed.wait()
@@ -249,7 +249,7 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             raise InputError(f"{path} cannot be resumed: {changed} or start a new run")
         data = origin.without_seen(data, read_training_images(path, ORIGIN_IMAGES_FILE))
         if record is None:
-            _keep_images(folder, data)  # begun by an earlier version, or stopped before it was written
+            _keep_images(folder, data)  # started by an earlier version, or stopped before they were written
         now = environment(config.handmade)
         for key in ("dnas", "torch", PACKAGE, "kernels"):
             if config.environment.get(key) != now.get(key):
@@ -269,7 +269,7 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
 
 
 def _check_given(path: Path, config: Config, given: Place | None) -> None:
-    """Raises InputError where a run has to be given its images again and is not, or the other way round."""
+    """Raise InputError if a run requires its images in memory but gets none, or the other way round."""
     if config.data.source == IN_MEMORY and given is None:
         raise InputError(
             f"the images of {path} were given in memory; resume in Python with dnas.resume({str(path)!r}, "
@@ -282,7 +282,7 @@ def _check_given(path: Path, config: Config, given: Place | None) -> None:
 def _carry_through(
     config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session, began: float
 ) -> dict[str, Any]:
-    """All stages that are not yet complete. `began`: the clock at the beginning of this execution."""
+    """Execute all stages that are not yet complete. `began`: the clock at the start of this execution."""
     if method is not None:
         method.feasible = limits.feasible(config, data.info)
         if config.answers:
@@ -291,7 +291,7 @@ def _carry_through(
             method.feasible = method.answers[-1]
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
-    if not config.budget:  # whoever gave one knows the time
+    if not config.budget:  # with a budget, the duration is known
         session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
     with closing(data):
         return _stages(config, method, data, folder, session, began)
@@ -313,7 +313,7 @@ def _stages(
             result |= carry_out.train(config, subject, data, folder, session, began)
         if config.search is not None:
             done = session.completed[SEARCH_STAGE]
-            # That of what the search found, which is the first candidate of the finals.
+            # The plan for the searched architecture, which is the first candidate of the finals.
             passed_over = any(each.get("winner") for each in result.get("finals", [])[1:])
             result |= {"validation_accuracy": None if passed_over else done["validation_accuracy"], **done["cost"]}
             if done.get("signal"):
@@ -332,7 +332,7 @@ def _stages(
 def _answers(
     config: Config, method: Method | None, data: Data, folder: RunFolder, session: Session
 ) -> list[dict[str, Any]]:
-    """The results of the runs for all values of a limit but the largest, which go on where they were stopped."""
+    """Return the results of the runs for all values of a limit except the largest; stopped runs are resumed."""
     seconds = session.completed[PLAN_STAGE]["each"] if config.budget else 0.0
     found = []
     for number, own in enumerate(answers.configs(config, seconds)):
@@ -342,7 +342,7 @@ def _answers(
         try:
             found.append(_answer(own, number, method, data, folder, session))
         except Interrupted as stopped:
-            # It is the whole that is resumed.
+            # Messages must name the whole run, which is the one to resume.
             raise Interrupted(folder.path, stopped.signum) from None
     return found
 
@@ -350,11 +350,11 @@ def _answers(
 def _answer(
     config: Config, number: int, method: Method | None, data: Data, whole: RunFolder, of_whole: Session
 ) -> dict[str, Any]:
-    """A run by the search of the whole, begun where it has not been."""
+    """Run, or resume, one of the runs that share the search of the whole run."""
     path, began = whole.path / ANSWERS_FOLDER / answers.name_of(config), clock(config.device)
     begun = (path / CONFIG_FILE).is_file()
     if not begun:
-        shutil.rmtree(path, ignore_errors=True)  # what an execution that was killed may have left
+        shutil.rmtree(path, ignore_errors=True)  # possibly left by a killed execution
     with RunFolder.reopen(path, of_whole.execution.patience) if begun else RunFolder.create(path) as folder:
         values = folder.read_config() if begun else config.to_toml()
         config = parse(values)
@@ -371,7 +371,7 @@ def _answer(
             carry_out.take_over_search(config, found, whole, folder)
             _keep_images(folder, data)
             session.take_over(SEARCH_STAGE, found, of_whole.seconds.get(SEARCH_STAGE, 0.0))
-            # Last: with it, this is a run that anybody may resume.
+            # Written last: it makes the folder a run that can be resumed.
             folder.write_config(values)
         if not config.budget:
             session.estimate = stages.estimate(config, method, data.train, data.test, data.info)

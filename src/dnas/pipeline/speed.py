@@ -1,4 +1,4 @@
-"""How fast this machine is: a few steps of a search or a training are tried on a few images, and thrown away."""
+"""Speed of this machine, measured by a few steps of a search or training on a few images, which are discarded."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from dnas.searching.loop import search_supernet
 from dnas.settings import GradientSettings, NetworkTrainSettings, SupernetSettings
 from dnas.training.trainer import train_network
 
-# The first step, which has more to do, counts for nothing, and a try ends after these.
+# The first step does additional work and is not counted. A measurement ends after these.
 TRIED_SECONDS, TRIED_STEPS = 0.5, 8
 
 
-# In place of a device: by the wall's clock, whatever computes.
+# Used instead of a device: wall-clock time for any device.
 WALL = "wall"
 
 
 def clock(device: str) -> float:
-    """Seconds of this thread's processor time; on a GPU, whose time is none of it, of the wall's.
+    """Return the CPU time of this thread in seconds or, for a GPU, wall-clock time.
 
-    The thread takes part in all that is computed, so on an idle machine both are the same, and on a busy one a plan is
-    that of an idle one.
+    The thread takes part in all computations, so both are equal on an idle machine, and plans made on a busy machine
+    are those for an idle one.
     """
     return time.thread_time() if device == "cpu" else time.monotonic()
 
@@ -51,11 +51,11 @@ def seconds_per_step(
     half: bool = False,
     wall: bool = False,
 ) -> float:
-    """How long a step of a training takes. The network is used up.
+    """Measure the duration of a training step. The network is modified.
 
     Args:
-        half: Of its first steps, on images of half the size.
-        wall: Beside whatever else this machine does now.
+        half: Measure the first steps, which use images of half the size.
+        wall: Measure wall-clock time, including the current load of the machine.
     """
     count = min(len(train), 3 * round(settings.images / settings.steps_per_epoch))
     short = settings.model_copy(
@@ -80,7 +80,7 @@ def seconds_per_search_step(
     device: str,
     with_parts: Sequence[Part] = (),
 ) -> float:
-    """How long a step of a search takes in which the architecture moves, if it ever does."""
+    """Measure the duration of a search step, with an architecture update if the method has one."""
     share = min(settings.train_share, 1 - settings.train_share)
     count = min(len(train), math.ceil(3 * settings.batch_size / share))
     update: dict[str, object] = {"images": count, "epochs": TRIED_STEPS, "watch_images": 0}
@@ -96,16 +96,16 @@ def seconds_per_search_step(
 
 
 def few(train: Split, count: int) -> Split:
-    """So many images, evenly spread."""
+    """Return this number of evenly spaced images."""
     return train.subset(torch.linspace(0, len(train) - 1, count).long())
 
 
 class _Enough(Exception):
-    """A loop has been tried for long enough."""
+    """Raised to end a loop that has been measured for long enough."""
 
 
 class _Stopwatch(Silent):
-    """Takes the time at the end of each step, and ends the loop when that tells its speed."""
+    """Reporter that measures the time after each step, and ends the loop when the speed is known."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -124,7 +124,7 @@ class _Stopwatch(Silent):
 
 def _median_step(run: Callable[[Session], None], device: str) -> float:
     watch = _Stopwatch(device)
-    with contextlib.suppress(_Enough):  # a method may end its search before
+    with contextlib.suppress(_Enough):  # a method may end its search earlier
         run(Session(None, {}, watch))
     give_back()
     ends = watch.ends if len(watch.ends) > 1 else [watch.began, *watch.ends]

@@ -1,4 +1,4 @@
-"""The stages of a run: how much work each is, and how long those that have not begun are expected to take."""
+"""Work of the stages of a run, and estimated duration of those that have not started."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 from dnas.training.build import built, planned
 
-# Passes forward and backward in a step that moves the architecture, too.
+# Forward and backward passes in a step that also updates the architecture.
 PASSES = {"first-order": 2.0, "second-order": 5.0, "single-level": 1.0}
-# What a look at the eigenvalue costs, in the same unit.
+# Cost of computing the eigenvalue, in the same unit.
 EIGENVALUE_PASSES = 100.0
-# Random architectures, of which the one of middle size stands for the one that will be found.
+# Number of random architectures; the one of median size represents the searched architecture.
 DRAWS = 25
 
 
 def estimate(config: Config, method: Method | None, train: Split, test: Split | None, info: DataInfo) -> Estimate:
-    """The estimate for a run with these resolved settings."""
+    """Return the estimate for a run with these resolved settings."""
     stages: dict[str, Work] = {}
     if config.search is not None:
         assert method is not None
@@ -90,7 +90,7 @@ def set_baseline(
     settings: TrainSettings,
     info: DataInfo,
 ) -> None:
-    """Tell an estimate what is trained, and what as its baseline; None: nothing is."""
+    """Update an estimate with the architecture to train, and with its baseline (None: no baseline)."""
     if baseline is None:
         foretold.leave_out(BASELINE_STAGE)
         return
@@ -99,9 +99,9 @@ def set_baseline(
 
 
 def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
-    """That of a training, with what comes at its end: batch norms of averaged weights, and the test.
+    """Return the work of a training, including the batch norms of averaged weights and the test at its end.
 
-    In steps on images of full size.
+    The unit is one step on images of full size.
     """
     batch = settings.images / settings.steps_per_epoch
     after = FORWARD * (settings.statistics_images + test_images) / batch
@@ -109,7 +109,7 @@ def train_work(settings: NetworkTrainSettings, test_images: int) -> Work:
 
 
 def finals_work(settings: NetworkTrainSettings, entrants: int) -> Work:
-    """That of finals, but for the winner's part, which is its training's. In steps on images of full size."""
+    """Return the work of finals in steps on images of full size, except that of the winner, which is its training."""
     programme = finals.rounds(entrants)
     judged = sum(each.entrants for each in programme) * finals.held_out(settings.images)
     cost = 1 / 4 if settings.half_size >= finals.LAST_SHARE else 1.0
@@ -119,12 +119,12 @@ def finals_work(settings: NetworkTrainSettings, entrants: int) -> Work:
 
 
 def passes(settings: GradientSettings, with_parts: Sequence[Part]) -> float:
-    """Those of a step in which the architecture moves."""
+    """Return the number of passes of a step with an architecture update."""
     return PASSES[settings.update] + sum(part.passes(settings) for part in with_parts)
 
 
 def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[Part] = ()) -> Work:
-    """That of a search, no more than its limits allow: of trials in trials, else in passes forward and backward."""
+    """Return the work of a search, at most that of its limits: in trials, or in forward and backward passes."""
     validation = (settings.images - settings.weight_images) or settings.images
     seconds = settings.seconds or math.inf
     if isinstance(settings, TrialSettings):
@@ -135,7 +135,7 @@ def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[P
     epoch = settings.steps_per_epoch
     batch = settings.weight_images / epoch
     costs: dict[str, Any] = {}
-    watched = 0.0 if type(method).derive is SupernetMethod.derive else 1.0  # what is derived, if anything is
+    watched = 0.0 if type(method).derive is SupernetMethod.derive else 1.0  # the derived architecture, if there is one
     eigenvalue = 0.0
     if isinstance(settings, GradientSettings):
         costs = {"early_steps": settings.warmup_epochs * epoch, "cost": passes(settings, with_parts)}
@@ -145,9 +145,9 @@ def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[P
     for part in with_parts:
         assert isinstance(method, GradientMethod)
         last += FORWARD * part.judged_images(method, settings.layers, validation) / batch
-    # What the limit counts; to watch is no cost of the search.
+    # The amount counted by the limit; monitoring is not part of the search cost.
     work = Work(settings.epochs * epoch, **costs, epoch_steps=epoch, epoch_cost=each, after=last, seconds=seconds)
-    # It counts in batches of full size.
+    # The unit is a full batch.
     limit = settings.steps * settings.batch_size / batch
     if 0 < limit < work.total:
         steps = bisect.bisect_left(range(work.steps), limit, key=work.until)
@@ -159,10 +159,10 @@ def search_work(method: Method, settings: SearchSettings, with_parts: Sequence[P
 def seconds_per_trial(
     config: Config, settings: TrialSettings, train: Split, info: DataInfo, wall: bool = False
 ) -> float | None:
-    """How long a trial takes: its steps are tried with the threads that each trial has.
+    """Estimate the duration of a trial from a few steps with the number of threads of each trial.
 
     Args:
-        wall: Beside whatever else this machine does now.
+        wall: Measure wall-clock time, including the current load of the machine.
     """
     training = short_training(settings)
     threads = torch.get_num_threads()
@@ -179,9 +179,9 @@ def seconds_per_trial(
 def _seconds_per_step(
     config: Config, settings: TrainSettings, train: Split, info: DataInfo, wall: bool
 ) -> float | None:
-    """How long a step of a training takes that has not begun, tried on a network of likely size and on a few pictures.
+    """Estimate the duration of a step of a future training, using a network of typical size and a few images.
 
-    None where it cannot be known: a try must not end a run, and of several ranks none may fail alone.
+    Returns None if it cannot be measured: a measurement must not end a run, and no rank may fail alone.
     """
     if distributed.count() > 1:
         return None
@@ -193,7 +193,7 @@ def _seconds_per_step(
 
 
 def likely(config: Config, settings: TrainSettings, info: DataInfo) -> Architecture:
-    """An architecture such as the search may find: of random ones, that with the median of multiply-accumulates."""
+    """Return a typical architecture of the search: the random one with the median of multiply-accumulates."""
     assert config.search is not None
     rng = numpy_stream(config.seed, "estimate")
     shared = config.mapping == SHARED

@@ -1,7 +1,7 @@
-"""What a user names where a network is wanted: an architecture file, a run folder, a published architecture, or a
-hand-made network. The commands `train` and `show` and `dnas.train` find it here.
+"""Networks given by the user: an architecture file, a run folder, a published architecture, or a reference network.
+Used by the commands `train` and `show` and by `dnas.train`.
 
-`dnas show` of an architecture needs no torch, so what does is imported where it is needed.
+`dnas show` of an architecture does not need torch, so modules with torch are imported only where they are needed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dnas.space.published import load_published, published
 
 @dataclass(frozen=True)
 class Named:
-    """What was named.
+    """A network given by the user.
 
     Attributes:
-        found: An architecture, or the name of a hand-made network.
-        run: The run folder, if one was named.
-        config: The content of its config.toml, else empty.
-        origin: Whether a training begins with the weights of that run.
+        found: An architecture, or the name of a reference network.
+        run: The run folder, if one was given.
+        config: The content of its config.toml, otherwise empty.
+        origin: True if a training starts with the weights of that run.
     """
 
     found: Architecture | str
@@ -43,11 +43,11 @@ class Named:
 
     @property
     def handmade(self) -> str:
-        """The name of a hand-made network; "" for an architecture."""
+        """Name of a reference network; "" for an architecture."""
         return self.found if isinstance(self.found, str) else ""
 
     def beneath(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings of a training, with those of the run that was named beneath; see `inheritance`."""
+        """Return the settings of a training, with those of the given run as defaults; see `inheritance`."""
         if self.run is None:
             return settings
         from dnas.pipeline.inheritance import inherit
@@ -56,7 +56,7 @@ class Named:
         return inherit(settings, self.run, self.config, read_origin(self.run).shape if self.origin else None)
 
     def shape(self) -> Shape:
-        """Return what the size of the network depends on: that of the run that was named, else the usual one."""
+        """Return the shape of the network: that of the given run, otherwise the default."""
         if self.run is None:
             return Shape()
         from dnas.pipeline.inheritance import shape_of
@@ -65,15 +65,15 @@ class Named:
 
 
 def named(subject: str | Path | Architecture, layers: int | None = None) -> Named:
-    """Find what a user names.
+    """Find the network given by the user.
 
     Args:
-        subject: A path or a name. A path that exists takes precedence; an architecture stands for itself.
-        layers: The depth at which a pair of cells is stacked; None: that of the file, or for a published pair
+        subject: A path, a name or an architecture. An existing path takes precedence over a name.
+        layers: The depth to which a pair of cells is stacked. None: that of the file or, for a published pair,
             `PAPER_LAYERS`.
 
     Raises:
-        InputError: There is no such network, or it has not this depth.
+        InputError: There is no such network, or it cannot have this depth.
     """
     if isinstance(subject, Architecture):
         return Named(_at(subject, layers))
@@ -105,17 +105,17 @@ def _at(architecture: Architecture, layers: int | None) -> Architecture:
 
 
 def to_train(subject: str | Path | Architecture | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], Named]:
-    """Find what is to be trained, and name it in the options.
+    """Find the network to train, and add it to the options.
 
     Args:
-        subject: None: the network of the run with whose weights it begins.
-        options: Those of `dnas train` by their names in Python; None where one is not given.
+        subject: The network. None: that of the run whose weights the training starts with.
+        options: The options of `dnas train` by their names in Python; None for those that are not given.
 
     Returns:
-        The options, and what was named: the run with whose weights it begins, where there is one.
+        The options and the given network, which is the run whose weights the training starts with, if there is one.
 
     Raises:
-        InputError: As `named`; nothing is named; the weights are of another network.
+        InputError: As in `named`; no network is given; the weights belong to another network.
     """
     run: str | Path | None = options.get("from_run")
     given = run if subject is None else subject

@@ -1,10 +1,10 @@
-"""What a run trained on: a digest of each training image, so that a later test can leave these out.
+"""Record of the training images of a run: a digest of each image, so that later tests can exclude them.
 
-Kept in `training_images.safetensors` in the run folder, 8 bytes per image. It covers the whole training split: a search
-reads both halves of it, and mean and standard deviation come from all. The digest is of the decoded pixels at the
-run's size and channels, so it does not depend on names or places of files. Where a training began with the weights of
-another run, the images of that run are in it, too. A copy of an image with the same pixels has
-the same digest; one that was scaled, compressed or cropped again has another.
+It is stored in `training_images.safetensors` in the run folder, with 8 bytes per image. It covers the whole training
+split: a search reads both halves, and mean and standard deviation are computed from all images. The digest is computed
+from the decoded pixels at the image size and channels of the run, so it does not depend on the names or locations of
+files. If a training started with the weights of another run, the record includes the images of that run. A copy of an
+image with the same pixels has the same digest; a resized, recompressed or cropped copy has another.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ HASH = "8-byte BLAKE2b of uint8 pixels [channels, size, size], little-endian"
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The record of a run's training images.
+    """The record of the training images of a run.
 
     Attributes:
         digests: int64 [N], see `pictures.image_digests`.
-        info: What the run knew of its data: the digests are of images in its channels and size.
-        pillow: Version of the library that decoded them.
+        info: Facts of the data of the run, with the channels and image size of the digests.
+        pillow: Version of the library that decoded the images.
     """
 
     digests: Labels
@@ -62,24 +62,24 @@ class TrainingImages:
         return safetensors.torch.save({"digests": torch.from_numpy(self.digests)}, {"dnas": json.dumps(facts)})
 
     def joined(self, other: TrainingImages | None) -> TrainingImages:
-        """Return the record with the images of another, where these can be compared; else as it is."""
+        """Return the record with the images of another one added if the two are comparable, otherwise unchanged."""
         if other is None or not other.fits(self.info):
             return self
         return replace(self, digests=np.union1d(self.digests, other.digests))
 
     def fits(self, info: DataInfo) -> bool:
-        """Whether images of these facts are decoded as the recorded ones, so that equal ones have equal digests."""
+        """Return True if images with these facts are decoded like the recorded ones, so digests are comparable."""
         return (self.info.image_size, self.info.channels, self.info.rule) == (info.image_size, info.channels, info.rule)
 
     def among(self, digests: Labels) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        """Return, for each digest of int64 [M], whether it is one of these, bool [M]."""
+        """Return a mask [M] of the digests, int64 [M], that are in the record."""
         return np.isin(digests, self.digests)
 
 
 def read_training_images(run: Path, name: str = TRAINING_IMAGES_FILE) -> TrainingImages | None:
-    """Return the record of a run folder, or None if it has none, as runs of earlier versions.
+    """Return the record of a run folder, or None if it has none, as in runs of earlier versions.
 
-    Raises InputError, naming the file, if it is damaged.
+    Raises InputError that names the file if it is damaged.
     """
     path = run / name
     if not path.is_file():

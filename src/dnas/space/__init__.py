@@ -1,6 +1,6 @@
-"""What can be found, as data: primitives, cells, spaces, architectures, and their sizes by counting.
+"""Primitives, cells, search spaces and architectures as data, and the costs of planned networks.
 
-Not here: torch, pictures and runs.
+Not here: torch, images and runs.
 """
 
 from dnas.space.architecture import Architecture as Architecture

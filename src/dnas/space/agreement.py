@@ -1,4 +1,4 @@
-"""How much architectures agree, beyond what chance gives."""
+"""Chance-corrected agreement of architectures."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dnas.space.darts import Space
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of a pair of architectures, or the mean over the pairs of several: 0 is what chance gives, 1 is equality.
+    """Agreement of two architectures, or the mean over all pairs of several: 0 is chance level, 1 is equality.
 
-    (observed - expected) / (1 - expected), as Cohen's kappa (1960), where observed is the share of what both keep and
-    expected is its mean if both were drawn from the uniform law of the space.
+    (observed - expected) / (1 - expected), as Cohen's kappa (1960), where observed is the share that both keep and
+    expected is the mean share of two architectures drawn uniformly from the space.
 
     Attributes:
-        operations: Over the kept (node, input, operation).
-        edges: Over the kept (node, input), whatever the operation.
-        operations_by_layer, edges_by_layer: The same of every layer alone, from the stem on.
+        operations: Agreement on the kept (node, input, operation) triples.
+        edges: Agreement on the kept (node, input) pairs, regardless of the operation.
+        operations_by_layer, edges_by_layer: The same for each layer, starting at the stem.
     """
 
     operations: float
@@ -31,13 +31,14 @@ class Agreement:
 
 
 def agreement(architectures: Sequence[Architecture], space: Space) -> Agreement | None:
-    """The mean agreement over all pairs; None for fewer than two.
+    """Return the mean agreement over all pairs, or None for fewer than two architectures.
 
-    All must have one depth, and nodes of the space. They need not lie in it: where a threshold has left a node fewer
-    inputs, chance is that of nodes with so many, and the share is of the mean of what the two keep.
+    All must have the same depth and the number of nodes of the space. They need not lie in the space: if a threshold
+    left a node with fewer inputs, chance level is that of nodes with that many inputs, and the share is relative to
+    the mean number that the two keep.
 
-    Where each of O operations is on every edge, a node with n inputs that keeps k of them agrees by chance on k²/n of
-    its edges and on k²/(n·O) of its operations, so on 0.64 and 0.09 of them in a cell of DARTS.
+    If every edge offers each of O operations, a node that keeps k of n inputs agrees by chance on k²/n of its edges
+    and on k²/(n·O) of its operations, that is on 0.64 and 0.09 of them in a DARTS cell.
     """
     pairs = [_pair(a, b, space) for a, b in combinations(architectures, 2)]
     if not pairs:
@@ -53,7 +54,7 @@ def agreement(architectures: Sequence[Architecture], space: Space) -> Agreement 
 
 @dataclass(frozen=True)
 class _Count:
-    """What two cells have in common, what of it by chance, and what they keep, in numbers of edges."""
+    """Numbers of edges that two cells share, are expected to share by chance, and keep."""
 
     common: float
     expected: float
@@ -64,13 +65,13 @@ class _Count:
 
     @property
     def corrected(self) -> float:
-        """0 where chance alone gives equality."""
+        """Return the chance-corrected agreement, or 0 if chance alone gives equality."""
         beyond = self.kept - self.expected
         return (self.common - self.expected) / beyond if beyond > 0 else 0.0
 
 
 def _pair(a: Architecture, b: Architecture, space: Space) -> Agreement:
-    assert len(a) == len(b) and a.reductions == b.reductions, "architectures of one depth"
+    assert len(a) == len(b) and a.reductions == b.reductions, "architectures of the same depth"
     counts = [
         _counts(one, two, space, k in a.reductions) for k, (one, two) in enumerate(zip(a.layers, b.layers, strict=True))
     ]
@@ -85,11 +86,11 @@ def _pair(a: Architecture, b: Architecture, space: Space) -> Agreement:
 
 
 def _counts(a: Cell, b: Cell, space: Space, reduction: bool) -> tuple[_Count, _Count]:
-    """Of (input, operation) and of inputs, over all nodes of a layer."""
+    """Count the (input, operation) pairs and the inputs over all nodes of a layer."""
     operations = edges = _Count(0, 0, 0)
     for (first, last), one, two in zip(space.node_edges, a.nodes, b.nodes, strict=True):
         kept = (len(one) + len(two)) / 2
-        # Both take an edge with this chance, and one of its operations each.
+        # The probability that both keep an edge; each then draws one of its operations.
         both = len(one) * len(two) / (last - first) ** 2
         same = sum(1 / len(space.choices(reduction, edge)) for edge in range(first, last))
         operations += _Count(len(set(one) & set(two)), both * same, kept)

@@ -1,4 +1,4 @@
-"""The discrete result as data: one gene a layer, read from JSON and from published genotypes."""
+"""Architectures as data: one cell per layer, read from JSON and from published genotypes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole network's architecture: one `Cell` a layer. Hashable; equal when its content is equal.
+    """Architecture of a whole network: one `Cell` per layer. Hashable; compared by content.
 
     Attributes:
-        layers: The genes, from the stem to the classifier.
+        layers: The cells, from the stem to the classifier.
         reductions: The layers that halve the resolution and double the width.
-        space: "darts" (4 nodes, 2 distinct inputs each, 7 operations) or "free": whatever can be built,
+        space: "darts" (4 nodes, 2 distinct inputs each, 7 operations) or "free": any buildable network,
             for published genotypes outside that space.
-        origin: Where it came from; free, and not part of its identity.
+        origin: Where it came from. Any JSON object; not compared.
 
     Raises:
-        InputError: Something lies outside the space; the message names layer, node and slot.
+        InputError: A layer lies outside the space; the message names layer, node and slot.
     """
 
     layers: tuple[Cell, ...]
@@ -45,7 +45,7 @@ class Architecture:
         if self.space not in SPACES and self.space != "free":
             raise unknown("space", "space", self.space, [*SPACES, "free"])
         if not 1 <= len(self.layers) <= MAX_LAYERS:
-            raise InputError(f"an architecture has 1 to {MAX_LAYERS} layers, not {len(self.layers)}")
+            raise InputError(f"an architecture must have 1 to {MAX_LAYERS} layers, got {len(self.layers)}")
         for k in self.reductions:
             if not 0 <= k < len(self.layers):
                 raise InputError(f"reduction layer {k} does not exist: there are {len(self.layers)} layers")
@@ -54,25 +54,25 @@ class Architecture:
             if not problem and self.space != "free":
                 problem = SPACES[self.space].objection(cell.nodes, k in self.reductions)
             if not problem and self.space != "free" and len(cell.concat) != len(cell.nodes):
-                problem = f"concat {list(cell.concat)} leaves out a node, which the {self.space} space does not"
+                problem = f"concat {list(cell.concat)} leaves out a node; the {self.space!r} space requires all nodes"
             if problem:
                 raise InputError(f"layer {k}, {problem}")
 
     @property
     def in_space(self) -> bool:
-        """Whether it lies in the search space (and not only among what can be built)."""
+        """Return True if the architecture lies in its search space, not only in the buildable "free" one."""
         return self.space != "free"
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def count(self, operation: str) -> int:
-        """How many edges of all layers hold this operation."""
+        """Return the number of edges with this operation over all layers."""
         return sum(op == operation for cell in self.layers for node in cell.nodes for op, _ in node)
 
     @property
     def skips(self) -> int:
-        """How many edges of all layers skip."""
+        """Number of skip connections over all layers."""
         return self.count("skip_connect")
 
     # --- JSON ---------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class Architecture:
         }
 
     def dumps(self) -> str:
-        """The JSON text of a file: one line a layer, so that a reader and a diff see genes."""
+        """Return the JSON text of an architecture file, with one line per layer so that diffs show changed layers."""
         value = self.to_json()
         genes = ",\n  ".join(json.dumps(layer) for layer in value.pop("layers"))
         origin = json.dumps(value.pop("origin"), sort_keys=True)
@@ -101,28 +101,28 @@ class Architecture:
         return f'{head},\n "layers": [\n  {genes}\n ],\n "origin": {origin}}}\n'
 
     def save(self, path: str | Path) -> None:
-        """Write an architecture file, which `load` reads."""
+        """Write an architecture file that `load` can read."""
         Path(path).write_text(self.dumps(), "utf-8")
 
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
-        """The architecture of a parsed JSON value. Raises InputError naming the first thing that is wrong."""
+        """Return the architecture of a parsed JSON value. Raises InputError that names the first error."""
         if not isinstance(value, dict):
-            raise InputError("an architecture is a JSON object")
+            raise InputError("an architecture must be a JSON object")
         if value.get("format") != FORMAT:
-            raise InputError(f"format is {shown(value.get('format'))}, not {FORMAT!r}")
+            raise InputError(f"format must be {FORMAT!r}, got {shown(value.get('format'))}")
         strange = sorted(set(value) - {"format", "space", "reductions", "layers", "origin"})
         if strange:
             raise InputError(f"unknown key {shown(strange[0])} in the architecture")
         layers = value.get("layers")
         if not isinstance(layers, list):
-            raise InputError("layers is not a list")
+            raise InputError("layers must be a list")
         if not 1 <= len(layers) <= MAX_LAYERS:
-            raise InputError(f"an architecture has 1 to {MAX_LAYERS} layers, not {len(layers)}")
+            raise InputError(f"an architecture must have 1 to {MAX_LAYERS} layers, got {len(layers)}")
         origin = value.get("origin", {})
         space = value.get("space")
         if not isinstance(space, str):
-            raise InputError("space is not a text")
+            raise InputError("space must be a string")
         return cls(
             layers=tuple(cell_from_json(layer, k) for k, layer in enumerate(layers)),
             reductions=integers(value.get("reductions"), "reductions"),
@@ -132,29 +132,29 @@ class Architecture:
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
-        """Read an architecture file; also the text of a `Genotype(normal=[…], …)`, stacked to `PAPER_LAYERS`.
+        """Read an architecture file, or the text of a `Genotype(normal=[…], …)`, which is stacked to `PAPER_LAYERS`.
 
-        Raises InputError when the file is missing, too large, not JSON or outside its space.
+        Raises InputError if the file is missing, too large, not JSON or outside its space.
         """
         path = Path(path)
         try:
             with path.open("rb") as file:
                 text = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise InputError(f"cannot read architecture file {path}: {error.strerror}") from None
+            raise InputError(f"cannot read architecture file {str(path)!r}: {error.strerror}") from None
         if len(text) > MAX_FILE_BYTES:
-            raise InputError(f"architecture file {path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise InputError(f"architecture file {str(path)!r} is larger than {MAX_FILE_BYTES >> 20} MiB")
         try:
             if text.lstrip().startswith(b"Genotype"):
                 return parse_genotype(text.decode())
             return cls.from_json(json.loads(text))
         except InputError as error:
-            raise InputError(f"architecture file {path}: {error}") from None
+            raise InputError(f"architecture file {str(path)!r}: {error}") from None
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-            raise InputError(f"architecture file {path} is not JSON: {reason}") from None
+            raise InputError(f"architecture file {str(path)!r} is not JSON: {reason}") from None
 
-    # --- the literature's two-cell genotypes ----------------------------------------------------------
+    # --- two-cell genotypes of the literature ---------------------------------------------------------
 
     @classmethod
     def from_darts(
@@ -170,10 +170,10 @@ class Architecture:
         """Stack a DARTS genotype.
 
         Args:
-            normal, reduce: (primitive, input) pairs, two a node in node order, as DARTS prints them; or
-                (primitive, to-state, from-state) triples, as FairDARTS does.
-            layers: The depth; reductions lie at layers // 3 and 2 · layers // 3.
-            normal_concat, reduce_concat: States that form a cell's output; all nodes by default.
+            normal, reduce: (primitive, input) pairs, two per node in node order, as printed by DARTS, or
+                (primitive, to-state, from-state) triples, as printed by FairDARTS.
+            layers: The depth. The reductions are layers // 3 and 2 · layers // 3.
+            normal_concat, reduce_concat: States that form the output of the cell; all nodes by default.
         """
         cells = tuple(
             Cell(nodes_of_genotype(genes, which), tuple(concat or ()))
@@ -182,9 +182,9 @@ class Architecture:
         return stack(cells[0], cells[1], layers, origin=origin)
 
     def to_darts(self) -> dict[str, Any]:
-        """The two-cell genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
+        """Return the two-cell genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
 
-        Raises InputError when its layers differ: only a stacked architecture has a genotype.
+        Raises InputError if the layers differ: only a stacked architecture has a genotype.
         """
         pair = cell_pair(self)
         if pair is None:
@@ -207,7 +207,7 @@ class Architecture:
 def stack(
     normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None, space: str = "darts"
 ) -> Architecture:
-    """Copy a pair of cells to all layers: the identity architecture mapping of the paper (§3.2)."""
+    """Repeat a pair of cells in all layers: the identity architecture mapping of the paper (§3.2)."""
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
     inside = space in SPACES and all(
@@ -218,7 +218,7 @@ def stack(
 
 
 def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
-    """The (normal, reduction) genes of an architecture that stacks such a pair; None where layers differ."""
+    """Return the (normal, reduction) cells of a stacked architecture, or None if the layers differ."""
     reductions = {architecture.layers[k] for k in architecture.reductions}
     normals = {cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions}
     if len(reductions) != 1 or len(normals) != 1:
@@ -227,38 +227,38 @@ def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
 
 
 def at_depth(architecture: Architecture, layers: int) -> Architecture:
-    """The architecture at another depth: possible where all normal layers are equal, and all reductions.
+    """Return the architecture at another depth. All normal layers must be equal, and all reductions.
 
-    Raises InputError otherwise: a gene of its own for every layer has no other depth.
+    Raises InputError otherwise: layers with separate cells cannot be stacked to another depth.
     """
     if layers in (0, len(architecture)):
         return architecture
     pair = cell_pair(architecture)
     if pair is None:
         raise InputError(
-            f"--layers {layers} differs from the architecture's {len(architecture)}, and its layers differ, so it "
-            "cannot be stacked anew; leave --layers out"
+            f"--layers {layers} does not match the architecture's {len(architecture)} layers, which differ from each "
+            "other and cannot be stacked to another depth; remove --layers"
         )
     return stack(*pair, layers, origin=architecture.origin, space=architecture.space)
 
 
 def parse_genotype(text: str, layers: int = PAPER_LAYERS) -> Architecture:
-    """The architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
+    """Return the architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
 
-    Parsed as data, never evaluated: literals and `range(…)` of literals are all it may hold.
+    The text is parsed as data and never evaluated. It may only contain literals and `range(…)` of literals.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
-            raise InputError("a genotype text reads Genotype(normal=[…], normal_concat=…, reduce=[…], …)")
+            raise InputError("a genotype must be written as Genotype(normal=[…], normal_concat=…, reduce=[…], …)")
         values = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
     except InputError:
         raise
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise InputError(f"the genotype text cannot be parsed: {' '.join(str(error).split())}") from None
+        raise InputError(f"cannot parse the genotype: {' '.join(str(error).split())}") from None
     missing = {"normal", "reduce"} - set(values)
     if missing or set(values) - {"normal", "normal_concat", "reduce", "reduce_concat"}:
-        raise InputError("a genotype has normal, normal_concat, reduce and reduce_concat, and nothing else")
+        raise InputError("a genotype can only have normal, normal_concat, reduce and reduce_concat")
     for key in ("normal_concat", "reduce_concat"):
         if key in values:
             concat = values[key]

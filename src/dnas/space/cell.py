@@ -1,4 +1,4 @@
-"""A gene: what one layer consists of, as data."""
+"""The cell of a layer, as data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from dnas.errors import InputError, shown
 from dnas.space.primitives import PRIMITIVES
 
-# Far above any real network and small enough to refuse a hostile file at once.
+# Far above any real network, and small enough to reject a malicious file immediately.
 MAX_LAYERS = 1000
 MAX_NODES = 32
 Slot = tuple[str, int]  # (primitive, input state); states 0 and 1 are the two previous cells
@@ -16,11 +16,11 @@ Slot = tuple[str, int]  # (primitive, input state); states 0 and 1 are the two p
 
 @dataclass(frozen=True)
 class Cell:
-    """The gene of one layer.
+    """The cell of one layer.
 
     Attributes:
-        nodes: For each intermediate node its incoming edges (primitive, input state), in index order.
-        concat: States that are concatenated to the cell's output; by default all live nodes.
+        nodes: The incoming edges (primitive, input state) of each intermediate node, in index order.
+        concat: States concatenated to the output of the cell; by default all live nodes.
     """
 
     nodes: tuple[tuple[Slot, ...], ...]
@@ -39,9 +39,9 @@ class Cell:
 
     @property
     def live_states(self) -> tuple[int, ...]:
-        """The states that carry a signal: the two inputs and every node that a live state reaches.
+        """Return the states that carry a signal: the two inputs and every node reached by a live state.
 
-        FairDARTS' genotypes have nodes without inputs; its code ignores them and the edges that leave them.
+        FairDARTS genotypes have nodes without inputs; its code ignores these nodes and their outgoing edges.
         """
         live = [0, 1]
         for n, node in enumerate(self.nodes):
@@ -50,23 +50,23 @@ class Cell:
         return tuple(live)
 
 
-# --- reading what others wrote ----------------------------------------------------------------------
+# --- reading files ----------------------------------------------------------------------------------
 
 
 def buildable(cell: Cell) -> str | None:
-    """Why the cell cannot be built at all, or None."""
+    """Return the reason why the cell cannot be built, or None if it can."""
     if not 1 <= len(cell.nodes) <= MAX_NODES:
-        return f"a cell has 1 to {MAX_NODES} nodes, not {len(cell.nodes)}"
+        return f"a cell must have 1 to {MAX_NODES} nodes, got {len(cell.nodes)}"
     for n, node in enumerate(cell.nodes):
         for s, (op, source) in enumerate(node):
             if op not in PRIMITIVES:
                 known = ", ".join(PRIMITIVES)
                 return (
-                    f"node {n}, slot {s}: unknown operation {shown(op)}; known are {known}; if it is of a package, "
-                    "install that"
+                    f"node {n}, slot {s}: unknown operation {shown(op)}; choose from {known}, or install the "
+                    "package that provides it"
                 )
             if not 0 <= source < n + 2:
-                return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
+                return f"node {n}, slot {s}: input {source} does not exist; the inputs of node {n} are 0 to {n + 1}"
     if not cell.concat:
         return "no node has an input, so the cell has no output"
     return None
@@ -75,30 +75,30 @@ def buildable(cell: Cell) -> str | None:
 def cell_from_json(value: Any, k: int) -> Cell:
     """Return the cell of layer k from an architecture file. Raises InputError for anything else."""
     if not isinstance(value, dict) or not isinstance(value.get("nodes"), list):
-        raise InputError(f'layer {k} is not an object {{"nodes": […]}}')
+        raise InputError(f'layer {k} must be an object {{"nodes": […]}}')
     if set(value) - {"nodes", "concat"}:
         raise InputError(f"layer {k}: unknown key {shown(sorted(set(value) - {'nodes', 'concat'})[0])}")
     if len(value["nodes"]) > MAX_NODES:
-        raise InputError(f"layer {k}, a cell has 1 to {MAX_NODES} nodes, not {len(value['nodes'])}")
+        raise InputError(f"layer {k}, a cell must have 1 to {MAX_NODES} nodes, got {len(value['nodes'])}")
     nodes = []
     for n, node in enumerate(value["nodes"]):
         if not isinstance(node, list) or len(node) > 4 * MAX_NODES:
-            raise InputError(f"layer {k}, node {n} is not a list of [operation, input] pairs")
+            raise InputError(f"layer {k}, node {n} must be a list of [operation, input] pairs")
         for s, slot in enumerate(node):
             if not (isinstance(slot, list) and len(slot) == 2 and isinstance(slot[0], str) and is_int(slot[1])):
-                raise InputError(f"layer {k}, node {n}, slot {s} is not an [operation, input] pair")
+                raise InputError(f"layer {k}, node {n}, slot {s} must be an [operation, input] pair")
         nodes.append(tuple((slot[0], slot[1]) for slot in node))
     concat = integers(value["concat"], f"layer {k}, concat") if "concat" in value else ()
     cell = Cell(tuple(nodes), concat)
     if "concat" in value and cell.concat != tuple(sorted(concat)):
-        raise InputError(f"layer {k}, concat {list(concat)} names a state that is not a node with an input")
+        raise InputError(f"layer {k}, concat {list(concat)} contains a state that is not a node with an input")
     return cell
 
 
 def integers(value: Any, what: str) -> tuple[int, ...]:
     """Return a list of whole numbers from a file as a tuple. Raises InputError for anything else."""
     if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(is_int(v) for v in value):
-        raise InputError(f"{what} is not a list of whole numbers")
+        raise InputError(f"{what} must be a list of integers")
     return tuple(value)
 
 

@@ -1,10 +1,11 @@
-"""The best choice of cells under limits on what they use together, exactly.
+"""Exact selection of the best cells under limits on their total use of resources.
 
-A group is a cell that is to be chosen: of one layer, or of all that share it. Of every node there are options with a
-score and what they use; scores and uses add up. This is a knapsack with multiple choices. Its dual (a price for each
-resource, found by bisection) bounds what is possible from above, and any feasible choice from below; only cells within
-the gap between the two can be part of a better choice. These are few, and are combined group after group (Nemhauser &
-Ullmann's dynamic program), without what is dominated or cannot come above the best choice known.
+A group is one cell to choose, for one layer or for all layers that share it. Each node has options, each with a score
+and its use of the resources. Scores and uses are additive, so this is a multiple-choice knapsack problem. Its dual (a
+price for each resource, found by bisection) bounds the optimum from above, and any feasible choice bounds it from
+below. Only cells within the gap between the two bounds can be part of a better choice. These few cells are combined
+group by group (the dynamic program of Nemhauser and Ullmann), dropping states that are dominated or cannot exceed the
+best known choice.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-# Scores of choices are sums, so equal ones differ in their last digits.
+# Scores of choices are sums, so equal scores may differ by rounding.
 SAME = 1e-12
 BISECTIONS, ROUNDS = 50, 4
-FIRST_TRY = 24  # cells of each group among which a first feasible choice is sought
-FURTHER = 8  # times as many, as long as there may be better ones
+FIRST_TRY = 24  # cells per group in the search for a first feasible choice
+FURTHER = 8  # growth factor of that number while better choices may exist
 BEAM = 500
-COMPARED = 3_000  # states that are compared with each other where there are several resources
+COMPARED = 3_000  # states compared with each other if there are several resources
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a node can be: names [M], scores [M] and uses [M, R] of each resource."""
+    """Options of a node: names [M], scores [M] and uses [M, R] of each resource."""
 
     names: tuple[Any, ...]
     scores: Floats
     uses: Counts
 
     def best(self, alike: Sequence[int] | None = None) -> Options:
-        """Without those that another one is no worse than, in its score and every use; the first of equals stays.
+        """Return the options that are not dominated in score and every use. The first of equal options is kept.
 
         Args:
-            alike: [M] of numbers: only options with the same are compared.
+            alike: Class of each option [M]; only options of the same class are compared.
         """
         order = np.lexsort((*self.uses.T[::-1], -self.scores))
         uses = self.uses[order]
@@ -55,22 +56,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Group:
-    """A cell to be chosen.
+    """A cell to choose.
 
     Attributes:
         nodes: The options of each node.
-        fits: Whether a cell with these names of its first nodes, or of all, is allowed. What does not fit must not fit
-            with further nodes. None: all are.
+        fits: Returns True if a cell whose first nodes (or all nodes) have these names is allowed. If it is not, no
+            extension by further nodes may be allowed. None: all cells are.
     """
 
     nodes: tuple[Options, ...]
     fits: Callable[[tuple[Any, ...]], bool] | None = None
 
     def cells(self, prices: Floats, checked: bool = True) -> Iterator[tuple[float, tuple[int, ...]]]:
-        """All cells that fit, by falling worth, their score without the price of their uses: worth, options.
+        """Yield (worth, options) of all allowed cells by decreasing worth: the score minus the price of the uses.
 
         Args:
-            checked: Otherwise it is left to the caller whether a whole cell fits.
+            checked: False leaves it to the caller to check whether a complete cell is allowed.
         """
         worth = [node.scores - node.uses @ prices for node in self.nodes]
         order = [np.argsort(-each, kind="stable") for each in worth]
@@ -105,7 +106,7 @@ class Group:
         return tuple(node.names[i] for node, i in zip(self.nodes, chosen, strict=False))
 
     def totals(self, cells: Sequence[tuple[int, ...]]) -> tuple[Floats, Counts]:
-        """The scores [M] and uses [M, R] of cells."""
+        """Return the scores [M] and uses [M, R] of cells."""
         columns = np.array(cells, np.int64).reshape(len(cells), len(self.nodes)).T
         scores = sum(node.scores[column] for node, column in zip(self.nodes, columns, strict=True))
         uses = sum(node.uses[column] for node, column in zip(self.nodes, columns, strict=True))
@@ -116,7 +117,7 @@ Choice = tuple[tuple[int, ...], ...]
 
 
 def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[Any, ...]] | None:
-    """The names of every group's nodes with the largest sum of scores within the limits [R]; None: no choice is."""
+    """Return the node names of every group with the largest sum of scores within the limits [R], or None."""
     bounds = np.array(limits, np.int64)
     if any(len(node.names) == 0 for group in groups for node in group.nodes):
         return None
@@ -160,9 +161,10 @@ def _score(groups: Sequence[Group], choice: Choice) -> float:
 def _promising(
     groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]], bounds: Counts, least: float
 ) -> list[list[tuple[int, ...]]]:
-    """The cells that fit and can be part of a choice above `least`: with the best and the cheapest of the other groups.
+    """Return the allowed cells that can be part of a choice above `least`.
 
-    Whether a cell fits takes longest, so it is asked last.
+    The other groups are bounded by their best and their cheapest cells. The check of whether a cell is allowed is the
+    slowest one and comes last.
     """
     scores, uses = _totals(groups, lists)
     kept = [np.arange(len(each)) for each in scores]
@@ -183,7 +185,7 @@ def _promising(
 
 
 def _scaled(groups: Sequence[Group]) -> list[Group]:
-    """The groups with scores of at most 1: some methods give 1e-12 and less, for which tolerances are not made."""
+    """Scale the scores to at most 1: some methods return scores below 1e-12, too small for the tolerances."""
     most = max(float(np.abs(node.scores).max()) for group in groups for node in group.nodes)
     factor = 1 / most if 0 < most < np.inf else 1.0
     return [
@@ -193,13 +195,13 @@ def _scaled(groups: Sequence[Group]) -> list[Group]:
 
 
 def _totals(groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Floats], list[Counts]]:
-    """Of each group, the scores and the uses of its cells."""
+    """Return the scores and the uses of the cells of each group."""
     found = [group.totals(cells) for group, cells in zip(groups, lists, strict=True)]
     return [scores for scores, _ in found], [uses for _, uses in found]
 
 
 def _can_be_met(groups: Sequence[Group], bounds: Counts) -> bool:
-    """False only if no choice is feasible: the least of each use is beyond its limit, or the least of their mean."""
+    """Return False only if no choice is feasible: the minimum of a use, or of their mean, exceeds its limit."""
     if (bounds < 0).any():
         return False
     shares = np.maximum(1, bounds)
@@ -210,8 +212,10 @@ def _can_be_met(groups: Sequence[Group], bounds: Counts) -> bool:
 
 
 def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
-    """Of each resource, such that the dual's bound is low: one after the other is raised until what is best under the
-    prices keeps to its limit."""
+    """Return a price for each resource that makes the dual bound low.
+
+    The prices are raised one after the other until the best choice under them is within the limit of that resource.
+    """
     nodes = [node for group in groups for node in group.nodes]
     most = max(len(node.names) for node in nodes)
     scores = np.full((len(nodes), most), -np.inf)
@@ -243,7 +247,7 @@ def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
 
 
 def _first_choice(groups: Sequence[Group], bounds: Counts, prices: Floats) -> Choice | None:
-    """Some feasible choice, a good one: of the best cells under the prices, under higher ones, and the cheapest."""
+    """Return a good feasible choice from the best cells under these prices, under higher prices, and the cheapest."""
     base = 1 / np.maximum(1, bounds)
     spread = max(1.0, max(float(np.abs(node.scores).max()) for group in groups for node in group.nodes))
     lists = []
@@ -260,7 +264,7 @@ def _first_choice(groups: Sequence[Group], bounds: Counts, prices: Floats) -> Ch
 
 
 def _exhaustive(groups: Sequence[Group], bounds: Counts) -> Choice | None:
-    """Some feasible choice, or None: there is none. Of all cells, without those that use more than another."""
+    """Return a feasible choice among all cells (except those that use more than another), or None if none exists."""
     lists = []
     for group in groups:
         kept: list[tuple[tuple[int, ...], Counts]] = []
@@ -283,10 +287,10 @@ def _combined(
     least: float,
     beam: int = 0,
 ) -> Choice | None:
-    """The choice among these cells with the largest score, if that is above `least`; else None.
+    """Return the choice among these cells with the largest score if it exceeds `least`, otherwise None.
 
     Args:
-        beam: Keep so many states; 0: all, so that the choice is the best.
+        beam: Maximum number of states kept; 0 keeps all, which guarantees the optimum.
     """
     if any(not cells for cells in lists):
         return None
@@ -323,7 +327,7 @@ def _combined(
 
 
 def _undominated(scores: Floats, uses: Counts) -> npt.NDArray[np.int64]:
-    """The numbers of states of which no other has as good a score with as little use; the first of equals."""
+    """Return the indices of the states that are not dominated in score and use; of equal states, the first."""
     order = np.lexsort((*uses.T[::-1], -scores)) if uses.shape[1] != 1 else np.lexsort((-scores, uses[:, 0]))
     if uses.shape[1] == 1:
         best = np.maximum.accumulate(scores[order])

@@ -1,4 +1,4 @@
-"""What a searched architecture is compared with: random ones of its size, and its own layers shuffled."""
+"""Controls for a searched architecture: random architectures of its size, and its own layers shuffled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dnas.space.registry import SPACES
 from dnas.space.sampling import mutate, sample
 
 SIZE_TOLERANCE = 0.05
-BEYOND = 1.01  # how far from the size that is wanted one of this size counts that is beyond limits
+BEYOND = 1.01  # distance from the wanted size assigned to an architecture that violates the limits
 
 
 def random_of_size(
@@ -22,15 +22,16 @@ def random_of_size(
     seed: int,
     allowed: Callable[[Architecture], bool] = lambda architecture: True,
 ) -> Architecture:
-    """A random architecture with as many parameters as `like`, ±5 %: the control of a search.
+    """Draw a random architecture with as many parameters as `like` (±5%): the random baseline of a search.
 
-    Uniform architectures are drawn until one fits. Where the searched one is far from the usual size, which
-    no uniform draw may ever meet, single slots of the nearest draw are redrawn as long as that does not lead
-    away from the size. Where `like` is a stack of one pair of cells, so is what is drawn: what a search could find.
+    Uniform architectures are drawn until one has the right size. If the size of `like` is so unusual that uniform
+    draws do not reach it, single slots of the nearest draw are redrawn as long as this does not lead away from the
+    size. If `like` stacks one pair of cells, the random architecture does as well, as it must be a possible result
+    of the search.
 
     Args:
-        count: The parameters of an architecture's network.
-        allowed: Whether an architecture keeps to the limits.
+        count: Returns the number of parameters of the network of an architecture.
+        allowed: Returns True if an architecture is within the limits.
 
     Raises:
         InputError: No architecture of the space has that size.
@@ -42,7 +43,7 @@ def random_of_size(
 
     def distance(architecture: Architecture) -> float:
         apart = abs(count(architecture) - wanted) / wanted
-        # One that is beyond the limits is no control; on the way to one it may be of use.
+        # An architecture that violates the limits is not a valid control, but can be a step towards one.
         return apart if apart > SIZE_TOLERANCE or allowed(architecture) else SIZE_TOLERANCE * BEYOND
 
     draws = [sample(space, rng, len(like), shared=shared)]
@@ -56,23 +57,23 @@ def random_of_size(
         if distance(candidate) <= distance(best):
             best = candidate
     raise InputError(
-        f"no random architecture with {wanted:,} parameters ±5 % was found in the {space.name} space; "
-        "--no-baseline does without"
+        f"no random architecture within 5% of {wanted:,} parameters found in the {space.name!r} space; "
+        "skip the baseline with --no-baseline"
     )
 
 
 def shuffled(architecture: Architecture, seed: int) -> Architecture:
-    """The same layers in another order: those between two reductions change places, reductions stay.
+    """Return the architecture with the layers of each stage shuffled; reductions keep their place.
 
-    If which layer has which cell matters, as a search over the whole network supposes, this loses accuracy; the size
-    differs only as far as the first cells of a stage, whose inputs have other widths, do.
+    If the position of a cell matters, as a search over the whole network assumes, this loses accuracy. The number of
+    parameters changes only through the first cells of a stage, whose inputs have other widths.
     """
     rng = numpy_stream(seed, "shuffle")
     layers = list(architecture.layers)
     for before, after in pairwise([-1, *architecture.reductions, len(layers)]):
         stage = slice(before + 1, after)
         order = layers[stage]
-        # The order as it was would control nothing.
+        # The original order is not a control.
         while len(set(order)) > 1 and order == layers[stage]:
             order = [order[i] for i in rng.permutation(len(order))]
         layers[stage] = order

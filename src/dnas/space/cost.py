@@ -1,9 +1,9 @@
-"""The memory of a planned network's activations while it answers one image.
+"""Activation memory of a planned network at inference on one image.
 
-A network is a list of `Step`s in the order in which `network/network.py` executes them and `dnas export` writes them:
-batch norms are part of the convolution before them, chains that begin with a ReLU share that of the state which they
-read, and a node is a sum of two tensors at a time. A tensor lives from the step that writes it to the last that reads
-it, and a step may write over an input that nobody reads any more if it computes element by element.
+A network is a list of `Step`s in the order in which `network/network.py` executes them and `dnas export` writes them.
+Batch norms are part of the preceding convolution, chains that begin with a ReLU share the rectified state, and nodes
+add two tensors at a time. A tensor is live from the step that writes it to the last step that reads it. An
+element-wise step may overwrite an input that is not read again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from itertools import count
 from dnas.space.plan import CellPlan, NetworkPlan
 from dnas.space.primitives import Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, Strided, Zero
 
-# Bytes of a number.
+# Bytes per number.
 PRECISIONS = {"float32": 4, "int8": 1}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One computation: reads tensors by their numbers, and writes another.
+    """One computation, which reads tensors (given by their indices) and writes one.
 
     Attributes:
-        name: For people, and by layer: "layer 3: Conv".
-        size: How many numbers it writes.
-        overwrites: Whether it can write over an input of this size.
+        name: Readable name with the layer: "layer 3: Conv".
+        size: Number of elements written.
+        overwrites: True if the step can overwrite an input of this size.
     """
 
     name: str
@@ -39,23 +39,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """The most numbers that are held at once, and in which step."""
+    """Peak number of live elements, and the step at which it occurs."""
 
     numbers: int
     step: str
 
     def bytes(self, precision: str) -> int:
-        """Args: precision: A key of `PRECISIONS`."""
+        """Return the peak in bytes. Args: precision: A key of `PRECISIONS`."""
         return self.numbers * PRECISIONS[precision]
 
 
 @dataclass
 class Program:
-    """Steps in the order in which they are executed.
+    """Steps in order of execution.
 
     Attributes:
-        sizes: Of the tensors that are there at the beginning, by number.
-        kept: Tensors that are needed after the last step.
+        sizes: Sizes of the initial tensors, by index.
+        kept: Tensors needed after the last step.
     """
 
     sizes: dict[int, int]
@@ -67,19 +67,19 @@ class Program:
         self._numbers = count(max(self.sizes, default=-1) + 1)
 
     def add(self, name: str, reads: Sequence[int], size: int, overwrites: bool = False) -> int:
-        """The number of the tensor that another step writes."""
+        """Append a step and return the index of the tensor it writes."""
         step = Step(f"{self.layer}: {name}", tuple(reads), next(self._numbers), size, overwrites)
         self.steps.append(step)
         return step.writes
 
     @property
     def size(self) -> dict[int, int]:
-        """Of all tensors."""
+        """Return the sizes of all tensors, by index."""
         return self.sizes | {step.writes: step.size for step in self.steps}
 
 
 def peak(program: Program) -> Memory:
-    """The memory that a program needs in its own order. A tensor that nobody reads is held during its step alone."""
+    """Return the peak memory of a program in its own order. A tensor that is never read is live only in its step."""
     size = program.size
     last = dict.fromkeys(program.sizes, -1)
     for i, step in enumerate(program.steps):
@@ -101,16 +101,16 @@ def peak(program: Program) -> Memory:
 
 # --- networks as programs -----------------------------------------------------------------------------------
 
-BEFORE, PREVIOUS = 0, 1  # tensors of a layer's program: what the two layers before it give, rectified
+BEFORE, PREVIOUS = 0, 1  # tensors in the program of a layer: the rectified outputs of the two preceding layers
 
 
 def programs(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> list[Program]:
-    """The steps of a network at inference, from an image [C, S, S] to its logits: stem, each layer, classifier.
+    """Return the steps of a network at inference, from an image [C, S, S] to the logits: stem, each layer, classifier.
 
-    What a later part reads is kept by those before it, so the memory of the network is the most of its parts'.
+    Each part keeps the tensors that later parts read, so the memory of the network is the maximum over its parts.
 
     Args:
-        final_norm: As of `TrainSettings`.
+        final_norm: As in `TrainSettings`.
     """
     stem = Program({0: image_channels * image_size**2}, layer="stem")
     before, pixels_before = _chain(stem, network.stem.first, 0, image_size)
@@ -140,13 +140,13 @@ def programs(network: NetworkPlan, image_size: int, image_channels: int, final_n
 
 @dataclass(frozen=True)
 class Reads:
-    """What a layer reads.
+    """Inputs of a layer.
 
     Attributes:
-        before, previous: Channels of the outputs of the two layers before it.
-        pixels_before, pixels: Their sides.
-        alone: They are one tensor, that of the stem.
-        last: No layer follows, which would read `previous` again.
+        before, previous: Channels of the outputs of the two preceding layers.
+        pixels_before, pixels: Their side lengths in pixels.
+        alone: True if both are the same tensor, the output of the stem.
+        last: True for the last layer; otherwise the next layer reads `previous` again.
     """
 
     before: int
@@ -158,7 +158,7 @@ class Reads:
 
 
 def side_after(cell: CellPlan, pixels_before: int, pixels: int) -> int:
-    """Pixels of a side of a layer's output."""
+    """Return the side length of the output of a layer, in pixels."""
     sides = {0: _side(cell.preprocess[0], pixels_before), 1: _side(cell.preprocess[1], pixels)}
     for edge in cell.edges:
         sides[edge.target] = _side(edge.chain, sides[edge.source])
@@ -172,10 +172,10 @@ def _side(chain: Chain, side: int) -> int:
 
 
 def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
-    """The steps of a layer, as `NetworkCell` computes it.
+    """Return the steps of a layer, as computed by `NetworkCell`.
 
     Args:
-        whole: Otherwise the cell's further nodes are not known yet, and its states are kept for them.
+        whole: False if the remaining nodes of the cell are not known yet, so all states are kept for them.
     """
     sizes = {BEFORE: reads.before * reads.pixels_before**2, PREVIOUS: reads.previous * reads.pixels**2}
     if reads.alone:
@@ -210,13 +210,13 @@ def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool
 
 
 def memory(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> Memory:
-    """The memory of a network's activations for one image, in the order in which it is executed."""
+    """Return the activation memory of a network for one image, in its order of execution."""
     parts = programs(network, image_size, image_channels, final_norm)
     return max((peak(part) for part in parts), key=lambda each: each.numbers)
 
 
 def least_memory(network: NetworkPlan, image_size: int, image_channels: int, final_norm: bool = False) -> Memory:
-    """The same in the best order of each layer."""
+    """Return the activation memory for one image if each layer is executed in its best order."""
     parts = programs(network, image_size, image_channels, final_norm)
     best = Memory(0, "")
     for part in sorted(parts, key=lambda part: -peak(part).numbers):
@@ -230,14 +230,14 @@ def least_memory(network: NetworkPlan, image_size: int, image_channels: int, fin
 
 
 def in_best_order(program: Program) -> Program:
-    """The same steps in an order that needs least memory, by a search over the sets of steps that can have been taken.
+    """Reorder the steps to minimize the peak memory, by a search over the sets of executed steps.
 
-    The sets are visited by the memory that it takes to come to them, so the first complete one is best. A step is taken
-    at once if it fits into what has been needed anyway, and leaves no more than was there: that never harms, since
-    whatever it frees, it frees later, too.
+    The sets are visited by increasing peak memory, so the first complete set is optimal. A step is executed
+    immediately if it fits into the peak reached so far and does not increase the live memory. This is never worse,
+    since the memory that it frees would also be freed if it ran later.
     """
     steps, size = program.steps, program.size
-    readers: dict[int, int] = dict.fromkeys(size, 0)  # by tensor, the steps that read it, as bits
+    readers: dict[int, int] = dict.fromkeys(size, 0)  # for each tensor, the steps that read it, as a bit mask
     for i, step in enumerate(steps):
         for tensor in step.reads:
             readers[tensor] |= 1 << i
@@ -246,7 +246,7 @@ def in_best_order(program: Program) -> Program:
     everything = (1 << len(steps)) - 1
 
     def taken(done: int, i: int, live: int) -> tuple[int, int]:
-        """The memory during step i, and after it."""
+        """Return the memory during step i and after it."""
         step, after = steps[i], done | 1 << i
         dying = [t for t in {*step.reads} if t not in program.kept and not readers[t] & ~after]
         over = step.overwrites and any(size[t] == step.size for t in dying)
@@ -295,7 +295,7 @@ def in_best_order(program: Program) -> Program:
 def _chain(
     whole: Program, chain: Chain, tensor: int, side: int, channels: int = 0, rectified: bool = False
 ) -> tuple[int, int]:
-    """Add the steps of a chain. Args: channels: Of what it reads; `rectified`: its first ReLU has been."""
+    """Add the steps of a chain. Args: channels: Input channels; `rectified`: its first ReLU is already applied."""
     for i, layer in enumerate(chain):
         outer, side = side, layer.out_size(side, side)[0]
         match layer:

@@ -1,4 +1,4 @@
-"""The spaces of cells: nodes, edges, primitives, and which layers reduce."""
+"""Cell-based search spaces: nodes, edges, primitives and the positions of reduction layers."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from dnas.space.primitives import DARTS_PRIMITIVES
 
 
 def reduction_layers(layers: int) -> tuple[int, int]:
-    """The layers that halve the resolution: layers // 3 and 2 · layers // 3 (DARTS).
+    """Return the layers that halve the resolution: layers // 3 and 2 · layers // 3 (DARTS).
 
-    Raises InputError for fewer than 3 layers: both reductions and a normal layer need one each.
+    Raises InputError for fewer than 3 layers: a network has two reductions and at least one normal layer.
     """
     if layers < MIN_LAYERS:
         raise SettingError(
-            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two reduce the resolution"
+            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two of them reduce the resolution"
         )
     return layers // 3, 2 * layers // 3
 
 
 def layer_kinds(layers: int) -> list[int]:
-    """0 for each normal layer, 1 for each reduction."""
+    """Return 0 for each normal layer and 1 for each reduction."""
     reductions = reduction_layers(layers)
     return [int(k in reductions) for k in range(layers)]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A cell space. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n.
+    """A cell-based search space. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n.
 
     Attributes:
-        name: As in an architecture file.
-        nodes: Intermediate nodes of a cell.
-        inputs_per_node: Incoming edges that a node keeps in an architecture.
+        name: Name in an architecture file.
+        nodes: Number of intermediate nodes per cell.
+        inputs_per_node: Number of incoming edges that a node keeps in an architecture.
         primitives: The candidate operations, in canonical order.
-        per_edge: For normal layers and for reductions, the primitives of each edge; empty: every edge has all.
-        none: Whether `none` is a candidate while searching: None leaves it to the method.
+        per_edge: The primitives of each edge, for normal layers and for reductions. Empty: every edge has all.
+        none: True if `none` is a candidate during the search, False if not; None leaves it to the method.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Space:
     none: bool | None = None
 
     def choices(self, reduction: bool, edge: int) -> tuple[str, ...]:
-        """The primitives of an edge in a layer of this kind."""
+        """Return the primitives of an edge in a layer of this kind."""
         return self.per_edge[reduction][edge] if self.per_edge else self.primitives
 
     @cached_property
@@ -65,31 +65,31 @@ class Space:
 
     @cached_property
     def node_edges(self) -> tuple[tuple[int, int], ...]:
-        """[first, last) edge of each node: (0, 2), (2, 5), (5, 9), (9, 14) for 4 nodes."""
+        """Range [first, last) of the edges of each node: (0, 2), (2, 5), (5, 9), (9, 14) for 4 nodes."""
         ends = np.cumsum([n + 2 for n in range(self.nodes)])
         return tuple((int(end) - n - 2, int(end)) for n, end in enumerate(ends))
 
     def objection(self, nodes: Sequence[Sequence[tuple[str, int]]], reduction: bool = False) -> str | None:
-        """What keeps a gene out of this space, as a phrase that names node and slot; None if nothing does."""
+        """Return the reason why a cell is not in this space, with its node and slot, or None if it is."""
         if len(nodes) != self.nodes:
-            return f"the gene has {len(nodes)} nodes, but the {self.name} space has {self.nodes}"
+            return f"the cell has {len(nodes)} nodes, but the {self.name!r} space has {self.nodes}"
         for n, node in enumerate(nodes):
             if len(node) != self.inputs_per_node:
-                return f"node {n} has {len(node)} inputs, but the {self.name} space has {self.inputs_per_node}"
+                return f"node {n} has {len(node)} inputs, but the {self.name!r} space has {self.inputs_per_node}"
             for s, (op, source) in enumerate(node):
                 if op not in self.primitives:
-                    return f"node {n}, slot {s}: operation {op!r} is not in the {self.name} space"
+                    return f"node {n}, slot {s}: operation {op!r} is not in the {self.name!r} space"
                 if not 0 <= source < n + 2:
-                    return f"node {n}, slot {s}: input {source} does not exist; node {n} may read 0 to {n + 1}"
+                    return f"node {n}, slot {s}: input {source} does not exist; the inputs of node {n} are 0 to {n + 1}"
                 if source in [other for _, other in node[:s]]:
-                    return f"node {n}, slot {s}: input {source} is taken twice; the inputs of a node differ"
+                    return f"node {n}, slot {s}: input {source} is used twice; the inputs of a node must differ"
                 if op not in (choices := self.choices(reduction, self.node_edges[n][0] + source)):
                     kind = "reduction" if reduction else "normal layer"
-                    return f"node {n}, slot {s}: on input {source} a {kind} has {' or '.join(choices)}, not {op!r}"
+                    return f"node {n}, slot {s}: input {source} of a {kind} must use {' or '.join(choices)}, got {op!r}"
         return None
 
     def cells(self, reduction: bool = False) -> int:
-        """How many genes a layer has: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
+        """Return the number of possible cells of a layer: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
         return math.prod(
             sum(
                 math.prod(len(self.choices(reduction, edge)) for edge in edges)
@@ -99,11 +99,11 @@ class Space:
         )
 
     def count(self, layers: int) -> int:
-        """How many architectures of this depth there are when every layer is free."""
+        """Return the number of architectures of this depth if every layer has a separate cell."""
         return int(self.cells() ** (layers - 2) * self.cells(True) ** 2)
 
     def sample(self, rng: np.random.Generator, reduction: bool) -> Cell:
-        """A uniform gene of a layer of this kind. (Uniform where all edges have equally many primitives.)"""
+        """Draw a cell of this kind uniformly, provided that all edges have the same number of primitives."""
         nodes = []
         for n, (first, _) in enumerate(self.node_edges):
             sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
@@ -113,7 +113,7 @@ class Space:
         return Cell(tuple(nodes))
 
     def neighbours(self, cell: Cell, reduction: bool) -> list[Cell]:
-        """All genes that differ in one operation or one input of one slot."""
+        """Return all cells that differ in one operation or one input of one slot."""
         return [
             _with_slot(cell, n, s, slot)
             for n, node in enumerate(cell.nodes)
@@ -122,7 +122,7 @@ class Space:
         ]
 
     def mutate(self, rng: np.random.Generator, cell: Cell, reduction: bool) -> Cell:
-        """A uniform node and slot with another operation or, as often, another input where there is one."""
+        """Change the operation or the input (if another one exists), with equal probability, of a uniform slot."""
         n = int(rng.integers(self.nodes))
         node = cell.nodes[n]
         s = int(rng.integers(len(node)))
@@ -134,9 +134,9 @@ class Space:
         return _with_slot(cell, n, s, operations[int(rng.integers(len(operations)))])
 
     def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int, reduction: bool) -> list[tuple[str, int]]:
-        """What slot s of node n could hold instead: another operation, or another input with the same one.
+        """Return the alternatives for slot s of node n: another operation, or another input with the same operation.
 
-        An input that has not this operation comes with each of its own.
+        An input whose edge does not offer this operation is listed with each operation that it offers.
         """
         op, source = node[s]
         taken = {other for _, other in node}
@@ -158,13 +158,13 @@ DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=DARTS_PRIMITIVES)
 
 
 def _pairs(text: str) -> tuple[tuple[str, ...], ...]:
-    """The primitives of each edge from their labels: s skip, m and a pools, 3 and 5 separable, d and D dilated."""
+    """Parse the primitives of each edge from labels: s skip, m and a pools, 3 and 5 separable, d and D dilated."""
     names = dict(zip("mas35dD", DARTS.primitives, strict=True))
     return tuple(tuple(sorted((names[c] for c in pair), key=DARTS.primitives.index)) for pair in text.split())
 
 
-# The four spaces in which differentiable search is known to end in skip connections or worse (Zela et al., ICLR 2020,
-# §3; the pairs of S1 are those of the authors' code). Nothing of a method's own changes what takes part there.
+# Four spaces in which differentiable search is known to end in skip connections or worse (Zela et al., ICLR 2020, §3;
+# the pairs of S1 are from the authors' code). Methods cannot change the candidates of these spaces.
 S1 = replace(
     DARTS,
     name="s1",

@@ -1,8 +1,8 @@
-"""How large the ONNX file of a planned network can be, before it is written: `dnas export RUN --format onnx`.
+"""Upper bound on the size of the ONNX file of a planned network, as written by `dnas export RUN --format onnx`.
 
-A bound, so that a limit on it holds. Weights are exact, as the exporter stores them: a batch norm becomes the bias of
-the convolution before it, except after a concatenation. Around every weight and every computation stand names and
-attributes, of which the constants below are the most that were seen.
+Because it is an upper bound, limits on the file size are kept. The size of the weights is exact: the exporter turns a
+batch norm into the bias of the preceding convolution, except after a concatenation. Every weight and every
+computation also has a name and attributes, for which the constants below are the largest observed sizes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dnas.space.primitives import Chain, Conv, FactorizedReduce, Norm, ReLU, Str
 FLOAT = 4
 TENSOR = 68  # the name and shape of a stored tensor
 CONV, RELU, ADD, CONCAT, SLICE, NORM, POOL = 212, 52, 68, 94, 90, 284, 210
-FACTS = 500  # mean, deviation and rule of pictures
-REST = 1_100  # inputs, outputs, constants, and what follows the last layer
+FACTS = 500  # mean, standard deviation and resizing rule of images
+REST = 1_100  # inputs, outputs, constants, and the operations after the last layer
 
 
 def onnx_bytes(network: NetworkPlan, final_norm: bool = False, facts: int = 0) -> int:
-    """The most bytes of a network's file.
+    """Return an upper bound on the file size of a network, in bytes.
 
     Args:
-        final_norm: As of `TrainSettings`.
-        facts: Bytes of what the file says of images and classes.
+        final_norm: As in `TrainSettings`.
+        facts: Bytes of the metadata on images and classes.
     """
     stem = sum(chain_bytes(chain) for chain in (network.stem.first, network.stem.second)) + 2 * RELU
     cells = sum(cell_bytes(cell) + sum(edge_bytes(edge.chain) for edge in cell.edges) for cell in network.cells)
@@ -33,28 +33,28 @@ def onnx_bytes(network: NetworkPlan, final_norm: bool = False, facts: int = 0) -
 
 
 def facts_bytes(classes: Sequence[str]) -> int:
-    """What a file says of images and classes."""
+    """Return the bytes of the metadata on images and classes."""
     return FACTS + len(json.dumps(list(classes)))
 
 
 def end_bytes(features: int, classes: int, final_norm: bool) -> int:
-    """What follows the last layer."""
+    """Return the bytes of the part after the last layer."""
     norm = NORM + 4 * (TENSOR + FLOAT * features) if final_norm else 0
     return REST + norm + FLOAT * (features + 1) * classes
 
 
 def cell_bytes(cell: CellPlan) -> int:
-    """A layer without its edges."""
+    """Return the bytes of a layer without its edges."""
     return sum(map(chain_bytes, cell.preprocess)) + CONCAT + RELU
 
 
 def edge_bytes(chain: Chain) -> int:
-    """An operation, and the addition of its output to a node."""
+    """Return the bytes of an operation and of the addition of its output to a node."""
     return chain_bytes(chain) + ADD
 
 
 def chain_bytes(chain: Chain) -> int:
-    """One layer after another."""
+    """Return the bytes of a chain of layers."""
     total = 0
     for layer in chain:
         match layer:

@@ -1,7 +1,7 @@
-"""The latency of a planned network as a sum, of what its operations take on a machine and what is the same for all.
+"""Estimated latency of a planned network: the sum of the times of its operations on a machine and a fixed time.
 
-Times are whole nanoseconds, so that sums are exact: `FIXED`, for all but the edges of cells, and one for each operation
-by its `key`. `pipeline/latency.py` measures them.
+Times are integer nanoseconds, so that sums are exact: `FIXED` for everything except the edges of cells, and one time
+for each operation by its `key`. They are measured by `pipeline/latency.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FIXED = "fixed"
 
 
 def key(primitive: str, channels: int, stride: int, side: int) -> str:
-    """What the time of a primitive has as its name, which reads pictures of `side` pixels."""
+    """Return the key of the time of a primitive that reads feature maps of `side` × `side` pixels."""
     return f"{primitive} {channels} {stride} {side}"
 
 
 def sides(network: NetworkPlan, image_size: int) -> Iterator[tuple[int, int]]:
-    """Of each layer the pixels of a side: of its inputs, once they are preprocessed, and of its nodes."""
+    """Yield the side lengths of each layer in pixels: that of its preprocessed inputs, and that of its nodes."""
     _, before = chain_cost(network.stem.first, image_size)
     pixels = chain_cost(network.stem.second, before)[1] if network.stem.second else before
     for cell in network.cells:
@@ -32,7 +32,7 @@ def sides(network: NetworkPlan, image_size: int) -> Iterator[tuple[int, int]]:
 
 
 def operations(architecture: Architecture, network: NetworkPlan, image_size: int) -> Iterator[str]:
-    """The key of every operation of a network, which is that of the architecture."""
+    """Yield the key of every operation of a network, which must be the network of the architecture."""
     layers = zip(architecture.layers, network.cells, sides(network, image_size), strict=True)
     for k, (gene, cell, (outer, inner)) in enumerate(layers):
         for node in gene.nodes:
@@ -42,5 +42,5 @@ def operations(architecture: Architecture, network: NetworkPlan, image_size: int
 
 
 def nanoseconds(architecture: Architecture, network: NetworkPlan, image_size: int, times: Mapping[str, int]) -> int:
-    """What a network takes for one image, by these times."""
+    """Return the estimated latency of a network for one image, by these times."""
     return times[FIXED] + sum(times[each] for each in operations(architecture, network, image_size))

@@ -1,7 +1,7 @@
-"""Limits on the network that is delivered, and the architectures of a space that keep to them.
+"""Limits on the delivered network, and the architectures of a space that are within them.
 
-Parameters, multiply-accumulates and bytes of the file are sums over the layers and their operations, once the widths
-are known. Memory is a maximum over layers, so it decides which cells a layer can have.
+For given widths, parameters, multiply-accumulates and file size are sums over the layers and their operations. Memory
+is a maximum over the layers, so it determines which cells a layer can have.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from dnas.space.file_size import edge_bytes, facts_bytes, onnx_bytes
 from dnas.space.plan import CellPlan, NetworkPlan, Shape, cell_plan, plan, size
 from dnas.space.primitives import PRIMITIVES, chain_cost
 
-# What can be limited, as a network's costs name it. All but the last are sums.
+# Costs of a network that can be limited. All but the last are sums.
 PARAMS, MACS, SIZE, LATENCY, RAM = "params", "macs", "size", "latency", "ram"
 SUMS = (PARAMS, MACS, SIZE, LATENCY)
-LIMITED = (PARAMS, MACS, SIZE, RAM)  # without a machine
-ANY = "skip_connect"  # where it does not matter which
-TRIES = 20  # draws, before one is brought within the limits
+LIMITED = (PARAMS, MACS, SIZE, RAM)  # independent of the machine
+ANY = "skip_connect"  # used if any operation will do
+TRIES = 20  # draws before a draw is changed to be within the limits
 Nodes = tuple[tuple[Slot, ...], ...]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """The network whose costs are limited, but for its architecture.
+    """The delivered network, whose costs are limited, without its architecture.
 
     Attributes:
-        layers: Its depth.
-        shared: All normal layers have one cell, and all reductions another, so a search may be of another depth.
-        classes: Their names, which the exported file holds.
-        precision: Of the activations: a key of `PRECISIONS`.
-        times: Nanoseconds of its operations on a machine, as of `space.latency`; empty where latency is not limited.
+        layers: Depth.
+        shared: True if all normal layers share one cell and all reductions another, so the depth of the search may
+            differ.
+        classes: Class names, which are stored in the exported file.
+        precision: Precision of the activations: a key of `PRECISIONS`.
+        times: Times of its operations in nanoseconds, see `space.latency`; empty if latency is not limited.
     """
 
     space: Space
@@ -56,11 +57,11 @@ class Delivered:
     times: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def deep(self, architecture: Architecture) -> Architecture:
-        """An architecture at the full depth."""
+        """Return an architecture at the depth of the delivered network."""
         return at_depth(architecture, self.layers) if self.shared else architecture
 
     def planned(self, architecture: Architecture) -> NetworkPlan:
-        """The network of an architecture, at its full depth."""
+        """Return the plan of the delivered network of an architecture."""
         shape = self.shape
         deep = self.deep(architecture)
         return plan(deep, channels=shape.channels, classes=shape.classes, inputs=shape.image_channels, stem=shape.stem)
@@ -69,7 +70,7 @@ class Delivered:
         return programs(network, self.shape.image_size, self.shape.image_channels, self.shape.final_norm)
 
     def costs(self, architecture: Architecture, names: Iterable[str] = LIMITED) -> dict[str, int]:
-        """What a network uses of what can be limited."""
+        """Return the costs of the delivered network of an architecture, by name."""
         network = self.planned(architecture)
         counted = size(network, self.shape.image_size)
         costs: dict[str, Callable[[], int]] = {
@@ -83,10 +84,10 @@ class Delivered:
 
 
 class Feasible:
-    """The architectures of a space that keep to limits.
+    """The architectures of a space that are within the limits.
 
     Args:
-        limits: The most of what is limited, by the names above.
+        limits: The maximum of each limited cost, by the names above.
     """
 
     def __init__(self, delivered: Delivered, limits: Mapping[str, int]) -> None:
@@ -94,12 +95,12 @@ class Feasible:
         self.space = delivered.space
 
     def excess(self, architecture: Architecture) -> dict[str, int]:
-        """The costs of an architecture that are beyond their limits."""
+        """Return the costs of an architecture that exceed their limits."""
         costs = self.delivered.costs(architecture, self.limits)
         return {name: costs[name] for name, most in self.limits.items() if costs[name] > most}
 
     def allows(self, architecture: Architecture) -> bool:
-        """Whether an architecture keeps to the limits; of one in the space by tables, since many are asked for."""
+        """Return True if an architecture is within the limits. Architectures in the space are checked by tables."""
         cells = self._cells(architecture)
         if cells is None:
             return not self.excess(architecture)
@@ -112,7 +113,7 @@ class Feasible:
         return bool((left >= 0).all()) and self._fixed_memory_fits and all(f is None or f(c.nodes) for f, c in fits)
 
     def drawn(self, draw: Callable[[], Architecture]) -> Architecture:
-        """The first draw that keeps to the limits; after `TRIES` that do not, what is nearest to the last."""
+        """Return the first draw within the limits; after `TRIES` failures, the allowed one closest to the last draw."""
         for _ in range(TRIES):
             architecture = draw()
             if self.allows(architecture):
@@ -120,10 +121,10 @@ class Feasible:
         return self.within(architecture)
 
     def within(self, architecture: Architecture) -> Architecture:
-        """The architecture itself where it keeps to the limits, else the one that keeps most of its operations and
-        inputs; an operation on an input counts twice as much as that input with another one.
+        """Return the architecture itself if it is within the limits, otherwise the most similar one that is.
 
-        One that lies outside the space stays as it is.
+        The similarity counts the operations and inputs in common: an input with its operation counts twice as much as
+        the same input with another operation. An architecture outside the space is returned unchanged.
         """
         if not architecture.in_space or self.allows(architecture):
             return architecture
@@ -135,14 +136,14 @@ class Feasible:
                     scores[k, first + source] += 1
                     scores[k, first + source, operations.index(op)] += 1
         found = self.best(scores, operations)
-        assert found is not None, "limits that cannot be met are refused before"
+        assert found is not None, "limits that cannot be met are rejected earlier"
         return replace(found, origin=architecture.origin)
 
     def best(self, scores: Floats, operations: Sequence[str]) -> Architecture | None:
-        """The architecture with the largest sum of scores [L, E, O] of what it keeps; None where none is feasible.
+        """Return the architecture that maximizes the sum of the scores [L, E, O] of its operations, or None.
 
-        Exact, up to sums that differ in the last digits. Where cells are shared, the scores are those of the first
-        layer of each kind, and L may be another depth than the delivered one.
+        The result is exact up to rounding, and None if no architecture is feasible. If cells are shared, the scores
+        are those of the first layer of each kind, and L may differ from the delivered depth.
         """
         layers, reductions = len(scores), reduction_layers(len(scores))
         rows = [0, reductions[0]] if self.delivered.shared else list(range(layers))
@@ -158,7 +159,7 @@ class Feasible:
         return Architecture(tuple(genes), reductions, self.space.name)
 
     def least(self, name: str) -> Architecture | None:
-        """The architecture that uses least of something among the others that are feasible without its limit."""
+        """Return the architecture with the least of one cost among those within the other limits."""
         others = Feasible(self.delivered, {each: most for each, most in self.limits.items() if each != name})
         if name == RAM:
             return others.least_memory()
@@ -168,7 +169,7 @@ class Feasible:
         return others.best(-np.stack(rows).astype(float), operations)
 
     def least_memory(self) -> Architecture | None:
-        """The feasible architecture whose memory is least, by bisection over what is a limit of memory."""
+        """Return the feasible architecture with the least memory, by bisection over memory limits."""
         zeros = np.zeros((self.delivered.layers, len(self.space.edges), len(self.space.primitives)))
         operations = self.space.primitives
         best = self.best(zeros, operations)
@@ -183,7 +184,7 @@ class Feasible:
         return best
 
     def _cells(self, architecture: Architecture) -> list[Cell] | None:
-        """The cell of each group; None where the architecture is none of the space, or of another depth."""
+        """Return the cell of each group, or None if the architecture is outside the space or has another depth."""
         if architecture.space != self.space.name or not architecture.in_space:
             return None
         if self.delivered.shared:
@@ -192,7 +193,7 @@ class Feasible:
         return list(architecture.layers) if len(architecture) == self.delivered.layers else None
 
     def _rows(self, groups: Sequence[Any]) -> list[Any]:
-        """What there is of each group, by the delivered layers."""
+        """Expand one item per group to one item per delivered layer."""
         kinds = layer_kinds(self.delivered.layers)
         return [groups[kind] for kind in kinds] if self.delivered.shared else list(groups)
 
@@ -200,12 +201,12 @@ class Feasible:
 
     @cached_property
     def _summed(self) -> list[str]:
-        """What of the limits is a sum."""
+        """Names of the limited costs that are sums."""
         return [name for name in SUMS if name in self.limits]
 
     @cached_property
     def _members(self) -> list[list[int]]:
-        """The delivered layers of each group."""
+        """Delivered layers of each group."""
         kinds = layer_kinds(self.delivered.layers)
         if self.delivered.shared:
             return [[k for k, kind in enumerate(kinds) if kind == each] for each in (0, 1)]
@@ -213,16 +214,16 @@ class Feasible:
 
     @cached_property
     def _example(self) -> NetworkPlan:
-        """The network of some architecture: all have its widths."""
+        """Network of an arbitrary architecture: all have the same widths."""
         rng = np.random.default_rng(0)
         return self.delivered.planned(sampling.sample(self.space, rng, self.delivered.layers, shared=True))
 
     @cached_property
     def _places(self) -> list[tuple[CellPlan, Reads]]:
-        """Of each delivered layer a cell's plan, and what it reads."""
+        """Plan of a cell, and the inputs, of each delivered layer."""
         network, shape = self._example, self.delivered.shape
         found = []
-        # The outputs of the two layers before, and whether these are one.
+        # The outputs of the two preceding layers, and whether they are the same tensor.
         stem = self.delivered.programs(network)[0]
         alone = stem.kept[0] == stem.kept[1]
         _, before = chain_cost(network.stem.first, shape.image_size)
@@ -237,7 +238,7 @@ class Feasible:
 
     @cached_property
     def _tables(self) -> list[npt.NDArray[np.int64]]:
-        """[groups] of [E, O, 4]: what each primitive uses on each edge, in all layers of the group, by `SUMS`."""
+        """[groups] of [E, O, 4]: use of each primitive on each edge, over all layers of the group, by `SUMS`."""
         kinds = layer_kinds(self.delivered.layers)
         layers = [self._uses(k, bool(kinds[k])) for k in range(self.delivered.layers)]
         return [np.sum([layers[k] for k in members], axis=0) for members in self._members]
@@ -259,7 +260,7 @@ class Feasible:
 
     @cached_property
     def _left(self) -> list[int]:
-        """What the limits leave for the operations, of each sum."""
+        """Remainder of each sum limit for the operations."""
         rng = np.random.default_rng(0)
         example = sampling.sample(self.space, rng, self.delivered.layers, shared=True)
         costs = self.delivered.costs(example, self._summed)
@@ -273,8 +274,8 @@ class Feasible:
 
     @cached_property
     def _fixed_memory_fits(self) -> bool:
-        """Whether all that is the same for every architecture keeps to the limit of memory: the stem, the classifier,
-        and of the layers what comes before and after the nodes."""
+        """True if the parts common to all architectures are within the memory limit: the stem, the classifier, and
+        the steps of the layers before and after the nodes."""
         if RAM not in self.limits:
             return True
         stem, *_, classifier = self.delivered.programs(self._example)
@@ -284,12 +285,12 @@ class Feasible:
 
     @cached_property
     def _numbers(self) -> int:
-        """The limit of memory, in numbers."""
+        """Memory limit, as a number of elements."""
         return self.limits[RAM] // PRECISIONS[self.delivered.precision]
 
     @cached_property
     def _memory_places(self) -> list[_Place]:
-        """The delivered layers."""
+        """Delivered layers, for memory checks."""
         kinds, second = layer_kinds(self.delivered.layers), bool(self._example.stem.second)
         shrunk = [second, *map(bool, kinds)]
         return [
@@ -300,7 +301,7 @@ class Feasible:
     # --- groups -------------------------------------------------------------------------------------------
 
     def _group(self, g: int, scores: Floats, operations: Sequence[str]) -> Group:
-        """The choices of a group's cell, by the scores [E, O] of operations."""
+        """Return the choices for the cell of a group, given the scores [E, O] of the operations."""
         reduction = bool(layer_kinds(self.delivered.layers)[self._members[g][0]])
         fits = self._fits(g)
         nodes = tuple(
@@ -311,7 +312,7 @@ class Feasible:
     def _options(
         self, g: int, n: int, scores: Floats, operations: Sequence[str], reduction: bool, by_memory: bool
     ) -> Options:
-        """What node n can be, without what cannot be part of the best choice."""
+        """Return the options of node n, without those that cannot be part of the best choice."""
         first, last = self.space.node_edges[n]
         used = [SUMS.index(name) for name in self._summed]
         edges, kinds = [], []
@@ -329,7 +330,8 @@ class Feasible:
         return _joined(edges, kinds, self.space.inputs_per_node)
 
     def _fits(self, g: int) -> Callable[[Nodes], bool] | None:
-        """Whether the first nodes of a group's cell keep to the limit of memory in all of its layers; None: all do."""
+        """Return a check that the first nodes of a cell are within the memory limit in all layers of the group, or None
+        if all cells are."""
         close, most = self._close[g], self._numbers if RAM in self.limits else 0
         if not close:
             return None
@@ -344,7 +346,7 @@ class Feasible:
 
     @cached_property
     def _close(self) -> list[list[_Place]]:
-        """The different layers of each group in which a cell may be beyond the limit of memory."""
+        """Distinct layers of each group in which a cell can exceed the memory limit."""
         if RAM not in self.limits:
             return [[] for _ in self._members]
         places = (dict.fromkeys(self._memory_places[k] for k in members) for members in self._members)
@@ -353,7 +355,7 @@ class Feasible:
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer, as far as the memory of a cell in it goes."""
+    """The properties of a layer that affect the memory of its cell."""
 
     channels: int
     reads: Reads
@@ -367,15 +369,15 @@ class _Place:
 
     @property
     def joined(self) -> int:
-        """What the concatenation at its end holds: all nodes twice, and what the next layer reads beside them."""
+        """Elements live during the final concatenation: all nodes twice, and the other input of the next layer."""
         side = side_after(self.plan((((ANY, 0),),) * self.nodes), self.reads.pixels_before, self.reads.pixels)
         kept = 0 if self.reads.last else self.reads.previous * self.reads.pixels**2
         return kept + 2 * self.nodes * self.channels * side**2
 
     @property
     def bound(self) -> int:
-        """No less than any cell holds here at once: all steps of the preprocessing, every state twice, and what an
-        operation has within."""
+        """Upper bound on the live elements of any cell here: all steps of the preprocessing, every state twice, and the
+        intermediate tensors of an operation."""
         program = layer_program(self.plan(()), self.reads, whole=False)
         inputs = sum(program.size.values())
         state = max(self.channels * side**2 for side in (self.reads.pixels_before, self.reads.pixels))
@@ -384,7 +386,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The first nodes of a cell; equal where their operations are alike as far as memory goes."""
+    """The first nodes of a cell, compared by the memory use of their operations."""
 
     kinds: tuple[tuple[tuple[int, int], ...], ...]
     nodes: Nodes = field(compare=False)
@@ -395,14 +397,14 @@ NONE = _Nodes((), ())
 
 @lru_cache(100_000)
 def _numbers(place: _Place, first: _Nodes) -> int:
-    """What a cell with these first nodes holds at least."""
+    """Return a lower bound on the live elements of a cell with these first nodes."""
     cell = place.plan(first.nodes)
     return peak(layer_program(cell, place.reads, whole=len(first.nodes) == place.nodes)).numbers
 
 
 @cache
 def _kinds(op: str, reduces: bool) -> int:
-    """A number that operations share which are alike as far as memory goes: the kinds and strides of their layers."""
+    """Return the memory class of an operation. Operations with the same kinds and strides of layers share a class."""
     chain = PRIMITIVES[op].chain(2, 2 if reduces else 1)
     layers = tuple((type(layer).__name__, getattr(layer, "stride", None)) for layer in chain)
     return _KINDS.setdefault(layers, len(_KINDS))
@@ -412,10 +414,11 @@ _KINDS: dict[Any, int] = {}
 
 
 def _joined(edges: Sequence[Options], kinds: Sequence[Sequence[int]], inputs: int) -> Options:
-    """All ways to take so many edges of a node, one operation on each, without what is dominated.
+    """Return the non-dominated ways to choose this many input edges of a node and one operation on each.
 
     Args:
-        kinds: Of every option of each edge; only ways by the same edges and kinds are compared. All 0: all are.
+        kinds: Class of every option of each edge. Only choices with the same edges and classes are compared; if all
+            classes are 0, all choices are.
     """
     apart = any(map(any, kinds))
     names: list[tuple[Slot, ...]] = []

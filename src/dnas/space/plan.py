@@ -1,7 +1,7 @@
-"""The discrete network as data: every chain of layers with its widths, before any tensor exists.
+"""Plan of a discrete network as data: every chain of layers with its widths, without any tensor.
 
-`network.py` builds what is planned here and `size` counts it, so the two cannot disagree, and
-`dnas show` answers without importing torch. The networks are those of DARTS (Liu et al. 2019, §3.1-3.3).
+`network.py` builds the planned network and `size` counts it, so the two cannot disagree, and `dnas show` does not
+need to import torch. The networks are those of DARTS (Liu et al. 2019, §3.1–3.3).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ AUXILIARY_FEATURES = 768
 
 @dataclass(frozen=True)
 class Stem:
-    """What precedes the cells: the chains that give states 0 and 1 of the first cell.
+    """The layers before the cells: the chains that compute states 0 and 1 of the first cell.
 
-    With `second` empty both states are the output of `first`, as for CIFAR; else `second` reads `first`
-    and the first cell treats state 0 as twice the size, as the ImageNet networks do.
+    If `second` is empty, both states are the output of `first`, as for CIFAR. Otherwise `second` reads the output of
+    `first`, and state 0 of the first cell has twice the resolution, as in the ImageNet networks.
     """
 
     first: Chain
@@ -42,7 +42,7 @@ class Stem:
 
     @property
     def width(self) -> int:
-        """Channels of both states."""
+        """Number of channels of both states."""
         last = self.first[-1]
         assert isinstance(last, Norm)
         return last.channels
@@ -72,9 +72,9 @@ def _stem_imagenet(stride: int) -> Callable[[int, int], Stem]:
     return stem
 
 
-# cifar: full resolution into the first cell. halving: the same with stride 2, so 32 → 16. imagenet: 224 → 28.
-# tiny-imagenet: NASP's protocol for 64 pixels, the ImageNet stem without its first two strides: 64 → 32 (methods: cells
-# at 32, 16 and 8 pixels).
+# cifar: the first cell has the full resolution. halving: the same with stride 2, so 32 → 16. imagenet: 224 → 28.
+# tiny-imagenet: the protocol of NASP for 64 pixels, which is the ImageNet stem without its first two strides: 64 → 32
+# (cells at 32, 16 and 8 pixels).
 STEMS: dict[str, Callable[[int, int], Stem]] = {
     CIFAR_STEM: _stem_cifar(1),
     HALVING_STEM: _stem_cifar(2),
@@ -85,15 +85,17 @@ STEMS: dict[str, Callable[[int, int], Stem]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What the size of a network depends on besides its architecture. Defaults are those of CIFAR-10 in the literature.
+    """Parameters that determine the size of a network, apart from its architecture.
+
+    The defaults are those for CIFAR-10 in the literature.
 
     Attributes:
-        channels: Width of the first cells.
-        classes: Classes of the classifier.
-        image_size, image_channels: Pixels of a side, and channels, of an image.
-        stem: As of `TrainSettings`.
-        width: What the channels of a hand-made network are multiplied by.
-        final_norm: As of `TrainSettings`.
+        channels: Initial channels (width of the first cells).
+        classes: Number of classes.
+        image_size, image_channels: Side length in pixels, and number of channels, of an image.
+        stem: As in `TrainSettings`.
+        width: Channel multiplier of a reference network.
+        final_norm: As in `TrainSettings`.
     """
 
     channels: int = CHANNELS
@@ -107,7 +109,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class EdgePlan:
-    """One operation of a cell: reads state `source`, adds to state `target`."""
+    """One operation of a cell, which reads state `source` and adds its output to state `target`."""
 
     source: int
     target: int
@@ -116,7 +118,7 @@ class EdgePlan:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One layer: both preprocessing chains, its edges in node order, and what it concatenates."""
+    """One layer: both preprocessing chains, its edges in node order, and the concatenated states."""
 
     preprocess: tuple[Chain, Chain]
     edges: tuple[EdgePlan, ...]
@@ -130,7 +132,7 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """The whole network. The auxiliary head hangs on the output of layer `auxiliary_after`."""
+    """The whole network. The auxiliary head reads the output of layer `auxiliary_after`."""
 
     stem: Stem
     cells: tuple[CellPlan, ...]
@@ -148,20 +150,20 @@ def plan(
     inputs: int = 3,
     stem: str = CIFAR_STEM,
 ) -> NetworkPlan:
-    """Lay out the network of an architecture.
+    """Plan the network of an architecture.
 
     Args:
-        channels: Width C of the first cells; it doubles at each reduction.
-        classes: Size of the output.
+        channels: Initial channels C, doubled at each reduction.
+        classes: Number of outputs.
         inputs: Channels of an image.
         stem: A key of `STEMS`.
 
     Raises:
-        InputError: A width that cannot be built.
+        InputError: A width cannot be built.
     """
     check_channels(channels)
     if classes < 2:
-        raise InputError(f"classes is {classes}; a classifier needs at least 2")
+        raise InputError(f"classes must be at least 2, got {classes}")
     if stem not in STEMS:
         raise unknown("stem", "stem", stem, STEMS)
     head = STEMS[stem](inputs, channels)
@@ -173,14 +175,14 @@ def plan(
         cell = cell_plan(gene, before, previous, width, reduction, shrunk)
         cells.append(cell)
         before, previous, shrunk = previous, cell.outputs, reduction
-    # The second reduction, as DARTS has it; the last layer where there is none.
+    # After the second reduction, as in DARTS, or after the last layer if there is none.
     after = architecture.reductions[-1] if architecture.reductions else len(cells) - 1
     auxiliary: Chain = (
         Conv(cells[after].outputs, AUXILIARY_HIDDEN),
         Norm(AUXILIARY_HIDDEN),
         ReLU(),
         Conv(AUXILIARY_HIDDEN, AUXILIARY_FEATURES, (2, 2), padded=False),
-        # DARTS' ImageNet head has no norm here, by an oversight that its authors kept for comparability.
+        # The ImageNet head of DARTS has no batch norm here: an oversight that its authors kept for comparability.
         *(() if stem == IMAGENET_STEM else (Norm(AUXILIARY_FEATURES),)),
         ReLU(),
     )
@@ -188,7 +190,7 @@ def plan(
 
 
 def check_channels(channels: int, key: str = "channels") -> None:
-    """Raises SettingError for a width that cannot be built: a reduction halves it.
+    """Raise SettingError for a width that cannot be built: it must be even, since a reduction halves it.
 
     Args:
         key: The dotted name of the setting.
@@ -198,7 +200,7 @@ def check_channels(channels: int, key: str = "channels") -> None:
 
 
 def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool) -> CellPlan:
-    """One layer that reads `before` and `previous` channels; `shrunk`: the previous layer was a reduction."""
+    """Plan a layer that reads `before` and `previous` channels; `shrunk`: the previous layer is a reduction."""
     live = gene.live_states
     edges = tuple(
         EdgePlan(source, 2 + n, PRIMITIVES[op].chain(width, 2 if reduction and source < 2 else 1))
@@ -210,14 +212,14 @@ def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: boo
 
 
 def preprocess(before: int, previous: int, width: int, shrunk: bool) -> tuple[Chain, Chain]:
-    """How a cell brings the outputs of the two previous layers to its width, and to one resolution."""
+    """Return the chains that bring the outputs of the two previous layers to the cell's width and resolution."""
     first: Chain = (FactorizedReduce(before, width),) if shrunk else relu_conv_norm(before, width)
     return first, relu_conv_norm(previous, width)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a network costs: parameters, and multiply-accumulates of one image at inference."""
+    """Costs of a network: parameters, and multiply-accumulates (MACs) per image at inference."""
 
     params: int
     params_with_auxiliary: int
@@ -225,10 +227,10 @@ class Size:
 
 
 def size(network: NetworkPlan, image_size: int) -> Size:
-    """Count a planned network on `image_size`×`image_size` images.
+    """Count the parameters and MACs of a planned network on `image_size`×`image_size` images.
 
-    As in the literature, the auxiliary head is not part of `params` (it is dropped after training), and
-    multiply-accumulates are those of convolutions and of the classifier.
+    As in the literature, `params` does not include the auxiliary head (it is dropped after training), and only
+    convolutions and the classifier count as MACs.
     """
     total, pixels_before = chain_cost(network.stem.first, image_size)
     pixels = pixels_before
@@ -251,9 +253,9 @@ def size(network: NetworkPlan, image_size: int) -> Size:
 
 
 def check_width(channels: int, partial: int) -> None:
-    """Raises InputError unless K divides C and C/K is even, naming widths that would do."""
+    """Raise InputError, with suitable widths, unless K divides C and C/K is even."""
     if partial < 1:
-        raise InputError(f"partial_channels is {partial}; K must be at least 1")
+        raise InputError(f"partial_channels must be at least 1, got {partial}")
     if channels < 2 or channels % (2 * partial):
         step = 2 * partial
         near = sorted({max(step, channels // step * step), (channels // step + 1) * step})

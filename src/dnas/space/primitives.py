@@ -1,12 +1,12 @@
-"""The primitives: each operation once, as a chain of layers that is both built and counted.
+"""The primitives: each operation is defined once, as a chain of layers from which it is built and its cost counted.
 
-A layer here is a description without torch, so sizes can be counted (`Conv.macs`) in milliseconds;
-`modules.py` turns the same description into `nn.Module`s. Adding an operation is one entry in `_OWN`, or an entry point
-of the group `dnas.primitives` in another package.
+Layers are descriptions without torch, so sizes can be counted (`Conv.macs`) in milliseconds; `modules.py` turns the
+same descriptions into `nn.Module`s. To add an operation, add an entry to `_OWN`, or an entry point of the group
+`dnas.primitives` in another package.
 
-Sizes are square: `size` is the height (= width) of a feature map in pixels.
-Sources: Liu et al. 2019 (DARTS), appendix A.1; names and order are theirs, the published genotypes'
-additional primitives are Zoph et al. 2018 (NASNet).
+Feature maps are square: `size` is the height (= width) in pixels.
+Sources: Liu et al. 2019 (DARTS), appendix A.1, for names and order; Zoph et al. 2018 (NASNet) for the additional
+primitives of published genotypes.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from dnas.plugins import Registry
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a chain. Unless it says otherwise it has no parameters, costs nothing, and keeps the size.
+    """One layer of a chain. By default it has no parameters and no MACs, and keeps the size.
 
-    Another package's layer is a frozen dataclass that derives from it and has `module`.
+    A layer defined in another package is a frozen dataclass that derives from this class and implements `module`.
     """
 
     def module(self) -> Any:
-        """The `nn.Module` of a layer that is not among those below: [B, C, H, W] → [B, C', H', W'], nothing in place.
+        """Return the `nn.Module` of a layer that is not defined below: [B, C, H, W] → [B, C', H', W'], not in place.
 
-        It imports torch within this function. Its own weights and buffers are filled by its `reset_parameters`.
+        Import torch within this function. The module's `reset_parameters` must initialize its own weights and buffers.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no module()")
+        raise NotImplementedError(f"{type(self).__name__} does not implement module()")
 
     def params(self) -> int:
         return 0
 
     def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates for one output of `height` × `width` pixels."""
+        """Return the multiply-accumulates for one output of `height` × `width` pixels."""
         return 0
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
@@ -57,7 +57,7 @@ class ReLU(Layer):
 
 @dataclass(frozen=True)
 class Strided(Layer):
-    """A layer that keeps every `stride`-th pixel's place."""
+    """A layer that subsamples by `stride`."""
 
     stride: int
 
@@ -72,22 +72,22 @@ class Zero(Strided):
 
 @dataclass(frozen=True)
 class MaxPool(Strided):
-    """A maximum over 3×3 pixels with padding 1."""
+    """3×3 max pooling with padding 1."""
 
 
 @dataclass(frozen=True)
 class AvgPool(Strided):
-    """An average over 3×3 pixels with padding 1, which does not count the padding."""
+    """3×3 average pooling with padding 1; the padding is not included in the average."""
 
 
 @dataclass(frozen=True)
 class Noise(Strided):
-    """Standard normal noise in the place of the input (Zela et al. 2020, §3, space S4)."""
+    """Standard normal noise instead of the input (Zela et al. 2020, §3, space S4)."""
 
 
 @dataclass(frozen=True)
 class Norm(Layer):
-    """Batch normalisation; with its scale and shift counted, as in the discrete network."""
+    """Batch normalization; its scale and shift count as parameters, as in the discrete network."""
 
     channels: int
 
@@ -109,7 +109,7 @@ class Conv(Layer):
 
     @property
     def depthwise(self) -> bool:
-        """Whether a depthwise kernel can do it: one input a group, an odd square kernel, padded, the same steps."""
+        """Return True if a depthwise kernel applies: one input per group, odd square kernel, padding, equal strides."""
         alone = self.groups == self.inputs == self.outputs and self.padded and self.stride[0] == self.stride[1]
         return alone and self.kernel[0] == self.kernel[1] > 1 and self.kernel[0] % 2 == 1
 
@@ -155,7 +155,7 @@ Chain = tuple[Layer, ...]
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and multiply-accumulates of convolutions and linear layers, per image."""
+    """Parameters, and multiply-accumulates (MACs) per image, of convolutions and linear layers."""
 
     params: int = 0
     macs: int = 0
@@ -165,7 +165,7 @@ class Cost:
 
 
 def chain_cost(chain: Iterable[Layer], size: int) -> tuple[Cost, int]:
-    """Cost of a chain on `size`×`size` inputs, and the size of its output."""
+    """Return the cost of a chain on `size`×`size` inputs, and the size of its output."""
     params = macs = 0
     height = width = size
     for layer in chain:
@@ -176,7 +176,7 @@ def chain_cost(chain: Iterable[Layer], size: int) -> tuple[Cost, int]:
 
 
 def relu_conv_norm(inputs: int, outputs: int) -> Chain:
-    """ReLU, 1×1 convolution, batch norm: how a cell brings its inputs to its own width."""
+    """ReLU, 1×1 convolution, batch norm: the preprocessing that brings the inputs of a cell to its width."""
     return (ReLU(), Conv(inputs, outputs), Norm(outputs))
 
 
@@ -206,7 +206,7 @@ def _conv_7x1_1x7(channels: int, stride: int) -> Chain:
 
 
 def is_separable(chain: Chain, channels: int) -> bool:
-    """Whether it is stages of ReLU, depthwise convolution, 1×1 convolution and batch norm that keep the channels."""
+    """Return True for stages of ReLU, depthwise and 1×1 convolution and batch norm that keep the channels."""
     relu, *_, norm = depthwise = _depthwise_separable(channels, 3, 1, 1)
     stages = [chain[i : i + len(depthwise)] for i in range(0, len(chain), len(depthwise))]
     return bool(stages) and all(
@@ -224,11 +224,11 @@ class Primitive:
     """One candidate operation.
 
     Attributes:
-        name: As in the literature's genotypes, e.g. "sep_conv_3x3".
-        chain: (channels, stride) → its layers in the discrete network; they keep the channels, and stride 2 halves the
-            sides, odd ones rounded up.
-        colour: How pictures draw it, "#RRGGBB"; the eight of Okabe & Ito (2008) stay apart for colour-blind readers.
-        label: A short name for pictures.
+        name: Name in published genotypes, e.g. "sep_conv_3x3".
+        chain: (channels, stride) → its layers in the discrete network. They keep the number of channels, and stride 2
+            halves the side lengths, rounding up.
+        colour: Color in drawings, "#RRGGBB"; color-blind readers can distinguish the palette of Okabe & Ito (2008).
+        label: Short name in drawings.
     """
 
     name: str
@@ -265,16 +265,16 @@ DARTS_PRIMITIVES = tuple(_OWN)[:7]
 
 def _objection(primitive: Primitive) -> str | None:
     if not re.fullmatch(r"#[0-9A-Fa-f]{6}", primitive.colour):
-        return f"its colour {primitive.colour!r} is not #RRGGBB"
+        return f"its color must be #RRGGBB, got {primitive.colour!r}"
     if not primitive.label.strip():
         return "it has no label"
     for stride in (1, 2):
         try:
             chain = primitive.chain(8, stride)
-        except Exception as error:  # whatever another package's function does
+        except Exception as error:  # the function belongs to another package and may raise anything
             return f"chain(8, {stride}) raises {type(error).__name__}: {first_line(error)}"
         if not (isinstance(chain, tuple) and chain and all(isinstance(layer, Layer) for layer in chain)):
-            return f"chain(8, {stride}) is {shown(chain)}, not a tuple of layers"
+            return f"chain(8, {stride}) must return a tuple of layers, got {shown(chain)}"
     return None
 
 
@@ -283,13 +283,13 @@ PRIMITIVES = Registry[Primitive](
     Primitive,
     "primitive",
     lambda: _OWN,
-    # Functions of exported code have their names.
-    spelled=(re.compile(r"[a-z][a-z0-9_]*"), "small letters, digits and underscores"),
+    # The names are also names of functions in exported code.
+    spelled=(re.compile(r"[a-z][a-z0-9_]*"), "lowercase letters, digits and underscores"),
     objection=_objection,
 )
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """These primitives in the order in which all pictures list them: ours first, then others by name."""
+    """Sort primitives in the order used by all drawings: built-in ones first, then others by name."""
     places = {name: place for place, name in enumerate(_OWN)}
     return sorted(names, key=lambda name: (places.get(name, len(places)), name))

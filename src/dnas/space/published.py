@@ -1,4 +1,4 @@
-"""Architectures that papers published, with their sources."""
+"""Published architectures, with their sources."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dnas.space.genotype import PAPER_LAYERS
 
 @cache
 def published() -> Mapping[str, Mapping[str, Any]]:
-    """The genotypes of the literature by name, each with its source."""
+    """Return the published genotypes by name, each with its source."""
     text = resources.files("dnas.space").joinpath("genotypes.json").read_text("utf-8")
     genotypes: dict[str, dict[str, Any]] = json.loads(text)["genotypes"]
     return genotypes
 
 
 def load_published(name: str, layers: int = PAPER_LAYERS) -> Architecture:
-    """A genotype of the literature, stacked. Raises InputError for an unknown name, listing the known."""
+    """Return a published genotype, stacked. Raises InputError for an unknown name, with the known names."""
     if name not in published():
         raise InputError(f"unknown published architecture {name!r}{choices(name, published())}")
     entry = published()[name]

@@ -10,30 +10,28 @@ from dnas.space.cell import MAX_NODES
 from dnas.space.darts import DARTS, S1, S2, S3, S4, Space
 from dnas.space.primitives import PRIMITIVES
 
-FREE = "free"  # what architecture files call architectures of no space
+FREE = "free"  # the space in architecture files if an architecture does not belong to a search space
 
 
 def _objection(space: Space) -> str | None:
     if space.name == FREE:
-        return f"{FREE!r} is what architectures of no space are called"
+        return f"{FREE!r} is reserved for architectures outside all search spaces"
     if not 1 <= space.nodes <= MAX_NODES:
-        return f"it has {space.nodes} nodes; a cell has 1 to {MAX_NODES}"
+        return f"a cell must have 1 to {MAX_NODES} nodes, got {space.nodes}"
     if space.inputs_per_node not in (1, 2):
-        return f"inputs_per_node is {space.inputs_per_node}, but the first node can have 1 or 2"
+        return f"inputs_per_node must be 1 or 2, as the first node has two possible inputs, got {space.inputs_per_node}"
     kinds = space.per_edge or ((space.primitives,) * len(space.edges),) * 2
     if [len(edges) for edges in kinds] != [len(space.edges)] * 2:
-        return f"per_edge must name the primitives of {len(space.edges)} edges of normal layers, and of reductions"
+        return f"per_edge must list the primitives of {len(space.edges)} edges, for normal layers and for reductions"
     for names in (space.primitives, *(names for edges in kinds for names in edges)):
         if len(set(names)) != len(names) or len(names) < 2:
-            return f"an edge has the primitives ({', '.join(names)}); name two or more, each once"
+            return f"an edge must have at least two primitives, without duplicates, got ({', '.join(names)})"
         if "none" in names:
-            return "none is no primitive of a space; let its field `none` say whether it is a candidate while searching"
+            return "'none' cannot be listed as a primitive; set the field `none` of the space instead"
         if strange := [name for name in names if name not in space.primitives]:
-            return f"an edge has {strange[0]!r}, which its primitives lack"
+            return f"an edge has {strange[0]!r}, which is not among the primitives of the space"
     if strange := [name for name in space.primitives if name not in PRIMITIVES]:
-        return (
-            f"its primitive {strange[0]!r} is not known; register it first, or give the package an entry point for it"
-        )
+        return f"unknown primitive {strange[0]!r}; register it first, or add an entry point for it to the package"
     return None
 
 
@@ -42,13 +40,13 @@ SPACES = Registry[Space](
     Space,
     "space",
     lambda: {space.name: space for space in (DARTS, S1, S2, S3, S4)},
-    spelled=(re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*"), "small letters, digits, hyphens and underscores"),
+    spelled=(re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*"), "lowercase letters, digits, hyphens and underscores"),
     objection=_objection,
 )
 
 
 def get_space(name: str) -> Space:
-    """The space of a name. Raises InputError listing the names."""
+    """Return the space with this name. Raises InputError, with the known names, for an unknown one."""
     if name not in SPACES:
         raise unknown("space", "--space", name, SPACES)
     return SPACES[name]

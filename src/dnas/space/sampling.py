@@ -1,4 +1,4 @@
-"""Whole architectures of a space: drawn, mutated, and their neighbors."""
+"""Sampling, mutation and neighbors of whole architectures of a space."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dnas.space.darts import Space, reduction_layers
 
 
 def sample(space: Space, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
-    """A uniform architecture: every layer its own uniform gene, or one for all normal layers and one for all
-    reductions where cells are `shared`."""
+    """Draw a uniform architecture: a separate cell for every layer or, if cells are `shared`, one for all normal
+    layers and one for all reductions."""
     reductions = reduction_layers(layers)
     genes = [space.sample(rng, k in reductions) for k in ([0, reductions[0]] if shared else range(layers))]
     if shared:
@@ -22,7 +22,7 @@ def sample(space: Space, rng: np.random.Generator, layers: int, *, shared: bool 
 
 
 def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
-    """All architectures that differ in one operation or one input of one slot."""
+    """Return all architectures that differ in one operation or one input of one slot."""
     return [
         _with_gene(architecture, (k,), gene)
         for k, cell in enumerate(architecture.layers)
@@ -33,12 +33,12 @@ def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
 def mutate(
     space: Space, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False, most: int = 1
 ) -> Architecture:
-    """A uniform layer with one slot mutated (`Space.mutate`).
+    """Mutate one slot (`Space.mutate`) of a uniformly drawn layer.
 
-    Where cells are `shared`, a uniform kind of layer, and the same slot in all layers of that kind.
+    If cells are `shared`, draw a kind of layer, and mutate the same slot in all layers of that kind.
 
     Args:
-        most: So many mutations or fewer, each number as often; two of them may meet in a slot.
+        most: Maximum number of mutations. The number is drawn uniformly, and two mutations may affect the same slot.
     """
     for _ in range(1 if most == 1 else 1 + int(rng.integers(most))):
         architecture = _mutated_once(space, rng, architecture, shared)
@@ -53,7 +53,7 @@ def _mutated_once(space: Space, rng: np.random.Generator, architecture: Architec
 
 
 def _with_gene(architecture: Architecture, same: tuple[int, ...], gene: Cell) -> Architecture:
-    """With another gene in these layers."""
+    """Return the architecture with another cell in these layers."""
     layers = tuple(gene if k in same else cell for k, cell in enumerate(architecture.layers))
     return Architecture(layers, architecture.reductions, architecture.space)
 
@@ -64,9 +64,9 @@ def unseen(
     key: Callable[[Architecture], Hashable] = lambda architecture: architecture,
     patience: int = 50,
 ) -> Iterator[Architecture]:
-    """Yield architectures whose keys differ from each other and from those of known ones.
+    """Yield architectures whose keys differ from each other and from those of known architectures.
 
-    Ends after `patience` known ones in a row, since a small space, or limits, may leave no others.
+    Stops after `patience` known architectures in a row, since a small space or limits may leave no others.
     """
     seen, in_a_row = set(map(key, known)), 0
     for architecture in architectures:

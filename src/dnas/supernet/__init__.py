@@ -1,4 +1,4 @@
-"""From architecture parameters to an architecture: mapping, relaxation, supernet, derive.
+"""From architecture parameters to an architecture: mappings, relaxations, the supernet and the derivation.
 
-Not here: pictures, runs and methods.
+Not here: images, runs and methods.
 """

@@ -1,4 +1,4 @@
-"""What each operation of a supernet would use, for prices on architectures."""
+"""Costs of each operation of a supernet, for cost penalties on architectures."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from dnas.space.primitives import (
 
 
 def resources(space: Space, operations: tuple[str, ...], layers: int, channels: int, image_size: int) -> Tensor:
-    """[L, E, O, 3]: what each operation uses on each edge of a network of this width: parameters,
-    multiply-accumulates and memory accesses."""
+    """Return the parameters, multiply-accumulates and memory accesses [L, E, O, 3] of each operation on each edge of
+    a network of this width."""
     return _resources(space, tuple(PRIMITIVES[name] for name in operations), layers, channels, image_size)
 
 
@@ -45,10 +45,10 @@ def _resources(space: Space, operations: tuple[Primitive, ...], layers: int, cha
 
 
 def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
-    """Parameters, multiply-accumulates, and memory accesses (weights, inputs and outputs) of an operation.
+    """Return parameters, multiply-accumulates, and memory accesses (weights, inputs and outputs) of an operation.
 
-    As the authors of SNAS count them: convolutions, pools and the identity, without batch norms and activations.
-    Layers of other packages count by their own numbers.
+    Counted as by the authors of SNAS: convolutions, pooling and the identity, without batch norms and activations.
+    Layers of other packages report their own numbers.
     """
     params = flops = accesses = 0
     height = width = size
@@ -61,7 +61,7 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
                 weights = layer.macs(1, 1)
                 params += weights
                 flops += layer.macs(height, width)
-                # A factorised reduction is two convolutions, which both read all inputs.
+                # A factorized reduction consists of two convolutions, which both read all inputs.
                 times = 2 if isinstance(layer, FactorizedReduce) else 1
                 accesses += weights + times * layer.inputs * before + layer.outputs * after
                 channels = layer.outputs

@@ -1,6 +1,6 @@
-"""From mixing weights to a discrete architecture.
+"""Derivation of a discrete architecture from mixing weights.
 
-Scores are [L, E, O] (layers, edges, operations): whatever a method ranks by, e.g. psi.
+Scores are [L, E, O] (layers, edges, operations): the quantity by which a method ranks operations, e.g. psi.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def top_edges(
     origin: Mapping[str, Any] | None = None,
     feasible: Feasible | None = None,
 ) -> Architecture:
-    """Each node keeps its strongest edges, each edge its best operation (DARTS §2.4).
+    """Keep the strongest edges of each node and the best operation of each edge (DARTS §2.4).
 
-    An edge is as strong as its best operation other than `none`. Ties go to the first operation and edge. So the sum of
-    the scores of what is kept is the largest that there is.
+    The strength of an edge is the score of its best operation other than `none`. Ties go to the first operation and
+    edge. The result maximizes the sum of the scores of the kept operations.
 
     Args:
-        feasible: The largest sum of those architectures, where the limits allow no more.
+        feasible: Return the architecture with the largest sum among these.
     """
     genes = tuple(
         Cell(tuple(tuple(slot[:2] for slot in node) for node in layer))
@@ -49,10 +49,10 @@ def threshold(
     origin: Mapping[str, Any] | None = None,
     feasible: Feasible | None = None,
 ) -> Architecture:
-    """As `top_edges`, then without the operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
+    """Apply `top_edges`, then remove operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
 
-    Nodes may lose inputs, so the result can lie outside the search space; it builds all the same. A layer
-    that would lose its output keeps the strongest of the operations that read one of its two inputs.
+    Nodes may lose inputs, so the result can lie outside the search space, but it can always be built. A layer that
+    would lose its output keeps the strongest of the operations that read one of its two inputs.
     """
     genes = []
     for k, layer in enumerate(_kept(scores, operations, space, feasible)):
@@ -69,7 +69,7 @@ def threshold(
 
 
 def closed(operations: Sequence[str], space: Space, layers: int) -> Tensor:
-    """[L, E, O] of bool: what cannot be chosen, whatever its score: what an edge has not, and `none`."""
+    """Return a mask [L, E, O] of operations that cannot be chosen: those that an edge does not offer, and `none`."""
     reductions = reduction_layers(layers)
     return torch.tensor(
         [
@@ -80,14 +80,14 @@ def closed(operations: Sequence[str], space: Space, layers: int) -> Tensor:
 
 
 def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Cell:
-    """The gene of a layer's kept operations, those with their (edge, operation) among `slots`."""
+    """Return the cell of a layer's kept operations whose (edge, operation) is among `slots`."""
     return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
 
 
 def _kept(
     scores: Tensor, operations: Sequence[str], space: Space, feasible: Feasible | None
 ) -> list[list[list[tuple[str, int, int, int]]]]:
-    """For each layer and node the kept (operation, source, edge index, operation index)."""
+    """Return the kept (operation, source, edge index, operation index) for each layer and node."""
     strongest = _strongest(scores, operations, space)
     if feasible is None:
         return strongest
@@ -96,7 +96,7 @@ def _kept(
     if feasible.allows(unlimited):
         return strongest
     ranked_by = scores.detach().to("cpu", torch.float64).masked_fill(closed(operations, space, len(scores)), -math.inf)
-    # What a part has closed may be all that would keep to the limits.
+    # A part may have closed every choice that is within the limits.
     found = feasible.best(ranked_by.numpy(), operations) or feasible.within(unlimited)
     return [
         [
@@ -108,9 +108,9 @@ def _kept(
 
 
 def _strongest(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
-    """As `_kept`, without limits."""
+    """Return the same as `_kept`, without limits."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
-    # On the CPU in float64: the ranking of close scores must not depend on the device.
+    # Computed on the CPU in float64, so that the ranking of close scores does not depend on the device.
     ranked_by = scores.detach().to("cpu", torch.float64)
     strength, choice = ranked_by.masked_fill(closed(operations, space, len(scores)), -math.inf).max(-1)
     layers = []

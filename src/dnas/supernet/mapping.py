@@ -1,14 +1,13 @@
-"""How few architecture parameters describe every layer: shared cell, full table, decoupled.
+"""Mappings from architecture parameters to the layers (parameter sharing schemes): shared, full, decoupled.
 
-A mapping owns the architecture parameters and gives, for all layers at once,
+A mapping owns the architecture parameters and provides, for all layers together,
 
 - `terms()`: tensors that broadcast to [L, E, O] (layers, edges, operations), and
-- `edge_logits()`: [L, E], or None where the method has no edge weights.
+- `edge_logits()`: [L, E], or None if the method has no edge weights.
 
-A relaxation (`relaxation.py`) combines the terms: a softmax-like one adds them before it normalises, a
-sigmoid-like one multiplies their sigmoids. `Shared` and `Full` have one term, `Decoupled` two (alpha and
-gamma), so the decoupled form is "no three-way interaction" in the log domain for every method
-(DNAS, eqs. 3-5).
+A relaxation (`relaxation.py`) combines the terms: a softmax-like one adds them before normalization, a sigmoid-like
+one multiplies their sigmoids. `Shared` and `Full` have one term, `Decoupled` has two (alpha and gamma), so the
+decoupled form means "no three-way interaction" in the log domain for every method (DNAS, eqs. 3–5).
 """
 
 from __future__ import annotations
@@ -27,15 +26,16 @@ SHARED, FULL, DECOUPLED = "shared", "full", "decoupled"
 
 
 class Mapping(nn.Module):
-    """What the three have in common. A table of two rows has one for normal layers and one for reductions.
+    """Base class of the three mappings. In a table of two rows, the first is for normal layers, the second for
+    reductions.
 
     Args:
         layers: Depth L, at least 3.
-        with_edges: Whether edges have weights of their own (beta).
-        scale: Standard deviation of the normal law of the initial parameters.
-        seed: Of the initial parameters.
-        allowed: [2, E, O] of bool, the candidates of each edge in normal layers and reductions; None: all of all.
-        tables: Shape of each table of parameters, by its name.
+        with_edges: True if edges have separate weights (beta).
+        scale: Standard deviation of the normally distributed initial parameters.
+        seed: Random seed of the initial parameters.
+        allowed: Mask [2, E, O] of the candidates of each edge in normal layers and reductions; None allows all.
+        tables: Shape of each parameter table, by name.
     """
 
     alpha: nn.Parameter
@@ -55,11 +55,12 @@ class Mapping(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers
-        # [L, E, O] of bool on the CPU: what has been closed since, whole edges among it.
+        # Mask [L, E, O] on the CPU: operations closed during the search, including whole edges.
         self.closed: Tensor | None = None
         # [L]: 0 for a normal layer, 1 for a reduction.
         self.register_buffer("kind", torch.tensor(layer_kinds(layers)), False)
-        # [L, E, O]: added to the first term, it closes what an edge has not to every relaxation: e^(-∞) = σ(-∞) = 0.
+        # [L, E, O], added to the first term: it closes the operations that an edge does not offer in every relaxation,
+        # since e^(-∞) = σ(-∞) = 0.
         barrier = None if allowed is None else torch.zeros(allowed.shape).masked_fill(~allowed, -math.inf)[self.kind]
         self.register_buffer("barrier", barrier, False)
         generator = torch_stream(seed, "architecture")
@@ -68,32 +69,32 @@ class Mapping(nn.Module):
             self.register_parameter(name, table if name != "beta" or with_edges else None)
 
     def terms(self) -> tuple[Tensor, ...]:
-        """Tensors that broadcast to [L, E, O]."""
+        """Return tensors that broadcast to [L, E, O]."""
         return (self._open(self._per_layer(self.alpha)),)
 
     def edge_logits(self) -> Tensor | None:
-        """[L, E], or None without edge weights."""
+        """Return the logits [L, E] of the edges, or None without edge weights."""
         return None if self.beta is None else self._per_layer(self.beta)
 
     def operation_tables(self) -> dict[str, Tensor]:
-        """name → table of the parameters that operations have."""
+        """Return the parameter tables of the operations, by name."""
         return {"alpha": self.alpha}
 
     def open_mean(self, **values: Tensor) -> Tensor:
-        """The mean over what is open of values as `alpha`, `gamma` or `psi` [L, E, O] has them, by these names.
+        """Return the mean over the open parameters of values shaped like `alpha`, `gamma` or `psi` [L, E, O].
 
-        A parameter is open if an edge in one of its layers has its operation.
+        The values are given by these names. A parameter is open if an edge in one of its layers offers its operation.
         """
         flat = torch.cat([each.flatten() for each in values.values()])
         if self.barrier is None:
             return flat.mean()
         masks = [self._open_of(name, self.barrier == 0).flatten() for name in values]
-        # No masked indexing, for which a GPU would wait.
+        # No masked indexing, which would synchronize with the GPU.
         mask = torch.cat(masks).to(flat)
         return (flat * mask).sum() / mask.sum()
 
     def _open_of(self, name: str, layers: Tensor) -> Tensor:
-        """What is open of `alpha` or `psi`, by what is open in each layer [L, E, O]."""
+        """Return the open entries of `alpha` or `psi`, given the open operations of each layer [L, E, O]."""
         rows = self.layers if name == "psi" else len(self.alpha)
         if rows == self.layers:
             return layers
@@ -102,28 +103,30 @@ class Mapping(nn.Module):
         return torch.stack([layers[self.kind == kind].any(0) for kind in (0, 1)])
 
     def close(self, closed: Tensor) -> None:
-        """Close operations [L, E, O] to every relaxation, as those that an edge has not. An edge that is closed as a
-        whole stays in the relaxation, which could not do without all of its operations."""
+        """Close operations [L, E, O] in every relaxation, like those that an edge does not offer.
+
+        An edge whose operations are all closed stays in the relaxation, which needs at least one operation per edge.
+        """
         before = torch.zeros(closed.shape) if self.barrier is None else self.barrier
         apart = closed & ~closed.all(-1, keepdim=True)
         self.barrier = before.to(self.alpha).masked_fill(apart.to(self.alpha.device), -math.inf)
         self.closed = closed
 
     def count(self) -> int:
-        """How many architecture parameters there are."""
+        """Return the number of architecture parameters."""
         return sum(p.numel() for p in self.parameters())
 
     @property
     def rows(self) -> int:
-        """How many layers can differ in their mixing weights: two where cells are shared, L otherwise."""
+        """Number of layers that can differ in their mixing weights: two if cells are shared, L otherwise."""
         return self.layers
 
     def over_layers(self, rows: Tensor) -> Tensor:
-        """[rows, …] → [L, …]: e.g. one random draw a cell type where cells are shared, one a layer otherwise."""
+        """Expand [rows, …] to [L, …]: e.g. one random draw per cell type if cells are shared, otherwise per layer."""
         return rows
 
     def of_rows(self, layers: Tensor) -> Tensor:
-        """[L, …] → [rows, …]: what `over_layers` takes, of layers that are alike where they share a cell."""
+        """Reduce [L, …] to [rows, …], the inverse of `over_layers`; layers that share a cell must be equal."""
         return layers
 
     def _per_layer(self, table: Tensor) -> Tensor:
@@ -134,9 +137,9 @@ class Mapping(nn.Module):
 
 
 class Shared(Mapping):
-    """One table for all normal layers and one for all reductions (DARTS; the paper's IAM).
+    """One table for all normal layers and one for all reductions (DARTS; IAM in the paper).
 
-    alpha [2, E, O], beta [2, E], for E edges of a cell and O candidates of an edge.
+    alpha [2, E, O], beta [2, E], for E edges per cell and O candidates per edge.
     """
 
     def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
@@ -155,19 +158,19 @@ class Shared(Mapping):
 
 
 class Full(Mapping):
-    """A table for every layer: alpha [L, E, O], beta [L, E] (the paper's "global" rows)."""
+    """Separate tables for every layer: alpha [L, E, O], beta [L, E] (the "global" rows of the paper)."""
 
     def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:
         super().__init__(layers, alpha=(layers, edges, operations), beta=(layers, edges), **common)
 
 
 class Decoupled(Mapping):
-    """alpha [G, E, O], beta [L, E], gamma [L, O]: the paper's CAM (§3.3, fig. 4).
+    """alpha [G, E, O], beta [L, E], gamma [L, O]: the DNAS factorization (CAM in the paper, §3.3, fig. 4).
 
-    With beta these are L·E + L·O + E·O parameters where a full table of operations needs L·E·O.
+    With beta and G = 1 these are L·E + L·O + E·O parameters, while a full table of operations has L·E·O.
 
     Args:
-        alpha_groups: G = 1, one alpha for all layers, or 2, reductions have their own (reading A12).
+        alpha_groups: G = 1: one alpha for all layers; 2: separate ones for normal layers and reductions (reading A12).
     """
 
     gamma: nn.Parameter
@@ -193,7 +196,7 @@ class Decoupled(Mapping):
 
 
 class Nothing(nn.Module):
-    """What stands for a mapping where a method learns nothing: it knows the depth L."""
+    """Placeholder mapping of methods without architecture parameters; it only has the depth L."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -208,7 +211,7 @@ MAPPINGS: dict[str, type[Shared] | type[Full] | type[Decoupled]] = {
 
 
 def mapping_class(name: str) -> type[Shared] | type[Full] | type[Decoupled]:
-    """The mapping of a name. Raises InputError listing the names."""
+    """Return the mapping class with this name. Raises InputError, with the known names, for an unknown one."""
     if name not in MAPPINGS:
         raise unknown("mapping", "--mapping", name, MAPPINGS)
     return MAPPINGS[name]

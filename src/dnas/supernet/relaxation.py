@@ -1,4 +1,4 @@
-"""From architecture parameters to mixing weights.
+"""Relaxations: from architecture parameters to mixing weights.
 
 Shapes: L layers, E edges, O operations. The terms of a mapping broadcast to [L, E, O].
 """
@@ -21,14 +21,14 @@ from dnas.supernet.mapping import Mapping
 
 @dataclass(frozen=True)
 class MixingWeights:
-    """What multiplies the operations of a supernet in one step.
+    """Weights of the operations of a supernet in one step.
 
     Attributes:
         operations: [L, E, O], weight of each operation on its edge.
-        edges: [L, E], weight of each edge's operations in its node.
-        bypass: [L, E], weight of the channels that partial channels leave out.
-        active: [L, E, O] of bool on the CPU: the operations that are executed, for sparse relaxations. The others have
-            the weight 0, and neither they nor their weights receive gradients. None: all.
+        edges: [L, E], weight of each edge in its node.
+        bypass: [L, E], weight of the channels that bypass the operations with partial channels.
+        active: Mask [L, E, O] on the CPU of the executed operations, for sparse relaxations. The others have the weight
+            0, and neither they nor their network weights receive gradients. None: all are executed.
     """
 
     operations: Tensor
@@ -38,7 +38,7 @@ class MixingWeights:
 
     @property
     def psi(self) -> Tensor:
-        """[L, E, O], the architecture weight of an operation: edges · operations (DNAS, eq. 4)."""
+        """Architecture weights [L, E, O] of the operations: edges · operations (DNAS, eq. 4)."""
         return self.edges[..., None] * self.operations
 
     def detach(self) -> MixingWeights:
@@ -47,41 +47,41 @@ class MixingWeights:
         )
 
     def to(self, like: Tensor) -> MixingWeights:
-        """On the device and in the type of a tensor."""
+        """Return the weights on the device and with the dtype of a tensor."""
         return replace(
             self, operations=self.operations.to(like), edges=self.edges.to(like), bypass=self.bypass.to(like)
         )
 
 
 def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
-    """[L, E, O]: the operations of an edge compete (DARTS, eq. 2). Terms are added before normalising.
+    """Return weights [L, E, O] with competing operations per edge (DARTS, eq. 2): a softmax of the sum of the terms.
 
-    With `gumbel` noise among the terms it is a draw of the concrete distribution (Maddison et al. 2017).
+    With `gumbel` noise among the terms, the result is a draw from the concrete distribution (Maddison et al. 2017).
     """
     return torch.softmax(summed(terms) / temperature, -1)
 
 
 def straight_through(soft: Tensor) -> Tensor:
-    """One-hot at the largest of the last dimension; its gradient is that of `soft` (Jang et al. 2017)."""
+    """Return a one-hot tensor at the maximum of the last dimension, with the gradient of `soft` (Jang et al. 2017)."""
     hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-    # The bracket is 0 to the bit: only its gradient counts.
+    # The bracket is exactly 0: it only contributes its gradient.
     return hard + (soft - soft.detach())
 
 
 def sigmoid(terms: Sequence[Tensor]) -> Tensor:
-    """[L, E, O]: operations do not compete (FairDARTS, eq. 4). The terms' sigmoids are multiplied (DNAS, eq. 4)."""
+    """Return weights [L, E, O] without competition (FairDARTS, eq. 4): the product of the sigmoids (DNAS, eq. 4)."""
     return math.prod((term.sigmoid() for term in terms[1:]), start=terms[0].sigmoid())
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """From the terms of a mapping to the weights of the operations, by a name that methods with the option take.
+    """A function from the terms of a mapping to the weights of the operations, selected by name.
 
     Attributes:
-        name: As of `--option relaxation=NAME`.
-        title, paper: For lists of them.
-        operations: (terms, share) → weights [L, E, O], differentiable and free of draws. The terms broadcast to
-            [L, E, O]; where their sum is -∞ an operation is closed, and its weight is 0. The share goes from 0 to 1
+        name: NAME in `--option relaxation=NAME`.
+        title, paper: Description and source in lists.
+        operations: (terms, share) → weights [L, E, O], differentiable and deterministic. The terms broadcast to
+            [L, E, O]. If their sum is -∞, the operation is closed and its weight is 0. The share increases from 0 to 1
             over the search, for schedules.
     """
 
@@ -113,19 +113,19 @@ RELAXATIONS = Registry[Relaxation]("dnas.relaxations", Relaxation, "relaxation",
 
 
 def get_relaxation(name: str) -> Relaxation:
-    """The relaxation of a name. Raises InputError listing the names."""
+    """Return the relaxation with this name. Raises InputError, with the known names, for an unknown one."""
     if name not in RELAXATIONS:
         raise unknown("options.relaxation", "--option relaxation", name, RELAXATIONS)
     return RELAXATIONS[name]
 
 
 def edge_softmax(logits: Tensor, space: Space) -> Tensor:
-    """[L, E]: the incoming edges of each node compete (PC-DARTS, eq. 4, edge normalisation)."""
+    """Return edge weights [L, E] with competing input edges per node (PC-DARTS, eq. 4, edge normalization)."""
     return torch.cat([torch.softmax(logits[:, first:last], -1) for first, last in space.node_edges], -1)
 
 
 def layer_softmax(logits: Tensor) -> Tensor:
-    """[L, E]: all edges of a layer compete, the literal reading of DNAS §3.3 (A1)."""
+    """Return edge weights [L, E] with all edges of a layer competing: the literal reading of DNAS §3.3 (A1)."""
     return torch.softmax(logits, -1)
 
 
@@ -136,7 +136,7 @@ def expand(
     bypass: Tensor | None = None,
     active: Tensor | None = None,
 ) -> MixingWeights:
-    """Mixing weights for all layers. Without `edges` every edge counts once; `bypass` follows `edges`."""
+    """Return mixing weights for all layers. Without `edges` each has the weight 1; `bypass` defaults to `edges`."""
     operations = operations.expand(layers, *operations.shape[1:])
     if edges is None:
         edges = operations.new_ones(operations.shape[:2])
@@ -145,15 +145,15 @@ def expand(
 
 
 def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """[L, *shape] of standard Gumbel noise, -log(-log U); layers that share a cell share their draw."""
-    # An exponential variate is -log U, without the infinities of a uniform one at 0 and 1.
+    """Draw standard Gumbel noise [L, *shape], -log(-log U); layers that share a cell share their draw."""
+    # An exponential variate is -log U, without the infinities of a uniform variate at 0 and 1.
     noise = -torch.empty(mapping.rows, *shape, dtype=torch.float64).exponential_(generator=generator).log()
     like = mapping.alpha
     return mapping.over_layers(noise.to(like.device, like.dtype))
 
 
 def path(architecture: Architecture, operations: Sequence[str], space: Space) -> MixingWeights:
-    """The mixing weights of one architecture within a supernet: 1 for what it has, and nothing else is executed."""
+    """Return the mixing weights of one architecture in a supernet: 1 for its operations, the only ones executed."""
     active = torch.zeros(len(architecture), len(space.edges), len(operations), dtype=torch.bool)
     for k, cell in enumerate(architecture.layers):
         for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
@@ -164,7 +164,7 @@ def path(architecture: Architecture, operations: Sequence[str], space: Space) ->
 
 
 def summed(terms: Sequence[Tensor]) -> Tensor:
-    """The terms of a mapping, added: [L, E, O], or what broadcasts to it where there is one."""
+    """Return the sum of the terms of a mapping: [L, E, O], or a shape that broadcasts to it if there is one term."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term

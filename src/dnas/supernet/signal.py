@@ -1,13 +1,13 @@
-"""Whether a search by gradients knows something: agreement of its two halves, margin, saturation.
+"""Signal and noise of a differentiable search: agreement of its two halves, margin, saturation.
 
-The gradients of the even and of the odd architecture steps come from different batches. Each half's sum says where the
-parameters would have gone by its batches alone, so that noise, in which the halves differ, can be told from what they
-have in common. That costs two sums of the parameters' size and no pass through the supernet; nothing that the search
-does depends on it.
+The gradients of the even and of the odd architecture steps come from different batches. The sum of each half shows
+where its batches alone would have moved the parameters, so noise, in which the halves differ, can be separated from
+the signal that they have in common. This costs two sums of the size of the parameters and no pass through the
+supernet. The search does not depend on it.
 
-What both halves share is no noise to them: the weights of one supernet, and so its seed, and the way that the
-parameters took. So halves that do not agree show that the batches do not decide. Halves that do agree show no more than
-that these weights decide; other seeds may have others. That is what the agreement between seeds is for
+Whatever both halves share does not count as noise: the weights of one supernet (and so its seed) and the trajectory of
+the parameters. If the halves disagree, the batches do not determine the architecture. If they agree, it is determined
+for these weights only, and other seeds may lead to other weights; for this, see the agreement between seeds
 (`space/agreement.py`).
 """
 
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 from dnas.space.darts import Space
 from dnas.supernet import derive
 
-# Of its limit of travel, from which on a parameter is saturated: it went the same way in three of four steps or more.
+# A parameter is saturated from this share of its maximum travel: it moved the same way in at least three of four steps.
 AT_LIMIT = 0.5
 
 
 class Halves(nn.Module):
-    """Sums of architecture gradients over the even steps and over the odd ones, and of their squares over all.
+    """Sums of architecture gradients over the even and the odd steps, and of their squares over all steps.
 
     Args:
-        parameters: Those that the gradients are of.
+        parameters: The architecture parameters.
     """
 
-    steps: Tensor  # [2], how many of each
+    steps: Tensor  # [2], numbers of even and odd steps
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         super().__init__()
@@ -43,10 +43,10 @@ class Halves(nn.Module):
 
     @torch.no_grad()
     def add(self, step: int, grads: Sequence[Tensor]) -> None:
-        """The gradients of the data's loss, without penalties, which are equal whatever the batch.
+        """Add the gradients of the loss on the data, without penalties, which do not depend on the batch.
 
         Args:
-            step: Even or odd.
+            step: Number of the step, whose parity selects the half.
         """
         self.steps[step % 2] += 1
         for i, g in enumerate(grads):
@@ -55,15 +55,16 @@ class Halves(nn.Module):
 
     @property
     def known(self) -> bool:
-        """Whether both halves have begun."""
+        """True if both halves have at least one step."""
         return bool((self.steps > 0).all())
 
     def travels(self, rate: float) -> list[tuple[Tensor, Tensor]]:
-        """For every parameter how far the even and the odd half alone would have carried it.
+        """Return how far the even and the odd half alone would have moved each parameter.
 
-        As Adam would in as many steps as both had, n: -rate · n · (mean gradient of the half) / √(mean square of all).
-        The common scale makes all parameters equally noisy. Without it those with the largest gradients would come out
-        best or worst in both halves, which would look like agreement where there is none.
+        The movement is that of Adam over n steps, the number of steps of both halves together:
+        -rate · n · (mean gradient of the half) / √(mean square of all). The common scale makes all parameters equally
+        noisy. Without it, those with the largest gradients would rank first or last in both halves, which would look
+        like agreement.
         """
         count = int(self.steps.sum())
         found = []
@@ -71,26 +72,27 @@ class Halves(nn.Module):
             sums, scale = self.get_buffer(f"sums_{i}"), (self.get_buffer(f"squares_{i}") / count).sqrt()
             shape = (2, *(1 for _ in scale.shape))
             mean = sums / self.steps.view(shape).to(sums)
-            # Where there was no gradient, nothing would have moved.
+            # Parameters without gradients would not have moved.
             both = -rate * count * mean / scale.masked_fill(scale == 0, 1)
             found.append((both[0], both[1]))
         return found
 
     def reached(self) -> list[Tensor]:
-        """For every parameter which of its numbers ever had a gradient."""
+        """Return, for every parameter tensor, a mask of the elements that have ever had a gradient."""
         count = sum(name.startswith("squares_") for name, _ in self.named_buffers())
         return [self.get_buffer(f"squares_{i}") > 0 for i in range(count)]
 
 
 def margin(one: Tensor, two: Tensor, operations: Sequence[str], space: Space) -> float | None:
-    """How far what is kept stands above what is not, in units of its own noise; 0 by chance.
+    """Return how far the kept scores exceed the rejected ones, in units of their noise; 0 is chance level.
 
-    Of the scores [L, E, O] of two halves, each chooses and the other judges: that way the choice, which is made for
-    being large, does not flatter its own distance. Judged is every kept edge's operation against that edge's next
-    best, and in every node the weakest kept edge against the best of the others. The unit is the standard deviation of
-    such a distance, known from the differences of the halves: within a node, over all that is open there.
+    Given the scores [L, E, O] of two halves, each half chooses and the other evaluates the choice, which avoids the
+    selection bias of choosing and evaluating on the same scores. Evaluated are the operation of every kept edge
+    against the next best on this edge, and in every node the weakest kept edge against the best of the others. The
+    unit is the standard deviation of such a distance, estimated from the differences of the halves over all open
+    operations of a node.
 
-    None where the halves do not differ, or where nothing could be chosen.
+    Returns None if the halves do not differ or if there was no choice.
     """
     closed = derive.closed(operations, space, len(one))
     one, two = (scores.detach().to("cpu", torch.float64) for scores in (one, two))
@@ -116,10 +118,10 @@ def margin(one: Tensor, two: Tensor, operations: Sequence[str], space: Space) ->
 
 
 def _noise(difference: Tensor, closed: Tensor, space: Space) -> Tensor:
-    """[L]: the standard deviation of the halves' difference within the nodes of a layer.
+    """Return the standard deviation [L] of the difference between the halves, within the nodes of each layer.
 
-    A score's difference between two halves has twice the variance of the score in one of them, as has the distance of
-    two scores in one half.
+    The difference of a score between two halves has twice the variance of the score in one half, as does the distance
+    of two scores in one half.
     """
     squares, freedom = torch.zeros(len(difference), dtype=torch.float64), torch.zeros(len(difference))
     for first, last in space.node_edges:
@@ -135,11 +137,11 @@ def _noise(difference: Tensor, closed: Tensor, space: Space) -> Tensor:
 def saturation(
     parameters: Sequence[Tensor], initial: Sequence[Tensor], limit: float, reached: Sequence[Tensor]
 ) -> float | None:
-    """The share of parameters that stand at their limit of travel, to which the number of steps carried them.
+    """Return the share of parameters close to the maximum travel for this number of steps.
 
     Args:
-        limit: How far Adam goes whose gradients all have one sign: steps · rate.
-        reached: Which numbers count: those that had a gradient.
+        limit: Maximum travel: that of Adam if all gradients have the same sign, steps · rate.
+        reached: Masks of the elements that count: those that had a gradient.
     """
     far = [
         (p.detach() - start.detach()).abs()[there] >= AT_LIMIT * limit

@@ -29,7 +29,7 @@ from dnas.space.primitives import (
 
 
 class _Source:
-    """A state x [B, H, W, c] as operations read it; what several targets read alike is computed once, at first use."""
+    """A state x [B, H, W, c] as read by the operations. Features shared by several targets are computed once."""
 
     def __init__(self, x: Tensor, pools: nn.ModuleDict, targets: int, draws: Draws | None) -> None:
         self.x, self.pools, self.targets = x, pools, targets
@@ -46,15 +46,15 @@ class _Source:
 
     @cached_property
     def masked(self) -> Tensor:
-        """[B, H, W, targets, c]: what skip-dropout leaves of it for each target."""
+        """State after skip-dropout for each target, [B, H, W, targets, c]."""
         return self.draws.factors(self.x, self.targets) * self.x[:, :, :, None]
 
     def noise(self, height: int, width: int) -> Tensor:
-        """[B, height, width, targets, c] in the place of what an operation makes of it."""
+        """Return noise [B, height, width, targets, c] that replaces the output of an operation."""
         return self.draws.noise(self.x.new_empty(len(self.x), height, width, self.targets, self.x.shape[3]))
 
     def through(self, chain: LayerChain) -> Tensor:
-        """[B, H', W', c]: a chain's layers on it."""
+        """Return the output [B, H', W', c] of a chain of layers."""
         if not chain.rectifies:
             return chain(self.planes).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
         return chain(self.relu.permute(0, 3, 1, 2), rectified=True).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
@@ -68,11 +68,11 @@ class _Source:
 class SourceBlock(nn.Module):
     """All operations on all edges that leave one state: x [B, H, W, c] → [B, H', W', c] for each target.
 
-    Every candidate is a linear map of some features, followed by a batch norm without scale: of a depthwise
-    convolution's output for the separable ones, of a pool (which DARTS' search gives a batch norm, too), of strided
-    pixels for a factorised reduction. With the mean and the second moments of the features that batch norm is known
-    beforehand (`fold`), so mixing weight, batch norm and linear map are one matrix, and the mixture of all operations
-    one accumulating product. Candidates of another form run one by one as they are, and are added to it.
+    Every candidate is a linear map of features, followed by a batch norm without scale. The features are the output of
+    a depthwise convolution for separable operations, of a pooling (also followed by a batch norm in the search of
+    DARTS), or strided pixels for a factorized reduction. The mean and the second moments of the features determine the
+    batch norm in advance (`fold`), so mixing weight, batch norm and linear map form one matrix, and the mixture of all
+    operations is one accumulating product. Candidates of another form are executed one by one and added to it.
     """
 
     def __init__(self, channels: int, targets: int, stride: int, operations: tuple[str, ...]) -> None:
@@ -81,9 +81,9 @@ class SourceBlock(nn.Module):
         self.targets = targets
         self.stride = stride
         self.columns = {name: o for o, name in enumerate(operations)}
-        self.apart = nn.ModuleDict()  # weights of its own for every target
+        self.apart = nn.ModuleDict()  # separate weights for every target
         self.pools = nn.ModuleDict()  # no weights: the same for every target
-        self.others = nn.ModuleDict()  # as it is built, once for every target
+        self.others = nn.ModuleDict()  # executed as built, one copy for every target
         self.identity: str | None = None
         self.noise: str | None = None
         for name in operations:
@@ -96,7 +96,7 @@ class SourceBlock(nn.Module):
                 case (AvgPool() | MaxPool(),):
                     self.pools[name] = build_chain(chain)
                 case (Zero(),):
-                    pass  # x · 0 takes its share of a softmax and adds nothing here
+                    pass  # x · 0 takes part in a softmax but adds nothing here
                 case (FactorizedReduce(),):
                     self.apart[name] = build_chain(chain, SEARCH, groups=targets)
                 case _ if is_separable(chain, channels):
@@ -107,10 +107,10 @@ class SourceBlock(nn.Module):
     def forward(
         self, x: Tensor, weights: Tensor, draws: Draws | None, active: list[list[bool]] | None
     ) -> list[Tensor | None]:
-        """What each target gets, [B, H', W', c].
+        """Return the input of each target, [B, H', W', c].
 
-        `weights` [targets, O] multiply the operations. Of these only the `active` [targets, O] are executed, target by
-        target; a target that has none gets None.
+        `weights` [targets, O] multiply the operations. Only the `active` [targets, O] operations are executed, target
+        by target. The result is None for a target without active operations.
         """
         source = _Source(x, self.pools, self.targets, draws)
         if active is None:
@@ -122,7 +122,7 @@ class SourceBlock(nn.Module):
         ]
 
     def _mixed(self, source: _Source, weights: Tensor, names: set[str], target: int | None) -> Tensor:
-        """[B, H', W', n, c]: these operations for all n targets side by side, or for one target alone."""
+        """Return the mixture [B, H', W', n, c] of these operations for all n targets, or for one target."""
         x = source.x
         targets = self.targets if target is None else 1
         mixture = Mixture(targets, self.channels)
@@ -158,12 +158,12 @@ class SourceBlock(nn.Module):
                 mixed = torch.addcmul(mixed, torch.stack(each, 3), weights[:, self.columns[name], None])
         if identity is None or not source.draws.probability:
             return mixed
-        # Each target drops other elements, so the identity leaves the common product.
+        # Each target drops different elements, so the identity cannot be part of the common product.
         masked = source.masked if target is None else source.masked[:, :, :, target : target + 1]
         return torch.addcmul(mixed, masked, weights[:, self.columns[identity], None])
 
     def _separable(self, chain: nn.Module, u: Tensor, weight: Tensor, mixture: Mixture, target: int | None) -> None:
-        """Stages of ReLU, depthwise, pointwise, batch norm, for all of the mixture's targets side by side."""
+        """Add stages of ReLU, depthwise and pointwise convolution and batch norm for all targets of the mixture."""
         layers = iter(chain.children())
         stages = list(zip(layers, layers, layers, layers, strict=True))
         shape = (mixture.targets, self.channels)
@@ -179,13 +179,13 @@ class SourceBlock(nn.Module):
                 u = torch.addmm(bias.flatten(), h.flatten(0, 2), side_by_side(matrix)).view(h.shape).relu_()
 
     def _of(self, weight: Tensor, target: int | None) -> Tensor:
-        """A target's part of a weight [targets · n, …]."""
+        """Return the part of a weight [targets · n, …] that belongs to a target."""
         return weight if target is None else weight.chunk(self.targets)[target]
 
     def layout(self, first: int) -> SourceLayout:
-        """What it is, as the native kernels take it; its targets are the nodes from the `first` on."""
+        """Return the layout for the native kernels; the targets are the nodes starting at `first`."""
         reductions, separables = [], []
-        others = [*self.others, *([] if self.noise is None else [self.noise])]  # noise is of torch's generator
+        others = [*self.others, *([] if self.noise is None else [self.noise])]  # noise requires the generator of torch
         for name, chain in self.apart.items():
             column = self.columns[name]
             match list(chain.children()):
@@ -209,7 +209,7 @@ class SourceBlock(nn.Module):
         )
 
     def owned(self) -> Iterator[tuple[nn.Parameter, range, int]]:
-        """Each weight, the targets that its equal parts are for, and the column of the operation that has it."""
+        """Yield each weight, the targets of its equal parts, and the column of its operation."""
         for name, chain in self.apart.items():
             for weight in chain.parameters():
                 yield weight, range(self.targets), self.columns[name]
@@ -220,7 +220,7 @@ class SourceBlock(nn.Module):
 
 
 def _stages(layers: list[nn.Module]) -> list[StageLayout] | None:
-    """The stages of a separable candidate; None where it is another."""
+    """Return the stages of a separable candidate, or None for other candidates."""
     stages = []
     while layers:
         match layers:
@@ -233,9 +233,9 @@ def _stages(layers: list[nn.Module]) -> list[StageLayout] | None:
 
 
 class Mixture:
-    """Collects features with their matrices, and mixes them in one accumulating product.
+    """Features with their matrices, mixed in one accumulating product.
 
-    What is added comes with the mixing weights [targets] of its operation.
+    All features are added with the mixing weights [targets] of their operation.
     """
 
     def __init__(self, targets: int, channels: int) -> None:
@@ -245,24 +245,24 @@ class Mixture:
         self.biases: list[Tensor] = []
 
     def add(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
-        """Features [B, H, W, targets · c] of each target's own: `matrix` [targets, c, c], `bias` [targets, c]."""
+        """Add separate features per target [B, H, W, targets · c]: `matrix` [targets, c, c], `bias` [targets, c]."""
         self._append(h, side_by_side(weight[:, None, None] * matrix))
         self.biases.append(weight[:, None] * bias)
 
     def add_common(self, h: Tensor, matrix: Tensor, bias: Tensor, weight: Tensor) -> None:
-        """Features [B, H, W, i] that all targets share: `matrix` [targets, c, i], `bias` [targets, c]."""
+        """Add features [B, H, W, i] shared by all targets: `matrix` [targets, c, i], `bias` [targets, c]."""
         self._append(h, (weight[:, None, None] * matrix).permute(2, 0, 1).flatten(1))
         self.biases.append(weight[:, None] * bias)
 
     def add_pool(self, h: Tensor, weight: Tensor) -> None:
-        """Features [B, H, W, c] with a batch norm of their own, the same for all targets."""
+        """Add features [B, H, W, c] followed by a batch norm, the same for all targets."""
         variance, mean = channel_moments(h)
         scale = (variance + EPSILON).rsqrt() * weight[:, None]
         self.add_shared(h, scale)
         self.biases.append(-scale * mean)
 
     def add_shared(self, h: Tensor, scale: Tensor) -> None:
-        """Features [B, H, W, c] that every target takes by channel: `scale` [targets, c]."""
+        """Add features [B, H, W, c] scaled by channel for every target: `scale` [targets, c]."""
         self._append(h, torch.diag_embed(scale).permute(1, 0, 2).reshape(self.channels, -1))
 
     def _append(self, h: Tensor, matrix: Tensor) -> None:
@@ -270,7 +270,7 @@ class Mixture:
         self.matrices.append(matrix)
 
     def mix(self) -> Tensor:
-        """[pixels, targets · c]."""
+        """Return the mixture, [pixels, targets · c]."""
         bias = (
             torch.stack(self.biases).sum(0) if self.biases else self.features[0].new_zeros(self.targets, self.channels)
         )

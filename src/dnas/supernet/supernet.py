@@ -1,17 +1,17 @@
 """The weight-sharing network: images [B, C, H, W] and mixing weights → logits [B, classes].
 
-It knows weights and no method. Every edge of every layer holds all candidate operations; with partial
-channels only the first C/K channels of a state pass through them and the rest go by (PC-DARTS, §3.1):
+It does not depend on methods. Every edge of every layer has all candidate operations. With partial channels, only the
+first C/K channels of a state pass through them and the others bypass them (PC-DARTS, §3.1):
 
     node n of layer k = Σ over its edges e of  shuffle([ edges[k,e] Σ_o operations[k,e,o] O_o(x[:C/K]) ,
                                                          bypass[k,e] x[C/K:] ])
 
-The mathematics is per edge (`benchmarks/plain.py` writes it so); the work is done per *source state*, with
-channels last. A cell has 14 edges but 5 sources with 4, 4, 3, 2, 1 targets: the operations that leave one source
-run side by side over targets · C/K channels, what has no weights (pools, identity) runs once for all targets,
-and the mixture of all of them is one accumulating matrix product (`SourceBlock`).
+The definition is per edge (implemented literally in `benchmarks/plain.py`). The computation is per *source state*,
+with channels last. A cell has 14 edges but 5 sources with 4, 4, 3, 2 and 1 targets. The operations that leave one
+source run side by side over targets · C/K channels, operations without weights (pooling, identity) run once for all
+targets, and the mixture of all of them is one accumulating matrix product (`SourceBlock`).
 
-Inside, tensors are [B, H, W, C].
+Internally, tensors are [B, H, W, C].
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Owned:
     """A weight of an operation.
 
     Attributes:
-        edges: The operation's, in the order of the weight's equal parts along its first dimension.
-        operation: Its column.
+        edges: The edges of the equal parts of the weight along its first dimension, in order.
+        operation: The column of the operation.
     """
 
     weight: nn.Parameter
@@ -58,7 +58,7 @@ class Owned:
 
 
 class Preprocess(nn.Module):
-    """Brings a layer's input [B, H, W, C'] to its width, and after a reduction to its resolution."""
+    """Preprocessing of an input [B, H, W, C'] of a layer to its width and, after a reduction, to its resolution."""
 
     def __init__(self, chain: Chain) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Preprocess(nn.Module):
         return normed.permute(0, 2, 3, 1)
 
     def layout(self) -> PreprocessLayout:
-        """What it is, as the native kernels take it."""
+        """Return the layout for the native kernels."""
         first, *rest = self.chain
         if isinstance(first, FactorizedReduceModule):
             return PreprocessLayout((first.even.weight, first.odd.weight))
@@ -86,7 +86,7 @@ class Preprocess(nn.Module):
 
 
 class SupernetCell(nn.Module):
-    """One layer: states in, the concatenation of its nodes out."""
+    """One layer, from two input states to the concatenation of its nodes."""
 
     def __init__(
         self,
@@ -133,9 +133,9 @@ class SupernetCell(nn.Module):
             x = states[s]
             dropout = None if draws is None else draws.within(s)
             chosen = None if choices is None else [choices[e] for e in leaving]
-            # Taken apart as a whole: a slice's gradient would be a tensor of its own, filled with zeros and added.
+            # Unbound in one operation: the gradient of each slice would be a separate tensor, zero-filled and added.
             first_channels, rest = x.split([self.active, x.shape[3] - self.active], 3)
-            # A list as an index would be copied to the device in every step, which waits for it.
+            # A list as an index would be copied to the device in every step, which synchronizes with it.
             weights = torch.stack([by_edge[e] for e in leaving])
             outs = block(first_channels.contiguous(), weights, dropout, chosen)
             rest = self._bypass(rest, 2 if self.reduction and s < 2 else 1)
@@ -144,14 +144,14 @@ class SupernetCell(nn.Module):
                 so_far = active[node]
                 active[node] = mixed if so_far is None else so_far if mixed is None else so_far + mixed
                 passed[node].append(rest)
-            # Sources come in order, so node s - 1 is complete once state s has left.
+            # Sources are processed in order, so node s - 1 is complete after state s.
             if s >= 1:
                 first, last = self.space.node_edges[s - 1]
                 states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
         return torch.cat(states[2:], 3)
 
     def layout(self) -> CellLayout:
-        """What it is, as the native kernels take it."""
+        """Return the layout for the native kernels."""
         firsts = [[self.space.edges[e][0] for e in leaving] for leaving in self.leaving]
         assert all(nodes == list(range(nodes[0], nodes[0] + len(nodes))) for nodes in firsts), firsts
         before, previous = (cast(Preprocess, each).layout() for each in self.preprocess)
@@ -170,42 +170,43 @@ class SupernetCell(nn.Module):
         )
 
     def _bypass(self, rest: Tensor, stride: int) -> Tensor:
-        """The channels that pass by the operations, at the resolution of the operations' output."""
+        """Return the channels that bypass the operations, at the resolution of the output of the operations."""
         if stride == 2 and self.partial > 1:
             rest = F.max_pool2d(rest.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
         return rest.contiguous()
 
     def _join(self, active: Tensor | None, weights: Tensor, passed: list[Tensor]) -> Tensor:
-        """Both kinds of channels of a node, shuffled so that the next node's operations see others (PC-DARTS §3.1)."""
+        """Join both kinds of channels of a node, shuffled so that the operations of the next node get other channels
+        (PC-DARTS §3.1)."""
         if active is None:
             active = passed[0].new_zeros(*passed[0].shape[:3], self.active)
         if self.partial == 1:
             return active
         rest = weighted_sum(weights, passed)
         by_group = rest.view(*rest.shape[:3], self.partial - 1, self.active)
-        # One shuffle a node: it permutes channels, so it commutes with the sum over edges.
+        # One shuffle per node is enough: it permutes channels, so it commutes with the sum over edges.
         return torch.cat([active[..., None], by_group.transpose(3, 4)], 4).flatten(3)
 
 
 class Supernet(nn.Module):
     """The whole weight-sharing network.
 
-    Batch norms use the statistics of the batch, in training and in validation: a supernet's running
-    statistics belong to mixing weights that have moved on. They learn no scale, except in the stem (DARTS).
+    Batch norms use the statistics of the batch, in training and in validation: running statistics of a supernet would
+    belong to outdated mixing weights. They have no learned scale, except in the stem (DARTS).
 
     Args:
-        space: The cell space.
-        operations: Candidates of an edge; `space.primitives`, or these with "none" in front.
+        space: The search space.
+        operations: Candidates per edge: `space.primitives`, or these with "none" in front.
         layers: Depth L, at least 3.
-        channels: Width C of the first cells.
-        classes: Size of the output.
+        channels: Initial channels C.
+        classes: Number of outputs.
         inputs: Channels of an image.
-        partial: K; 1/K of the channels pass through the operations. K divides C, and C/K is even.
+        partial: K; 1/K of the channels pass through the operations. K must divide C, and C/K must be even.
         stem: A key of `STEMS`.
-        recompute: Compute a layer's operations again in the backward pass: less memory, more time.
+        recompute: Use activation checkpointing for the operations of a layer: less memory, more time.
 
     Raises:
-        InputError: Depth, width or K that do not fit.
+        InputError: Invalid depth, width or K.
     """
 
     def __init__(
@@ -258,7 +259,7 @@ class Supernet(nn.Module):
         return logits
 
     def layout(self) -> SupernetLayout:
-        """Its cells, as the native kernels take them; made anew where a weight is another."""
+        """Return the layout of the cells for the native kernels; rebuilt if a weight has been replaced."""
         known = _known.get(self)
         if known is None or any(owner._parameters[name] is not weight for owner, name, weight in known[1]):
             owners = [(part, name, w) for part in self.cells.modules() for name, w in part._parameters.items()]
@@ -266,17 +267,17 @@ class Supernet(nn.Module):
         return known[0]
 
     def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
-        """The weights of which only a part is executed, where only the `active` [L, E, O] operations are.
+        """Return the weights that are only partly executed if only the `active` [L, E, O] operations are.
 
-        A weight holds equal parts side by side along its first dimension, one for each edge that leaves a state; of
-        each part, whether it is executed.
+        A weight consists of equal parts along its first dimension, one for each edge that leaves a state. For each
+        part, the value is True if it is executed.
         """
         rows = active.tolist()
         found = {each.weight: [rows[each.layer][e][each.operation] for e in each.edges] for each in self.owned()}
         return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
 
     def owned(self) -> Iterator[Owned]:
-        """Every weight that an operation has."""
+        """Yield every weight of an operation."""
         for layer, cell in enumerate(self.cells):
             assert isinstance(cell, SupernetCell)
             for block, leaving in zip(cell.sources, cell.leaving, strict=True):
@@ -285,18 +286,19 @@ class Supernet(nn.Module):
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """[B, C, H, W] as [B, H, W, C]."""
+    """Permute [B, C, H, W] to [B, H, W, C]."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
-# Beside the module, so that a copy of it has its own; with the weights that it was made of, and who has them.
+# Stored outside the module, so that a copy of the module gets its own layout; with the weights of the layout and the
+# modules that own them.
 _known: WeakKeyDictionary[Supernet, tuple[SupernetLayout, list[tuple[nn.Module, str, nn.Parameter | None]]]] = (
     WeakKeyDictionary()
 )
 
 
 def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: Any) -> Supernet:
-    """A supernet with fresh weights from the run's seed; `shape` are the arguments of `Supernet`."""
+    """Build a randomly initialized supernet from the seed of the run; `shape` are the arguments of `Supernet`."""
     supernet = construct(lambda: Supernet(space, operations, **shape), torch_stream(seed, "init"))
     assert isinstance(supernet, Supernet)
     return supernet

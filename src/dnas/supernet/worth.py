@@ -1,9 +1,9 @@
-"""What is known of architectures before any is trained on the images at hand: an additive model of their worth.
+"""Additive model of the accuracy of architectures: prior knowledge before any is trained on the given images.
 
-The decoupled mapping supposes that the score of an architecture is a sum, in the log domain, of what an operation does
-on an edge (alpha), what an edge does in a layer (beta) and what an operation does in a layer (gamma). Accuracies of
-short trainings are explained by the same sums, by ridge regression; what was learnt so on some data sets is shipped as
-a prior (`benchmarks/prior.py`), from which candidates for others are drawn.
+The decoupled mapping assumes that the score of an architecture is, in the log domain, a sum of effects of an operation
+on an edge (alpha), of an edge in a layer (beta) and of an operation in a layer (gamma). Ridge regression fits the same
+sums to accuracies of short trainings. The result on some data sets is shipped as a prior (`benchmarks/prior.py`), from
+which candidates for other data sets are drawn.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from dnas.supernet.ridge import fit as regression
 FORMAT = "dnas-prior/1"
 PRIORS = ("pictures",)  # shipped; the first is the default
 NO_PRIOR = "none"
-AUTO_PRIOR = "auto"  # the first of them, for trainings that it reaches
-# How many times longer than those that a prior was made of a training may be. On CIFAR-10 the best that the shipped one
-# proposed, made of trainings with 860 steps, is six points better than uniform ones after 800 steps, as good after
-# 1,400, and one point worse after 4,600 (docs/outcome.md).
+AUTO_PRIOR = "auto"  # the first of them, for trainings within its reach
+# A prior applies to trainings that are at most this many times longer than those that it was fitted to. On CIFAR-10 the
+# best proposal of the shipped prior, which was fitted to trainings with 860 steps, is six percentage points better than
+# uniform architectures after 800 steps, as good after 1,400, and one point worse after 4,600 (docs/outcome.md).
 REACH = 2.0
 LEAST_LAYERS, LEAST_TRAININGS = 5, 3
-# Of the ridge regression; the one whose left-out predictions are best is taken.
+# Penalties of the ridge regression; the one with the best leave-one-out predictions is used.
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
@@ -46,7 +46,7 @@ PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 class Factors:
     """One number for each factor of an architecture: alpha [edges, ops], beta [layers, edges], gamma [layers, ops].
 
-    Those of other mappings have the shapes of `shapes`.
+    For other mappings, see `shapes`.
     """
 
     alpha: Array
@@ -60,13 +60,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Worth:
-    """How much each factor adds to the log-odds of an architecture's accuracy, in units of their spread.
+    """Contribution of each factor to the log-odds of the accuracy of an architecture, in units of their standard
+    deviation.
 
     Attributes:
-        mean: As estimated.
-        error: The standard error of each.
-        explained: The share of the variance among architectures that is predicted when each is left out.
-        steps: Of the trainings that it was made of.
+        mean: Estimates.
+        error: Standard errors.
+        explained: The share of the variance among architectures explained by leave-one-out predictions.
+        steps: Number of steps of the trainings that the model was fitted to.
     """
 
     space: Space
@@ -81,11 +82,14 @@ class Worth:
         return len(self.mean.gamma)
 
     def of(self, architecture: Architecture) -> float:
-        """The worth of an architecture of any depth."""
+        """Return the predicted score of an architecture of any depth."""
         return float(counts(architecture, self.space, self.layers) @ self.mean.flat)
 
     def reaches(self, steps: int) -> bool:
-        """Whether it says anything of trainings with so many steps. What learns fast is not what ends best."""
+        """Return True if the model applies to trainings with this many steps.
+
+        Networks that learn fast are not those that are best after long trainings.
+        """
         return steps <= REACH * self.steps
 
     def best(
@@ -96,12 +100,12 @@ class Worth:
         rng: np.random.Generator | None = None,
         feasible: Feasible | None = None,
     ) -> Architecture:
-        """The architecture of most worth.
+        """Return the architecture with the highest predicted score.
 
         Args:
-            shared: All normal layers have one cell, and both reductions another.
-            rng: Each factor is drawn from its normal law, in place of its mean (Thompson sampling): what may be best.
-            feasible: Of these only.
+            shared: All normal layers share one cell, and both reductions another.
+            rng: Draw each factor from its normal distribution instead of using the mean (Thompson sampling).
+            feasible: Choose among these architectures only.
         """
         factors = self.mean
         if rng is not None:
@@ -127,9 +131,9 @@ class Worth:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Worth:
-        """Raises InputError for what `to_json` cannot have written."""
+        """Return the model from the output of `to_json`. Raises InputError for anything else."""
         if data.get("format") != FORMAT:
-            raise InputError(f"this is no prior: its format is {data.get('format')!r}, not {FORMAT!r}")
+            raise InputError(f"not a prior: format must be {FORMAT!r}, got {data.get('format')!r}")
         try:
             space = get_space(data["space"])
             edges, ops = len(space.edges), len(space.primitives)
@@ -139,25 +143,27 @@ class Worth:
             )
             layers = len(mean.gamma)
             if layers < LEAST_LAYERS:
-                raise ValueError(f"it has {layers} layers; {LEAST_LAYERS} are the least with one in every stage")
+                raise ValueError(f"layers must be at least {LEAST_LAYERS}, one in every stage, got {layers}")
             for each in (mean, error):
                 if (each.alpha.shape, each.beta.shape, each.gamma.shape) != (
                     (edges, ops),
                     (layers, edges),
                     (layers, ops),
                 ) or not np.isfinite(each.flat).all():
-                    raise ValueError("its tables have not the space's shapes, or hold what is no number")
+                    raise ValueError(
+                        "its tables do not have the shapes of the space, or contain values that are not numbers"
+                    )
             return cls(space, mean, error, float(data["explained"]), str(data["source"]), int(data["steps"]))
         except (KeyError, TypeError, ValueError) as problem:
-            raise InputError(f"this prior is not whole: {problem}") from None
+            raise InputError(f"invalid prior: {problem}") from None
 
 
 def counts(architecture: Architecture, space: Space, layers: int, mapping: str = DECOUPLED) -> Array:
-    """How often each factor of a mapping occurs in an architecture, as `Factors.flat` orders them.
+    """Count how often each factor of a mapping occurs in an architecture, in the order of `Factors.flat`.
 
     Args:
-        layers: Those of the factors, for which the architecture's are taken.
-        mapping: Where cells are shared, those of the pair of cells are counted, each once.
+        layers: Number of layers of the factors; the layers of the architecture are mapped to these.
+        mapping: If cells are shared, the factors of the pair of cells are counted, each once.
     """
     ops = {op: o for o, op in enumerate(space.primitives)}
     alpha, beta, gamma = (np.zeros(shape) for shape in shapes(space, layers, mapping))
@@ -166,11 +172,11 @@ def counts(architecture: Architecture, space: Space, layers: int, mapping: str =
         normal = next(k for k in range(len(architecture)) if k not in reductions)
         genes = [(0, 1.0, architecture.layers[normal]), (1, 1.0, architecture.layers[reductions[0]])]
     else:
-        # So that an architecture of another depth has sums of the same size.
+        # The sums of an architecture must not depend on its depth.
         rows = _rows(len(architecture), layers)
         share = 1 / np.maximum(1, np.bincount(rows, minlength=layers))
         genes = [(k, share[k], cell) for k, cell in zip(rows, architecture.layers, strict=True)]
-    # Without an interaction of all three, alpha has no rows.
+    # Without a three-way interaction, alpha has no rows.
     tables = [alpha] * layers if mapping == DECOUPLED else alpha
     for k, each, cell in genes:
         for n, node in enumerate(cell.nodes):
@@ -183,11 +189,13 @@ def counts(architecture: Architecture, space: Space, layers: int, mapping: str =
 
 
 def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
-    """Of alpha, beta and gamma: decoupled [E, O], [L, E], [L, O], without an interaction of layer, edge and operation;
-    full [L, E, O], [L, E], [L, O], with it; shared the same for two rows, the normal cell and the reduction.
+    """Return the shapes of alpha, beta and gamma.
 
-    Beta and gamma are sums of a full alpha, so they add nothing to what can be said. They add what is likely: an
-    operation that is good on one edge is so on others, too.
+    Decoupled: [E, O], [L, E], [L, O], without an interaction of layer, edge and operation. Full: [L, E, O], [L, E],
+    [L, O], with it. Shared: as full, for two rows, the normal cell and the reduction cell.
+
+    Beta and gamma are sums of a full alpha, so they do not make the model more expressive. They affect the prior: an
+    operation that is good on one edge is likely to be good on other edges.
     """
     edges, ops = len(space.edges), len(space.primitives)
     rows = 2 if mapping == SHARED else layers
@@ -195,7 +203,7 @@ def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tu
 
 
 def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED) -> Factors:
-    """The inverse of `Factors.flat`."""
+    """Return the factors of a flat array: the inverse of `Factors.flat`."""
     tables = shapes(space, layers, mapping)
     parts = np.split(flat, np.cumsum([math.prod(shape) for shape in tables])[:-1])
     return Factors(*(part.reshape(shape) for part, shape in zip(parts, tables, strict=True)))
@@ -204,12 +212,14 @@ def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED)
 def strongest(
     factors: Factors, space: Space, layers: int, origin: Mapping[str, Any], feasible: Feasible | None = None
 ) -> Architecture:
-    """The architecture with the largest sum of factors, of the feasible ones where some are given: those of so many
-    layers, or of a pair of cells."""
+    """Return the architecture with the largest sum of factors, among the `feasible` ones if given.
+
+    The factors are those of this number of layers, or of a pair of cells.
+    """
     scores = factors.alpha + factors.beta[:, :, None] + factors.gamma[:, None, :]
     if len(scores) > 2:
         return top_edges(torch.from_numpy(scores), space.primitives, space, origin, feasible)
-    # The least network has a normal layer, and then a reduction.
+    # The smallest network begins with a normal layer and a reduction.
     normal, reduction, _ = top_edges(
         torch.from_numpy(scores[layer_kinds(3)]), space.primitives, space, feasible=feasible
     ).layers
@@ -219,14 +229,14 @@ def strongest(
 def fit(
     architectures: Sequence[Architecture], accuracies: Mapping[str, Sequence[float | None]], space: Space, layers: int
 ) -> Worth:
-    """Estimate the worth from accuracies of equally short trainings.
+    """Fit the model to accuracies of equally short trainings.
 
     Args:
-        accuracies: For each data set those of all architectures, None where one was not trained on it. Their log-odds
-            are brought to mean 0 and spread 1, so that data sets count alike, however hard they are.
+        accuracies: The accuracies of all architectures on each data set, None if one was not trained on it. The
+            log-odds are standardized per data set, so that all data sets have the same influence.
 
     Raises:
-        InputError: There are too few.
+        InputError: There are too few trainings.
     """
     known = [(i, name) for name, values in accuracies.items() for i, value in enumerate(values) if value is not None]
     features = np.stack([counts(architecture, space, layers) for architecture in architectures])
@@ -234,7 +244,7 @@ def fit(
     x = np.stack([features[i] for i, _ in known])
     y = np.array([targets[name][i] for i, name in known])
     if len(y) < LEAST_TRAININGS:
-        raise InputError(f"{len(y)} trainings are too few for a prior, which needs {LEAST_TRAININGS}")
+        raise InputError(f"a prior requires at least {LEAST_TRAININGS} trainings, got {len(y)}")
     ridge = regression(x, y, PENALTIES)
     explained = 1 - ridge.variance / float(y.var())
     mean, errors = (factors_of(flat, space, layers) for flat in (ridge.weights, ridge.errors))
@@ -242,7 +252,7 @@ def fit(
 
 
 def load_prior(name: str) -> Worth:
-    """A shipped prior by its name, or one from a file. Raises InputError where there is neither."""
+    """Return a shipped prior by name, or a prior from a file. Raises InputError if neither exists."""
     if name == AUTO_PRIOR:
         name = PRIORS[0]
     if name in PRIORS:
@@ -251,20 +261,20 @@ def load_prior(name: str) -> Worth:
         return Worth.from_json(json.loads(Path(name).read_text("utf-8")))
     except OSError:
         known = choices(name, (*PRIORS, AUTO_PRIOR, NO_PRIOR))
-        raise InputError(f"--prior {name}: there is no such file, and no prior of that name{known}") from None
+        raise InputError(f"unknown --prior {name!r}, which is neither a file nor a shipped prior{known}") from None
     except (ValueError, InputError) as problem:
-        raise InputError(f"--prior {name}: {problem}") from None
+        raise InputError(f"--prior {name!r}: {problem}") from None
 
 
 def standardised(values: Sequence[float | None]) -> list[float]:
-    """The log-odds of accuracies, 0 to 1, brought to mean 0 and spread 1; NaN where there is none."""
+    """Return the standardized log-odds of accuracies (0 to 1): mean 0, standard deviation 1; NaN for None."""
     clipped = [math.nan if v is None else min(1 - 1e-4, max(1e-4, v)) for v in values]
     odds = np.log(np.array(clipped) / (1 - np.array(clipped)))
     return list((odds - np.nanmean(odds)) / max(1e-6, float(np.nanstd(odds))))
 
 
 def _rows(layers: int, of: int) -> list[int]:
-    """For each of so many layers the one of `of` layers that lies where it does: the same kind, stage and place."""
+    """Map each of `layers` layers to the one of `of` layers with the same kind, stage and relative position."""
     known = places(of)
     rows = []
     for stage, place in places(layers):
@@ -274,7 +284,7 @@ def _rows(layers: int, of: int) -> list[int]:
 
 
 def places(layers: int) -> list[tuple[int, float]]:
-    """The stage of each layer (0, 2, 4; 1 and 3 are the reductions), and how far into it the layer lies: 0 to 1."""
+    """Return the stage of each layer (0, 2, 4; 1 and 3 are the reductions) and its relative position in it: 0 to 1."""
     first, second = reduction_layers(layers)
     ends = [0, first, first + 1, second, second + 1, layers]
     places = []
