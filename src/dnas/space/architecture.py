@@ -207,7 +207,15 @@ class Architecture:
 def stack(
     normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None, space: str = "darts"
 ) -> Architecture:
-    """Repeat a pair of cells in all layers: the identity architecture mapping of the paper (§3.2)."""
+    """Repeat a pair of cells in all layers: the identity architecture mapping of the paper (§3.2).
+
+    Args:
+        normal: The cell of all layers that keep the resolution.
+        reduction: The cell of the two layers that halve it.
+        layers: Number of layers, at least 3.
+        origin: Where the cells come from, for the file of the architecture.
+        space: Name of their search space.
+    """
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
     inside = space in SPACES and all(
@@ -245,7 +253,11 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
 def parse_genotype(text: str, layers: int = PAPER_LAYERS) -> Architecture:
     """Return the architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
 
-    The text is parsed as data and never evaluated. It may only contain literals and `range(…)` of literals.
+    The `text` is parsed as data and never evaluated. It may only contain literals and `range(…)` of literals. Its cells
+    are stacked to `layers`.
+
+    Raises:
+        InputError: It is not such a text, or its cells do not fit together.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body

@@ -24,7 +24,7 @@ def published() -> Mapping[str, Mapping[str, Any]]:
 
 
 def load_published(name: str, layers: int = PAPER_LAYERS) -> Architecture:
-    """Return a published genotype, stacked. Raises InputError for an unknown name, with the known names."""
+    """Return the published genotype `name`, stacked to `layers` cells. Raises InputError for an unknown name."""
     if name not in published():
         raise InputError(f"unknown published architecture {name!r}{choices(name, published())}")
     entry = published()[name]

@@ -31,6 +31,7 @@ def top_edges(
     edge. The result maximizes the sum of the scores of the kept operations.
 
     Args:
+        scores: [L, E, O].
         feasible: Return the architecture with the largest sum among these.
     """
     genes = tuple(

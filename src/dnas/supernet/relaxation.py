@@ -62,7 +62,7 @@ def softmax(terms: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
 
 
 def straight_through(soft: Tensor) -> Tensor:
-    """Return a one-hot tensor at the maximum of the last dimension, with the gradient of `soft` (Jang et al. 2017)."""
+    """Return [..., O], one-hot at the maximum of the last dimension, with the gradient of `soft` (Jang et al. 2017)."""
     hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
     # The bracket is exactly 0: it only contributes its gradient.
     return hard + (soft - soft.detach())
@@ -136,7 +136,10 @@ def expand(
     bypass: Tensor | None = None,
     active: Tensor | None = None,
 ) -> MixingWeights:
-    """Return mixing weights for all layers. Without `edges` each has the weight 1; `bypass` defaults to `edges`."""
+    """Return mixing weights for all layers, of operations [1 or L, E, O] and edges [1 or L, E].
+
+    Without `edges` each has the weight 1; `bypass` defaults to `edges`.
+    """
     operations = operations.expand(layers, *operations.shape[1:])
     if edges is None:
         edges = operations.new_ones(operations.shape[:2])

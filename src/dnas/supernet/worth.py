@@ -159,7 +159,7 @@ class Worth:
 
 
 def counts(architecture: Architecture, space: Space, layers: int, mapping: str = DECOUPLED) -> Array:
-    """Count how often each factor of a mapping occurs in an architecture, in the order of `Factors.flat`.
+    """Count how often each factor of a mapping occurs in an architecture: [F], in the order of `Factors.flat`.
 
     Args:
         layers: Number of layers of the factors; the layers of the architecture are mapped to these.
@@ -203,7 +203,7 @@ def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tu
 
 
 def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED) -> Factors:
-    """Return the factors of a flat array: the inverse of `Factors.flat`."""
+    """Return the factors of a flat array [F]: the inverse of `Factors.flat`."""
     tables = shapes(space, layers, mapping)
     parts = np.split(flat, np.cumsum([math.prod(shape) for shape in tables])[:-1])
     return Factors(*(part.reshape(shape) for part, shape in zip(parts, tables, strict=True)))
