@@ -49,7 +49,7 @@ def test_always_naming_the_largest_class_is_seen_for_what_it_is():
     assert result["balanced_accuracy"] == 0.5 and result["majority_share"] == 0.95
     assert result["per_class"][1] == {"class": "b", "images": 5, "recall": 0.0, "precision": None}
     text = verdict.of_classes(result)
-    assert "95.0 % of the test images are 'a'" in text and "0.9500" in text and "0.5000" in text
+    assert "95.0% of the test images are 'a'" in text and "0.9500" in text and "0.5000" in text
     assert "0.0000 ('b')" in text
 
 

@@ -274,5 +274,5 @@ def test_a_weight_that_is_not_finite_is_named(images: Path, tmp_path: Path, valu
     outcome = invoke("evaluate", run)
     assert outcome.code == 2 and len(outcome.lines) == 1 and outcome.out == ""
     assert "'classifier.weight'" in outcome.err and word in outcome.err
-    with pytest.raises(dnas.InputError, match=f"'classifier.weight' holds {word}"):
+    with pytest.raises(dnas.InputError, match=f"'classifier.weight' contains {word}"):
         dnas.load(run)

@@ -157,7 +157,7 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     with pytest.raises(dnas.InputError, match=r"data and on_epoch do not apply to .*, which is a ranking"):
         dnas.resume(path, on_epoch=lambda metrics: True)
     with pytest.raises(
-        dnas.InputError, match=r"out=.* cannot be used with resume=.*, which names the folder of the ranking"
+        dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"
     ):
         dnas.rank(resume=path, out=path)
     with pytest.raises(dnas.InputError, match="unknown --methods 'spoz'"):

@@ -59,7 +59,7 @@ def test_a_search_that_ended_as_noise_says_so_on_the_page_and_in_the_terminal(ru
         print_result(result, False)
         words = read(run / "report.html").words, " ".join(capsys.readouterr().out.split())
         assert ["The search ended as noise" in each for each in words] == [agreement < 0.2] * 2
-        assert ["agree by 0.03," in each for each in words] == [agreement < 0.2] * 2
+        assert ["an agreement of 0.03," in each for each in words] == [agreement < 0.2] * 2
     for curve in ("agreement of halves", "margin", "saturation"):
         assert f"Search: {curve}" in words[0]
 

@@ -118,5 +118,5 @@ def test_an_option_that_does_nothing_is_found(tried):
     tried(type("Deaf", (Tried,), {"Options": Options}))
     with pytest.raises(AssertionError, match="option weight=3.0 of tried changes nothing"):
         testing.check_part_options("tried", acts={"weight": ({}, 3.0)})
-    with pytest.raises(AssertionError, match="say for weight of tried"):
+    with pytest.raises(AssertionError, match="for weight of tried"):
         testing.check_part_options("tried")
