@@ -156,9 +156,7 @@ def test_python_ranks_as_the_command_does(whole, tmp_path):
     assert dnas.resume(path).to_dict() == found.to_dict()
     with pytest.raises(dnas.InputError, match=r"data and on_epoch do not apply to .*, which is a ranking"):
         dnas.resume(path, on_epoch=lambda metrics: True)
-    with pytest.raises(
-        dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"
-    ):
+    with pytest.raises(dnas.InputError, match=r"out=.* cannot be used with resume=.*, which is the ranking's folder"):
         dnas.rank(resume=path, out=path)
     with pytest.raises(dnas.InputError, match="unknown --methods 'spoz'"):
         dnas.rank("spoz", out=tmp_path / "new")
