@@ -75,6 +75,33 @@ def test_the_best_choice_is_that_of_brute_force(problem, scale, reach):
     assert score == pytest.approx(max(feasible), abs=1e-9 * scale)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_the_best_choice_is_found_where_much_is_nearly_as_good(seed):
+    """Three cells of 36 each, of which a third do not fit, and one cell at a time is looked at first."""
+    rng = np.random.default_rng(seed)
+    every = list(itertools.product(range(6), repeat=2))
+    groups, tables = [], []
+    for _ in range(3):
+        good = {cell for cell in every if rng.random() > 1 / 3}
+        nodes = tuple(Options(tuple(range(6)), rng.random(6), rng.integers(0, 20, (6, 2))) for _ in range(2))
+        groups.append(Group(nodes, lambda names, good=good: len(names) < 2 or names in good))
+        cells = [cell for cell in every if cell in good]
+        tables.append(groups[-1].totals(cells))
+    scores = sum(np.ix_(*(score for score, _ in tables)))
+    uses = [sum(np.ix_(*(use[:, r] for _, use in tables))) for r in range(2)]
+    limits = [int(np.quantile(use, 0.1)) for use in uses]
+    feasible = scores[(uses[0] <= limits[0]) & (uses[1] <= limits[1])]
+    with patch.multiple(choosing, FIRST_TRY=1, FURTHER=2, BEAM=4):
+        found = choosing.best_choice(groups, limits)
+    if found is None:
+        assert not len(feasible)
+        return
+    assert all(group.fits(cell) for group, cell in zip(groups, found, strict=True))
+    each = [group.totals([cell]) for group, cell in zip(groups, found, strict=True)]
+    assert (sum(use[0] for _, use in each) <= limits).all()
+    assert sum(float(score[0]) for score, _ in each) == pytest.approx(feasible.max())
+
+
 def cells_of(space):
     nodes = [[((op, source),) for source in range(n + 2) for op in space.primitives] for n in range(space.nodes)]
     return [Cell(picked) for picked in itertools.product(*nodes)]
