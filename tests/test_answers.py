@@ -14,9 +14,11 @@ from test_limited_runs import IMAGES, TINY, StopsIn
 import dnas
 from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
+from dnas.methods.registry import create
 from dnas.pipeline.answers import _beats
 from dnas.pipeline.overrides import nested
-from dnas.searching.judging import Answer, answered
+from dnas.searching.judging import Answer, answered, judged_in_rounds
+from dnas.space.darts import DARTS
 
 OPTIONS = {**IMAGES, "train.images": 128}
 SEVERAL = {"max_params": "12k,5k", "option": OPTIONS, "finals": 3, "prior": "none", **TINY}
@@ -184,3 +186,21 @@ def test_the_front_has_what_nothing_beats():
     rows = [{"used": u, "test_accuracy": a} for u, a in ((1, 0.5), (2, 0.5), (3, 0.7), (4, 0.6), (3, 0.7))]
     front = [not any(_beats(other, row) for other in rows) for row in rows]
     assert front == [True, False, True, False, True]
+
+
+def test_candidates_take_turns_in_keeping_to_each_value():
+    """So that every value has its share of candidates, however many each round proposes."""
+    method = create("random", "full", {}, DARTS)
+    turns = []
+
+    class Within:
+        def __init__(self, value):
+            self.value = value
+
+        def within(self, architecture):
+            turns.append(self.value)
+            return architecture
+
+    method.answers = [Within(1), Within(2), Within(3)]
+    judged_in_rounds(method, 3, 0, (), lambda number, candidates: [0.5] * len(candidates), limit=7)
+    assert turns[:7] == [1, 2, 3, 1, 2, 3, 1]
