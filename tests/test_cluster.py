@@ -143,7 +143,7 @@ def hide(folder):
 
 
 def test_a_run_that_no_node_has_room_for_is_refused(ray_cluster, tmp_path):
-    with pytest.raises(InputError, match="no node has the 64 CPUs and 1 GPUs of a run"):
+    with pytest.raises(InputError, match="no node has the 64 CPUs and 1 GPUs that a run needs"):
         Cluster(RaySettings(ray_cluster.address), tmp_path, threads=64, gpus=1).__enter__()
 
 
