@@ -1,12 +1,13 @@
 """What comes out for the time: the default run's network against others that were given the same processor time.
 
     python benchmarks/outcome.py --data cifar10-jpeg,fashion-mnist --budgets 500,1500 --seeds 5 --out outcome
+    python benchmarks/outcome.py --data cifar10-jpeg --budgets 500 --max-macs 5M --networks resnet8,mobilenet
 
 For every data set, budget and seed, each in a process of its own with one thread:
 
 - found: `dnas run --no-baseline --budget T`, so that T holds the search, the finals and the training;
 - random: a fresh random network of the found one's size, which took part in nothing, trained for T;
-- hand-made networks of its size, trained for T.
+- hand-made networks of its size, trained for T; with `--max-macs`, of the largest width within this limit.
 
 All are trained by one recipe. T counts seconds of processor time of the one thread, so that a busy machine changes
 little; what each process really took is in the table. A study that was interrupted goes on where it was. The accuracy
@@ -20,6 +21,7 @@ import os
 import subprocess
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -31,6 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dnas.disk import read_json, read_toml
+from dnas.network.handmade import build_handmade
+from dnas.network.network import macs
 from dnas.pipeline.config import parse
 from dnas.pipeline.model import read_info
 from dnas.settings import TrainSettings
@@ -38,6 +42,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.controls import random_of_size
 from dnas.study.statistics import Difference, estimate, paired
 from dnas.training.build import parameters_of
+from dnas.units import whole_number
 
 FOUND, RANDOM = "found", "random"
 HANDMADE = ("resnet8", "resnet20", "mobilenet")
@@ -54,6 +59,7 @@ class Setting:
     data: str
     budget: float
     folder: Path
+    max_macs: int = 0  # 0: no limit
 
     def run(self, network: str, seed: int) -> Path:
         return self.folder / f"{network}-{seed}"
@@ -73,10 +79,13 @@ class Row:
 
 def carry_out(setting: Setting, networks: Sequence[str], seed: int, more: Sequence[str]) -> list[Row]:
     """The found network of a seed and those that it is compared with."""
-    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *more])]
+    limits = ["--max-macs", str(setting.max_macs)] if setting.max_macs else []
+    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *limits, *more])]
     for network in networks:
         if network == RANDOM:
             subject = [str(control(setting, seed)), "--channels", str(found_training(setting, seed).channels)]
+        elif setting.max_macs:
+            subject = [network, "--width", f"{widest(network, setting, seed):.2f}"]
         else:
             subject = [network, "--params", str(rows[0].params)]
         rows.append(made(setting, network, seed, ["train", *subject]))
@@ -92,6 +101,19 @@ def control(setting: Setting, seed: int) -> Path:
         found = Architecture.load(run / "architecture.json")
         path.write_text(random_of_size(found, count, CONTROL_SEEDS + seed).dumps(), "utf-8")
     return path
+
+
+def widest(network: str, setting: Setting, seed: int) -> float:
+    """The largest width, in hundredths, with which a hand-made network is within the limit."""
+    info = read_info(setting.run(FOUND, seed) / "model.safetensors")
+    image = (info.channels, info.image_size, info.image_size)
+
+    def cost(hundredths: int) -> int:
+        width = hundredths / 100
+        return macs(build_handmade(network, len(info.classes), info.channels, info.image_size, 0, width), image)
+
+    hundredths = range(1, 400)
+    return hundredths[bisect_right(hundredths, setting.max_macs, key=cost) - 1] / 100
 
 
 def found_training(setting: Setting, seed: int) -> TrainSettings:
@@ -186,6 +208,7 @@ def main(
     seeds: int = 5,
     first_seed: int = 0,
     networks: str = ",".join((RANDOM, *HANDMADE)),
+    max_macs: str = "",
     out: Path = Path("outcome"),
     processes: int = os.cpu_count() or 1,
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"])] = None,
@@ -199,12 +222,14 @@ def main(
     budgets: Seconds, likewise.
     seeds: How many searches.
     networks: What the found network is compared with.
+    max_macs: A limit on all networks, such as 5M.
     processes: Runs at a time.
     option: Passed on to `dnas run`, such as --option=method=… ; repeatable.
     """
     names = [name for name in networks.split(",") if name]
+    limit = whole_number(max_macs) if max_macs else 0
     settings = [
-        Setting(source, float(budget), out / f"{Path(source).name}-{float(budget):g}s")
+        Setting(source, float(budget), out / f"{Path(source).name}-{float(budget):g}s", limit)
         for source in data.split(",")
         for budget in budgets.split(",")
     ]
