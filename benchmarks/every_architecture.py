@@ -32,7 +32,8 @@ from dnas.runtime.workers import Workers
 from dnas.settings import MIN_LAYERS, SMALLEST_IMAGE, TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import DARTS, reduction_layers
+from dnas.space.darts import DARTS
+from dnas.space.protocol import reduction_layers
 from dnas.space.sampling import sample
 from dnas.training.build import built
 from dnas.training.trainer import train_network

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from dnas.rng import torch_stream
 from dnas.space.darts import DARTS, Space
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import Decoupled
 from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, sigmoid
-from dnas.supernet.supernet import build_supernet
 
 ENGINE, PLAIN = "engine", "plain"
 CLASSES = 10

@@ -29,7 +29,8 @@ from dnas.network.modules import AuxiliaryPool
 from dnas.network.network import Network, build, drop_path
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
-from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
+from dnas.space.network_plan import AUXILIARY_FEATURES, LayerPlan, NetworkPlan
+from dnas.space.plan import plan
 from dnas.space.primitives import AvgPool, Chain, Conv, FactorizedReduce, Identity, Layer, MaxPool, Norm, ReLU
 from dnas.space.published import load_published
 from dnas.training.build import to_device
@@ -111,7 +112,7 @@ def plain_drop_path(x: Tensor, factor: Tensor) -> Tensor:
 
 
 class PlainCell(nn.Module):
-    def __init__(self, cell: CellPlan) -> None:
+    def __init__(self, cell: LayerPlan) -> None:
         super().__init__()
         self.preprocess = nn.ModuleList(map(plain_chain, cell.preprocess))
         self.operations = nn.ModuleList(plain_chain(edge.chain) for edge in cell.edges)

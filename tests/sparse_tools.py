@@ -13,7 +13,8 @@ from dnas.runtime.session import Session
 from dnas.searching.loop import search_supernet
 from dnas.searching.search import Search
 from dnas.settings import GradientSettings
-from dnas.space.darts import DARTS, reduction_layers
+from dnas.space.darts import DARTS
+from dnas.space.protocol import reduction_layers
 
 COUNT = 24
 INFO = DataInfo("digits", tuple("0123"), 1, 8, (0.5,), (0.29,), False)

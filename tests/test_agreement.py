@@ -9,7 +9,8 @@ from dnas.space import sampling
 from dnas.space.agreement import agreement
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import DARTS, Space, reduction_layers
+from dnas.space.darts import DARTS, Space
+from dnas.space.protocol import reduction_layers
 from dnas.space.registry import SPACES
 
 SMALL = Space("free", 2, 2, ("max_pool_3x3", "skip_connect", "sep_conv_3x3"))

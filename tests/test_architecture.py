@@ -13,7 +13,7 @@ from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import reduction_layers
+from dnas.space.protocol import reduction_layers
 from dnas.space.published import load_published, published
 
 NODES = (((SEP, 0), (SKIP, 1)), ((SEP, 0), (SEP, 2)), ((MAX, 1), (SKIP, 3)), ((SEP, 2), (SEP, 4)))

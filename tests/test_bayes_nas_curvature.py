@@ -11,8 +11,8 @@ from dnas.kernels import native
 from dnas.methods.bayes_nas import drawn_labels, gauss_newton, mixed, switches
 from dnas.methods.registry import create
 from dnas.rng import torch_stream
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
-from dnas.supernet.supernet import build_supernet
 
 # --- the curvature --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dnas.network.modules import construct
 from dnas.network.network import NetworkCell, build, drop_path
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.cell import Cell
-from dnas.space.plan import cell_plan
+from dnas.space.darts_plan import cell_plan
 from dnas.space.published import load_published
 from dnas.training.updates import gradients_of
 

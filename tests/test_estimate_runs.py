@@ -22,7 +22,7 @@ from dnas.runtime.checkpoint import newest
 from dnas.runtime.session import Session
 from dnas.searching import trials
 from dnas.searching.search import Search
-from dnas.space.plan import Size
+from dnas.space.network_plan import Size
 
 # --- whole runs, on a clock that only the steps move
 

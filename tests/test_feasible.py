@@ -15,9 +15,10 @@ from dnas.space import choosing, sampling
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.choosing import Group, Options
-from dnas.space.darts import DARTS, S1, layer_kinds, reduction_layers
+from dnas.space.darts import DARTS, S1
 from dnas.space.limits import Delivered, Feasible
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
+from dnas.space.protocol import layer_kinds, reduction_layers
 
 SHAPE = Shape(channels=4, classes=3, image_size=16, image_channels=1, stem="cifar")
 NAMES = ("params", "macs", "size", "ram")

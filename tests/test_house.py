@@ -111,9 +111,10 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.rng import numpy_stream
     from dnas.space import primitives, sampling
     from dnas.space.darts import DARTS
-    from dnas.space.plan import plan, size
+    from dnas.space.network_plan import size
+    from dnas.space.plan import plan
+    from dnas.supernet.build import build_supernet
     from dnas.supernet.relaxation import path
-    from dnas.supernet.supernet import build_supernet
 
     wide = primitives.Primitive("sep_conv_9x9", primitives._sep_conv(9), "#123456", "sep 9×9")
     monkeypatch.setitem(primitives._OWN, "sep_conv_9x9", wide)

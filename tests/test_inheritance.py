@@ -21,7 +21,7 @@ from dnas.pipeline.overrides import nested
 from dnas.pipeline.subjects import named
 from dnas.pipeline.training_images import TRAINING_IMAGES_FILE
 from dnas.settings import TrainSettings
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 
 TINY = ("--layers", 3, "--channels", 8, "--epochs", 1, "--batch-size", 16)
 

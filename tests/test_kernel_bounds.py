@@ -22,10 +22,10 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import CIFAR_STEM, TINY_IMAGENET_STEM
 from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
-from dnas.space.plan import STEMS
+from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES, Conv, Norm, Primitive, ReLU
+from dnas.supernet.build import build_supernet
 from dnas.supernet.relaxation import MixingWeights
-from dnas.supernet.supernet import build_supernet
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler on this machine")
 

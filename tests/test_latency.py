@@ -22,7 +22,8 @@ from dnas.pipeline.config import parse
 from dnas.space import latency
 from dnas.space.darts import DARTS
 from dnas.space.limits import LATENCY, Delivered, Feasible
-from dnas.space.plan import Shape, plan, size
+from dnas.space.network_plan import Shape, size
+from dnas.space.plan import plan
 from dnas.space.sampling import sample
 
 SHAPE = Shape(channels=4, classes=4, image_size=9, image_channels=1, final_norm=True)

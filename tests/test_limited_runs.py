@@ -21,7 +21,7 @@ from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.darts import DARTS
 from dnas.space.limits import Delivered, Feasible
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.space.sampling import sample
 from dnas.supernet.worth import load_prior
 

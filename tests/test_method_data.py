@@ -17,9 +17,9 @@ from dnas.methods.protocol import Progress
 from dnas.methods.registry import create
 from dnas.rng import torch_stream
 from dnas.space.darts import DARTS
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import expand, gumbel
-from dnas.supernet.supernet import build_supernet
 
 ACTS = {
     "partial_channels": ({}, 2),

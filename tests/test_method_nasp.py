@@ -15,9 +15,9 @@ from dnas.pipeline.presets import paper_travel
 from dnas.rng import torch_stream
 from dnas.searching.watch import epoch_metrics
 from dnas.space.darts import DARTS
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights
-from dnas.supernet.supernet import build_supernet
 
 # option → (options around it, a value with which a search is another one)
 ACTS = {

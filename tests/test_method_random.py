@@ -7,7 +7,8 @@ import pytest
 from dnas.errors import RunError
 from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
-from dnas.space.darts import DARTS, layer_kinds
+from dnas.space.darts import DARTS
+from dnas.space.protocol import layer_kinds
 
 ACTS = {}
 

@@ -17,7 +17,8 @@ from dnas.methods.snas import RESOURCES
 from dnas.searching.search import Search
 from dnas.space import sampling
 from dnas.space.darts import DARTS
-from dnas.space.plan import plan, size
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
 from dnas.supernet.costs import resources
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import gumbel

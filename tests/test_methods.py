@@ -15,8 +15,8 @@ from dnas.methods.registry import create, list_methods
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.darts import DARTS
 from dnas.space.sampling import sample, unseen
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS, Full, Shared
-from dnas.supernet.supernet import build_supernet
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.darts import DARTS
-from dnas.space.plan import STEMS
+from dnas.space.darts_plan import STEMS
 from dnas.space.published import load_published, published
 
 

@@ -7,7 +7,7 @@ from parts_tools import run_whole, search_with, taken
 from dnas.methods.protocol import Progress
 from dnas.parts.beta_decay import smooth_maximum
 from dnas.rng import torch_stream
-from dnas.space.darts import layer_kinds
+from dnas.space.protocol import layer_kinds
 from dnas.supernet.mapping import Decoupled, Full, Shared
 
 LAYERS, EDGES, OPERATIONS = 4, 5, 3

@@ -10,7 +10,8 @@ from dnas.methods.registry import create
 from dnas.parts.projection import factors
 from dnas.searching.loop import search_supernet
 from dnas.settings import GradientSettings
-from dnas.space.darts import DARTS, layer_kinds
+from dnas.space.darts import DARTS
+from dnas.space.protocol import layer_kinds
 from dnas.space.registry import get_space
 from dnas.testing import LAYERS, PlantedSupernet, Recorder, agreement, pictures, plant
 

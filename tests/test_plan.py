@@ -9,7 +9,9 @@ from dnas.network.network import build, macs, params
 from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.darts import DARTS
-from dnas.space.plan import STEMS, plan, size
+from dnas.space.darts_plan import STEMS
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
 from dnas.space.published import load_published, published
 
 # Millions of parameters (methods of counting: without the auxiliary head), counted by others:

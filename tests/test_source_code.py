@@ -18,7 +18,7 @@ from dnas.network.network import build
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.plan import STEMS
+from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
 

@@ -11,10 +11,12 @@ from scipy.stats import chi2
 
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
+from dnas.settings import MIN_LAYERS
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import DARTS, MIN_LAYERS, Space, layer_kinds, reduction_layers
+from dnas.space.darts import DARTS, Space
+from dnas.space.protocol import layer_kinds, reduction_layers
 from dnas.space.registry import SPACES, get_space
 
 

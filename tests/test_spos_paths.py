@@ -11,8 +11,8 @@ from sampling_tools import QUANTILE, chi_squared, new_search, path_of
 
 from dnas.methods.protocol import Progress
 from dnas.space.darts import DARTS
+from dnas.supernet.build import build_supernet
 from dnas.supernet.relaxation import path
-from dnas.supernet.supernet import build_supernet
 
 # --- paths ------------------------------------------------------------------------------------------------
 

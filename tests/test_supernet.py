@@ -13,11 +13,11 @@ from dnas.kernels.draws import Draws
 from dnas.pipeline.presets import SHRINKS
 from dnas.rng import torch_stream
 from dnas.space.darts import DARTS
-from dnas.space.plan import STEMS
+from dnas.space.darts_plan import STEMS
 from dnas.space.registry import SPACES
+from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, sigmoid, softmax
-from dnas.supernet.supernet import build_supernet
 
 WITH_NONE = ("none", *DARTS.primitives)
 

@@ -13,8 +13,8 @@ from dnas.kernels.draws import Draws
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space import sampling
 from dnas.space.darts import DARTS
+from dnas.supernet.build import build_supernet
 from dnas.supernet.relaxation import MixingWeights, path
-from dnas.supernet.supernet import build_supernet
 
 
 def mixture(layers):

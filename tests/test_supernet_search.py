@@ -33,7 +33,8 @@ from dnas.searching.watch import epoch_metrics
 from dnas.settings import TrialSettings
 from dnas.space import sampling
 from dnas.space.darts import DARTS
-from dnas.space.plan import STEMS, plan
+from dnas.space.darts_plan import STEMS
+from dnas.space.plan import plan
 from dnas.space.registry import SPACES
 from dnas.supernet.mapping import MAPPINGS
 from dnas.training import updates

@@ -13,8 +13,10 @@ from dnas.space import sampling
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.cell import Cell
 from dnas.space.controls import random_of_size
-from dnas.space.darts import DARTS, reduction_layers
-from dnas.space.plan import plan, size
+from dnas.space.darts import DARTS
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
+from dnas.space.protocol import reduction_layers
 from dnas.space.published import load_published
 from dnas.training.accuracy import Accuracy, measure_accuracy, predict
 from dnas.training.build import built, parameters_of

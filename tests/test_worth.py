@@ -12,7 +12,8 @@ from scipy.stats import spearmanr
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space.architecture import cell_pair, stack
-from dnas.space.darts import DARTS, layer_kinds, reduction_layers
+from dnas.space.darts import DARTS
+from dnas.space.protocol import layer_kinds, reduction_layers
 from dnas.space.registry import get_space
 from dnas.space.sampling import mutate, neighbours, sample
 from dnas.supernet import worth as module

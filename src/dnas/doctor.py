@@ -25,7 +25,7 @@ from dnas.settings import GradientSettings, TrainSettings
 from dnas.space.darts import DARTS
 from dnas.space.latency import FIXED
 from dnas.space.limits import Delivered
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
 from dnas.training.trainer import train_network

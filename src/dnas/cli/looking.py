@@ -185,7 +185,8 @@ def show(
     from dnas.space.cost import PRECISIONS, least_memory
     from dnas.space.cost import memory as cost_of_memory
     from dnas.space.file_size import onnx_bytes
-    from dnas.space.plan import plan, size
+    from dnas.space.network_plan import size
+    from dnas.space.plan import plan
 
     typed_here = {"layers": "--layers", "stem": "--stem"}
     with calling(typed_here):
@@ -211,9 +212,8 @@ def show(
     with calling(typed_here):
         network = plan(found, channels=channels, classes=classes, inputs=image_channels, stem=stem or shape.stem)
     cost = size(network, image_size)
-    memory, least = (
-        each(network, image_size, image_channels, shape.final_norm) for each in (cost_of_memory, least_memory)
-    )
+    counted = (network, image_size, image_channels, shape.final_norm)
+    memory, least = cost_of_memory(*counted), least_memory(*counted)
     weights = {precision: cost.params * of_each for precision, of_each in PRECISIONS.items()}
     if svg is not None:
         from dnas.drawing.svg import svg as draw_svg

@@ -20,7 +20,8 @@ from dnas.errors import InputError
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.plan import plan, preprocess
+from dnas.space.darts_plan import preprocess
+from dnas.space.plan import plan
 from dnas.space.primitives import (
     PRIMITIVES,
     AvgPool,

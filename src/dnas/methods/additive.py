@@ -28,7 +28,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.space.sampling import unseen
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.ridge import Array, Ridge, fit
@@ -76,7 +76,7 @@ class Additive(TrialMethod):
     Options = AdditiveOptions
     options: AdditiveOptions
 
-    def __init__(self, options: AdditiveOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: AdditiveOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.batch_size > options.candidates:
             raise InputError(

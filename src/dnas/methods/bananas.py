@@ -24,7 +24,7 @@ from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.space.sampling import unseen
 from dnas.supernet.mapping import SHARED
 from dnas.training import updates
@@ -69,7 +69,7 @@ class BANANASOptions(MethodOptions):
 
 
 @lru_cache(10_000)
-def paths(cell: Cell, space: Space) -> frozenset[int]:
+def paths(cell: Cell, space: SearchSpace) -> frozenset[int]:
     """Return the indices of the paths of a cell from an input to a node, all of which continue to its output.
 
     The path from input s over operations o_0 … o_k-1, of q, has the index s · P + Σ_j q^j (o_j + 1) with
@@ -88,7 +88,7 @@ def paths(cell: Cell, space: Space) -> frozenset[int]:
     return frozenset(index for state in reach[2:] for _, index in state)
 
 
-def paths_of_an_input(space: Space) -> int:
+def paths_of_an_input(space: SearchSpace) -> int:
     """Return P = Σ_{i ≤ nodes} q^i, the number of paths that start at an input, including the empty one."""
     return sum(len(space.primitives) ** i for i in range(space.nodes + 1))
 
@@ -189,7 +189,7 @@ class BANANAS(TrialMethod):
         "predictor_epochs": 150,
     }
 
-    def __init__(self, options: BANANASOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: BANANASOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.batch_size > options.candidates:
             raise InputError(

@@ -17,8 +17,8 @@ from pydantic import Field
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, SearchState
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
 from dnas.space.primitives import PRIMITIVES
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, softmax
 
@@ -56,7 +56,7 @@ class DARTSPlus(GradientMethod):
     Options = DARTSPlusOptions
     options: DARTSPlusOptions
 
-    def __init__(self, options: DARTSPlusOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: DARTSPlusOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         for option, idle in (("skips", "ranking"), ("ranking", "skips"), ("patience", "skips")):
             value = getattr(options, option)
@@ -111,4 +111,5 @@ class DARTSPlus(GradientMethod):
 def normal_skips(architecture: Architecture) -> float:
     """Return the mean number of skip connections over the normal layers, which have one cell under `shared`."""
     normal = [cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions]
-    return sum(op == "skip_connect" for cell in normal for node in cell.nodes for op, _ in node) / len(normal)
+    skips: list[bool] = [op == "skip_connect" for cell in normal for node in cell.nodes for op, _ in node]
+    return sum(skips) / len(normal)

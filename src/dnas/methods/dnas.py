@@ -19,7 +19,7 @@ from torch import Tensor
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, whole_network
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet import derive
 from dnas.supernet.mapping import DECOUPLED, Mapping
 from dnas.supernet.relaxation import MixingWeights, edge_softmax, expand, layer_softmax, sigmoid
@@ -79,7 +79,7 @@ class DNAS(GradientMethod):
     # reaches in a short search: on S4, 8 to 13% of the kept operations were noise; with a tenth of the weight, 0 to 2%.
     quick: ClassVar[dict[str, dict[str, Any]]] = {"options": {"zero_one_weight": 1.0}}
 
-    def __init__(self, options: DNASOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: DNASOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if mapping != DECOUPLED and options.alpha_groups != 1:
             raise InputError(

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from dnas.methods.protocol import Candidate, Progress, SearchState, SupernetMethod, SupernetOptions
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.darts import Space, reduction_layers
+from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights, path
 
@@ -90,7 +89,7 @@ class Controller(nn.Module):
     preference: Tensor
     closed: Tensor
 
-    def __init__(self, space: Space, layers: int, shared: bool, options: ENASOptions, seed: int) -> None:
+    def __init__(self, space: SearchSpace, layers: int, shared: bool, options: ENASOptions, seed: int) -> None:
         super().__init__()
         self.space, self.options = space, options
         self.reductions = reduction_layers(layers)
@@ -176,7 +175,7 @@ class Controller(nn.Module):
         found = []
         for cells in tokens.view(shape).tolist():
             genes = [
-                Cell(tuple(tuple((self.space.primitives[o], s) for s, o in zip(*node, strict=True)) for node in cell))
+                self.space.layer([[(self.space.primitives[o], s) for s, o in zip(*node, strict=True)] for node in cell])
                 for cell in cells
             ]
             layers = tuple(genes[cell] for cell in self.cell_of_layer)

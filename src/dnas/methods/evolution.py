@@ -18,7 +18,7 @@ from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 
 # The published sizes of the population: Real et al. 2019 and 2017.
 LARGEST = {"aging": 100, "tournament": 1000}
@@ -57,7 +57,7 @@ class Evolution(TrialMethod):
     Options = EvolutionOptions
     options: EvolutionOptions
 
-    def __init__(self, options: EvolutionOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: EvolutionOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if 0 < options.population < self._least:
             raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet import derive
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, sigmoid
@@ -54,7 +54,7 @@ class FairDARTS(GradientMethod):
     # As for dnas: the published weight would decide before the images have an effect.
     quick: ClassVar[dict[str, dict[str, Any]]] = {"options": {"zero_one_weight": 1.0}}
 
-    def __init__(self, options: FairDARTSOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: FairDARTSOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.zero_one_weight == 0 and options.zero_one_loss != "l2":
             raise InputError(f"--option zero_one_loss={options.zero_one_loss} does not apply to zero_one_weight=0")

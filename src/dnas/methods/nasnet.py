@@ -26,8 +26,7 @@ from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import torch_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.darts import Space, reduction_layers
+from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.training import updates
 
@@ -76,7 +75,9 @@ class Controller(nn.Module):
     legal: Tensor
     earlier: Tensor
 
-    def __init__(self, cells: int, space: Space, hidden: int, initial_range: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, cells: int, space: SearchSpace, hidden: int, initial_range: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         inputs, states = space.inputs_per_node, space.nodes + 1
         values = states + len(space.primitives)
@@ -160,7 +161,7 @@ class NASNet(TrialMethod):
     options: NASNetOptions
     _learnt: _Learnt | None = None
 
-    def __init__(self, options: NASNetOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: NASNetOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.inner_epochs == 1:
             # In the first step of a batch r = 1: nothing is clipped, and both ratios have the same gradient.
@@ -260,7 +261,7 @@ class NASNet(TrialMethod):
             tuple((self.space.primitives[o - states], s) for s, o in zip(n[:inputs], n[inputs:], strict=True))
             for n in nodes
         ]
-        genes = [Cell(tuple(slots[n : n + self.space.nodes])) for n in range(0, len(slots), self.space.nodes)]
+        genes = [self.space.layer(slots[n : n + self.space.nodes]) for n in range(0, len(slots), self.space.nodes)]
         reductions = reduction_layers(layers)
         if self.mapping_name == SHARED:
             genes = [genes[k in reductions] for k in range(layers)]

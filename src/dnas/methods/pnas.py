@@ -22,7 +22,7 @@ from dnas.rng import torch_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture, stack
 from dnas.space.cell import Cell
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import SHARED
 
 # Learning rate of Adam for cells of one node, and for larger cells.
@@ -142,12 +142,12 @@ class PNAS(TrialMethod):
 # --- cells as tokens: for each node its I inputs in order, then their operations; -1 if a cell has no such node -------
 
 
-def empty(space: Space) -> Tensor:
+def empty(space: SearchSpace) -> Tensor:
     """Return the cell without nodes, [1, 0, 2 I]."""
     return torch.zeros(1, 0, 2 * space.inputs_per_node, dtype=torch.int64)
 
 
-def nodes(space: Space, n: int) -> Tensor:
+def nodes(space: SearchSpace, n: int) -> Tensor:
     """Return all values of node n, each once, [B, 2 I]: 49, 147, 294 and 490 in the DARTS space."""
     operations = range(len(space.primitives))
     inputs = combinations(range(n + 2), space.inputs_per_node)
@@ -155,13 +155,13 @@ def nodes(space: Space, n: int) -> Tensor:
     return torch.tensor([sources + chosen for sources, chosen in pairs])
 
 
-def expand(cells: Tensor, space: Space) -> Tensor:
+def expand(cells: Tensor, space: SearchSpace) -> Tensor:
     """Return every cell of [N, n, 2 I] with every further node, [N · B, n + 1, 2 I]."""
     further = nodes(space, cells.shape[1])
     return torch.cat([cells.repeat_interleave(len(further), 0), further.repeat(len(cells), 1)[:, None]], 1)
 
 
-def tokens(trials: Sequence[Trial], space: Space) -> Tensor:
+def tokens(trials: Sequence[Trial], space: SearchSpace) -> Tensor:
     """Return the cells of trials, padded to the largest, [N, n, 2 I]."""
     genes = [trial.architecture.layers[0].nodes for trial in trials]
     longest = max(len(gene) for gene in genes)
@@ -173,7 +173,7 @@ def tokens(trials: Sequence[Trial], space: Space) -> Tensor:
     return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
 
 
-def decode(cell: Tensor, space: Space) -> Cell:
+def decode(cell: Tensor, space: SearchSpace) -> Cell:
     """Return the cell of tokens [n, 2 I] without padding."""
     inputs = space.inputs_per_node
     return Cell(
@@ -194,7 +194,7 @@ class Predictor(nn.Module):
     token. All inputs share one table of embeddings, and all operations another.
     """
 
-    def __init__(self, space: Space, kind: str, units: int) -> None:
+    def __init__(self, space: SearchSpace, kind: str, units: int) -> None:
         super().__init__()
         self.inputs = space.inputs_per_node
         self.states = nn.Embedding(space.nodes + 1, units)
@@ -221,7 +221,7 @@ class Predictor(nn.Module):
         return out
 
 
-def fresh(space: Space, options: PNASOptions, accuracy: float, generator: torch.Generator) -> Predictor:
+def fresh(space: SearchSpace, options: PNASOptions, accuracy: float, generator: torch.Generator) -> Predictor:
     """Return an untrained predictor: embeddings uniform in ±0.1, and a bias such that it predicts about this accuracy.
 
     The published bias, 1.8, corresponds to 86%.
@@ -238,7 +238,7 @@ def fresh(space: Space, options: PNASOptions, accuracy: float, generator: torch.
     return predictor
 
 
-def fit(history: Sequence[Trial], space: Space, options: PNASOptions, seed: int) -> list[Predictor]:
+def fit(history: Sequence[Trial], space: SearchSpace, options: PNASOptions, seed: int) -> list[Predictor]:
     """Train an ensemble by Adam on the mean absolute error. Each member leaves out its own part of the trials.
 
     A failed trial counts like the worst one. At least one trial must have a score.

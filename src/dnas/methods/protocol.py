@@ -19,9 +19,9 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space, reduction_layers
 from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.limits import Feasible
+from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet import derive
 from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, Nothing, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
@@ -179,7 +179,7 @@ class Method:
     feasible: Feasible | None = None
     answers: tuple[Feasible, ...] = ()
 
-    def __init__(self, options: MethodOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: MethodOptions, mapping: str, space: SearchSpace) -> None:
         if mapping not in self.mappings:
             mapping_class(mapping)
             raise SettingError(
@@ -265,7 +265,7 @@ class SupernetMethod(Method):
     Settings: ClassVar[type[SearchSettings]] = SupernetSettings
     options: SupernetOptions
 
-    def __init__(self, options: SupernetOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: SupernetOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         self.operations: tuple[str, ...] = space.primitives
 
@@ -339,7 +339,7 @@ class GradientMethod(SupernetMethod):
     Settings: ClassVar[type[SearchSettings]] = GradientSettings
     options: GradientOptions
 
-    def __init__(self, options: GradientOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: GradientOptions, mapping: str, space: SearchSpace) -> None:
         with_none = getattr(options, "with_none", False)
         if space.none is not None and "with_none" in type(options).model_fields:
             if "with_none" in options.model_fields_set and with_none != space.none:

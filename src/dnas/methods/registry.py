@@ -8,7 +8,7 @@ from typing import Any
 from dnas.errors import SettingError, unknown
 from dnas.methods.protocol import Method
 from dnas.plugins import Registry, classes_of
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.validation import checked
 
 METHODS = Registry[type[Method]](
@@ -33,7 +33,7 @@ def get_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def create(name: str, mapping: str | None, options: Dict[str, Any], space: Space) -> Method:
+def create(name: str, mapping: str | None, options: Dict[str, Any], space: SearchSpace) -> Method:
     """Return a method with checked options. Raises InputError with the method, the option and its choices."""
     method = get_method(name)
     own = checked(method.Options, options, "options", f" of method {name}", f"`dnas methods {name}`")

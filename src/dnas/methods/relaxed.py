@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import Mapping
 from dnas.supernet.relaxation import get_relaxation
 
@@ -27,7 +27,7 @@ class RelaxedMethod(GradientMethod):
 
     options: RelaxedOptions
 
-    def __init__(self, options: RelaxedOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: RelaxedOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         self.relaxation = get_relaxation(options.relaxation)
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
 from dnas.rng import numpy_stream
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights
 
@@ -47,7 +47,7 @@ class RandomSharing(SupernetMethod):
     }
     options: RandomSharingOptions
 
-    def __init__(self, options: RandomSharingOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: RandomSharingOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.finalists > options.candidates:
             raise InputError(f"--option finalists={options.finalists} must be at most candidates={options.candidates}")

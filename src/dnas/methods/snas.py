@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.costs import resources
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, gumbel, softmax
@@ -50,7 +50,7 @@ class SNAS(GradientMethod):
     Options = SNASOptions
     options: SNASOptions
 
-    def __init__(self, options: SNASOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: SNASOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.resource_weight == 0 and options.resource != "all":
             raise InputError(f"--option resource={options.resource} does not apply to resource_weight=0")

@@ -20,7 +20,7 @@ from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetO
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import Space, layer_kinds, reduction_layers
+from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights
 
@@ -56,7 +56,7 @@ class SPOS(SupernetMethod):
     }
     options: SPOSOptions
 
-    def __init__(self, options: SPOSOptions, mapping: str, space: Space) -> None:
+    def __init__(self, options: SPOSOptions, mapping: str, space: SearchSpace) -> None:
         super().__init__(options, mapping, space)
         if options.mutants + options.crossovers > 1:
             raise InputError(
@@ -143,13 +143,13 @@ class SPOS(SupernetMethod):
                         operation = choices[int(rng.integers(len(choices)))]
                     slots[s] = (operation, source)
                 nodes.append(tuple(slots))
-            mutant.append(Cell(tuple(nodes)))
+            mutant.append(self.space.layer(nodes))
         return mutant
 
     def cross(self, rng: np.random.Generator, one: Sequence[Cell], other: Sequence[Cell]) -> list[Cell]:
         """Return cells in which each node, with its inputs and operations, is from one of the parents."""
         return [
-            Cell(tuple(pair[int(rng.integers(2))] for pair in zip(a.nodes, b.nodes, strict=True)))
+            self.space.layer([pair[int(rng.integers(2))] for pair in zip(a.nodes, b.nodes, strict=True)])
             for a, b in zip(one, other, strict=True)
         ]
 

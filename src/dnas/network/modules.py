@@ -29,6 +29,7 @@ from dnas.space.primitives import (
     Noise,
     Norm,
     ReLU,
+    ReLU6,
     Zero,
 )
 
@@ -165,6 +166,8 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
             return nn.Identity()
         case ReLU():
             return nn.ReLU()
+        case ReLU6():
+            return nn.ReLU6()
         case Zero():
             return ZeroModule(layer.stride)
         case Noise():
@@ -219,16 +222,18 @@ class LayerChain(nn.Sequential):
     @property
     def spare(self) -> bool:
         """Whether what it gives may be overwritten."""
-        return isinstance(self[-1], _SPARE)
+        return len(self) > 0 and isinstance(self[-1], _SPARE)
 
     @property
     def rectifies(self) -> bool:
-        return isinstance(self[0], nn.ReLU | FactorizedReduceModule)
+        return len(self) > 0 and isinstance(self[0], nn.ReLU | FactorizedReduceModule)
 
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
         for i, layer in enumerate(self):
             if i and isinstance(layer, nn.ReLU):
                 input = F.relu_(input) if isinstance(self[i - 1], _SPARE) else F.relu(input)
+            elif i and isinstance(layer, nn.ReLU6):
+                input = F.relu6(input, inplace=isinstance(self[i - 1], _SPARE))
             elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):

@@ -1,7 +1,7 @@
 """The network of an architecture: images [B, C, H, W] → logits [B, classes].
 
-The evaluation network of DARTS (Liu et al. 2019): stem, cells, global pooling, a linear classifier, an
-auxiliary head in training, and drop path on every operation except the identity.
+A stem, layers, global pooling, a linear classifier, an auxiliary head in training, and drop path, as in the evaluation
+network of DARTS (Liu et al. 2019).
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from dnas.network.program import program as cell_program
 from dnas.rng import torch_stream
 from dnas.settings import CHANNELS, CIFAR_STEM
 from dnas.space.architecture import Architecture
-from dnas.space.plan import AUXILIARY_FEATURES, CellPlan, NetworkPlan, plan
+from dnas.space.network_plan import AUXILIARY_FEATURES, LayerPlan, NetworkPlan
+from dnas.space.plan import plan
 from dnas.space.primitives import Identity
 
 
 class NetworkCell(nn.Module):
-    """One layer: two preprocessed inputs, and nodes that sum their edges; the output concatenates nodes."""
+    """One layer: two inputs, preprocessed or not, and states that sum their edges; the output concatenates states."""
 
-    def __init__(self, cell: CellPlan) -> None:
+    def __init__(self, cell: LayerPlan) -> None:
         super().__init__()
         self.preprocess = nn.ModuleList(build_chain(chain) for chain in cell.preprocess)
         self.operations = nn.ModuleList(build_chain(edge.chain) for edge in cell.edges)
         self.ends = [(edge.source, edge.target) for edge in cell.edges]
         # DARTS drops paths of all operations except the identity, so that a node never loses all its inputs.
-        self.droppable = [edge.chain != (Identity(),) for edge in cell.edges]
+        self.droppable = [edge.droppable and edge.chain != (Identity(),) for edge in cell.edges]
         self.spare = [chain.spare for chain in cast("list[LayerChain]", list(self.operations))]
         self.concat = cell.concat
         self.parts = [part for part in self.modules() if part is not self]
@@ -68,7 +69,7 @@ class NetworkCell(nn.Module):
                 states[target] = y
                 if self.spare[e] or factor is not None:
                     owned.add(target)
-        return torch.cat([states[s] for s in self.concat], 1)
+        return torch.cat([states[s] for s in self.concat], 1) if len(self.concat) > 1 else states[self.concat[0]]
 
     def _watched(self) -> bool:
         """Return True if a hook observes the outputs of inner modules, as `guard.first_bad_layer` does."""
@@ -102,18 +103,20 @@ class Network(nn.Module):
         self.cells = nn.ModuleList(NetworkCell(cell) for cell in network.cells)
         self.auxiliary = AuxiliaryHead(network) if auxiliary else None
         self.auxiliary_after = network.auxiliary_after
+        self.rectifies = network.rectifies
+        self.head = build_chain(network.head) if network.head else None
         # Without parameters: an architecture keeps its size, and the classifier can scale.
         self.final_norm = nn.BatchNorm2d(network.features, affine=False) if final_norm else None
         self.classifier = nn.Linear(network.features, network.classes)
-        self.max_edges = max(len(cell.edges) for cell in network.cells)
+        self.max_edges = max(1, max(len(cell.edges) for cell in network.cells))
 
     def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         before = self.stem(images)
         previous = before if self.stem_second is None else self.stem_second(before)
         auxiliary_logits = None
-        # Both cells that read a layer, and the auxiliary head, start with a ReLU; they share it, unless native kernels
+        # If all readers of a layer, and the auxiliary head, start with a ReLU, they share it, unless native kernels
         # compute it on the fly.
-        shared = not (self.training and discrete.available(before))
+        shared = self.rectifies and not (self.training and discrete.available(before))
         if shared:
             before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
         for k, cell in enumerate(self.cells):
@@ -121,6 +124,8 @@ class Network(nn.Module):
             before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
+        if self.head is not None:
+            previous = self.head(previous)
         if self.final_norm is not None:
             previous = self.final_norm(previous)
         # The mean over pixels; in this form its gradient has channels last, like everything else.

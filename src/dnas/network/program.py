@@ -26,7 +26,7 @@ def program(
     chains = [_layers(operation) for operation in operations]
     for state, chain in enumerate(preprocess):
         found = _add_chain(out, _layers(chain), state, None)
-        if found is None or out.convolutions[-1].output != found.source:
+        if found is None or not out.convolutions or out.convolutions[-1].output != found.source:
             return None
         states[state] = found.source
     for node in sorted({target for _, target in ends}):

@@ -26,7 +26,7 @@ from dnas.methods.protocol import GradientMethod, Progress
 from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
-from dnas.space.darts import layer_kinds
+from dnas.space.protocol import layer_kinds
 from dnas.supernet.mapping import DECOUPLED, SHARED
 from dnas.supernet.relaxation import MixingWeights
 

@@ -11,8 +11,8 @@ from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, MethodOptions, Progress
 from dnas.settings import GradientSettings
 from dnas.space.architecture import Architecture
+from dnas.supernet.protocol import Owned
 from dnas.supernet.relaxation import MixingWeights
-from dnas.supernet.supernet import Owned
 
 
 def require_top_edges(part: str, method: GradientMethod) -> None:

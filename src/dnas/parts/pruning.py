@@ -20,7 +20,7 @@ from torch import Tensor
 from dnas.methods.protocol import GradientMethod, Progress
 from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
 from dnas.settings import GradientSettings
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet import derive
 from dnas.supernet.costs import resources
 
@@ -75,7 +75,7 @@ class Pruning(Part):
         return (psi * table[..., RESOURCES.index(self.options.resource)].to(psi)).sum()
 
 
-def weak(scores: Tensor, operations: tuple[str, ...], space: Space, level: float) -> Tensor:
+def weak(scores: Tensor, operations: tuple[str, ...], space: SearchSpace, level: float) -> Tensor:
     """Return [L, E, O] of bool: operations below `level` times the best of their edge, or on edges below `level` times
     the weakest that their node keeps. At level 1 this includes operations that cannot be derived. Equal ones all stay.
 

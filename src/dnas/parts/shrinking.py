@@ -18,7 +18,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, Progress
 from dnas.parts.protocol import Part, PartOptions, SearchView, require_top_edges
 from dnas.settings import GradientSettings
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet import derive
 
 STAGES = 3
@@ -94,7 +94,7 @@ def position(progress: Progress) -> tuple[int, float]:
     return stage, passed - stage
 
 
-def beyond(scores: Tensor, operations: tuple[str, ...], space: Space, keep: int) -> Tensor:
+def beyond(scores: Tensor, operations: tuple[str, ...], space: SearchSpace, keep: int) -> Tensor:
     """Return [L, E, O] of bool: operations that are not among the `keep` best of their edge, the first of equals. The
     best one that can be derived always stays, if necessary instead of the last of them.
 

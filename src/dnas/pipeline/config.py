@@ -45,7 +45,7 @@ from dnas.settings import (
     WidthTrainSettings,
 )
 from dnas.space.darts import DARTS
-from dnas.space.plan import check_channels, check_width
+from dnas.space.network_plan import check_channels, check_width
 from dnas.space.registry import get_space
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, load_prior

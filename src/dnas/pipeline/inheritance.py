@@ -26,7 +26,7 @@ from dnas.pipeline.presets import RATES, begun, preset_settings
 from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.names import MODEL_FILE, RESULT_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.space.registry import get_space
 
 # Settings of a training that a run derives from its images, so they are derived again for other images.

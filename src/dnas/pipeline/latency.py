@@ -28,9 +28,9 @@ from dnas.pipeline.onnx_graph import INPUT, chain_model, network_model, require_
 from dnas.space import latency
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import layer_kinds
 from dnas.space.limits import Delivered
 from dnas.space.primitives import PRIMITIVES
+from dnas.space.protocol import layer_kinds
 from dnas.space.sampling import sample
 
 COPIES = 8  # copies of an operation in one graph, so that the overhead of a call is small

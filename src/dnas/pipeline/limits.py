@@ -17,7 +17,7 @@ from dnas.rng import numpy_stream
 from dnas.settings import CIFAR_STEM, MIN_LAYERS, LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.limits import LATENCY, MACS, PARAMS, RAM, SIZE, Delivered, Feasible
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED

@@ -24,7 +24,8 @@ from dnas.pipeline.config import Config
 from dnas.runtime.names import MODEL_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.plan import plan, size
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
 from dnas.training.build import built, to_device
 
 MODEL_FORMAT = "dnas-model/1"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dnas.errors import InputError
-from dnas.space.plan import NetworkPlan
+from dnas.space.network_plan import NetworkPlan
 from dnas.space.primitives import (
     AvgPool,
     Chain,

@@ -33,7 +33,7 @@ from dnas.settings import (
     TrialSettings,
 )
 from dnas.space.architecture import Architecture, at_depth
-from dnas.space.plan import size
+from dnas.space.network_plan import size
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED

@@ -17,7 +17,7 @@ from dnas.errors import InputError, did_you_mean
 from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.genotype import PAPER_LAYERS
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.space.published import load_published, published
 
 

@@ -31,10 +31,11 @@ from dnas.searching.composition import Closings, perturbed, skip_dropout, those_
 from dnas.searching.judging import FORWARD, JUDGED_AT_ONCE, STAGE
 from dnas.settings import GradientSettings, SupernetSettings
 from dnas.space.architecture import Architecture
-from dnas.space.darts import layer_kinds
+from dnas.space.protocol import layer_kinds
+from dnas.supernet.build import build_supernet
+from dnas.supernet.protocol import Owned, WeightSharing
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.supernet.signal import Halves
-from dnas.supernet.supernet import Owned, Supernet, build_supernet
 from dnas.training import updates
 from dnas.training.batches import Batch, Batches
 from dnas.training.descent import Descent
@@ -382,9 +383,8 @@ class Search:
     def _move_weights(self, batch: Batch, step: int, loss: Tensor, grads: Sequence[Tensor | None]) -> float:
         """Update the weights, except those of operations that the loss did not execute, which do not change."""
         moving, grads = those_that_move(self.with_parts, self, self._executed, grads)
-        parts = None
-        if moving is not None and isinstance(self.supernet, Supernet):
-            parts = self.supernet.parts(moving)
+        sharing = self.supernet if isinstance(self.supernet, WeightSharing) else None
+        parts = sharing.parts(moving) if sharing is not None and moving is not None else None
         taken = self.weight_descent.step(
             step,
             loss,
@@ -399,7 +399,7 @@ class Search:
 
     def owned(self) -> Iterable[Owned]:
         """Return the weights that belong to operations."""
-        return self.supernet.owned() if isinstance(self.supernet, Supernet) else ()
+        return self.supernet.owned() if isinstance(self.supernet, WeightSharing) else ()
 
     @property
     def _shape(self) -> tuple[int, int, int]:

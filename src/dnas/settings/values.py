@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -28,11 +28,12 @@ AUTO_RESIZE: Final[Resize] = "auto"
 CROP: Final[Resize] = "crop"
 PAD: Final[Resize] = "pad"
 SQUEEZE: Final[Resize] = "squeeze"
-StemName = Literal["cifar", "halving", "tiny-imagenet", "imagenet"]  # built by `space/plan.py`
+StemName = Literal["cifar", "halving", "tiny-imagenet", "imagenet"]  # built by each space
 CIFAR_STEM: Final[StemName] = "cifar"
 HALVING_STEM: Final[StemName] = "halving"
 TINY_IMAGENET_STEM: Final[StemName] = "tiny-imagenet"
 IMAGENET_STEM: Final[StemName] = "imagenet"
+STEMS: Final = get_args(StemName)
 SMALLEST_IMAGE = 8  # pixels of a side
 WIDEST = 100  # largest width factor of a reference network
 CHANNELS = 36  # initial channels of a trained network, as in the literature for CIFAR

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Agreement:
     edges_by_layer: tuple[float, ...]
 
 
-def agreement(architectures: Sequence[Architecture], space: Space) -> Agreement | None:
+def agreement(architectures: Sequence[Architecture], space: SearchSpace) -> Agreement | None:
     """Return the mean agreement over all pairs, or None for fewer than two architectures.
 
     All must have the same depth and the number of nodes of the space. They need not lie in the space: if a threshold
@@ -70,7 +70,7 @@ class _Count:
         return (self.common - self.expected) / beyond if beyond > 0 else 0.0
 
 
-def _pair(a: Architecture, b: Architecture, space: Space) -> Agreement:
+def _pair(a: Architecture, b: Architecture, space: SearchSpace) -> Agreement:
     assert len(a) == len(b) and a.reductions == b.reductions, "architectures of the same depth"
     counts = [
         _counts(one, two, space, k in a.reductions) for k, (one, two) in enumerate(zip(a.layers, b.layers, strict=True))
@@ -85,7 +85,7 @@ def _pair(a: Architecture, b: Architecture, space: Space) -> Agreement:
     )
 
 
-def _counts(a: Cell, b: Cell, space: Space, reduction: bool) -> tuple[_Count, _Count]:
+def _counts(a: Cell, b: Cell, space: SearchSpace, reduction: bool) -> tuple[_Count, _Count]:
     """Count the (input, operation) pairs and the inputs over all nodes of a layer."""
     operations = edges = _Count(0, 0, 0)
     for (first, last), one, two in zip(space.node_edges, a.nodes, b.nodes, strict=True):

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dnas.errors import InputError, shown, unknown
-from dnas.space.cell import MAX_LAYERS, Cell, buildable, cell_from_json, integers
-from dnas.space.darts import reduction_layers
+from dnas.space.cell import MAX_LAYERS, Cell, integers
 from dnas.space.genotype import PAPER_LAYERS, literal, nodes_of_genotype
-from dnas.space.registry import SPACES
+from dnas.space.protocol import LayerChoice, reduction_layers
+from dnas.space.registry import FREE, SPACES, space_of
 
 FORMAT = "dnas-architecture/1"
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -34,7 +34,7 @@ class Architecture:
         InputError: A layer lies outside the space; the message names layer, node and slot.
     """
 
-    layers: tuple[Cell, ...]
+    layers: tuple[Any, ...]
     reductions: tuple[int, ...]
     space: str = "darts"
     origin: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -42,26 +42,25 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "reductions", tuple(sorted(set(self.reductions))))
-        if self.space not in SPACES and self.space != "free":
-            raise unknown("space", "space", self.space, [*SPACES, "free"])
+        if self.space not in SPACES and self.space != FREE:
+            raise unknown("space", "space", self.space, [*SPACES, FREE])
         if not 1 <= len(self.layers) <= MAX_LAYERS:
             raise InputError(f"an architecture must have 1 to {MAX_LAYERS} layers, got {len(self.layers)}")
         for k in self.reductions:
             if not 0 <= k < len(self.layers):
                 raise InputError(f"reduction layer {k} does not exist: there are {len(self.layers)} layers")
-        for k, cell in enumerate(self.layers):
-            problem = buildable(cell)
-            if not problem and self.space != "free":
-                problem = SPACES[self.space].objection(cell.nodes, k in self.reductions)
-            if not problem and self.space != "free" and len(cell.concat) != len(cell.nodes):
-                problem = f"concat {list(cell.concat)} leaves out a node; the {self.space!r} space requires all nodes"
+        space = space_of(self.space)
+        for k, layer in enumerate(self.layers):
+            problem = space.buildable(layer)
+            if not problem and self.in_space:
+                problem = space.layer_objection(layer, k in self.reductions)
             if problem:
                 raise InputError(f"layer {k}, {problem}")
 
     @property
     def in_space(self) -> bool:
         """Return True if the architecture lies in its search space, not only in the buildable "free" one."""
-        return self.space != "free"
+        return self.space != FREE
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -78,17 +77,12 @@ class Architecture:
     # --- JSON ---------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        layers: list[dict[str, Any]] = []
-        for cell in self.layers:
-            layer: dict[str, Any] = {"nodes": [[list(slot) for slot in node] for node in cell.nodes]}
-            if cell.concat != Cell(cell.nodes).concat:
-                layer["concat"] = list(cell.concat)
-            layers.append(layer)
+        space = space_of(self.space)
         return {
             "format": FORMAT,
             "space": self.space,
             "reductions": list(self.reductions),
-            "layers": layers,
+            "layers": [space.layer_to_json(layer) for layer in self.layers],
             "origin": dict(self.origin),
         }
 
@@ -123,8 +117,10 @@ class Architecture:
         space = value.get("space")
         if not isinstance(space, str):
             raise InputError("space must be a string")
+        if space not in SPACES and space != FREE:
+            raise unknown("space", "space", space, [*SPACES, FREE])
         return cls(
-            layers=tuple(cell_from_json(layer, k) for k, layer in enumerate(layers)),
+            layers=tuple(space_of(space).layer_from_json(layer, k) for k, layer in enumerate(layers)),
             reductions=integers(value.get("reductions"), "reductions"),
             space=space,
             origin=origin if isinstance(origin, dict) else {},
@@ -205,7 +201,12 @@ class Architecture:
 
 
 def stack(
-    normal: Cell, reduction: Cell, layers: int, *, origin: Mapping[str, Any] | None = None, space: str = "darts"
+    normal: LayerChoice,
+    reduction: LayerChoice,
+    layers: int,
+    *,
+    origin: Mapping[str, Any] | None = None,
+    space: str = "darts",
 ) -> Architecture:
     """Repeat a pair of cells in all layers: the identity architecture mapping of the paper (§3.2).
 
@@ -219,13 +220,12 @@ def stack(
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
     inside = space in SPACES and all(
-        SPACES[space].objection(cell.nodes, bool(kind)) is None and len(cell.concat) == len(cell.nodes)
-        for kind, cell in enumerate((normal, reduction))
+        SPACES[space].layer_objection(cell, bool(kind)) is None for kind, cell in enumerate((normal, reduction))
     )
-    return Architecture(genes, reductions, space if inside else "free", origin or {})
+    return Architecture(genes, reductions, space if inside else FREE, origin or {})
 
 
-def cell_pair(architecture: Architecture) -> tuple[Cell, Cell] | None:
+def cell_pair(architecture: Architecture) -> tuple[Any, Any] | None:
     """Return the (normal, reduction) cells of a stacked architecture, or None if the layers differ."""
     reductions = {architecture.layers[k] for k in architecture.reductions}
     normals = {cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions}

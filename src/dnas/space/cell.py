@@ -7,11 +7,11 @@ from typing import Any
 
 from dnas.errors import InputError, shown
 from dnas.space.primitives import PRIMITIVES
+from dnas.space.protocol import Slot
 
 # Far above any real network, and small enough to reject a malicious file immediately.
 MAX_LAYERS = 1000
 MAX_NODES = 32
-Slot = tuple[str, int]  # (primitive, input state); states 0 and 1 are the two previous cells
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ def buildable(cell: Cell) -> str | None:
     if not cell.concat:
         return "no node has an input, so the cell has no output"
     return None
+
+
+def cell_to_json(cell: Cell) -> dict[str, Any]:
+    """Return a cell for an architecture file."""
+    layer: dict[str, Any] = {"nodes": [[list(slot) for slot in node] for node in cell.nodes]}
+    if cell.concat != Cell(cell.nodes).concat:
+        layer["concat"] = list(cell.concat)
+    return layer
 
 
 def cell_from_json(value: Any, k: int) -> Cell:

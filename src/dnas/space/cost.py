@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from dnas.space.plan import CellPlan, NetworkPlan
-from dnas.space.primitives import Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, Strided, Zero
+from dnas.space.network_plan import LayerPlan, NetworkPlan
+from dnas.space.primitives import Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, ReLU6, Strided, Zero
 
 # Bytes per number.
 PRECISIONS = {"float32": 4, "int8": 1}
@@ -115,7 +115,8 @@ def programs(network: NetworkPlan, image_size: int, image_channels: int, final_n
     stem = Program({0: image_channels * image_size**2}, layer="stem")
     before, pixels_before = _chain(stem, network.stem.first, 0, image_size)
     width = network.stem.width
-    before = stem.add("ReLU", (before,), stem.steps[-1].size, overwrites=True)
+    if network.rectifies:
+        before = stem.add("ReLU", (before,), stem.steps[-1].size, overwrites=True)
     previous, pixels = before, pixels_before
     if network.stem.second:
         previous, pixels = _chain(stem, network.stem.second, before, pixels_before, width, rectified=True)
@@ -125,13 +126,16 @@ def programs(network: NetworkPlan, image_size: int, image_channels: int, final_n
     widths = (width, width)
     for k, cell in enumerate(network.cells):
         alone, last = k == 0 and before == previous, k == len(network.cells) - 1
+        if not network.looks_back:
+            alone = last = True
         part = layer_program(cell, Reads(*widths, pixels_before, pixels, alone, last), f"layer {k}")
         parts.append(part)
         pixels_before, pixels = pixels, side_after(cell, pixels_before, pixels)
         widths = (widths[1], cell.outputs)
+    end = Program({PREVIOUS: widths[1] * pixels**2}, layer="classifier")
+    last_one, pixels = _chain(end, network.head, PREVIOUS, pixels, widths[1])
     numbers = network.features * pixels**2
-    end = Program({PREVIOUS: numbers}, layer="classifier")
-    features = end.add("norm", (PREVIOUS,), numbers) if final_norm else PREVIOUS
+    features = end.add("norm", (last_one,), numbers) if final_norm else last_one
     rows = end.add("transpose", (features,), numbers)
     mean = end.add("mean", (rows,), network.features)
     end.kept = (end.add("linear", (mean,), network.classes),)
@@ -145,8 +149,8 @@ class Reads:
     Attributes:
         before, previous: Channels of the outputs of the two preceding layers.
         pixels_before, pixels: Their side lengths in pixels.
-        alone: True if both are the same tensor, the output of the stem.
-        last: True for the last layer; otherwise the next layer reads `previous` again.
+        alone: True if both are the same tensor, the output of the stem, or if the first is not read.
+        last: True for the last layer, or if no layer looks back; otherwise the next layer reads `previous` again.
     """
 
     before: int
@@ -157,7 +161,7 @@ class Reads:
     last: bool = False
 
 
-def side_after(cell: CellPlan, pixels_before: int, pixels: int) -> int:
+def side_after(cell: LayerPlan, pixels_before: int, pixels: int) -> int:
     """Return the side length of the output of a layer, in pixels."""
     sides = {0: _side(cell.preprocess[0], pixels_before), 1: _side(cell.preprocess[1], pixels)}
     for edge in cell.edges:
@@ -171,7 +175,7 @@ def _side(chain: Chain, side: int) -> int:
     return side
 
 
-def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
+def layer_program(cell: LayerPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
     """Return the steps of a layer, as computed by `NetworkCell`.
 
     Args:
@@ -204,7 +208,8 @@ def layer_program(cell: CellPlan, reads: Reads, name: str = "layer", whole: bool
         layer.kept = (PREVIOUS, *(states[s] for s in states if s > 1))
         return layer
     numbers = cell.outputs * sides[cell.concat[0]] ** 2
-    out = layer.add("concat", [states[s] for s in cell.concat], numbers)
+    parts = [states[s] for s in cell.concat]
+    out = layer.add("concat", parts, numbers) if len(parts) > 1 else parts[0]
     layer.kept = (out,) if reads.last else (PREVIOUS, out)
     return layer
 
@@ -301,7 +306,7 @@ def _chain(
         match layer:
             case Identity():
                 pass
-            case ReLU():
+            case ReLU() | ReLU6():
                 if i or not rectified:
                     tensor = whole.add("ReLU", (tensor,), channels * side**2, overwrites=True)
             case Norm():

@@ -1,157 +1,69 @@
-"""Cell-based search spaces: nodes, edges, primitives and the positions of reduction layers."""
+"""Spaces of cells: each node of a cell sums operations on earlier states (Liu et al., DARTS, ICLR 2019)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import combinations
+from typing import Any
 
-import numpy as np
-
-from dnas.errors import SettingError
-from dnas.settings import MIN_LAYERS
-from dnas.space.cell import Cell, Slot
-from dnas.space.primitives import DARTS_PRIMITIVES
-
-
-def reduction_layers(layers: int) -> tuple[int, int]:
-    """Return the layers that halve the resolution: layers // 3 and 2 · layers // 3 (DARTS).
-
-    Raises InputError for fewer than 3 layers: a network has two reductions and at least one normal layer.
-    """
-    if layers < MIN_LAYERS:
-        raise SettingError(
-            "layers", "layers", f" must be at least {MIN_LAYERS}, got {layers}: two of them reduce the resolution"
-        )
-    return layers // 3, 2 * layers // 3
-
-
-def layer_kinds(layers: int) -> list[int]:
-    """Return 0 for each normal layer and 1 for each reduction."""
-    reductions = reduction_layers(layers)
-    return [int(k in reductions) for k in range(layers)]
+from dnas.space.cell import MAX_NODES, Cell, buildable, cell_from_json, cell_to_json
+from dnas.space.darts_plan import STEMS, cell_plan
+from dnas.space.network_plan import LayerPlan, Stem
+from dnas.space.primitives import DARTS_PRIMITIVES, PRIMITIVES, Chain
+from dnas.space.protocol import SearchSpace, Slot
 
 
 @dataclass(frozen=True)
-class Space:
-    """A cell-based search space. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n.
+class Space(SearchSpace):
+    """A space of cells. States 0 and 1 are the outputs of the two previous layers, state 2 + n is node n."""
 
-    Attributes:
-        name: Name in an architecture file.
-        nodes: Number of intermediate nodes per cell.
-        inputs_per_node: Number of incoming edges that a node keeps in an architecture.
-        primitives: The candidate operations, in canonical order.
-        per_edge: The primitives of each edge, for normal layers and for reductions. Empty: every edge has all.
-        none: True if `none` is a candidate during the search, False if not; None leaves it to the method.
-    """
+    @property
+    def thins(self) -> bool:
+        return True
 
-    name: str
-    nodes: int
-    inputs_per_node: int
-    primitives: tuple[str, ...]
-    per_edge: tuple[tuple[tuple[str, ...], ...], ...] = ()
-    none: bool | None = None
-
-    def choices(self, reduction: bool, edge: int) -> tuple[str, ...]:
-        """Return the primitives of an edge in a layer of this kind."""
-        return self.per_edge[reduction][edge] if self.per_edge else self.primitives
-
-    @cached_property
-    def edges(self) -> tuple[tuple[int, int], ...]:
-        """(node, source state) of every edge, node-major: node n has n + 2 incoming edges."""
-        return tuple((n, source) for n in range(self.nodes) for source in range(n + 2))
-
-    @cached_property
-    def node_edges(self) -> tuple[tuple[int, int], ...]:
-        """Range [first, last) of the edges of each node: (0, 2), (2, 5), (5, 9), (9, 14) for 4 nodes."""
-        ends = np.cumsum([n + 2 for n in range(self.nodes)])
-        return tuple((int(end) - n - 2, int(end)) for n, end in enumerate(ends))
-
-    def objection(self, nodes: Sequence[Sequence[tuple[str, int]]], reduction: bool = False) -> str | None:
-        """Return the reason why a cell is not in this space, with its node and slot, or None if it is."""
-        if len(nodes) != self.nodes:
-            return f"the cell has {len(nodes)} nodes, but the {self.name!r} space has {self.nodes}"
-        for n, node in enumerate(nodes):
-            if len(node) != self.inputs_per_node:
-                return f"node {n} has {len(node)} inputs, but the {self.name!r} space has {self.inputs_per_node}"
-            for s, (op, source) in enumerate(node):
-                if op not in self.primitives:
-                    return f"node {n}, slot {s}: operation {op!r} is not in the {self.name!r} space"
-                if not 0 <= source < n + 2:
-                    return f"node {n}, slot {s}: input {source} does not exist; the inputs of node {n} are 0 to {n + 1}"
-                if source in [other for _, other in node[:s]]:
-                    return f"node {n}, slot {s}: input {source} is used twice; the inputs of a node must differ"
-                if op not in (choices := self.choices(reduction, self.node_edges[n][0] + source)):
-                    kind = "reduction" if reduction else "normal layer"
-                    return f"node {n}, slot {s}: input {source} of a {kind} must use {' or '.join(choices)}, got {op!r}"
+    def invalid(self) -> str | None:
+        if not 1 <= self.nodes <= MAX_NODES:
+            return f"a cell must have 1 to {MAX_NODES} nodes, got {self.nodes}"
+        if self.inputs_per_node not in (1, 2):
+            reason = "as the first node has two possible inputs"
+            return f"inputs_per_node must be 1 or 2, {reason}, got {self.inputs_per_node}"
         return None
 
-    def cells(self, reduction: bool = False) -> int:
-        """Return the number of possible cells of a layer: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
-        return math.prod(
-            sum(
-                math.prod(len(self.choices(reduction, edge)) for edge in edges)
-                for edges in combinations(range(first, last), self.inputs_per_node)
-            )
-            for first, last in self.node_edges
-        )
+    def knows(self, operation: str) -> bool:
+        return operation in PRIMITIVES
 
-    def count(self, layers: int) -> int:
-        """Return the number of architectures of this depth if every layer has a separate cell."""
-        return int(self.cells() ** (layers - 2) * self.cells(True) ** 2)
+    def edges_of(self, node: int) -> int:
+        return node + 2
 
-    def sample(self, rng: np.random.Generator, reduction: bool) -> Cell:
-        """Draw a cell of this kind uniformly, provided that all edges have the same number of primitives."""
-        nodes = []
-        for n, (first, _) in enumerate(self.node_edges):
-            sources = sorted(rng.choice(n + 2, self.inputs_per_node, replace=False).tolist())
-            choices = [self.choices(reduction, first + source) for source in sources]
-            ops = rng.integers([len(names) for names in choices])
-            nodes.append(tuple((names[o], s) for names, o, s in zip(choices, ops, sources, strict=True)))
-        return Cell(tuple(nodes))
+    def layer(self, nodes: Sequence[Sequence[Slot]]) -> Cell:
+        return Cell(tuple(tuple(node) for node in nodes))
 
-    def neighbours(self, cell: Cell, reduction: bool) -> list[Cell]:
-        """Return all cells that differ in one operation or one input of one slot."""
-        return [
-            _with_slot(cell, n, s, slot)
-            for n, node in enumerate(cell.nodes)
-            for s in range(len(node))
-            for slot in self._other_slots(node, n, s, reduction)
-        ]
+    def buildable(self, layer: Cell) -> str | None:
+        return buildable(layer)
 
-    def mutate(self, rng: np.random.Generator, cell: Cell, reduction: bool) -> Cell:
-        """Change the operation or the input (if another one exists), with equal probability, of a uniform slot."""
-        n = int(rng.integers(self.nodes))
-        node = cell.nodes[n]
-        s = int(rng.integers(len(node)))
-        slots = self._other_slots(node, n, s, reduction)
-        inputs = [slot for slot in slots if slot[1] != node[s][1]]
-        if inputs and rng.integers(2):
-            return _with_slot(cell, n, s, inputs[int(rng.integers(len(inputs)))])
-        operations = [slot for slot in slots if slot[1] == node[s][1]]
-        return _with_slot(cell, n, s, operations[int(rng.integers(len(operations)))])
+    def layer_to_json(self, layer: Cell) -> dict[str, Any]:
+        return cell_to_json(layer)
 
-    def _other_slots(self, node: tuple[tuple[str, int], ...], n: int, s: int, reduction: bool) -> list[tuple[str, int]]:
-        """Return the alternatives for slot s of node n: another operation, or another input with the same operation.
+    def layer_from_json(self, value: Any, k: int) -> Cell:
+        return cell_from_json(value, k)
 
-        An input whose edge does not offer this operation is listed with each operation that it offers.
-        """
-        op, source = node[s]
-        taken = {other for _, other in node}
-        first = self.node_edges[n][0]
-        slots = [(other, source) for other in self.choices(reduction, first + source) if other != op]
-        for other in set(range(n + 2)) - taken:
-            choices = self.choices(reduction, first + other)
-            slots += [(name, other) for name in ((op,) if op in choices else choices)]
-        return slots
+    def layer_objection(self, layer: Cell, reduction: bool) -> str | None:
+        left_out = len(layer.concat) != len(layer.nodes)
+        text = f"concat {list(layer.concat)} leaves out a node; the {self.name!r} space requires all nodes"
+        return self.objection(layer.nodes, reduction) or (text if left_out else None)
 
+    def stem(self, name: str, inputs: int, channels: int) -> Stem:
+        return STEMS[name](inputs, channels)
 
-def _with_slot(cell: Cell, n: int, s: int, slot: Slot) -> Cell:
-    nodes = [list(node) for node in cell.nodes]
-    nodes[n][s] = slot
-    return Cell(tuple(tuple(node) for node in nodes))
+    def layer_plan(
+        self, layer: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool
+    ) -> LayerPlan:
+        return cell_plan(layer, before, previous, width, reduction, shrunk)
+
+    def operation_chains(
+        self, operation: str, edge: int, plan: LayerPlan, previous: int, reduction: bool
+    ) -> tuple[Chain, ...]:
+        return (PRIMITIVES[operation].chain(plan.channels, 2 if reduction and self.edges[edge][1] < 2 else 1),)
 
 
 DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=DARTS_PRIMITIVES)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from dnas.space.plan import CellPlan, NetworkPlan
-from dnas.space.primitives import Chain, Conv, FactorizedReduce, Norm, ReLU, Strided
+from dnas.space.network_plan import LayerPlan, NetworkPlan
+from dnas.space.primitives import Chain, Conv, FactorizedReduce, Norm, ReLU, ReLU6, Strided
 
 FLOAT = 4
 TENSOR = 68  # the name and shape of a stored tensor
@@ -27,7 +27,7 @@ def onnx_bytes(network: NetworkPlan, final_norm: bool = False, facts: int = 0) -
         final_norm: As in `TrainSettings`.
         facts: Bytes of the metadata on images and classes.
     """
-    stem = sum(chain_bytes(chain) for chain in (network.stem.first, network.stem.second)) + 2 * RELU
+    stem = sum(map(chain_bytes, (network.stem.first, network.stem.second, network.head))) + 2 * RELU
     cells = sum(cell_bytes(cell) + sum(edge_bytes(edge.chain) for edge in cell.edges) for cell in network.cells)
     return stem + cells + end_bytes(network.features, network.classes, final_norm) + facts
 
@@ -43,7 +43,7 @@ def end_bytes(features: int, classes: int, final_norm: bool) -> int:
     return REST + norm + FLOAT * (features + 1) * classes
 
 
-def cell_bytes(cell: CellPlan) -> int:
+def cell_bytes(cell: LayerPlan) -> int:
     """Return the bytes of a layer without its edges."""
     return sum(map(chain_bytes, cell.preprocess)) + CONCAT + RELU
 
@@ -66,7 +66,7 @@ def chain_bytes(chain: Chain) -> int:
                 weights = layer.inputs * layer.outputs
                 total += RELU + 4 * SLICE + 2 * (CONV + TENSOR) + CONCAT + FLOAT * weights
                 total += NORM + 4 * (TENSOR + FLOAT * layer.outputs)
-            case ReLU():
+            case ReLU() | ReLU6():
                 total += RELU
             case Strided():
                 total += POOL

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dnas.errors import InputError, shown
-from dnas.space.cell import MAX_NODES, Slot, is_int
+from dnas.space.cell import MAX_NODES, is_int
+from dnas.space.protocol import Slot
 
 # The depth of networks for CIFAR since NASNet, at which genotypes are published.
 PAPER_LAYERS = 20

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from dnas.space.architecture import Architecture
 from dnas.space.cost import side_after
-from dnas.space.plan import NetworkPlan
+from dnas.space.network_plan import NetworkPlan
 from dnas.space.primitives import chain_cost
 
 FIXED = "fixed"

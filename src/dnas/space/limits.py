@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from dnas.space import latency, sampling
 from dnas.space.architecture import Architecture, at_depth, cell_pair
-from dnas.space.cell import Cell, Slot
 from dnas.space.choosing import Group, Options, best_choice
 from dnas.space.cost import PRECISIONS, Program, Reads, layer_program, peak, programs, side_after
-from dnas.space.darts import Space, layer_kinds, reduction_layers
 from dnas.space.file_size import edge_bytes, facts_bytes, onnx_bytes
-from dnas.space.plan import CellPlan, NetworkPlan, Shape, cell_plan, plan, size
+from dnas.space.network_plan import LayerPlan, NetworkPlan, Shape, size
+from dnas.space.plan import plan
 from dnas.space.primitives import PRIMITIVES, chain_cost
+from dnas.space.protocol import Nodes, SearchSpace, Slot, layer_kinds, reduction_layers
 
 # Costs of a network that can be limited. All but the last are sums.
 PARAMS, MACS, SIZE, LATENCY, RAM = "params", "macs", "size", "latency", "ram"
@@ -31,7 +31,6 @@ SUMS = (PARAMS, MACS, SIZE, LATENCY)
 LIMITED = (PARAMS, MACS, SIZE, RAM)  # independent of the machine
 ANY = "skip_connect"  # used if any operation will do
 TRIES = 20  # draws before a draw is changed to be within the limits
-Nodes = tuple[tuple[Slot, ...], ...]
 Floats = npt.NDArray[np.float64]
 
 
@@ -48,7 +47,7 @@ class Delivered:
         times: Times of its operations in nanoseconds, see `space.latency`; empty if latency is not limited.
     """
 
-    space: Space
+    space: SearchSpace
     layers: int
     shared: bool
     shape: Shape
@@ -154,7 +153,7 @@ class Feasible:
         chosen = best_choice(groups, self._left)
         if chosen is None:
             return None
-        cells = [Cell(tuple(nodes)) for nodes in chosen]
+        cells = [self.space.layer(nodes) for nodes in chosen]
         genes = [cells[k in reductions] for k in range(layers)] if self.delivered.shared else cells
         return Architecture(tuple(genes), reductions, self.space.name)
 
@@ -183,7 +182,7 @@ class Feasible:
                 best = tried
         return best
 
-    def _cells(self, architecture: Architecture) -> list[Cell] | None:
+    def _cells(self, architecture: Architecture) -> list[Any] | None:
         """Return the cell of each group, or None if the architecture is outside the space or has another depth."""
         if architecture.space != self.space.name or not architecture.in_space:
             return None
@@ -219,7 +218,7 @@ class Feasible:
         return self.delivered.planned(sampling.sample(self.space, rng, self.delivered.layers, shared=True))
 
     @cached_property
-    def _places(self) -> list[tuple[CellPlan, Reads]]:
+    def _places(self) -> list[tuple[LayerPlan, Reads]]:
         """Plan of a cell, and the inputs, of each delivered layer."""
         network, shape = self._example, self.delivered.shape
         found = []
@@ -248,14 +247,14 @@ class Feasible:
         outer = chain_cost(cell.preprocess[1], reads.pixels)[1]
         inner = side_after(cell, reads.pixels_before, reads.pixels)
         table = np.zeros((len(self.space.edges), len(self.space.primitives), len(SUMS)), np.int64)
-        for e, (_, source) in enumerate(self.space.edges):
-            outside = source < 2
+        for e, (_, edge) in enumerate(self.space.edges):
+            stride = 2 if reduction and edge < 2 else 1
             for o, name in enumerate(self.space.primitives):
-                stride, side = 2 if reduction and outside else 1, outer if outside else inner
-                chain = PRIMITIVES[name].chain(cell.channels, stride)
-                cost, _ = chain_cost(chain, side)
-                time = self.delivered.times.get(latency.key(name, cell.channels, stride, side), 0)
-                table[e, o] = cost.params, cost.macs, edge_bytes(chain), time
+                for chain in self.space.operation_chains(name, e, cell, reads.previous, reduction):
+                    side = outer if chain_cost(chain, outer)[1] == inner else inner
+                    cost, _ = chain_cost(chain, side)
+                    time = self.delivered.times.get(latency.key(name, cell.channels, stride, side), 0)
+                    table[e, o] += cost.params, cost.macs, edge_bytes(chain), time
         return table
 
     @cached_property
@@ -294,7 +293,7 @@ class Feasible:
         kinds, second = layer_kinds(self.delivered.layers), bool(self._example.stem.second)
         shrunk = [second, *map(bool, kinds)]
         return [
-            _Place(cell.channels, reads, bool(kinds[k]), shrunk[k], self.space.nodes)
+            _Place(self.space, cell.channels, reads, bool(kinds[k]), shrunk[k])
             for k, (cell, reads) in enumerate(self._places)
         ]
 
@@ -357,31 +356,39 @@ class Feasible:
 class _Place:
     """The properties of a layer that affect the memory of its cell."""
 
+    space: SearchSpace
     channels: int
     reads: Reads
     reduction: bool
     shrunk: bool
-    nodes: int
 
-    def plan(self, nodes: Nodes) -> CellPlan:
+    def plan(self, nodes: Nodes) -> LayerPlan:
         reads = self.reads
-        return cell_plan(Cell(nodes), reads.before, reads.previous, self.channels, self.reduction, self.shrunk)
+        return self.space.first_nodes_plan(
+            nodes, reads.before, reads.previous, self.channels, self.reduction, self.shrunk
+        )
 
     @property
     def joined(self) -> int:
         """Elements live during the final concatenation: all nodes twice, and the other input of the next layer."""
-        side = side_after(self.plan((((ANY, 0),),) * self.nodes), self.reads.pixels_before, self.reads.pixels)
+        if self.space.nodes == 1:
+            return 0
+        side = side_after(self.plan((((ANY, 0),),) * self.space.nodes), self.reads.pixels_before, self.reads.pixels)
         kept = 0 if self.reads.last else self.reads.previous * self.reads.pixels**2
-        return kept + 2 * self.nodes * self.channels * side**2
+        return kept + 2 * self.space.nodes * self.channels * side**2
 
     @property
     def bound(self) -> int:
         """Upper bound on the live elements of any cell here: all steps of the preprocessing, every state twice, and the
-        intermediate tensors of an operation."""
+        intermediate tensors of an operation. A layer of one operation is measured with each."""
+        if self.space.nodes == self.space.inputs_per_node == 1:
+            edges = enumerate(self.space.edges)
+            layers = [((name, edge),) for e, (_, edge) in edges for name in self.space.choices(self.reduction, e)]
+            return max(peak(layer_program(self.plan((node,)), self.reads)).numbers for node in layers)
         program = layer_program(self.plan(()), self.reads, whole=False)
         inputs = sum(program.size.values())
         state = max(self.channels * side**2 for side in (self.reads.pixels_before, self.reads.pixels))
-        return inputs + state * (2 * (2 + self.nodes) + 8)
+        return inputs + state * (2 * (2 + self.space.nodes) + 8)
 
 
 @dataclass(frozen=True)
@@ -399,12 +406,15 @@ NONE = _Nodes((), ())
 def _numbers(place: _Place, first: _Nodes) -> int:
     """Return a lower bound on the live elements of a cell with these first nodes."""
     cell = place.plan(first.nodes)
-    return peak(layer_program(cell, place.reads, whole=len(first.nodes) == place.nodes)).numbers
+    return peak(layer_program(cell, place.reads, whole=len(first.nodes) == place.space.nodes)).numbers
 
 
 @cache
 def _kinds(op: str, reduces: bool) -> int:
-    """Return the memory class of an operation. Operations with the same kinds and strides of layers share a class."""
+    """Return the memory class of an operation. Operations with the same kinds and strides of layers share a class; each
+    block is a class of its own."""
+    if op not in PRIMITIVES:
+        return _KINDS.setdefault(op, len(_KINDS))
     chain = PRIMITIVES[op].chain(2, 2 if reduces else 1)
     layers = tuple((type(layer).__name__, getattr(layer, "stride", None)) for layer in chain)
     return _KINDS.setdefault(layers, len(_KINDS))

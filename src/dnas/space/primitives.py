@@ -56,6 +56,11 @@ class ReLU(Layer):
 
 
 @dataclass(frozen=True)
+class ReLU6(Layer):
+    """A rectifier with outputs of at most 6."""
+
+
+@dataclass(frozen=True)
 class Strided(Layer):
     """A layer that subsamples by `stride`."""
 

@@ -6,20 +6,18 @@ import re
 
 from dnas.errors import unknown
 from dnas.plugins import Registry
-from dnas.space.cell import MAX_NODES
-from dnas.space.darts import DARTS, S1, S2, S3, S4, Space
-from dnas.space.primitives import PRIMITIVES
+from dnas.space.chain import MOBILE, RESNET
+from dnas.space.darts import DARTS, S1, S2, S3, S4
+from dnas.space.protocol import SearchSpace
 
 FREE = "free"  # the space in architecture files if an architecture does not belong to a search space
 
 
-def _objection(space: Space) -> str | None:
+def _objection(space: SearchSpace) -> str | None:
     if space.name == FREE:
         return f"{FREE!r} is reserved for architectures outside all search spaces"
-    if not 1 <= space.nodes <= MAX_NODES:
-        return f"a cell must have 1 to {MAX_NODES} nodes, got {space.nodes}"
-    if space.inputs_per_node not in (1, 2):
-        return f"inputs_per_node must be 1 or 2, as the first node has two possible inputs, got {space.inputs_per_node}"
+    if problem := space.invalid():
+        return problem
     kinds = space.per_edge or ((space.primitives,) * len(space.edges),) * 2
     if [len(edges) for edges in kinds] != [len(space.edges)] * 2:
         return f"per_edge must list the primitives of {len(space.edges)} edges, for normal layers and for reductions"
@@ -30,23 +28,28 @@ def _objection(space: Space) -> str | None:
             return "'none' cannot be listed as a primitive; set the field `none` of the space instead"
         if strange := [name for name in names if name not in space.primitives]:
             return f"an edge has {strange[0]!r}, which is not among the primitives of the space"
-    if strange := [name for name in space.primitives if name not in PRIMITIVES]:
+    if strange := [name for name in space.primitives if not space.knows(name)]:
         return f"unknown primitive {strange[0]!r}; register it first, or add an entry point for it to the package"
     return None
 
 
-SPACES = Registry[Space](
+SPACES = Registry[SearchSpace](
     "dnas.spaces",
-    Space,
+    SearchSpace,
     "space",
-    lambda: {space.name: space for space in (DARTS, S1, S2, S3, S4)},
+    lambda: {space.name: space for space in (DARTS, S1, S2, S3, S4, MOBILE, RESNET)},
     spelled=(re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*"), "lowercase letters, digits, hyphens and underscores"),
     objection=_objection,
 )
 
 
-def get_space(name: str) -> Space:
+def get_space(name: str) -> SearchSpace:
     """Return the space with this name. Raises InputError, with the known names, for an unknown one."""
     if name not in SPACES:
         raise unknown("space", "--space", name, SPACES)
     return SPACES[name]
+
+
+def space_of(name: str) -> SearchSpace:
+    """Return the space of an architecture; architectures outside all spaces are of cells."""
+    return DARTS if name == FREE else get_space(name)

@@ -8,10 +8,10 @@ import numpy as np
 
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import Space, reduction_layers
+from dnas.space.protocol import SearchSpace, reduction_layers
 
 
-def sample(space: Space, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
+def sample(space: SearchSpace, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
     """Draw a uniform architecture: a separate cell for every layer or, if cells are `shared`, one for all normal
     layers and one for all reductions."""
     reductions = reduction_layers(layers)
@@ -21,7 +21,7 @@ def sample(space: Space, rng: np.random.Generator, layers: int, *, shared: bool 
     return Architecture(tuple(genes), reductions, space.name, {"sampled": "uniform"})
 
 
-def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
+def neighbours(space: SearchSpace, architecture: Architecture) -> list[Architecture]:
     """Return all architectures that differ in one operation or one input of one slot."""
     return [
         _with_gene(architecture, (k,), gene)
@@ -31,7 +31,7 @@ def neighbours(space: Space, architecture: Architecture) -> list[Architecture]:
 
 
 def mutate(
-    space: Space, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False, most: int = 1
+    space: SearchSpace, rng: np.random.Generator, architecture: Architecture, *, shared: bool = False, most: int = 1
 ) -> Architecture:
     """Mutate one slot (`Space.mutate`) of a uniformly drawn layer.
 
@@ -45,7 +45,9 @@ def mutate(
     return architecture
 
 
-def _mutated_once(space: Space, rng: np.random.Generator, architecture: Architecture, shared: bool) -> Architecture:
+def _mutated_once(
+    space: SearchSpace, rng: np.random.Generator, architecture: Architecture, shared: bool
+) -> Architecture:
     kinds = [tuple(k for k in range(len(architecture)) if k not in architecture.reductions), architecture.reductions]
     same = kinds[int(rng.integers(2))] if shared else (int(rng.integers(len(architecture))),)
     gene = space.mutate(rng, architecture.layers[same[0]], same[0] in architecture.reductions)

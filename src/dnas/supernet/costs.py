@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dnas.space.darts import Space, reduction_layers
+from dnas.space.plan import plan
 from dnas.space.primitives import (
     PRIMITIVES,
     AvgPool,
@@ -20,27 +21,41 @@ from dnas.space.primitives import (
     Norm,
     Primitive,
     ReLU,
+    ReLU6,
     Zero,
+    chain_cost,
 )
+from dnas.space.protocol import SearchSpace, reduction_layers
+from dnas.space.sampling import sample
 
 
-def resources(space: Space, operations: tuple[str, ...], layers: int, channels: int, image_size: int) -> Tensor:
+def resources(space: SearchSpace, operations: tuple[str, ...], layers: int, channels: int, image_size: int) -> Tensor:
     """Return the parameters, multiply-accumulates and memory accesses [L, E, O, 3] of each operation on each edge of
     a network of this width."""
-    return _resources(space, tuple(PRIMITIVES[name] for name in operations), layers, channels, image_size)
+    return _resources(space, operations, tuple(map(PRIMITIVES.get, operations)), layers, channels, image_size)
 
 
 @cache
-def _resources(space: Space, operations: tuple[Primitive, ...], layers: int, channels: int, image_size: int) -> Tensor:
-    rows, size, width = [], image_size, channels
-    for k in range(layers):
-        reduction = k in reduction_layers(layers)
-        width, outer = width * (2 if reduction else 1), size
+def _resources(
+    space: SearchSpace,
+    operations: tuple[str, ...],
+    registered: tuple[Primitive | None, ...],  # so that the cache is not used if a name is registered again
+    layers: int,
+    channels: int,
+    image_size: int,
+) -> Tensor:
+    layout = plan(sample(space, np.random.default_rng(0), layers), channels=channels, classes=2)
+    rows, size, previous = [], image_size, layout.stem.width
+    for k, layer in enumerate(layout.cells):
+        reduction, outer = k in reduction_layers(layers), size
         size = -(-size // 2) if reduction else size
-        for _, source in space.edges:
-            outside = source < 2
-            stride, pixels = (2, outer) if reduction and outside else (1, size)
-            rows.append([_used(each.chain(width, stride), width, pixels) for each in operations])
+        for e in range(len(space.edges)):
+            for name in operations:
+                used = np.zeros(3, np.int64)
+                for chain in space.operation_chains(name, e, layer, previous, reduction):
+                    used += _used(chain, layer.channels, outer if chain_cost(chain, outer)[1] == size else size)
+                rows.append(used.tolist())
+        previous = layer.outputs
     return torch.tensor(rows, dtype=torch.float64).view(layers, len(space.edges), len(operations), 3)
 
 
@@ -70,7 +85,7 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
                 accesses += channels * (before + after)
             case Identity():
                 accesses += channels * (before + after)
-            case ReLU() | Norm() | Zero() | Noise():
+            case ReLU() | ReLU6() | Norm() | Zero() | Noise():
                 pass
             case _:
                 params += layer.params()

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.darts import Space, reduction_layers
 from dnas.space.limits import Feasible
+from dnas.space.protocol import SearchSpace, reduction_layers
 
 
 def top_edges(
     scores: Tensor,
     operations: Sequence[str],
-    space: Space,
+    space: SearchSpace,
     origin: Mapping[str, Any] | None = None,
     feasible: Feasible | None = None,
 ) -> Architecture:
@@ -35,7 +34,7 @@ def top_edges(
         feasible: Return the architecture with the largest sum among these.
     """
     genes = tuple(
-        Cell(tuple(tuple(slot[:2] for slot in node) for node in layer))
+        space.layer([[slot[:2] for slot in node] for node in layer])
         for layer in _kept(scores, operations, space, feasible)
     )
     return Architecture(genes, reduction_layers(len(genes)), space.name, origin or {})
@@ -45,7 +44,7 @@ def threshold(
     scores: Tensor,
     weights: Tensor,
     operations: Sequence[str],
-    space: Space,
+    space: SearchSpace,
     minimum: float,
     origin: Mapping[str, Any] | None = None,
     feasible: Feasible | None = None,
@@ -53,23 +52,26 @@ def threshold(
     """Apply `top_edges`, then remove operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
 
     Nodes may lose inputs, so the result can lie outside the search space, but it can always be built. A layer that
-    would lose its output keeps the strongest of the operations that read one of its two inputs.
+    would lose its output keeps the strongest of the operations that read one of its two inputs. In a chain, where each
+    layer has one operation, all are kept.
     """
+    if not space.thins:
+        return top_edges(scores, operations, space, origin, feasible)
     genes = []
     for k, layer in enumerate(_kept(scores, operations, space, feasible)):
         strength = {(e, o): weights[k, e, o].item() for node in layer for _, _, e, o in node}
         strong = {slot for slot, weight in strength.items() if weight >= minimum}
-        gene = _gene(layer, strong)
+        gene = _gene(space, layer, strong)
         if not gene.concat:
             from_inputs = [(e, o) for node in layer for _, source, e, o in node if source < 2]
-            gene = _gene(layer, strong | {max(from_inputs, key=lambda slot: strength[slot])})
+            gene = _gene(space, layer, strong | {max(from_inputs, key=lambda slot: strength[slot])})
         genes.append(gene)
     reductions = reduction_layers(len(genes))
     inside = all(space.objection(gene.nodes, k in reductions) is None for k, gene in enumerate(genes))
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
 
 
-def closed(operations: Sequence[str], space: Space, layers: int) -> Tensor:
+def closed(operations: Sequence[str], space: SearchSpace, layers: int) -> Tensor:
     """Return a mask [L, E, O] of operations that cannot be chosen: those that an edge does not offer, and `none`."""
     reductions = reduction_layers(layers)
     return torch.tensor(
@@ -80,19 +82,19 @@ def closed(operations: Sequence[str], space: Space, layers: int) -> Tensor:
     )
 
 
-def _gene(layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Cell:
-    """Return the cell of a layer's kept operations whose (edge, operation) is among `slots`."""
-    return Cell(tuple(tuple((op, source) for op, source, e, o in node if (e, o) in slots) for node in layer))
+def _gene(space: SearchSpace, layer: list[list[tuple[str, int, int, int]]], slots: set[tuple[int, int]]) -> Any:
+    """Return the layer with those of the kept operations whose (edge, operation) is among `slots`."""
+    return space.layer([[(op, source) for op, source, e, o in node if (e, o) in slots] for node in layer])
 
 
 def _kept(
-    scores: Tensor, operations: Sequence[str], space: Space, feasible: Feasible | None
+    scores: Tensor, operations: Sequence[str], space: SearchSpace, feasible: Feasible | None
 ) -> list[list[list[tuple[str, int, int, int]]]]:
     """Return the kept (operation, source, edge index, operation index) for each layer and node."""
     strongest = _strongest(scores, operations, space)
     if feasible is None:
         return strongest
-    genes = tuple(Cell(tuple(tuple(slot[:2] for slot in node) for node in layer)) for layer in strongest)
+    genes = tuple(space.layer([[slot[:2] for slot in node] for node in layer]) for layer in strongest)
     unlimited = Architecture(genes, reduction_layers(len(genes)), space.name)
     if feasible.allows(unlimited):
         return strongest
@@ -108,7 +110,9 @@ def _kept(
     ]
 
 
-def _strongest(scores: Tensor, operations: Sequence[str], space: Space) -> list[list[list[tuple[str, int, int, int]]]]:
+def _strongest(
+    scores: Tensor, operations: Sequence[str], space: SearchSpace
+) -> list[list[list[tuple[str, int, int, int]]]]:
     """Return the same as `_kept`, without limits."""
     assert scores.shape[1:] == (len(space.edges), len(operations))
     # Computed on the CPU in float64, so that the ranking of close scores does not depend on the device.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dnas.errors import unknown
 from dnas.rng import torch_stream
-from dnas.space.darts import layer_kinds
+from dnas.space.protocol import layer_kinds
 
 SHARED, FULL, DECOUPLED = "shared", "full", "decoupled"
 

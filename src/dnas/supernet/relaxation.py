@@ -15,7 +15,7 @@ from torch import Tensor
 from dnas.errors import unknown
 from dnas.plugins import Registry
 from dnas.space.architecture import Architecture
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import Mapping
 
 
@@ -119,7 +119,7 @@ def get_relaxation(name: str) -> Relaxation:
     return RELAXATIONS[name]
 
 
-def edge_softmax(logits: Tensor, space: Space) -> Tensor:
+def edge_softmax(logits: Tensor, space: SearchSpace) -> Tensor:
     """Return edge weights [L, E] with competing input edges per node (PC-DARTS, eq. 4, edge normalization)."""
     return torch.cat([torch.softmax(logits[:, first:last], -1) for first, last in space.node_edges], -1)
 
@@ -155,7 +155,7 @@ def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator)
     return mapping.over_layers(noise.to(like.device, like.dtype))
 
 
-def path(architecture: Architecture, operations: Sequence[str], space: Space) -> MixingWeights:
+def path(architecture: Architecture, operations: Sequence[str], space: SearchSpace) -> MixingWeights:
     """Return the mixing weights of one architecture in a supernet: 1 for its operations, the only ones executed."""
     active = torch.zeros(len(architecture), len(space.edges), len(operations), dtype=torch.bool)
     for k, cell in enumerate(architecture.layers):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dnas.space.darts import Space
+from dnas.space.protocol import SearchSpace
 from dnas.supernet import derive
 
 # A parameter is saturated from this share of its maximum travel: it moved the same way in at least three of four steps.
@@ -83,7 +83,7 @@ class Halves(nn.Module):
         return [self.get_buffer(f"squares_{i}") > 0 for i in range(count)]
 
 
-def margin(one: Tensor, two: Tensor, operations: Sequence[str], space: Space) -> float | None:
+def margin(one: Tensor, two: Tensor, operations: Sequence[str], space: SearchSpace) -> float | None:
     """Return how far the kept scores exceed the rejected ones, in units of their noise; 0 is chance level.
 
     Given the scores [L, E, O] of two halves, each half chooses and the other evaluates the choice, which avoids the
@@ -117,7 +117,7 @@ def margin(one: Tensor, two: Tensor, operations: Sequence[str], space: Space) ->
     return float(found.mean()) if len(found) else None
 
 
-def _noise(difference: Tensor, closed: Tensor, space: Space) -> Tensor:
+def _noise(difference: Tensor, closed: Tensor, space: SearchSpace) -> Tensor:
     """Return the standard deviation [L] of the difference between the halves, within the nodes of each layer.
 
     The difference of a score between two halves has twice the variance of the score in one half, as does the distance

@@ -17,8 +17,7 @@ Internally, tensors are [B, H, W, C].
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,29 +31,15 @@ from dnas.kernels.fold import odd_grid
 from dnas.kernels.layout import CellLayout, PreprocessLayout, SupernetLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import weighted_sum
-from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, construct
-from dnas.rng import torch_stream
+from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain
 from dnas.settings import CIFAR_STEM
-from dnas.space.darts import Space, reduction_layers
-from dnas.space.plan import STEMS, check_width, preprocess
+from dnas.space.darts_plan import STEMS, preprocess
+from dnas.space.network_plan import check_width
 from dnas.space.primitives import Chain
+from dnas.space.protocol import SearchSpace, reduction_layers
+from dnas.supernet.protocol import Owned, WeightSharing
 from dnas.supernet.relaxation import MixingWeights
 from dnas.supernet.source_block import SourceBlock
-
-
-@dataclass(frozen=True)
-class Owned:
-    """A weight of an operation.
-
-    Attributes:
-        edges: The edges of the equal parts of the weight along its first dimension, in order.
-        operation: The column of the operation.
-    """
-
-    weight: nn.Parameter
-    layer: int
-    edges: list[int]
-    operation: int
 
 
 class Preprocess(nn.Module):
@@ -90,7 +75,7 @@ class SupernetCell(nn.Module):
 
     def __init__(
         self,
-        space: Space,
+        space: SearchSpace,
         operations: tuple[str, ...],
         before: int,
         previous: int,
@@ -188,7 +173,7 @@ class SupernetCell(nn.Module):
         return torch.cat([active[..., None], by_group.transpose(3, 4)], 4).flatten(3)
 
 
-class Supernet(nn.Module):
+class Supernet(WeightSharing):
     """The whole weight-sharing network.
 
     Batch norms use the statistics of the batch, in training and in validation: running statistics of a supernet would
@@ -211,7 +196,7 @@ class Supernet(nn.Module):
 
     def __init__(
         self,
-        space: Space,
+        space: SearchSpace,
         operations: tuple[str, ...],
         *,
         layers: int,
@@ -266,16 +251,6 @@ class Supernet(nn.Module):
             known = _known[self] = SupernetLayout([cast(SupernetCell, cell).layout() for cell in self.cells]), owners
         return known[0]
 
-    def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
-        """Return the weights that are only partly executed if only the `active` [L, E, O] operations are.
-
-        A weight consists of equal parts along its first dimension, one for each edge that leaves a state. For each
-        part, the value is True if it is executed.
-        """
-        rows = active.tolist()
-        found = {each.weight: [rows[each.layer][e][each.operation] for e in each.edges] for each in self.owned()}
-        return {weight: executed for weight, executed in found.items() if any(executed) and not all(executed)}
-
     def owned(self) -> Iterator[Owned]:
         """Yield every weight of an operation."""
         for layer, cell in enumerate(self.cells):
@@ -295,10 +270,3 @@ def _channels_last(x: Tensor) -> Tensor:
 _known: WeakKeyDictionary[Supernet, tuple[SupernetLayout, list[tuple[nn.Module, str, nn.Parameter | None]]]] = (
     WeakKeyDictionary()
 )
-
-
-def build_supernet(space: Space, operations: tuple[str, ...], *, seed: int = 0, **shape: Any) -> Supernet:
-    """Build a randomly initialized supernet from the seed of the run; `shape` are the arguments of `Supernet`."""
-    supernet = construct(lambda: Supernet(space, operations, **shape), torch_stream(seed, "init"))
-    assert isinstance(supernet, Supernet)
-    return supernet

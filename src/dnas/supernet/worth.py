@@ -21,8 +21,8 @@ import torch
 
 from dnas.errors import InputError, choices
 from dnas.space.architecture import Architecture, stack
-from dnas.space.darts import Space, layer_kinds, reduction_layers
 from dnas.space.limits import Feasible
+from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
 from dnas.space.registry import get_space
 from dnas.supernet.derive import top_edges
 from dnas.supernet.mapping import DECOUPLED, SHARED
@@ -70,7 +70,7 @@ class Worth:
         steps: Number of steps of the trainings that the model was fitted to.
     """
 
-    space: Space
+    space: SearchSpace
     mean: Factors
     error: Factors
     explained: float
@@ -158,7 +158,7 @@ class Worth:
             raise InputError(f"invalid prior: {problem}") from None
 
 
-def counts(architecture: Architecture, space: Space, layers: int, mapping: str = DECOUPLED) -> Array:
+def counts(architecture: Architecture, space: SearchSpace, layers: int, mapping: str = DECOUPLED) -> Array:
     """Count how often each factor of a mapping occurs in an architecture: [F], in the order of `Factors.flat`.
 
     Args:
@@ -188,7 +188,7 @@ def counts(architecture: Architecture, space: Space, layers: int, mapping: str =
     return Factors(alpha, beta, gamma).flat
 
 
-def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
+def shapes(space: SearchSpace, layers: int, mapping: str) -> tuple[tuple[int, ...], tuple[int, int], tuple[int, int]]:
     """Return the shapes of alpha, beta and gamma.
 
     Decoupled: [E, O], [L, E], [L, O], without an interaction of layer, edge and operation. Full: [L, E, O], [L, E],
@@ -202,7 +202,7 @@ def shapes(space: Space, layers: int, mapping: str) -> tuple[tuple[int, ...], tu
     return (edges, ops) if mapping == DECOUPLED else (rows, edges, ops), (rows, edges), (rows, ops)
 
 
-def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED) -> Factors:
+def factors_of(flat: Array, space: SearchSpace, layers: int, mapping: str = DECOUPLED) -> Factors:
     """Return the factors of a flat array [F]: the inverse of `Factors.flat`."""
     tables = shapes(space, layers, mapping)
     parts = np.split(flat, np.cumsum([math.prod(shape) for shape in tables])[:-1])
@@ -210,7 +210,7 @@ def factors_of(flat: Array, space: Space, layers: int, mapping: str = DECOUPLED)
 
 
 def strongest(
-    factors: Factors, space: Space, layers: int, origin: Mapping[str, Any], feasible: Feasible | None = None
+    factors: Factors, space: SearchSpace, layers: int, origin: Mapping[str, Any], feasible: Feasible | None = None
 ) -> Architecture:
     """Return the architecture with the largest sum of factors, among the `feasible` ones if given.
 
@@ -227,7 +227,10 @@ def strongest(
 
 
 def fit(
-    architectures: Sequence[Architecture], accuracies: Mapping[str, Sequence[float | None]], space: Space, layers: int
+    architectures: Sequence[Architecture],
+    accuracies: Mapping[str, Sequence[float | None]],
+    space: SearchSpace,
+    layers: int,
 ) -> Worth:
     """Fit the model to accuracies of equally short trainings.
 

@@ -28,7 +28,7 @@ from dnas.searching.judging import FORWARD
 from dnas.space.architecture import cell_pair
 from dnas.space.darts import DARTS
 from dnas.space.limits import LIMITED, Delivered, Feasible
-from dnas.space.plan import Shape
+from dnas.space.network_plan import Shape
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.supernet import Supernet
 from dnas.testing.planted import CLASSES, LAYERS, SIDE, PlantedSupernet, agreement, agreement_by_chance, plant

@@ -14,7 +14,8 @@ from dnas.kernels.draws import Draws
 from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.darts import DARTS, Space, reduction_layers
+from dnas.space.darts import DARTS
+from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights, path
 
@@ -39,7 +40,7 @@ def pictures(count: int) -> tuple[Split, DataInfo]:
     return Split(images, label), DataInfo("digits", tuple(map(str, range(CLASSES))), 1, SIDE, (0.0,), (1.0,), False)
 
 
-def plant(mapping: str, seed: int, space: Space = DARTS) -> Architecture:
+def plant(mapping: str, seed: int, space: SearchSpace = DARTS) -> Architecture:
     """Return a uniformly random architecture as the target of a search."""
     return sampling.sample(space, numpy_stream(seed, "planted"), LAYERS, shared=mapping == SHARED)
 
@@ -62,7 +63,7 @@ def agreement(architecture: Architecture, planted: Architecture, *, inputs_only:
     return len(one & two) / len(two)
 
 
-def agreement_by_chance(mapping: str, space: Space = DARTS, *, inputs_only: bool = False) -> tuple[float, float]:
+def agreement_by_chance(mapping: str, space: SearchSpace = DARTS, *, inputs_only: bool = False) -> tuple[float, float]:
     """Return mean and standard deviation of the agreement of a fixed architecture with a uniform planted one.
 
     In node n the number of common inputs is hypergeometric, and each has the same operation with probability 1 / O.
@@ -100,7 +101,7 @@ class PlantedSupernet(nn.Module):
 
     GAIN = 8.0
 
-    def __init__(self, planted: Architecture, operations: Sequence[str], space: Space = DARTS) -> None:
+    def __init__(self, planted: Architecture, operations: Sequence[str], space: SearchSpace = DARTS) -> None:
         super().__init__()
         self.register_buffer("planted", path(planted, operations, space).operations, False)
         node = torch.tensor([n for n, _ in space.edges])

@@ -15,7 +15,8 @@ from dnas.network.network import Network, build, drop_path
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.plan import plan, size
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
 from dnas.space.primitives import PRIMITIVES, AvgPool, Chain, MaxPool, Noise, Zero, chain_cost
 from dnas.supernet.source_block import SourceBlock
 from dnas.testing.behaviour import global_state

@@ -31,8 +31,9 @@ from dnas.searching.loop import search_supernet
 from dnas.searching.trials import search_by_trials
 from dnas.settings import SupernetSettings, TrialSettings
 from dnas.space.architecture import Architecture, cell_pair
-from dnas.space.darts import DARTS, Space, reduction_layers
+from dnas.space.darts import DARTS
 from dnas.space.limits import Feasible
+from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.testing.planted import LAYERS, SIDE, PlantedSupernet, agreement, pictures
 
@@ -149,7 +150,7 @@ def search(
     start: Checkpoint | None = None,
     failing: int = 0,
     with_parts: Sequence[Part] = (),
-    space: Space = DARTS,
+    space: SearchSpace = DARTS,
     feasible: Feasible | None = None,
 ) -> Record:
     """Search as `dnas search` does, without a run folder.
@@ -201,7 +202,7 @@ def search(
 
 
 def tested_method(
-    name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any], space: Space = DARTS
+    name: str, mapping: str | None, options: Options | None, size: Mapping[str, Any], space: SearchSpace = DARTS
 ) -> tuple[Method, dict[str, Any]]:
     """Return a method and the settings of its search: those of its paper, in this size, with the `search.` options."""
     options = options or {}

@@ -13,8 +13,9 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.darts import Space
-from dnas.space.plan import plan, size
+from dnas.space.network_plan import size
+from dnas.space.plan import plan
+from dnas.space.protocol import SearchSpace
 from dnas.space.registry import SPACES
 from dnas.supernet import derive
 from dnas.testing.planted import LAYERS, SIDE, plant
@@ -37,7 +38,7 @@ def check_space(name: str, methods: Sequence[str] = ("dnas", "random")) -> None:
         check_space_searched(SPACES[name], method)
 
 
-def check_space_members(space: Space) -> None:
+def check_space_members(space: SearchSpace) -> None:
     """Check that samples, mutants and neighbors lie in the space, that mutants are neighbors and differ in one slot."""
     rng = numpy_stream(0, "test-space")
     for reduction in (False, True):
@@ -53,13 +54,13 @@ def check_space_members(space: Space) -> None:
                 assert changed == 1, f"a neighbor of {cell} in {space.name} differs in {changed} slots"
 
 
-def check_space_objects(space: Space) -> None:
+def check_space_objects(space: SearchSpace) -> None:
     """Check that problems of cells outside the space are reported with node and slot."""
     cell = space.sample(numpy_stream(0, "test-space"), False)
     (_, source), *rest = cell.nodes[0]
     strange = [
         ((("no_such_operation", source), *rest), "node 0, slot 0"),
-        (((cell.nodes[0][0][0], 2), *rest), "node 0, slot"),
+        (((cell.nodes[0][0][0], space.edges_of(0)), *rest), "node 0, slot"),
         ((*cell.nodes[0], cell.nodes[0][0]), "node 0"),
     ]
     for node, place in strange:
@@ -69,7 +70,7 @@ def check_space_objects(space: Space) -> None:
     assert said and "nodes" in said, f"{space.name} says {said!r} of a cell with a node too few"
 
 
-def check_space_counts(space: Space) -> None:
+def check_space_counts(space: SearchSpace) -> None:
     """Check `cells`, the number of cells, by enumerating neighbors if there are few."""
     for reduction in (False, True):
         if (said := space.cells(reduction)) > FEW:
@@ -82,7 +83,7 @@ def check_space_counts(space: Space) -> None:
         assert len(known) == said, f"{space.name} counts {said} cells, but enumerating neighbors gives {len(known)}"
 
 
-def check_space_files(space: Space) -> None:
+def check_space_files(space: SearchSpace) -> None:
     """Check that architectures survive saving and loading, and that their networks have the planned size and run."""
     for number in range(3):
         drawn = sampling.sample(space, numpy_stream(number, "test-space"), LAYERS)
@@ -95,7 +96,7 @@ def check_space_files(space: Space) -> None:
         assert logits.shape == (2, 3), f"a network of {space.name} gives {tuple(logits.shape)}, not logits [2, 3]"
 
 
-def check_space_derives(space: Space) -> None:
+def check_space_derives(space: SearchSpace) -> None:
     """Check that the top edges are a member for all scores, including ties."""
     operations = ("none", *space.primitives)
     for number, scale in enumerate((0.0, 1.0, 30.0)):
@@ -105,7 +106,7 @@ def check_space_derives(space: Space) -> None:
         assert found.space == space.name, f"what is derived in {space.name} says {found.space!r}"
 
 
-def check_space_searched(space: Space, method: str) -> None:
+def check_space_searched(space: SearchSpace, method: str) -> None:
     """Check that a search of real networks ends in the space, under each mapping of the method."""
     for mapping in get_method(method).mappings:
         found = search(method, mapping, size=REAL, planted=None, space=space)
@@ -124,6 +125,6 @@ CHECKS_OF_A_SPACE = (
 )
 
 
-def _require_member(space: Space, cell: Cell, reduction: bool, what: str) -> None:
+def _require_member(space: SearchSpace, cell: Cell, reduction: bool, what: str) -> None:
     problem = space.objection(cell.nodes, reduction)
     assert problem is None, f"{what} of {space.name} lies outside it: {problem}"

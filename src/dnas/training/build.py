@@ -12,7 +12,8 @@ from dnas.data.splits import DataInfo
 from dnas.network.network import Network, build
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.plan import NetworkPlan, plan, size
+from dnas.space.network_plan import NetworkPlan, size
+from dnas.space.plan import plan
 
 NetworkType = TypeVar("NetworkType", bound=nn.Module)
 

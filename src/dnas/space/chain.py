@@ -1,0 +1,158 @@
+"""Spaces of chains: each layer is one block, of a kernel size and a kind, that reads the previous layer alone.
+
+Under the mappings, the edges of a layer are its kernel sizes and the operations are its kinds. So the decoupled mapping
+is alpha[kernel, kind], beta[layer, kernel], gamma[layer, kind]: K·T + L·K + L·T parameters for K kernels, T kinds and L
+layers, in place of L·K·T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dnas.errors import InputError, shown
+from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
+from dnas.space.blocks import BLOCKS, SKIP
+from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
+from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU
+from dnas.space.protocol import Nodes, SearchSpace, Slot
+
+# Convolutions of a stem that halve the side, and those that keep it.
+_STEM_STRIDES: dict[str, tuple[int, ...]] = {
+    CIFAR_STEM: (1,),
+    HALVING_STEM: (2,),
+    TINY_IMAGENET_STEM: (2,),
+    IMAGENET_STEM: (2, 2, 2),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """The block of a layer.
+
+    Attributes:
+        kind: A key of `BLOCKS`.
+        place: Place of its kernel among those of the space.
+    """
+
+    kind: str
+    place: int
+
+    @property
+    def nodes(self) -> Nodes:
+        """The block as the one slot of the one node of its layer."""
+        return (((self.kind, self.place),),)
+
+
+@dataclass(frozen=True)
+class ChainSpace(SearchSpace):
+    """A space of chains.
+
+    Attributes:
+        kernels: The sizes of kernels, which are the edges of a layer.
+        head_factor: Channels of the 1×1 convolution after the last layer, relative to it; 0: no such convolution.
+    """
+
+    nodes: int = 1
+    inputs_per_node: int = 1
+    primitives: tuple[str, ...] = ()
+    kernels: tuple[int, ...] = (3, 5, 7)
+    head_factor: int = 0
+
+    def invalid(self) -> str | None:
+        if not self.kernels or any(kernel % 2 == 0 for kernel in self.kernels):
+            return f"kernels must be odd numbers, got {self.kernels}"
+        if (self.nodes, self.inputs_per_node) != (1, 1):
+            return "a layer of a chain has one node with one edge"
+        return None
+
+    def knows(self, operation: str) -> bool:
+        return operation == SKIP or operation in BLOCKS
+
+    def edges_of(self, node: int) -> int:
+        return len(self.kernels)
+
+    def layer(self, nodes: Sequence[Sequence[Slot]]) -> Block:
+        ((slot,),) = nodes
+        return Block(*slot)
+
+    def buildable(self, layer: Block) -> str | None:
+        if not self.knows(layer.kind):
+            return f"unknown block {shown(layer.kind)}; choose from {', '.join(BLOCKS)}"
+        if not 0 <= layer.place < len(self.kernels):
+            return f"kernel {layer.place} does not exist; the {self.name!r} space has {len(self.kernels)}"
+        return None
+
+    def layer_to_json(self, layer: Block) -> dict[str, Any]:
+        return {"block": layer.kind, "kernel": self.kernels[layer.place]}
+
+    def layer_from_json(self, value: Any, k: int) -> Block:
+        if not isinstance(value, dict) or set(value) != {"block", "kernel"}:
+            raise InputError(f'layer {k} must be an object {{"block": …, "kernel": …}}')
+        kind, kernel = value["block"], value["kernel"]
+        if not isinstance(kind, str) or isinstance(kernel, bool) or kernel not in self.kernels:
+            sizes = ", ".join(map(str, self.kernels))
+            raise InputError(f"layer {k}: block must be a text and kernel one of {sizes}, got {shown(value)}")
+        return Block(kind, self.kernels.index(kernel))
+
+    def stem(self, name: str, inputs: int, channels: int) -> Stem:
+        chain: Chain = ()
+        for stride in _STEM_STRIDES[name]:
+            chain += (Conv(inputs, channels, (3, 3), (stride, stride)), Norm(channels), *self._activation)
+            inputs = channels
+        return Stem(chain)
+
+    @property
+    def _activation(self) -> Chain:
+        return BLOCKS[self.primitives[0]].between
+
+    def layer_plan(
+        self, layer: Block, before: int, previous: int, width: int, reduction: bool, shrunk: bool
+    ) -> LayerPlan:
+        if layer.kind == SKIP:
+            return LayerPlan(((), ()), (), (1,), width)
+        block, stride = BLOCKS[layer.kind], 2 if reduction else 1
+        chain = block.chain(previous, width, self.kernels[layer.place], stride)
+        same = not reduction and previous == width
+        around: Chain = (Identity(),) if same else block.shortcut(previous, width, stride)
+        edges = (EdgePlan(1, 2, chain, droppable=bool(around)),)
+        return LayerPlan(((), ()), edges + ((EdgePlan(1, 2, around, droppable=False),) if around else ()), (2,), width)
+
+    def first_nodes_plan(
+        self, nodes: Nodes, before: int, previous: int, width: int, reduction: bool, shrunk: bool
+    ) -> LayerPlan:
+        layer = self.layer(nodes) if nodes else Block(SKIP, 0)
+        return self.layer_plan(layer, before, previous, width, reduction, shrunk)
+
+    def head(self, channels: int) -> Chain:
+        if not self.head_factor:
+            return (Norm(channels), ReLU())
+        outputs = self.head_factor * channels
+        return (Conv(channels, outputs), Norm(outputs), *self._activation)
+
+    def operation_chains(
+        self, operation: str, edge: int, plan: LayerPlan, previous: int, reduction: bool
+    ) -> tuple[Chain, ...]:
+        planned = self.layer_plan(Block(operation, edge), 0, previous, plan.channels, reduction, False)
+        return tuple(each.chain for each in planned.edges)
+
+
+def chain_space(name: str, kinds: tuple[str, ...], kernels: tuple[int, ...], head_factor: int = 0) -> ChainSpace:
+    """Return a space of these kinds of blocks, with a skip, once, in each layer that keeps the resolution."""
+    skippable = tuple((*kinds, SKIP) if edge == 0 else kinds for edge in range(len(kernels)))
+    return ChainSpace(
+        name,
+        primitives=(*kinds, SKIP),
+        per_edge=(skippable, (kinds,) * len(kernels)),
+        none=False,
+        kernels=kernels,
+        head_factor=head_factor,
+    )
+
+
+# The inverted residuals of MobileNetV2 (Sandler et al., CVPR 2018), with kernels and expansions as in ProxylessNAS (Cai
+# et al., ICLR 2019) and expansion 1.
+MOBILE = chain_space("mobile", ("mbconv1", "mbconv3", "mbconv6"), (3, 5, 7), head_factor=4)
+# Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).
+RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5))
