@@ -23,8 +23,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import LayerChoice, SearchSpace
 from dnas.space.sampling import unseen
 from dnas.supernet.mapping import SHARED
 from dnas.training import updates
@@ -69,14 +68,16 @@ class BANANASOptions(MethodOptions):
 
 
 @lru_cache(10_000)
-def paths(cell: Cell, space: SearchSpace) -> frozenset[int]:
-    """Return the indices of the paths of a cell from an input to a node, all of which continue to its output.
+def paths(cell: LayerChoice, space: SearchSpace) -> frozenset[int]:
+    """Return the indices of the paths of a layer from an input to a node, all of which continue to its output. The
+    inputs of a chain are its kernels.
 
     The path from input s over operations o_0 … o_k-1, of q, has the index s · P + Σ_j q^j (o_j + 1) with
     P = Σ_{i ≤ nodes} q^i (2801 for DARTS), as in the authors' code; so 0 and P, the empty paths, never occur.
     """
     q = len(space.primitives)
-    reach: list[list[tuple[int, int]]] = [[(0, 0)], [(0, paths_of_an_input(space))]]
+    inputs = space.edges_of(0)
+    reach: list[list[tuple[int, int]]] = [[(0, s * paths_of_an_input(space))] for s in range(inputs)]
     for node in cell.nodes:
         reach.append(
             [
@@ -85,7 +86,7 @@ def paths(cell: Cell, space: SearchSpace) -> frozenset[int]:
                 for length, index in reach[source]
             ]
         )
-    return frozenset(index for state in reach[2:] for _, index in state)
+    return frozenset(index for state in reach[inputs:] for _, index in state)
 
 
 def paths_of_an_input(space: SearchSpace) -> int:
@@ -242,7 +243,7 @@ class BANANAS(TrialMethod):
 
     def encoding(self, architecture: Architecture) -> frozenset[int]:
         """Return the indices at which the path encoding is 1: of the pair of cells, or of every layer if all differ."""
-        size = 2 * paths_of_an_input(self.space)
+        size = self.space.edges_of(0) * paths_of_an_input(self.space)
         return frozenset(
             c * size + index for c, cell in enumerate(self._cells(architecture)) for index in paths(cell, self.space)
         )
@@ -262,7 +263,7 @@ class BANANAS(TrialMethod):
         """Length of the edge encoding of one cell: 98 for DARTS."""
         return len(self.space.edges) * len(self.space.primitives)
 
-    def _cells(self, architecture: Architecture) -> Sequence[Cell]:
+    def _cells(self, architecture: Architecture) -> Sequence[LayerChoice]:
         """Return a normal and a reduction cell if cells are shared, else the cells of all layers."""
         cells = architecture.layers
         if self.mapping_name == SHARED:
@@ -292,8 +293,8 @@ class BANANAS(TrialMethod):
             bound = LOWER_BOUND if options.lower_bound is None else options.lower_bound
             weights = scale / (errors - bound).clamp_min(LEAST_EXCESS)
         cells = 2 if self.mapping_name == SHARED else len(candidates[0])
-        places = 2 * paths_of_an_input(self.space) if options.encoding == "path" else self._edge_places
-        inputs = cells * places
+        paths_places = self.space.edges_of(0) * paths_of_an_input(self.space)
+        inputs = cells * (paths_places if options.encoding == "path" else self._edge_places)
         ensemble = Ensemble(options, len(column), inputs, torch_stream(seed, "predictor", number))
         generator = torch_stream(seed, "predictor-order", number)
         ensemble.fit(x[: len(examples)], (errors - shift) / scale, weights, generator)

@@ -17,7 +17,6 @@ from pydantic import Field
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress, SearchState
 from dnas.space.architecture import Architecture
-from dnas.space.primitives import PRIMITIVES
 from dnas.space.protocol import SearchSpace
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, softmax
@@ -94,9 +93,7 @@ class DARTSPlus(GradientMethod):
 
     def ranked(self, mapping: Mapping, progress: Progress) -> list[Any]:
         """Return [L, E, n] as lists: the learnable operations of each edge, strongest first."""
-        learnable = [
-            o for o, name in enumerate(self.operations) if any(layer.params() for layer in PRIMITIVES[name].chain(2, 1))
-        ]
+        learnable = [o for o, name in enumerate(self.operations) if self.space.operation_params(name)]
         with torch.no_grad():
             scores = self.scores(mapping, progress)[..., learnable].to("cpu", torch.float64)
         order = scores.argsort(dim=-1, descending=True, stable=True)

@@ -109,7 +109,7 @@ class Controller(nn.Module):
         }
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-0.1, 0.1, generator=generator)))
-        convolutions = torch.tensor([float("conv_" in name) for name in space.primitives])
+        convolutions = torch.tensor([float(space.operation_params(name) > 0) for name in space.primitives])
         self.bias = nn.Parameter(options.convolution_bias * convolutions)
         edges = range(len(space.edges))
         choices = [[space.choices(kind, e) for e in edges] for kind in (False, True)]
@@ -144,8 +144,8 @@ class Controller(nn.Module):
             return token
 
         for reduction in self.written_kinds:
-            # A chosen state is represented by the LSTM output after it, and an input of the cell by zeros.
-            outputs = [nothing, nothing]
+            # A chosen state is represented by the LSTM output after it, and an input of the layer by zeros.
+            outputs = [nothing] * space.edges_of(0)
             keys = [read(start) @ self.key for _ in outputs]
             for first, _ in space.node_edges:
                 x, taken = start, nothing.new_zeros(batch, 0, dtype=torch.long)

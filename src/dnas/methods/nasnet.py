@@ -26,7 +26,7 @@ from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod
 from dnas.rng import torch_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture
-from dnas.space.protocol import SearchSpace, reduction_layers
+from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.training import updates
 
@@ -74,12 +74,14 @@ class Controller(nn.Module):
 
     legal: Tensor
     earlier: Tensor
+    edge_of: Tensor
+    closed: Tensor | None
 
     def __init__(
         self, cells: int, space: SearchSpace, hidden: int, initial_range: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        inputs, states = space.inputs_per_node, space.nodes + 1
+        inputs, states = space.inputs_per_node, space.edges_of(space.nodes - 1)
         values = states + len(space.primitives)
         length = cells * space.nodes * 2 * inputs
         # [T, V]: values that a position allows. [T, T]: the positions of the earlier inputs of the same node.
@@ -87,10 +89,24 @@ class Controller(nn.Module):
         for t in range(length):
             node, slot = t // (2 * inputs) % space.nodes, t % (2 * inputs)
             if slot < inputs:
-                legal[t, : node + 2] = True
+                legal[t, : space.edges_of(node)] = True
                 earlier[t, t - slot : t] = 1
             else:
                 legal[t, states:] = True
+        # [T]: the position of the edge of an operation. [T, S, V]: operations that this edge does not offer.
+        edge_of, closed = torch.zeros(length, dtype=torch.long), None
+        if space.per_edge:
+            closed = torch.zeros(length, states, values, dtype=torch.bool)
+            kinds = [0, 1] if cells == 2 else layer_kinds(cells)
+            for t in (t for t in range(length) if t % (2 * inputs) >= inputs):
+                cell, node = divmod(t // (2 * inputs), space.nodes)
+                edge_of[t] = t - inputs
+                for e in range(*space.node_edges[node]):
+                    offered = space.choices(bool(kinds[cell]), e)
+                    row = [False] * states + [name not in offered for name in space.primitives]
+                    closed[t, space.edges[e][1]] = torch.tensor(row)
+        self.register_buffer("edge_of", edge_of, False)
+        self.register_buffer("closed", closed, False)
         self.register_buffer("legal", legal, False)
         self.register_buffer("earlier", earlier, False)
         self.embedding = nn.Parameter(torch.empty(values + 1, hidden))  # the last row starts a sequence
@@ -125,7 +141,12 @@ class Controller(nn.Module):
         span = slice(first, first + outputs.shape[1])
         logits = torch.einsum("nth,tvh->ntv", outputs, self.weight[span]) + self.bias[span]
         taken = self.earlier[span] @ F.one_hot(tokens, logits.shape[2]).to(logits)
-        return logits.masked_fill(~self.legal[span] | (taken > 0), CLOSED).log_softmax(2)
+        forbidden = ~self.legal[span] | (taken > 0)
+        if self.closed is not None:
+            places = torch.arange(first, first + outputs.shape[1])
+            edges = tokens[:, self.edge_of[span]].clamp_max(self.closed.shape[1] - 1)
+            forbidden = forbidden | self.closed[places, edges]
+        return logits.masked_fill(forbidden, CLOSED).log_softmax(2)
 
 
 def surrogate(ratios: Tensor, advantages: Tensor, clip: float) -> Tensor:
@@ -255,7 +276,7 @@ class NASNet(TrialMethod):
 
     def architecture(self, tokens: Sequence[int], layers: int) -> Architecture:
         """Return the architecture that T tokens describe."""
-        inputs, states = self.space.inputs_per_node, self.space.nodes + 1
+        inputs, states = self.space.inputs_per_node, self.space.edges_of(self.space.nodes - 1)
         nodes = [tokens[t : t + 2 * inputs] for t in range(0, len(tokens), 2 * inputs)]
         slots = [
             tuple((self.space.primitives[o - states], s) for s, o in zip(n[:inputs], n[inputs:], strict=True))

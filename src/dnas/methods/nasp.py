@@ -18,7 +18,6 @@ from torch import Tensor
 
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
 from dnas.settings import GradientSettings
-from dnas.space.primitives import PRIMITIVES
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, path
 
@@ -90,10 +89,5 @@ class NASP(GradientMethod):
         if self.options.complexity_weight == 0:
             return None
         squares = self.mixing(mapping, progress).operations.square()
-        params = squares.new_tensor([_params(name) for name in self.operations])
+        params = squares.new_tensor([self.space.operation_params(name) for name in self.operations])
         return self.options.complexity_weight * (squares * params / params.sum()).sum() / mapping.layers
-
-
-def _params(operation: str) -> int:
-    """Return the number of parameters of an operation at the width of the paper, with stride 1."""
-    return sum(layer.params() for layer in PRIMITIVES[operation].chain(16, 1))

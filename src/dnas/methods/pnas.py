@@ -16,13 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, MethodOptions, Trial, TrialMethod, best
 from dnas.network.modules import construct
 from dnas.rng import torch_stream
 from dnas.settings import TrialSettings
 from dnas.space.architecture import Architecture, stack
-from dnas.space.cell import Cell
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import LayerChoice, SearchSpace
 from dnas.supernet.mapping import SHARED
 
 # Learning rate of Adam for cells of one node, and for larger cells.
@@ -49,6 +49,14 @@ class PNAS(TrialMethod):
     mappings = (SHARED,)
     Options = PNASOptions
     options: PNASOptions
+
+    def __init__(self, options: PNASOptions, mapping: str, space: SearchSpace) -> None:
+        super().__init__(options, mapping, space)
+        if not all(len(nodes(space, n)) for n in range(space.nodes)):
+            raise InputError(
+                f"--method pnas has one cell for both kinds of layers, which have too few operations in common in the "
+                f"{space.name} space; choose another method or space"
+            )
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reduction cells."""
@@ -136,7 +144,7 @@ class PNAS(TrialMethod):
     def _stacked(self, cell: Tensor, layers: int) -> Architecture:
         """Stack one cell for normal and reduction layers, as published; only their strides differ."""
         gene = decode(cell, self.space)
-        return stack(gene, gene, layers, origin=self.origin())
+        return stack(gene, gene, layers, origin=self.origin(), space=self.space.name)
 
 
 # --- cells as tokens: for each node its I inputs in order, then their operations; -1 if a cell has no such node -------
@@ -148,11 +156,15 @@ def empty(space: SearchSpace) -> Tensor:
 
 
 def nodes(space: SearchSpace, n: int) -> Tensor:
-    """Return all values of node n, each once, [B, 2 I]: 49, 147, 294 and 490 in the DARTS space."""
-    operations = range(len(space.primitives))
-    inputs = combinations(range(n + 2), space.inputs_per_node)
-    pairs = product(inputs, product(operations, repeat=space.inputs_per_node))
-    return torch.tensor([sources + chosen for sources, chosen in pairs])
+    """Return all values of node n, each once, [B, 2 I]: 49, 147, 294 and 490 in the DARTS space.
+
+    The cell is that of both kinds of layers, so its operations are those that an edge has in both.
+    """
+    first, count = space.node_edges[n][0], space.edges_of(n)
+    both = [set(space.choices(False, first + e)) & set(space.choices(True, first + e)) for e in range(count)]
+    offered = [[o for o, name in enumerate(space.primitives) if name in each] for each in both]
+    inputs = combinations(range(count), space.inputs_per_node)
+    return torch.tensor([taken + chosen for taken in inputs for chosen in product(*(offered[e] for e in taken))])
 
 
 def expand(cells: Tensor, space: SearchSpace) -> Tensor:
@@ -173,15 +185,16 @@ def tokens(trials: Sequence[Trial], space: SearchSpace) -> Tensor:
     return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
 
 
-def decode(cell: Tensor, space: SearchSpace) -> Cell:
+def decode(cell: Tensor, space: SearchSpace) -> LayerChoice:
     """Return the cell of tokens [n, 2 I] without padding."""
     inputs = space.inputs_per_node
-    return Cell(
-        tuple(
-            tuple((space.primitives[op], source) for source, op in zip(node[:inputs], node[inputs:], strict=True))
+    chosen: LayerChoice = space.layer(
+        [
+            [(space.primitives[op], source) for source, op in zip(node[:inputs], node[inputs:], strict=True)]
             for node in cell.tolist()
-        )
+        ]
     )
+    return chosen
 
 
 # --- the predictor ----------------------------------------------------------------------------------------------------
@@ -197,7 +210,7 @@ class Predictor(nn.Module):
     def __init__(self, space: SearchSpace, kind: str, units: int) -> None:
         super().__init__()
         self.inputs = space.inputs_per_node
-        self.states = nn.Embedding(space.nodes + 1, units)
+        self.states = nn.Embedding(space.edges_of(space.nodes - 1), units)
         self.operations = nn.Embedding(len(space.primitives), units)
         self.body: nn.Module
         if kind == "lstm":

@@ -19,8 +19,7 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Candidate, Progress, SupernetMethod, SupernetOptions, Trial
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
+from dnas.space.protocol import LayerChoice, SearchSpace, layer_kinds, reduction_layers
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.relaxation import MixingWeights
 
@@ -100,7 +99,7 @@ class SPOS(SupernetMethod):
                     known.add(new)
                     children.append(new)
 
-        def parent() -> list[Cell]:
+        def parent() -> list[LayerChoice]:
             return parents[int(rng.integers(len(parents)))]
 
         def uniform() -> Architecture:
@@ -117,7 +116,7 @@ class SPOS(SupernetMethod):
         children += [uniform() for _ in range(options.population - len(children))]
         return [Candidate(child) for child in children]
 
-    def mutate(self, rng: np.random.Generator, genes: Sequence[Cell]) -> list[Cell]:
+    def mutate(self, rng: np.random.Generator, genes: Sequence[LayerChoice]) -> list[LayerChoice]:
         """Draw each operation and each input again with the mutation probability, inputs among those still free.
 
         If a new input does not have the operation, the operation is always drawn again.
@@ -136,7 +135,7 @@ class SPOS(SupernetMethod):
                     another = redrawn()
                     if redrawn():
                         taken = [other for i, (_, other) in enumerate(slots) if i != s]
-                        free = [state for state in range(n + 2) if state not in taken]
+                        free = [state for state in range(self.space.edges_of(n)) if state not in taken]
                         source = free[int(rng.integers(len(free)))]
                     choices = self.space.choices(bool(kind), self.space.node_edges[n][0] + source)
                     if another or operation not in choices:
@@ -146,21 +145,23 @@ class SPOS(SupernetMethod):
             mutant.append(self.space.layer(nodes))
         return mutant
 
-    def cross(self, rng: np.random.Generator, one: Sequence[Cell], other: Sequence[Cell]) -> list[Cell]:
+    def cross(
+        self, rng: np.random.Generator, one: Sequence[LayerChoice], other: Sequence[LayerChoice]
+    ) -> list[LayerChoice]:
         """Return cells in which each node, with its inputs and operations, is from one of the parents."""
         return [
             self.space.layer([pair[int(rng.integers(2))] for pair in zip(a.nodes, b.nodes, strict=True)])
             for a, b in zip(one, other, strict=True)
         ]
 
-    def _genes(self, architecture: Architecture) -> list[Cell]:
+    def _genes(self, architecture: Architecture) -> list[LayerChoice]:
         """Return the free cells: of a normal and a reduction layer if cells are shared, else of all layers."""
         if self.mapping_name != SHARED:
             return list(architecture.layers)
         reduction = architecture.reductions[0]
         return [architecture.layers[0], architecture.layers[reduction]]
 
-    def _network(self, genes: Sequence[Cell], layers: int) -> Architecture:
+    def _network(self, genes: Sequence[LayerChoice], layers: int) -> Architecture:
         """Return the architecture with these free cells."""
         reductions = reduction_layers(layers)
         cells = [genes[k in reductions] for k in range(layers)] if self.mapping_name == SHARED else genes

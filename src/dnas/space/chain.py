@@ -15,7 +15,7 @@ from dnas.errors import InputError, shown
 from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
 from dnas.space.blocks import BLOCKS, SKIP
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
-from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU
+from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU, chain_cost
 from dnas.space.protocol import Nodes, SearchSpace, Slot
 
 # Convolutions of a stem that halve the side, and those that keep it.
@@ -136,6 +136,11 @@ class ChainSpace(SearchSpace):
     ) -> tuple[Chain, ...]:
         planned = self.layer_plan(Block(operation, edge), 0, previous, plan.channels, reduction, False)
         return tuple(each.chain for each in planned.edges)
+
+    def operation_params(self, operation: str) -> int:
+        if operation == SKIP:
+            return 0
+        return chain_cost(BLOCKS[operation].chain(16, 16, self.kernels[0], 1), 1)[0].params
 
 
 def chain_space(name: str, kinds: tuple[str, ...], kernels: tuple[int, ...], head_factor: int = 0) -> ChainSpace:

@@ -9,7 +9,7 @@ from typing import Any
 from dnas.space.cell import MAX_NODES, Cell, buildable, cell_from_json, cell_to_json
 from dnas.space.darts_plan import STEMS, cell_plan
 from dnas.space.network_plan import LayerPlan, Stem
-from dnas.space.primitives import DARTS_PRIMITIVES, PRIMITIVES, Chain
+from dnas.space.primitives import DARTS_PRIMITIVES, PRIMITIVES, Chain, chain_cost
 from dnas.space.protocol import SearchSpace, Slot
 
 
@@ -64,6 +64,9 @@ class Space(SearchSpace):
         self, operation: str, edge: int, plan: LayerPlan, previous: int, reduction: bool
     ) -> tuple[Chain, ...]:
         return (PRIMITIVES[operation].chain(plan.channels, 2 if reduction and self.edges[edge][1] < 2 else 1),)
+
+    def operation_params(self, operation: str) -> int:
+        return chain_cost(PRIMITIVES[operation].chain(16, 1), 1)[0].params
 
 
 DARTS = Space("darts", nodes=4, inputs_per_node=2, primitives=DARTS_PRIMITIVES)

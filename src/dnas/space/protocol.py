@@ -9,7 +9,7 @@ that it can read; in a chain, a layer is one node, whose edges are kernel sizes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -26,11 +26,12 @@ Slot = tuple[str, int]  # (operation, edge of the node); in a cell, the edge is 
 Nodes = tuple[tuple[Slot, ...], ...]
 
 
-class LayerChoice(Protocol):
+class LayerChoice(Hashable, Protocol):
     """What an architecture has for a layer. Hashable, compared by content."""
 
     @property
-    def nodes(self) -> Nodes: ...
+    def nodes(self) -> Nodes:
+        """Return the slots of each node."""
 
 
 def reduction_layers(layers: int) -> tuple[int, int]:
@@ -145,6 +146,10 @@ class SearchSpace:
             plan: Plan of the layer, with any operations.
             previous: Channels of the output of the preceding layer.
         """
+        raise NotImplementedError
+
+    def operation_params(self, operation: str) -> int:
+        """Return the parameters of an operation in a layer of 16 channels that keeps the resolution."""
         raise NotImplementedError
 
     # --- what follows from it -----------------------------------------------------------------------------
