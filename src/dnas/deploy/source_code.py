@@ -21,6 +21,7 @@ from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
 from dnas.space.darts_plan import preprocess
+from dnas.space.network_plan import NetworkPlan
 from dnas.space.plan import plan
 from dnas.space.primitives import (
     PRIMITIVES,
@@ -33,6 +34,7 @@ from dnas.space.primitives import (
     MaxPool,
     Norm,
     ReLU,
+    ReLU6,
     Zero,
 )
 
@@ -82,17 +84,23 @@ def network_code(trained: Trained) -> tuple[str, dict[str, Tensor]]:
     """Return the source of a class `Network`, and the tensors for its `load_state_dict`."""
     if isinstance(trained.subject, Architecture):
         weights = {name: t for name, t in trained.network.state_dict().items() if not name.startswith("auxiliary.")}
-        return _architecture_code(trained, trained.subject), weights
+        layout = plan(
+            trained.subject,
+            channels=trained.channels,
+            classes=len(trained.info.classes),
+            inputs=trained.info.channels,
+            stem=trained.stem,
+        )
+        code = _chain_code if not layout.looks_back else _architecture_code
+        return code(trained, trained.subject, layout), weights
     return _traced_code(trained.network)
 
 
 # --- networks of cells ----------------------------------------------------------------------------------------
 
 
-def _architecture_code(trained: Trained, architecture: Architecture) -> str:
+def _architecture_code(trained: Trained, architecture: Architecture, layout: NetworkPlan) -> str:
     info = trained.info
-    shape = {"channels": trained.channels, "classes": len(info.classes), "inputs": info.channels, "stem": trained.stem}
-    layout = plan(architecture, **shape)  # type: ignore[arg-type]
     kinds: dict[tuple[Cell, bool], list[int]] = {}
     for k, gene in enumerate(architecture.layers):
         kinds.setdefault((gene, k in architecture.reductions), []).append(k)
@@ -143,6 +151,52 @@ class Network(nn.Module):
     text = functions + "".join(classes) + network
     parts = (_REDUCE if "FactorizedReduce(" in text else "") + (_ZERO if "Zero(" in text else "")
     return "\n".join(line for line in (parts + text).splitlines() if line.strip() or not line) + "\n"
+
+
+def _chain_code(trained: Trained, architecture: Architecture, layout: NetworkPlan) -> str:
+    """Return the source of a network whose layers read the previous one alone: sums of operations on its output."""
+    info = trained.info
+    layers = []
+    for layer in layout.cells:
+        operations = [_wrapped_chain(edge.chain, 20) + "," for edge in layer.edges]
+        layers.append(f"Layer(\n{' ' * 16}{_lines(16, *operations)}\n{' ' * 12})," if operations else "Layer(),")
+    norm = [f"self.final_norm = nn.BatchNorm2d({layout.features}, affine=False)"] if trained.final_norm else []
+    classifier = f"self.classifier = nn.Linear({layout.features}, {layout.classes})"
+    return f'''
+
+class Layer(nn.Module):
+    """The sum of operations on the input, or the input itself if there are none."""
+
+    def __init__(self, *operations):
+        super().__init__()
+        self.operations = nn.ModuleList(operations)
+
+    def forward(self, x):
+        return sum(operation(x) for operation in self.operations) if self.operations else x
+
+
+class Network(nn.Module):
+    """Normalized images [B, {info.channels}, S, S] → logits [B, {len(info.classes)}]."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = {_chain(layout.stem.first)}
+        self.cells = nn.ModuleList([
+            {_lines(12, *layers)}
+        ])
+        self.head = {_chain(layout.head)}
+        {_lines(8, *norm, classifier)}
+
+    def features(self, images):
+        """Return the output of the last layer, [B, {layout.features}, S', S']."""
+        x = self.stem(images)
+        for cell in self.cells:
+            x = cell(x)
+        {"return self.final_norm(self.head(x))" if norm else "return self.head(x)"}
+
+    def forward(self, images):
+        return self.classifier(self.features(images).mean((2, 3)))
+'''
 
 
 def _layer_class(name: str, layers: list[int], gene: Cell, reduces: bool, operations: dict[str, None]) -> str:
@@ -215,12 +269,22 @@ def _chain(chain: Chain) -> str:
     return f"nn.Sequential({', '.join(map(_layer, chain))})"
 
 
+def _wrapped_chain(chain: Chain, indent: int) -> str:
+    """Return the code of layers in sequence, a line each if there are several."""
+    if len(chain) == 1:
+        return _layer(chain[0])
+    rows = _lines(indent, *(f"{_layer(layer)}," for layer in chain))
+    return f"nn.Sequential(\n{' ' * indent}{rows}\n{' ' * (indent - 4)})"
+
+
 def _layer(layer: Layer) -> str:
     match layer:
         case Identity():
             return "nn.Identity()"
         case ReLU():
             return "nn.ReLU()"
+        case ReLU6():
+            return "nn.ReLU6()"
         case Zero():
             return f"Zero({layer.stride})"
         case Norm():
