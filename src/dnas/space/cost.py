@@ -192,15 +192,22 @@ def layer_program(cell: LayerPlan, reads: Reads, name: str = "layer", whole: boo
         zip(cell.preprocess, inputs, (reads.pixels_before, reads.pixels), strict=True)
     ):
         states[state], sides[state] = _chain(layer, chain, read, side, rectified=True)
+    widths = dict(
+        enumerate(
+            cell.channels if chain else width
+            for chain, width in zip(cell.preprocess, (reads.before, reads.previous), strict=True)
+        )
+    )
     rectified: dict[int, int] = {}
     for edge in cell.edges:
         source, target = edge.source, edge.target
         shares = isinstance(edge.chain[0], ReLU | FactorizedReduce)
         if shares and source not in rectified:
-            numbers = cell.channels * sides[source] ** 2
+            numbers = widths.get(source, cell.channels) * sides[source] ** 2
             rectified[source] = layer.add("ReLU", (states[source],), numbers, overwrites=True)
         read = rectified[source] if shares else states[source]
-        out, sides[target] = _chain(layer, edge.chain, read, sides[source], cell.channels, rectified=shares)
+        width = widths.get(source, cell.channels)
+        out, sides[target] = _chain(layer, edge.chain, read, sides[source], width, rectified=shares)
         if target in states:
             out = layer.add("add", (states[target], out), cell.channels * sides[target] ** 2, overwrites=True)
         states[target] = out

@@ -229,8 +229,8 @@ class Feasible:
         pixels = chain_cost(network.stem.second, before)[1] if network.stem.second else before
         widths = (network.stem.width, network.stem.width)
         for k, cell in enumerate(network.cells):
-            last = k == len(network.cells) - 1
-            found.append((cell, Reads(*widths, before, pixels, alone and k == 0, last)))
+            last, solo = k == len(network.cells) - 1, not network.looks_back
+            found.append((cell, Reads(*widths, before, pixels, (alone and k == 0) or solo, last or solo)))
             before, pixels = pixels, side_after(cell, before, pixels)
             widths = (widths[1], cell.outputs)
         return found
