@@ -98,8 +98,9 @@ def run(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
-            spaces` also lists those of other packages. [default: darts]
+        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
+            darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -239,8 +240,9 @@ def search(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
-            spaces` also lists those of other packages. [default: darts]
+        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
+            darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]

@@ -112,8 +112,9 @@ def compare(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
-            spaces` also lists those of other packages. [default: darts]
+        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
+            darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -294,8 +295,9 @@ def rank(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts, or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list
-            spaces` also lists those of other packages. [default: darts]
+        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
+            darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
