@@ -117,7 +117,7 @@ def test_a_primitive_is_one_entry(monkeypatch):
     from dnas.supernet.relaxation import path
 
     wide = primitives.Primitive("sep_conv_9x9", primitives._sep_conv(9), "#123456", "sep 9×9")
-    monkeypatch.setitem(primitives._OWN, "sep_conv_9x9", wide)
+    monkeypatch.setitem(primitives.OWN, "sep_conv_9x9", wide)
     from dataclasses import replace
 
     from dnas.space import registry

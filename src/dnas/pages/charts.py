@@ -15,7 +15,7 @@ from typing import Any
 
 from dnas.drawing.style import INK, PAPER, RULE, SOFT
 from dnas.pages.figure import ACCENT, FONT, folded, new_axes, new_figure, svg_of, text_width
-from dnas.space.primitives import PRIMITIVES, ordered
+from dnas.space.operations import colour_of, label_of, ordered
 from dnas.study.names import SEARCHED, Kind
 
 WIDTH, HEIGHT = 380, 230  # of a chart in one of two columns
@@ -137,14 +137,14 @@ def shares_over_time(key: str, title: str, epochs: Sequence[int], amounts: Mappi
         axes = new_axes(figure, left=4, right=4, top=4, bottom=20)
         at = list(epochs) if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
         stack = [values if len(epochs) > 1 else [*values, *values] for values in shares.values()]
-        axes.stackplot(at, stack, colors=[_colour(op) for op in shares], edgecolor=PAPER, linewidth=0.5)
+        axes.stackplot(at, stack, colors=[colour_of(op, SOFT) for op in shares], edgecolor=PAPER, linewidth=0.5)
         axes.set(xlim=(at[0], at[-1]), ylim=(0, 1), yticks=[], xticks=[epochs[0], epochs[-1]][: len(set(epochs))])
         if len(epochs) > 1:
             first, last = axes.get_xticklabels()
             first.set_horizontalalignment("left")
             last.set_horizontalalignment("right")
         ranked = sorted(((values[-1], op) for op, values in shares.items()), reverse=True)
-        told = ", ".join(f"{op_name(op)} {100 * share:.0f}%" for share, op in ranked)
+        told = ", ".join(f"{label_of(op)} {100 * share:.0f}%" for share, op in ranked)
         return svg_of(figure, key, title, f"In epoch {epochs[-1]}: {told}.")
 
 
@@ -172,7 +172,7 @@ def shares_by_layer(
         for op in ops:
             shares = [layer.get(op, 0) / (sum(layer.values()) or 1) for layer in layers]
             high = [a + b for a, b in zip(low, shares, strict=True)]
-            axes.stairs(high, edges, baseline=low, fill=True, facecolor=_colour(op), linewidth=0)
+            axes.stairs(high, edges, baseline=low, fill=True, facecolor=colour_of(op, SOFT), linewidth=0)
             low = high
         for edge in edges[1:-1]:
             axes.axvline(edge, color=PAPER, linewidth=0.8 if small else 1.5)
@@ -194,7 +194,7 @@ def shares_by_layer(
             thirds = [[layer for k, layer in enumerate(layers) if 3 * k // len(layers) == third] for third in range(3)]
             parts = [[t.get(op, 0) / (sum(t.values()) or 1) for t in third] for third in thirds]
             texts = [f"{100 * sum(part) / len(part):.0f}%" if part else "–" for part in parts]
-            told.append(f"{op_name(op)} {' · '.join(texts)}")
+            told.append(f"{label_of(op)} {' · '.join(texts)}")
         return svg_of(figure, key, title, f"Shares in the shallow, middle and deep third: {'; '.join(told)}.")
 
 
@@ -277,15 +277,6 @@ def scatter(key: str, title: str, points: Sequence[Point], *, x_label: str, y_la
 
 
 # --- figures --------------------------------------------------------------------------------------------------
-
-
-def op_name(op: str) -> str:
-    """Return the short name of an operation."""
-    return PRIMITIVES[op].label if op in PRIMITIVES else op
-
-
-def _colour(op: str) -> str:
-    return PRIMITIVES[op].colour if op in PRIMITIVES else SOFT
 
 
 def _whole_ticks(axis: Any, count: int, whole: bool) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnas.disk import read_json, read_toml
+from dnas.drawing.registry import picture_of
 from dnas.drawing.style import INK, NODE, SOFT, TAG_COLOURS, TINT
 from dnas.drawing.svg import svg as draw_svg
 from dnas.errors import InputError
@@ -20,7 +21,7 @@ from dnas.pages.charts import Interval, Series
 from dnas.pages.figure import ACCENT, PAGE_COLOURS
 from dnas.pages.front import front
 from dnas.pages.mistakes import mistakes_of
-from dnas.pages.template import amount, both, href, legend, profile, render, safe, short_source, thirds
+from dnas.pages.template import amount, both, href, kinds_of, legend, profile, render, safe, short_source, thirds
 from dnas.runtime.names import (
     ARCHITECTURE_FILE,
     BASELINE_STAGE,
@@ -205,14 +206,21 @@ def _compared(run: Run) -> Markup | None:
     return both(charts.intervals, "compared", "Test accuracy of both networks", rows, label="test accuracy, %")
 
 
-def _drawing(architecture: Architecture, run: Run) -> Markup:
+def _drawing(architecture: Architecture, run: Run) -> dict[str, Any]:
+    """Return the drawing of the network in both forms, and how to read it."""
+
     def drawn(_: str, narrow: bool = False) -> str:
         text = draw_svg(architecture, title=run.name, narrow=narrow)
         for colour, name in DRAWING_COLOURS.items():
             text = text.replace(f'"{colour}"', f'"var(--{name})"')
         return text
 
-    return both(drawn, "network")
+    picture = picture_of(architecture)
+    return {
+        "svg": both(drawn, "network"),
+        "explanation": picture.explanation,
+        "left_out": picture.left_out,
+    }
 
 
 def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, Any]:
@@ -232,7 +240,7 @@ def _depth(architecture: Architecture, other: Architecture | None) -> dict[str, 
             )
             for i, (name, each) in enumerate(shown)
         ],
-        "thirds": thirds([profile(architecture)]),
+        "thirds": thirds([profile(architecture)], kinds_of([profile(architecture)])),
         "legend": legend(profile(architecture) + ([] if other is None else profile(other))),
     }
 

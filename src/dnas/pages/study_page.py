@@ -17,6 +17,7 @@ from dnas.pages.template import (
     both,
     href,
     in_points,
+    kinds_of,
     legend,
     mean_layer,
     p_value,
@@ -66,6 +67,7 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
     rows = [_row(number, row, path, base) for number, row in enumerate(study["rows"], start=1)]
     known = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"])
     differences = [_difference(row) for row in study["differences"]]
+    kinds = kinds_of(p for row in rows for p in row["profiles"])
     return render(
         "study.html",
         title=f"Search methods compared on {short_source(str(study['data']))}",
@@ -79,7 +81,7 @@ def _study_page(path: Path, base: Path, study: Mapping[str, Any]) -> str:
         shapes=[
             f"{shape} {kind}" for kind, shape in charts.SHAPES.items() if any(row["kind"] == kind for row in known)
         ],
-        profiles=[row for row in rows if row["depth"] is not None],
+        profiles=[{**row, "thirds": thirds(row["alike"], kinds)} for row in rows if row["depth"] is not None],
         legend_items=legend([layer for row in rows for p in row["profiles"] for layer in p]),
         practices=study.get("practices") or [],
         unfinished=_unfinished(study),
@@ -191,7 +193,7 @@ def _row(number: int, row: Mapping[str, Any], path: Path, base: Path) -> dict[st
         "averaged": len(alike),
         "depth": None if not alike else safe(charts.shares_by_layer(
             f"depth-{number}", f"{row['name']}: operations by layer", mean_profile, small=True)),
-        "thirds": thirds(alike),
+        "alike": alike,
     }  # fmt: skip
 
 

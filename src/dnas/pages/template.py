@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from dnas.errors import InputError
 from dnas.space.architecture import Architecture
-from dnas.space.primitives import PRIMITIVES, ordered
+from dnas.space.operations import group_of, groups_of, operation, ordered
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -60,18 +60,20 @@ def profile(architecture: Architecture) -> list[dict[str, float]]:
     return [dict(Counter(op for node in cell.nodes for op, _ in node)) for cell in architecture.layers]
 
 
-_KINDS = (("convolutions", ("sep_", "dil_", "conv_")), ("pools", ("max_", "avg_")), ("skips", ("skip_",)))
+def kinds_of(profiles: Iterable[Sequence[Mapping[str, float]]]) -> list[str]:
+    """Return the kinds of operations that `thirds` distinguishes in these networks."""
+    return groups_of(op for profile in profiles for layer in profile for op in layer)
 
 
-def thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str, list[str]]]:
+def thirds(profiles: Sequence[Sequence[Mapping[str, float]]], kinds: Iterable[str]) -> list[tuple[str, list[str]]]:
     """Return the share of each kind of operation in the shallow, middle and deep third of the layers."""
     rows = []
-    for kind, starts in _KINDS:
+    for kind in kinds:
         shares = []
         for third in range(3):
             layers = [layer for p in profiles for k, layer in enumerate(p) if 3 * k // len(p) == third]
             total = sum(sum(layer.values()) for layer in layers)
-            of_kind = sum(n for layer in layers for op, n in layer.items() if op.startswith(starts))
+            of_kind = sum(n for layer in layers for op, n in layer.items() if group_of(op) == kind)
             shares.append(f"{100 * of_kind / total:.0f}%" if total else "–")
         rows.append((kind, shares))
     return rows
@@ -79,8 +81,8 @@ def thirds(profiles: Sequence[Sequence[Mapping[str, float]]]) -> list[tuple[str,
 
 def legend(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Return (name, color) of the operations that occur."""
-    there = ordered({op for layer in layers for op in layer if op in PRIMITIVES})
-    return [(PRIMITIVES[op].label, PRIMITIVES[op].colour) for op in there]
+    there = map(operation, ordered({op for layer in layers for op in layer}))
+    return [(found.label, found.colour) for found in there if found is not None]
 
 
 def mean_layer(layers: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The primitives: each operation is defined once, as a chain of layers from which it is built and its cost counted.
 
 Layers are descriptions without torch, so sizes can be counted (`Conv.macs`) in milliseconds; `modules.py` turns the
-same descriptions into `nn.Module`s. To add an operation, add an entry to `_OWN`, or an entry point of the group
+same descriptions into `nn.Module`s. To add an operation, add an entry to `OWN`, or an entry point of the group
 `dnas.primitives` in another package.
 
 Feature maps are square: `size` is the height (= width) in pixels.
@@ -243,7 +243,7 @@ class Primitive:
 
 
 # The first seven, in this order, are the search space of DNAS (table 3.3 A4: "Op = 7").
-_OWN: dict[str, Primitive] = {
+OWN: dict[str, Primitive] = {
     primitive.name: primitive
     for primitive in (
         Primitive("max_pool_3x3", lambda c, s: (MaxPool(s),), "#56B4E9", "max 3×3"),
@@ -265,7 +265,7 @@ _OWN: dict[str, Primitive] = {
     )
 }
 
-DARTS_PRIMITIVES = tuple(_OWN)[:7]
+DARTS_PRIMITIVES = tuple(OWN)[:7]
 
 
 def _objection(primitive: Primitive) -> str | None:
@@ -287,14 +287,8 @@ PRIMITIVES = Registry[Primitive](
     "dnas.primitives",
     Primitive,
     "primitive",
-    lambda: _OWN,
+    lambda: OWN,
     # The names are also names of functions in exported code.
     spelled=(re.compile(r"[a-z][a-z0-9_]*"), "lowercase letters, digits and underscores"),
     objection=_objection,
 )
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Sort primitives in the order used by all drawings: built-in ones first, then others by name."""
-    places = {name: place for place, name in enumerate(_OWN)}
-    return sorted(names, key=lambda name: (places.get(name, len(places)), name))
