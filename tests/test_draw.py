@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 
 import pytest
+from drawing_tools import SVG, bands, box, document, overlap, printed, words_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -25,9 +26,6 @@ from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
-
-SVG = "{http://www.w3.org/2000/svg}"
-Box = tuple[float, float, float, float]
 
 # What no published genotype has: a node that reads one input four times, a dead node that is read.
 ODD = Architecture(
@@ -76,20 +74,8 @@ def cells(draw: st.DrawFn) -> Cell:
     return Cell(cell.nodes, tuple(draw(st.lists(st.sampled_from(cell.concat), unique=True))))
 
 
-def document(architecture: Architecture, **words: str) -> ET.Element:
-    return ET.fromstring(svg(architecture, **words))
-
-
-def bands(root: ET.Element) -> list[ET.Element]:
-    return [g for g in root.iter(f"{SVG}g") if "data-layer" in g.attrib]
-
-
 def edges(element: ET.Element) -> list[ET.Element]:
     return [g for g in element.iter(f"{SVG}g") if g.get("class") == "edge"]
-
-
-def words_of(element: ET.Element) -> list[str]:
-    return [text.text or "" for text in element.iter(f"{SVG}text")]
 
 
 def points(edge: ET.Element) -> list[tuple[float, float]]:
@@ -106,18 +92,6 @@ def states(band: ET.Element) -> dict[str, ET.Element]:
         if shape.tag == f"{SVG}rect" and label.tag == f"{SVG}text" and re.fullmatch(r"[in]\d+", label.text or ""):
             found[label.text or ""] = shape
     return found
-
-
-def box(text: ET.Element) -> Box:
-    size = float(text.get("font-size", 11))
-    wide = 0.6 * size * len(text.text or "")
-    x, y = float(text.get("x", 0)), float(text.get("y", 0))
-    x -= {"middle": wide / 2, "end": wide}.get(text.get("text-anchor", ""), 0)
-    return (x, y - 0.78 * size, x + wide, y + 0.22 * size)
-
-
-def overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def check_edges(architecture: Architecture) -> None:
@@ -325,13 +299,6 @@ def test_the_header_tells_stacked_cells_from_free_layers() -> None:
 
 
 # --- terminal ---------------------------------------------------------------------------------------
-
-
-def printed(architecture: Architecture, width: int, **console: bool) -> list[str]:
-    # A console far wider than the text, so that what fits does so by itself and not because rich folds it.
-    file = io.StringIO()
-    Console(file=file, width=1000, **console).print(terminal(architecture, width=width))  # type: ignore[arg-type]
-    return file.getvalue().splitlines()
 
 
 @EXAMPLES

@@ -97,7 +97,7 @@ class ChainPicture:
     """Blocks as boxes: as wide as their channels, as high as their kernel, with a color per kind; and in words."""
 
     noun = "block"
-    reading = "Boxes are as wide as the channels and as high as the kernel of a layer. Data runs from top to bottom."
+    reading = "Data runs from top to bottom; boxes are as wide as the channels and as high as the kernel."
     explanation = (
         "Each row is a layer, and the image enters at the top. A layer is one block of convolutions, which reads the "
         "output of the layer before it. An arc around a block is a shortcut: it adds the input of the block to its "
