@@ -13,7 +13,13 @@ import dnas
 ROOT = Path(dnas.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if "carried" not in path.parts)
 # Who extends dnas reads these: here methods have docstrings, too.
-PROTOCOLS = ("methods/protocol.py", "parts/protocol.py", "data/sources/protocol.py", "space/protocol.py")
+PROTOCOLS = (
+    "drawing/protocol.py",
+    "methods/protocol.py",
+    "parts/protocol.py",
+    "data/sources/protocol.py",
+    "space/protocol.py",
+)
 Definition = ast.FunctionDef | ast.ClassDef
 
 

@@ -18,7 +18,11 @@ from dnas.data.splits import DataInfo, load_test
 from dnas.disk import read_json
 from dnas.pages import mistakes, report
 from dnas.pipeline.model import load_model
+from dnas.space.architecture import Architecture
+from dnas.space.blocks import BLOCKS
+from dnas.space.operations import colour_of
 from dnas.space.primitives import PRIMITIVES
+from dnas.space.registry import get_space
 from dnas.training.accuracy import predict
 
 pytest.importorskip("matplotlib")
@@ -232,6 +236,25 @@ def test_searches_by_trials_and_trainings_have_a_page(images, tmp_path, command,
     assert_whole(page, tmp_path / "run")
     assert "Random baseline" not in page.words
     assert ("accuracy of each candidate" in page.words) == (command == "search")
+
+
+@pytest.mark.parametrize("space", ["mobile", "resnet"])
+def test_a_search_in_a_space_of_chains_has_a_page(images, tmp_path, space):
+    outcome = invoke("search", "--space", space, "--data", images, *TINY, "--out", tmp_path / "run", "--json")
+    assert outcome.code == 0, outcome.err
+    report.report(tmp_path / "run")
+    page = read(tmp_path / "run" / "report.html")
+    assert_whole(page, tmp_path / "run")
+    assert "A layer is one block of convolutions" in page.words and "outputs of the two layers" not in page.words
+    architecture = Architecture.load(tmp_path / "run" / "architecture.json")
+    _, *rows = cells(page, "Share of the operations in each third of the depth")
+    kinds = {layer.kind for layer in architecture.layers} - {"skip_connect"}
+    assert {row[0] for row in rows} == {BLOCKS[kind].label for kind in kinds} | {"skips"}
+    operations = {BLOCKS[kind].colour for kind in get_space(space).primitives if kind in BLOCKS}
+    body = page.raw[page.raw.index("<body>") :]
+    assert {c.upper() for c in re.findall(r"#[0-9a-fA-F]{6}\b", body)} <= operations | {colour_of("skip_connect", "")}
+    # The drawing of the run folder is the same for every reader: it does not take the colors of a page.
+    assert "var(--" not in (tmp_path / "run" / "architecture.svg").read_text("utf-8")
 
 
 def test_the_network_of_a_page_takes_the_pages_colours(run):

@@ -21,6 +21,9 @@ pytest.importorskip("jinja2")
 from dnas.errors import InputError
 from dnas.pages import report
 from dnas.pages.template import mean_layer, thirds
+from dnas.rng import numpy_stream
+from dnas.space import sampling
+from dnas.space.chain import MOBILE
 
 # --- studies ----------------------------------------------------------------------------------------------------
 
@@ -62,14 +65,30 @@ def test_depth_profiles_are_means_over_a_rows_searches(tmp_path):
     layers = [[{"skip_connect": 8}, {"skip_connect": 2, "none": 2}], [{"none": 1}, {"none": 4}]]
     assert mean_layer([layers[0][0], layers[1][0]]) == {"skip_connect": 0.5, "none": 0.5}
     assert mean_layer([layers[0][1], layers[1][1]]) == {"skip_connect": 0.25, "none": 0.75}
-    shares = thirds(
-        [[{"sep_conv_3x3": 6, "skip_connect": 2}, {"max_pool_3x3": 1}, {"skip_connect": 3, "dil_conv_3x3": 1}]]
-    )
+    profiles = [[{"sep_conv_3x3": 6, "skip_connect": 2}, {"max_pool_3x3": 1}, {"skip_connect": 3, "dil_conv_3x3": 1}]]
+    shares = thirds(profiles, ("convolutions", "pools", "skips"))
     assert shares == [
         ("convolutions", ["75%", "0%", "25%"]),
         ("pools", ["0%", "100%", "0%"]),
         ("skips", ["25%", "0%", "75%"]),
     ]
+
+
+def test_rows_of_chains_and_of_cells_have_the_same_columns(tmp_path):
+    make_study(tmp_path, layers=6, searches=1)
+    for number in (0, 2):
+        architecture = sampling.sample(MOBILE, numpy_stream(number, "test"), 6)
+        architecture.save(tmp_path / f"runs/row{number}-s0" / "architecture.json")
+    report.report(tmp_path)
+    page = read(tmp_path / "report.html")
+    assert_whole(page, tmp_path)
+    header, *rows = cells(page, "Share of each kind of operation in the shallow, middle and deep third of the layers")
+    assert header[1:3] == ["convolutions", "pools"] and header[-1] == "skips"
+    assert {"mb ×1", "mb ×3", "mb ×6"} >= set(header[3:-1]) != set()
+    for number, row in enumerate(rows):
+        assert len(row) == len(header)
+        assert (row[1:3] == ["0% · 0% · 0%"] * 2) == (number in (0, 2))
+    assert len(page.all("svg")) > 2 * len(rows)
 
 
 def test_hostile_names_in_a_study_are_text(tmp_path):
