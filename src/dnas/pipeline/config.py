@@ -180,7 +180,7 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         if load_prior(config.prior).space.name != config.space:
             raise InputError(f"--prior {config.prior} is for another space than {config.space!r}; use --prior none")
     if config.limits is not None:
-        check_limits(config.limits, config.command)
+        check_limits(config.limits, config.command, config.space)
         if config.limits.several and distributed.count() > 1:
             raise InputError("several values of a limit are trained for one by one, which ranks do not share; give one")
     if data.workers and data.memory == "whole":

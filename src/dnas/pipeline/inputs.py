@@ -97,7 +97,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
     for each in drafts:
         if each.limits is not None:
-            check_limits(each.limits, "compare")
+            check_limits(each.limits, "compare", each.space)
     train, info = load_train(drafts[0].data.source, **_reading(drafts[0], reporter))
     if reporter is not None:
         for line in overview(info, train):

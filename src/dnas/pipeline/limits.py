@@ -46,8 +46,12 @@ class Config(Protocol):
     def train(self) -> NetworkTrainSettings | None: ...
 
 
-def check_limits(limits: LimitSettings, command: str) -> None:
+def check_limits(limits: LimitSettings, command: str, space: str) -> None:
     """Raise InputError for limits that are invalid regardless of the images."""
+    if limits.latency and not get_space(space).timed:
+        raise InputError(
+            f"--max-latency only applies to spaces of cells, not to --space {space}; use --max-macs, or another space"
+        )
     if command == "train":
         raise InputError("limits cannot be used with `dnas train`, which trains a given network; remove them")
     if limits.several and command != "run":

@@ -21,6 +21,10 @@ class Space(SearchSpace):
     def thins(self) -> bool:
         return True
 
+    @property
+    def timed(self) -> bool:
+        return True
+
     def invalid(self) -> str | None:
         if not 1 <= self.nodes <= MAX_NODES:
             return f"a cell must have 1 to {MAX_NODES} nodes, got {self.nodes}"

@@ -77,6 +77,11 @@ class SearchSpace:
         """True if a node can keep fewer edges than `inputs_per_node`, outside the space."""
         return False
 
+    @property
+    def timed(self) -> bool:
+        """True if the time of each operation on this machine can be measured, for limits on latency."""
+        return False
+
     # --- what each space defines --------------------------------------------------------------------------
 
     def invalid(self) -> str | None:
