@@ -8,18 +8,24 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from faults.harness import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_contract import METHODS, table
 from test_cost import held
 from torch import nn
 
+from dnas.deploy.source_code import network_code
 from dnas.errors import InputError
 from dnas.kernels.draws import Draws
-from dnas.network.network import build, drop_path, macs
+from dnas.methods.registry import create
+from dnas.network.network import build, drop_path, macs, params
+from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture
 from dnas.space.blocks import SKIP
 from dnas.space.chain import MOBILE, RESNET, Block
 from dnas.space.cost import memory
+from dnas.space.darts import S1
 from dnas.space.limits import Delivered, Feasible
 from dnas.space.network_plan import Shape, size
 from dnas.space.plan import plan
@@ -27,6 +33,7 @@ from dnas.space.sampling import sample
 from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, path
+from dnas.testing.spaces import check_space_searched
 
 SPACES = (MOBILE, RESNET)
 by_space = pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
@@ -229,6 +236,49 @@ def test_mappings_factor_kernels_and_kinds():
     counts = {name: kind(6, 3, 4).count() for name, kind in MAPPINGS.items()}
     assert counts == {"shared": 2 * 12 + 2 * 3, "full": 6 * 12 + 6 * 3, "decoupled": 12 + 6 * 3 + 6 * 4}
     assert (len(MOBILE.edges), len(MOBILE.primitives)) == (3, 4)
+
+
+# --- searches -------------------------------------------------------------------------------------------------
+
+
+@by_space
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_searches_chains(space, name):
+    """Under each of its mappings; and resumes bit for bit."""
+    check_space_searched(space, name, table(name, "SMALL"))
+
+
+def test_a_method_with_one_cell_for_all_layers_is_refused_where_they_have_nothing_in_common():
+    with pytest.raises(InputError, match="--method pnas has one cell for both kinds of layers.* in the s1 space"):
+        create("pnas", None, {}, S1)
+
+
+@pytest.mark.parametrize("mapping", ["shared", "full"])
+def test_a_controller_chooses_among_the_operations_of_an_edge(mapping):
+    method = create("nasnet", mapping, {}, S1)
+    for candidate in method.propose([], 4, 0):
+        assert candidate.architecture.in_space and candidate.architecture.space == "s1"
+
+
+def test_a_whole_run_in_a_space_of_chains(tmp_path):
+    """Search, finals, training, baseline, export; the answers of the exported code are those of the run."""
+    run = tmp_path / "run"
+    given = ("--layers", 4, "--epochs", 1, "--batch-size", 64, "-o", "search.images=128", "-o", "search.epochs=1")
+    outcome = invoke("run", "--space", "mobile", "--finals", 2, "--max-params", "20k", "--out", run, *given)
+    assert outcome.code == 0, outcome.err
+    assert Architecture.load(run / "architecture.json").space == "mobile"
+    trained = load_trained(run / "model.safetensors")
+    assert params(trained.network) <= 20_000
+    code, weights = network_code(trained)
+    names: dict = {}
+    exec("import torch\nfrom torch import nn\nimport torch.nn.functional as F\n" + code, names)
+    plain = names["Network"]()
+    plain.load_state_dict(weights)
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(images), trained.network.eval()(images), rtol=0, atol=1e-5)
+    refused = invoke("run", "--space", "mobile", "--max-latency", "5ms", "--out", tmp_path / "other")
+    assert refused.code == 2 and "--max-latency only applies to spaces of cells, not to --space mobile" in refused.err
 
 
 # --- limits and files -----------------------------------------------------------------------------------------

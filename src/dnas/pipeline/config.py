@@ -73,8 +73,9 @@ class Config(Settings):
     with_parts: list[str] = Field(
         default_factory=list, description="parts added to the method; `dnas methods --parts` lists all"
     )
-    space: str = Field("darts", description="search space: darts, mobile, resnet, s1, s2, s3, s4, or one of "
-        "another package")
+    space: str = Field(
+        "darts", description="search space: darts, mobile, resnet, s1, s2, s3, s4, or one of another package"
+    )
     architecture: str = Field("", description="source of the architecture for `dnas train`")
     handmade: str = Field("", description="reference network for `dnas train`, instead of an architecture")
     from_run: str = Field(

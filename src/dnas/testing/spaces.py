@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -19,7 +20,7 @@ from dnas.space.protocol import SearchSpace
 from dnas.space.registry import SPACES
 from dnas.supernet import derive
 from dnas.testing.planted import LAYERS, SIDE, plant
-from dnas.testing.record import REAL, objection, search
+from dnas.testing.record import REAL, Options, objection, search
 
 DRAWS = 30
 FEW = 2000  # the maximum number of cells of a layer to enumerate
@@ -106,12 +107,18 @@ def check_space_derives(space: SearchSpace) -> None:
         assert found.space == space.name, f"what is derived in {space.name} says {found.space!r}"
 
 
-def check_space_searched(space: SearchSpace, method: str) -> None:
-    """Check that a search of real networks ends in the space, under each mapping of the method."""
+def check_space_searched(space: SearchSpace, method: str, options: Options | None = None) -> None:
+    """Check that a search of real networks ends in the space, and that it resumes bit for bit, under each mapping."""
     for mapping in get_method(method).mappings:
-        found = search(method, mapping, size=REAL, planted=None, space=space)
+        again = partial(search, method, mapping, options, size=REAL, planted=None, space=space)
+        found = again()
         problem = objection(found.found.architecture, found.method)
         assert problem is None, f"the architecture that {method} finds in {space.name} {problem}"
+        checkpoints = found.session.checkpoints
+        for checkpoint in {id(each): each for each in (checkpoints[len(checkpoints) // 2], checkpoints[-1])}.values():
+            differing = found.differences(again(start=checkpoint))
+            step = checkpoint.state["step"]
+            assert not differing, f"resumed from step {step}, {method} in {space.name} ends with others: {differing}"
         # As `--finals` and the random baseline do.
         plant(mapping, 1, space)
 
