@@ -2,6 +2,7 @@
 
     python benchmarks/outcome.py --data cifar10-jpeg,fashion-mnist --budgets 500,1500 --seeds 5 --out outcome
     python benchmarks/outcome.py --data cifar10-jpeg --budgets 500 --max-macs 5M --networks resnet8,mobilenet
+    python benchmarks/outcome.py --data cifar10-jpeg --budgets 500 --space darts,mobile,resnet --networks random
 
 For every data set, budget and seed, each in a process of its own with one thread:
 
@@ -60,6 +61,7 @@ class Setting:
     budget: float
     folder: Path
     max_macs: int = 0  # 0: no limit
+    space: str = "darts"
 
     def run(self, network: str, seed: int) -> Path:
         return self.folder / f"{network}-{seed}"
@@ -80,7 +82,7 @@ class Row:
 def carry_out(setting: Setting, networks: Sequence[str], seed: int, more: Sequence[str]) -> list[Row]:
     """The found network of a seed and those that it is compared with."""
     limits = ["--max-macs", str(setting.max_macs)] if setting.max_macs else []
-    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *limits, *more])]
+    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", "--space", setting.space, *limits, *more])]
     for network in networks:
         if network == RANDOM:
             subject = [str(control(setting, seed)), "--channels", str(found_training(setting, seed).channels)]
@@ -173,7 +175,10 @@ def differences(rows: Sequence[Row], networks: Sequence[str]) -> dict[str, Diffe
 
 
 def table(setting: Setting, rows: Sequence[Row], networks: Sequence[str]) -> Table:
-    out = Table(title=f"{Path(setting.data).name}, {setting.budget:g} s of processor time", title_justify="left")
+    out = Table(
+        title=f"{Path(setting.data).name}, {setting.space}, {setting.budget:g} s of processor time",
+        title_justify="left",
+    )
     for name in ("network", "accuracy", "sd", "parameters", "MACs", "seconds", "found is better by", "p"):
         out.add_column(name, justify="left" if name == "network" else "right")
     compared = differences(rows, networks)
@@ -209,6 +214,7 @@ def main(
     first_seed: int = 0,
     networks: str = ",".join((RANDOM, *HANDMADE)),
     max_macs: str = "",
+    space: str = "darts",
     out: Path = Path("outcome"),
     processes: int = os.cpu_count() or 1,
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"])] = None,
@@ -223,13 +229,15 @@ def main(
     seeds: How many searches.
     networks: What the found network is compared with.
     max_macs: A limit on all networks, such as 5M.
+    space: Search spaces, with commas between them; each has a table of its own.
     processes: Runs at a time.
     option: Passed on to `dnas run`, such as --option=method=… ; repeatable.
     """
     names = [name for name in networks.split(",") if name]
     limit = whole_number(max_macs) if max_macs else 0
     settings = [
-        Setting(source, float(budget), out / f"{Path(source).name}-{float(budget):g}s", limit)
+        Setting(source, float(budget), out / f"{name}-{Path(source).name}-{float(budget):g}s", limit, name)
+        for name in space.split(",")
         for source in data.split(",")
         for budget in budgets.split(",")
     ]
@@ -249,6 +257,7 @@ def main(
         shown = [
             {
                 "data": setting.data,
+                "space": setting.space,
                 "budget": setting.budget,
                 "rows": [asdict(row) for row in rows],
                 "differences": {name: asdict(each) for name, each in differences(rows, names).items()},
