@@ -10,16 +10,13 @@ from dnas.pipeline.config import Config
 from dnas.rng import numpy_stream
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
 from dnas.space.architecture import Architecture
-from dnas.space.darts import DARTS
 from dnas.space.limits import Feasible
-from dnas.space.published import load_published
+from dnas.space.published import candidates
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import Worth
 
-# Published cells that take part: the best known one (DARTS), and a light one.
-PUBLISHED = ("DARTS_V2", "PC_DARTS_cifar")
 # Random ones for each that is wanted: some may be equal, in a small space.
 DRAWS = 20
 FEASIBLE_DRAWS = 4  # where there are limits, since these take longer
@@ -54,7 +51,7 @@ def entrants(
     else:
         random = [feasible.drawn(draw_one) for _ in range(FEASIBLE_DRAWS * config.finals)]
     drawn = [(RANDOM, architecture) for architecture in random]
-    stacked = [(name, load_published(name, len(found))) for name in PUBLISHED] if config.space == DARTS.name else []
+    stacked = candidates(space, len(found))
     if feasible is not None:
         stacked = [(name, architecture) for name, architecture in stacked if feasible.allows(architecture)]
     named += [each for turn in zip_longest(second, drawn, stacked) for each in turn if each is not None]

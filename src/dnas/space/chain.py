@@ -52,6 +52,7 @@ class ChainSpace(SearchSpace):
     Attributes:
         kernels: The sizes of kernels, which are the edges of a layer.
         head_factor: Channels of the 1×1 convolution after the last layer, relative to it; 0: no such convolution.
+        known: Hand-designed networks of one block, by name.
     """
 
     nodes: int = 1
@@ -59,6 +60,7 @@ class ChainSpace(SearchSpace):
     primitives: tuple[str, ...] = ()
     kernels: tuple[int, ...] = (3, 5, 7)
     head_factor: int = 0
+    known: tuple[tuple[str, Block], ...] = ()
 
     def invalid(self) -> str | None:
         if not self.kernels or any(kernel % 2 == 0 for kernel in self.kernels):
@@ -137,13 +139,22 @@ class ChainSpace(SearchSpace):
         planned = self.layer_plan(Block(operation, edge), 0, previous, plan.channels, reduction, False)
         return tuple(each.chain for each in planned.edges)
 
+    def designed(self) -> tuple[tuple[str, Block], ...]:
+        return self.known
+
     def operation_params(self, operation: str) -> int:
         if operation == SKIP:
             return 0
         return chain_cost(BLOCKS[operation].chain(16, 16, self.kernels[0], 1), 1)[0].params
 
 
-def chain_space(name: str, kinds: tuple[str, ...], kernels: tuple[int, ...], head_factor: int = 0) -> ChainSpace:
+def chain_space(
+    name: str,
+    kinds: tuple[str, ...],
+    kernels: tuple[int, ...],
+    head_factor: int = 0,
+    known: tuple[tuple[str, Block], ...] = (),
+) -> ChainSpace:
     """Return a space of these kinds of blocks, with a skip, once, in each layer that keeps the resolution."""
     skippable = tuple((*kinds, SKIP) if edge == 0 else kinds for edge in range(len(kernels)))
     return ChainSpace(
@@ -153,11 +164,12 @@ def chain_space(name: str, kinds: tuple[str, ...], kernels: tuple[int, ...], hea
         none=False,
         kernels=kernels,
         head_factor=head_factor,
+        known=known,
     )
 
 
 # The inverted residuals of MobileNetV2 (Sandler et al., CVPR 2018), with kernels and expansions as in ProxylessNAS (Cai
 # et al., ICLR 2019) and expansion 1.
-MOBILE = chain_space("mobile", ("mbconv1", "mbconv3", "mbconv6"), (3, 5, 7), head_factor=4)
+MOBILE = chain_space("mobile", ("mbconv1", "mbconv3", "mbconv6"), (3, 5, 7), 4, (("MobileNetV2", Block("mbconv6", 0)),))
 # Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).
-RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5))
+RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5), known=(("ResNet", Block("basic", 0)),))

@@ -153,6 +153,10 @@ class SearchSpace:
         """
         raise NotImplementedError
 
+    def designed(self) -> tuple[tuple[str, Any], ...]:
+        """Return layers that all layers of a hand-designed network have, with its name, as candidates of finals."""
+        return ()
+
     def operation_params(self, operation: str) -> int:
         """Return the parameters of an operation in a layer of 16 channels that keeps the resolution."""
         raise NotImplementedError

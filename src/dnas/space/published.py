@@ -9,10 +9,23 @@ from importlib import resources
 from typing import Any
 
 from dnas.errors import InputError, choices
-from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture, stack
+from dnas.space.darts import DARTS
 from dnas.space.genotype import PAPER_LAYERS
+from dnas.space.protocol import SearchSpace
 
 # --- published genotypes ----------------------------------------------------------------------------
+
+
+# Published cells that are candidates of finals: the best known one (DARTS), and a light one.
+CANDIDATES = ("DARTS_V2", "PC_DARTS_cifar")
+
+
+def candidates(space: SearchSpace, layers: int) -> list[tuple[str, Architecture]]:
+    """Return the hand-designed or published architectures of a space that are candidates of finals, by name."""
+    if space == DARTS:
+        return [(name, load_published(name, layers)) for name in CANDIDATES]
+    return [(name, stack(layer, layer, layers, space=space.name)) for name, layer in space.designed()]
 
 
 @cache
