@@ -234,7 +234,8 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     given = config.Config(space=space, finals=9, mapping="shared" if shared else "full")
     those = entrants_of.entrants(given, found, [other, found, other], None)
     names = ["found", "second choice", "random"]
-    names += ["DARTS_V2", "random", "PC_DARTS_cifar"] if space == "darts" else []
+    designed = {"darts": ["DARTS_V2", "random", "PC_DARTS_cifar"], "mobile": ["MobileNetV2"], "resnet": ["ResNet"]}
+    names += designed.get(space, [])
     assert [name for name, _ in those] == names + ["random"] * (9 - len(names))
     assert those[0][1] == found and those[1][1] == other
     assert len({architecture.layers for _, architecture in those}) == 9
