@@ -240,7 +240,8 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     assert those[0][1] == found and those[1][1] == other
     assert len({architecture.layers for _, architecture in those}) == 9
     assert all(len(architecture) == 4 for _, architecture in those)
-    assert all((cell_pair(architecture) is not None) == shared for name, architecture in those if name == "random")
+    pairs = [cell_pair(architecture) is not None for name, architecture in those if name == "random"]
+    assert all(pairs) if shared else not all(pairs)  # in a small space, all layers of a kind may be equal by chance
     assert entrants_of.entrants(given, found, [other], None) == those
     few = given.model_copy(update={"finals": 2})
     assert entrants_of.entrants(few, found, [other], None) == those[:2]
