@@ -61,7 +61,7 @@ class Setting:
     budget: float
     folder: Path
     max_macs: int = 0  # 0: no limit
-    space: str = "darts"
+    space: str = ""  # empty: that of `dnas run`
 
     def run(self, network: str, seed: int) -> Path:
         return self.folder / f"{network}-{seed}"
@@ -82,7 +82,8 @@ class Row:
 def carry_out(setting: Setting, networks: Sequence[str], seed: int, more: Sequence[str]) -> list[Row]:
     """The found network of a seed and those that it is compared with."""
     limits = ["--max-macs", str(setting.max_macs)] if setting.max_macs else []
-    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", "--space", setting.space, *limits, *more])]
+    space = ["--space", setting.space] if setting.space else []
+    rows = [made(setting, FOUND, seed, ["run", "--no-baseline", *space, *limits, *more])]
     for network in networks:
         if network == RANDOM:
             subject = [str(control(setting, seed)), "--channels", str(found_training(setting, seed).channels)]
@@ -176,7 +177,7 @@ def differences(rows: Sequence[Row], networks: Sequence[str]) -> dict[str, Diffe
 
 def table(setting: Setting, rows: Sequence[Row], networks: Sequence[str]) -> Table:
     out = Table(
-        title=f"{Path(setting.data).name}, {setting.space}, {setting.budget:g} s of processor time",
+        title=f"{Path(setting.data).name}, {setting.space or 'default space'}, {setting.budget:g} s of processor time",
         title_justify="left",
     )
     for name in ("network", "accuracy", "sd", "parameters", "MACs", "seconds", "found is better by", "p"):
@@ -214,7 +215,7 @@ def main(
     first_seed: int = 0,
     networks: str = ",".join((RANDOM, *HANDMADE)),
     max_macs: str = "",
-    space: str = "darts",
+    space: str = "",
     out: Path = Path("outcome"),
     processes: int = os.cpu_count() or 1,
     option: Annotated[list[str] | None, Parameter(name=["--option", "-o"])] = None,
@@ -229,14 +230,14 @@ def main(
     seeds: How many searches.
     networks: What the found network is compared with.
     max_macs: A limit on all networks, such as 5M.
-    space: Search spaces, with commas between them; each has a table of its own.
+    space: Search spaces, with commas between them; each has a table of its own. [default: that of `dnas run`]
     processes: Runs at a time.
     option: Passed on to `dnas run`, such as --option=method=… ; repeatable.
     """
     names = [name for name in networks.split(",") if name]
     limit = whole_number(max_macs) if max_macs else 0
     settings = [
-        Setting(source, float(budget), out / f"{name}-{Path(source).name}-{float(budget):g}s", limit, name)
+        Setting(source, float(budget), out / f"{name or 'default'}-{Path(source).name}-{float(budget):g}s", limit, name)
         for name in space.split(",")
         for source in data.split(",")
         for budget in budgets.split(",")

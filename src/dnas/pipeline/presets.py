@@ -147,7 +147,7 @@ def preset_settings(
         search["epochs"] = max(1, search["epochs"] // QUICK_FEWER_EPOCHS)
     train |= {
         "layers": 0,
-        "channels": 16,
+        "channels": method.space.quick_channels,
         "epochs": min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images))),
         "batch_size": QUICK_BATCH,
         "images": images,

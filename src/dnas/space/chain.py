@@ -62,6 +62,10 @@ class ChainSpace(SearchSpace):
     head_factor: int = 0
     known: tuple[tuple[str, Block], ...] = ()
 
+    @property
+    def quick_channels(self) -> int:
+        return 24
+
     def invalid(self) -> str | None:
         if not self.kernels or any(kernel % 2 == 0 for kernel in self.kernels):
             return f"kernels must be odd numbers, got {self.kernels}"

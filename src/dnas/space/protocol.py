@@ -82,6 +82,11 @@ class SearchSpace:
         """True if the time of each operation on this machine can be measured, for limits on latency."""
         return False
 
+    @property
+    def quick_channels(self) -> int:
+        """Initial channels of a network in the quick preset."""
+        return 16
+
     # --- what each space defines --------------------------------------------------------------------------
 
     def invalid(self) -> str | None:
