@@ -1,6 +1,6 @@
 """What int8 costs: other calibrations, and a training with fake quantization, on held-out training images.
 
-    python benchmarks/int8.py --data cifar10-jpeg --image-size 16 --seconds 30 --seeds 4
+    python benchmarks/int8.py --data cifar10-jpeg --image-size 16 --seconds 30 --seeds 4 --calibrations
 
 For every seed a network is trained by the quick recipe, and once more with fake quantization in the last tenth of the
 steps, for as many steps as take the same processor time of one thread. `dnas export` writes both as int8; ONNX Runtime
@@ -258,7 +258,7 @@ def main(
     network: str = RANDOM,
     seconds: float = 20.0,
     seeds: int = 4,
-    calibrations: bool = True,
+    calibrations: bool = False,
     out: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
@@ -271,7 +271,7 @@ def main(
     network: random (6 layers, another one for each seed), the name of a published architecture, or resnet8.
     seconds: Of processor time, for every training.
     seeds: How many seeds.
-    calibrations: Whether other calibrations are measured.
+    calibrations: Also measure other calibrations.
     out: A file that keeps what is known, so that an interrupted benchmark goes on.
     """
     logging.getLogger().setLevel(logging.ERROR)  # ONNX Runtime recommends steps that are already done
