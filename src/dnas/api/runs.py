@@ -100,7 +100,7 @@ def run(
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
         space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
-            darts]
+            resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -242,7 +242,7 @@ def search(
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
         space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
-            darts]
+            resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
