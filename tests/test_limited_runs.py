@@ -166,9 +166,10 @@ def test_random_limits_are_kept(name):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--max-params", "1k"), "--max-params 1000 cannot be met: the least that a network of 4 layers and 2 channels needs is"),
+        (("--max-params", "1k", "--space", "darts"), "--max-params 1000 cannot be met: the least that a network of 4 layers and 2 channels needs is"),
         (("--max-params", "12k", "--channels", 32), "--max-params 12000 cannot be met: the least that a network of 4 layers and 32"),
-        (("--max-ram", "1KB"), "bytes of int8 activations"),
+        (("--max-params", 100), "--max-params 100 cannot be met: the least that a network of 4 layers and 2 channels needs is"),
+        (("--max-ram", 100), "bytes of int8 activations"),
         (("--max-size", "1.5"), "must be a number of bytes"),
         (("--ram-precision", "float32"), "--ram-precision float32 only applies to --max-ram"),
     ],
