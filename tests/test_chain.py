@@ -21,9 +21,10 @@ from dnas.kernels.draws import Draws
 from dnas.methods.registry import create
 from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
-from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.blocks import SKIP
 from dnas.space.chain import MOBILE, RESNET, Block
+from dnas.space.controls import random_of_size
 from dnas.space.cost import memory
 from dnas.space.darts import S1
 from dnas.space.limits import Delivered, Feasible
@@ -279,6 +280,16 @@ def test_a_whole_run_in_a_space_of_chains(tmp_path):
         torch.testing.assert_close(plain.eval()(images), trained.network.eval()(images), rtol=0, atol=1e-5)
     refused = invoke("run", "--space", "mobile", "--max-latency", "5ms", "--out", tmp_path / "other")
     assert refused.code == 2 and "--max-latency only applies to spaces of cells, not to --space mobile" in refused.err
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_random_network_of_the_size_of_a_stacked_one_is_another(seed):
+    """No other pair of blocks has the size of this ResNet."""
+    like = chain(RESNET, *[("basic", 3)] * 6)
+    count = lambda architecture: size(plan(architecture, channels=8, classes=10), 32).params
+    other = random_of_size(like, count, seed)
+    assert other.layers != like.layers and abs(count(other) / count(like) - 1) <= 0.05
+    assert cell_pair(other) is None
 
 
 # --- limits and files -----------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
+
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.darts import DARTS
+from dnas.space.protocol import SearchSpace
 from dnas.space.registry import SPACES
 from dnas.space.sampling import mutate, sample
 
@@ -27,7 +30,7 @@ def random_of_size(
     Uniform architectures are drawn until one has the right size. If the size of `like` is so unusual that uniform
     draws do not reach it, single slots of the nearest draw are redrawn as long as this does not lead away from the
     size. If `like` stacks one pair of cells, the random architecture does as well, as it must be a possible result
-    of the search.
+    of the search, unless there is no other pair of this size. It always differs from `like`.
 
     Args:
         count: Returns the number of parameters of the network of an architecture.
@@ -37,29 +40,44 @@ def random_of_size(
         InputError: No architecture of the space has that size.
     """
     wanted = count(like)
-    rng = numpy_stream(seed, "sample")
     space = SPACES.get(like.space, DARTS)
-    shared = cell_pair(like) is not None
 
     def distance(architecture: Architecture) -> float:
         apart = abs(count(architecture) - wanted) / wanted
-        # An architecture that violates the limits is not a valid control, but can be a step towards one.
-        return apart if apart > SIZE_TOLERANCE or allowed(architecture) else SIZE_TOLERANCE * BEYOND
+        # One that violates the limits, or `like` itself, is not a valid control, but can be a step towards one.
+        valid = allowed(architecture) and architecture.layers != like.layers
+        return apart if apart > SIZE_TOLERANCE or valid else SIZE_TOLERANCE * BEYOND
 
-    draws = [sample(space, rng, len(like), shared=shared)]
-    while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
-        draws.append(sample(space, rng, len(like), shared=shared))
-    best = min(draws, key=distance)
-    for _ in range(5_000):
+    # In a small space, no other pair may have this size.
+    for shared in (True, False) if cell_pair(like) is not None else (False,):
+        best = _closest(space, len(like), shared, distance, numpy_stream(seed, "sample"))
         if distance(best) <= SIZE_TOLERANCE:
             return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
-        candidate = mutate(space, rng, best, shared=shared)
-        if distance(candidate) <= distance(best):
-            best = candidate
     raise InputError(
         f"no random architecture within 5% of {wanted:,} parameters found in the {space.name!r} space; "
         "skip the baseline with --no-baseline"
     )
+
+
+def _closest(
+    space: SearchSpace,
+    layers: int,
+    shared: bool,
+    distance: Callable[[Architecture], float],
+    rng: np.random.Generator,
+) -> Architecture:
+    """Return the first of many draws and mutants that is within the tolerance, or else the closest."""
+    draws = [sample(space, rng, layers, shared=shared)]
+    while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
+        draws.append(sample(space, rng, layers, shared=shared))
+    best = min(draws, key=distance)
+    for _ in range(5_000):
+        if distance(best) <= SIZE_TOLERANCE:
+            break
+        candidate = mutate(space, rng, best, shared=shared)
+        if distance(candidate) <= distance(best):
+            best = candidate
+    return best
 
 
 def shuffled(architecture: Architecture, seed: int) -> Architecture:
