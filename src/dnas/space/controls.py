@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -42,6 +43,7 @@ def random_of_size(
     wanted = count(like)
     space = SPACES.get(like.space, DARTS)
 
+    @cache
     def distance(architecture: Architecture) -> float:
         apart = abs(count(architecture) - wanted) / wanted
         # One that violates the limits, or `like` itself, is not a valid control, but can be a step towards one.
