@@ -269,7 +269,9 @@ def test_a_run_with_a_budget_is_resumed_and_repeated_to_the_bits(images, tmp_pat
     run = tmp_path / "run"
     with monkeypatch.context() as interrupted:
         interrupted.setattr(Session, "complete", stopping)
-        outcome = invoke("run", "--data", images, *FLAGS, "--budget", "2.5", "--finals", "3", "--out", run)
+        outcome = invoke(
+            "run", "--space", "darts", "--data", images, *FLAGS, "--budget", "2.5", "--finals", "3", "--out", run
+        )
         while outcome.code == 130:
             assert read_toml(run / "config.toml")["budget"] == 2.5
             outcome = invoke("resume", run)
