@@ -125,12 +125,12 @@ def test_a_folder_whose_name_is_not_utf8_works_or_is_refused(tmp_path, images):
 
 
 def test_a_defect_of_ours_is_one_line_too(monkeypatch):
-    from dnas.space import plan
+    from dnas.space import network_plan
 
     def broken(*arguments, **options):
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr(plan, "size", broken)
+    monkeypatch.setattr(network_plan, "size", broken)
     outcome = invoke("show", "DARTS_V1")
     assert outcome.code == 1 and outcome.lines == [
         "error: internal error, ZeroDivisionError: of ours; repeat the command with --debug and report the traceback"

@@ -145,8 +145,35 @@ def test_who_says_how_long_a_run_is_has_no_finals_unless_asked(given):
     ("images", "batch_size", "finalists"), [(500, 64, 4), (497, 64, 0), (500, 400, 4), (500, 401, 0)]
 )
 def test_finals_are_held_by_default_where_a_fifth_of_the_images_tells_candidates_apart(images, batch_size, finalists):
-    config, _ = resolve({"train": {"batch_size": batch_size}}, info(), images, "")
+    config, _ = resolve({"train": {"batch_size": batch_size}, "space": "darts"}, info(), images, "")
     assert (config.finals, config.prior) == ((finalists, "auto") if finalists else (0, "none"))
+
+
+def test_a_run_in_which_nothing_about_the_search_is_chosen_searches_resnet():
+    config = resolved()
+    assert (config.space, config.prior, config.train.channels) == ("resnet", "none", 24)
+    assert resolved(search={"epochs": 3}, finals=4).space == "resnet"
+    assert resolved(train={"channels": 16}).train.channels == 16
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"space": "darts"},
+        {"method": "darts"},
+        {"mapping": "shared"},
+        {"with_parts": ["beta-decay"]},
+        {"options": {"partial_channels": 2}},
+        {"prior": "pictures"},
+        {"finals": 0},
+        {"preset": "paper"},
+        {"command": "search"},
+        {"limits": {"latency": 0.01}},
+    ],
+    ids=lambda given: "-".join(given),
+)
+def test_where_something_is_chosen_darts_is_searched(given):
+    assert resolved(**given).space == "darts"
 
 
 def test_ranks_have_no_finals_by_default(monkeypatch):
