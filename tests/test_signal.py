@@ -99,8 +99,8 @@ def slow_margin(one, two, operations, space):
 def test_margin_is_what_a_slow_count_gives(name):
     space = SPACES[name]
     operations = ("none", *space.primitives) if space.none is not False else space.primitives
-    common = noise(3, 14, len(operations))
-    one, two = (common + 0.5 * noise(3, 14, len(operations), seed=seed) for seed in (1, 2))
+    common = noise(3, len(space.edges), len(operations))
+    one, two = (common + 0.5 * noise(3, len(space.edges), len(operations), seed=seed) for seed in (1, 2))
     expected = slow_margin(one, two, operations, space)
     assert margin(one, two, operations, space) == pytest.approx(expected, rel=1e-9)
     # What is closed counts nowhere.

@@ -35,7 +35,8 @@ from dnas.settings import (
     TrialSettings,
     WidthTrainSettings,
 )
-from dnas.space.registry import get_space
+from dnas.space.chain import RESNET
+from dnas.space.darts import DARTS
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 BLOCK = re.compile(r"(?s)<!-- (settings|options): ([\w-]+) -->\n(.*?)<!-- end -->")
@@ -152,17 +153,18 @@ def presets(cls: type[Settings]) -> dict[str, dict[str, Any]]:
     Methods: `dnas`, and `random` for the settings of multi-trial methods.
     """
     if cls is Config:
-        return {"quick": {"finals": FINALISTS, "prior": "auto"}, "paper": {"preset": "paper"}}
+        return {"quick": {"finals": FINALISTS, "space": RESNET.name}, "paper": {"preset": "paper"}}
     if cls is LimitSettings:
         return {"quick": {}, "paper": {}}
     if cls is DataSettings:
         return {name: {"resize": AUTO_RESIZE} for name in ("quick", "paper")}
     section = "search" if issubclass(cls, SearchSettings) else "train"
-    method = create("random" if cls is TrialSettings else "dnas", None, {}, get_space("darts"))
+    name = "random" if cls is TrialSettings else "dnas"
+    quick, paper = (create(name, None, {}, space) for space in (RESNET, DARTS))
     small, large = DataInfo("digits", (), 1, 8, (), (), flip=False), DataInfo("cifar10", (), 3, 32, (), (), flip=True)
     return {
-        "quick": preset_settings("quick", method, small, 1_437, finals=True)[section],
-        "paper": preset_settings("paper", method, large, 50_000)[section],
+        "quick": preset_settings("quick", quick, small, 1_437, finals=True)[section],
+        "paper": preset_settings("paper", paper, large, 50_000)[section],
     }
 
 
