@@ -265,11 +265,12 @@ def test_a_prior_without_a_use_is_refused(tmp_path):
     def drafted(**given):
         return config.draft({"command": "run", **given})[0]
 
-    assert drafted(budget=60.0).prior == "auto"
+    assert drafted(budget=60.0, space="darts").prior == "auto"
     assert (
         drafted(finals=4, space="s2").prior
         == drafted(finals=4, preset="paper").prior
         == drafted(finals=0).prior
+        == drafted(budget=60.0).prior
         == "none"
     )
     with refused("--prior pictures", "--finals"):

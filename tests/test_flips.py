@@ -69,8 +69,12 @@ def test_classes_that_are_mirror_images_are_learned_by_default(wedges, tmp_path)
     line = "flips off: mirrored 'left' looks like 'right', measured on 90 training images"
     assert line in outcome.err and line in (tmp_path / "run" / "log.txt").read_text()
     assert read_toml(tmp_path / "run" / "config.toml")["train"]["flip"] == "off"
-    mirrored = trained(tmp_path, wedges, *options, "--flip", "on", name="mirrored")
-    assert mirrored.json["test_accuracy"] < 0.75
+    # Of 24 test images, one run can have many right by chance.
+    mirrored = [
+        trained(tmp_path, wedges, *options, "--flip", "on", "--seed", seed, name=f"mirrored-{seed}")
+        for seed in range(3)
+    ]
+    assert sum(each.json["test_accuracy"] for each in mirrored) / 3 < 0.8
 
 
 # --- what auto becomes

@@ -64,7 +64,7 @@ IN_FORCE: dict[str, Any] = {
     "--resize": AUTO_RESIZE,
     "--class-weights": TrainSettings().class_weights,
     "--method": Config().method,
-    "--space": Config().space,
+    "--space": "resnet for a run with finals in which nothing about the search is chosen, otherwise " + Config().space,
     "--seed": Config().seed,
     "--preset": Config().preset,
     "--backend": Config().backend,
