@@ -3,8 +3,6 @@
 import fake_quantization as rounding
 import int8 as benchmark
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -14,6 +12,9 @@ from dnas.deploy.protocol import Exported
 from dnas.pipeline.model import Trained
 from dnas.training.trainer import Training
 
+onnx = pytest.importorskip("onnx", reason="needs the extra dnas[export]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra dnas[export]")
+pytest.importorskip("onnxscript", reason="needs the extra dnas[export]")
 JOB = benchmark.Job("digits", None, "DARTS_V2", 1.0, 0)
 
 
