@@ -17,7 +17,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -104,8 +104,9 @@ class Subject:
     def built(self) -> nn.Module:
         if isinstance(self.settings, TrainSettings) and isinstance(self.architecture, Architecture):
             return built(self.architecture, self.settings, self.info, self.seed)
-        info, name = self.info, self.architecture.name  # type: ignore[union-attr]
-        return build_handmade(name, len(info.classes), info.channels, info.image_size, self.seed)
+        info = self.info
+        assert isinstance(self.architecture, HandMade)
+        return build_handmade(self.architecture.name, len(info.classes), info.channels, info.image_size, self.seed)
 
     def training(self, train: Split, first: int) -> Int8AwareTraining:
         """A training that rounds from a step on."""
@@ -303,7 +304,10 @@ def table(by: Mapping[int, Mapping[str, float]], title: str) -> Table:
     out = Table(title=title, title_justify="left")
     for name in ("file", "compared with", "difference, points", "p"):
         out.add_column(name, justify="left" if name in ("file", "compared with") else "right")
-    figures: Callable[[str], dict[int, float]] = lambda name: {seed: 100 * row[name] for seed, row in by.items()}  # noqa: E731
+
+    def figures(name: str) -> dict[int, float]:
+        return {seed: 100 * row[name] for seed, row in by.items()}
+
     rows = [(INT8, FLOAT), (AWARE_INT8, AWARE), (AWARE_INT8, INT8)]
     rows += [(name, INT8) for name in CALIBRATIONS if all(name in row for row in by.values())]
     for name, other in rows:

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,9 +19,11 @@ from dnas.network.network import build
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
+from dnas.space.chain import MOBILE, RESNET, Block, ChainSpace
 from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
+from dnas.space.sampling import sample
 
 INFO = DataInfo("x", ("a", "b", "c"), 3, 17, (0.5,) * 3, (0.5,) * 3, flip=False)
 SMALL = [name for name, network in HANDMADE.items() if network.has_width]
@@ -62,6 +65,19 @@ def test_every_published_genotype_under_the_stems(number: int, tmp_path: Path) -
     trained = of(load_published(name, 3 + number % 2), stem, bool(number % 3))
     net = same(trained, tmp_path)
     assert net.state_dict().keys() == trained.network.state_dict().keys()
+
+
+@pytest.mark.parametrize("stem", list(STEMS))
+@pytest.mark.parametrize("space", [MOBILE, RESNET], ids=lambda space: space.name)
+def test_chains(space: ChainSpace, stem: str, tmp_path: Path) -> None:
+    """Without skips, which are rare in draws, and with one."""
+    drawn = sample(space, np.random.default_rng(len(stem)), 4)
+    skipping = Architecture((Block("skip_connect", 0), *drawn.layers[1:]), drawn.reductions, space.name)
+    for number, architecture in enumerate((drawn, skipping)):
+        trained = of(architecture, stem, bool(number))
+        (tmp_path / str(number)).mkdir()
+        net = same(trained, tmp_path / str(number))
+        assert net.state_dict().keys() == trained.network.state_dict().keys()
 
 
 def test_every_operation_with_both_strides(tmp_path: Path) -> None:

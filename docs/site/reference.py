@@ -21,7 +21,7 @@ from dnas.data.splits import DataInfo
 from dnas.methods.registry import create
 from dnas.options import DURATION, MANY, SEVERAL_BYTES, SEVERAL_DURATION, SEVERAL_MANY
 from dnas.pipeline.config import FINALISTS, Config
-from dnas.pipeline.presets import preset_settings
+from dnas.pipeline.presets import QUICK_SPACE, preset_settings
 from dnas.settings import (
     AUTO_RESIZE,
     DataSettings,
@@ -35,8 +35,8 @@ from dnas.settings import (
     TrialSettings,
     WidthTrainSettings,
 )
-from dnas.space.chain import RESNET
 from dnas.space.darts import DARTS
+from dnas.space.registry import get_space
 
 PAGE = Path(__file__).parents[1] / "settings.md"
 BLOCK = re.compile(r"(?s)<!-- (settings|options): ([\w-]+) -->\n(.*?)<!-- end -->")
@@ -153,14 +153,14 @@ def presets(cls: type[Settings]) -> dict[str, dict[str, Any]]:
     Methods: `dnas`, and `random` for the settings of multi-trial methods.
     """
     if cls is Config:
-        return {"quick": {"finals": FINALISTS, "space": RESNET.name}, "paper": {"preset": "paper"}}
+        return {"quick": {"finals": FINALISTS, "space": QUICK_SPACE}, "paper": {"preset": "paper"}}
     if cls is LimitSettings:
         return {"quick": {}, "paper": {}}
     if cls is DataSettings:
         return {name: {"resize": AUTO_RESIZE} for name in ("quick", "paper")}
     section = "search" if issubclass(cls, SearchSettings) else "train"
     name = "random" if cls is TrialSettings else "dnas"
-    quick, paper = (create(name, None, {}, space) for space in (RESNET, DARTS))
+    quick, paper = (create(name, None, {}, space) for space in (get_space(QUICK_SPACE), DARTS))
     small, large = DataInfo("digits", (), 1, 8, (), (), flip=False), DataInfo("cifar10", (), 3, 32, (), (), flip=True)
     return {
         "quick": preset_settings("quick", quick, small, 1_437, finals=True)[section],

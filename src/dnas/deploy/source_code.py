@@ -91,8 +91,9 @@ def network_code(trained: Trained) -> tuple[str, dict[str, Tensor]]:
             inputs=trained.info.channels,
             stem=trained.stem,
         )
-        code = _chain_code if not layout.looks_back else _architecture_code
-        return code(trained, trained.subject, layout), weights
+        if layout.looks_back:
+            return _architecture_code(trained, trained.subject, layout), weights
+        return _chain_code(trained, layout), weights
     return _traced_code(trained.network)
 
 
@@ -153,9 +154,10 @@ class Network(nn.Module):
     return "\n".join(line for line in (parts + text).splitlines() if line.strip() or not line) + "\n"
 
 
-def _chain_code(trained: Trained, architecture: Architecture, layout: NetworkPlan) -> str:
+def _chain_code(trained: Trained, layout: NetworkPlan) -> str:
     """Return the source of a network whose layers read the previous one alone: sums of operations on its output."""
     info = trained.info
+    assert not layout.stem.second, "a layer reads one output"
     layers = []
     for layer in layout.cells:
         operations = [_wrapped_chain(edge.chain, 20) + "," for edge in layer.edges]

@@ -93,7 +93,9 @@ class DNAS(GradientMethod):
             raise InputError("--option skip_dropout_schedule=pdarts does not apply to skip_dropout=0")
         if options.partial_channels == 1 and options.bypass == "one":
             raise InputError("--option bypass=one does not apply to partial_channels=1, which bypasses no channels")
-        if options.derivation != "threshold" and options.threshold is not None:
+        if options.derivation == "threshold":
+            derive.require_thinning(space)
+        elif options.threshold is not None:
             raise InputError(f"--option threshold={options.threshold} only applies to --option derivation=threshold")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

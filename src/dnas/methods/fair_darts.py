@@ -58,7 +58,9 @@ class FairDARTS(GradientMethod):
         super().__init__(options, mapping, space)
         if options.zero_one_weight == 0 and options.zero_one_loss != "l2":
             raise InputError(f"--option zero_one_loss={options.zero_one_loss} does not apply to zero_one_weight=0")
-        if options.derivation != "threshold" and options.threshold is not None:
+        if options.derivation == "threshold":
+            derive.require_thinning(space)
+        elif options.threshold is not None:
             raise InputError(f"--option threshold={options.threshold} only applies to --option derivation=threshold")
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,6 @@ from dnas.settings import CHANNELS, CIFAR_STEM
 from dnas.space.architecture import Architecture
 from dnas.space.network_plan import AUXILIARY_FEATURES, LayerPlan, NetworkPlan
 from dnas.space.plan import plan
-from dnas.space.primitives import Identity
 
 
 class NetworkCell(nn.Module):
@@ -32,8 +31,7 @@ class NetworkCell(nn.Module):
         self.preprocess = nn.ModuleList(build_chain(chain) for chain in cell.preprocess)
         self.operations = nn.ModuleList(build_chain(edge.chain) for edge in cell.edges)
         self.ends = [(edge.source, edge.target) for edge in cell.edges]
-        # DARTS drops paths of all operations except the identity, so that a node never loses all its inputs.
-        self.droppable = [edge.droppable and edge.chain != (Identity(),) for edge in cell.edges]
+        self.droppable = [edge.droppable for edge in cell.edges]
         self.spare = [chain.spare for chain in cast("list[LayerChain]", list(self.operations))]
         self.concat = cell.concat
         self.parts = [part for part in self.modules() if part is not self]

@@ -141,7 +141,7 @@ def _begin(
         if flips:
             session.say(flips)
         if config.command == "run" and "space" not in overrides and config.space != Config().space:
-            session.say(f"search space {config.space}, the best on a processor; --space selects another")
+            session.say(f"search space {config.space}, the default of a run; --space selects another")
         for each in (*answers.configs(config), config):
             if within := limits.feasible(each, data.info):
                 session.say(limits.sentence(within))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
 from dnas.space.cell import Cell
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
-from dnas.space.primitives import PRIMITIVES, Chain, Conv, FactorizedReduce, Norm, ReLU, relu_conv_norm
+from dnas.space.primitives import PRIMITIVES, Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, relu_conv_norm
 
 
 def _stem_cifar(stride: int) -> Callable[[int, int], Stem]:
@@ -48,13 +48,14 @@ STEMS: dict[str, Callable[[int, int], Stem]] = {
 def cell_plan(gene: Cell, before: int, previous: int, width: int, reduction: bool, shrunk: bool) -> LayerPlan:
     """Plan a layer that reads `before` and `previous` channels; `shrunk`: the previous layer is a reduction."""
     live = gene.live_states
-    edges = tuple(
-        EdgePlan(source, 2 + n, PRIMITIVES[op].chain(width, 2 if reduction and source < 2 else 1))
-        for n, node in enumerate(gene.nodes)
-        for op, source in node
-        if source in live
-    )
-    return LayerPlan(preprocess(before, previous, width, shrunk), edges, gene.concat, width)
+    edges = []
+    for n, node in enumerate(gene.nodes):
+        for op, source in node:
+            if source in live:
+                chain = PRIMITIVES[op].chain(width, 2 if reduction and source < 2 else 1)
+                # DARTS drops paths of all operations except the identity, so that a node never loses all its inputs.
+                edges.append(EdgePlan(source, 2 + n, chain, droppable=chain != (Identity(),)))
+    return LayerPlan(preprocess(before, previous, width, shrunk), tuple(edges), gene.concat, width)
 
 
 def preprocess(before: int, previous: int, width: int, shrunk: bool) -> tuple[Chain, Chain]:

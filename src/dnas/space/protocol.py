@@ -9,6 +9,7 @@ that it can read; in a chain, a layer is one node, whose edges are kernel sizes.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,7 +54,7 @@ def layer_kinds(layers: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class SearchSpace:
+class SearchSpace(ABC):
     """Base class of all spaces.
 
     Attributes:
@@ -89,38 +90,39 @@ class SearchSpace:
 
     # --- what each space defines --------------------------------------------------------------------------
 
+    @abstractmethod
     def invalid(self) -> str | None:
         """Return the reason why the space itself cannot be used, or None. Checks of per_edge are made elsewhere."""
-        raise NotImplementedError
 
+    @abstractmethod
     def knows(self, operation: str) -> bool:
         """Return True if the space can build this operation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def edges_of(self, node: int) -> int:
         """Return the number of edges among which a node chooses."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer(self, nodes: Sequence[Sequence[Slot]]) -> Any:
         """Return the layer with these slots: a `LayerChoice`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def buildable(self, layer: Any) -> str | None:
         """Return the reason why no network can have this layer, or None if one can."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_to_json(self, layer: Any) -> dict[str, Any]:
         """Return a layer as JSON for an architecture file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_from_json(self, value: Any, k: int) -> Any:
         """Return layer k of an architecture file. Raises InputError for anything else."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stem(self, name: str, inputs: int, channels: int) -> Stem:
         """Return the chains before the first layer. Args: inputs: channels of an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_plan(
         self, layer: Any, before: int, previous: int, width: int, reduction: bool, shrunk: bool
     ) -> LayerPlan:
@@ -131,7 +133,6 @@ class SearchSpace:
             width: Channels of its states.
             shrunk: True if the previous layer is a reduction.
         """
-        raise NotImplementedError
 
     def first_nodes_plan(
         self, nodes: Nodes, before: int, previous: int, width: int, reduction: bool, shrunk: bool
@@ -147,6 +148,7 @@ class SearchSpace:
         """Return the number of features of the classifier. Args: channels: of the last layer."""
         return next((layer.channels for layer in reversed(self.head(channels)) if isinstance(layer, Norm)), channels)
 
+    @abstractmethod
     def operation_chains(
         self, operation: str, edge: int, plan: LayerPlan, previous: int, reduction: bool
     ) -> tuple[Chain, ...]:
@@ -156,15 +158,14 @@ class SearchSpace:
             plan: Plan of the layer, with any operations.
             previous: Channels of the output of the preceding layer.
         """
-        raise NotImplementedError
 
     def designed(self) -> tuple[tuple[str, Any], ...]:
         """Return layers that all layers of a hand-designed network have, with its name, as candidates of finals."""
         return ()
 
+    @abstractmethod
     def operation_params(self, operation: str) -> int:
         """Return the parameters of an operation in a layer of 16 channels that keeps the resolution."""
-        raise NotImplementedError
 
     # --- what follows from it -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnas.errors import InputError
 from dnas.space.architecture import Architecture
 from dnas.space.limits import Feasible
 from dnas.space.protocol import SearchSpace, reduction_layers
@@ -52,11 +53,8 @@ def threshold(
     """Apply `top_edges`, then remove operations whose weight [L, E, O] is below `minimum` (FairDARTS §3.4).
 
     Nodes may lose inputs, so the result can lie outside the search space, but it can always be built. A layer that
-    would lose its output keeps the strongest of the operations that read one of its two inputs. In a chain, where each
-    layer has one operation, all are kept.
+    would lose its output keeps the strongest of the operations that read one of its two inputs.
     """
-    if not space.thins:
-        return top_edges(scores, operations, space, origin, feasible)
     genes = []
     for k, layer in enumerate(_kept(scores, operations, space, feasible)):
         strength = {(e, o): weights[k, e, o].item() for node in layer for _, _, e, o in node}
@@ -69,6 +67,15 @@ def threshold(
     reductions = reduction_layers(len(genes))
     inside = all(space.objection(gene.nodes, k in reductions) is None for k, gene in enumerate(genes))
     return Architecture(tuple(genes), reductions, space.name if inside else "free", origin or {})
+
+
+def require_thinning(space: SearchSpace) -> None:
+    """Raise InputError if no layer of the space can lose an operation, so that `threshold` does not apply."""
+    if not space.thins:
+        raise InputError(
+            f"--option derivation=threshold does not apply to --space {space.name}, whose layers have one operation "
+            "each; use derivation=top-2"
+        )
 
 
 def closed(operations: Sequence[str], space: SearchSpace, layers: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,16 +27,16 @@ class Owned:
     operation: int
 
 
-class WeightSharing(nn.Module):
+class WeightSharing(nn.Module, ABC):
     """Base class of supernets: images [B, C, H, W] and mixing weights → logits [B, classes]."""
 
+    @abstractmethod
     def forward(self, images: Tensor, mixing: MixingWeights, draws: Draws | None = None) -> Tensor:
         """Return the logits. Operations that the mixing weights leave out are not executed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def owned(self) -> Iterator[Owned]:
         """Yield every weight of an operation."""
-        raise NotImplementedError
 
     def parts(self, active: Tensor) -> dict[nn.Parameter, list[bool]]:
         """Return the weights that are only partly executed if only the `active` [L, E, O] operations are.
