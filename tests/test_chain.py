@@ -76,6 +76,8 @@ def test_a_mobile_layer_is_an_inverted_residual(expansion, kernel, training):
     """In layer 0, with a residual, and in layer 1, which halves the resolution."""
     network = build(chain(MOBILE, *[(f"mbconv{expansion}", kernel)] * 3), 8, 5).double().train(training)
     x = torch.randn(2, 8, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.constant_(norm.weight, 20.0)  # so that activations exceed 6
     for layer, (outputs, stride) in zip(network.cells, ((8, 1), (16, 2)), strict=False):
         plain = Inverted(8, outputs, kernel, stride, expansion).double().train(training)
         assert len(plain.state_dict()) == len(layer.state_dict())

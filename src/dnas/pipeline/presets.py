@@ -42,9 +42,9 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
 # Without a budget: the number of images per epoch of a search, and in total of a training (minutes on two cores). They
 # are reduced if the first cells have more than 16 pixels, in proportion to the longer duration of a step.
 QUICK_LAYERS = 6
-# The space of a quick run with finals in which nothing about the search is chosen. On three data sets, its random
-# networks are 0.6 to 4.2 percentage points better than those of `darts` of the same size after the same time on a
-# processor (docs/outcome.md).
+# The space of a quick run with finals in which nothing about the search is chosen. Its random networks are 2.1
+# percentage points better than those of `darts` of the same size after the same time on a processor (95% CI 0.3 to 4.0,
+# eight pairs on three data sets, docs/outcome.md).
 QUICK_SPACE = "resnet"
 QUICK_BATCH = 64
 QUICK_SEARCH_IMAGES = 2_048
