@@ -11,6 +11,7 @@ import pytest
 from faults.harness import contents, invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_config import info
 from test_limited_runs import IMAGES, TINY
 
 import dnas
@@ -18,7 +19,7 @@ from dnas.disk import read_toml
 from dnas.errors import InputError
 from dnas.pipeline import latency as measuring
 from dnas.pipeline import onnx_graph
-from dnas.pipeline.config import parse
+from dnas.pipeline.config import parse, resolve
 from dnas.space import latency
 from dnas.space.darts import DARTS
 from dnas.space.limits import LATENCY, Delivered, Feasible
@@ -131,6 +132,10 @@ def test_a_run_keeps_to_a_latency_and_is_resumed_without_a_clock(table, monkeypa
     assert again.architecture == first.architecture
     files = [contents(tmp_path / name) for name in ("run", "again")]
     assert {k: v for k, v in files[0].items() if k != "result.json"} == {k: v for k, v in files[1].items() if k != "result.json"}  # fmt: skip
+
+
+def test_within_a_latency_the_default_run_searches_darts(table):
+    assert resolve({"limits": {"latency": 0.01}}, info(), 50_000, "print")[0].space == "darts"
 
 
 def test_a_latency_that_cannot_be_met_is_refused_in_a_line(table, tmp_path):
