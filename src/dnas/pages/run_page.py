@@ -115,6 +115,7 @@ def run_page(path: Path, base: Path) -> str:
         balance=None if result is None else verdict.of_classes(result),
         verdict=verdict.of_run(result) if result is not None and "baseline" in result else None,
         finals=None if result is None else verdict.of_finals(result),
+        spaces=None if result is None else verdict.of_spaces(result),
         origin=verdict.of_origin({"origin": config.get("origin")}),
         noise=None if result is None else verdict.of_signal(result),
         other=_spoken(result["baseline"]) if result is not None and "baseline" in result else None,

@@ -21,9 +21,9 @@ from dnas.errors import InputError
 from dnas.methods.protocol import Method
 from dnas.network.network import macs, params
 from dnas.parts import registry as parts
-from dnas.pipeline import budget, latency, limits, stages
+from dnas.pipeline import budget, latency, limits, spaces, stages
 from dnas.pipeline.config import Config
-from dnas.pipeline.entrants import entrants
+from dnas.pipeline.entrants import Candidate, of_spaces
 from dnas.pipeline.inputs import Data
 from dnas.pipeline.model import Subject, fresh, model_bytes
 from dnas.pipeline.origin import take_over
@@ -47,6 +47,7 @@ from dnas.runtime.names import (
 )
 from dnas.runtime.runfolder import RunFolder
 from dnas.runtime.session import Session
+from dnas.searching import finals
 from dnas.searching.finals import Entrant, hold_finals
 from dnas.searching.judging import Answer
 from dnas.searching.loop import search_architecture
@@ -54,6 +55,7 @@ from dnas.settings import NetworkTrainSettings, SearchSettings, TrainSettings, W
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.controls import random_of_size
 from dnas.space.limits import LATENCY, Feasible
+from dnas.space.registry import AUTO
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, PRIORS, Worth, load_prior
 from dnas.training.accuracy import Accuracy, by_class, measure_accuracy
 from dnas.training.build import parameters_of
@@ -116,15 +118,19 @@ def train(
         prior, steps = result["plan"]["prior"], result["plan"]["finals"]
     else:
         prior, steps = _prior_for(config, config.train.step_count), list(config.finals_steps)
-    feasible = limits.feasible(config, data.info)
-    candidates = _candidates(config, subject, prior, folder, session, feasible)
+    candidates = _candidates(config, subject, prior, folder, session, data.info)
     steps = steps or [config.train.step_count] * len(candidates)
     settings = budget.planned(config.train, steps[0]) if config.budget else config.train
     begun = None
     if config.finals:
-        winner, result["finals"] = _finals(config, candidates, steps, data, folder, session)
-        subject, settings = candidates[winner][1], budget.planned(config.train, steps[winner])
+        winner, found = _finals(candidates, steps, data, folder, session)
+        # From here on, the run is in the space of the winner only.
+        subject, config, several = candidates[winner].subject, candidates[winner].config, config.space == AUTO
+        assert isinstance(config.train, TrainSettings)
+        settings = budget.planned(config.train, steps[winner])
         begun = session.handed_on
+        result |= {**found, "channels": config.train.channels} if several else {"finals": found["finals"]}
+    feasible = limits.feasible(config, data.info)
     if config.budget:
         result["plan"]["steps"] = settings.step_count
 
@@ -191,21 +197,22 @@ def _prior_for(config: Config, steps: int) -> str:
 
 
 def _candidates(
-    config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session, feasible: Feasible | None
-) -> list[tuple[str, Subject]]:
+    config: Config, subject: Subject, prior: str, folder: RunFolder, session: Session, info: DataInfo
+) -> list[Candidate]:
     """Return the candidates of the finals; without finals, the searched network.
 
     The run folder keeps the prior, since its file may have changed when the run is resumed.
     """
     if not config.finals:
-        return [(FOUND, subject)]
+        return [Candidate(FOUND, subject, config)]
     assert isinstance(subject, Architecture)
     others = [Architecture.from_json(each) for each in session.completed[SEARCH_STAGE].get("others", ())]
     path = folder.path / PRIOR_FILE
     if prior != NO_PRIOR and not path.exists():
         folder.write_text(PRIOR_FILE, json.dumps(load_prior(prior).to_json()))
     known = Worth.from_json(read_json(path)) if prior != NO_PRIOR else None
-    return list(entrants(config, subject, others, known, feasible))
+    feasible = {name: limits.feasible(own, info) for name, own in spaces.configs(config).items()}
+    return of_spaces(config, subject, others, known, feasible)
 
 
 def _plan(
@@ -226,8 +233,8 @@ def _plan(
         own = budget.pace(config, subject, data.train, data.info)
         seconds = budget.training_seconds(config, [own] * max(1, config.finals), data.test, spent)
         prior = _prior_for(config, budget.steps_in(seconds, own))
-        _, *others = _candidates(config, subject, prior, folder, session, limits.feasible(config, data.info))
-        paces = [own, *(budget.pace(config, other, data.train, data.info) for _, other in others)]
+        _, *others = _candidates(config, subject, prior, folder, session, data.info)
+        paces = [own, *(budget.pace(other.config, other.subject, data.train, data.info) for other in others)]
         spent = max(clock(config.device) - began, spent)
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
@@ -248,19 +255,14 @@ def _baseline_steps(config: Config, other: Architecture, seconds: float, data: D
 
 
 def _finals(
-    config: Config,
-    candidates: Sequence[tuple[str, Subject]],
-    steps: Sequence[int],
-    data: Data,
-    folder: RunFolder,
-    session: Session,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Return the number of the winning candidate, and the results of all candidates."""
-    assert isinstance(config.train, TrainSettings)
+    candidates: Sequence[Candidate], steps: Sequence[int], data: Data, folder: RunFolder, session: Session
+) -> tuple[int, dict[str, Any]]:
+    """Return the number of the winning candidate, and the results of all candidates and of their spaces."""
+    config = candidates[0].config
     competing = [
-        Entrant(subject, budget.planned(config.train, count), origin)
-        for (origin, subject), count in zip(candidates, steps, strict=True)
-        if isinstance(subject, Architecture)
+        Entrant(each.subject, budget.planned(each.config.train, count), each.origin)
+        for each, count in zip(candidates, steps, strict=True)
+        if isinstance(each.subject, Architecture) and isinstance(each.config.train, TrainSettings)
     ]
     if FINALS_STAGE not in session.completed:
         hold_finals(competing, data.train, data.info, seed=config.seed, session=session, device=config.device)
@@ -270,13 +272,21 @@ def _finals(
     # An earlier execution may have ended right after the finals.
     folder.write_text(ARCHITECTURE_FILE, competing[done["winner"]].architecture.dumps())
     folder.write_text(DRAWING_FILE, picture(competing[done["winner"]].architecture, config))
-    count = parameters_of(config.train, data.info)
     reached = [
-        {"origin": entrant.origin, "params": count(entrant.architecture), "accuracies": accuracies}
+        {
+            "origin": entrant.origin,
+            "space": entrant.architecture.space,
+            "params": parameters_of(entrant.settings, data.info)(entrant.architecture),
+            "accuracies": accuracies,
+        }
         for entrant, accuracies in zip(competing, done["accuracies"], strict=True)
     ]
     reached[done["winner"]]["winner"] = True
-    return done["winner"], reached
+    of_each = [entrant.architecture.space for entrant in competing]
+    images = finals.held_out(competing[0].settings.images)
+    margins = spaces.margins(of_each, done["accuracies"], done["winner"], images)
+    compared = {"winner": of_each[done["winner"]], "images": images, "others": margins}
+    return done["winner"], {"finals": reached, "spaces": compared}
 
 
 def _tested(

@@ -15,6 +15,7 @@ from dnas.methods.registry import create, get_method
 from dnas.network.handmade import HANDMADE, get_handmade, handmade_of_size, require_width
 from dnas.options import flag_of
 from dnas.parts import registry as parts
+from dnas.pipeline import spaces
 from dnas.pipeline.limits import check_limits, within_limits
 from dnas.pipeline.machine import Device, environment
 from dnas.pipeline.presets import (
@@ -47,7 +48,7 @@ from dnas.settings import (
 )
 from dnas.space.darts import DARTS
 from dnas.space.network_plan import check_channels, check_width
-from dnas.space.registry import get_space
+from dnas.space.registry import AUTO, get_space
 from dnas.supernet.mapping import SHARED
 from dnas.supernet.worth import AUTO_PRIOR, NO_PRIOR, load_prior
 from dnas.validation import checked
@@ -75,7 +76,14 @@ class Config(Settings):
         default_factory=list, description="parts added to the method; `dnas methods --parts` lists all"
     )
     space: str = Field(
-        "darts", description="search space: darts, mobile, resnet, s1, s2, s3, s4, or one of another package"
+        "darts",
+        description="search space: darts, mobile, resnet, s1, s2, s3, s4, one of another package, or auto: several, "
+        "whose candidates meet in the finals",
+    )
+    widths: dict[str, int] = Field(
+        default_factory=dict,
+        description="initial channels of the networks of each space, if `space` is auto; the first is searched. Empty: "
+        "those of the preset, within the limits",
     )
     architecture: str = Field("", description="source of the architecture for `dnas train`")
     handmade: str = Field("", description="reference network for `dnas train`, instead of an architecture")
@@ -176,13 +184,14 @@ def draft(overrides: Mapping[str, Any]) -> tuple[Config, Method]:
         )
     if config.from_run:
         _check_origin(config)
+    spaces.check(config)
     if config.prior != NO_PRIOR:
         if not config.finals:
             raise InputError(f"--prior {config.prior} only applies to finals; add --finals or remove it")
-        if load_prior(config.prior).space.name != config.space:
+        if load_prior(config.prior).space.name not in spaces.names(config):
             raise InputError(f"--prior {config.prior} is for another space than {config.space!r}; use --prior none")
     if config.limits is not None:
-        check_limits(config.limits, config.command, config.space)
+        check_limits(config.limits, config.command, spaces.names(config)[0])
         if config.limits.several and distributed.count() > 1:
             raise InputError("several values of a limit are trained for one by one, which ranks do not share; give one")
     if data.workers and data.memory == "whole":
@@ -267,16 +276,18 @@ def _composed(
     chosen = {**overrides, "data": {"resize": AUTO_RESIZE, **overrides.get("data", {})}}
     own = parse({**chosen, "search": None, "train": None})
     if "finals" not in chosen and own.command == "run" and (own.budget or _left_to_the_preset(chosen, count)):
-        chosen["finals"] = FINALISTS
-        own = own.model_copy(update={"finals": FINALISTS})
+        several = own.space == AUTO
+        chosen["finals"] = spaces.PLACES * len(spaces.names(own)) if several else FINALISTS
+        own = own.model_copy(update={"finals": chosen["finals"]})
     if own.finals and _any_search_will_do(chosen, own):
         chosen["space"] = QUICK_SPACE
         own = own.model_copy(update={"space": QUICK_SPACE})
-    if own.finals and "prior" not in chosen and own.preset == "quick" and own.space == DARTS.name:
+    if own.finals and "prior" not in chosen and own.preset == "quick" and DARTS.name in spaces.names(own):
         chosen["prior"] = AUTO_PRIOR
     kind = get_method(own.method)
     preset = {"quick": kind.quick.get("options", {}), "paper": kind.paper_options}.get(own.preset, {})
-    method = create(own.method, own.mapping or None, {**preset, **own.options}, get_space(own.space))
+    space = get_space(spaces.names(own)[0])
+    method = create(own.method, own.mapping or None, {**preset, **own.options}, space)
     taken = parts.create(own.with_parts, own.with_options)
     base = preset_settings(
         own.preset,
@@ -286,6 +297,10 @@ def _composed(
         handmade=bool(own.handmade),
         finals=bool(own.finals and not own.budget),
     )
+    if own.space == AUTO:
+        each = {n: preset_settings(own.preset, method, info, count, space=get_space(n)) for n in spaces.names(own)}
+        widths = {name: TrainSettings(**settings["train"]).channels for name, settings in each.items()}
+        chosen |= spaces.chosen(own, chosen.get("train", {}), widths)
     if own.from_run:
         # Learning rates of that run that are not from its preset are also lowered.
         rates, new_head = own.origin.get("rates", {}), bool(own.origin.get("new_head"))
@@ -370,10 +385,12 @@ def resolve(
             train = train.model_copy(update={"width": width, "params": 0})
         updates["train"] = train
     resolved = config.model_copy(update=updates)
+    own_width = "channels" in overrides.get("train", {}) or "widths" in overrides
+    if config.limits is not None and config.space == AUTO:
+        return spaces.within_limits(resolved, info, planned=not own_width), method
     if config.limits is not None:
         train = resolved.train or config.train
         assert isinstance(train, TrainSettings)
-        own_width = "channels" in overrides.get("train", {})
         answers = _answers(resolved, train, info, planned=not own_width)
         train, limits = within_limits(resolved, train, info, planned=not own_width)
         kept: dict[str, Any] = {"limits": limits, "answers": answers}

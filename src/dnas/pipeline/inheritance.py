@@ -23,11 +23,13 @@ from dnas.methods.registry import create
 from dnas.pipeline.config import BUDGETED, Config, parse, train_settings
 from dnas.pipeline.model import read_info
 from dnas.pipeline.presets import RATES, begun, preset_settings
+from dnas.pipeline.spaces import of_network
 from dnas.pipeline.training_images import read_training_images
-from dnas.runtime.names import MODEL_FILE, RESULT_FILE
+from dnas.runtime.names import ARCHITECTURE_FILE, MODEL_FILE, RESULT_FILE
 from dnas.settings import NetworkTrainSettings, TrainSettings, WidthTrainSettings, train_over
+from dnas.space.architecture import Architecture
 from dnas.space.network_plan import Shape
-from dnas.space.registry import get_space
+from dnas.space.registry import AUTO, get_space
 
 # Settings of a training that a run derives from its images, so they are derived again for other images.
 MEASURED = ("flip",)
@@ -50,7 +52,7 @@ def inherit(
     """
     if not config:
         return dict(settings) if shape is None else {**settings, "train": train_over(settings.get("train", {}), shape)}
-    own = _parsed(config)
+    own = _parsed(run, config)
     data = dict(settings.get("data", {}))
     theirs: dict[str, Any] = {"data_dir": own.data.data_dir} if own.data.data_dir else {}
     same = "source" not in data or same_data(data["source"], own.data.source)
@@ -91,7 +93,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
     """
     shape: dict[str, Any] = {}
     if config:
-        own = _parsed(config)
+        own = _parsed(run, config)
         training = _training(own)
         shape["image_size"] = own.data.image_size
         if isinstance(training, TrainSettings):
@@ -129,9 +131,12 @@ def require_there(run: Path, source: str) -> None:
         raise InputError(f"the images of {str(run)!r} are no longer at {source!r}; restore them or give --data")
 
 
-def _parsed(config: Mapping[str, Any]) -> Config:
+def _parsed(run: Path, config: Mapping[str, Any]) -> Config:
     # The search of the run is not needed, and its method may be from a package that is not installed.
-    return parse(config if config.get("command") == "search" else {**config, "search": None})
+    own = parse(config if config.get("command") == "search" else {**config, "search": None})
+    if own.space != AUTO or not is_file(run / ARCHITECTURE_FILE):
+        return own
+    return of_network(own, Architecture.load(run / ARCHITECTURE_FILE).space)
 
 
 def _training(own: Config) -> NetworkTrainSettings:

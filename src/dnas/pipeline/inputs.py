@@ -10,7 +10,7 @@ from dnas.data.inspection import Inspection, inspect_data
 from dnas.data.overview import overview
 from dnas.data.sources.protocol import Columns, Place
 from dnas.data.splits import DataInfo, Split, fingerprint, load_splits, load_train
-from dnas.errors import calling
+from dnas.errors import InputError, calling
 from dnas.pipeline.config import Config, check_budget, draft, resolve
 from dnas.pipeline.limits import check_limits
 from dnas.pipeline.machine import check_machine
@@ -18,6 +18,7 @@ from dnas.pipeline.overrides import nested, typed
 from dnas.reporter import Reporter
 from dnas.runtime import distributed
 from dnas.settings import AUTO_RESIZE, DataSettings
+from dnas.space.registry import AUTO
 from dnas.validation import checked
 
 
@@ -94,6 +95,8 @@ def check_runs(runs: Sequence[Mapping[str, Any]], *, here: bool, reporter: Repor
     """
     for run in runs:
         check_budget(run)
+        if run.get("space") == AUTO:
+            raise InputError("--space auto cannot be used in a study, whose searches have one space; give one space")
     drafts = [checked_draft(run) if here else draft(run)[0] for run in runs]
     for each in drafts:
         if each.limits is not None:

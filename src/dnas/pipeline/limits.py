@@ -128,11 +128,13 @@ def kept(within: Feasible, architecture: Architecture) -> dict[str, dict[str, in
     return {name: {"limit": most, "used": costs[name]} for name, most in within.limits.items()}
 
 
-def sentence(within: Feasible) -> str:
-    """Describe the limits, and the depth and width of the networks that they apply to."""
+def sentence(within: Feasible, *, space: bool = False) -> str:
+    """Describe the limits, and the depth and width of the networks that they apply to, and their space on request."""
     limits = ", ".join(f"{flag_of('limits.' + name)} {_text(name, most)}" for name, most in within.limits.items())
     delivered = within.delivered
-    return f"limits: {limits}, for networks of {delivered.layers} layers and {delivered.shape.channels} channels"
+    of_space = f" in {within.space.name}" if space else ""
+    shape = f"{delivered.layers} layers and {delivered.shape.channels} channels"
+    return f"limits: {limits}, for networks of {shape}{of_space}"
 
 
 def _text(name: str, most: int) -> str:

@@ -14,6 +14,7 @@ from dnas.parts import registry as parts
 from dnas.pipeline.config import parse
 from dnas.pipeline.limits import feasible
 from dnas.pipeline.model import read_tensors
+from dnas.pipeline.spaces import searched
 from dnas.pipeline.training_images import read_training_images
 from dnas.runtime.checkpoint import newest
 from dnas.runtime.names import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE, SEARCH_STAGE
@@ -35,7 +36,7 @@ def derive_again(path: str | Path, options: Mapping[str, Any]) -> Architecture:
     path = Path(path)
     if not (path / CONFIG_FILE).is_file():
         raise InputError(f"{path} is not a run folder, since it has no config.toml; give the folder of a search")
-    config = parse(read_toml(path / CONFIG_FILE))
+    config = searched(parse(read_toml(path / CONFIG_FILE)))
     if config.search is None:
         raise InputError(
             f"{path} is a run of `dnas {config.command}`, which searches nothing; give the folder of a search"

@@ -22,7 +22,7 @@ from dnas.kernels import native
 from dnas.methods.protocol import Method
 from dnas.methods.registry import METHODS, create
 from dnas.network.handmade import PACKAGE, get_handmade, parameters
-from dnas.pipeline import answers, budget, carry_out, limits, origin, stages
+from dnas.pipeline import answers, budget, carry_out, limits, origin, spaces, stages
 from dnas.pipeline.config import Config, check_budget, draft, parse, resolve
 from dnas.pipeline.flips import resolve_flips
 from dnas.pipeline.inputs import Data, checked_draft, load_data
@@ -51,7 +51,7 @@ from dnas.runtime.runfolder import RunFolder, fresh_path, refuse_used
 from dnas.runtime.session import Session
 from dnas.settings import TrainSettings, WidthTrainSettings
 from dnas.space.architecture import Architecture, at_depth
-from dnas.space.registry import get_space
+from dnas.space.registry import AUTO, get_space
 from dnas.training.build import planned
 
 
@@ -142,9 +142,11 @@ def _begin(
             session.say(flips)
         if config.command == "run" and "space" not in overrides and config.space != Config().space:
             session.say(f"search space {config.space}, the default of a run; --space selects another")
-        for each in (*answers.configs(config), config):
+        if config.space == AUTO:
+            session.say(spaces.sentence(config))
+        for each in (*answers.configs(config), *spaces.configs(config).values()):
             if within := limits.feasible(each, data.info):
-                session.say(limits.sentence(within))
+                session.say(limits.sentence(within, space=config.space == AUTO))
         if config.origin:
             for line in origin.sentences(config.origin, data.info):
                 session.say(line)
@@ -266,7 +268,8 @@ def _resume(path: Path, given: Place | None, reporter: Reporter | None, executio
             )
         method = None
         if config.method:
-            method = create(config.method, config.mapping or None, config.options, get_space(config.space))
+            space = get_space(spaces.names(config)[0])
+            method = create(config.method, config.mapping or None, config.options, space)
         return _carry_through(config, method, data, folder, session, clock(config.device))
 
 
@@ -286,7 +289,7 @@ def _carry_through(
 ) -> dict[str, Any]:
     """Execute all stages that are not yet complete. `began`: the clock at the start of this execution."""
     if method is not None:
-        method.feasible = limits.feasible(config, data.info)
+        method.feasible = limits.feasible(spaces.searched(config), data.info)
         if config.answers:
             every = (limits.feasible(own, data.info) for own in (*answers.configs(config), config))
             method.answers = tuple(each for each in every if each is not None)
@@ -294,7 +297,7 @@ def _carry_through(
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     if not config.budget:  # with a budget, the duration is known
-        session.estimate = stages.estimate(config, method, data.train, data.test, data.info)
+        session.estimate = stages.estimate(spaces.searched(config), method, data.train, data.test, data.info)
     with closing(data):
         return _stages(config, method, data, folder, session, began)
 

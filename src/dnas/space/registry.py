@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 
-from dnas.errors import unknown
+from dnas.errors import SettingError, unknown
 from dnas.plugins import Registry
 from dnas.space.chain import MOBILE, RESNET
 from dnas.space.darts import DARTS, S1, S2, S3, S4
 from dnas.space.protocol import SearchSpace
 
 FREE = "free"  # the space in architecture files if an architecture does not belong to a search space
+AUTO = "auto"  # several spaces, whose candidates meet in the finals of a run
+# These spaces; the search is in the first. Those left out are meant for research on searches.
+CONTENDERS = (RESNET.name, DARTS.name, MOBILE.name)
 
 
 def _objection(space: SearchSpace) -> str | None:
     if space.name == FREE:
         return f"{FREE!r} is reserved for architectures outside all search spaces"
+    if space.name == AUTO:
+        return f"{AUTO!r} is reserved for runs in several spaces"
     if problem := space.invalid():
         return problem
     kinds = space.per_edge or ((space.primitives,) * len(space.edges),) * 2
@@ -45,9 +50,16 @@ SPACES = Registry[SearchSpace](
 
 def get_space(name: str) -> SearchSpace:
     """Return the space with this name. Raises InputError, with the known names, for an unknown one."""
+    if name == AUTO:
+        raise SettingError("space", "--space", f" {AUTO} only applies to `dnas run`; give one space")
     if name not in SPACES:
         raise unknown("space", "--space", name, SPACES)
     return SPACES[name]
+
+
+def spaces_of(name: str) -> list[SearchSpace]:
+    """Return the spaces in which a run with this space has candidates; the first is searched. Raises InputError."""
+    return [get_space(each) for each in (CONTENDERS if name == AUTO else (name,))]
 
 
 def space_of(name: str) -> SearchSpace:

@@ -91,6 +91,7 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
         of_origin(result) if tested else None,
         of_classes(result) if tested else None,
         of_finals(result) if tested else None,
+        of_spaces(result) if tested else None,
         of_run(result) if "baseline" in result else None,
         of_signal(result),
     )
@@ -163,6 +164,24 @@ def of_finals(result: Mapping[str, Any]) -> str | None:
         "held-out images"
     )
     return f"{text} (runner-up: {seconds[-1]:.3f})." if seconds else f"{text}."
+
+
+def of_spaces(result: Mapping[str, Any]) -> str | None:
+    """Return a sentence on the spaces whose candidates met in the finals; None if there was only one."""
+    compared = result.get("spaces")
+    if compared is None or not compared["others"]:
+        return None
+    rows = [row for row in compared["others"] if row["accuracy"] is not None]
+    ahead = [
+        f"{100 * row['ahead']:.1f} ± {100 * row['standard_error']:.1f} ahead of {row['space']} after "
+        f"{100 * row['share']:g}%"
+        for row in rows
+    ]
+    ahead += [f"{row['space']} diverged" for row in compared["others"] if row["accuracy"] is None]
+    return (
+        f"Of {1 + len(ahead)} spaces, {compared['winner']} won the finals, in percentage points: {', '.join(ahead)} of "
+        f"the training (± standard error, {compared['images']:,} held-out images)."
+    )
 
 
 def of_origin(result: Mapping[str, Any]) -> str | None:
