@@ -173,15 +173,15 @@ def of_spaces(result: Mapping[str, Any]) -> str | None:
         return None
     rows = [row for row in compared["others"] if row["accuracy"] is not None]
     ahead = [
-        f"{100 * row['ahead']:.1f} ± {100 * row['standard_error']:.1f} ahead of {row['space']} after "
-        f"{100 * row['share']:g}%"
-        for row in rows
+        f"{100 * row['ahead']:.1f} ± {100 * row['standard_error']:.1f}{'' if k else ' percentage points'} over "
+        f"{row['space']} (after {100 * row['share']:g}%{'' if k else ' of the training'})"
+        for k, row in enumerate(rows)
     ]
-    ahead += [f"{row['space']} diverged" for row in compared["others"] if row["accuracy"] is None]
-    return (
-        f"Of {1 + len(ahead)} spaces, {compared['winner']} won the finals, in percentage points: {', '.join(ahead)} of "
-        f"the training (± standard error, {compared['images']:,} held-out images)."
-    )
+    text = f"Of {1 + len(compared['others'])} spaces, {compared['winner']} won the finals"
+    if ahead:
+        text += f" by {' and '.join(ahead)}, on {compared['images']:,} held-out images (± standard error)"
+    diverged = [row["space"] for row in compared["others"] if row["accuracy"] is None]
+    return f"{text}; the trainings of {' and '.join(diverged)} diverged." if diverged else f"{text}."
 
 
 def of_origin(result: Mapping[str, Any]) -> str | None:
