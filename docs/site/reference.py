@@ -122,6 +122,7 @@ UNITS = {
     "watch_images": "images",
     "weight_decay": "",
     "width": "factor",
+    "widths": "channels",
     "workers": "processes",
 }
 # Where a page says more about a setting.
@@ -144,7 +145,7 @@ def setting_names(cls: type[Settings], base: type[Settings] | None = None) -> li
 
 def shown(value: Any) -> str:
     """Return a value as a table shows it."""
-    return "none" if value in ("", []) else str(value)
+    return "none" if value in ("", [], {}) else str(value)
 
 
 def presets(cls: type[Settings]) -> dict[str, dict[str, Any]]:

@@ -129,7 +129,7 @@ class SearchOptions:
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
+    "Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -173,7 +173,7 @@ class BothOptions(TrainOptions):
     train_epochs: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
     "Epochs of the training only. [default: --epochs]"
     finals: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Number of candidates that start the training, of which only the best is trained to the end: the searched network, some from a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given]"
+    "Number of candidates that start the training, of which only the best is trained to the end: the searched network, some from a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given; with --space auto 2 per space]"
     prior: Annotated[str | None, Parameter(group=TRAIN)] = None
     "Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]"
     train_layers: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None

@@ -113,8 +113,9 @@ def compare(
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
         space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
-            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
-            resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
+            differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
+            `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
+            nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -139,7 +140,7 @@ def compare(
         train_epochs: Epochs of the training only. [default: epochs]
         finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
             network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
-            the quick preset unless epochs or images are given]
+            the quick preset unless epochs or images are given; with space auto 2 per space]
         prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
             by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
         train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
@@ -296,8 +297,9 @@ def rank(
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
         space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
-            differentiable search is known to fail. `dnas list spaces` also lists those of other packages. [default:
-            resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
+            differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
+            `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
+            nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -322,7 +324,7 @@ def rank(
         train_epochs: Epochs of the training only. [default: epochs]
         finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
             network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
-            the quick preset unless epochs or images are given]
+            the quick preset unless epochs or images are given; with space auto 2 per space]
         prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
             by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
         train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
