@@ -15,6 +15,7 @@ from dnas.data.splits import DataInfo
 from dnas.disk import read_toml
 from dnas.errors import SettingError
 from dnas.pipeline import config, entrants, spaces
+from dnas.pipeline.overrides import nested
 from dnas.rng import numpy_stream
 from dnas.runtime.names import FINALS_STAGE
 from dnas.runtime.session import Session
@@ -291,6 +292,9 @@ def test_a_file_of_several_spaces_can_be_used_for_one(images, tmp_path):
     given = ("--data", images, *TINY, "--config", file, "--finals", "0", "--space", "mobile", "--no-baseline")
     outcome = invoke("run", *given, "--out", tmp_path / "one", "--json")
     assert outcome.code == 0 and outcome.json["channels"] == get_space("mobile").quick_channels, outcome.err
+    again = nested("run", {"config": str(file), "space": "auto", "search_channels": 8})
+    assert again["widths"] == found.widths
+    assert "widths" not in nested("run", {"config": str(file), "train_channels": 8})
     outcome = invoke("search", "--data", images, "--config", file, "--out", tmp_path / "no")
     assert outcome.code == 2 and "--space auto does not apply to `dnas search`" in outcome.err
 

@@ -82,8 +82,8 @@ def nested(command: Command, given: dict[str, Any], beside: Sequence[str] = ()) 
             settings.pop(key, None)
     if given.keys() & LIMIT_OPTIONS:
         settings.pop("answers", None)  # the plan of the run that wrote the file
-    if given.keys() & {"space", "channels", "train_channels"}:
-        settings.pop("widths", None)  # as before
+    if given.get("space", "auto") != "auto" or given.keys() & {"channels", "train_channels"}:
+        settings.pop("widths", None)  # of a run in several spaces
     beneath = settings.pop("train", {})
     if beneath:
         from dnas.pipeline.config import train_settings  # imports torch, which is not needed for help

@@ -18,7 +18,6 @@ from dnas.searching import finals
 from dnas.settings import LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
 from dnas.space.network_plan import check_channels
 from dnas.space.registry import AUTO, get_space, spaces_of
-from dnas.supernet.worth import NO_PRIOR, load_prior
 
 PLACES = 2  # of each space in the finals, by default: its known network, and one that was found or drawn
 
@@ -156,11 +155,6 @@ def places(config: Config) -> dict[str, int]:
     """Return the number of candidates of each space in the finals: equal numbers, and one more for the first ones."""
     those = names(config)
     return {name: (config.finals + len(those) - 1 - k) // len(those) for k, name in enumerate(those)}
-
-
-def prior_of(prior: str, space: str) -> bool:
-    """Return True if a prior is for this space."""
-    return prior != NO_PRIOR and load_prior(prior).space.name == space
 
 
 def margins(
