@@ -148,7 +148,7 @@ def show(
         int | None, WHOLE, Parameter(help="Number of cells in which a published cell pair is stacked.")
     ] = None,
     channels: Annotated[
-        int | None, WHOLE, Parameter(help="Initial number of channels. [default: that of the run, else 36]")
+        int | None, WHOLE, Parameter(help="Initial number of channels. [default: that of the run, else its own or 36]")
     ] = None,
     classes: Annotated[
         int | None, WHOLE, Parameter(help="Number of classes. [default: that of the run, else 10]")
@@ -334,13 +334,13 @@ def list_(
 ) -> None:
     """List what can be named, kind by kind, and which package brings it.
 
-    Kinds are methods, parts, primitives, relaxations, spaces, data-sources and export-formats.
+    Kinds are methods, parts, primitives, relaxations, spaces, data-sources, export-formats and architectures.
     """
     from dnas.deploy.registry import FORMATS
     from dnas.errors import unknown
-    from dnas.pipeline.extensions import KINDS
+    from dnas.pipeline.extensions import NAMED
 
-    kinds = {f"{registry.word}s".replace(" ", "-"): registry for registry in (*KINDS, FORMATS)}
+    kinds = {f"{registry.word}s".replace(" ", "-"): registry for registry in (*NAMED, FORMATS)}
     if kind is not None and kind not in kinds:
         raise unknown("kind", "kind", kind, kinds)
     chosen = kinds if kind is None else {kind: kinds[kind]}

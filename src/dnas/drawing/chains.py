@@ -66,10 +66,11 @@ class Drawn:
 
 def drawn_layers(architecture: Architecture) -> list[Drawn]:
     """Return the layers of a chain: from its plan, so that a drawing shows the shortcuts that a network has."""
-    planned = plan(architecture, channels=CHANNELS, classes=2)
+    initial = CHANNELS if architecture.layout is None else architecture.layout.stem
+    planned = plan(architecture, channels=initial, classes=2)
     channels = [planned.stem.width, *(layer.outputs for layer in planned.cells)]
     return [
-        Drawn(layer.kind, _kernel(each), before / CHANNELS, each.outputs / CHANNELS, _shortcut(each))
+        Drawn(layer.kind, _kernel(each), before / initial, each.outputs / initial, _shortcut(each))
         for layer, each, before in zip(architecture.layers, planned.cells, channels[:-1], strict=True)
     ]
 

@@ -23,6 +23,7 @@ from dnas.space.primitives import (
     Chain,
     Conv,
     FactorizedReduce,
+    HardSwish,
     Identity,
     Layer,
     MaxPool,
@@ -30,6 +31,7 @@ from dnas.space.primitives import (
     Norm,
     ReLU,
     ReLU6,
+    SqueezeExcite,
     Zero,
 )
 
@@ -90,6 +92,22 @@ class FactorizedReduceModule(nn.Module):
             joined = torch.cat([half.unflatten(1, (self.groups, -1)) for half in halves], 2).flatten(1, 2)
         out: Tensor = self.norm(joined)
         return out
+
+
+class SqueezeExciteModule(nn.Module):
+    """Multiply each channel by a gate: x [B, C, H, W] → [B, C, H, W]; see `SqueezeExcite`."""
+
+    def __init__(self, layer: SqueezeExcite, groups: int = 1) -> None:
+        super().__init__()
+        channels, hidden = groups * layer.channels, groups * layer.hidden
+        self.reduce = nn.Conv2d(channels, hidden, 1, groups=groups)
+        self.expand = nn.Conv2d(hidden, channels, 1, groups=groups)
+        self.gate = nn.Hardsigmoid() if layer.hard else nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3), keepdim=True)
+        gates: Tensor = self.gate(self.expand(F.relu(self.reduce(means))))
+        return x * gates
 
 
 class _EvenAndOdd(torch.autograd.Function):
@@ -168,6 +186,10 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
             return nn.ReLU()
         case ReLU6():
             return nn.ReLU6()
+        case HardSwish():
+            return nn.Hardswish()
+        case SqueezeExcite():
+            return SqueezeExciteModule(layer, groups)
         case Zero():
             return ZeroModule(layer.stride)
         case Noise():
@@ -234,6 +256,9 @@ class LayerChain(nn.Sequential):
                 input = F.relu_(input) if isinstance(self[i - 1], _SPARE) else F.relu(input)
             elif i and isinstance(layer, nn.ReLU6):
                 input = F.relu6(input, inplace=isinstance(self[i - 1], _SPARE))
+            elif i and isinstance(layer, nn.Hardswish):
+                # Its gradient is a function of its input.
+                input = F.hardswish(input, inplace=isinstance(self[i - 1], _SPARE) and not torch.is_grad_enabled())
             elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):

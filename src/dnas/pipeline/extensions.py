@@ -11,12 +11,14 @@ from dnas.methods.registry import METHODS
 from dnas.parts.registry import PARTS
 from dnas.plugins import Registry
 from dnas.space.primitives import PRIMITIVES
+from dnas.space.published import PUBLISHED, Published
 from dnas.space.registry import SPACES
 from dnas.supernet.relaxation import RELAXATIONS
 
 Thing = TypeVar("Thing")
 # A space after the primitives that it names.
 KINDS: tuple[Registry[Any], ...] = (METHODS, PARTS, PRIMITIVES, RELAXATIONS, SPACES, DATA_SOURCES)
+NAMED: tuple[Registry[Any] | Published, ...] = (*KINDS, PUBLISHED)
 
 
 def register(thing: Thing) -> Thing:

@@ -9,6 +9,7 @@ data as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,12 @@ def inherit(
     return inherited
 
 
-def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
+def shape_of(run: Path, config: Mapping[str, Any], default: Shape | None = None) -> Shape:
     """Return the shape of the network that a run has trained or would train.
 
     Args:
         run, config: As in `inherit`.
+        default: What the files of the run do not contain. None: the default of `Shape`.
 
     Raises:
         InputError: A file of the run is damaged.
@@ -106,7 +108,7 @@ def shape_of(run: Path, config: Mapping[str, Any]) -> Shape:
         shape |= {"classes": len(info.classes), "image_size": info.image_size, "image_channels": info.channels}
     elif is_file(run / RESULT_FILE):
         shape["classes"] = read_json(run / RESULT_FILE).get("classes")
-    return Shape(**{name: value for name, value in shape.items() if value})
+    return replace(default or Shape(), **{name: value for name, value in shape.items() if value})
 
 
 def same_data(one: str, other: str) -> bool:

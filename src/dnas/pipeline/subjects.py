@@ -15,10 +15,13 @@ from typing import Any
 from dnas.disk import read_toml
 from dnas.errors import InputError, did_you_mean
 from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE
+from dnas.settings import HALVING_STEM
 from dnas.space.architecture import Architecture, at_depth
-from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.network_plan import Shape
-from dnas.space.published import load_published, published
+from dnas.space.published import PUBLISHED, load_published
+
+# Networks with their own widths are for ImageNet.
+LAID_OUT = Shape(classes=1000, image_size=224, stem=HALVING_STEM)
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,27 @@ class Named:
 
     def beneath(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of a training, with those of the given run as defaults; see `inheritance`."""
-        if self.run is None:
-            return settings
-        from dnas.pipeline.inheritance import inherit
-        from dnas.pipeline.origin import read_origin
+        if self.run is not None:
+            from dnas.pipeline.inheritance import inherit
+            from dnas.pipeline.origin import read_origin
 
-        return inherit(settings, self.run, self.config, read_origin(self.run).shape if self.origin else None)
+            settings = inherit(settings, self.run, self.config, read_origin(self.run).shape if self.origin else None)
+        if self.architecture is None or self.architecture.layout is None:
+            return settings
+        # Not those of a preset, which are for networks whose width follows from its initial channels.
+        shape = self.shape()
+        own = {"channels": shape.channels, "stem": shape.stem}
+        return {**settings, "train": {**own, **settings.get("train", {})}}
 
     def shape(self) -> Shape:
         """Return the shape of the network: that of the given run, otherwise the default."""
+        layout = None if self.architecture is None else self.architecture.layout
+        default = Shape() if layout is None else replace(LAID_OUT, channels=layout.stem)
         if self.run is None:
-            return Shape()
+            return default
         from dnas.pipeline.inheritance import shape_of
 
-        return shape_of(self.run, self.config)
+        return shape_of(self.run, self.config, default)
 
 
 def named(subject: str | Path | Architecture, layers: int | None = None) -> Named:
@@ -70,7 +80,7 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
     Args:
         subject: A path, a name or an architecture. An existing path takes precedence over a name.
         layers: The depth to which a pair of cells is stacked. None: that of the file or, for a published pair,
-            `PAPER_LAYERS`.
+            20.
 
     Raises:
         InputError: There is no such network, or it cannot have this depth.
@@ -88,16 +98,17 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
         return Named(_at(Architecture.load(path / ARCHITECTURE_FILE), layers), path, config)
     if path.is_file():
         return Named(_at(Architecture.load(path), layers))
-    if text in published():
-        return Named(load_published(text, PAPER_LAYERS if layers is None else layers))
+    if text in PUBLISHED:
+        return Named(load_published(text, layers))
     from dnas.network.handmade import HANDMADE
 
     if text in HANDMADE:
         return Named(text)
     if len(path.parts) > 1 or path.suffix == ".json":
         raise InputError(f"{text!r} does not exist; give an architecture file, a run folder or a known name")
-    choices = f"; choose from {', '.join([*published(), *HANDMADE])}, or give a file or a run folder"
-    raise InputError(f"unknown architecture {text!r}{did_you_mean(text, [*published(), *HANDMADE]) or choices}")
+    known = [*PUBLISHED, *HANDMADE]
+    choices = f"; choose from {', '.join(known)}, or give a file or a run folder"
+    raise InputError(f"unknown architecture {text!r}{did_you_mean(text, known) or choices}")
 
 
 def _at(architecture: Architecture, layers: int | None) -> Architecture:

@@ -12,6 +12,7 @@ from typing import Any
 from dnas.errors import InputError, shown, unknown
 from dnas.space.cell import MAX_LAYERS, Cell, integers
 from dnas.space.genotype import PAPER_LAYERS, literal, nodes_of_genotype
+from dnas.space.layout import Layout
 from dnas.space.protocol import LayerChoice, reduction_layers
 from dnas.space.registry import FREE, SPACES, space_of
 
@@ -25,19 +26,21 @@ class Architecture:
 
     Attributes:
         layers: The cells, from the stem to the classifier.
-        reductions: The layers that halve the resolution and double the width.
+        reductions: The layers that halve the resolution and, without a layout, double the width.
         space: "darts" (4 nodes, 2 distinct inputs each, 7 operations) or "free": any buildable network,
             for published genotypes outside that space.
         origin: Where it came from. Any JSON object; not compared.
+        layout: The widths of a chain, if they are its own: as many as there are layers.
 
     Raises:
-        InputError: A layer lies outside the space; the message names layer, node and slot.
+        InputError: The layout does not fit, or a layer lies outside the space; the message names layer, node and slot.
     """
 
     layers: tuple[Any, ...]
     reductions: tuple[int, ...]
     space: str = "darts"
     origin: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -56,6 +59,8 @@ class Architecture:
                 problem = space.layer_objection(layer, k in self.reductions)
             if problem:
                 raise InputError(f"layer {k}, {problem}")
+        if self.layout is not None and (problem := space.layout_objection(self.layout, self.layers, self.reductions)):
+            raise InputError(problem)
 
     @property
     def in_space(self) -> bool:
@@ -82,6 +87,7 @@ class Architecture:
             "format": FORMAT,
             "space": self.space,
             "reductions": list(self.reductions),
+            **({} if self.layout is None else {"layout": self.layout.to_json()}),
             "layers": [space.layer_to_json(layer) for layer in self.layers],
             "origin": dict(self.origin),
         }
@@ -105,7 +111,7 @@ class Architecture:
             raise InputError("an architecture must be a JSON object")
         if value.get("format") != FORMAT:
             raise InputError(f"format must be {FORMAT!r}, got {shown(value.get('format'))}")
-        strange = sorted(set(value) - {"format", "space", "reductions", "layers", "origin"})
+        strange = sorted(set(value) - {"format", "space", "reductions", "layout", "layers", "origin"})
         if strange:
             raise InputError(f"unknown key {shown(strange[0])} in the architecture")
         layers = value.get("layers")
@@ -124,6 +130,7 @@ class Architecture:
             reductions=integers(value.get("reductions"), "reductions"),
             space=space,
             origin=origin if isinstance(origin, dict) else {},
+            layout=Layout.from_json(value["layout"]) if "layout" in value else None,
         )
 
     @classmethod
@@ -241,6 +248,11 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
     """
     if layers in (0, len(architecture)):
         return architecture
+    if architecture.layout is not None:
+        raise InputError(
+            f"--layers {layers} does not match the architecture's {len(architecture)} layers, which have their own "
+            "widths; remove --layers"
+        )
     pair = cell_pair(architecture)
     if pair is None:
         raise InputError(

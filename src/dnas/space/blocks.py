@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnas.space.primitives import Chain, Conv, Norm, ReLU, ReLU6
+from dnas.space.primitives import Chain, Conv, HardSwish, Layer, Norm, ReLU, ReLU6, SqueezeExcite
 
 SKIP = "skip_connect"  # the layer passes its input on
 
@@ -32,20 +32,50 @@ class BlockKind:
     label: str
 
 
+_RELU6 = ReLU6()
+
+
 def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Chain:
     return (Conv(inputs, outputs, (kernel, kernel), (stride, stride), groups=groups), Norm(outputs))
 
 
-def _inverted_residual(expansion: int) -> Callable[[int, int, int, int], Chain]:
-    """1×1 convolution to more channels, depthwise convolution, 1×1 convolution without an activation (MobileNetV2)."""
+def _inverted_residual(
+    expansion: int,
+    activation: Layer = _RELU6,
+    squeeze: Callable[[int, int], SqueezeExcite] | None = None,
+    always_wider: bool = False,
+) -> Callable[[int, int, int, int], Chain]:
+    """1×1 convolution to more channels, depthwise convolution, 1×1 convolution without an activation (MobileNetV2).
+
+    Args:
+        squeeze: (input channels, expanded channels) → the layer after the depthwise convolution and its activation.
+        always_wider: Keep the first convolution if it does not add channels, as in FBNet.
+    """
 
     def chain(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
         inner = expansion * inputs
-        wider = () if expansion == 1 else (*_conv_norm(inputs, inner), ReLU6())
-        deep = (*_conv_norm(inner, inner, kernel, stride, groups=inner), ReLU6())
-        return (*wider, *deep, *_conv_norm(inner, outputs))
+        wider = () if expansion == 1 and not always_wider else (*_conv_norm(inputs, inner), activation)
+        deep = (*_conv_norm(inner, inner, kernel, stride, groups=inner), activation)
+        gates = () if squeeze is None else (squeeze(inputs, inner),)
+        return (*wider, *deep, *gates, *_conv_norm(inner, outputs))
 
     return chain
+
+
+def divisible(channels: float) -> int:
+    """Return the multiple of 8 next to a number of channels, at least 90% of it (the code of MobileNetV2)."""
+    near = max(8, int(channels + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * channels else near
+
+
+def _of_input(inputs: int, inner: int) -> SqueezeExcite:
+    """Hidden channels are a quarter of the block's input (MnasNet: Tan et al., CVPR 2019, figure 7: SE ratio 0.25)."""
+    return SqueezeExcite(inner, max(1, round(inputs / 4)))
+
+
+def _of_inner(inputs: int, inner: int) -> SqueezeExcite:
+    """Hidden channels are a quarter of the expanded ones, and gates are piecewise linear (MobileNetV3, §5.3)."""
+    return SqueezeExcite(inner, divisible(inner / 4), hard=True)
 
 
 def _no_shortcut(inputs: int, outputs: int, stride: int) -> Chain:
@@ -68,12 +98,25 @@ def _bottleneck(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
     return (*narrow, ReLU(), *_conv_norm(inner, inner, kernel, stride), ReLU(), *_conv_norm(inner, outputs))
 
 
+def _mobile(
+    name: str, label: str, colour: str, chain: Callable[[int, int, int, int], Chain], between: Layer = _RELU6
+) -> BlockKind:
+    return BlockKind(name, chain, (between,), _no_shortcut, colour, label)
+
+
 BLOCKS: dict[str, BlockKind] = {
     kind.name: kind
     for kind in (
-        BlockKind("mbconv1", _inverted_residual(1), (ReLU6(),), _no_shortcut, "#56B4E9", "mb ×1"),
-        BlockKind("mbconv3", _inverted_residual(3), (ReLU6(),), _no_shortcut, "#E69F00", "mb ×3"),
-        BlockKind("mbconv6", _inverted_residual(6), (ReLU6(),), _no_shortcut, "#D55E00", "mb ×6"),
+        _mobile("mbconv1", "mb ×1", "#56B4E9", _inverted_residual(1)),
+        _mobile("mbconv3", "mb ×3", "#E69F00", _inverted_residual(3)),
+        _mobile("mbconv6", "mb ×6", "#D55E00", _inverted_residual(6)),
+        _mobile("mbconv3_se", "mb ×3 se", "#CC79A7", _inverted_residual(3, squeeze=_of_input)),
+        _mobile("mbconv6_se", "mb ×6 se", "#882255", _inverted_residual(6, squeeze=_of_input)),
+        _mobile("mbconv3_hs", "mb ×3 hs", "#F0C060", _inverted_residual(3, HardSwish()), HardSwish()),
+        _mobile("mbconv6_hs", "mb ×6 hs", "#B04A00", _inverted_residual(6, HardSwish()), HardSwish()),
+        _mobile("mbconv3_se_hs", "mb ×3 se hs", "#E0A8C8", _inverted_residual(3, HardSwish(), _of_inner), HardSwish()),
+        _mobile("mbconv6_se_hs", "mb ×6 se hs", "#5A1A3A", _inverted_residual(6, HardSwish(), _of_inner), HardSwish()),
+        _mobile("fbconv1", "fb ×1", "#3C8DBC", _inverted_residual(1, always_wider=True)),
         BlockKind("basic", _basic, (), _projection, "#0072B2", "basic"),
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),
     )

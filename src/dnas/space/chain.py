@@ -14,8 +14,9 @@ from typing import Any
 from dnas.errors import InputError, shown
 from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
 from dnas.space.blocks import BLOCKS, SKIP
+from dnas.space.layout import Layout
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
-from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU, chain_cost
+from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU, ReLU6, chain_cost
 from dnas.space.protocol import Nodes, SearchSpace, Slot
 
 # Convolutions of a stem that halve the side, and those that keep it.
@@ -131,10 +132,10 @@ class ChainSpace(SearchSpace):
         layer = self.layer(nodes) if nodes else Block(SKIP, 0)
         return self.layer_plan(layer, before, previous, width, reduction, shrunk)
 
-    def head(self, channels: int) -> Chain:
+    def head(self, channels: int, outputs: int = 0) -> Chain:
         if not self.head_factor:
             return (Norm(channels), ReLU())
-        outputs = self.head_factor * channels
+        outputs = outputs or self.head_factor * channels
         return (Conv(channels, outputs), Norm(outputs), *self._activation)
 
     def operation_chains(
@@ -142,6 +143,18 @@ class ChainSpace(SearchSpace):
     ) -> tuple[Chain, ...]:
         planned = self.layer_plan(Block(operation, edge), 0, previous, plan.channels, reduction, False)
         return tuple(each.chain for each in planned.edges)
+
+    def layout_objection(self, layout: Layout, layers: Sequence[Block], reductions: Sequence[int]) -> str | None:
+        if problem := layout.objection(len(layers)):
+            return problem
+        if layout.last and not self.head_factor:
+            return f"last={layout.last} does not apply to the {self.name!r} space, which ends without a convolution"
+        if layout.activation and ReLU6() not in self._activation:
+            return f"activation={layout.activation!r} only applies to blocks with ReLU6, not to the {self.name!r} space"
+        for k, (layer, before, after) in enumerate(zip(layers, layout.befores, layout.widths, strict=True)):
+            if layer.kind == SKIP and (before != after or k in reductions):
+                return f"layer {k} is a skip, so it cannot change {before} channels to {after} or halve the resolution"
+        return None
 
     def designed(self) -> tuple[tuple[str, Block], ...]:
         return self.known
@@ -175,5 +188,11 @@ def chain_space(
 # The inverted residuals of MobileNetV2 (Sandler et al., CVPR 2018), with kernels and expansions as in ProxylessNAS (Cai
 # et al., ICLR 2019) and expansion 1.
 MOBILE = chain_space("mobile", ("mbconv1", "mbconv3", "mbconv6"), (3, 5, 7), 4, (("MobileNetV2", Block("mbconv6", 0)),))
+# Squeeze-and-excitation as a choice, in the blocks and kernels of MnasNet (Tan et al., CVPR 2019, §4.1).
+MOBILE_SE = chain_space("mobile-se", ("mbconv1", "mbconv3", "mbconv6", "mbconv3_se", "mbconv6_se"), (3, 5), 4)
+# The blocks with h-swish of MobileNetV3 (Howard et al., ICCV 2019), with squeeze-and-excitation as a choice.
+MOBILE_V3 = chain_space("mobile-v3", ("mbconv3_hs", "mbconv6_hs", "mbconv3_se_hs", "mbconv6_se_hs"), (3, 5), 4)
+# The blocks of FBNet (Wu et al., CVPR 2019, table 2) without those of grouped convolutions.
+FBNET = chain_space("fbnet", ("fbconv1", "mbconv3", "mbconv6"), (3, 5), 4)
 # Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).
 RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5), known=(("ResNet", Block("basic", 0)),))

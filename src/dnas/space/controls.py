@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 
 import numpy as np
@@ -52,31 +53,52 @@ def random_of_size(
 
     # In a small space, no other pair may have this size.
     for shared in (True, False) if cell_pair(like) is not None else (False,):
-        best = _closest(space, len(like), shared, distance, numpy_stream(seed, "sample"))
+        rng = numpy_stream(seed, "sample")
+        if like.layout is None:
+            draw = partial(sample, space, rng, len(like), shared=shared)
+            best = _closest(draw, partial(mutate, space, rng, shared=shared), distance)
+        else:
+            best = _closest(partial(_laid_out, space, rng, like), partial(_redrawn, space, rng), distance)
         if distance(best) <= SIZE_TOLERANCE:
-            return Architecture(best.layers, best.reductions, best.space, {"sampled": "random, of the same size"})
+            return replace(best, origin={"sampled": "random, of the same size"})
     raise InputError(
         f"no random architecture within 5% of {wanted:,} parameters found in the {space.name!r} space; "
         "skip the baseline with --no-baseline"
     )
 
 
-def _closest(
-    space: SearchSpace,
-    layers: int,
-    shared: bool,
-    distance: Callable[[Architecture], float],
-    rng: np.random.Generator,
+def _laid_out(
+    space: SearchSpace, rng: np.random.Generator, like: Architecture, only: Collection[int] | None = None
 ) -> Architecture:
-    """Return the first of many draws and mutants that is within the tolerance, or else the closest."""
-    draws = [sample(space, rng, layers, shared=shared)]
+    """Redraw the layers of an architecture with its own widths, or `only` some of them."""
+    assert like.layout is not None
+    layers = list(like.layers)
+    for k, (before, after) in enumerate(zip(like.layout.befores, like.layout.widths, strict=True)):
+        if only is None or k in only:
+            # What cannot halve the resolution cannot change the width either.
+            layers[k] = space.sample(rng, k in like.reductions or before != after)
+    return replace(like, layers=tuple(layers))
+
+
+def _redrawn(space: SearchSpace, rng: np.random.Generator, architecture: Architecture) -> Architecture:
+    """Redraw one layer of an architecture with its own widths."""
+    return _laid_out(space, rng, architecture, {int(rng.integers(len(architecture)))})
+
+
+def _closest(
+    draw: Callable[[], Architecture],
+    change: Callable[[Architecture], Architecture],
+    distance: Callable[[Architecture], float],
+) -> Architecture:
+    """Return the first of many draws, and of changes of the closest, within the tolerance, or else the closest."""
+    draws = [draw()]
     while distance(draws[-1]) > SIZE_TOLERANCE and len(draws) < 200:
-        draws.append(sample(space, rng, layers, shared=shared))
+        draws.append(draw())
     best = min(draws, key=distance)
     for _ in range(5_000):
         if distance(best) <= SIZE_TOLERANCE:
             break
-        candidate = mutate(space, rng, best, shared=shared)
+        candidate = change(best)
         if distance(candidate) <= distance(best):
             best = candidate
     return best
@@ -97,4 +119,4 @@ def shuffled(architecture: Architecture, seed: int) -> Architecture:
         while len(set(order)) > 1 and order == layers[stage]:
             order = [order[i] for i in rng.permutation(len(order))]
         layers[stage] = order
-    return Architecture(tuple(layers), architecture.reductions, architecture.space, {"shuffled": seed})
+    return replace(architecture, layers=tuple(layers), origin={"shuffled": seed})

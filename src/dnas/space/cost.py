@@ -14,7 +14,19 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from dnas.space.network_plan import LayerPlan, NetworkPlan
-from dnas.space.primitives import Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, ReLU6, Strided, Zero
+from dnas.space.primitives import (
+    Chain,
+    Conv,
+    FactorizedReduce,
+    HardSwish,
+    Identity,
+    Norm,
+    ReLU,
+    ReLU6,
+    SqueezeExcite,
+    Strided,
+    Zero,
+)
 
 # Bytes per number.
 PRECISIONS = {"float32": 4, "int8": 1}
@@ -316,6 +328,15 @@ def _chain(
             case ReLU() | ReLU6():
                 if i or not rectified:
                     tensor = whole.add("ReLU", (tensor,), channels * side**2, overwrites=True)
+            case HardSwish():
+                tensor = whole.add("h-swish", (tensor,), channels * side**2, overwrites=True)
+            case SqueezeExcite():
+                gates = whole.add("mean", (tensor,), channels)
+                gates = whole.add("convolution", (gates,), layer.hidden)
+                gates = whole.add("ReLU", (gates,), layer.hidden, overwrites=True)
+                gates = whole.add("convolution", (gates,), channels)
+                gates = whole.add("gate", (gates,), channels, overwrites=True)
+                tensor = whole.add("multiply", (tensor, gates), channels * side**2, overwrites=True)
             case Norm():
                 channels = layer.channels  # part of the convolution
             case Conv():

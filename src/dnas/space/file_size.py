@@ -11,11 +11,22 @@ import json
 from collections.abc import Sequence
 
 from dnas.space.network_plan import LayerPlan, NetworkPlan
-from dnas.space.primitives import Chain, Conv, FactorizedReduce, Norm, ReLU, ReLU6, Strided
+from dnas.space.primitives import (
+    Chain,
+    Conv,
+    FactorizedReduce,
+    HardSwish,
+    Norm,
+    ReLU,
+    ReLU6,
+    SqueezeExcite,
+    Strided,
+)
 
 FLOAT = 4
 TENSOR = 68  # the name and shape of a stored tensor
 CONV, RELU, ADD, CONCAT, SLICE, NORM, POOL = 212, 52, 68, 94, 90, 284, 210
+HARD_SWISH, SQUEEZE = 160, 700
 FACTS = 500  # mean, standard deviation and resizing rule of images
 REST = 1_100  # inputs, outputs, constants, and the operations after the last layer
 
@@ -68,6 +79,10 @@ def chain_bytes(chain: Chain) -> int:
                 total += NORM + 4 * (TENSOR + FLOAT * layer.outputs)
             case ReLU() | ReLU6():
                 total += RELU
+            case HardSwish():
+                total += HARD_SWISH
+            case SqueezeExcite():
+                total += SQUEEZE + 2 * (CONV + 2 * TENSOR) + RELU + FLOAT * layer.params()
             case Strided():
                 total += POOL
     return total

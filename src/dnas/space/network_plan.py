@@ -6,7 +6,8 @@ import torch. A layer has states: the outputs of the two layers before it, and s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from dnas.errors import InputError, SettingError
 from dnas.settings import CHANNELS, CIFAR_STEM
@@ -112,6 +113,19 @@ class NetworkPlan:
     def looks_back(self) -> bool:
         """True if a layer reads the layer before the previous one."""
         return any(cell.looks_back for cell in self.cells)
+
+    def with_chains(self, change: Callable[[Chain], Chain]) -> NetworkPlan:
+        """Return a plan whose chains of stem, layers and head are changed; they must keep their shapes."""
+        stem = Stem(change(self.stem.first), change(self.stem.second))
+        cells = tuple(
+            replace(
+                cell,
+                preprocess=(change(cell.preprocess[0]), change(cell.preprocess[1])),
+                edges=tuple(replace(edge, chain=change(edge.chain)) for edge in cell.edges),
+            )
+            for cell in self.cells
+        )
+        return replace(self, stem=stem, cells=cells, head=change(self.head))
 
     @property
     def rectifies(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dnas.errors import InputError, unknown
-from dnas.settings import CIFAR_STEM, IMAGENET_STEM, STEMS
+from dnas.errors import InputError, SettingError, unknown
+from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, STEMS
 from dnas.space.architecture import Architecture
 from dnas.space.network_plan import AUXILIARY_FEATURES, AUXILIARY_HIDDEN, NetworkPlan, check_channels
 from dnas.space.primitives import Chain, Conv, Norm, ReLU
@@ -21,13 +21,13 @@ def plan(
     """Plan the network of an architecture.
 
     Args:
-        channels: Initial channels C, doubled at each reduction.
+        channels: Initial channels C, doubled at each reduction; with a layout, all widths are in proportion to them.
         classes: Number of outputs.
         inputs: Channels of an image.
         stem: Name of the layers before the first.
 
     Raises:
-        InputError: A width cannot be built.
+        InputError: A width cannot be built, or the stem cannot be used with a layout.
     """
     check_channels(channels)
     if classes < 2:
@@ -35,12 +35,16 @@ def plan(
     if stem not in STEMS:
         raise unknown("stem", "stem", stem, STEMS)
     space = space_of(architecture.space)
+    layout = None if architecture.layout is None else architecture.layout.at(channels)
+    if layout is not None and stem == IMAGENET_STEM:
+        text = f" {stem} has three convolutions, but a network with its own widths has one; choose {HALVING_STEM}"
+        raise SettingError("stem", "stem", text)
     head = space.stem(stem, inputs, channels)
     before, previous, width, shrunk = head.width, head.width, channels, bool(head.second)
     cells = []
     for k, gene in enumerate(architecture.layers):
         reduction = k in architecture.reductions
-        width *= 2 if reduction else 1
+        width = layout.widths[k] if layout is not None else 2 * width if reduction else width
         cell = space.layer_plan(gene, before, previous, width, reduction, shrunk)
         cells.append(cell)
         before, previous, shrunk = previous, cell.outputs, reduction
@@ -55,5 +59,7 @@ def plan(
         *(() if stem == IMAGENET_STEM else (Norm(AUXILIARY_FEATURES),)),
         ReLU(),
     )
-    end, features = space.head(previous), space.features(previous)
-    return NetworkPlan(head, tuple(cells), auxiliary, after, features, classes, end)
+    last = 0 if layout is None else layout.last
+    end, features = space.head(previous, last), space.features(previous, last)
+    network = NetworkPlan(head, tuple(cells), auxiliary, after, features, classes, end)
+    return network if layout is None else network.with_chains(layout.dressed)

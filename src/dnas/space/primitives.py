@@ -61,6 +61,33 @@ class ReLU6(Layer):
 
 
 @dataclass(frozen=True)
+class HardSwish(Layer):
+    """x · min(max(x + 3, 0), 6) / 6, the h-swish of MobileNetV3 (Howard et al., ICCV 2019, §5.2)."""
+
+
+@dataclass(frozen=True)
+class SqueezeExcite(Layer):
+    """Multiply each channel by a gate computed from the means of all channels (Hu et al., CVPR 2018).
+
+    Mean over pixels, 1×1 convolution to `hidden` channels, ReLU, 1×1 convolution back, gate. Both convolutions have
+    biases. Their MACs are those of one pixel, and the products with the gates do not count.
+
+    Attributes:
+        hard: True for the gate min(max(x + 3, 0), 6) / 6 (MobileNetV3), False for the logistic function (MnasNet).
+    """
+
+    channels: int
+    hidden: int
+    hard: bool = False
+
+    def params(self) -> int:
+        return 2 * self.channels * self.hidden + self.hidden + self.channels
+
+    def macs(self, height: int, width: int) -> int:
+        return 2 * self.channels * self.hidden
+
+
+@dataclass(frozen=True)
 class Strided(Layer):
     """A layer that subsamples by `stride`."""
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from dnas.errors import SettingError
 from dnas.settings import MIN_LAYERS
+from dnas.space.layout import Layout
 from dnas.space.network_plan import LayerPlan, Stem
 from dnas.space.primitives import Chain, Norm
 
@@ -140,13 +141,18 @@ class SearchSpace(ABC):
         """Plan the first nodes of a layer, or all: see `layer_plan`."""
         return self.layer_plan(self.layer(nodes), before, previous, width, reduction, shrunk)
 
-    def head(self, channels: int) -> Chain:
-        """Return the layers between the last layer and the mean over pixels."""
+    def head(self, channels: int, outputs: int = 0) -> Chain:
+        """Return the layers between the last layer and the mean over pixels. Args: outputs: Of a `Layout`, or 0."""
         return ()
 
-    def features(self, channels: int) -> int:
-        """Return the number of features of the classifier. Args: channels: of the last layer."""
-        return next((layer.channels for layer in reversed(self.head(channels)) if isinstance(layer, Norm)), channels)
+    def features(self, channels: int, outputs: int = 0) -> int:
+        """Return the number of features of the classifier. Args: channels: of the last layer; outputs: As in `head`."""
+        head = self.head(channels, outputs)
+        return next((layer.channels for layer in reversed(head) if isinstance(layer, Norm)), channels)
+
+    def layout_objection(self, layout: Layout, layers: Sequence[Any], reductions: Sequence[int]) -> str | None:
+        """Return the reason why these layers cannot have this layout, or None if they can."""
+        return f"a layout only applies to spaces of chains, not to the {self.name!r} space"
 
     @abstractmethod
     def operation_chains(

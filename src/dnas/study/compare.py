@@ -38,7 +38,7 @@ from dnas.runtime.names import ARCHITECTURE_FILE, CONFIG_FILE, RESULT_FILE
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
 from dnas.space.controls import random_of_size, shuffled
-from dnas.space.published import load_published, published
+from dnas.space.published import PUBLISHED, load_published, published
 from dnas.study.cluster import RaySettings, of_tasks
 from dnas.study.design import (
     Network,
@@ -226,6 +226,11 @@ def _joined(path: Path, settings: StudySettings) -> StudySettings:
     for name in settings.architectures:
         if name in HANDMADE:
             require_package(name)
+        elif name in PUBLISHED and name not in published():
+            raise InputError(
+                f"--architectures {name!r} has its own widths, so it cannot have the width of a study; train it with: "
+                f"dnas train {name}"
+            )
         elif name not in published():
             known = [*published(), *HANDMADE]
             hint = did_you_mean(name, known) or f"; choose from {', '.join(known)}"

@@ -15,6 +15,7 @@ from dnas.space.primitives import (
     Chain,
     Conv,
     FactorizedReduce,
+    HardSwish,
     Identity,
     MaxPool,
     Noise,
@@ -85,7 +86,7 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
                 accesses += channels * (before + after)
             case Identity():
                 accesses += channels * (before + after)
-            case ReLU() | ReLU6() | Norm() | Zero() | Noise():
+            case ReLU() | ReLU6() | HardSwish() | Norm() | Zero() | Noise():
                 pass
             case _:
                 params += layer.params()
