@@ -22,7 +22,7 @@ from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.blocks import SKIP
-from dnas.space.chain import MOBILE, RESNET, Block
+from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, RESNET, Block
 from dnas.space.controls import random_of_size
 from dnas.space.cost import memory
 from dnas.space.darts import S1
@@ -35,7 +35,12 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.testing.spaces import check_space_searched
 
-SPACES = (MOBILE, RESNET)
+SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, FBNET, RESNET)
+# In spaces with other kinds of the same block, a method of each kind of search.
+SEARCHES = [
+    *((space, name) for space in (MOBILE, RESNET) for name in METHODS),
+    *((space, name) for space in (MOBILE_SE, MOBILE_V3, FBNET) for name in ("dnas", "pc-darts", "spos", "evolution")),
+]
 by_space = pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 
 
@@ -243,8 +248,7 @@ def test_mappings_factor_kernels_and_kinds():
 # --- searches -------------------------------------------------------------------------------------------------
 
 
-@by_space
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("space", "name"), SEARCHES, ids=lambda each: each if isinstance(each, str) else each.name)
 def test_every_method_searches_chains(space, name):
     """Under each of its mappings; and resumes bit for bit."""
     check_space_searched(space, name, table(name, "SMALL"))

@@ -19,10 +19,11 @@ from dnas.network.network import build
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
 from dnas.space.cell import Cell
-from dnas.space.chain import MOBILE, RESNET, Block, ChainSpace
+from dnas.space.chain import Block, ChainSpace
 from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
+from dnas.space.registry import CHAINS
 from dnas.space.sampling import sample
 
 INFO = DataInfo("x", ("a", "b", "c"), 3, 17, (0.5,) * 3, (0.5,) * 3, flip=False)
@@ -68,7 +69,7 @@ def test_every_published_genotype_under_the_stems(number: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("stem", list(STEMS))
-@pytest.mark.parametrize("space", [MOBILE, RESNET], ids=lambda space: space.name)
+@pytest.mark.parametrize("space", CHAINS, ids=lambda space: space.name)
 def test_chains(space: ChainSpace, stem: str, tmp_path: Path) -> None:
     """Without skips, which are rare in draws, and with one."""
     drawn = sample(space, np.random.default_rng(len(stem)), 4)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from dnas.deploy.source_parts import SQUEEZE_EXCITE
 from dnas.errors import InputError
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
@@ -29,12 +30,14 @@ from dnas.space.primitives import (
     Chain,
     Conv,
     FactorizedReduce,
+    HardSwish,
     Identity,
     Layer,
     MaxPool,
     Norm,
     ReLU,
     ReLU6,
+    SqueezeExcite,
     Zero,
 )
 
@@ -164,7 +167,8 @@ def _chain_code(trained: Trained, layout: NetworkPlan) -> str:
         layers.append(f"Layer(\n{' ' * 16}{_lines(16, *operations)}\n{' ' * 12})," if operations else "Layer(),")
     norm = [f"self.final_norm = nn.BatchNorm2d({layout.features}, affine=False)"] if trained.final_norm else []
     classifier = f"self.classifier = nn.Linear({layout.features}, {layout.classes})"
-    return f'''
+    parts = SQUEEZE_EXCITE if any("SqueezeExcite(" in layer for layer in layers) else ""
+    return f'''{parts}
 
 class Layer(nn.Module):
     """The sum of operations on the input, or the input itself if there are none."""
@@ -287,6 +291,11 @@ def _layer(layer: Layer) -> str:
             return "nn.ReLU()"
         case ReLU6():
             return "nn.ReLU6()"
+        case HardSwish():
+            return "nn.Hardswish()"
+        case SqueezeExcite():
+            gate = "nn.Hardsigmoid()" if layer.hard else "nn.Sigmoid()"
+            return f"SqueezeExcite({layer.channels}, {layer.hidden}, {gate})"
         case Zero():
             return f"Zero({layer.stride})"
         case Norm():

@@ -54,11 +54,12 @@ def svg(architecture: Architecture, *, title: str = "", subtitle: str = "", narr
     for stage, start in enumerate(starts):
         end = [*starts, len(architecture)][stage + 1]
         halvings = sum(k <= start for k in architecture.reductions)
-        width_text = f"width ×{2**halvings}"
+        resolution = ("1", "½", "¼", "⅛")[halvings] if halvings < 4 else f"1/{2**halvings}"
+        shape = f"resolution {resolution} · width ×{2**halvings}"
         if architecture.layout is not None:
-            widths = sorted({*architecture.layout.widths[start:end]})
-            width_text = f"{'–'.join(map(str, dict.fromkeys((widths[0], widths[-1]))))} channels"
-        body += _stage(stage + 1, range(start, end), halvings, width_text, picture, y)
+            widths = architecture.layout.widths[start:end]
+            shape = f"{resolution} · {'–'.join(map(str, sorted({min(widths), max(widths)})))} channels"
+        body += _stage(stage + 1, range(start, end), shape, picture, y)
         y += STAGE_ROW
         for k in range(start, end):
             body.append(f'<g data-layer="{k}">')
@@ -119,13 +120,12 @@ def _head(architecture: Architecture, heading: str, subtitle: str, picture: Pict
     return parts, y - 7
 
 
-def _stage(stage: int, layers: range, halvings: int, width_text: str, picture: Picture, y: float) -> list[str]:
+def _stage(stage: int, layers: range, shape: str, picture: Picture, y: float) -> list[str]:
     """Draw the row above a stage: its layers, its resolution and width, and the names of the columns of words."""
     frame = picture.frame
     extent = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]}–{layers[-1]}"
     x = frame.margin + text_width(f"Stage {stage}", 11) + 10
-    resolution = ("1", "½", "¼", "⅛")[halvings] if halvings < 4 else f"1/{2**halvings}"
-    size = f"{extent} · resolution {resolution} · {width_text}"
+    size = f"{extent} · {shape}"
     parts = [
         text_at(frame.margin, y + 16, f"Stage {stage}", bold=True),
         text_at(x, y + 16, clip(size, frame.stage_end - x, 11), fill=SOFT),

@@ -258,7 +258,7 @@ class LayerChain(nn.Sequential):
                 input = F.relu6(input, inplace=isinstance(self[i - 1], _SPARE))
             elif i and isinstance(layer, nn.Hardswish):
                 # Its gradient is a function of its input.
-                input = F.hardswish(input, inplace=isinstance(self[i - 1], _SPARE) and not torch.is_grad_enabled())
+                input = F.hardswish(input, inplace=isinstance(self[i - 1], _SPARE) and not input.requires_grad)
             elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):

@@ -26,7 +26,7 @@ from dnas.space.primitives import (
 FLOAT = 4
 TENSOR = 68  # the name and shape of a stored tensor
 CONV, RELU, ADD, CONCAT, SLICE, NORM, POOL = 212, 52, 68, 94, 90, 284, 210
-HARD_SWISH, SQUEEZE = 160, 700
+HARD_SWISH, SQUEEZE = 60, 400  # SQUEEZE: mean, gate, product, and the longer names of its convolutions
 FACTS = 500  # mean, standard deviation and resizing rule of images
 REST = 1_100  # inputs, outputs, constants, and the operations after the last layer
 
