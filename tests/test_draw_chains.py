@@ -23,9 +23,9 @@ from dnas.space.chain import MOBILE, RESNET, Block
 from dnas.space.darts import DARTS
 from dnas.space.operations import colour_of, group_of, label_of, operation, ordered
 from dnas.space.primitives import PRIMITIVES
-from dnas.space.registry import SPACES
+from dnas.space.registry import CHAINS, SPACES
 
-KERNELS = {space.name: space.kernels for space in (MOBILE, RESNET)}
+KERNELS = {space.name: space.kernels for space in CHAINS}
 SKIPPED = "#8A8A8A"
 # Skips in a row, every reduction of the space, one of them the first layer, and blocks of each kind.
 ODD = Architecture(
@@ -45,7 +45,7 @@ ODD = Architecture(
 @st.composite
 def chains(draw: st.DrawFn) -> Architecture:
     """A random architecture of a space of chains, or some blocks with reductions anywhere."""
-    space = draw(st.sampled_from((MOBILE, RESNET)))
+    space = draw(st.sampled_from(CHAINS))
     if draw(st.booleans()):
         return sampling.sample(space, numpy_stream(draw(st.integers(0, 2**31)), "test"), draw(st.integers(3, 24)))
     layers = draw(st.integers(1, 12))
