@@ -97,7 +97,8 @@ def test_the_known_network_of_each_space_takes_part():
     assert those[0].subject == found
     assert [each.config.space for each in those] == [name for name in CONTENDERS for _ in range(2)]
     assert all(each.subject.space == each.config.space and len(each.subject) == 4 for each in those)
-    known = {"darts": ["DARTS_V2", "random"], "mobile": ["MobileNetV2", "random"], "resnet": ["found", "ResNet"]}
+    known = {"darts": ["DARTS_V2", "random"], "mobile": ["MobileNetV2 of 3 blocks", "random"]}
+    known["resnet"] = ["found", "ResNet of 3 blocks"]
     for name, origins in known.items():
         assert [each.origin for each in those if each.config.space == name] == origins
     of_prior = entrants.of_spaces(given, found, [other], load_prior("pictures"), free)

@@ -29,6 +29,7 @@ from dnas.space.darts import S1
 from dnas.space.limits import Delivered, Feasible
 from dnas.space.network_plan import Shape, size
 from dnas.space.plan import plan
+from dnas.space.published import candidates
 from dnas.space.sampling import sample
 from dnas.supernet.build import build_supernet
 from dnas.supernet.mapping import MAPPINGS
@@ -284,6 +285,14 @@ def test_a_whole_run_in_a_space_of_chains(tmp_path):
     assert params(trained.network) <= 20_000
     refused = invoke("run", "--space", "mobile", "--max-latency", "5ms", "--out", tmp_path / "other")
     assert refused.code == 2 and "--max-latency only applies to spaces of cells, not to --space mobile" in refused.err
+
+
+def test_known_networks_have_one_block_per_resolution_or_one_per_layer():
+    block, skip = Block("basic", 0), Block(SKIP, 0)
+    few, every = candidates(RESNET, 6)
+    assert few == ("ResNet of 3 blocks", Architecture((block, skip, block, skip, block, skip), (2, 4), "resnet"))
+    assert every == ("ResNet of 6 blocks", Architecture((block,) * 6, (2, 4), "resnet"))
+    assert [name for name, _ in candidates(MOBILE, 3)] == ["MobileNetV2 of 3 blocks"]
 
 
 @pytest.mark.parametrize("seed", range(3))

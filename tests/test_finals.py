@@ -234,8 +234,12 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     given = config.Config(space=space, finals=9, mapping="shared" if shared else "full")
     those = entrants_of.entrants(given, found, [other, found, other], None)
     names = ["found", "second choice", "random"]
-    designed = {"darts": ["DARTS_V2", "random", "PC_DARTS_cifar"], "mobile": ["MobileNetV2"], "resnet": ["ResNet"]}
-    names += designed.get(space, [])
+    designed = {"darts": ["DARTS_V2", "PC_DARTS_cifar"]}
+    for name, known in (("mobile", "MobileNetV2"), ("resnet", "ResNet")):
+        # With a skip, the normal layers differ.
+        designed[name] = [f"{known} of {blocks} blocks" for blocks in ((4,) if shared else (3, 4))]
+    for known in designed.get(space, []):
+        names += [known, "random"]
     assert [name for name, _ in those] == names + ["random"] * (9 - len(names))
     assert those[0][1] == found and those[1][1] == other
     assert len({architecture.layers for _, architecture in those}) == 9

@@ -12,7 +12,7 @@ from dnas.pipeline.config import Config
 from dnas.pipeline.model import Subject
 from dnas.rng import numpy_stream
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
-from dnas.space.architecture import Architecture
+from dnas.space.architecture import Architecture, cell_pair
 from dnas.space.limits import Feasible
 from dnas.space.published import candidates
 from dnas.space.registry import get_space
@@ -99,6 +99,8 @@ def entrants(
         random = [feasible.drawn(draw_one) for _ in range(FEASIBLE_DRAWS * config.finals)]
     drawn = [(RANDOM, architecture) for architecture in random]
     stacked = candidates(space, layers)
+    if shared:
+        stacked = [(name, architecture) for name, architecture in stacked if cell_pair(architecture) is not None]
     if feasible is not None:
         stacked = [(name, architecture) for name, architecture in stacked if feasible.allows(architecture)]
     turns = (stacked, drawn, second) if known_first else (second, drawn, stacked)

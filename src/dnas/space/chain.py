@@ -53,7 +53,7 @@ class ChainSpace(SearchSpace):
     Attributes:
         kernels: The sizes of kernels, which are the edges of a layer.
         head_factor: Channels of the 1×1 convolution after the last layer, relative to it; 0: no such convolution.
-        known: Hand-designed networks of one block, by name.
+        known: Hand-designed networks of one kind of block, by name.
     """
 
     nodes: int = 1
@@ -156,8 +156,14 @@ class ChainSpace(SearchSpace):
                 return f"layer {k} is a skip, so it cannot change {before} channels to {after} or halve the resolution"
         return None
 
-    def designed(self) -> tuple[tuple[str, Block], ...]:
-        return self.known
+    def designed(self, kinds: Sequence[int]) -> list[tuple[str, tuple[Block, ...]]]:
+        """Return networks of a known block: first with one block per resolution and skips, then with all layers."""
+        found = []
+        for name, block in self.known:
+            few = tuple(block if k == 0 or reduction else Block(SKIP, 0) for k, reduction in enumerate(kinds))
+            for layers in dict.fromkeys((few, (block,) * len(kinds))):
+                found.append((f"{name} of {layers.count(block)} blocks", layers))
+        return found
 
     def operation_params(self, operation: str) -> int:
         if operation == SKIP:

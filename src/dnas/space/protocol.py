@@ -165,9 +165,13 @@ class SearchSpace(ABC):
             previous: Channels of the output of the preceding layer.
         """
 
-    def designed(self) -> tuple[tuple[str, Any], ...]:
-        """Return layers that all layers of a hand-designed network have, with its name, as candidates of finals."""
-        return ()
+    def designed(self, kinds: Sequence[int]) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return the layers of hand-designed networks with their names, as candidates of finals, the best first.
+
+        Args:
+            kinds: 0 for each normal layer, 1 for each reduction.
+        """
+        return []
 
     @abstractmethod
     def operation_params(self, operation: str) -> int:

@@ -9,11 +9,11 @@ from importlib import resources
 from typing import Any
 
 from dnas.errors import InputError, choices
-from dnas.space.architecture import Architecture, at_depth, stack
+from dnas.space.architecture import Architecture, at_depth
 from dnas.space.darts import DARTS
 from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.layout import Layout
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
 from dnas.space.registry import space_of
 
 # --- published genotypes ----------------------------------------------------------------------------
@@ -27,7 +27,8 @@ def candidates(space: SearchSpace, layers: int) -> list[tuple[str, Architecture]
     """Return the hand-designed or published architectures of a space that are candidates of finals, by name."""
     if space == DARTS:
         return [(name, load_published(name, layers)) for name in CANDIDATES]
-    return [(name, stack(layer, layer, layers, space=space.name)) for name, layer in space.designed()]
+    designed = space.designed(layer_kinds(layers))
+    return [(name, Architecture(genes, reduction_layers(layers), space.name)) for name, genes in designed]
 
 
 @cache
