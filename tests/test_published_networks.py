@@ -398,3 +398,9 @@ def test_a_layout_is_trained_and_comes_back(tmp_path) -> None:
     refused = invoke("train", file, "--data", "digits", "-o", "train.stem=imagenet", "--out", tmp_path / "no", *short)
     assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1
     assert "has three convolutions" in refused.err
+
+
+def test_a_study_refuses_networks_without_its_width(tmp_path) -> None:
+    refused = invoke("compare", "--methods", "random", "--architectures", "FBNet-C", "--out", tmp_path / "study")
+    assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1
+    assert "--architectures 'FBNet-C' has its own widths" in refused.err and "dnas train FBNet-C" in refused.err

@@ -85,7 +85,7 @@ def _load_network(name: str) -> Architecture:
 
 
 def load_published(name: str, layers: int | None = None) -> Architecture:
-    """Return a published architecture: a genotype stacked to `layers` cells (20 by default), or a whole network.
+    """Return the published architecture `name`: a genotype stacked to `layers` cells (default: 20), or a whole network.
 
     Raises InputError for an unknown name, or if a whole network has another depth.
     """
