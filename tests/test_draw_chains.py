@@ -19,7 +19,7 @@ from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.blocks import BLOCKS, SKIP
-from dnas.space.chain import MOBILE, RESNET, Block
+from dnas.space.chain import MOBILE, RESNET, SHUFFLE, Block
 from dnas.space.darts import DARTS
 from dnas.space.operations import colour_of, group_of, label_of, operation, ordered
 from dnas.space.primitives import PRIMITIVES
@@ -64,10 +64,14 @@ def sides(architecture: Architecture) -> list[str]:
 
 
 def shortcuts(architecture: Architecture) -> list[str]:
-    """The shortcut of each layer: only a residual block has one where it changes the shape of its input."""
-    projected = "1×1 convolution" if architecture.space == "resnet" else "none"
+    """The shortcut of each layer if it changes the shape of its input, and if not; what is beside a shuffled block."""
+    changed, same = {
+        "mobile": ("none", "identity"),
+        "resnet": ("1×1 convolution", "identity"),
+        "shuffle": ("two branches", "half passes by"),
+    }[architecture.space]
     return [
-        "" if block.kind == SKIP else projected if k in architecture.reductions else "identity"
+        "" if block.kind == SKIP else changed if k in architecture.reductions else same
         for k, block in enumerate(architecture.layers)
     ]
 
@@ -170,7 +174,13 @@ def test_the_legend_counts_blocks_kernels_and_shortcuts(architecture: Architectu
     assert Counter(legend) == Counter(
         [f"{label} · {n}" for label, n in kinds.items()] + [f"kernel {side} · {n}" for side, n in kernels.items()]
     )
-    assert ("shortcut by a 1×1 convolution" in words_of(root)) == ("1×1 convolution" in shortcuts(architecture))
+    around = {
+        "shortcut by a 1×1 convolution": "1×1 convolution",
+        "half of the channels passes by": "half passes by",
+        "two branches": "two branches",
+    }
+    named = {shortcut for words, shortcut in around.items() if words in words_of(root)}
+    assert named == {*shortcuts(architecture)} - {"", "none", "identity"}
 
 
 @settings(max_examples=30, deadline=None)
@@ -225,7 +235,7 @@ def test_terminal_has_a_line_per_layer(architecture: Architecture, width: int) -
     assert all(len(line) <= width for line in lines)
     heads = [match for line in lines if (match := re.fullmatch(r" *(\d+) ([NR]) ([A-Z]+) +(.+)", line))]
     layers = zip(architecture.layers, sides(architecture), shortcuts(architecture), strict=True)
-    marks = {"": "", "none": "", "identity": " +"}
+    marks = {"": "", "none": "", "identity": " +"} | {s: f", {s}" for s in ("two branches", "half passes by")}
     expected = [f"{label_of(b.kind)} {side}".strip() + marks.get(s, f" + {s}") for b, side, s in layers]
     assert [int(head[1]) for head in heads] == list(range(len(architecture)))
     assert [head[2] == "R" for head in heads] == [k in architecture.reductions for k in range(len(architecture))]
@@ -249,8 +259,8 @@ def test_every_operation_of_every_space_has_a_label_and_a_color_of_its_own_in_it
 
 def test_operations_are_sorted_in_the_order_of_their_definition() -> None:
     assert ordered([*reversed(DARTS.primitives)]) == list(DARTS.primitives)
-    assert ordered(["zz", "bottleneck", "mbconv6", "aa", "basic", "mbconv1", SKIP]) == [
-        SKIP, "mbconv1", "mbconv6", "basic", "bottleneck", "aa", "zz",
+    assert ordered(["zz", "shuffle", "bottleneck", "mbconv6", "aa", "basic", "mbconv1", SKIP]) == [
+        SKIP, "mbconv1", "mbconv6", "basic", "bottleneck", "shuffle", "aa", "zz",
     ]  # fmt: skip
 
 

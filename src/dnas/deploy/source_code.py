@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dnas.deploy.source_parts import SQUEEZE_EXCITE
+from dnas.deploy.source_parts import BRANCHES, SQUEEZE_EXCITE
 from dnas.errors import InputError
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
@@ -27,6 +27,7 @@ from dnas.space.plan import plan
 from dnas.space.primitives import (
     PRIMITIVES,
     AvgPool,
+    Branches,
     Chain,
     Conv,
     FactorizedReduce,
@@ -154,6 +155,7 @@ class Network(nn.Module):
     functions = "".join(_function(name) for name in operations)
     text = functions + "".join(classes) + network
     parts = (_REDUCE if "FactorizedReduce(" in text else "") + (_ZERO if "Zero(" in text else "")
+    parts += BRANCHES if "Branches(" in text else ""
     return "\n".join(line for line in (parts + text).splitlines() if line.strip() or not line) + "\n"
 
 
@@ -167,7 +169,8 @@ def _chain_code(trained: Trained, layout: NetworkPlan) -> str:
         layers.append(f"Layer(\n{' ' * 16}{_lines(16, *operations)}\n{' ' * 12})," if operations else "Layer(),")
     norm = [f"self.final_norm = nn.BatchNorm2d({layout.features}, affine=False)"] if trained.final_norm else []
     classifier = f"self.classifier = nn.Linear({layout.features}, {layout.classes})"
-    parts = SQUEEZE_EXCITE if any("SqueezeExcite(" in layer for layer in layers) else ""
+    text = "".join(layers)
+    parts = (SQUEEZE_EXCITE if "SqueezeExcite(" in text else "") + (BRANCHES if "Branches(" in text else "")
     return f'''{parts}
 
 class Layer(nn.Module):
@@ -259,7 +262,7 @@ def _function(operation: str) -> str:
 
 def {operation}(channels, stride):
     return nn.Sequential(
-        {_lines(8, *(_layer(layer) + "," for layer in layers))}
+        {_lines(8, *(_layer(layer, 8) + "," for layer in layers))}
     )
 """
 
@@ -270,21 +273,31 @@ def _lines(indent: int, *lines: str) -> str:
 
 def _chain(chain: Chain) -> str:
     """Return the code of layers in sequence, or of a single layer."""
-    if len(chain) == 1 and not isinstance(chain[0], FactorizedReduce):
+    if len(chain) == 1 and not isinstance(chain[0], FactorizedReduce | Branches):
         return _layer(chain[0])
     return f"nn.Sequential({', '.join(map(_layer, chain))})"
 
 
 def _wrapped_chain(chain: Chain, indent: int) -> str:
-    """Return the code of layers in sequence, a line each if there are several."""
-    if len(chain) == 1:
+    """Return the code of layers in sequence, a line each if there are several; `indent` of these lines."""
+    if len(chain) == 1 and not isinstance(chain[0], Branches):
         return _layer(chain[0])
-    rows = _lines(indent, *(f"{_layer(layer)}," for layer in chain))
-    return f"nn.Sequential(\n{' ' * indent}{rows}\n{' ' * (indent - 4)})"
+    return _call("nn.Sequential", indent, *(_layer(layer, indent) for layer in chain))
 
 
-def _layer(layer: Layer) -> str:
+def _call(name: str, indent: int, *arguments: str) -> str:
+    """Return the code of a call with a line per argument."""
+    rows = _lines(indent, *(f"{argument}," for argument in arguments))
+    return f"{name}(\n{' ' * indent}{rows}\n{' ' * (indent - 4)})"
+
+
+def _layer(layer: Layer, indent: int = 0) -> str:
+    """Return the code of a layer. Args: indent: of the line on which it begins."""
     match layer:
+        case Branches():
+            chains = (_wrapped_chain(chain, indent + 8) if chain else "nn.Identity()" for chain, _ in layer.parts)
+            left, right = (f"{name}={code}" for name, code in zip(("left", "right"), chains, strict=True))
+            return _call("Branches", indent + 4, left, right, f"split={layer.split}")
         case Identity():
             return "nn.Identity()"
         case ReLU():

@@ -15,3 +15,19 @@ class SqueezeExcite(nn.Module):
         means = x.mean((2, 3), keepdim=True)
         return x * self.gate(self.expand(F.relu(self.reduce(means))))
 '''
+BRANCHES = '''
+
+class Branches(nn.Module):
+    """Two sequences side by side, of which each reads a half of the channels (`split`), or all.
+
+    The channels of their outputs alternate: 0 of the left one, 0 of the right one, 1 of the left one, and so on.
+    """
+
+    def __init__(self, left, right, split):
+        super().__init__()
+        self.left, self.right, self.split = left, right, split
+
+    def forward(self, x):
+        left, right = x.chunk(2, 1) if self.split else (x, x)
+        return torch.stack([self.left(left), self.right(right)], 2).flatten(1, 2)
+'''

@@ -19,6 +19,7 @@ from dnas.drawing.style import (
     NARROW_LAYER_COLUMN,
     NARROW_MARGIN,
     NARROW_WIDTH,
+    PAPER,
     RULE,
     SOFT,
     WIDE_WIDTH,
@@ -28,7 +29,7 @@ from dnas.space.blocks import SKIP
 from dnas.space.network_plan import LayerPlan
 from dnas.space.operations import colour_of, label_of
 from dnas.space.plan import plan
-from dnas.space.primitives import Conv
+from dnas.space.primitives import Branches, Conv, flat
 
 COLUMN, NARROW_COLUMN = 176, 104  # of boxes: the width of the widest one
 UNIT, NARROW_UNIT = 44, 26  # width of a box of the initial channels, if the widest one fits
@@ -38,7 +39,9 @@ BLOCK_COLUMN, SHORTCUT_COLUMN = 132, 110  # the layer in words
 LEAST_BAND, ABOVE_BOX = 34, 11  # ABOVE_BOX: room for the ends of an arc, above a box and below it
 TALLEST = 40
 CHANNELS = 16  # any even number: drawings show channels relative to it
-DASHES = "3 2.5"
+DASHES, DOTS = "3 2.5", "1.2 2.4"
+# Instead of a shortcut: what is beside a block whose output is joined with it.
+HALF, BRANCH = "half passes by", "two branches"
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Drawn:
         kind: Its block, or `SKIP`.
         kernel: Side of its kernel; 0 for a skip.
         before, after: Its channels at the input and at the output, relative to the first layer.
-        shortcut: "" (none), "identity", or the convolution in words, such as "1×1 convolution".
+        shortcut: "" (none), "identity", or the convolution in words, such as "1×1 convolution"; `HALF` or `BRANCH`.
     """
 
     kind: str
@@ -78,11 +81,14 @@ def drawn_layers(architecture: Architecture) -> list[Drawn]:
 def _kernel(layer: LayerPlan) -> int:
     """Return the side of the largest kernel of a layer, which is that of its block."""
     chains = [edge.chain for edge in layer.edges[:1]]
-    return max((max(part.kernel) for chain in chains for part in chain if isinstance(part, Conv)), default=0)
+    return max((max(part.kernel) for chain in chains for part in flat(chain) if isinstance(part, Conv)), default=0)
 
 
 def _shortcut(layer: LayerPlan) -> str:
     """Return the chain around a block in words: the edges of a layer are its block and then the shortcut, if any."""
+    for edge in layer.edges[:1]:
+        if isinstance(edge.chain[0], Branches):
+            return HALF if edge.chain[0].split else BRANCH
     for edge in layer.edges[1:]:
         convs = [part for part in edge.chain if isinstance(part, Conv)]
         return f"{side(convs[0].kernel[0])} convolution" if convs else "identity"
@@ -102,7 +108,9 @@ class ChainPicture:
     explanation = (
         "Each row is a layer, and the image enters at the top. A layer is one block of convolutions, which reads the "
         "output of the layer before it. An arc around a block is a shortcut: it adds the input of the block to its "
-        "output. A skip passes its input on, so the network is one layer shallower there."
+        "output. A dotted arc adds nothing: half of the channels passes by the block, or through a second branch, and "
+        "then alternates with the output of the block. A skip passes its input on, so the network is one layer "
+        "shallower there."
     )
     left_out = "the kinds of shortcuts are also named"
     key = "N normal, R reduction; equal letters: equal blocks; +: a shortcut adds the input"
@@ -150,8 +158,12 @@ class ChainPicture:
             for kernel, n in sorted(self._kernels.items())
         ]
         shortcuts = dict.fromkeys(layer.shortcut for layer in self._layers if layer.shortcut)
-        words = {name: "shortcut" if name == "identity" else f"shortcut by a {name}" for name in shortcuts}
-        return kernels + [Key(words[name], partial(self._arc_key, name)) for name in sorted(words, reverse=True)]
+        words = {name: f"shortcut by a {name}" for name in shortcuts} | {
+            "identity": "shortcut",
+            HALF: "half of the channels passes by",
+            BRANCH: "two branches",
+        }
+        return kernels + [Key(words[name], partial(self._arc_key, name)) for name in sorted(shortcuts, reverse=True)]
 
     def columns(self, y: float) -> list[str]:
         if self.frame.narrow:
@@ -186,7 +198,10 @@ class ChainPicture:
         if layer.kernel:
             words.append(f" {side(layer.kernel)}")
         if layer.shortcut:
-            words.append(" +" if layer.shortcut == "identity" else f" + {layer.shortcut}")
+            joined = layer.shortcut in (HALF, BRANCH)
+            words.append(
+                f", {layer.shortcut}" if joined else " +" if layer.shortcut == "identity" else f" + {layer.shortcut}"
+            )
         return [words]
 
     def _in_words(self, layer: Drawn, y: float) -> list[str]:
@@ -226,12 +241,17 @@ def _box(path: str, colour: str) -> str:
 
 
 def _arc(x: float, top: float, reach: float, height: float, shortcut: str) -> str:
-    """Draw a shortcut from a line at x around the block to the dot at which it is added; a convolution is dashed."""
-    dashes = "" if shortcut == "identity" else f' stroke-dasharray="{DASHES}"'
+    """Draw a shortcut from a line at x around the block to the dot at which it is added; a convolution is dashed.
+
+    An arc to a circle is dotted: what passes there is not added, but joined.
+    """
+    joined = shortcut in (HALF, BRANCH)
+    dashes = "" if shortcut == "identity" else f' stroke-dasharray="{DOTS if joined else DASHES}"'
+    dot = f'fill="{PAPER}" stroke="{INK}"' if joined else f'fill="{INK}"'
     bend = 6
     path = (
         f"M{number(x)} {number(top)}h{number(reach - bend)}a{bend} {bend} 0 0 1 {bend} {bend}"
         f"v{number(height - 2 * bend)}a{bend} {bend} 0 0 1 {-bend} {bend}h{number(bend - reach)}"
     )
     line = f'<path class="shortcut" d="{path}" fill="none" stroke="{INK}" stroke-width="1.2"{dashes}/>'
-    return f'{line}<circle cx="{number(x)}" cy="{number(top + height)}" r="2.2" fill="{INK}"/>'
+    return f'{line}<circle cx="{number(x)}" cy="{number(top + height)}" r="2.2" {dot}/>'

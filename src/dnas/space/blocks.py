@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnas.space.primitives import Chain, Conv, HardSwish, Layer, Norm, ReLU, ReLU6, SqueezeExcite
+from dnas.space.primitives import Branches, Chain, Conv, HardSwish, Identity, Layer, Norm, ReLU, ReLU6, SqueezeExcite
 
 SKIP = "skip_connect"  # the layer passes its input on
 
@@ -22,6 +22,7 @@ class BlockKind:
             empty: none. If they are alike, the shortcut is the identity.
         colour: Color in drawings, "#RRGGBB".
         label: Short name in drawings.
+        residual: False if nothing is added to its output, even if that has the shape of its input.
     """
 
     name: str
@@ -30,6 +31,13 @@ class BlockKind:
     shortcut: Callable[[int, int, int], Chain]
     colour: str
     label: str
+    residual: bool = True
+
+    def around(self, inputs: int, outputs: int, stride: int) -> Chain:
+        """Return the layers around the block, whose output is added to its own; empty: nothing is added."""
+        if stride > 1 or inputs != outputs:
+            return self.shortcut(inputs, outputs, stride)
+        return (Identity(),) if self.residual else ()
 
 
 _RELU6 = ReLU6()
@@ -104,6 +112,37 @@ def _mobile(
     return BlockKind(name, chain, (between,), _no_shortcut, colour, label)
 
 
+def _depthwise(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Chain:
+    """A depthwise convolution, without an activation, and one of 1×1."""
+    return (*_conv_norm(inputs, inputs, kernel, stride, groups=inputs), *_conv_norm(inputs, outputs), ReLU())
+
+
+def _shuffled(
+    right: Callable[[int, int, int, int], Chain],
+) -> Callable[[int, int, int, int], Chain]:
+    """A chain of half of the channels beside the other half, as it is; if shapes differ, beside a convolution of all.
+
+    Ma et al., ECCV 2018 (ShuffleNetV2), figure 3 c and d; the last channels alternate as they do there.
+    """
+
+    def chain(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
+        half, split = outputs // 2, stride == 1 and inputs == outputs
+        left = () if split else _depthwise(inputs, half, kernel, stride)
+        return (Branches(inputs, outputs, left, right(half if split else inputs, half, kernel, stride), split),)
+
+    return chain
+
+
+def _shuffle(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
+    return (*_conv_norm(inputs, outputs), ReLU(), *_depthwise(outputs, outputs, kernel, stride))
+
+
+def _xception(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
+    """Three depthwise convolutions, each with one of 1×1 (Guo et al., ECCV 2020, SPOS, section 4)."""
+    first = _depthwise(inputs, outputs, kernel, stride)
+    return (*first, *_depthwise(outputs, outputs, kernel), *_depthwise(outputs, outputs, kernel))
+
+
 BLOCKS: dict[str, BlockKind] = {
     kind.name: kind
     for kind in (
@@ -119,5 +158,7 @@ BLOCKS: dict[str, BlockKind] = {
         _mobile("fbconv1", "fb ×1", "#3C8DBC", _inverted_residual(1, always_wider=True)),
         BlockKind("basic", _basic, (), _projection, "#0072B2", "basic"),
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),
+        BlockKind("shuffle", _shuffled(_shuffle), (ReLU(),), _no_shortcut, "#CC79A7", "shuffle", residual=False),
+        BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
     )
 }

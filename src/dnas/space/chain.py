@@ -16,7 +16,7 @@ from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET
 from dnas.space.blocks import BLOCKS, SKIP
 from dnas.space.layout import Layout
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
-from dnas.space.primitives import Chain, Conv, Identity, Norm, ReLU, ReLU6, chain_cost
+from dnas.space.primitives import Chain, Conv, Norm, ReLU, ReLU6, chain_cost
 from dnas.space.protocol import Nodes, SearchSpace, Slot
 
 # Convolutions of a stem that halve the side, and those that keep it.
@@ -121,8 +121,7 @@ class ChainSpace(SearchSpace):
             return LayerPlan(((), ()), (), (1,), width)
         block, stride = BLOCKS[layer.kind], 2 if reduction else 1
         chain = block.chain(previous, width, self.kernels[layer.place], stride)
-        same = not reduction and previous == width
-        around: Chain = (Identity(),) if same else block.shortcut(previous, width, stride)
+        around = block.around(previous, width, stride)
         edges = (EdgePlan(1, 2, chain, droppable=bool(around)),)
         return LayerPlan(((), ()), edges + ((EdgePlan(1, 2, around, droppable=False),) if around else ()), (2,), width)
 
@@ -202,3 +201,6 @@ MOBILE_V3 = chain_space("mobile-v3", ("mbconv3_hs", "mbconv6_hs", "mbconv3_se_hs
 FBNET = chain_space("fbnet", ("fbconv1", "mbconv3", "mbconv6"), (3, 5), 4)
 # Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).
 RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5), known=(("ResNet", Block("basic", 0)),))
+# Blocks of ShuffleNetV2 (Ma et al., ECCV 2018) with the kernels and the Xception-like block of SPOS (Guo et al., ECCV
+# 2020), where the latter has the kernel 3 only, and no layer is skipped.
+SHUFFLE = chain_space("shuffle", ("shuffle", "xception"), (3, 5, 7), 2, (("ShuffleNetV2", Block("shuffle", 0)),))

@@ -15,6 +15,7 @@ from itertools import count
 
 from dnas.space.network_plan import LayerPlan, NetworkPlan
 from dnas.space.primitives import (
+    Branches,
     Chain,
     Conv,
     FactorizedReduce,
@@ -354,6 +355,16 @@ def _chain(
                 ]
                 joined = whole.add("concat", halves, channels * side**2)
                 tensor = whole.add("norm", (joined,), channels * side**2)
+            case Branches():
+                reads = [tensor, tensor]
+                if layer.split:
+                    reads = [whole.add("split", (tensor,), half * outer**2) for _, half in layer.parts]
+                ends = [
+                    _chain(whole, part, read, outer, inputs)[0]
+                    for (part, inputs), read in zip(layer.parts, reads, strict=True)
+                ]
+                channels = layer.outputs
+                tensor = whole.add("concat", ends, channels * side**2)
             case Zero():
                 tensor = whole.add("zero", (tensor,), channels * side**2)
             case Strided():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from dnas.space.network_plan import LayerPlan, NetworkPlan
 from dnas.space.primitives import (
+    Branches,
     Chain,
     Conv,
     FactorizedReduce,
@@ -27,6 +28,7 @@ FLOAT = 4
 TENSOR = 68  # the name and shape of a stored tensor
 CONV, RELU, ADD, CONCAT, SLICE, NORM, POOL = 212, 52, 68, 94, 90, 284, 210
 HARD_SWISH, SQUEEZE = 60, 400  # SQUEEZE: mean, gate, product, and the longer names of its convolutions
+SPLIT, SHUFFLE = 106, 340
 FACTS = 500  # mean, standard deviation and resizing rule of images
 REST = 1_100  # inputs, outputs, constants, and the operations after the last layer
 
@@ -77,6 +79,8 @@ def chain_bytes(chain: Chain) -> int:
                 weights = layer.inputs * layer.outputs
                 total += RELU + 4 * SLICE + 2 * (CONV + TENSOR) + CONCAT + FLOAT * weights
                 total += NORM + 4 * (TENSOR + FLOAT * layer.outputs)
+            case Branches():
+                total += sum(chain_bytes(part) for part, _ in layer.parts) + layer.split * SPLIT + SHUFFLE
             case ReLU() | ReLU6():
                 total += RELU
             case HardSwish():

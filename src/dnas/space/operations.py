@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dnas.space.blocks import BLOCKS, BlockKind
-from dnas.space.primitives import OWN, PRIMITIVES, AvgPool, Conv, Identity, MaxPool, Primitive
+from dnas.space.primitives import OWN, PRIMITIVES, AvgPool, Conv, Identity, MaxPool, Primitive, flat
 
 CONVOLUTIONS, POOLS, SKIPS = "convolutions", "pools", "skips"
 
@@ -44,7 +44,7 @@ def group_of(name: str) -> str | None:
         return BLOCKS[name].label
     if name not in PRIMITIVES:
         return None
-    for layer in PRIMITIVES[name].chain(2, 1):
+    for layer in flat(PRIMITIVES[name].chain(2, 1)):
         if isinstance(layer, Conv):
             return CONVOLUTIONS
         if isinstance(layer, MaxPool | AvgPool):

@@ -12,7 +12,7 @@ primitives of published genotypes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,10 @@ class Layer:
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         return height, width
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one input of `height` × `width` pixels."""
+        return Cost(self.params(), self.macs(*self.out_size(height, width)))
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,59 @@ Chain = tuple[Layer, ...]
 
 
 @dataclass(frozen=True)
+class Branches(Layer):
+    """Two chains side by side, whose outputs alternate: channel 0 of the left one, 0 of the right one, 1 of the left …
+
+    This is a concatenation and the channel shuffle of two groups (Ma et al., ECCV 2018, ShuffleNetV2, figure 3).
+
+    Attributes:
+        inputs, outputs: Channels. Both chains have half of the outputs.
+        left, right: The chains. An empty one passes its input on.
+        split: True if the left chain reads the first half of the channels, and the right one the second half; False if
+            both read all.
+    """
+
+    inputs: int
+    outputs: int
+    left: Chain
+    right: Chain
+    split: bool
+
+    def __post_init__(self) -> None:
+        assert self.outputs % 2 == 0 and not (self.split and self.inputs % 2), f"a half of {self} is no whole number"
+
+    @property
+    def parts(self) -> tuple[tuple[Chain, int], ...]:
+        """The left and the right chain, each with the channels that it reads."""
+        reads = self.inputs // 2 if self.split else self.inputs
+        return (self.left, reads), (self.right, reads)
+
+    def params(self) -> int:
+        return sum(layer.params() for chain, _ in self.parts for layer in chain)
+
+    def macs(self, height: int, width: int) -> int:
+        raise NotImplementedError("the multiply-accumulates of branches depend on the size of their input: see `cost`")
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        for layer in self.right:
+            height, width = layer.out_size(height, width)
+        return height, width
+
+    def cost(self, height: int, width: int) -> Cost:
+        left, right = (_cost(chain, height, width)[0] for chain, _ in self.parts)
+        return left + right
+
+
+def flat(chain: Chain) -> Iterator[Layer]:
+    """Yield the layers of a chain, and those within its branches instead of the branches."""
+    for layer in chain:
+        if isinstance(layer, Branches):
+            yield from flat(layer.left + layer.right)
+        else:
+            yield layer
+
+
+@dataclass(frozen=True)
 class Cost:
     """Parameters, and multiply-accumulates (MACs) per image, of convolutions and linear layers."""
 
@@ -198,13 +255,16 @@ class Cost:
 
 def chain_cost(chain: Iterable[Layer], size: int) -> tuple[Cost, int]:
     """Return the cost of a chain on `size`×`size` inputs, and the size of its output."""
-    params = macs = 0
-    height = width = size
+    total, (side, _) = _cost(chain, size, size)
+    return total, side
+
+
+def _cost(chain: Iterable[Layer], height: int, width: int) -> tuple[Cost, tuple[int, int]]:
+    total = Cost()
     for layer in chain:
-        params += layer.params()
+        total += layer.cost(height, width)
         height, width = layer.out_size(height, width)
-        macs += layer.macs(height, width)
-    return Cost(params, macs), height
+    return total, (height, width)
 
 
 def relu_conv_norm(inputs: int, outputs: int) -> Chain:

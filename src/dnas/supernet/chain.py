@@ -23,6 +23,7 @@ from dnas.settings import CIFAR_STEM
 from dnas.space.blocks import BLOCKS, SKIP
 from dnas.space.chain import ChainSpace
 from dnas.space.network_plan import check_width
+from dnas.space.primitives import Identity
 from dnas.space.protocol import reduction_layers
 from dnas.supernet.protocol import Owned, WeightSharing
 from dnas.supernet.relaxation import MixingWeights
@@ -42,6 +43,7 @@ class SupernetLayer(nn.Module):
         self.places: dict[str, tuple[int, int]] = {}
         stride, same = 2 if reduction else 1, inputs == outputs and not reduction
         self.identity = same
+        self.residuals: set[str] = set()  # blocks to which their input is added
         for e, kernel in enumerate(space.kernels):
             for o, name in enumerate(operations):
                 if name == SKIP:
@@ -51,8 +53,10 @@ class SupernetLayer(nn.Module):
                     self.places[key] = (e, o)
                     widths = (self.active, outputs // partial)
                     self.blocks[key] = build_chain(BLOCKS[name].chain(*widths, kernel, stride), SEARCH)
-                    around = () if same else BLOCKS[name].shortcut(*widths, stride)
-                    if around:
+                    around = BLOCKS[name].around(*widths, stride)
+                    if around == (Identity(),):
+                        self.residuals.add(key)
+                    elif around:
                         self.shortcuts[key] = build_chain(around, SEARCH)
 
     def forward(
@@ -69,7 +73,7 @@ class SupernetLayer(nn.Module):
             y = self.blocks[key](part)
             if key in self.shortcuts:
                 y = y + self.shortcuts[key](part)
-            elif self.identity:
+            elif key in self.residuals:
                 around = psi[e, o] if around is None else around + psi[e, o]
             total = psi[e, o] * y if total is None else torch.addcmul(total, psi[e, o], y)
         if around is not None:

@@ -12,6 +12,7 @@ from dnas.space.plan import plan
 from dnas.space.primitives import (
     PRIMITIVES,
     AvgPool,
+    Branches,
     Chain,
     Conv,
     FactorizedReduce,
@@ -69,7 +70,7 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
     params = flops = accesses = 0
     height = width = size
     for layer in chain:
-        before = height * width
+        side, before = height, height * width
         height, width = layer.out_size(height, width)
         after = height * width
         match layer:
@@ -86,6 +87,10 @@ def _used(chain: Chain, channels: int, size: int) -> tuple[int, int, int]:
                 accesses += channels * (before + after)
             case Identity():
                 accesses += channels * (before + after)
+            case Branches():
+                within = np.sum([_used(part, inputs, side) for part, inputs in layer.parts], 0)
+                params, flops, accesses = np.add((params, flops, accesses), within).tolist()
+                channels = layer.outputs
             case ReLU() | ReLU6() | HardSwish() | Norm() | Zero() | Noise():
                 pass
             case _:
