@@ -1,6 +1,6 @@
 """How well the memory that is counted from a plan is met by ONNX Runtime, and how tight the bound of the file is.
 
-    python benchmarks/memory.py --networks 20
+    python benchmarks/memory.py --networks 20 --space darts
 
 Random networks of several depths, widths and stems are exported as by `dnas export --format onnx`. Each file is run in
 a process of its own: one thread, batch 1, no arena, steps in the order of the file. Measured is the most resident
@@ -26,9 +26,9 @@ from dnas.deploy.protocol import Exported
 from dnas.network.network import build
 from dnas.pipeline.model import Trained
 from dnas.space.cost import memory
-from dnas.space.darts import DARTS
 from dnas.space.file_size import facts_bytes, onnx_bytes
 from dnas.space.plan import plan
+from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 
 SIDE, CLASSES = 128, tuple("0123456789")
@@ -65,13 +65,13 @@ app = App(help=__doc__, help_format="plaintext")
 
 
 @app.default
-def main(networks: int = 20) -> None:
+def main(networks: int = 20, space: str = "darts") -> None:
     table = Table("layers", "channels", "stem", "counted kB", "measured kB", "ratio", "file kB", "bound kB", "ratio")
     ratios = []
     info = DataInfo("x", CLASSES, 3, SIDE, (0.0,) * 3, (1.0,) * 3, flip=False)
     for seed in range(networks):
         layers, channels, stem = SHAPES[seed % len(SHAPES)]
-        architecture = sample(DARTS, np.random.default_rng(seed), layers)
+        architecture = sample(get_space(space), np.random.default_rng(seed), layers)
         layout = plan(architecture, channels=channels, classes=len(CLASSES), stem=stem)
         network = build(architecture, channels, len(CLASSES), stem=stem, final_norm=True).eval()
         trained = Trained(network, info, architecture, channels, stem, True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import dnas
 from dnas.errors import InputError
 from dnas.network.modules import SEARCH, build_chain, build_layer
 from dnas.network.network import build, macs
@@ -17,9 +18,23 @@ from dnas.space.blocks import BLOCKS
 from dnas.space.chain import SHUFFLE, Block
 from dnas.space.cost import peak, programs
 from dnas.space.network_plan import size
+from dnas.space.operations import group_of
 from dnas.space.plan import plan
-from dnas.space.primitives import Branches, Conv, Identity, Layer, MaxPool, Norm, ReLU, chain_cost, flat
+from dnas.space.primitives import (
+    PRIMITIVES,
+    Branches,
+    Conv,
+    Identity,
+    Layer,
+    MaxPool,
+    Norm,
+    Primitive,
+    ReLU,
+    chain_cost,
+    flat,
+)
 from dnas.supernet.costs import resources
+from dnas.testing import check_primitive
 
 KINDS = ("shuffle", "xception")
 
@@ -185,6 +200,17 @@ def test_branches_side_by_side_are_those_of_each_group():
         for name, weight in many.named_parameters():
             one.get_parameter(name).data.copy_(weight.view(3, -1, *weight.shape[1:])[g])
         torch.testing.assert_close(many(x)[:, 4 * g : 4 * g + 4], one(x[:, 6 * g : 6 * g + 6]), rtol=0, atol=1e-12)
+
+
+def test_an_operation_of_cells_can_have_branches():
+    """The block as a primitive of another package."""
+    name = "shuffled"
+    dnas.register(Primitive(name, lambda c, s: BLOCKS["shuffle"].chain(c, c, 3, s), colour="#117733", label=name))
+    try:
+        check_primitive(name)
+        assert group_of(name) == "convolutions"
+    finally:
+        PRIMITIVES.forget()
 
 
 def test_branches_within_branches_are_counted():

@@ -157,7 +157,7 @@ def halves(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     if groups == 1:
         first, second = x.chunk(2, 1)
         return first, second
-    first, second = (half.flatten(1, 2) for half in x.unflatten(1, (groups, -1)).chunk(2, 2))
+    first, second = (half.flatten(1, 2) for half in x.reshape(len(x), groups, -1, *x.shape[2:]).chunk(2, 2))
     return first, second
 
 
