@@ -19,7 +19,7 @@ from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
 from dnas.space.blocks import BLOCKS, SKIP
-from dnas.space.chain import MOBILE, RESNET, SHUFFLE, Block
+from dnas.space.chain import MOBILE, RESNET, Block
 from dnas.space.darts import DARTS
 from dnas.space.operations import colour_of, group_of, label_of, operation, ordered
 from dnas.space.primitives import PRIMITIVES
