@@ -37,6 +37,7 @@ SEARCHES = {
     "data_source": ("--data", "SHEETS"),
     "relaxation": ("--method", "pc-darts", "-o", "relaxation=sparsemax"),
     "primitive_and_space": ("--space", "excited"),
+    "block_and_space": ("--space", "convnext"),
 }
 # Where the same code is explained.
 PAGES = {"method": "add-a-method.md", "part": "parts.md", "data_source": "data.md"}
@@ -114,8 +115,8 @@ def test_it_is_found_and_searches(package, installed, sheets, tmp_path):
     outcome = invoke("search", *options, *TINY, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
     found = Architecture.load(tmp_path / "run" / "architecture.json")
-    if package == "primitive_and_space":
-        assert found.space == "excited"
+    if package.endswith("and_space"):
+        assert found.space == SEARCHES[package][1]
         trained = invoke("train", tmp_path / "run", "--epochs", 1, "--channels", 8, "-o", "train.images=32",
                          "--out", tmp_path / "trained", "--json")  # fmt: skip
         assert trained.code == 0, trained.err
@@ -136,6 +137,7 @@ def test_they_keep_their_contracts(installed, sheets):
     for name in ("sep_se_3x3", "conv_3x3"):
         testing.check_primitive(name)
     testing.check_space("excited", methods=("dnas",))
+    testing.check_space("convnext", methods=("dnas",))
     testing.check_relaxation("sparsemax", "decoupled")
     testing.check_source("sheets", sheets)
 

@@ -10,6 +10,7 @@ from cli_tools import invoke
 import dnas
 from dnas import plugins
 from dnas.pipeline.extensions import KINDS, register_all, registered
+from dnas.space.blocks import BlockKind
 from dnas.space.darts import DARTS, Space
 from dnas.space.primitives import PRIMITIVES, Conv, Norm, Primitive, ReLU
 from dnas.space.registry import SPACES
@@ -18,6 +19,14 @@ from dnas.supernet.relaxation import RELAXATIONS, Relaxation, softmax
 
 def plain(channels, stride):
     return ReLU(), Conv(channels, channels, (3, 3), (stride, stride)), Norm(channels)
+
+
+def wide(inputs, outputs, kernel, stride):
+    return Conv(inputs, outputs, (kernel, kernel), (stride, stride)), Norm(outputs)
+
+
+def block(name, chain=wide):
+    return BlockKind(name, chain, (ReLU(),), lambda inputs, outputs, stride: (), "#123456", "wide")
 
 
 CONV = Primitive("conv_3x3", plain, "#123456", "conv")
@@ -74,6 +83,8 @@ def test_a_package_is_not_looked_at_for_what_is_ours(give):
         ("dnas.primitives", {"conv_3x3": Primitive("conv_3x3", plain, "red", "c")}, "its color must be #RRGGBB, got 'red'"),
         ("dnas.primitives", {"none3": Primitive("none3", lambda c, s: None, "#123456", "c")}, "chain(8, 1) must return a tuple of layers, got None"),
         ("dnas.primitives", {"one": Primitive("one", lambda c, s: (1 / (s - 2),), "#123456", "c")}, "chain(8, 1) must return a tuple of layers, got (-1.0,)"),
+        ("dnas.blocks", {"max_pool_3x3": block("max_pool_3x3")}, "'max_pool_3x3' is a primitive"),
+        ("dnas.blocks", {"wide": block("wide", lambda *widths: ())}, "chain(8, 8, 3, 1) must return a tuple of layers, got ()"),
         ("dnas.primitives", {"Conv": Primitive("Conv", plain, "#123456", "c")}, "give it a name of lowercase letters, digits and underscores"),
         ("dnas.spaces", {"ours": OURS}, "space 'ours' of theirs:OURS cannot be used: unknown primitive 'conv_3x3'"),
         ("dnas.relaxations", {"softmax": RELAXATIONS["softmax"]}, "has the same name as one of dnas"),
@@ -149,7 +160,7 @@ def test_a_list_tells_who_brings_what(give):
     assert told["spaces"]["ours"] == "this process" and told["spaces"][DARTS.name] == "dnas"
     assert invoke("list", "spaces").out.splitlines() == [
         "spaces:",
-        "  dnas: darts, s1, s2, s3, s4, mobile, resnet, shuffle",
+        "  dnas: darts, s1, s2, s3, s4, mobile, mobile-se, mobile-v3, fbnet, resnet, shuffle",
         "  this process: ours",
     ]
     refused = invoke("list", "spices")

@@ -334,7 +334,7 @@ def list_(
 ) -> None:
     """List what can be named, kind by kind, and which package brings it.
 
-    Kinds are methods, parts, primitives, relaxations, spaces, data-sources, export-formats and architectures.
+    Kinds are methods, parts, primitives, blocks, relaxations, spaces, data-sources, export-formats and architectures.
     """
     from dnas.deploy.registry import FORMATS
     from dnas.errors import unknown

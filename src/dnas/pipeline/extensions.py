@@ -10,27 +10,28 @@ from dnas.errors import InputError, shown
 from dnas.methods.registry import METHODS
 from dnas.parts.registry import PARTS
 from dnas.plugins import Registry
+from dnas.space.blocks import BLOCKS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import PUBLISHED, Published
 from dnas.space.registry import SPACES
 from dnas.supernet.relaxation import RELAXATIONS
 
 Thing = TypeVar("Thing")
-# A space after the primitives that it names.
-KINDS: tuple[Registry[Any], ...] = (METHODS, PARTS, PRIMITIVES, RELAXATIONS, SPACES, DATA_SOURCES)
+# A space after the primitives or blocks that it names.
+KINDS: tuple[Registry[Any], ...] = (METHODS, PARTS, PRIMITIVES, BLOCKS, RELAXATIONS, SPACES, DATA_SOURCES)
 NAMED: tuple[Registry[Any] | Published, ...] = (*KINDS, PUBLISHED)
 
 
 def register(thing: Thing) -> Thing:
-    """Register a method, part, primitive, relaxation, space or data source under its name in this process.
+    """Register a method, part, primitive, block, relaxation, space or data source under its name in this process.
 
     For notebooks and scripts; for classes of methods and parts also as a decorator. Something that is defined again
     replaces its earlier version. A process that resumes a run with it must also register it. Code for other people
     belongs in a package with an entry point (docs/extending.md).
 
     Args:
-        thing: A subclass of `Method` or `Part`, or a `Primitive`, `Relaxation`, `Space` or `Source`, with a name of its
-            own.
+        thing: A subclass of `Method` or `Part`, or a `Primitive`, `BlockKind`, `Relaxation`, `SearchSpace` or `Source`,
+            with a name of its own.
 
     Returns:
         `thing` itself.
@@ -43,8 +44,8 @@ def register(thing: Thing) -> Thing:
             kind.register(thing)
             return thing
     raise InputError(
-        "register requires a subclass of Method or Part (such as one of GradientMethod), or a Primitive, Relaxation, "
-        f"Space or Source, got {shown(thing)}"
+        "register requires a subclass of Method or Part (such as one of GradientMethod), or a Primitive, BlockKind, "
+        f"Relaxation, SearchSpace or Source, got {shown(thing)}"
     )
 
 

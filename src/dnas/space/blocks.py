@@ -1,11 +1,29 @@
-"""The blocks of chains, each defined once as a chain of layers. To add one, add an entry to `BLOCKS`."""
+"""The blocks of chains, each defined once as a chain of layers.
+
+To add one, add an entry to `OWN_BLOCKS`, or an entry point of the group `dnas.blocks` in another package.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dnas.space.primitives import Branches, Chain, Conv, HardSwish, Identity, Layer, Norm, ReLU, ReLU6, SqueezeExcite
+from dnas.plugins import Registry
+from dnas.space.primitives import (
+    OPERATION_NAMES,
+    OWN,
+    Branches,
+    Chain,
+    Conv,
+    HardSwish,
+    Identity,
+    Layer,
+    Norm,
+    ReLU,
+    ReLU6,
+    SqueezeExcite,
+    objection,
+)
 
 SKIP = "skip_connect"  # the layer passes its input on
 
@@ -143,7 +161,7 @@ def _xception(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
     return (*first, *_depthwise(outputs, outputs, kernel), *_depthwise(outputs, outputs, kernel))
 
 
-BLOCKS: dict[str, BlockKind] = {
+OWN_BLOCKS: dict[str, BlockKind] = {
     kind.name: kind
     for kind in (
         _mobile("mbconv1", "mb ×1", "#56B4E9", _inverted_residual(1)),
@@ -162,3 +180,14 @@ BLOCKS: dict[str, BlockKind] = {
         BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
     )
 }
+
+
+def _objection(kind: BlockKind) -> str | None:
+    if kind.name in OWN:
+        return f"{kind.name!r} is a primitive"
+    return objection(kind, ((8, 8, 3, 1), (8, 16, 3, 2)))
+
+
+BLOCKS = Registry[BlockKind](
+    "dnas.blocks", BlockKind, "block", lambda: OWN_BLOCKS, spelled=OPERATION_NAMES, objection=_objection
+)

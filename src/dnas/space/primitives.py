@@ -355,18 +355,29 @@ OWN: dict[str, Primitive] = {
 DARTS_PRIMITIVES = tuple(OWN)[:7]
 
 
-def _objection(primitive: Primitive) -> str | None:
-    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", primitive.colour):
-        return f"its color must be #RRGGBB, got {primitive.colour!r}"
-    if not primitive.label.strip():
+# The names of operations are also names of functions in exported code.
+OPERATION_NAMES = (re.compile(r"[a-z][a-z0-9_]*"), "lowercase letters, digits and underscores")
+
+
+def objection(operation: Any, arguments: Iterable[tuple[int, ...]]) -> str | None:
+    """Return why an operation cannot be used, or None if it can.
+
+    Args:
+        operation: A primitive or kind of block, which has a `colour`, a `label` and a `chain`.
+        arguments: Some for which its chain must be one.
+    """
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", operation.colour):
+        return f"its color must be #RRGGBB, got {operation.colour!r}"
+    if not operation.label.strip():
         return "it has no label"
-    for stride in (1, 2):
+    for each in arguments:
+        call = f"chain({', '.join(map(str, each))})"
         try:
-            chain = primitive.chain(8, stride)
+            chain = operation.chain(*each)
         except Exception as error:  # the function belongs to another package and may raise anything
-            return f"chain(8, {stride}) raises {type(error).__name__}: {first_line(error)}"
+            return f"{call} raises {type(error).__name__}: {first_line(error)}"
         if not (isinstance(chain, tuple) and chain and all(isinstance(layer, Layer) for layer in chain)):
-            return f"chain(8, {stride}) must return a tuple of layers, got {shown(chain)}"
+            return f"{call} must return a tuple of layers, got {shown(chain)}"
     return None
 
 
@@ -375,7 +386,6 @@ PRIMITIVES = Registry[Primitive](
     Primitive,
     "primitive",
     lambda: OWN,
-    # The names are also names of functions in exported code.
-    spelled=(re.compile(r"[a-z][a-z0-9_]*"), "lowercase letters, digits and underscores"),
-    objection=_objection,
+    spelled=OPERATION_NAMES,
+    objection=lambda primitive: objection(primitive, ((8, 1), (8, 2))),
 )
