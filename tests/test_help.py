@@ -19,9 +19,10 @@ from dnas.options import BothOptions, ClusterOptions, DataOptions, ExecutionOpti
 from dnas.pipeline import config, overrides
 from dnas.pipeline.config import FINALISTS, Config
 from dnas.pipeline.presets import QUICK_BATCH, QUICK_LAYERS, preset_settings
+from dnas.pipeline.spaces import PLACES
 from dnas.runtime.execution import DEFAULT
 from dnas.settings import AUTO_RESIZE, DataSettings, LimitSettings, TrainSettings, WidthTrainSettings
-from dnas.space.registry import get_space
+from dnas.space.registry import get_space, spaces_of
 from dnas.study.cluster import RaySettings
 from dnas.study.design import StudySettings
 from dnas.study.ranking import RankingSettings
@@ -85,7 +86,8 @@ IN_FORCE: dict[str, Any] = {
     "--search-epochs": "--epochs",
     "--train-epochs": "--epochs",
     "--train-layers": "--layers",
-    "--finals": f"{FINALISTS} with --budget, and in the quick preset unless epochs or images are given",
+    "--finals": f"{FINALISTS} with --budget, and in the quick preset unless epochs or images are given; "
+    f"with --space auto {PLACES} per space",
 }
 OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("compare", "--seeds"): StudySettings().seeds,
@@ -98,7 +100,7 @@ OF_A_COMMAND: dict[tuple[str, str], Any] = {
     ("evaluate", "--image-size"): "as in the run",
     ("doctor", "--out"): "runs",
     ("show", "--width"): "that of the run, else 1",
-    ("show", "--channels"): "that of the run, else 36",
+    ("show", "--channels"): "that of the run, else its own or 36",
 }
 IN_WORDS = re.compile(r"no limit|never|this machine|as many as|determined from the data|a new folder in runs/|one a thread|one per CPU thread|\$DNAS|from the preset|of the preset|that of the method|"
                       r"the method's|each method's own|default of each method|the machine's|those of the machine|report.html in PATH|the run's|of the run|the lowest|filename|category|the folder of the list|drawn by the seed|^none$")  # fmt: skip
@@ -214,4 +216,4 @@ def test_a_command_line_of_a_page_is_taken(page, line):
     settings = overrides.nested(words[0], given)
     chosen = config.parse({**settings, "search": settings.get("search", {}), "train": settings.get("train")})
     if chosen.method in methods.list_methods():
-        methods.create(chosen.method, chosen.mapping or None, chosen.options, get_space(chosen.space))
+        methods.create(chosen.method, chosen.mapping or None, chosen.options, spaces_of(chosen.space)[0])
