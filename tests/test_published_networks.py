@@ -98,10 +98,10 @@ def test_the_size_of_a_published_network(name: str) -> None:
 
 
 def test_printed_digits() -> None:
-    """MobileNetV2: torchvision prints 0.301 billion; MnasNet-A1: its authors print 3.9M and 312M, and B1 4.4M."""
-    one, two, three = (planned(load_published(name)) for name in ("MobileNetV2", "MnasNet-A1", "MnasNet-B1"))
+    """MobileNetV2: the documentation of torchvision has 0.301 billion; MnasNet-A1: its authors print 3.9M and 312M."""
+    one, two = (planned(load_published(name)) for name in ("MobileNetV2", "MnasNet-A1"))
     assert f"{one.macs / 1e9:.3f}" == "0.301"
-    assert (f"{two.params / 1e6:.1f}", f"{two.macs / 1e6:.0f}", f"{three.params / 1e6:.1f}") == ("3.9", "312", "4.4")
+    assert (f"{two.params / 1e6:.1f}", f"{two.macs / 1e6:.0f}") == ("3.9", "312")
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "MnasNet-A1", "FBNet-C"])
