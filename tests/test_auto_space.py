@@ -58,12 +58,12 @@ def test_the_spaces_are_listed_in_one_place():
 
 
 def test_a_run_in_several_spaces_has_the_channels_and_places_of_each():
-    found, method = resolved(budget=60.0)
+    found, method = resolved(budget=600.0)
     assert method.space.name == FIRST and found.finals == 2 * ALL
-    assert found.widths == {name: get_space(name).quick_channels for name in CONTENDERS}
+    assert found.widths == {name: get_space(name).quick_channels(300.0) for name in CONTENDERS}
     assert len(set(found.widths.values())) > 1
     for name, own in spaces.configs(found).items():
-        alone = config.resolve({"command": "run", "space": name, "budget": 60.0, "prior": "none"}, INFO, 2_000, "")[0]
+        alone = config.resolve({"command": "run", "space": name, "budget": 600.0, "prior": "none"}, INFO, 2_000, "")[0]
         assert own.space == name and own.train == alone.train
     assert spaces.searched(found).space == FIRST
     paper, _ = resolved(preset="paper", finals=ALL, train={"epochs": 2})
@@ -292,7 +292,7 @@ def test_a_file_of_several_spaces_can_be_used_for_one(images, tmp_path):
     file.write_text(tomli_w.dumps({"command": "run", "space": "auto", "finals": 8, "widths": found.widths}))
     given = ("--data", images, *TINY, "--config", file, "--finals", "0", "--space", "mobile", "--no-baseline")
     outcome = invoke("run", *given, "--out", tmp_path / "one", "--json")
-    assert outcome.code == 0 and outcome.json["channels"] == get_space("mobile").quick_channels, outcome.err
+    assert outcome.code == 0 and outcome.json["channels"] == get_space("mobile").quick_channels(), outcome.err
     again = nested("run", {"config": str(file), "space": "auto", "search_channels": 8})
     assert again["widths"] == found.widths
     assert "widths" not in nested("run", {"config": str(file), "train_channels": 8})
@@ -310,8 +310,8 @@ def test_limits_hold_in_each_space_and_leave_out_those_that_cannot_meet_them(mon
 
     free, _ = resolved(budget=60.0, limits={"params": 20_000})
     assert set(free.widths) == set(CONTENDERS)
-    assert all(free.widths[name] <= get_space(name).quick_channels for name in CONTENDERS)
-    assert any(free.widths[name] < get_space(name).quick_channels for name in CONTENDERS)
+    assert all(free.widths[name] <= get_space(name).quick_channels(30.0) for name in CONTENDERS)
+    assert any(free.widths[name] < get_space(name).quick_channels(30.0) for name in CONTENDERS)
     for name, own in spaces.configs(free).items():
         alone = {"command": "run", "space": name, "budget": 60.0, "limits": {"params": 20_000}}
         assert config.resolve(alone, INFO, 2_000, "")[0].train.channels == own.train.channels

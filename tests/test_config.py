@@ -157,6 +157,21 @@ def test_a_run_in_which_nothing_about_the_search_is_chosen_searches_resnet():
 
 
 @pytest.mark.parametrize(
+    ("seconds", "channels"), [(0.001, 8), (60, 16), (180, 24), (500, 32), (16 * 180, 48), (81 * 180, 72)]
+)
+def test_networks_are_as_wide_as_the_time_for_their_training_allows(seconds, channels):
+    """Sixteen times the time, twice the channels; the run with a random baseline has two trainings."""
+    for chosen in (
+        {"budget": seconds, "baseline": False},
+        {"budget": 2 * seconds},
+        {"command": "train", "budget": seconds},
+    ):
+        assert resolved(space="mobile", **chosen).train.channels == channels
+    assert resolved(space="darts", budget=seconds).train.channels == 16
+    assert resolved(space="mobile", budget=seconds, train={"channels": 20}).train.channels == 20
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"space": "darts"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, SerializeAsAny
@@ -289,16 +290,11 @@ def _composed(
     space = get_space(spaces.names(own)[0])
     method = create(own.method, own.mapping or None, {**preset, **own.options}, space)
     taken = parts.create(own.with_parts, own.with_options)
-    base = preset_settings(
-        own.preset,
-        method,
-        info,
-        count,
-        handmade=bool(own.handmade),
-        finals=bool(own.finals and not own.budget),
-    )
+    seconds = own.budget / 2 if own.baseline and own.command == "run" else own.budget
+    of_preset = partial(preset_settings, own.preset, method, info, count, handmade=bool(own.handmade), seconds=seconds)
+    base = of_preset(finals=bool(own.finals and not own.budget))
     if own.space == AUTO:
-        each = {n: preset_settings(own.preset, method, info, count, space=get_space(n)) for n in spaces.names(own)}
+        each = {name: of_preset(space=get_space(name)) for name in spaces.names(own)}
         widths = {name: TrainSettings(**settings["train"]).channels for name, settings in each.items()}
         chosen |= spaces.chosen(own, chosen.get("train", {}), widths)
     if own.from_run:

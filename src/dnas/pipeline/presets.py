@@ -113,12 +113,14 @@ def preset_settings(
     handmade: bool = False,
     finals: bool = False,
     space: SearchSpace | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """Return the settings of a preset for a data set with `count` training images: {"search": …, "train": …}.
 
     "paper" uses the settings of each method's paper, "shared" the same for all methods: the defaults of DARTS at the
     depth of the trained network. The trained network may be a reference network (`handmade`), which has its own stem.
-    There may be `finals` between search and training. The trained network may be of another `space` than the method's.
+    There may be `finals` between search and training. The trained network may be of another `space` than the method's,
+    and have a budget of `seconds`.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = {"stratified": True, **paper.get("search", {})}
@@ -153,7 +155,7 @@ def preset_settings(
         search["epochs"] = max(1, search["epochs"] // QUICK_FEWER_EPOCHS)
     train |= {
         "layers": 0,
-        "channels": (space or method.space).quick_channels,
+        "channels": (space or method.space).quick_channels(seconds),
         "epochs": min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images))),
         "batch_size": QUICK_BATCH,
         "images": images,

@@ -84,9 +84,12 @@ class SearchSpace(ABC):
         """True if the time of each operation on this machine can be measured, for limits on latency."""
         return False
 
-    @property
-    def quick_channels(self) -> int:
-        """Initial channels of a network in the quick preset."""
+    def quick_channels(self, seconds: float = 0.0) -> int:
+        """Return the initial channels of a network in the quick preset.
+
+        Args:
+            seconds: Time for its training; 0: not given.
+        """
         return 16
 
     # --- what each space defines --------------------------------------------------------------------------
