@@ -66,10 +66,9 @@ def sides(architecture: Architecture) -> list[str]:
 def shortcuts(architecture: Architecture) -> list[str]:
     """The shortcut of each layer if it changes the shape of its input, and if not; what is beside a shuffled block."""
     changed, same = {
-        "mobile": ("none", "identity"),
         "resnet": ("1×1 convolution", "identity"),
         "shuffle": ("two branches", "half passes by"),
-    }[architecture.space]
+    }.get(architecture.space, ("none", "identity"))
     return [
         "" if block.kind == SKIP else changed if k in architecture.reductions else same
         for k, block in enumerate(architecture.layers)
