@@ -129,7 +129,7 @@ class SearchOptions:
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
+    "Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None

@@ -98,7 +98,7 @@ def run(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
             `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
             nothing about the search is chosen, otherwise darts]
@@ -241,7 +241,7 @@ def search(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per
             layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
             `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
             nothing about the search is chosen, otherwise darts]

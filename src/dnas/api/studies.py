@@ -112,7 +112,7 @@ def compare(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
             `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
             nothing about the search is chosen, otherwise darts]
@@ -296,7 +296,7 @@ def rank(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts (cells), mobile or resnet (chains of blocks), or s1, s2, s3, s4, in which
+        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
             differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
             `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
             nothing about the search is chosen, otherwise darts]
