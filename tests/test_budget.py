@@ -325,3 +325,11 @@ def test_a_hand_made_network_has_a_budget(images, tmp_path, ticking):
     seconds = outcome.json["plan"]["seconds"]
     assert 0.7 < seconds < 1 - RESERVE and outcome.json["plan"]["steps"] == math.floor(seconds / 0.01)
     assert read_toml(tmp_path / "config.toml")["train"]["steps"] == outcome.json["plan"]["steps"]
+
+
+def test_the_plan_states_how_many_images_the_candidates_see():
+    given, _ = resolve({"command": "run", "budget": 120.0, "baseline": False}, INFO, 50_000, "")
+    assert given.train.steps_per_epoch == 782
+    said = budget.sentence(given, 2.0, 95.0, [1000, 782, 1564], 3)
+    assert "finals of 3, train for 95 s on 50,000 to 100,000 images (1.0 to 2.0 passes over 50,000)" in said
+    assert "on 50,000 images (1.0 passes" in budget.sentence(given, 2.0, 95.0, [782], 1)

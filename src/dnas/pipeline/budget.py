@@ -168,13 +168,16 @@ def planned(settings: SettingsType, steps: int) -> SettingsType:
     return settings.model_copy(update={"steps": steps, "epochs": math.ceil(steps / settings.steps_per_epoch)})
 
 
-def sentence(config: Config, searched: float, seconds: float, steps: int, entrants: int) -> str:
-    """Return the plan as a line of text, after the search."""
+def sentence(config: Config, searched: float, seconds: float, steps: Sequence[int], entrants: int) -> str:
+    """Return the plan as a line of text, after the search. Args: steps: of the training of each entrant."""
     assert config.train is not None
-    passes = steps / config.train.steps_per_epoch
+    ends = sorted({min(steps), max(steps)})
+    passes = [each / config.train.steps_per_epoch for each in ends]
     before = f"search took {time_text(searched)}, " if config.search is not None else ""
     held = f"{1 + len(config.answers)} networks of it, each: " if config.answers else ""
     held += f"finals of {entrants}, " if entrants > 1 else ""
-    images = f"{passes * config.train.images:,.0f} images ({passes:.1f} passes over {config.train.images:,})"
+    images = " to ".join(f"{each * config.train.images:,.0f}" for each in passes)
+    over = f"{' to '.join(f'{each:.1f}' for each in passes)} passes over {config.train.images:,}"
     again = ", its baseline as long" if config.baseline else ""
-    return f"plan for {time_text(config.budget)}: {before}{held}train for {time_text(seconds)} on {images}{again}"
+    taken = f"train for {time_text(seconds)} on {images} images ({over})"
+    return f"plan for {time_text(config.budget)}: {before}{held}{taken}{again}"

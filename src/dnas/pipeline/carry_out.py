@@ -239,7 +239,7 @@ def _plan(
         seconds = budget.training_seconds(config, paces, data.test, spent)
         steps = [budget.steps_in(seconds, pace) for pace in paces]
         session.complete({"seconds": seconds, "prior": prior, "finals": steps, "each": each})
-        session.say(budget.sentence(whole, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps[0], len(paces)))
+        session.say(budget.sentence(whole, session.seconds.get(SEARCH_STAGE, 0.0), seconds, steps, len(paces)))
     plan: dict[str, Any] = session.completed[PLAN_STAGE]
     return plan
 
