@@ -55,6 +55,15 @@ def test_files_that_are_no_architecture_are_refused(tmp_path, text):
         refused(tmp_path, command, path, names=["wrong.json"])
 
 
+@pytest.mark.parametrize(
+    ("given", "named"), [(("show", "DARTS_V2", "SNAS_mild"), "SNAS_mild"), (("run", "a", "b"), "a b")]
+)
+def test_an_argument_too_many_is_named(given, named):
+    outcome = invoke(*given)
+    assert outcome.code == 2
+    assert outcome.err == f"error: unexpected argument {named!r}; remove it, or see dnas {given[0]} --help\n"
+
+
 def test_svg_that_cannot_be_written_is_one_line(tmp_path):
     outcome = invoke("show", "DARTS_V2", "--svg", tmp_path / "nowhere" / "a.svg")
     assert outcome.code in (1, 2) and len(outcome.lines) == 1 and "a.svg" in outcome.err

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, UnusedCliTokensError
 
 from dnas.cli import comparing, deploying, looking, running  # noqa: F401 (they register their commands in the app)
 from dnas.cli.app import app
@@ -64,6 +64,10 @@ def _call(arguments: list[str]) -> int:
             print_start(Path())
             return 0
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnusedCliTokensError as error:
+        command = " ".join(["dnas", *(error.command_chain or ())])
+        given = " ".join(map(str, error.unused_tokens or ()))
+        return _fail(f"unexpected argument {given!r}; remove it, or see {command} --help", 2, debug)
     except CycloptsError as error:
         return _fail(" ".join(str(error).split()), 2, debug)
     except InputError as error:
