@@ -288,7 +288,8 @@ def same_backends(supernet, mixing, images):
     with native.only_torch():
         _, expected = computed(supernet, mixing, images)
     for a, b in zip(got, expected, strict=True):
-        assert (a - b).abs().max() < 1e-9 * max(1.0, b.abs().max())
+        # A norm over two nearly equal pixels multiplies rounding errors by up to 1 / √ε = 316, and several follow.
+        assert (a - b).abs().max() < 1e-6 * max(1.0, b.abs().max())
     return ran
 
 
