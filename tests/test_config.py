@@ -172,6 +172,15 @@ def test_networks_are_as_wide_as_the_time_for_their_training_allows(seconds, cha
 
 
 @pytest.mark.parametrize(
+    ("images", "side", "channels"), [(50_000, 32, 24), (8_000, 16, 24), (500, 16, 16), (1_437, 8, 8)]
+)
+def test_without_a_budget_the_width_follows_from_the_images(images, side, channels):
+    """4 passes over 50,000 images of 32 pixels, which a stem halves, are as much as 25 over 8,000 of 16 pixels."""
+    config, _ = resolve({"space": "mobile"}, info(image_size=side), images, "")
+    assert config.train.channels == channels
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"space": "darts"},

@@ -58,6 +58,7 @@ QUICK_TRIAL_EPOCHS = 3
 QUICK_FEWER_IMAGES, QUICK_FEWER_EPOCHS = 4, 2
 QUICK_LEAST_BATCHES = 4
 QUICK_TRAIN_IMAGES = 200_000
+QUICK_TRAIN_SECONDS = 180.0  # about the time that these images take on one core, in a network of chains
 QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
 # Reduction of the side length by a stem. From this image size on, the quick preset halves it: half of the time of a
@@ -120,7 +121,7 @@ def preset_settings(
     "paper" uses the settings of each method's paper, "shared" the same for all methods: the defaults of DARTS at the
     depth of the trained network. The trained network may be a reference network (`handmade`), which has its own stem.
     There may be `finals` between search and training. The trained network may be of another `space` than the method's,
-    and have a budget of `seconds`.
+    and have a budget of `seconds`; 0: none.
     """
     paper = {"search": {"layers": PAPER_LAYERS}} if preset == "shared" else method.paper_settings(info.source)
     search = {"stratified": True, **paper.get("search", {})}
@@ -153,10 +154,12 @@ def preset_settings(
         least = min(search["images"], QUICK_LEAST_BATCHES * search["batch_size"])
         search["images"] = max(least, search["images"] // QUICK_FEWER_IMAGES)
         search["epochs"] = max(1, search["epochs"] // QUICK_FEWER_EPOCHS)
+    epochs = min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images)))
+    seconds = seconds or QUICK_TRAIN_SECONDS * epochs * images * side**2 / (QUICK_TRAIN_IMAGES * QUICK_SIDE**2)
     train |= {
         "layers": 0,
         "channels": (space or method.space).quick_channels(seconds),
-        "epochs": min(QUICK_MOST_EPOCHS, max(1, round(QUICK_TRAIN_IMAGES * fewer / images))),
+        "epochs": epochs,
         "batch_size": QUICK_BATCH,
         "images": images,
         **QUICK_RECIPE,

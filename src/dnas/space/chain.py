@@ -7,6 +7,7 @@ layers, in place of L·K·T.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ class ChainSpace(SearchSpace):
     head_factor: int = 0
     known: tuple[tuple[str, Block], ...] = ()
 
-    def quick_channels(self, seconds: float = 0.0) -> int:
-        return max(8, 8 * round(QUICK_CHANNELS * (seconds / QUICK_SECONDS) ** 0.25 / 8)) if seconds else QUICK_CHANNELS
+    def quick_channels(self, seconds: float) -> int:
+        return max(8, 8 * round(QUICK_CHANNELS * math.pow(seconds / QUICK_SECONDS, 0.25) / 8))
 
     def invalid(self) -> str | None:
         if not self.kernels or any(kernel % 2 == 0 for kernel in self.kernels):

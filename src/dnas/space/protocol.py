@@ -84,12 +84,8 @@ class SearchSpace(ABC):
         """True if the time of each operation on this machine can be measured, for limits on latency."""
         return False
 
-    def quick_channels(self, seconds: float = 0.0) -> int:
-        """Return the initial channels of a network in the quick preset.
-
-        Args:
-            seconds: Time for its training; 0: not given.
-        """
+    def quick_channels(self, seconds: float) -> int:
+        """Return the initial channels of a network in the quick preset. Args: seconds: time for its training."""
         return 16
 
     # --- what each space defines --------------------------------------------------------------------------
