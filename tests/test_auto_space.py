@@ -287,7 +287,7 @@ def test_a_run_with_a_budget_is_repeated_by_its_plan(images, tmp_path, wins):
 
 
 def test_a_file_of_several_spaces_can_be_used_for_one(images, tmp_path):
-    found, _ = resolved(budget=60.0, train={"images": 40})
+    found, _ = resolved(budget=6000.0, train={"images": 40})
     file = tmp_path / "auto.toml"
     file.write_text(tomli_w.dumps({"command": "run", "space": "auto", "finals": 8, "widths": found.widths}))
     given = ("--data", images, *TINY, "--finals", "0", "--space", "mobile", "--no-baseline", "--json")
