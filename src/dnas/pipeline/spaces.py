@@ -15,34 +15,20 @@ from dnas.data.splits import DataInfo
 from dnas.errors import InputError, SettingError
 from dnas.pipeline import limits
 from dnas.searching import finals
-from dnas.settings import LimitSettings, NetworkTrainSettings, SearchSettings, TrainSettings
+from dnas.settings import TrainSettings
 from dnas.space.network_plan import check_channels
 from dnas.space.registry import AUTO, get_space, spaces_of
 
 PLACES = 2  # of each space in the finals, by default: its known network, and one that was found or drawn
 
 
-class Config(Protocol):
+class Config(limits.Config, Protocol):
     """The settings of a run on which its spaces depend."""
 
     @property
-    def command(self) -> str: ...
-    @property
-    def space(self) -> str: ...
-    @property
     def widths(self) -> dict[str, int]: ...
     @property
-    def mapping(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
     def finals(self) -> int: ...
-    @property
-    def limits(self) -> LimitSettings | None: ...
-    @property
-    def search(self) -> SearchSettings | None: ...
-    @property
-    def train(self) -> NetworkTrainSettings | None: ...
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self: ...
 
 
