@@ -26,6 +26,7 @@ from dnas.pipeline.config import resolve
 from dnas.pipeline.inputs import checked_draft, load_data
 from dnas.rng import numpy_stream
 from dnas.searching.finals import Entrant, Finals
+from dnas.settings import TrainSettings
 from dnas.space.published import candidates
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
@@ -40,13 +41,13 @@ def curves(space: str, data: str, seconds: float, seed: int) -> dict[str, list[f
     overrides = {"command": "run", "space": space, "finals": 2, "seed": seed, "data": {"source": data}}
     loaded = load_data(checked_draft(overrides))
     config, _ = resolve(overrides, loaded.info, len(loaded.train), loaded.fingerprint, loaded.train.memory)
-    assert config.search is not None
+    assert config.search is not None and isinstance(config.train, TrainSettings)
     rng, layers = numpy_stream(seed, "early"), config.search.layers
     networks = [*candidates(get_space(space), layers), ("random", sample(get_space(space), rng, layers))]
     found = {}
     for name, architecture in networks:
         steps = budget.steps_in(seconds, budget.pace(config, architecture, loaded.train, loaded.info))
-        entrant = Entrant(architecture, budget.planned(config.train, steps), name)  # type: ignore[type-var]
+        entrant = Entrant(architecture, budget.planned(config.train, steps), name)
         state = Finals([entrant], loaded.train, loaded.info, seed, config.device, half=False)
         found[f"{space} {name}"] = [state.judged(0, share, lambda loss: None) for share in SHARES]
     return found
