@@ -221,7 +221,7 @@ class Branches(Layer):
         return sum(layer.params() for chain, _ in self.parts for layer in chain)
 
     def macs(self, height: int, width: int) -> int:
-        raise NotImplementedError("the multiply-accumulates of branches depend on the size of their input: see `cost`")
+        raise TypeError("the multiply-accumulates of branches depend on the size of their input: see `cost`")
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         for layer in self.right:
