@@ -78,8 +78,7 @@ class Config(Settings):
     )
     space: str = Field(
         "darts",
-        description="search space: darts, mobile, resnet, s1, s2, s3, s4, one of another package, or auto: several, "
-        "whose candidates meet in the finals",
+        description="search space, as in `dnas list spaces`, or auto: several, whose candidates meet in the finals",
     )
     widths: dict[str, int] = Field(
         default_factory=dict,
