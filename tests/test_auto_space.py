@@ -1,6 +1,5 @@
 """Runs in several spaces: who meets in the finals, which space wins and by how much, and what follows the winner."""
 
-import itertools
 import json
 import math
 
@@ -9,6 +8,7 @@ import pytest
 import tomli_w
 from data_tools import refused
 from faults.harness import contents, invoke, make_images
+from run_tools import interrupt_finals
 
 import dnas
 from dnas.data.splits import DataInfo
@@ -17,8 +17,6 @@ from dnas.errors import SettingError
 from dnas.pipeline import config, entrants, spaces
 from dnas.pipeline.overrides import nested
 from dnas.rng import numpy_stream
-from dnas.runtime.names import FINALS_STAGE
-from dnas.runtime.session import Session
 from dnas.searching import finals
 from dnas.space.architecture import Architecture
 from dnas.space.chain import chain_space
@@ -248,20 +246,7 @@ def test_a_run_that_is_stopped_again_and_again_or_repeated_has_the_same_bits(ima
     assert whole.code == 0, whole.err
     again = invoke("run", "--config", tmp_path / "whole" / "config.toml", "--out", tmp_path / "again", "--json")
     assert again.code == 0 and contents(tmp_path / "again") == contents(tmp_path / "whole"), again.err
-    step_done, complete, steps = Session.step_done, Session.complete, itertools.count(1)
-
-    def stopping(self, *arguments):
-        step_done(self, *arguments)
-        if self._stage == FINALS_STAGE and next(steps) % 4 == 1:
-            raise KeyboardInterrupt
-
-    def stopped_after(self, *arguments):
-        complete(self, *arguments)
-        if self._stage == FINALS_STAGE:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Session, "step_done", stopping)
-    monkeypatch.setattr(Session, "complete", stopped_after)
+    interrupt_finals(monkeypatch)
     run, now = tmp_path / "stopped", ("--checkpoint-every", "0")
     outcome, stops = invoke(*given, "--out", run, *now), 0
     while outcome.code == 130:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from data_tools import refused
 from faults.harness import contents, invoke, make_images
+from run_tools import interrupt_finals
 from torch.nn import functional as F
 
 from dnas.data.splits import DataInfo, Split, chosen, halves
@@ -326,20 +327,7 @@ def test_a_run_that_is_stopped_again_and_again_has_the_same_bits(images, tmp_pat
     ]
     assert whole.json["params"] == sizes[winner] and whole.json["validation_accuracy"] is None
     found = json.loads((tmp_path / "whole" / "architecture.json").read_text())
-    step_done, complete, steps = Session.step_done, Session.complete, itertools.count(1)
-
-    def stopping(self, *arguments):
-        step_done(self, *arguments)
-        if self._stage == FINALS_STAGE and next(steps) % 4 == 1:
-            raise KeyboardInterrupt
-
-    def stopped_after(self, *arguments):
-        complete(self, *arguments)
-        if self._stage == FINALS_STAGE:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Session, "step_done", stopping)
-    monkeypatch.setattr(Session, "complete", stopped_after)
+    steps = interrupt_finals(monkeypatch)
     run, now = tmp_path / "stopped", ("--checkpoint-every", "0")
     outcome = invoke(*given, "--out", run, *now)
     stops = 0

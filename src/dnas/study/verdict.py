@@ -158,7 +158,7 @@ def of_finals(result: Mapping[str, Any]) -> str | None:
     # A diverged training has no accuracy.
     lasted = [each["accuracies"][-1] for each in finals if each is not won and len(each["accuracies"]) == last]
     seconds = sorted(accuracy for accuracy in lasted if accuracy is not None)
-    kept = ORIGINS.get(won["origin"], f"the stacked {won['origin']}")
+    kept = ORIGINS.get(won["origin"], f"the known {won['origin']}")
     text = (
         f"Of {len(finals)} candidates, the finals kept {kept}, with an accuracy of {won['accuracies'][-1]:.3f} on "
         "held-out images"
