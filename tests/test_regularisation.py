@@ -13,7 +13,7 @@ from dnas.pipeline.budget import planned
 from dnas.pipeline.config import parse, resolve
 from dnas.pipeline.presets import QUICK_MOST_EPOCHS, QUICK_RECIPE
 from dnas.runtime.session import Session
-from dnas.settings import NetworkTrainSettings, TrainSettings, regularisation
+from dnas.settings import NetworkTrainSettings, TrainSettings, padding, regularisation
 from dnas.space.published import load_published
 from dnas.training.build import built
 from dnas.training.trainer import Training, train_network
@@ -40,6 +40,20 @@ def test_in_between_each_doubling_adds_as_much():
         assert after.cutout - before.cutout == pytest.approx(1_000 * step, abs=1)
     middle = regularisation(math.sqrt(25 * 600), 32)
     assert middle.cutout == 8 and middle.drop_path == pytest.approx(0.1)
+
+
+def test_random_crops_begin_after_two_passes_and_are_whole_from_fifty_on():
+    assert [padding(-2, 32, passes) for passes in (0.1, 1, 2)] == [0, 0, 0]
+    assert padding(-2, 32, 10) == 2 and padding(-2, 64, 10) == 4  # the geometric mean of 2 and 50
+    assert [padding(-2, 32, passes) for passes in (50, 600)] == [4, 4] == [padding(-1, 32)] * 2
+    assert [padding(given, 32, 1) for given in (-1, 0, 5)] == [4, 0, 5]
+
+
+def test_crops_follow_the_plan():
+    settings = TrainSettings(pad=-2, images=1_000, batch_size=100, epochs=50).in_numbers(1_000, 32)
+    assert settings.pad == -2 and settings.padding(32) == 4
+    assert planned(settings, 100).padding(32) == 2 and planned(settings, 20).padding(32) == 0
+    assert TrainSettings(pad=-1).in_numbers(1_000, 32).pad == 4
 
 
 def test_what_is_in_force_follows_the_plan():

@@ -77,6 +77,7 @@ QUICK_RECIPE: dict[str, Any] = {
     "weight_decay": 5e-4,
     "norm_decay": False,
     "label_smoothing": 0.1,
+    "pad": -2,
     "cutout": 0,
     "drop_path": 0.0,
     "auxiliary_weight": 0.0,

@@ -6,7 +6,7 @@ on a search is unknown to it and raises an error. Not here: the values of preset
 
 from dnas.settings.data import DataSettings
 from dnas.settings.limits import AnswerSettings, LimitSettings
-from dnas.settings.recipe import Recipe
+from dnas.settings.recipe import Recipe, padding
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
@@ -78,6 +78,7 @@ __all__ = [
     "WholeNumber",
     "WidthTrainSettings",
     "check_batches",
+    "padding",
     "regularisation",
     "train_over",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,6 +13,31 @@ from dnas.settings.values import Settings
 FINAL_NORM: Any = Field(
     False, description="normalize the output of the last layer, so that every architecture starts with logits near 1"
 )
+
+# Values of pad that are replaced by those of `padding`.
+PAD_BY_SIZE, PAD_BY_PASSES = -1, -2
+PADDING: Any = Field(
+    PAD_BY_SIZE,
+    ge=PAD_BY_PASSES,
+    description="pixels of padding before a random crop; -1: an eighth of the image; -2: chosen by the number of "
+    "epochs, from none up to 2 epochs to an eighth of the image from 50 epochs on",
+)
+UNCROPPED_PASSES, CROPPED_PASSES = 2, 50
+
+
+def padding(pad: int, image_size: int, passes: float = 0.0) -> int:
+    """Return the pixels of padding before a random crop, for a setting `pad`.
+
+    With `PAD_BY_PASSES`, it grows linearly in the logarithm of the epochs: random crops show images that were seen
+    before in another way, but what is cut off is missing if an image is only seen a few times. Without `passes`, the
+    setting is kept, since a budget plans the epochs later.
+    """
+    if pad == PAD_BY_SIZE:
+        return round(image_size / 8)
+    if pad != PAD_BY_PASSES or not passes:
+        return pad
+    strength = math.log(passes / UNCROPPED_PASSES) / math.log(CROPPED_PASSES / UNCROPPED_PASSES)
+    return round(min(1.0, max(0.0, strength)) * image_size / 8)
 
 
 class Recipe(Settings):

@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
-from dnas.settings.recipe import FINAL_NORM, Recipe
+from dnas.settings.recipe import FINAL_NORM, PADDING, Recipe, padding
 from dnas.settings.values import (
     FLIP,
     STEM,
@@ -80,7 +80,7 @@ class SearchSettings(Settings):
         settings = self.model_copy(
             update={
                 "images": there("search", self.images, count),
-                "pad": round(image_size / 8) if self.pad < 0 else self.pad,
+                "pad": padding(self.pad, image_size),
             }
         )
         validation = settings.images - settings.weight_images
@@ -230,6 +230,7 @@ class TrialSettings(SearchSettings, Recipe):
         description="trials to execute in parallel, each in a process with its share of the threads; 0: one per thread "
         "on the CPU, else 1",
     )
+    pad: int = PADDING
     final_norm: bool = FINAL_NORM
 
     def check(self) -> None:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import Self
 
 from dnas.errors import InputError
-from dnas.settings.recipe import FINAL_NORM, Recipe
+from dnas.settings.recipe import FINAL_NORM, PADDING, Recipe, padding
 from dnas.settings.values import (
     CHANNELS,
     MIN_LAYERS,
@@ -95,7 +95,7 @@ class NetworkTrainSettings(Recipe):
         description="side of the cutout in pixels; -1: half the image; -2: chosen by the number of epochs, from none "
         "up to 25 epochs to half the image from 600 epochs on",
     )
-    pad: int = Field(-1, ge=-1, description="pixels of padding before a random crop; -1: an eighth of the image")
+    pad: int = PADDING
     flip: TrainFlip = Field(
         "auto",
         description="flip half of the images horizontally; auto: unless that confuses classes; alternate: each image "
@@ -128,7 +128,7 @@ class NetworkTrainSettings(Recipe):
             update={
                 "images": there("train", self.images, count),
                 "cutout": image_size // 2 if self.cutout == -1 else self.cutout,
-                "pad": round(image_size / 8) if self.pad < 0 else self.pad,
+                "pad": padding(self.pad, image_size),
             }
         )
 
@@ -163,6 +163,10 @@ class NetworkTrainSettings(Recipe):
     def cutout_side(self, image_size: int) -> int:
         """Return the side of the cutout in pixels."""
         return regularisation(self.passes, image_size).cutout if self.cutout == CUTOUT_BY_PASSES else self.cutout
+
+    def padding(self, image_size: int) -> int:
+        """Return the pixels of padding before a random crop."""
+        return padding(self.pad, image_size, self.passes)
 
     @property
     def half_size_steps(self) -> int:

@@ -107,7 +107,10 @@ class Training:
             torch.arange(len(pool)),
             info,
             Augmentation(
-                settings.pad, mirrors(settings.flip, info), settings.cutout_side(info.image_size), settings.rotation
+                settings.padding(info.image_size),
+                mirrors(settings.flip, info),
+                settings.cutout_side(info.image_size),
+                settings.rotation,
             ),
             steps=settings.steps_per_epoch,
             size=settings.batch_size,
