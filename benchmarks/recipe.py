@@ -45,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cosine by epochs": {"schedule": "cosine"},
     "96 images a step": {"batch_size": 96},
     "cutout": {"cutout": -1},
+    "random crops of an eighth": {"pad": -1},
+    "no random crops": {"pad": 0},
     "drop-path 0.1": {"drop_path": 0.1},
     "auxiliary loss": {"auxiliary_weight": 0.4},
     "stem of three convolutions": {"stem": "tiny-imagenet"},

@@ -5,11 +5,14 @@
 A shape is a number of layers and of initial channels; all layers are blocks of two 3×3 convolutions, of the space
 `resnet`. Each network is trained by the quick recipe, for as many steps as it takes in this processor time of one
 thread. The duration of a step is measured beforehand, for all shapes in turn, so that other work on the machine slows
-them down alike. Test images are never read.
+them down alike. Test images are never read. A setting of the training may follow a shape:
+
+    python benchmarks/shapes.py --data FOLDER --seconds 60 --shapes 3x24,3x24:pad=4,3x24:pad=0
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -44,16 +47,28 @@ class Shape:
 
     layers: int
     channels: int
+    setting: str = ""  # of the training
+    value: float = 0
 
     def begun(self, train: Split, info: DataInfo, seed: int, steps: int) -> Training:
         """Return the training of a network with this shape."""
         quick = preset_settings("quick", create("dnas", None, {}, RESNET), info, len(train))["train"]
         epochs = math.ceil(steps / math.ceil(len(train) / quick["batch_size"]))
         given = {**quick, "channels": self.channels, "images": 0, "epochs": epochs, "steps": steps}
+        if self.setting:
+            given[self.setting] = self.value
         settings = TrainSettings(**given).resolved(len(train), info.image_size)
         block = Block("basic", 0)
         network = built(stack(block, block, self.layers, space=RESNET.name), settings, info, seed)
         return Training(network, settings, train, info, seed, "train", "cpu")
+
+
+def shape_of(text: str) -> Shape:
+    """Read LAYERSxCHANNELS, or LAYERSxCHANNELS:SETTING=NUMBER."""
+    size, _, setting = text.partition(":")
+    layers, channels = map(int, size.split("x"))
+    name, _, value = setting.partition("=")
+    return Shape(layers, channels, name, json.loads(value or "0"))
 
 
 def seconds_per_step(shapes: list[Shape], train: Split, info: DataInfo) -> dict[Shape, float]:
@@ -77,14 +92,17 @@ def main(
 
     Parameters
     ----------
-    shapes: LAYERSxCHANNELS with commas between them; the others are compared with the first.
+    shapes: LAYERSxCHANNELS or LAYERSxCHANNELS:SETTING=NUMBER, with commas between them; the others are compared with
+        the first.
     """
     torch.set_num_threads(1)
     split, info = load_train(data)
     train, judges = parts(split)
-    every = [Shape(*map(int, each.split("x"))) for each in shapes.split(",")]
+    every = list(map(shape_of, shapes.split(",")))
     durations = seconds_per_step(every, train, info)
-    table = Table("layers", "channels", "parameters", "steps", "accuracy of each seed", "better than the first by")
+    table = Table(
+        "layers", "channels", "setting", "parameters", "steps", "accuracy of each seed", "better than the first by"
+    )
     first: dict[int, float] = {}
     for shape in every:
         accuracies = {}
@@ -100,7 +118,8 @@ def main(
         if ahead and difference.low is not None and difference.high is not None:
             ahead += f" ({difference.low:+.4f} to {difference.high:+.4f})"
         each = " ".join(f"{accuracy:.4f}" for accuracy in accuracies.values())
-        row = (shape.layers, shape.channels, f"{params(network):,}", training.settings.step_count)
+        setting = f"{shape.setting}={shape.value}" if shape.setting else ""
+        row = (shape.layers, shape.channels, setting, f"{params(network):,}", training.settings.step_count)
         table.add_row(*map(str, row), each, ahead)
     Console().print(table)
 
