@@ -31,8 +31,8 @@ from dnas.runtime.session import Captured, Session
 from dnas.runtime.workers import Workers
 from dnas.settings import MIN_LAYERS, SMALLEST_IMAGE, TrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.protocol import reduction_layers
 from dnas.space.sampling import sample
 from dnas.training.build import built

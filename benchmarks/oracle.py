@@ -36,8 +36,8 @@ from dnas.methods.protocol import Method, Trial
 from dnas.methods.registry import METHODS, create
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture, stack
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.sampling import sample
 
 MODEL, ENCODING = "model_v2.onnx", "encoding_v2.json"

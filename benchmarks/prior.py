@@ -34,8 +34,8 @@ from dnas.pipeline.presets import QUICK_LAYERS, preset_settings
 from dnas.rng import numpy_stream
 from dnas.settings import TrainSettings
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.sampling import sample
 from dnas.supernet.worth import LEAST_TRAININGS, Worth, fit, places
 

@@ -147,7 +147,7 @@ class Plain(nn.Module):
     def __init__(self, network: NetworkPlan) -> None:
         super().__init__()
         self.stem = plain_chain(network.stem.first)
-        self.cells = nn.ModuleList(map(PlainCell, network.cells))
+        self.cells = nn.ModuleList(map(PlainCell, network.layers))
         self.auxiliary = PlainAuxiliary(network)
         self.auxiliary_after = network.auxiliary_after
         self.classifier = nn.Linear(network.features, network.classes)

@@ -7,8 +7,8 @@ from dnas.methods.protocol import Trial
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space import sampling
 from dnas.space.architecture import stack
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 
 
 def random_cells(count, nodes, seed=0):

@@ -8,8 +8,8 @@ from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.agreement import agreement
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, Space
+from dnas.space.darts_cell import Cell
 from dnas.space.protocol import reduction_layers
 from dnas.space.registry import SPACES
 
@@ -51,7 +51,7 @@ def test_equal_architectures_agree_wholly_and_uniform_ones_by_chance(space):
 
 def test_the_mean_over_all_cells_of_a_space_is_exactly_chance():
     cells = all_cells(SMALL)
-    assert len(cells) == SMALL.cells() == 243
+    assert len(cells) == SMALL.possible_layers() == 243
     one = network([cells[100]] * 3)
     means = [agreement([one, network([cell] * 3)], SMALL) for cell in cells]
     assert sum(mean.operations for mean in means) == pytest.approx(0, abs=1e-9)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.protocol import reduction_layers
 from dnas.space.published import load_published, published
 

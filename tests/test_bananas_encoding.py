@@ -6,8 +6,8 @@ from method_bananas_tools import architectures, method
 
 from dnas.methods.bananas import paths
 from dnas.space.architecture import stack
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.published import load_published
 
 # --- the path encoding -------------------------------------------------------------------------------------

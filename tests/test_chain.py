@@ -21,7 +21,7 @@ from dnas.methods.registry import create
 from dnas.network import modules
 from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.blocks import SKIP
 from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, RESNET, SHUFFLE, Block
 from dnas.space.controls import random_of_size
@@ -286,7 +286,10 @@ def test_a_whole_run_in_a_space_of_chains(tmp_path):
     trained = load_trained(run / "model.safetensors")
     assert params(trained.network) <= 20_000
     refused = invoke("run", "--space", "mobile", "--max-latency", "5ms", "--out", tmp_path / "other")
-    assert refused.code == 2 and "--max-latency only applies to spaces of cells, not to --space mobile" in refused.err
+    assert (
+        refused.code == 2
+        and "--max-latency only applies to darts, s1, s2, s3, s4, not to --space mobile" in refused.err
+    )
 
 
 def test_known_networks_have_one_block_per_resolution_or_one_per_layer():
@@ -304,7 +307,7 @@ def test_the_random_network_of_the_size_of_a_stacked_one_is_another(seed):
     count = lambda architecture: size(plan(architecture, channels=8, classes=10), 32).params
     other = random_of_size(like, count, seed)
     assert other.layers != like.layers and abs(count(other) / count(like) - 1) <= 0.05
-    assert cell_pair(other) is None
+    assert layer_pair(other) is None
 
 
 # --- limits and files -----------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dnas
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.cost import Program, in_best_order, least_memory, memory, peak, programs
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.network_plan import size
 from dnas.space.plan import plan
 from dnas.space.sampling import sample

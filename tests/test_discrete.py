@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from dnas.kernels import discrete, native
 from dnas.kernels.memory import lease
 from dnas.network.modules import construct
-from dnas.network.network import NetworkCell, build, drop_path
+from dnas.network.network import NetworkLayer, build, drop_path
 from dnas.rng import numpy_stream, torch_stream
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.darts_plan import cell_plan
 from dnas.space.published import load_published
 from dnas.training.updates import gradients_of
@@ -37,7 +37,7 @@ def random_gene(seed, nodes=4):
 
 def cell_of(gene, before, previous, width, reduction=False, shrunk=False, seed=0):
     generator = torch_stream(seed, "init")
-    cell = construct(lambda: NetworkCell(cell_plan(gene, before, previous, width, reduction, shrunk)), generator)
+    cell = construct(lambda: NetworkLayer(cell_plan(gene, before, previous, width, reduction, shrunk)), generator)
     for norm in cell.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.weight.data.uniform_(-1.5, 1.5, generator=generator)  # a negative scale turns a maximum around

@@ -22,8 +22,8 @@ from dnas.drawing.terminal import terminal
 from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture, stack
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
 

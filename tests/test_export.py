@@ -19,7 +19,7 @@ from dnas.deploy import protocol, registry
 from dnas.errors import InputError, RunError
 from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.file_size import facts_bytes, onnx_bytes
 from dnas.space.plan import plan
 from dnas.space.published import load_published

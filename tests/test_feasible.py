@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from dnas.space import choosing, sampling
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.choosing import Group, Options
 from dnas.space.darts import DARTS, S1
+from dnas.space.darts_cell import Cell
 from dnas.space.limits import Delivered, Feasible
 from dnas.space.network_plan import Shape
 from dnas.space.protocol import layer_kinds, reduction_layers

@@ -25,7 +25,7 @@ from dnas.runtime.session import Session
 from dnas.searching import finals
 from dnas.searching.finals import Entrant, Finals, hold_finals, rounds
 from dnas.settings import TrainSettings
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.registry import SPACES, get_space
 from dnas.space.sampling import sample
 from dnas.study.design import Network, StudySettings, run_overrides
@@ -245,7 +245,7 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     assert those[0][1] == found and those[1][1] == other
     assert len({architecture.layers for _, architecture in those}) == 9
     assert all(len(architecture) == 4 for _, architecture in those)
-    pairs = [cell_pair(architecture) is not None for name, architecture in those if name == "random"]
+    pairs = [layer_pair(architecture) is not None for name, architecture in those if name == "random"]
     assert all(pairs) if shared else not all(pairs)  # in a small space, all layers of a kind may be equal by chance
     assert entrants_of.entrants(given, found, [other], None) == those
     few = given.model_copy(update={"finals": 2})
@@ -390,7 +390,7 @@ def test_shared_cells_compete_at_the_depth_that_is_trained(images, tmp_path, mon
     outcome = invoke("run", "--data", images, *TINY, *more)
     assert outcome.code == 0, outcome.err
     assert [len(each.architecture) for each in competed] == [4, 4, 4]
-    assert all(cell_pair(each.architecture) is not None for each in competed)
+    assert all(layer_pair(each.architecture) is not None for each in competed)
 
 
 def test_the_winner_takes_the_steps_of_its_own_number(images, tmp_path, smallest_wins):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space import sampling
-from dnas.space.architecture import Architecture, at_depth, cell_pair, parse_genotype, stack
-from dnas.space.cell import Cell
+from dnas.space.architecture import Architecture, at_depth, layer_pair, parse_genotype, stack
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.published import load_published, published
 
 # --- the literature's genotypes ------------------------------------------------------------------------------
@@ -199,21 +199,21 @@ def test_stacking_copies_a_pair_by_layer_type(architecture, layers):
     assert stacked.reductions == (layers // 3, 2 * layers // 3) and stacked.in_space
     for k, cell in enumerate(stacked.layers):
         assert cell == (reduction if k in stacked.reductions else normal)
-    assert cell_pair(stacked) == (normal, reduction)
+    assert layer_pair(stacked) == (normal, reduction)
     assert at_depth(stacked, 12) == stack(normal, reduction, 12)
     assert at_depth(stacked, 0) is stacked and at_depth(stacked, layers) is stacked
 
 
 def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth():
     architecture = sampling.sample(DARTS, numpy_stream(0, "test"), 8)
-    assert cell_pair(architecture) is None
+    assert layer_pair(architecture) is None
     assert at_depth(architecture, 8) is architecture
     with pytest.raises(InputError, match="--layers 9 does not match the architecture's 8 layers"):
         at_depth(architecture, 9)
-    with pytest.raises(InputError, match="no two-cell genotype"):
+    with pytest.raises(InputError, match="no genotype"):
         architecture.to_darts()
     # Without a reduction there is no pair either.
-    assert cell_pair(Architecture(architecture.layers[:1] * 3, ())) is None
+    assert layer_pair(Architecture(architecture.layers[:1] * 3, ())) is None
 
 
 def test_a_pair_needs_three_layers():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,21 @@ EARLY = (
     "pipeline/overrides.py",
     "pipeline/subjects.py",
 )
+# Where a layer is a cell: the space of DARTS, what is written only for it, and the words of papers about it.
+ABOUT_CELLS = (
+    *("__init__.py", "space/__init__.py"),  # the public name `Cell`
+    *("space/darts*.py", "drawing/cells.py", "drawing/arcs.py", "drawing/registry.py"),
+    *("deploy/genotype.py", "deploy/source_cells.py", "testing/primitives.py"),
+    *("kernels/*.py", "network/program.py", "supernet/supernet.py", "supernet/source_block.py"),
+    *("methods/*.py", "parts/*.py"),
+)
+# Where cells are those of a table or of a grid over an image.
+OTHER_CELLS = (
+    *("api/results.py", "cli/printing.py", "data/mirroring.py", "data/sources/table.py"),
+    *("pages/mistakes.py", "study/tables.py"),
+)
+# What all rooms may name: weights in files ("cells.0…"), imports of the files above, and a width of rich's.
+NAMES_OF_CELLS = r'\b(self|network)\.cells\b|"cells\.|dnas\.(kernels\.|drawing\.|deploy\.source_)cells|\w+\.cell_len'
 WAYS = ("A picture", "Alpha", "A setting", "A checkpoint")
 
 
@@ -43,6 +60,20 @@ def files() -> list[Path]:
 def test_no_file_is_longer_than_a_reader_s_patience():
     long = {str(f.relative_to(ROOT)): n for f in files() if (n := len(f.read_text("utf-8").splitlines())) > MOST_LINES}
     assert not long
+
+
+def test_only_the_space_of_cells_knows_of_cells():
+    """A space is one file: what all spaces share speaks of layers, blocks, edges and states."""
+    root, found = ROOT / "src" / "dnas", []
+    general = {f"{room}/{name}.py" for room in ("methods", "parts") for name in ("protocol", "registry")}
+    for file in sorted(root.rglob("*.py")):
+        name = file.relative_to(root).as_posix()
+        if name not in general and any(fnmatch(name, pattern) for pattern in (*ABOUT_CELLS, *OTHER_CELLS)):
+            continue
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+            if re.search(r"(?i)(?<!can)cell", re.sub(NAMES_OF_CELLS, "", line)):
+                found.append(f"{name}:{number}: {line.strip()}")
+    assert not found, "\n".join(found)
 
 
 def test_an_import_within_a_function_has_a_reason():

@@ -20,8 +20,8 @@ from dnas.kernels import cells, depthwise, discrete, limits, native, structures
 from dnas.network.modules import build_layer
 from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import CIFAR_STEM, TINY_IMAGENET_STEM
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES, Conv, Norm, Primitive, ReLU
 from dnas.supernet.build import build_supernet

@@ -160,7 +160,7 @@ def test_the_graph_that_is_timed_is_the_network_that_is_planned(stem):
     graph = onnx.load_from_string(model).graph
     kernels = [w for w in graph.initializer if len(w.dims) == 4]
     chains = [network.stem.first, network.stem.second]
-    for cell in network.cells:
+    for cell in network.layers:
         chains += [*cell.preprocess, *(edge.chain for edge in cell.edges)]
     norms = sum(layer.params() for chain in chains for layer in chain if type(layer).__name__ == "Norm")
     norms += sum(2 * layer.outputs for chain in chains for layer in chain if type(layer).__name__ == "FactorizedReduce")

@@ -18,7 +18,7 @@ from dnas.pipeline.config import Config, draft, parse
 from dnas.pipeline.entrants import entrants
 from dnas.reporter import Silent
 from dnas.rng import numpy_stream
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.darts import DARTS
 from dnas.space.limits import Delivered, Feasible
 from dnas.space.network_plan import Shape
@@ -150,7 +150,7 @@ def test_a_study_keeps_to_its_limits(tmp_path):
     found, random = (
         Architecture.load(tmp_path / "runs" / name / "architecture.json") for name in sorted(results, key=len)[:2]
     )
-    assert found != random and cell_pair(found)
+    assert found != random and layer_pair(found)
 
 
 @pytest.mark.full

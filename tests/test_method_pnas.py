@@ -17,8 +17,8 @@ from dnas.methods.registry import create
 from dnas.rng import torch_stream
 from dnas.searching.judging import judged
 from dnas.space.architecture import Architecture, stack
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 
 SMALL = {"ensemble": 2, "units": 8, "predictor_steps": 5}
 LEARNS = {"predictor_steps": 20, "ensemble": 2, "units": 16}

@@ -18,8 +18,8 @@ from dnas.methods.protocol import Trial
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, Space
+from dnas.space.darts_cell import Cell
 
 SMALL = {"population": 4, "generations": 3, "parents": 2}
 # Few architectures of many are of the first generation, which no other option of the evolution changes.

@@ -7,8 +7,8 @@ import pytest
 
 from dnas.methods.registry import create
 from dnas.rng import numpy_stream
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 
 
 def skips(architecture):

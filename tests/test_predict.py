@@ -31,7 +31,7 @@ from dnas.deploy.expected import Expected
 from dnas.deploy.protocol import facts_of
 from dnas.pipeline.model import load_model
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.training.accuracy import answers
 
 GENE = Cell(((("sep_conv_3x3", 0), ("max_pool_3x3", 1)),))

@@ -262,7 +262,7 @@ def test_a_layout_by_hand() -> None:
     at_8, at_4 = 64, 16
     deep = (25 * 24 + 24 * 16 + 16 * 96 + 9 * 96 + 96 * 24 + 24 * 40) * at_4
     assert counted.macs == (27 * 8 + 8 * 24) * at_8 + deep + 40 * 5
-    chain = plan(Architecture.from_json(small()), channels=8, classes=5).cells[2].edges[0].chain
+    chain = plan(Architecture.from_json(small()), channels=8, classes=5).layers[2].edges[0].chain
     assert "ReLU6()" not in map(str, chain) and "ReLU()" in map(str, chain)
 
 

@@ -13,7 +13,7 @@ from test_study import RUN, Count
 import dnas
 from dnas.disk import read_toml
 from dnas.errors import InputError, Interrupted
-from dnas.space.architecture import Architecture, at_depth, cell_pair
+from dnas.space.architecture import Architecture, at_depth, layer_pair
 from dnas.study.ranking import architectures, rank, ranked
 from dnas.study.ranking_design import RankingSettings, read_ranking
 
@@ -44,7 +44,7 @@ def test_every_measure_judges_the_same_architectures(whole):
         assert found["layers-3"].layers == at_depth(architecture, 3).layers
         configs = {name: read_toml(path / "runs" / f"{name}-{i:03d}" / "config.toml")["train"] for name in found}
         assert [configs[name]["epochs"] for name in ("full", "layers-3", "epochs-2")] == [1, 1, 2]
-    assert len({cell_pair(architecture) for architecture in architectures(ranking())}) == 4
+    assert len({layer_pair(architecture) for architecture in architectures(ranking())}) == 4
 
 
 def test_tau_is_that_of_scipy(whole):

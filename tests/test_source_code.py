@@ -18,8 +18,8 @@ from dnas.network.handmade import HANDMADE, build_handmade, get_handmade
 from dnas.network.network import build
 from dnas.pipeline.model import Trained
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.chain import Block, ChainSpace
+from dnas.space.darts_cell import Cell
 from dnas.space.darts_plan import STEMS
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published

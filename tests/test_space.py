@@ -14,8 +14,8 @@ from dnas.rng import numpy_stream
 from dnas.settings import MIN_LAYERS
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, Space
+from dnas.space.darts_cell import Cell
 from dnas.space.protocol import layer_kinds, reduction_layers
 from dnas.space.registry import SPACES, get_space
 
@@ -52,7 +52,7 @@ def test_edges_are_node_major():
 
 
 def test_a_layer_has_as_many_genes_as_the_paper_counts():
-    assert DARTS.cells() == 49 * 147 * 294 * 490 == 1_037_664_180
+    assert DARTS.possible_layers() == 49 * 147 * 294 * 490 == 1_037_664_180
     assert DARTS.count(3) == 1_037_664_180**3
     assert [len(str(DARTS.count(layers))) - 1 for layers in (8, 14, 20)] == [72, 126, 180]
 
@@ -69,7 +69,7 @@ def test_the_count_equals_an_enumeration_of_small_spaces(nodes, inputs, ops):
         for n in range(nodes)
     ]
     genes = set(product(*slots))
-    assert len(genes) == space.cells()
+    assert len(genes) == space.possible_layers()
     assert all(space.objection(gene) is None for gene in genes)
 
 
@@ -189,7 +189,7 @@ def test_objections_name_the_place(gene, says):
 def test_the_spaces_of_robustdarts_have_its_candidates():
     """Zela et al. 2020, §3; S1 was written down from the authors' lists, so here are its sizes and some of its pairs."""
     s1 = SPACES["s1"]
-    assert s1.cells() == s1.cells(True) == 4 * 3 * 4 * 6 * 4 * 10 * 4 == 4**4 * 1 * 3 * 6 * 10
+    assert s1.possible_layers() == s1.possible_layers(True) == 4 * 3 * 4 * 6 * 4 * 10 * 4 == 4**4 * 1 * 3 * 6 * 10
     assert s1.choices(False, 0) == ("skip_connect", "dil_conv_3x3")
     assert s1.choices(False, 5) == ("max_pool_3x3", "skip_connect")
     assert s1.choices(False, 13) == ("dil_conv_3x3", "dil_conv_5x5")

@@ -12,8 +12,8 @@ from torch import nn
 import dnas
 from dnas import testing
 from dnas.pipeline.extensions import KINDS
-from dnas.space.cell import Cell
 from dnas.space.darts import DARTS, Space
+from dnas.space.darts_cell import Cell
 from dnas.space.primitives import PRIMITIVES, Conv, Layer, MaxPool, Norm, Primitive, ReLU
 from dnas.space.registry import SPACES
 from dnas.supernet.relaxation import RELAXATIONS, Relaxation, softmax, summed
@@ -165,8 +165,8 @@ class Mutes(Space):
 
 
 class Miscounts(Space):
-    def cells(self, reduction=False):
-        return super().cells(reduction) - 1
+    def possible_layers(self, reduction=False):
+        return super().possible_layers(reduction) - 1
 
 
 class Stays(Space):
@@ -179,7 +179,7 @@ class Stays(Space):
     [
         (Repeats, "a draw of small lies outside it: node 0, slot 1: input . is used twice"),
         (Mutes, "where it should name node 0"),
-        (Miscounts, "small counts 242 cells, but enumerating neighbors gives 243"),
+        (Miscounts, "small counts 242 layers, but enumerating neighbors gives 243"),
         (Stays, "is not one of its neighbors"),
     ],
 )

@@ -10,10 +10,10 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
 from dnas.space import sampling
-from dnas.space.architecture import Architecture, cell_pair
-from dnas.space.cell import Cell
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.controls import random_of_size
 from dnas.space.darts import DARTS
+from dnas.space.darts_cell import Cell
 from dnas.space.network_plan import size
 from dnas.space.plan import plan
 from dnas.space.protocol import reduction_layers
@@ -113,7 +113,7 @@ def test_the_control_has_the_same_size_and_is_another(like, seed):
     assert found != wanted and found.in_space and len(found) == 4
     assert random_of_size(wanted, parameters_of(settings(), INFO), seed) == found
     # A searched cell is compared with a random cell.
-    assert (cell_pair(found) is not None) == (like != "sampled")
+    assert (layer_pair(found) is not None) == (like != "sampled")
 
 
 def test_a_size_that_no_architecture_has_is_refused():

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
-from dnas.space.architecture import cell_pair, stack
+from dnas.space.architecture import layer_pair, stack
 from dnas.space.darts import DARTS
 from dnas.space.protocol import layer_kinds, reduction_layers
 from dnas.space.registry import get_space
@@ -106,7 +106,7 @@ def test_nothing_near_the_best_is_worth_more(seed, layers):
 def test_the_best_of_shared_cells_is_a_stack_that_no_other_stack_beats():
     worth = planted(3)
     best = worth.best(9, shared=True)
-    pair = cell_pair(best)
+    pair = layer_pair(best)
     assert pair is not None
     rng = numpy_stream(0, "pairs")
     # Layers of one kind count alike for what is shared: their means are what it is chosen by.
@@ -115,7 +115,7 @@ def test_the_best_of_shared_cells_is_a_stack_that_no_other_stack_beats():
 
     def mean_worth(architecture):
         total = 0.0
-        for kind, cell in enumerate(cell_pair(architecture)):
+        for kind, cell in enumerate(layer_pair(architecture)):
             beta, gamma = (each[rows][kinds == kind].mean(0) for each in (worth.mean.beta, worth.mean.gamma))
             for n, node in enumerate(cell.nodes):
                 for op, source in node:

@@ -98,7 +98,7 @@ UNITS = {
     "image_size": "pixels",
     "images": "images",
     "label_smoothing": "share",
-    "layers": "cells",
+    "layers": "layers",
     "learning_rate": "",
     "learning_rate_cycles": "cycles",
     "learning_rate_min": "",

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from dnas.space.architecture import Architecture as Architecture
     from dnas.space.architecture import parse_genotype as parse_genotype
     from dnas.space.architecture import stack as stack
-    from dnas.space.cell import Cell as Cell
+    from dnas.space.darts_cell import Cell as Cell
     from dnas.space.published import load_published as load_published
 
 _HOME = {
     "Architecture": "dnas.space.architecture",
     "Baseline": "dnas.api.results",
-    "Cell": "dnas.space.cell",
+    "Cell": "dnas.space.darts_cell",
     "DNASClassifier": "dnas.api.estimator",
     "FrontResult": "dnas.api.results",
     "InputError": "dnas.errors",

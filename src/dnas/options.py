@@ -109,7 +109,7 @@ class RunOptions:
     budget: Annotated[float | None, DURATION, Parameter(group=_RUN)] = None
     "Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]"
     layers: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
-    "Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the architecture]"
+    "Depth: number of layers. [default: from the preset, 6 for quick; for training only, the depth of the architecture]"
     channels: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
     "Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in the training]"
     epochs: Annotated[int | None, WHOLE, Parameter(group=_RUN)] = None
@@ -127,9 +127,9 @@ class SearchOptions:
     method: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "Search method; `dnas methods` lists all. [default: dnas]"
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "Parameter sharing scheme. shared: one pair of cells for all layers. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
+    "Parameter sharing scheme. shared: one set for all normal layers, and one for all reductions. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
+    "Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None
@@ -173,11 +173,11 @@ class BothOptions(TrainOptions):
     train_epochs: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
     "Epochs of the training only. [default: --epochs]"
     finals: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Number of candidates that start the training, of which only the best is trained to the end: the searched network, some from a prior, second choices, published cells and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given; with --space auto 2 per space]"
+    "Number of candidates that start the training, of which only the best is trained to the end: the searched network, some from a prior, second choices, published and random ones. [default: 4 with --budget, and in the quick preset unless epochs or images are given; with --space auto 2 per space]"
     prior: Annotated[str | None, Parameter(group=TRAIN)] = None
     "Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]"
     train_layers: Annotated[int | None, WHOLE, Parameter(group=TRAIN)] = None
-    "Number of cells of the trained network. With --mapping shared it may differ from the searched depth. [default: --layers]"
+    "Number of layers of the trained network. With --mapping shared it may differ from the searched depth. [default: --layers]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def build(
         architecture: An `Architecture`, an architecture file, a run folder, or a published name ("DARTS_V2").
         channels: Initial channels. [default: 36; those of an architecture with its own widths]
         num_classes: Number of classes.
-        layers: Depth to which a pair of cells is stacked. [default: that of the architecture; 20 for a published pair]
+        layers: Depth to which a pair of layers is stacked. [default: that of the architecture; 20 for a published pair]
         inputs: Number of image channels.
         stem: "cifar" for images up to 64 pixels, "tiny-imagenet" for 64, "imagenet" for 224. [default: "cifar";
             "halving" for an architecture with its own widths]

@@ -112,10 +112,9 @@ def compare(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
-            differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
-            `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
-            nothing about the search is chosen, otherwise darts]
+        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+            which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
+            finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -139,12 +138,12 @@ def compare(
         train_channels: Initial number of channels of the trained network only. [default: channels]
         train_epochs: Epochs of the training only. [default: epochs]
         finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
-            network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
-            the quick preset unless epochs or images are given; with space auto 2 per space]
+            network, some from a prior, second choices, published and random ones. [default: 4 with budget, and in the
+            quick preset unless epochs or images are given; with space auto 2 per space]
         prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
             by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
-        train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
-            [default: layers]
+        train_layers: Number of layers of the trained network. With mapping shared it may differ from the searched
+            depth. [default: layers]
         preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
             shared: the settings of DARTS for every method. [default: quick]
         config: TOML file of settings, such as config.toml of an earlier run. Options given here take precedence.
@@ -157,7 +156,7 @@ def compare(
             a fixed number of threads.
         budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
             measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
-        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+        layers: Depth: number of layers. [default: from the preset, 6 for quick; for training only, the depth of the
             architecture]
         channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
             the training]
@@ -296,10 +295,9 @@ def rank(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts (cells), mobile, resnet or shuffle (chains of blocks), or s1, s2, s3, s4, in which
-            differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals.
-            `dnas list spaces` also lists those of other packages. [default: resnet for a run with finals in which
-            nothing about the search is chosen, otherwise darts]
+        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+            which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
+            finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
         search_steps: Stop the search after compute equal to this many training steps (forward and backward pass on one
             batch). [default: no limit]
@@ -323,12 +321,12 @@ def rank(
         train_channels: Initial number of channels of the trained network only. [default: channels]
         train_epochs: Epochs of the training only. [default: epochs]
         finals: Number of candidates that start the training, of which only the best is trained to the end: the searched
-            network, some from a prior, second choices, published cells and random ones. [default: 4 with budget, and in
-            the quick preset unless epochs or images are given; with space auto 2 per space]
+            network, some from a prior, second choices, published and random ones. [default: 4 with budget, and in the
+            quick preset unless epochs or images are given; with space auto 2 per space]
         prior: Prior from which half of these candidates are drawn: none, pictures (for the darts space), a file written
             by benchmarks/prior.py, or auto: pictures for short trainings. [default: from the preset]
-        train_layers: Number of cells of the trained network. With mapping shared it may differ from the searched depth.
-            [default: layers]
+        train_layers: Number of layers of the trained network. With mapping shared it may differ from the searched
+            depth. [default: layers]
         seed: Random seed of the run. [default: 0]
         preset: Set of default settings. quick: takes minutes on two cores. paper: the settings of the method's paper.
             shared: the settings of DARTS for every method. [default: quick]
@@ -342,7 +340,7 @@ def rank(
             a fixed number of threads.
         budget: Processor time for the whole run, in seconds or as 10m or 1h30m. Replaces the number of epochs: dnas
             measures the speed of this machine and plans the epochs that fit. [default: the epochs of the preset]
-        layers: Depth: number of cells. [default: from the preset, 6 for quick; for training only, the depth of the
+        layers: Depth: number of layers. [default: from the preset, 6 for quick; for training only, the depth of the
             architecture]
         channels: Initial number of channels (width). [default: from the preset; for quick, 8 in the search and 16 in
             the training]

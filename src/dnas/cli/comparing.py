@@ -179,7 +179,7 @@ def rank(
     for option in ("method", "mapping"):
         if given.pop(option) is not None:
             raise InputError(
-                f"--{option} cannot be used with `dnas rank`; use --methods, which always search shared cells"
+                f"--{option} cannot be used with `dnas rank`; use --methods, which always search with --mapping shared"
             )
     for option in ("max_params", "max_macs", "max_ram", "max_size", "ram_precision"):
         if (value := given.pop(option)) is not None:

@@ -145,7 +145,7 @@ def show(
     /,
     *,
     layers: Annotated[
-        int | None, WHOLE, Parameter(help="Number of cells in which a published cell pair is stacked.")
+        int | None, WHOLE, Parameter(help="Number of layers to which a published genotype is stacked.")
     ] = None,
     channels: Annotated[
         int | None, WHOLE, Parameter(help="Initial number of channels. [default: that of the run, else its own or 36]")

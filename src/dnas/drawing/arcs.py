@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.primitives import PRIMITIVES, AvgPool, Conv, Identity, MaxPool, Zero
 
 PORT_STEP, PORT_REACH = 6, 9  # ports of lines at a state: distance between them, maximum distance from its center

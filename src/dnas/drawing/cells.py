@@ -24,7 +24,7 @@ from dnas.drawing.style import (
     WIDE_WIDTH,
 )
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.operations import colour_of, label_of
 from dnas.space.protocol import Slot
 

@@ -71,10 +71,10 @@ def drawn_layers(architecture: Architecture) -> list[Drawn]:
     """Return the layers of a chain: from its plan, so that a drawing shows the shortcuts that a network has."""
     initial = CHANNELS if architecture.layout is None else architecture.layout.stem
     planned = plan(architecture, channels=initial, classes=2)
-    channels = [planned.stem.width, *(layer.outputs for layer in planned.cells)]
+    channels = [planned.stem.width, *(layer.outputs for layer in planned.layers)]
     return [
         Drawn(layer.kind, _kernel(each), before / initial, each.outputs / initial, _shortcut(each))
-        for layer, each, before in zip(architecture.layers, planned.cells, channels[:-1], strict=True)
+        for layer, each, before in zip(architecture.layers, planned.layers, channels[:-1], strict=True)
     ]
 
 

@@ -55,7 +55,7 @@ class Picture(Protocol):
     """The layers of one architecture, in one of the two forms.
 
     Attributes:
-        noun: The noun for a layer's content, such as "cell".
+        noun: The noun for a layer's content, such as "block".
         reading: How to read the drawing, in a line.
         explanation: How to read the drawing, for a page.
         left_out: What the narrow form lacks, as a clause, or "".

@@ -9,8 +9,8 @@ from dnas.drawing.chains import ChainPicture
 from dnas.drawing.protocol import Picture
 from dnas.errors import InputError
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.chain import Block
+from dnas.space.darts_cell import Cell
 
 PICTURES: dict[type, Callable[[Architecture, bool], Picture]] = {Cell: CellPicture, Block: ChainPicture}
 

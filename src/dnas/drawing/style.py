@@ -41,7 +41,7 @@ def _letters(i: int) -> str:
 
 
 def summary(architecture: Architecture, noun: str) -> str:
-    """Return one line with the number of distinct layers and their sequence. Args: noun: "cell", for cells."""
+    """Return one line with the number of distinct layers and their sequence. Args: noun: As in `Picture`."""
     tags = gene_tags(architecture)
     runs = [(tag, len(list(run))) for tag, run in groupby(tags)]
     order = " ".join(tag if n == 1 else f"{tag}×{n}" for tag, n in runs)

@@ -19,7 +19,7 @@ def terminal(architecture: Architecture, *, width: int = 100) -> RenderableType:
     """Return the architecture as text: one line (or a few) for each layer, then the operations by depth.
 
     A line has the number of the layer, N or R (reduction), the letter of its content, and the content in the words of
-    its `Picture`: for each node of a cell its operations with their inputs, or the block of a chain.
+    its `Picture`: for each node its operations with their inputs, or its block.
     """
     picture = picture_of(architecture)
     tags, layers = gene_tags(architecture), architecture.layers

@@ -1,4 +1,4 @@
-/* A cell of the discrete network in training, forward and backward: `network.NetworkCell` in C.
+/* A cell of the discrete network in training, forward and backward: `network.NetworkLayer` in C.
 
    Its parts are pictures (feature maps: the two inputs, outputs of convolutions, nodes), convolutions [ReLU, depthwise,
    1×1, batch norm] and terms (the summands of nodes). A batch norm needs sums over the whole batch; everything else

@@ -209,7 +209,7 @@ class BANANAS(TrialMethod):
         """100 trials of 50 epochs. For the published cells, the authors' code trains the final network in each."""
         trials = {"trials": 100, "epochs": 50}
         network = {"layers": 20, "channels": 36, "batch_size": 96, "learning_rate_min": 0.0}
-        return self.of_cells(data, trials, network)
+        return self.of_pair(data, trials, network)
 
     def propose(self, history: Sequence[Trial], layers: int, seed: int) -> list[Candidate]:
         """Return the remaining random architectures, then rounds of architectures that the predictors choose.

@@ -69,7 +69,7 @@ class BayesNAS(GradientMethod):
             "update": "single-level",
             "architecture_weight_decay": 0.0,
         }
-        return self.of_cells(data, own, {"channels": 36, "batch_size": 18})
+        return self.of_pair(data, own, {"channels": 36, "batch_size": 18})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Return switches around 1, with ω and γ of every switch, initially 1, as `omega_edges`, `omega_operations`, …

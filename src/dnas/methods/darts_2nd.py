@@ -36,7 +36,7 @@ class DARTS2nd(RelaxedMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Appendix A.1: a proxy of 8 layers without warm-up, trained with 20 layers; always second order."""
-        return self.of_cells(data, {"update": "second-order"}, {"warmup_epochs": 0})
+        return self.of_pair(data, {"update": "second-order"}, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

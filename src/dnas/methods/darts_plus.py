@@ -64,7 +64,7 @@ class DARTSPlus(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The proxy of DARTS: 8 layers without warm-up, for at most 60 epochs, trained with 20 layers."""
-        return self.of_cells(data, proxy={"warmup_epochs": 0, "epochs": 60})
+        return self.of_pair(data, proxy={"warmup_epochs": 0, "epochs": 60})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

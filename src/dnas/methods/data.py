@@ -52,7 +52,7 @@ class DATA(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The settings of the authors' code: 8 layers, trained with 20."""
-        return self.of_cells(data, {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0})
+        return self.of_pair(data, {"epochs": 100, "warmup_epochs": 0, "architecture_weight_decay": 0.0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

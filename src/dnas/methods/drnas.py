@@ -21,7 +21,7 @@ from torch.distributions import Dirichlet, kl_divergence
 from dnas.errors import InputError
 from dnas.methods.protocol import GradientMethod, GradientOptions, Progress
 from dnas.settings import GradientSettings
-from dnas.space.genotype import PAPER_LAYERS
+from dnas.space.protocol import PAPER_LAYERS
 from dnas.supernet.mapping import SHARED, Mapping
 from dnas.supernet.relaxation import MixingWeights, expand, summed
 
@@ -69,7 +69,7 @@ class DrNAS(GradientMethod):
             "architecture_learning_rate": 6e-4,
             "architecture_weight_decay": 0.0,
         }
-        return self.of_cells(data, everywhere, {"layers": PAPER_LAYERS, "channels": 36})
+        return self.of_pair(data, everywhere, {"layers": PAPER_LAYERS, "channels": 36})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -240,7 +240,7 @@ class ENAS(SupernetMethod):
             # Their l2 factor of 1e-4 multiplies Σ w², whose gradient is 2 w.
             "weight_decay": 2e-4,
         }
-        return self.of_cells(data, own, {"layers": 8, "channels": 20})
+        return self.of_pair(data, own, {"layers": 8, "channels": 20})
 
     def mapping(self, layers: int, seed: int) -> Controller:
         return Controller(self.space, layers, self.mapping_name == SHARED, self.options, seed)

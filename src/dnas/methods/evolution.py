@@ -67,7 +67,7 @@ class Evolution(TrialMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """Real et al. 2019: 20,000 trials of 25 epochs, 24 channels, three normal cells between reduction cells."""
-        return self.of_cells(data, {"trials": 20_000, "epochs": 25}, {"layers": 11, "channels": 24})
+        return self.of_pair(data, {"trials": 20_000, "epochs": 25}, {"layers": 11, "channels": 24})
 
     @property
     def _ages(self) -> bool:

@@ -71,7 +71,7 @@ class FairDARTS(GradientMethod):
             "architecture_learning_rate": 3e-3,
             "architecture_beta1": 0.9,
         }
-        return self.of_cells(data, optimisers, {"warmup_epochs": 0})
+        return self.of_pair(data, optimisers, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -51,7 +51,7 @@ class GDAS(GradientMethod):
             "nesterov": True,
             "order": "weights-first",
         }
-        return self.of_cells(data, search)
+        return self.of_pair(data, search)
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -49,7 +49,7 @@ class NASIB(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The settings of DARTS, since those of the source are unknown; no warm-up, since exploration serves as one."""
-        return self.of_cells(data, {"warmup_epochs": 0})
+        return self.of_pair(data, {"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

@@ -192,7 +192,7 @@ class NASNet(TrialMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """A.3, A.6: 20,000 trials of 20 epochs, two normal cells before, between and after the reduction cells."""
-        return self.of_cells(data, {"trials": 20_000, "epochs": 20}, {"layers": 8, "channels": 32})
+        return self.of_pair(data, {"trials": 20_000, "epochs": 20}, {"layers": 8, "channels": 32})
 
     @property
     def _trials(self) -> int:

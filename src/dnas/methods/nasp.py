@@ -52,7 +52,7 @@ class NASP(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The settings of the public code, as for DARTS: a proxy of 8 layers without warm-up, trained with 20."""
-        return self.of_cells(data, proxy={"warmup_epochs": 0})
+        return self.of_pair(data, proxy={"warmup_epochs": 0})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         """Return parameters in the middle of the box, with noise that breaks ties."""

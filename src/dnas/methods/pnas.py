@@ -61,7 +61,7 @@ class PNAS(TrialMethod):
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """K = 256 after all cells of one node; 20 epochs, 24 channels, two normal cells between reduction cells."""
         trials = len(nodes(self.space, 0)) + 256 * (self.space.nodes - 1)
-        return self.of_cells(data, {"trials": trials, "epochs": 20}, {"layers": 8, "channels": 24})
+        return self.of_pair(data, {"trials": trials, "epochs": 20}, {"layers": 8, "channels": 24})
 
     def stages(self) -> list[int]:
         """Numbers of cells with 1, 2, … nodes to train: equal shares of the budget, if there are as many cells.

@@ -19,9 +19,8 @@ from dnas.rng import numpy_stream, torch_stream
 from dnas.settings import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.limits import Feasible
-from dnas.space.protocol import SearchSpace, reduction_layers
+from dnas.space.protocol import PAPER_LAYERS, SearchSpace, reduction_layers
 from dnas.supernet import derive
 from dnas.supernet.mapping import FULL, MAPPINGS, SHARED, Mapping, Nothing, mapping_class
 from dnas.supernet.relaxation import MixingWeights, path
@@ -192,7 +191,7 @@ class Method:
         self.space = space
 
     def uniform(self, rng: np.random.Generator, layers: int) -> Architecture:
-        """Draw a uniform architecture of the space: layer by layer, or one pair of cells if cells are shared."""
+        """Draw a uniform architecture of the space: layer by layer, or one pair for all if they are shared."""
         return self._drawn(lambda: sampling.sample(self.space, rng, layers, shared=self.mapping_name == SHARED))
 
     def mutant(self, rng: np.random.Generator, architecture: Architecture, most: int = 1) -> Architecture:
@@ -211,14 +210,14 @@ class Method:
         """Return the settings of the paper for a data set, {"search": …, "train": …}, that differ from DARTS."""
         return {}
 
-    def of_cells(
+    def of_pair(
         self, data: str, everywhere: Dict[str, Any] | None = None, proxy: Dict[str, Any] | None = None
     ) -> dict[str, dict[str, Any]]:
-        """Return `paper_settings` for a paper that searches a pair of cells and trains them stacked to `PAPER_LAYERS`.
+        """Return `paper_settings` for a paper that searches a pair of layers and trains it stacked to `PAPER_LAYERS`.
 
         Args:
             everywhere: Settings of the search under any mapping.
-            proxy: Settings only for shared cells; over the whole network, `whole_network` has the others.
+            proxy: Settings only for shared layers; over the whole network, `whole_network` has the others.
         """
         if self.mapping_name == SHARED:
             return {"search": {**(everywhere or {}), **(proxy or {})}, "train": {"layers": PAPER_LAYERS}}

@@ -54,7 +54,7 @@ class RandomSharing(SupernetMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The script of their experiment: 24 channels, 150 epochs, gradients clipped at 1; the rest as in DARTS."""
-        return self.of_cells(data, {"epochs": 150, "clip_norm": 1.0}, {"channels": 24})
+        return self.of_pair(data, {"epochs": 150, "clip_norm": 1.0}, {"channels": 24})
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)

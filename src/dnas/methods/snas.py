@@ -57,7 +57,7 @@ class SNAS(GradientMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The settings of the authors' code on one GPU: 8 layers, trained with 20."""
-        return self.of_cells(data, {"epochs": 150, "warmup_epochs": 0, "update": "single-level"})
+        return self.of_pair(data, {"epochs": 150, "warmup_epochs": 0, "update": "single-level"})
 
     def mapping(self, layers: int, seed: int) -> Mapping:
         return self.new_mapping(layers, seed, with_edges=False)

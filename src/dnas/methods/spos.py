@@ -72,7 +72,7 @@ class SPOS(SupernetMethod):
 
     def paper_settings(self, data: str) -> dict[str, dict[str, Any]]:
         """The paper has no search in this space, so the supernet is trained like that of DARTS."""
-        return self.of_cells(data)
+        return self.of_pair(data)
 
     def mixing(self, mapping: Any, progress: Progress) -> MixingWeights:
         return self.uniform_path(mapping, progress)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dnas.kernels import discrete
 from dnas.network.modules import AuxiliaryPool, LayerChain, build_chain, construct
-from dnas.network.program import program as cell_program
+from dnas.network.program import program as native_program
 from dnas.rng import torch_stream
 from dnas.settings import CHANNELS, CIFAR_STEM
 from dnas.space.architecture import Architecture
@@ -23,19 +23,19 @@ from dnas.space.network_plan import AUXILIARY_FEATURES, LayerPlan, NetworkPlan
 from dnas.space.plan import plan
 
 
-class NetworkCell(nn.Module):
+class NetworkLayer(nn.Module):
     """One layer: two inputs, preprocessed or not, and states that sum their edges; the output concatenates states."""
 
-    def __init__(self, cell: LayerPlan) -> None:
+    def __init__(self, layer: LayerPlan) -> None:
         super().__init__()
-        self.preprocess = nn.ModuleList(build_chain(chain) for chain in cell.preprocess)
-        self.operations = nn.ModuleList(build_chain(edge.chain) for edge in cell.edges)
-        self.ends = [(edge.source, edge.target) for edge in cell.edges]
-        self.droppable = [edge.droppable for edge in cell.edges]
+        self.preprocess = nn.ModuleList(build_chain(chain) for chain in layer.preprocess)
+        self.operations = nn.ModuleList(build_chain(edge.chain) for edge in layer.edges)
+        self.ends = [(edge.source, edge.target) for edge in layer.edges]
+        self.droppable = [edge.droppable for edge in layer.edges]
         self.spare = [chain.spare for chain in cast("list[LayerChain]", list(self.operations))]
-        self.concat = cell.concat
+        self.concat = layer.concat
         self.parts = [part for part in self.modules() if part is not self]
-        self.program = cell_program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
+        self.program = native_program(self.preprocess, self.operations, self.ends, self.droppable, self.concat)
 
     def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
         """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""
@@ -98,7 +98,8 @@ class Network(nn.Module):
         super().__init__()
         self.stem = build_chain(network.stem.first)
         self.stem_second = build_chain(network.stem.second) if network.stem.second else None
-        self.cells = nn.ModuleList(NetworkCell(cell) for cell in network.cells)
+        # The name is that of their weights in model.safetensors and in checkpoints: "cells.0.preprocess…".
+        self.cells = nn.ModuleList(NetworkLayer(layer) for layer in network.layers)
         self.auxiliary = AuxiliaryHead(network) if auxiliary else None
         self.auxiliary_after = network.auxiliary_after
         self.rectifies = network.rectifies
@@ -106,7 +107,7 @@ class Network(nn.Module):
         # Without parameters: an architecture keeps its size, and the classifier can scale.
         self.final_norm = nn.BatchNorm2d(network.features, affine=False) if final_norm else None
         self.classifier = nn.Linear(network.features, network.classes)
-        self.max_edges = max(1, max(len(cell.edges) for cell in network.cells))
+        self.max_edges = max(1, max(len(layer.edges) for layer in network.layers))
 
     def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         before = self.stem(images)
@@ -117,8 +118,8 @@ class Network(nn.Module):
         shared = self.rectifies and not (self.training and discrete.available(before))
         if shared:
             before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
-        for k, cell in enumerate(self.cells):
-            out = cell(before, previous, None if paths is None else paths[k], rectified=shared)
+        for k, layer in enumerate(self.cells):
+            out = layer(before, previous, None if paths is None else paths[k], rectified=shared)
             before, previous = previous, F.relu_(out) if shared and k < len(self.cells) - 1 else out
             if k == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)

@@ -57,7 +57,7 @@ def href(target: Path, base: Path) -> str:
 
 def profile(architecture: Architecture) -> list[dict[str, float]]:
     """Count each operation in each layer."""
-    return [dict(Counter(op for node in cell.nodes for op, _ in node)) for cell in architecture.layers]
+    return [dict(Counter(op for node in layer.nodes for op, _ in node)) for layer in architecture.layers]
 
 
 def kinds_of(profiles: Iterable[Sequence[Mapping[str, float]]]) -> list[str]:

@@ -104,7 +104,7 @@ class Config(Settings):
         ge=0,
         le=64,
         description="number of candidates that start the training, of which only the best is trained to the end: the "
-        "searched network, some from a prior, second choices, published cells and random ones; 0: no finals; 4 by "
+        "searched network, some from a prior, second choices, published and random ones; 0: no finals; 4 by "
         "default with a budget, and in the quick preset unless epochs or images are given, or 2 per space of several",
     )
     finals_steps: list[Annotated[int, Field(ge=1)]] = Field(

@@ -12,7 +12,7 @@ from dnas.pipeline.config import Config
 from dnas.pipeline.model import Subject
 from dnas.rng import numpy_stream
 from dnas.runtime.names import FOUND, PRIOR, RANDOM, SECOND
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.limits import Feasible
 from dnas.space.published import candidates
 from dnas.space.registry import get_space
@@ -79,7 +79,7 @@ def entrants(
 
     Half of them are from the prior, if there is one: the best by its means, and the best under draws. The others are in
     turn second choices, uniform random ones, and published ones; with `known_first`, published ones begin. All are as
-    deep as the searched one, or as `layers` without one, have shared cells if it has, and are feasible.
+    deep as the searched one, or as `layers` without one, have shared layers if it has, and are feasible.
     """
     rng = numpy_stream(config.seed, "finals")
     space, shared = get_space(config.space), config.mapping == SHARED
@@ -100,7 +100,7 @@ def entrants(
     drawn = [(RANDOM, architecture) for architecture in random]
     stacked = candidates(space, layers)
     if shared:
-        stacked = [(name, architecture) for name, architecture in stacked if cell_pair(architecture) is not None]
+        stacked = [(name, architecture) for name, architecture in stacked if layer_pair(architecture) is not None]
     if feasible is not None:
         stacked = [(name, architecture) for name, architecture in stacked if feasible.allows(architecture)]
     turns = (stacked, drawn, second) if known_first else (second, drawn, stacked)

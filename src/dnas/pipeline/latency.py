@@ -27,7 +27,6 @@ from dnas.pipeline.machine import environment
 from dnas.pipeline.onnx_graph import INPUT, chain_model, network_model, require_onnx
 from dnas.space import latency
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.limits import Delivered
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.protocol import layer_kinds
@@ -123,12 +122,12 @@ def _operations(delivered: Delivered) -> dict[str, tuple[str, int, int, int]]:
     found = {}
     network = delivered.planned(_sampled(delivered, np.random.default_rng(0)))
     kinds = layer_kinds(delivered.layers)
-    for kind, cell, (outer, inner) in zip(
-        kinds, network.cells, latency.sides(network, delivered.shape.image_size), strict=True
+    for kind, layer, (outer, inner) in zip(
+        kinds, network.layers, latency.sides(network, delivered.shape.image_size), strict=True
     ):
         for name in delivered.space.primitives:
             for outside in (True, False):
-                what = (name, cell.channels, 2 if kind and outside else 1, outer if outside else inner)
+                what = (name, layer.channels, 2 if kind and outside else 1, outer if outside else inner)
                 found[latency.key(*what)] = what
     return found
 
@@ -138,11 +137,13 @@ def _sampled(delivered: Delivered, rng: np.random.Generator, primitives: Sequenc
     found = sample(delivered.space, rng, delivered.layers, shared=delivered.shared)
     if not primitives:
         return found
-    cells = {
-        cell: Cell(tuple(tuple((str(rng.choice(primitives)), source) for _, source in node) for node in cell.nodes))
-        for cell in dict.fromkeys(found.layers)
+    drawn = {
+        layer: delivered.space.layer(
+            [[(str(rng.choice(primitives)), source) for _, source in node] for node in layer.nodes]
+        )
+        for layer in dict.fromkeys(found.layers)
     }
-    return Architecture(tuple(cells[cell] for cell in found.layers), found.reductions, found.space)
+    return Architecture(tuple(drawn[layer] for layer in found.layers), found.reductions, found.space)
 
 
 def _operation(name: str, channels: int, stride: int, side: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from dnas.settings import CIFAR_STEM, MIN_LAYERS, LimitSettings, NetworkTrainSet
 from dnas.space.architecture import Architecture
 from dnas.space.limits import LATENCY, MACS, PARAMS, RAM, SIZE, Delivered, Feasible
 from dnas.space.network_plan import Shape
-from dnas.space.registry import get_space
+from dnas.space.registry import SPACES, get_space
 from dnas.space.sampling import sample
 from dnas.supernet.mapping import SHARED
 
@@ -49,9 +49,8 @@ class Config(Protocol):
 def check_limits(limits: LimitSettings, command: str, space: str) -> None:
     """Raise InputError for limits that are invalid regardless of the images."""
     if limits.latency and not get_space(space).timed:
-        raise InputError(
-            f"--max-latency only applies to spaces of cells, not to --space {space}; use --max-macs, or another space"
-        )
+        timed = ", ".join(name for name, each in SPACES.items() if each.timed)
+        raise InputError(f"--max-latency only applies to {timed}, not to --space {space}; use --max-macs")
     if command == "train":
         raise InputError("limits cannot be used with `dnas train`, which trains a given network; remove them")
     if limits.several and command != "run":

@@ -146,13 +146,13 @@ def network_model(network: NetworkPlan, image_size: int, image_channels: int, fi
     graph = Graph()
     before = graph.chain(network.stem.first, INPUT)
     previous = graph.chain(network.stem.second, before) if network.stem.second else before
-    for cell in network.cells:
+    for layer in network.layers:
         states = {
             state: graph.chain(chain, read)
-            for state, (chain, read) in enumerate(zip(cell.preprocess, (before, previous), strict=True))
+            for state, (chain, read) in enumerate(zip(layer.preprocess, (before, previous), strict=True))
         }
         rectified: dict[int, str] = {}
-        for edge in cell.edges:
+        for edge in layer.edges:
             read, shares = states[edge.source], isinstance(edge.chain[0], ReLU | FactorizedReduce)
             if shares:
                 if edge.source not in rectified:
@@ -160,7 +160,7 @@ def network_model(network: NetworkPlan, image_size: int, image_channels: int, fi
                 read = rectified[edge.source]
             out = graph.chain(edge.chain, read, rectified=shares)
             states[edge.target] = graph.add("Add", states[edge.target], out) if edge.target in states else out
-        before, previous = previous, graph.add("Concat", *(states[state] for state in cell.concat), axis=1)
+        before, previous = previous, graph.add("Concat", *(states[state] for state in layer.concat), axis=1)
     if final_norm:
         norm = (graph.weight(np.ones(network.features, np.float32)) for _ in range(4))
         previous = graph.add("Relu", graph.add("BatchNormalization", previous, *norm))

@@ -16,8 +16,7 @@ from dnas.settings import (
     NetworkTrainSettings,
     TrialSettings,
 )
-from dnas.space.genotype import PAPER_LAYERS
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import PAPER_LAYERS, SearchSpace
 
 CIFAR10_IMAGES = 50_000
 Preset = Literal["quick", "shared", "paper"]
@@ -41,7 +40,7 @@ PAPER_TRAIN: dict[str, dict[str, Any]] = {
     },
 }
 # Without a budget: the number of images per epoch of a search, and in total of a training (minutes on two cores). They
-# are reduced if the first cells have more than 16 pixels, in proportion to the longer duration of a step.
+# are reduced if the first layers have more than 16 pixels, in proportion to the longer duration of a step.
 QUICK_LAYERS = 6
 # The space of a quick run with finals in which nothing about the search is chosen. Its random networks are 2.1
 # percentage points better than those of `darts` of the same size after the same time on a processor (95% CI 0.3 to 4.0,
@@ -62,7 +61,7 @@ QUICK_TRAIN_SECONDS = 180.0  # about the time that these images take on one core
 QUICK_MOST_EPOCHS = 25
 QUICK_SIDE = 16
 # Reduction of the side length by a stem. From this image size on, the quick preset halves it: half of the time of a
-# network is spent in its first cells, and for equal time the accuracy on CIFAR-10 is 4.6 percentage points higher
+# network is spent in its first layers, and for equal time the accuracy on CIFAR-10 is 4.6 percentage points higher
 # (docs/outcome.md).
 SHRINKS = {CIFAR_STEM: 1, HALVING_STEM: 2, TINY_IMAGENET_STEM: 2, IMAGENET_STEM: 8}
 HALVED_FROM, EIGHTH_FROM = 24, 128

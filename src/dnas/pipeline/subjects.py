@@ -79,7 +79,7 @@ def named(subject: str | Path | Architecture, layers: int | None = None) -> Name
 
     Args:
         subject: A path, a name or an architecture. An existing path takes precedence over a name.
-        layers: The depth to which a pair of cells is stacked. None: that of the file or, for a published pair,
+        layers: The depth to which a pair of layers is stacked. None: that of the file or, for a published pair,
             20.
 
     Raises:

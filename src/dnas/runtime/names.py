@@ -39,5 +39,5 @@ STAGE_LABELS = {SEARCH_STAGE: "search", TRAIN_STAGE: "training", BASELINE_STAGE:
 TRIAL_STAGE = "trial"  # short training of a candidate
 TRYOUT_STAGE = "estimate"  # steps that measure speed
 
-# Origin of a candidate of the finals; a stack of published cells has the name of the cells.
+# Origin of a candidate of the finals; a published one has its own name.
 FOUND, SECOND, PRIOR, RANDOM = "found", "second choice", "prior", "random"

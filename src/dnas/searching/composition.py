@@ -22,7 +22,7 @@ class Closings:
     """Operations that parts have closed: their mixing weight is 0, and they cannot be derived.
 
     The relaxation ignores them (`Mapping.close`), so that their weight is shared among the others. If a relaxation
-    executes all operations, the closed ones are also computed: compiled kernels process a cell as a whole, in a
+    executes all operations, the closed ones are also computed: compiled kernels process a layer as a whole, in a
     fraction of the time that torch needs for some of its operations.
 
     Attributes:

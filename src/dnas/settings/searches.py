@@ -27,7 +27,7 @@ from dnas.settings.values import (
 class SearchSettings(Settings):
     """Settings shared by all searches. Defaults are those of DARTS on CIFAR-10 (Liu et al. 2019, A.1)."""
 
-    layers: int = Field(8, ge=3, le=1000, description="depth: number of cells of the searched network")
+    layers: int = Field(8, ge=3, le=1000, description="depth: number of layers of the searched network")
     channels: int = Field(16, ge=2, description="initial channels of the supernet, or of each candidate")
     epochs: int = Field(
         50, ge=1, description="epochs over the images that train the weights; in each trial, if there are trials"

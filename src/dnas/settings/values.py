@@ -37,7 +37,7 @@ STEMS: Final = get_args(StemName)
 SMALLEST_IMAGE = 8  # pixels of a side
 WIDEST = 100  # largest width factor of a reference network
 CHANNELS = 36  # initial channels of a trained network, as in the literature for CIFAR
-MIN_LAYERS = 3  # a network has two reduction cells and at least one normal cell
+MIN_LAYERS = 3  # a network has two reductions and at least one normal layer
 
 
 class Settings(BaseModel):

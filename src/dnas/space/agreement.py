@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import LayerChoice, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def agreement(architectures: Sequence[Architecture], space: SearchSpace) -> Agre
     the mean number that the two keep.
 
     If every edge offers each of O operations, a node that keeps k of n inputs agrees by chance on k²/n of its edges
-    and on k²/(n·O) of its operations, that is on 0.64 and 0.09 of them in a DARTS cell.
+    and on k²/(n·O) of its operations, that is on 0.64 and 0.09 of them in DARTS.
     """
     pairs = [_pair(a, b, space) for a, b in combinations(architectures, 2)]
     if not pairs:
@@ -54,7 +53,7 @@ def agreement(architectures: Sequence[Architecture], space: SearchSpace) -> Agre
 
 @dataclass(frozen=True)
 class _Count:
-    """Numbers of edges that two cells share, are expected to share by chance, and keep."""
+    """Numbers of edges that two layers share, are expected to share by chance, and keep."""
 
     common: float
     expected: float
@@ -85,7 +84,7 @@ def _pair(a: Architecture, b: Architecture, space: SearchSpace) -> Agreement:
     )
 
 
-def _counts(a: Cell, b: Cell, space: SearchSpace, reduction: bool) -> tuple[_Count, _Count]:
+def _counts(a: LayerChoice, b: LayerChoice, space: SearchSpace, reduction: bool) -> tuple[_Count, _Count]:
     """Count the (input, operation) pairs and the inputs over all nodes of a layer."""
     operations = edges = _Count(0, 0, 0)
     for (first, last), one, two in zip(space.node_edges, a.nodes, b.nodes, strict=True):

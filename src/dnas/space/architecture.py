@@ -1,8 +1,7 @@
-"""Architectures as data: one cell per layer, read from JSON and from published genotypes."""
+"""Architectures as data, layer by layer, read from JSON and from published genotypes."""
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dnas.errors import InputError, shown, unknown
-from dnas.space.cell import MAX_LAYERS, Cell, integers
-from dnas.space.genotype import PAPER_LAYERS, literal, nodes_of_genotype
+from dnas.space.darts_genotype import genotype_of, pair_of_genotype, parsed_genotype
 from dnas.space.layout import Layout
-from dnas.space.protocol import LayerChoice, reduction_layers
+from dnas.space.protocol import PAPER_LAYERS, LayerChoice, reduction_layers
+from dnas.space.reading import MAX_LAYERS, integers
 from dnas.space.registry import FREE, SPACES, space_of
 
 FORMAT = "dnas-architecture/1"
@@ -22,13 +21,12 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Architecture:
-    """Architecture of a whole network: one `Cell` per layer. Hashable; compared by content.
+    """Architecture of a whole network. Hashable; compared by content.
 
     Attributes:
-        layers: The cells, from the stem to the classifier.
+        layers: What its space has for each layer, from the stem to the classifier.
         reductions: The layers that halve the resolution and, without a layout, double the width.
-        space: "darts" (4 nodes, 2 distinct inputs each, 7 operations) or "free": any buildable network,
-            for published genotypes outside that space.
+        space: Name of its search space, or "free": any buildable network, for published genotypes outside all spaces.
         origin: Where it came from. Any JSON object; not compared.
         layout: The widths of a chain, if they are its own: as many as there are layers.
 
@@ -72,7 +70,7 @@ class Architecture:
 
     def count(self, operation: str) -> int:
         """Return the number of edges with this operation over all layers."""
-        return sum(op == operation for cell in self.layers for node in cell.nodes for op, _ in node)
+        return sum(op == operation for layer in self.layers for node in layer.nodes for op, _ in node)
 
     @property
     def skips(self) -> int:
@@ -157,7 +155,7 @@ class Architecture:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise InputError(f"architecture file {str(path)!r} is not JSON: {reason}") from None
 
-    # --- two-cell genotypes of the literature ---------------------------------------------------------
+    # --- genotypes of the literature: one pair of layers for all ---------------------------------------
 
     @classmethod
     def from_darts(
@@ -176,35 +174,22 @@ class Architecture:
             normal, reduce: (primitive, input) pairs, two per node in node order, as printed by DARTS, or
                 (primitive, to-state, from-state) triples, as printed by FairDARTS.
             layers: The depth. The reductions are layers // 3 and 2 · layers // 3.
-            normal_concat, reduce_concat: States that form the output of the cell; all nodes by default.
+            normal_concat, reduce_concat: States that form the output of the layer; all nodes by default.
         """
-        cells = tuple(
-            Cell(nodes_of_genotype(genes, which), tuple(concat or ()))
-            for genes, concat, which in ((normal, normal_concat, "normal"), (reduce, reduce_concat, "reduce"))
-        )
-        return stack(cells[0], cells[1], layers, origin=origin)
+        return stack(*pair_of_genotype(normal, reduce, normal_concat, reduce_concat), layers, origin=origin)
 
     def to_darts(self) -> dict[str, Any]:
-        """Return the two-cell genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
+        """Return the genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
 
         Raises InputError if the layers differ: only a stacked architecture has a genotype.
         """
-        pair = cell_pair(self)
+        pair = layer_pair(self)
         if pair is None:
             raise InputError(
                 "the layers differ (or there is no normal or no reduction layer), so this architecture has no "
-                "two-cell genotype; save it as JSON"
+                "genotype; save it as JSON"
             )
-        genotype: dict[str, Any] = {}
-        for kind, cell in zip(("normal", "reduce"), pair, strict=True):
-            triples = any(len(node) != 2 for node in cell.nodes)
-            genotype[kind] = [
-                [op, 2 + n, source] if triples else [op, source]
-                for n, node in enumerate(cell.nodes)
-                for op, source in node
-            ]
-            genotype[f"{kind}_concat"] = list(cell.concat)
-        return genotype
+        return genotype_of(*pair)
 
 
 def stack(
@@ -215,27 +200,27 @@ def stack(
     origin: Mapping[str, Any] | None = None,
     space: str = "darts",
 ) -> Architecture:
-    """Repeat a pair of cells in all layers: the identity architecture mapping of the paper (§3.2).
+    """Repeat a pair of layers: the identity architecture mapping of the paper (§3.2).
 
     Args:
-        normal: The cell of all layers that keep the resolution.
-        reduction: The cell of the two layers that halve it.
+        normal: What all layers have that keep the resolution.
+        reduction: What the two layers have that halve it.
         layers: Number of layers, at least 3.
-        origin: Where the cells come from, for the file of the architecture.
-        space: Name of their search space.
+        origin: Where the pair comes from, for the file of the architecture.
+        space: Name of its search space.
     """
     reductions = reduction_layers(layers)
     genes = tuple(reduction if k in reductions else normal for k in range(layers))
     inside = space in SPACES and all(
-        SPACES[space].layer_objection(cell, bool(kind)) is None for kind, cell in enumerate((normal, reduction))
+        SPACES[space].layer_objection(layer, bool(kind)) is None for kind, layer in enumerate((normal, reduction))
     )
     return Architecture(genes, reductions, space if inside else FREE, origin or {})
 
 
-def cell_pair(architecture: Architecture) -> tuple[Any, Any] | None:
-    """Return the (normal, reduction) cells of a stacked architecture, or None if the layers differ."""
+def layer_pair(architecture: Architecture) -> tuple[Any, Any] | None:
+    """Return the (normal, reduction) layers of a stacked architecture, or None if the layers differ."""
     reductions = {architecture.layers[k] for k in architecture.reductions}
-    normals = {cell for k, cell in enumerate(architecture.layers) if k not in architecture.reductions}
+    normals = {layer for k, layer in enumerate(architecture.layers) if k not in architecture.reductions}
     if len(reductions) != 1 or len(normals) != 1:
         return None
     return normals.pop(), reductions.pop()
@@ -244,7 +229,7 @@ def cell_pair(architecture: Architecture) -> tuple[Any, Any] | None:
 def at_depth(architecture: Architecture, layers: int) -> Architecture:
     """Return the architecture at another depth. All normal layers must be equal, and all reductions.
 
-    Raises InputError otherwise: layers with separate cells cannot be stacked to another depth.
+    Raises InputError otherwise: layers that differ cannot be stacked to another depth.
     """
     if layers in (0, len(architecture)):
         return architecture
@@ -253,7 +238,7 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
             f"--layers {layers} does not match the architecture's {len(architecture)} layers, which have their own "
             "widths; remove --layers"
         )
-    pair = cell_pair(architecture)
+    pair = layer_pair(architecture)
     if pair is None:
         raise InputError(
             f"--layers {layers} does not match the architecture's {len(architecture)} layers, which differ from each "
@@ -265,32 +250,10 @@ def at_depth(architecture: Architecture, layers: int) -> Architecture:
 def parse_genotype(text: str, layers: int = PAPER_LAYERS) -> Architecture:
     """Return the architecture of a `Genotype(normal=[('sep_conv_3x3', 1), …], normal_concat=range(2, 6), …)` text.
 
-    The `text` is parsed as data and never evaluated. It may only contain literals and `range(…)` of literals. Its cells
-    are stacked to `layers`.
+    The `text` is parsed as data and never evaluated. It may only contain literals and `range(…)` of literals. Its pair
+    of layers is stacked to `layers`.
 
     Raises:
-        InputError: It is not such a text, or its cells do not fit together.
+        InputError: It is not such a text, or its parts do not fit together.
     """
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args):
-            raise InputError("a genotype must be written as Genotype(normal=[…], normal_concat=…, reduce=[…], …)")
-        values = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
-    except InputError:
-        raise
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise InputError(f"cannot parse the genotype: {' '.join(str(error).split())}") from None
-    missing = {"normal", "reduce"} - set(values)
-    if missing or set(values) - {"normal", "normal_concat", "reduce", "reduce_concat"}:
-        raise InputError("a genotype can only have normal, normal_concat, reduce and reduce_concat")
-    for key in ("normal_concat", "reduce_concat"):
-        if key in values:
-            concat = values[key]
-            values[key] = integers(list(concat) if isinstance(concat, tuple | range) else concat, key)
-    return Architecture.from_darts(
-        values["normal"],
-        values["reduce"],
-        layers,
-        normal_concat=values.get("normal_concat"),
-        reduce_concat=values.get("reduce_concat"),
-    )
+    return stack(*parsed_genotype(text), layers)

@@ -1,11 +1,11 @@
-"""Exact selection of the best cells under limits on their total use of resources.
+"""Exact selection of the best layers under limits on their total use of resources.
 
-A group is one cell to choose, for one layer or for all layers that share it. Each node has options, each with a score
-and its use of the resources. Scores and uses are additive, so this is a multiple-choice knapsack problem. Its dual (a
-price for each resource, found by bisection) bounds the optimum from above, and any feasible choice bounds it from
-below. Only cells within the gap between the two bounds can be part of a better choice. These few cells are combined
-group by group (the dynamic program of Nemhauser and Ullmann), dropping states that are dominated or cannot exceed the
-best known choice.
+A group is one layer to choose, for one place in the network or for all places that share it. Each node has options,
+each with a score and its use of the resources. Scores and uses are additive, so this is a multiple-choice knapsack
+problem. Its dual (a price for each resource, found by bisection) bounds the optimum from above, and any feasible choice
+bounds it from below. Only layers within the gap between the two bounds can be part of a better choice. These few are
+combined group by group (the dynamic program of Nemhauser and Ullmann), dropping states that are dominated or cannot
+exceed the best known choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Counts = npt.NDArray[np.int64]
 # Scores of choices are sums, so equal scores may differ by rounding.
 SAME = 1e-12
 BISECTIONS, ROUNDS = 50, 4
-FIRST_TRY = 24  # cells per group in the search for a first feasible choice
+FIRST_TRY = 24  # layers per group in the search for a first feasible choice
 FURTHER = 8  # growth factor of that number while better choices may exist
 BEAM = 500
 COMPARED = 3_000  # states compared with each other if there are several resources
@@ -56,22 +56,22 @@ class Options:
 
 @dataclass(frozen=True)
 class Group:
-    """A cell to choose.
+    """A layer to choose.
 
     Attributes:
         nodes: The options of each node.
-        fits: Returns True if a cell whose first nodes (or all nodes) have these names is allowed. If it is not, no
-            extension by further nodes may be allowed. None: all cells are.
+        fits: Returns True if a layer whose first nodes (or all nodes) have these names is allowed. If it is not, no
+            extension by further nodes may be allowed. None: all layers are.
     """
 
     nodes: tuple[Options, ...]
     fits: Callable[[tuple[Any, ...]], bool] | None = None
 
-    def cells(self, prices: Floats, checked: bool = True) -> Iterator[tuple[float, tuple[int, ...]]]:
-        """Yield (worth, options) of all allowed cells by decreasing worth: the score minus the price of the uses.
+    def layers(self, prices: Floats, checked: bool = True) -> Iterator[tuple[float, tuple[int, ...]]]:
+        """Yield (worth, options) of all allowed layers by decreasing worth: the score minus the price of the uses.
 
         Args:
-            checked: False leaves it to the caller to check whether a complete cell is allowed.
+            checked: False leaves it to the caller to check whether a complete layer is allowed.
         """
         worth = [node.scores - node.uses @ prices for node in self.nodes]
         order = [np.argsort(-each, kind="stable") for each in worth]
@@ -105,9 +105,9 @@ class Group:
     def named(self, chosen: Sequence[int]) -> tuple[Any, ...]:
         return tuple(node.names[i] for node, i in zip(self.nodes, chosen, strict=False))
 
-    def totals(self, cells: Sequence[tuple[int, ...]]) -> tuple[Floats, Counts]:
-        """Return the scores [M] and uses [M, R] of cells."""
-        columns = np.array(cells, np.int64).reshape(len(cells), len(self.nodes)).T
+    def totals(self, layers: Sequence[tuple[int, ...]]) -> tuple[Floats, Counts]:
+        """Return the scores [M] and uses [M, R] of layers."""
+        columns = np.array(layers, np.int64).reshape(len(layers), len(self.nodes)).T
         scores = sum(node.scores[column] for node, column in zip(self.nodes, columns, strict=True))
         uses = sum(node.uses[column] for node, column in zip(self.nodes, columns, strict=True))
         return np.asarray(scores), np.asarray(uses)
@@ -125,7 +125,7 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
     if not _can_be_met(groups, bounds):
         return None
     prices = _prices(groups, bounds)
-    first = [next(group.cells(prices), None) for group in groups]
+    first = [next(group.layers(prices), None) for group in groups]
     if any(each is None for each in first):
         return None
     known = [each for each in first if each is not None]
@@ -136,17 +136,17 @@ def best_choice(groups: Sequence[Group], limits: Sequence[int]) -> list[tuple[An
         if incumbent is None:
             return None
     score = _score(groups, incumbent)
-    near = [group.cells(prices, checked=False) for group in groups]
-    lists: list[list[tuple[float, tuple[int, ...]]]] = [[next(cells)] for cells in near]
+    near = [group.layers(prices, checked=False) for group in groups]
+    lists: list[list[tuple[float, tuple[int, ...]]]] = [[next(layers)] for layers in near]
     reach, everything = FIRST_TRY, False
     while not everything and upper - score > (tolerance := SAME * max(1.0, abs(score))):
         everything = True
-        for cells, more, (top, _) in zip(lists, near, known, strict=True):
+        for layers, more, (top, _) in zip(lists, near, known, strict=True):
             least = top - (upper - score)
-            while cells[-1][0] >= least and len(cells) < reach and (cell := next(more, None)):
-                cells.append(cell)
-            everything &= len(cells) < reach or cells[-1][0] < least
-        promising = _promising(groups, [[chosen for _, chosen in cells] for cells in lists], bounds, score)
+            while layers[-1][0] >= least and len(layers) < reach and (layer := next(more, None)):
+                layers.append(layer)
+            everything &= len(layers) < reach or layers[-1][0] < least
+        promising = _promising(groups, [[chosen for _, chosen in layers] for layers in lists], bounds, score)
         better = _combined(groups, promising, bounds, prices, score + tolerance, 0 if everything else BEAM)
         if better is not None:
             incumbent, score = better, _score(groups, better)
@@ -161,9 +161,9 @@ def _score(groups: Sequence[Group], choice: Choice) -> float:
 def _promising(
     groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]], bounds: Counts, least: float
 ) -> list[list[tuple[int, ...]]]:
-    """Return the allowed cells that can be part of a choice above `least`.
+    """Return the allowed layers that can be part of a choice above `least`.
 
-    The other groups are bounded by their best and their cheapest cells. The check of whether a cell is allowed is the
+    The other groups are bounded by their best and their cheapest layers. The check of whether a layer is allowed is the
     slowest one and comes last.
     """
     scores, uses = _totals(groups, lists)
@@ -179,8 +179,8 @@ def _promising(
             smaller |= not hopeful.all()
             kept[g] = rows[hopeful]
     return [
-        [cells[i] for i in rows.tolist() if group.allows(cells[i])]
-        for group, cells, rows in zip(groups, lists, kept, strict=True)
+        [layers[i] for i in rows.tolist() if group.allows(layers[i])]
+        for group, layers, rows in zip(groups, lists, kept, strict=True)
     ]
 
 
@@ -195,8 +195,8 @@ def _scaled(groups: Sequence[Group]) -> list[Group]:
 
 
 def _totals(groups: Sequence[Group], lists: Sequence[Sequence[tuple[int, ...]]]) -> tuple[list[Floats], list[Counts]]:
-    """Return the scores and the uses of the cells of each group."""
-    found = [group.totals(cells) for group, cells in zip(groups, lists, strict=True)]
+    """Return the scores and the uses of the layers of each group."""
+    found = [group.totals(layers) for group, layers in zip(groups, lists, strict=True)]
     return [scores for scores, _ in found], [uses for _, uses in found]
 
 
@@ -247,29 +247,29 @@ def _prices(groups: Sequence[Group], bounds: Counts) -> Floats:
 
 
 def _first_choice(groups: Sequence[Group], bounds: Counts, prices: Floats) -> Choice | None:
-    """Return a good feasible choice from the best cells under these prices, under higher prices, and the cheapest."""
+    """Return a good feasible choice from the best layers under these prices, under higher prices, and the cheapest."""
     base = 1 / np.maximum(1, bounds)
     spread = max(1.0, max(float(np.abs(node.scores).max()) for group in groups for node in group.nodes))
     lists = []
     for group in groups:
-        cells = [chosen for _, chosen in islice(group.cells(prices), FIRST_TRY)]
+        layers = [chosen for _, chosen in islice(group.layers(prices), FIRST_TRY)]
         for raised in (1.2 * prices, 2 * prices, 5 * prices, 1e6 * spread * base):
-            cells += [chosen for _, chosen in islice(group.cells(raised), 2)]
+            layers += [chosen for _, chosen in islice(group.layers(raised), 2)]
         for r in range(len(bounds)):
             alone = 1e-3 * base
             alone[r] = 1.0
-            cells += [chosen for _, chosen in islice(group.cells(1e6 * spread * alone), 1)]
-        lists.append(list(dict.fromkeys(cells)))
+            layers += [chosen for _, chosen in islice(group.layers(1e6 * spread * alone), 1)]
+        lists.append(list(dict.fromkeys(layers)))
     return _combined(groups, lists, bounds, prices, -np.inf, BEAM)
 
 
 def _exhaustive(groups: Sequence[Group], bounds: Counts) -> Choice | None:
-    """Return a feasible choice among all cells (except those that use more than another), or None if none exists."""
+    """Return a feasible choice among all layers (except those that use more than another), or None if none exists."""
     lists = []
     for group in groups:
         kept: list[tuple[tuple[int, ...], Counts]] = []
         prices = 1e9 / np.maximum(1, bounds)
-        for _, chosen in group.cells(prices):
+        for _, chosen in group.layers(prices):
             uses = group.totals([chosen])[1][0]
             if (uses <= bounds).all() and not any((other <= uses).all() for _, other in kept):
                 kept.append((chosen, uses))
@@ -287,12 +287,12 @@ def _combined(
     least: float,
     beam: int = 0,
 ) -> Choice | None:
-    """Return the choice among these cells with the largest score if it exceeds `least`, otherwise None.
+    """Return the choice among these layers with the largest score if it exceeds `least`, otherwise None.
 
     Args:
         beam: Maximum number of states kept; 0 keeps all, which guarantees the optimum.
     """
-    if any(not cells for cells in lists):
+    if any(not layers for layers in lists):
         return None
     scores, uses = _totals(groups, lists)
     worth = [float((s - u @ prices).max()) for s, u in zip(scores, uses, strict=True)]
@@ -320,8 +320,8 @@ def _combined(
         return None
     chosen: list[tuple[int, ...]] = []
     for g in reversed(range(len(groups))):
-        before, cell = trail[g]
-        chosen.append(lists[g][int(cell[state])])
+        before, layer = trail[g]
+        chosen.append(lists[g][int(layer[state])])
         state = int(before[state])
     return tuple(reversed(chosen))
 

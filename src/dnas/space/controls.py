@@ -11,7 +11,7 @@ import numpy as np
 
 from dnas.errors import InputError
 from dnas.rng import numpy_stream
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.darts import DARTS
 from dnas.space.protocol import SearchSpace
 from dnas.space.registry import SPACES
@@ -31,7 +31,7 @@ def random_of_size(
 
     Uniform architectures are drawn until one has the right size. If the size of `like` is so unusual that uniform
     draws do not reach it, single slots of the nearest draw are redrawn as long as this does not lead away from the
-    size. If `like` stacks one pair of cells, the random architecture does as well, as it must be a possible result
+    size. If `like` stacks one pair of layers, the random architecture does as well, as it must be a possible result
     of the search, unless there is no other pair of this size. It always differs from `like`.
 
     Args:
@@ -52,7 +52,7 @@ def random_of_size(
         return apart if apart > SIZE_TOLERANCE or valid else SIZE_TOLERANCE * BEYOND
 
     # In a small space, no other pair may have this size.
-    for shared in (True, False) if cell_pair(like) is not None else (False,):
+    for shared in (True, False) if layer_pair(like) is not None else (False,):
         rng = numpy_stream(seed, "sample")
         if like.layout is None:
             draw = partial(sample, space, rng, len(like), shared=shared)
@@ -107,8 +107,8 @@ def _closest(
 def shuffled(architecture: Architecture, seed: int) -> Architecture:
     """Return the architecture with the layers of each stage shuffled; reductions keep their place.
 
-    If the position of a cell matters, as a search over the whole network assumes, this loses accuracy. The number of
-    parameters changes only through the first cells of a stage, whose inputs have other widths.
+    If the position of a layer matters, as a search over the whole network assumes, this loses accuracy. The number of
+    parameters changes only through the first layers of a stage, whose inputs have other widths.
     """
     rng = numpy_stream(seed, "shuffle")
     layers = list(architecture.layers)

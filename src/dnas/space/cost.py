@@ -137,14 +137,14 @@ def programs(network: NetworkPlan, image_size: int, image_channels: int, final_n
     stem.kept = (before, previous)
     parts = [stem]
     widths = (width, width)
-    for k, cell in enumerate(network.cells):
-        alone, last = k == 0 and before == previous, k == len(network.cells) - 1
+    for k, layer in enumerate(network.layers):
+        alone, last = k == 0 and before == previous, k == len(network.layers) - 1
         if not network.looks_back:
             alone = last = True
-        part = layer_program(cell, Reads(*widths, pixels_before, pixels, alone, last), f"layer {k}")
+        part = layer_program(layer, Reads(*widths, pixels_before, pixels, alone, last), f"layer {k}")
         parts.append(part)
-        pixels_before, pixels = pixels, side_after(cell, pixels_before, pixels)
-        widths = (widths[1], cell.outputs)
+        pixels_before, pixels = pixels, side_after(layer, pixels_before, pixels)
+        widths = (widths[1], layer.outputs)
     end = Program({PREVIOUS: widths[1] * pixels**2}, layer="classifier")
     last_one, pixels = _chain(end, network.head, PREVIOUS, pixels, widths[1])
     numbers = network.features * pixels**2
@@ -174,12 +174,12 @@ class Reads:
     last: bool = False
 
 
-def side_after(cell: LayerPlan, pixels_before: int, pixels: int) -> int:
+def side_after(layer: LayerPlan, pixels_before: int, pixels: int) -> int:
     """Return the side length of the output of a layer, in pixels."""
-    sides = {0: _side(cell.preprocess[0], pixels_before), 1: _side(cell.preprocess[1], pixels)}
-    for edge in cell.edges:
+    sides = {0: _side(layer.preprocess[0], pixels_before), 1: _side(layer.preprocess[1], pixels)}
+    for edge in layer.edges:
         sides[edge.target] = _side(edge.chain, sides[edge.source])
-    return sides[cell.concat[0]]
+    return sides[layer.concat[0]]
 
 
 def _side(chain: Chain, side: int) -> int:
@@ -188,11 +188,11 @@ def _side(chain: Chain, side: int) -> int:
     return side
 
 
-def layer_program(cell: LayerPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
-    """Return the steps of a layer, as computed by `NetworkCell`.
+def layer_program(planned: LayerPlan, reads: Reads, name: str = "layer", whole: bool = True) -> Program:
+    """Return the steps of a layer, as computed by `NetworkLayer`.
 
     Args:
-        whole: False if the remaining nodes of the cell are not known yet, so all states are kept for them.
+        whole: False if the remaining nodes of the layer are not known yet, so all states are kept for them.
     """
     sizes = {BEFORE: reads.before * reads.pixels_before**2, PREVIOUS: reads.previous * reads.pixels**2}
     if reads.alone:
@@ -202,33 +202,33 @@ def layer_program(cell: LayerPlan, reads: Reads, name: str = "layer", whole: boo
     sides: dict[int, int] = {}
     inputs = (PREVIOUS if reads.alone else BEFORE, PREVIOUS)
     for state, (chain, read, side) in enumerate(
-        zip(cell.preprocess, inputs, (reads.pixels_before, reads.pixels), strict=True)
+        zip(planned.preprocess, inputs, (reads.pixels_before, reads.pixels), strict=True)
     ):
         states[state], sides[state] = _chain(layer, chain, read, side, rectified=True)
     widths = dict(
         enumerate(
-            cell.channels if chain else width
-            for chain, width in zip(cell.preprocess, (reads.before, reads.previous), strict=True)
+            planned.channels if chain else width
+            for chain, width in zip(planned.preprocess, (reads.before, reads.previous), strict=True)
         )
     )
     rectified: dict[int, int] = {}
-    for edge in cell.edges:
+    for edge in planned.edges:
         source, target = edge.source, edge.target
         shares = isinstance(edge.chain[0], ReLU | FactorizedReduce)
         if shares and source not in rectified:
-            numbers = widths.get(source, cell.channels) * sides[source] ** 2
+            numbers = widths.get(source, planned.channels) * sides[source] ** 2
             rectified[source] = layer.add("ReLU", (states[source],), numbers, overwrites=True)
         read = rectified[source] if shares else states[source]
-        width = widths.get(source, cell.channels)
+        width = widths.get(source, planned.channels)
         out, sides[target] = _chain(layer, edge.chain, read, sides[source], width, rectified=shares)
         if target in states:
-            out = layer.add("add", (states[target], out), cell.channels * sides[target] ** 2, overwrites=True)
+            out = layer.add("add", (states[target], out), planned.channels * sides[target] ** 2, overwrites=True)
         states[target] = out
     if not whole:
         layer.kept = (PREVIOUS, *(states[s] for s in states if s > 1))
         return layer
-    numbers = cell.outputs * sides[cell.concat[0]] ** 2
-    parts = [states[s] for s in cell.concat]
+    numbers = planned.outputs * sides[planned.concat[0]] ** 2
+    parts = [states[s] for s in planned.concat]
     out = layer.add("concat", parts, numbers) if len(parts) > 1 else parts[0]
     layer.kept = (out,) if reads.last else (PREVIOUS, out)
     return layer

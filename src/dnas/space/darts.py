@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dnas.space.cell import MAX_NODES, Cell, buildable, cell_from_json, cell_to_json
+from dnas.space.darts_cell import MAX_NODES, Cell, buildable, cell_from_json, cell_to_json
 from dnas.space.darts_plan import STEMS, cell_plan
 from dnas.space.network_plan import LayerPlan, Stem
 from dnas.space.primitives import DARTS_PRIMITIVES, PRIMITIVES, Chain, chain_cost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET_STEM
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
 from dnas.space.primitives import PRIMITIVES, Chain, Conv, FactorizedReduce, Identity, Norm, ReLU, relu_conv_norm
 

@@ -41,8 +41,8 @@ def onnx_bytes(network: NetworkPlan, final_norm: bool = False, facts: int = 0) -
         facts: Bytes of the metadata on images and classes.
     """
     stem = sum(map(chain_bytes, (network.stem.first, network.stem.second, network.head))) + 2 * RELU
-    cells = sum(cell_bytes(cell) + sum(edge_bytes(edge.chain) for edge in cell.edges) for cell in network.cells)
-    return stem + cells + end_bytes(network.features, network.classes, final_norm) + facts
+    layers = sum(layer_bytes(layer) + sum(edge_bytes(edge.chain) for edge in layer.edges) for layer in network.layers)
+    return stem + layers + end_bytes(network.features, network.classes, final_norm) + facts
 
 
 def facts_bytes(classes: Sequence[str]) -> int:
@@ -56,9 +56,9 @@ def end_bytes(features: int, classes: int, final_norm: bool) -> int:
     return REST + norm + FLOAT * (features + 1) * classes
 
 
-def cell_bytes(cell: LayerPlan) -> int:
+def layer_bytes(layer: LayerPlan) -> int:
     """Return the bytes of a layer without its edges."""
-    return sum(map(chain_bytes, cell.preprocess)) + CONCAT + RELU
+    return sum(map(chain_bytes, layer.preprocess)) + CONCAT + RELU
 
 
 def edge_bytes(chain: Chain) -> int:

@@ -1,7 +1,7 @@
 """Limits on the delivered network, and the architectures of a space that are within them.
 
 For given widths, parameters, multiply-accumulates and file size are sums over the layers and their operations. Memory
-is a maximum over the layers, so it determines which cells a layer can have.
+is a maximum over the layers, so it determines what a layer can be.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnas.space import latency, sampling
-from dnas.space.architecture import Architecture, at_depth, cell_pair
+from dnas.space.architecture import Architecture, at_depth, layer_pair
 from dnas.space.choosing import Group, Options, best_choice
 from dnas.space.cost import PRECISIONS, Program, Reads, layer_program, peak, programs, side_after
 from dnas.space.file_size import edge_bytes, facts_bytes, onnx_bytes
@@ -40,8 +40,7 @@ class Delivered:
 
     Attributes:
         layers: Depth.
-        shared: True if all normal layers share one cell and all reductions another, so the depth of the search may
-            differ.
+        shared: True if all normal layers are equal, and all reductions, so the depth of the search may differ.
         classes: Class names, which are stored in the exported file.
         precision: Precision of the activations: a key of `PRECISIONS`.
         times: Times of its operations in nanoseconds, see `space.latency`; empty if latency is not limited.
@@ -100,16 +99,20 @@ class Feasible:
 
     def allows(self, architecture: Architecture) -> bool:
         """Return True if an architecture is within the limits. Architectures in the space are checked by tables."""
-        cells = self._cells(architecture)
-        if cells is None:
+        chosen = self._chosen(architecture)
+        if chosen is None:
             return not self.excess(architecture)
         left, columns = np.array(self._left), [SUMS.index(name) for name in self._summed]
-        for table, cell in zip(self._tables, cells, strict=True):
-            for (first, _), node in zip(self.space.node_edges, cell.nodes, strict=True):
+        for table, layer in zip(self._tables, chosen, strict=True):
+            for (first, _), node in zip(self.space.node_edges, layer.nodes, strict=True):
                 for op, source in node:
                     left -= table[first + source, self.space.primitives.index(op)][columns]
-        fits = zip(map(self._fits, range(len(cells))), cells, strict=True)
-        return bool((left >= 0).all()) and self._fixed_memory_fits and all(f is None or f(c.nodes) for f, c in fits)
+        fits = zip(map(self._fits, range(len(chosen))), chosen, strict=True)
+        return (
+            bool((left >= 0).all())
+            and self._fixed_memory_fits
+            and all(f is None or f(layer.nodes) for f, layer in fits)
+        )
 
     def drawn(self, draw: Callable[[], Architecture]) -> Architecture:
         """Return the first draw within the limits; after `TRIES` failures, the allowed one closest to the last draw."""
@@ -129,8 +132,8 @@ class Feasible:
             return architecture
         space, operations = self.space, self.space.primitives
         scores = np.zeros((len(architecture), len(space.edges), len(operations)))
-        for k, cell in enumerate(architecture.layers):
-            for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
+        for k, layer in enumerate(architecture.layers):
+            for (first, _), node in zip(space.node_edges, layer.nodes, strict=True):
                 for op, source in node:
                     scores[k, first + source] += 1
                     scores[k, first + source, operations.index(op)] += 1
@@ -141,7 +144,7 @@ class Feasible:
     def best(self, scores: Floats, operations: Sequence[str]) -> Architecture | None:
         """Return the architecture that maximizes the sum of the scores [L, E, O] of its operations, or None.
 
-        The result is exact up to rounding, and None if no architecture is feasible. If cells are shared, the scores
+        The result is exact up to rounding, and None if no architecture is feasible. If layers are shared, the scores
         are those of the first layer of each kind, and L may differ from the delivered depth.
         """
         layers, reductions = len(scores), reduction_layers(len(scores))
@@ -153,8 +156,9 @@ class Feasible:
         chosen = best_choice(groups, self._left)
         if chosen is None:
             return None
-        cells = [self.space.layer(nodes) for nodes in chosen]
-        genes = [cells[k in reductions] for k in range(layers)] if self.delivered.shared else cells
+        genes = [self.space.layer(nodes) for nodes in chosen]
+        if self.delivered.shared:
+            genes = [genes[k in reductions] for k in range(layers)]
         return Architecture(tuple(genes), reductions, self.space.name)
 
     def least(self, name: str) -> Architecture | None:
@@ -182,12 +186,12 @@ class Feasible:
                 best = tried
         return best
 
-    def _cells(self, architecture: Architecture) -> list[Any] | None:
-        """Return the cell of each group, or None if the architecture is outside the space or has another depth."""
+    def _chosen(self, architecture: Architecture) -> list[Any] | None:
+        """Return the layer of each group, or None if the architecture is outside the space or has another depth."""
         if architecture.space != self.space.name or not architecture.in_space:
             return None
         if self.delivered.shared:
-            pair = cell_pair(architecture)
+            pair = layer_pair(architecture)
             return None if pair is None else list(pair)
         return list(architecture.layers) if len(architecture) == self.delivered.layers else None
 
@@ -219,7 +223,7 @@ class Feasible:
 
     @cached_property
     def _places(self) -> list[tuple[LayerPlan, Reads]]:
-        """Plan of a cell, and the inputs, of each delivered layer."""
+        """Plan and inputs of each delivered layer."""
         network, shape = self._example, self.delivered.shape
         found = []
         # The outputs of the two preceding layers, and whether they are the same tensor.
@@ -228,11 +232,11 @@ class Feasible:
         _, before = chain_cost(network.stem.first, shape.image_size)
         pixels = chain_cost(network.stem.second, before)[1] if network.stem.second else before
         widths = (network.stem.width, network.stem.width)
-        for k, cell in enumerate(network.cells):
-            last, solo = k == len(network.cells) - 1, not network.looks_back
-            found.append((cell, Reads(*widths, before, pixels, (alone and k == 0) or solo, last or solo)))
-            before, pixels = pixels, side_after(cell, before, pixels)
-            widths = (widths[1], cell.outputs)
+        for k, layer in enumerate(network.layers):
+            last, solo = k == len(network.layers) - 1, not network.looks_back
+            found.append((layer, Reads(*widths, before, pixels, (alone and k == 0) or solo, last or solo)))
+            before, pixels = pixels, side_after(layer, before, pixels)
+            widths = (widths[1], layer.outputs)
         return found
 
     @cached_property
@@ -243,17 +247,17 @@ class Feasible:
         return [np.sum([layers[k] for k in members], axis=0) for members in self._members]
 
     def _uses(self, k: int, reduction: bool) -> npt.NDArray[np.int64]:
-        cell, reads = self._places[k]
-        outer = chain_cost(cell.preprocess[1], reads.pixels)[1]
-        inner = side_after(cell, reads.pixels_before, reads.pixels)
+        planned, reads = self._places[k]
+        outer = chain_cost(planned.preprocess[1], reads.pixels)[1]
+        inner = side_after(planned, reads.pixels_before, reads.pixels)
         table = np.zeros((len(self.space.edges), len(self.space.primitives), len(SUMS)), np.int64)
         for e, (_, edge) in enumerate(self.space.edges):
             stride = 2 if reduction and edge < 2 else 1
             for o, name in enumerate(self.space.primitives):
-                for chain in self.space.operation_chains(name, e, cell, reads.previous, reduction):
+                for chain in self.space.operation_chains(name, e, planned, reads.previous, reduction):
                     side = outer if chain_cost(chain, outer)[1] == inner else inner
                     cost, _ = chain_cost(chain, side)
-                    time = self.delivered.times.get(latency.key(name, cell.channels, stride, side), 0)
+                    time = self.delivered.times.get(latency.key(name, planned.channels, stride, side), 0)
                     table[e, o] += cost.params, cost.macs, edge_bytes(chain), time
         return table
 
@@ -293,14 +297,14 @@ class Feasible:
         kinds, second = layer_kinds(self.delivered.layers), bool(self._example.stem.second)
         shrunk = [second, *map(bool, kinds)]
         return [
-            _Place(self.space, cell.channels, reads, bool(kinds[k]), shrunk[k])
-            for k, (cell, reads) in enumerate(self._places)
+            _Place(self.space, planned.channels, reads, bool(kinds[k]), shrunk[k])
+            for k, (planned, reads) in enumerate(self._places)
         ]
 
     # --- groups -------------------------------------------------------------------------------------------
 
     def _group(self, g: int, scores: Floats, operations: Sequence[str]) -> Group:
-        """Return the choices for the cell of a group, given the scores [E, O] of the operations."""
+        """Return the choices for the layer of a group, given the scores [E, O] of the operations."""
         reduction = bool(layer_kinds(self.delivered.layers)[self._members[g][0]])
         fits = self._fits(g)
         nodes = tuple(
@@ -329,8 +333,7 @@ class Feasible:
         return _joined(edges, kinds, self.space.inputs_per_node)
 
     def _fits(self, g: int) -> Callable[[Nodes], bool] | None:
-        """Return a check that the first nodes of a cell are within the memory limit in all layers of the group, or None
-        if all cells are."""
+        """Return a check: first nodes of a layer are within the memory limit in every place of a group; None: all."""
         close, most = self._close[g], self._numbers if RAM in self.limits else 0
         if not close:
             return None
@@ -345,7 +348,7 @@ class Feasible:
 
     @cached_property
     def _close(self) -> list[list[_Place]]:
-        """Distinct layers of each group in which a cell can exceed the memory limit."""
+        """Distinct places of each group in which a layer can exceed the memory limit."""
         if RAM not in self.limits:
             return [[] for _ in self._members]
         places = (dict.fromkeys(self._memory_places[k] for k in members) for members in self._members)
@@ -354,7 +357,7 @@ class Feasible:
 
 @dataclass(frozen=True)
 class _Place:
-    """The properties of a layer that affect the memory of its cell."""
+    """The properties of a layer, apart from its choices, that affect its memory."""
 
     space: SearchSpace
     channels: int
@@ -379,8 +382,8 @@ class _Place:
 
     @property
     def bound(self) -> int:
-        """Upper bound on the live elements of any cell here: all steps of the preprocessing, every state twice, and the
-        intermediate tensors of an operation. A layer of one operation is measured with each."""
+        """Upper bound on the live elements of any layer here: all steps of the preprocessing, every state twice, and
+        the intermediate tensors of an operation. A layer of one operation is measured with each."""
         if self.space.nodes == self.space.inputs_per_node == 1:
             edges = enumerate(self.space.edges)
             layers = [((name, edge),) for e, (_, edge) in edges for name in self.space.choices(self.reduction, e)]
@@ -393,7 +396,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The first nodes of a cell, compared by the memory use of their operations."""
+    """The first nodes of a layer, compared by the memory use of their operations."""
 
     kinds: tuple[tuple[tuple[int, int], ...], ...]
     nodes: Nodes = field(compare=False)
@@ -404,9 +407,9 @@ NONE = _Nodes((), ())
 
 @lru_cache(100_000)
 def _numbers(place: _Place, first: _Nodes) -> int:
-    """Return a lower bound on the live elements of a cell with these first nodes."""
-    cell = place.plan(first.nodes)
-    return peak(layer_program(cell, place.reads, whole=len(first.nodes) == place.space.nodes)).numbers
+    """Return a lower bound on the live elements of a layer with these first nodes."""
+    planned = place.plan(first.nodes)
+    return peak(layer_program(planned, place.reads, whole=len(first.nodes) == place.space.nodes)).numbers
 
 
 @cache

@@ -41,7 +41,7 @@ class Shape:
     The defaults are those for CIFAR-10 in the literature.
 
     Attributes:
-        channels: Initial channels (width of the first cells).
+        channels: Initial channels (width of the first layers).
         classes: Number of classes.
         image_size, image_channels: Side length in pixels, and number of channels, of an image.
         stem: As in `TrainSettings`.
@@ -98,11 +98,11 @@ class LayerPlan:
 class NetworkPlan:
     """The whole network. The auxiliary head reads the output of layer `auxiliary_after`.
 
-    `head`: layers between the last of `cells` and the mean over pixels.
+    `head`: what is between the last of `layers` and the mean over pixels.
     """
 
     stem: Stem
-    cells: tuple[LayerPlan, ...]
+    layers: tuple[LayerPlan, ...]
     auxiliary: Chain
     auxiliary_after: int
     features: int
@@ -112,25 +112,25 @@ class NetworkPlan:
     @property
     def looks_back(self) -> bool:
         """True if a layer reads the layer before the previous one."""
-        return any(cell.looks_back for cell in self.cells)
+        return any(layer.looks_back for layer in self.layers)
 
     def with_chains(self, change: Callable[[Chain], Chain]) -> NetworkPlan:
         """Return a plan whose chains of stem, layers and head are changed; they must keep their shapes."""
         stem = Stem(change(self.stem.first), change(self.stem.second))
-        cells = tuple(
+        layers = tuple(
             replace(
-                cell,
-                preprocess=(change(cell.preprocess[0]), change(cell.preprocess[1])),
-                edges=tuple(replace(edge, chain=change(edge.chain)) for edge in cell.edges),
+                layer,
+                preprocess=(change(layer.preprocess[0]), change(layer.preprocess[1])),
+                edges=tuple(replace(edge, chain=change(edge.chain)) for edge in layer.edges),
             )
-            for cell in self.cells
+            for layer in self.layers
         )
-        return replace(self, stem=stem, cells=cells, head=change(self.head))
+        return replace(self, stem=stem, layers=layers, head=change(self.head))
 
     @property
     def rectifies(self) -> bool:
         """True if every reader of a layer's output starts with a ReLU, which they can share."""
-        chains = [chain for cell in self.cells for chain in cell.preprocess]
+        chains = [chain for layer in self.layers for chain in layer.preprocess]
         return all(chain and isinstance(chain[0], ReLU | FactorizedReduce) for chain in chains)
 
 
@@ -164,15 +164,15 @@ def size(network: NetworkPlan, image_size: int) -> Size:
     if network.stem.second:
         cost, pixels = chain_cost(network.stem.second, pixels_before)
         total += cost
-    for cell in network.cells:
+    for layer in network.layers:
         sizes = {}
-        for state, (chain, incoming) in enumerate(zip(cell.preprocess, (pixels_before, pixels), strict=True)):
+        for state, (chain, incoming) in enumerate(zip(layer.preprocess, (pixels_before, pixels), strict=True)):
             cost, sizes[state] = chain_cost(chain, incoming)
             total += cost
-        for edge in cell.edges:
+        for edge in layer.edges:
             cost, sizes[edge.target] = chain_cost(edge.chain, sizes[edge.source])
             total += cost
-        pixels_before, pixels = pixels, sizes[cell.concat[0]]
+        pixels_before, pixels = pixels, sizes[layer.concat[0]]
     total += chain_cost(network.head, pixels)[0]
     classifier = Cost((network.features + 1) * network.classes, network.features * network.classes)
     total += classifier

@@ -1,4 +1,4 @@
-"""The operations of all spaces: primitives of cells and blocks of chains, as drawings, tables and charts name them."""
+"""The operations of all spaces: primitives and blocks, as drawings, tables and charts name them."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def groups_of(names: Iterable[str]) -> list[str]:
     """Return the rows of a table of operations by depth, in which these operations occur."""
     groups = [group for name in ordered(set(names)) if (group := group_of(name)) is not None]
     blocks = [group for group in dict.fromkeys(groups) if group not in (CONVOLUTIONS, POOLS, SKIPS)]
-    # Tables of cells always have all three rows, so that a search without pools can be recognized.
-    cells = not blocks or CONVOLUTIONS in groups or POOLS in groups
-    return [*((CONVOLUTIONS, POOLS) if cells else ()), *blocks, SKIPS]
+    # Tables of primitives always have all three rows, so that a search without pools can be recognized.
+    primitives = not blocks or CONVOLUTIONS in groups or POOLS in groups
+    return [*((CONVOLUTIONS, POOLS) if primitives else ()), *blocks, SKIPS]

@@ -41,17 +41,17 @@ def plan(
         raise SettingError("stem", "stem", text)
     head = space.stem(stem, inputs, channels)
     before, previous, width, shrunk = head.width, head.width, channels, bool(head.second)
-    cells = []
+    layers = []
     for k, gene in enumerate(architecture.layers):
         reduction = k in architecture.reductions
         width = layout.widths[k] if layout is not None else 2 * width if reduction else width
-        cell = space.layer_plan(gene, before, previous, width, reduction, shrunk)
-        cells.append(cell)
-        before, previous, shrunk = previous, cell.outputs, reduction
+        planned = space.layer_plan(gene, before, previous, width, reduction, shrunk)
+        layers.append(planned)
+        before, previous, shrunk = previous, planned.outputs, reduction
     # After the second reduction, as in DARTS, or after the last layer if there is none.
-    after = architecture.reductions[-1] if architecture.reductions else len(cells) - 1
+    after = architecture.reductions[-1] if architecture.reductions else len(layers) - 1
     auxiliary: Chain = (
-        Conv(cells[after].outputs, AUXILIARY_HIDDEN),
+        Conv(layers[after].outputs, AUXILIARY_HIDDEN),
         Norm(AUXILIARY_HIDDEN),
         ReLU(),
         Conv(AUXILIARY_HIDDEN, AUXILIARY_FEATURES, (2, 2), padded=False),
@@ -61,5 +61,5 @@ def plan(
     )
     last = 0 if layout is None else layout.last
     end, features = space.head(previous, last), space.features(previous, last)
-    network = NetworkPlan(head, tuple(cells), auxiliary, after, features, classes, end)
+    network = NetworkPlan(head, tuple(layers), auxiliary, after, features, classes, end)
     return network if layout is None else network.with_chains(layout.dressed)

@@ -268,7 +268,7 @@ def _cost(chain: Iterable[Layer], height: int, width: int) -> tuple[Cost, tuple[
 
 
 def relu_conv_norm(inputs: int, outputs: int) -> Chain:
-    """ReLU, 1×1 convolution, batch norm: the preprocessing that brings the inputs of a cell to its width."""
+    """ReLU, 1×1 convolution, batch norm: the preprocessing that brings the inputs of a layer to its width."""
     return (ReLU(), Conv(inputs, outputs), Norm(outputs))
 
 

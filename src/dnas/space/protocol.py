@@ -2,8 +2,8 @@
 
 In every space a layer has *nodes*, each of which keeps some of its *edges*, and each kept edge has one *operation*: a
 slot (operation, edge of the node). Methods, mappings and relaxations only know these numbers: scores are
-[layers, edges, operations]. What they mean is up to the space. In a cell, a node is a sum, and its edges are the states
-that it can read; in a chain, a layer is one node, whose edges are kernel sizes.
+[layers, edges, operations]. What they mean is up to the space. In that of DARTS, a node is a sum, and its edges are the
+states that it can read; in a chain, a layer is one node, whose edges are kernel sizes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ from dnas.space.layout import Layout
 from dnas.space.network_plan import LayerPlan, Stem
 from dnas.space.primitives import Chain, Norm
 
-Slot = tuple[str, int]  # (operation, edge of the node); in a cell, the edge is the state that it reads
+Slot = tuple[str, int]  # (operation, edge of the node)
 Nodes = tuple[tuple[Slot, ...], ...]
+
+# The depth of networks for CIFAR since NASNet, at which genotypes are published.
+PAPER_LAYERS = 20
 
 
 class LayerChoice(Hashable, Protocol):
@@ -185,7 +188,7 @@ class SearchSpace(ABC):
 
     @cached_property
     def node_edges(self) -> tuple[tuple[int, int], ...]:
-        """Range [first, last) of the edges of each node: (0, 2), (2, 5), (5, 9), (9, 14) in the cell of DARTS."""
+        """Range [first, last) of the edges of each node: (0, 2), (2, 5), (5, 9), (9, 14) in DARTS."""
         ends = np.cumsum([self.edges_of(n) for n in range(self.nodes)])
         return tuple((int(end) - self.edges_of(n), int(end)) for n, end in enumerate(ends))
 
@@ -222,8 +225,8 @@ class SearchSpace(ABC):
             return f"input {edge} of a {kind} must use {' or '.join(choices)}, got {op!r}"
         return None
 
-    def cells(self, reduction: bool = False) -> int:
-        """Return the number of possible layers: 1,037,664,180 cells for DARTS (49 · 147 · 294 · 490)."""
+    def possible_layers(self, reduction: bool = False) -> int:
+        """Return the number of possible layers of this kind: 1,037,664,180 for DARTS (49 · 147 · 294 · 490)."""
         return math.prod(
             sum(
                 math.prod(len(self.choices(reduction, edge)) for edge in edges)
@@ -234,7 +237,7 @@ class SearchSpace(ABC):
 
     def count(self, layers: int) -> int:
         """Return the number of architectures of this depth if every layer is chosen separately."""
-        return int(self.cells() ** (layers - 2) * self.cells(True) ** 2)
+        return int(self.possible_layers() ** (layers - 2) * self.possible_layers(True) ** 2)
 
     def sample(self, rng: np.random.Generator, reduction: bool) -> Any:
         """Draw a layer of this kind uniformly, provided that all edges have the same number of primitives."""

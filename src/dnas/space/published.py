@@ -11,15 +11,14 @@ from typing import Any
 from dnas.errors import InputError, choices
 from dnas.space.architecture import Architecture, at_depth
 from dnas.space.darts import DARTS
-from dnas.space.genotype import PAPER_LAYERS
 from dnas.space.layout import Layout
-from dnas.space.protocol import SearchSpace, layer_kinds, reduction_layers
+from dnas.space.protocol import PAPER_LAYERS, SearchSpace, layer_kinds, reduction_layers
 from dnas.space.registry import space_of
 
 # --- published genotypes ----------------------------------------------------------------------------
 
 
-# Published cells that are candidates of finals: the best known one (DARTS), and a light one.
+# Published genotypes that are candidates of finals: the best known one (DARTS), and a light one.
 CANDIDATES = ("DARTS_V2", "PC_DARTS_cifar")
 
 
@@ -85,7 +84,7 @@ def _load_network(name: str) -> Architecture:
 
 
 def load_published(name: str, layers: int | None = None) -> Architecture:
-    """Return the published architecture `name`: a genotype stacked to `layers` cells (default: 20), or a whole network.
+    """Return the published architecture `name`: a genotype stacked to `layers` (default: 20), or a whole network.
 
     Raises InputError for an unknown name, or if a whole network has another depth.
     """

@@ -64,5 +64,5 @@ def spaces_of(name: str) -> list[SearchSpace]:
 
 
 def space_of(name: str) -> SearchSpace:
-    """Return the space of an architecture; architectures outside all spaces are of cells."""
+    """Return the space of an architecture; architectures outside all spaces are like those of DARTS."""
     return DARTS if name == FREE else get_space(name)

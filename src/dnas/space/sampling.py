@@ -7,13 +7,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 import numpy as np
 
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
-from dnas.space.protocol import SearchSpace, reduction_layers
+from dnas.space.protocol import LayerChoice, SearchSpace, reduction_layers
 
 
 def sample(space: SearchSpace, rng: np.random.Generator, layers: int, *, shared: bool = False) -> Architecture:
-    """Draw a uniform architecture: a separate cell for every layer or, if cells are `shared`, one for all normal
-    layers and one for all reductions."""
+    """Draw a uniform architecture: each layer separately or, if they are `shared`, all normal layers alike and all
+    reductions alike."""
     reductions = reduction_layers(layers)
     genes = [space.sample(rng, k in reductions) for k in ([0, reductions[0]] if shared else range(layers))]
     if shared:
@@ -25,8 +24,8 @@ def neighbours(space: SearchSpace, architecture: Architecture) -> list[Architect
     """Return all architectures that differ in one operation or one input of one slot."""
     return [
         _with_gene(architecture, (k,), gene)
-        for k, cell in enumerate(architecture.layers)
-        for gene in space.neighbours(cell, k in architecture.reductions)
+        for k, layer in enumerate(architecture.layers)
+        for gene in space.neighbours(layer, k in architecture.reductions)
     ]
 
 
@@ -35,7 +34,7 @@ def mutate(
 ) -> Architecture:
     """Mutate one slot (`Space.mutate`) of a uniformly drawn layer.
 
-    If cells are `shared`, draw a kind of layer, and mutate the same slot in all layers of that kind.
+    If layers are `shared`, draw a kind of layer, and mutate the same slot in all layers of that kind.
 
     Args:
         most: Maximum number of mutations. The number is drawn uniformly, and two mutations may affect the same slot.
@@ -54,9 +53,9 @@ def _mutated_once(
     return _with_gene(architecture, same, gene)
 
 
-def _with_gene(architecture: Architecture, same: tuple[int, ...], gene: Cell) -> Architecture:
-    """Return the architecture with another cell in these layers."""
-    layers = tuple(gene if k in same else cell for k, cell in enumerate(architecture.layers))
+def _with_gene(architecture: Architecture, same: tuple[int, ...], gene: LayerChoice) -> Architecture:
+    """Return the architecture with another choice in these layers."""
+    layers = tuple(gene if k in same else layer for k, layer in enumerate(architecture.layers))
     return Architecture(layers, architecture.reductions, architecture.space)
 
 

@@ -66,7 +66,7 @@ class Run:
     Attributes:
         overrides: The settings to start it with if there is no run folder yet.
         source: The run folder of the search whose network it trains or controls; a search has its own.
-        depth: The depth to which published cells are stacked.
+        depth: The depth to which published genotypes are stacked.
     """
 
     path: Path

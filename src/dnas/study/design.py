@@ -21,7 +21,7 @@ from dnas.pipeline.overrides import in_file
 from dnas.pipeline.presets import DEFAULT_PRESET, QUICK_LAYERS
 from dnas.runtime.names import RESULT_FILE
 from dnas.settings import ARCHITECTURE_SETTINGS, WIDTH_SETTINGS, Settings
-from dnas.space.genotype import PAPER_LAYERS
+from dnas.space.protocol import PAPER_LAYERS
 from dnas.study.names import (
     DEFAULT_MAPPING,
     REFERENCES,
@@ -174,7 +174,7 @@ def networks(settings: StudySettings) -> list[Network]:
 
 
 def depth_of(run: Mapping[str, Any]) -> int:
-    """Return the number of layers of trained networks by these settings, to which published cells are stacked."""
+    """Return the number of layers of trained networks by these settings, to which published genotypes are stacked."""
     given = [run.get(section, {}).get("layers", 0) for section in ("train", "search")]
     quick = run.get("preset", DEFAULT_PRESET) == "quick"
     return next(filter(None, given), QUICK_LAYERS if quick else PAPER_LAYERS)
@@ -201,7 +201,7 @@ def run_overrides(settings: StudySettings, network: Network, training: int) -> d
     given = {"finals": 0, **settings.run, "baseline": False, "seed": network.seed + TRAINING_STRIDE * training}
     handmade = network.method if network.kind == "handmade" else ""
     if "train" in given:
-        # The width and depth of cells do not apply to a reference network, nor its width to cells.
+        # The width and depth of a search do not apply to a reference network, nor its width to architectures.
         lost = {*ARCHITECTURE_SETTINGS, *WIDTH_SETTINGS} - train_settings(handmade).model_fields.keys()
         given["train"] = {name: value for name, value in given["train"].items() if name not in lost}
     if network.kind == SEARCHED and training == 0:

@@ -1,8 +1,8 @@
 """Compare cheap measures of architectures with full training: the proxy gap, which motivates the paper.
 
-The same random cells are trained in full, trained with fewer layers or for fewer epochs, and evaluated with the shared
-weights of a supernet. The order by each measure is compared with that by full training, using Kendall's τ. The number
-of parameters is listed as a reference: a measure that does not rank better is useless.
+The same random architectures are trained in full, trained with fewer layers or for fewer epochs, and evaluated with the
+shared weights of a supernet. The order by each measure is compared with that by full training, using Kendall's τ. The
+number of parameters is listed as a reference: a measure that does not rank better is useless.
 
     RANKING/ranking.toml              architectures to rank, and the settings of all runs
     RANKING/runs/full-000 …           run folders: full, layers-L and epochs-E, with a number per architecture
@@ -81,7 +81,7 @@ class Measurement:
 
 
 def architectures(settings: RankingSettings) -> list[Architecture]:
-    """Return the random architectures to rank, at full depth: one normal cell and one reduction cell each."""
+    """Return the random architectures to rank, at full depth: with one normal layer and one reduction each."""
     space = get_space(settings.run.get("space", "darts"))
     rngs = (numpy_stream(settings.seed, "candidate", i) for i in range(settings.count))
     with calling({"layers": "--layers"}):

@@ -29,7 +29,7 @@ class RankingSettings(Settings):
         run: Settings of all runs, nested as in the config.toml of a run.
     """
 
-    count: int = Field(20, ge=4, le=100_000, description="random architectures, with one pair of cells each")
+    count: int = Field(20, ge=4, le=100_000, description="random architectures, with one pair of layers each")
     methods: list[str] = Field(
         default_factory=list, description="methods whose supernets evaluate them; METHOD+PART+… for its own parts"
     )

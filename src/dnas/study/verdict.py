@@ -11,9 +11,9 @@ from dnas.study.statistics import LEVEL
 
 SEARCH_ORIGINS = (FOUND, SECOND)
 # An agreement of the halves of a search below this is called noise: two standard deviations of halves without signal,
-# for six layers that share their cells. If each layer has its own cell, the deviations are half as large.
+# for six shared layers. If each layer is separate, the deviations are half as large.
 NOISE = 0.2
-# Descriptions of the candidates of the finals. Other origins are names of published cells.
+# Descriptions of the candidates of the finals. Other origins are names of published architectures.
 ORIGINS = {
     FOUND: "the searched network",
     SECOND: "a second choice of the search",

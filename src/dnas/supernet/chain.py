@@ -2,8 +2,8 @@
 
     layer k = Σ_e Σ_o psi[k,e,o] B_eo(x)
 
-With partial channels, only the first 1/K of the channels pass through the blocks, and the others bypass them, as in a
-cell (PC-DARTS, §3.1): the largest of four pixels where the layer halves the resolution, twice each where it doubles
+With partial channels, only the first 1/K of the channels pass through the blocks, and the others bypass them, as in
+PC-DARTS (§3.1): the largest of four pixels where the layer halves the resolution, twice each where it doubles
 the width.
 """
 

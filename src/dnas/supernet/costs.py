@@ -48,7 +48,7 @@ def _resources(
 ) -> Tensor:
     layout = plan(sample(space, np.random.default_rng(0), layers), channels=channels, classes=2)
     rows, size, previous = [], image_size, layout.stem.width
-    for k, layer in enumerate(layout.cells):
+    for k, layer in enumerate(layout.layers):
         reduction, outer = k in reduction_layers(layers), size
         size = -(-size // 2) if reduction else size
         for e in range(len(space.edges)):

@@ -111,9 +111,9 @@ def _kept(
     return [
         [
             [(op, source, first + source, operations.index(op)) for op, source in node]
-            for (first, _), node in zip(space.node_edges, cell.nodes, strict=True)
+            for (first, _), node in zip(space.node_edges, layer.nodes, strict=True)
         ]
-        for cell in found.layers
+        for layer in found.layers
     ]
 
 

@@ -118,15 +118,15 @@ class Mapping(nn.Module):
 
     @property
     def rows(self) -> int:
-        """Number of layers that can differ in their mixing weights: two if cells are shared, L otherwise."""
+        """Number of layers that can differ in their mixing weights: two if they are shared, L otherwise."""
         return self.layers
 
     def over_layers(self, rows: Tensor) -> Tensor:
-        """Expand [rows, …] to [L, …]: e.g. one random draw per cell type if cells are shared, otherwise per layer."""
+        """Expand [rows, …] to [L, …]: e.g. one random draw per kind of shared layers, otherwise per layer."""
         return rows
 
     def of_rows(self, layers: Tensor) -> Tensor:
-        """Reduce [L, …] to [rows, …], the inverse of `over_layers`; layers that share a cell must be equal."""
+        """Reduce [L, …] to [rows, …], the inverse of `over_layers`; rows of shared layers must be equal."""
         return layers
 
     def _per_layer(self, table: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Mapping(nn.Module):
 class Shared(Mapping):
     """One table for all normal layers and one for all reductions (DARTS; IAM in the paper).
 
-    alpha [2, E, O], beta [2, E], for E edges per cell and O candidates per edge.
+    alpha [2, E, O], beta [2, E], for E edges per layer and O candidates per edge.
     """
 
     def __init__(self, layers: int, edges: int, operations: int, **common: Any) -> None:

@@ -148,7 +148,7 @@ def expand(
 
 
 def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw standard Gumbel noise [L, *shape], -log(-log U); layers that share a cell share their draw."""
+    """Draw standard Gumbel noise [L, *shape], -log(-log U); shared layers share their draw."""
     # An exponential variate is -log U, without the infinities of a uniform variate at 0 and 1.
     noise = -torch.empty(mapping.rows, *shape, dtype=torch.float64).exponential_(generator=generator).log()
     like = mapping.alpha
@@ -158,8 +158,8 @@ def gumbel(mapping: Mapping, shape: tuple[int, ...], generator: torch.Generator)
 def path(architecture: Architecture, operations: Sequence[str], space: SearchSpace) -> MixingWeights:
     """Return the mixing weights of one architecture in a supernet: 1 for its operations, the only ones executed."""
     active = torch.zeros(len(architecture), len(space.edges), len(operations), dtype=torch.bool)
-    for k, cell in enumerate(architecture.layers):
-        for (first, _), node in zip(space.node_edges, cell.nodes, strict=True):
+    for k, layer in enumerate(architecture.layers):
+        for (first, _), node in zip(space.node_edges, layer.nodes, strict=True):
             for operation, source in node:
                 active[k, first + source, operations.index(operation)] = True
     edges = active.any(-1).float()

@@ -103,7 +103,7 @@ class Worth:
         """Return the architecture with the highest predicted score.
 
         Args:
-            shared: All normal layers share one cell, and both reductions another.
+            shared: All normal layers are equal, and both reductions.
             rng: Draw each factor from its normal distribution instead of using the mean (Thompson sampling).
             feasible: Choose among these architectures only.
         """
@@ -163,7 +163,7 @@ def counts(architecture: Architecture, space: SearchSpace, layers: int, mapping:
 
     Args:
         layers: Number of layers of the factors; the layers of the architecture are mapped to these.
-        mapping: If cells are shared, the factors of the pair of cells are counted, each once.
+        mapping: If layers are shared, the factors of the pair are counted, each once.
     """
     ops = {op: o for o, op in enumerate(space.primitives)}
     alpha, beta, gamma = (np.zeros(shape) for shape in shapes(space, layers, mapping))
@@ -175,11 +175,11 @@ def counts(architecture: Architecture, space: SearchSpace, layers: int, mapping:
         # The sums of an architecture must not depend on its depth.
         rows = _rows(len(architecture), layers)
         share = 1 / np.maximum(1, np.bincount(rows, minlength=layers))
-        genes = [(k, share[k], cell) for k, cell in zip(rows, architecture.layers, strict=True)]
+        genes = [(k, share[k], layer) for k, layer in zip(rows, architecture.layers, strict=True)]
     # Without a three-way interaction, alpha has no rows.
     tables = [alpha] * layers if mapping == DECOUPLED else alpha
-    for k, each, cell in genes:
-        for n, node in enumerate(cell.nodes):
+    for k, each, layer in genes:
+        for n, node in enumerate(layer.nodes):
             for op, source in node:
                 e, o = space.node_edges[n][0] + source, ops[op]
                 tables[k][e, o] += each
@@ -192,7 +192,7 @@ def shapes(space: SearchSpace, layers: int, mapping: str) -> tuple[tuple[int, ..
     """Return the shapes of alpha, beta and gamma.
 
     Decoupled: [E, O], [L, E], [L, O], without an interaction of layer, edge and operation. Full: [L, E, O], [L, E],
-    [L, O], with it. Shared: as full, for two rows, the normal cell and the reduction cell.
+    [L, O], with it. Shared: as full, for two rows, the normal layer and the reduction.
 
     Beta and gamma are sums of a full alpha, so they do not make the model more expressive. They affect the prior: an
     operation that is good on one edge is likely to be good on other edges.
@@ -214,7 +214,7 @@ def strongest(
 ) -> Architecture:
     """Return the architecture with the largest sum of factors, among the `feasible` ones if given.
 
-    The factors are those of this number of layers, or of a pair of cells.
+    The factors are those of this number of layers, or of a pair.
     """
     scores = factors.alpha + factors.beta[:, :, None] + factors.gamma[:, None, :]
     if len(scores) > 2:

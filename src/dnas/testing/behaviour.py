@@ -25,7 +25,7 @@ from dnas.methods.registry import get_method
 from dnas.network.network import Network
 from dnas.rng import numpy_stream
 from dnas.searching.judging import FORWARD
-from dnas.space.architecture import cell_pair
+from dnas.space.architecture import layer_pair
 from dnas.space.darts import DARTS
 from dnas.space.limits import LIMITED, Delivered, Feasible
 from dnas.space.network_plan import Shape
@@ -211,12 +211,12 @@ def check_limits(name: str, mapping: str | None = None, options: Options | None 
     found, judged = record.found, [trial.architecture for trial in record.found.history]
     for what, architectures in (("finds", [found.architecture]), ("offers", found.others), ("judges", judged)):
         for architecture in architectures:
-            # A method may evaluate cells that lack nodes; a published rule may omit inputs.
-            whole = all(len(cell.nodes) == DARTS.nodes for cell in architecture.layers)
+            # A method may evaluate layers that lack nodes; a published rule may omit inputs.
+            whole = all(len(layer.nodes) == DARTS.nodes for layer in architecture.layers)
             excess = feasible.excess(architecture) if whole else {}
             assert not excess, f"limited to {feasible.limits}, {name} {what} an architecture that needs {excess}"
     if mapping == SHARED:
-        assert cell_pair(found.architecture), f"within limits, {name} finds different layers under --mapping shared"
+        assert layer_pair(found.architecture), f"within limits, {name} finds different layers under --mapping shared"
     halfway = record.session.checkpoints[len(record.session.checkpoints) // 2]
     differing = record.differences(again(start=halfway))
     assert not differing, f"resumed halfway, {name} ends with other results under limits: {differing}"

@@ -291,7 +291,7 @@ def _plain(mapping: str, planted: bool, settings: tuple[tuple[str, Any], ...]) -
 
 
 def _differ(one: Record, two: Record) -> bool:
-    """Return True if the cells of two searched architectures differ, or tensors that both searches have."""
+    """Return True if the layers of two searched architectures differ, or tensors that both searches have."""
     a, b = (bits(record.session.checkpoints[-2].tensors) for record in (one, two))
     learnt = any(a[key] != b[key] for key in a.keys() & b.keys())
     return learnt or one.found.architecture.layers != two.found.architecture.layers

@@ -49,8 +49,8 @@ def slots(architecture: Architecture) -> set[tuple[int, int, str, int]]:
     """Return (layer, node, operation, input) of all operations of an architecture."""
     return {
         (k, n, operation, source)
-        for k, cell in enumerate(architecture.layers)
-        for n, node in enumerate(cell.nodes)
+        for k, layer in enumerate(architecture.layers)
+        for n, node in enumerate(layer.nodes)
         for operation, source in node
     }
 
@@ -67,7 +67,7 @@ def agreement_by_chance(mapping: str, space: SearchSpace = DARTS, *, inputs_only
     """Return mean and standard deviation of the agreement of a fixed architecture with a uniform planted one.
 
     In node n the number of common inputs is hypergeometric, and each has the same operation with probability 1 / O.
-    Nodes are independent, and so are layers unless they share a cell.
+    Nodes are independent, and so are layers unless they are shared.
     """
     same, kept = 1 if inputs_only else 1 / len(space.primitives), space.inputs_per_node
     mean = variance = 0.0
@@ -77,11 +77,11 @@ def agreement_by_chance(mapping: str, space: SearchSpace = DARTS, *, inputs_only
         spread = common * (1 - kept / inputs) * (inputs - kept) / (inputs - 1)
         mean += common * same
         variance += common * same * (1 - same) + same * same * spread
-    slots_of_a_cell = space.nodes * kept
+    slots_of_a_layer = space.nodes * kept
     reductions = len(reduction_layers(LAYERS))
     copies = (reductions, LAYERS - reductions) if mapping == SHARED else (1,) * LAYERS
     share = sum(n * n for n in copies) / LAYERS**2
-    return mean / slots_of_a_cell, math.sqrt(variance * share) / slots_of_a_cell
+    return mean / slots_of_a_layer, math.sqrt(variance * share) / slots_of_a_layer
 
 
 class PlantedSupernet(nn.Module):

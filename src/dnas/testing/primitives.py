@@ -14,7 +14,7 @@ from dnas.network.modules import DISCRETE, SEARCH, LayerChain, NormStyle, build_
 from dnas.network.network import Network, build, drop_path
 from dnas.rng import torch_stream
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
+from dnas.space.darts_cell import Cell
 from dnas.space.network_plan import size
 from dnas.space.plan import plan
 from dnas.space.primitives import PRIMITIVES, AvgPool, Chain, MaxPool, Noise, Zero, chain_cost

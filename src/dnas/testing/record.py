@@ -30,7 +30,7 @@ from dnas.searching.judging import Found
 from dnas.searching.loop import search_supernet
 from dnas.searching.trials import search_by_trials
 from dnas.settings import SupernetSettings, TrialSettings
-from dnas.space.architecture import Architecture, cell_pair
+from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.darts import DARTS
 from dnas.space.limits import Feasible
 from dnas.space.protocol import SearchSpace, reduction_layers
@@ -223,10 +223,10 @@ def objection(architecture: Architecture, method: Method, *, final: bool = True)
         return f"has {len(architecture)} layers where {LAYERS} were searched"
     if architecture.reductions != reduction_layers(LAYERS):
         return f"reduces at {architecture.reductions}, not at {reduction_layers(LAYERS)}"
-    if method.mapping_name == SHARED and cell_pair(architecture) is None:
+    if method.mapping_name == SHARED and layer_pair(architecture) is None:
         return "has layers of one kind that differ, under --mapping shared"
-    for k, cell in enumerate(architecture.layers):
-        problem = method.space.objection(cell.nodes, k in architecture.reductions)
+    for k, layer in enumerate(architecture.layers):
+        problem = method.space.objection(layer.nodes, k in architecture.reductions)
         if final and problem is not None:
             return f"lies outside the space: layer {k}, {problem}"
     if final and not architecture.in_space:

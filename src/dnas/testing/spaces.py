@@ -13,17 +13,16 @@ from dnas.network.network import build, params
 from dnas.rng import numpy_stream, torch_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture
-from dnas.space.cell import Cell
 from dnas.space.network_plan import size
 from dnas.space.plan import plan
-from dnas.space.protocol import SearchSpace
+from dnas.space.protocol import LayerChoice, SearchSpace
 from dnas.space.registry import SPACES
 from dnas.supernet import derive
 from dnas.testing.planted import LAYERS, SIDE, plant
 from dnas.testing.record import REAL, Options, objection, search
 
 DRAWS = 30
-FEW = 2000  # the maximum number of cells of a layer to enumerate
+FEW = 2000  # the maximum number of layers of a kind to enumerate
 
 
 def check_space(name: str, methods: Sequence[str] = ("dnas", "random")) -> None:
@@ -44,44 +43,44 @@ def check_space_members(space: SearchSpace) -> None:
     rng = numpy_stream(0, "test-space")
     for reduction in (False, True):
         for _ in range(DRAWS):
-            cell = space.sample(rng, reduction)
-            _require_member(space, cell, reduction, "a draw")
-            mutant, neighbours = space.mutate(rng, cell, reduction), space.neighbours(cell, reduction)
-            assert len({*neighbours, cell}) == len(neighbours) + 1, f"neighbors of {cell} in {space.name} repeat"
-            assert mutant in neighbours, f"a mutant of {cell} in {space.name} is not one of its neighbors"
+            layer = space.sample(rng, reduction)
+            _require_member(space, layer, reduction, "a draw")
+            mutant, neighbours = space.mutate(rng, layer, reduction), space.neighbours(layer, reduction)
+            assert len({*neighbours, layer}) == len(neighbours) + 1, f"neighbors of {layer} in {space.name} repeat"
+            assert mutant in neighbours, f"a mutant of {layer} in {space.name} is not one of its neighbors"
             for neighbour in neighbours:
                 _require_member(space, neighbour, reduction, "a neighbor")
-                changed = sum(len({*a} - {*b}) for a, b in zip(cell.nodes, neighbour.nodes, strict=True))
-                assert changed == 1, f"a neighbor of {cell} in {space.name} differs in {changed} slots"
+                changed = sum(len({*a} - {*b}) for a, b in zip(layer.nodes, neighbour.nodes, strict=True))
+                assert changed == 1, f"a neighbor of {layer} in {space.name} differs in {changed} slots"
 
 
 def check_space_objects(space: SearchSpace) -> None:
-    """Check that problems of cells outside the space are reported with node and slot."""
-    cell = space.sample(numpy_stream(0, "test-space"), False)
-    (_, source), *rest = cell.nodes[0]
+    """Check that problems of layers outside the space are reported with node and slot."""
+    layer = space.sample(numpy_stream(0, "test-space"), False)
+    (_, source), *rest = layer.nodes[0]
     strange = [
         ((("no_such_operation", source), *rest), "node 0, slot 0"),
-        (((cell.nodes[0][0][0], space.edges_of(0)), *rest), "node 0, slot"),
-        ((*cell.nodes[0], cell.nodes[0][0]), "node 0"),
+        (((layer.nodes[0][0][0], space.edges_of(0)), *rest), "node 0, slot"),
+        ((*layer.nodes[0], layer.nodes[0][0]), "node 0"),
     ]
     for node, place in strange:
-        said = space.objection((node, *cell.nodes[1:]))
+        said = space.objection((node, *layer.nodes[1:]))
         assert said and place in said, f"{space.name} says {said!r} of the node {node}, where it should name {place}"
-    said = space.objection(cell.nodes[1:])
-    assert said and "nodes" in said, f"{space.name} says {said!r} of a cell with a node too few"
+    said = space.objection(layer.nodes[1:])
+    assert said and "nodes" in said, f"{space.name} says {said!r} of a layer with a node too few"
 
 
 def check_space_counts(space: SearchSpace) -> None:
-    """Check `cells`, the number of cells, by enumerating neighbors if there are few."""
+    """Check `possible_layers`, the number of layers, by enumerating neighbors if there are few."""
     for reduction in (False, True):
-        if (said := space.cells(reduction)) > FEW:
+        if (said := space.possible_layers(reduction)) > FEW:
             continue
         known = {space.sample(numpy_stream(0, "test-space"), reduction)}
         new = list(known)
         while new:
-            new = list({n for cell in new for n in space.neighbours(cell, reduction)} - known)
+            new = list({n for layer in new for n in space.neighbours(layer, reduction)} - known)
             known.update(new)
-        assert len(known) == said, f"{space.name} counts {said} cells, but enumerating neighbors gives {len(known)}"
+        assert len(known) == said, f"{space.name} counts {said} layers, but enumerating neighbors gives {len(known)}"
 
 
 def check_space_files(space: SearchSpace) -> None:
@@ -132,6 +131,6 @@ CHECKS_OF_A_SPACE = (
 )
 
 
-def _require_member(space: SearchSpace, cell: Cell, reduction: bool, what: str) -> None:
-    problem = space.objection(cell.nodes, reduction)
+def _require_member(space: SearchSpace, layer: LayerChoice, reduction: bool, what: str) -> None:
+    problem = space.objection(layer.nodes, reduction)
     assert problem is None, f"{what} of {space.name} lies outside it: {problem}"

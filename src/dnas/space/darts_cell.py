@@ -8,9 +8,9 @@ from typing import Any
 from dnas.errors import InputError, shown
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.protocol import Slot
+from dnas.space.reading import integers, is_int
 
-# Far above any real network, and small enough to reject a malicious file immediately.
-MAX_LAYERS = 1000
+# Far above any real cell, and small enough to reject a malicious file immediately.
 MAX_NODES = 32
 
 
@@ -101,15 +101,3 @@ def cell_from_json(value: Any, k: int) -> Cell:
     if "concat" in value and cell.concat != tuple(sorted(concat)):
         raise InputError(f"layer {k}, concat {list(concat)} contains a state that is not a node with an input")
     return cell
-
-
-def integers(value: Any, what: str) -> tuple[int, ...]:
-    """Return a list of whole numbers from a file as a tuple. Raises InputError for anything else."""
-    if not isinstance(value, list) or len(value) > MAX_LAYERS or not all(is_int(v) for v in value):
-        raise InputError(f"{what} must be a list of integers")
-    return tuple(value)
-
-
-def is_int(value: Any) -> bool:
-    """Return True for whole numbers, but not for booleans."""
-    return isinstance(value, int) and not isinstance(value, bool)
