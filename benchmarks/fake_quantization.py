@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dnas.kernels import native
+from dnas.kernels import discrete
 from dnas.training.trainer import Training
 
 SHARE = 0.1  # of the steps, at the end
@@ -108,7 +109,7 @@ class Sites(TorchFunctionMode):
 
 @contextlib.contextmanager
 def fake_quantized(network: nn.Module, sites: Sites) -> Iterator[None]:
-    """Within the block, passes of the network round weights and activations; native kernels are not used."""
+    """Within the block, passes of the network round weights and activations; native kernels of cells are not used."""
     layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
     weights = [layer.weight for layer in layers]
 
@@ -131,7 +132,7 @@ def fake_quantized(network: nn.Module, sites: Sites) -> Iterator[None]:
     handles = [layer.register_forward_hook(hook) for layer in layers]
     handles += [network.register_forward_pre_hook(before), network.register_forward_hook(after)]
     try:
-        with sites, native.only_torch():
+        with sites, mock.patch.object(discrete, "available", lambda x: False):
             yield
     finally:
         for handle in handles:

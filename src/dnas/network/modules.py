@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnas.errors import InputError
-from dnas.kernels import norm
 from dnas.kernels.depthwise import DepthwiseConv2d
 from dnas.rng import torch_stream
 from dnas.space.primitives import (
@@ -290,32 +289,19 @@ class LayerChain(nn.Sequential):
         return len(self) > 0 and isinstance(self[0], nn.ReLU | FactorizedReduceModule)
 
     def forward(self, input: Tensor, rectified: bool = False) -> Tensor:
-        done: nn.Module | None = None
         for i, layer in enumerate(self):
-            own = i > 0 and isinstance(self[i - 1], _SPARE)
-            after = self[i + 1] if i + 1 < len(self) else None
-            if layer is done:
-                continue
-            if isinstance(layer, nn.BatchNorm2d) and not _watched(layer, after) and norm.available(layer, input):
-                done = after if isinstance(after, nn.ReLU) else None
-                input = norm.normalized(layer, input, relu=done is not None)
-            elif i and isinstance(layer, nn.ReLU):
-                input = F.relu_(input) if own else F.relu(input)
+            if i and isinstance(layer, nn.ReLU):
+                input = F.relu_(input) if isinstance(self[i - 1], _SPARE) else F.relu(input)
             elif i and isinstance(layer, nn.ReLU6):
-                input = F.relu6(input, inplace=own)
+                input = F.relu6(input, inplace=isinstance(self[i - 1], _SPARE))
             elif i and isinstance(layer, nn.Hardswish):
                 # Its gradient is a function of its input.
-                input = F.hardswish(input, inplace=own and not input.requires_grad)
+                input = F.hardswish(input, inplace=isinstance(self[i - 1], _SPARE) and not input.requires_grad)
             elif i or not rectified:
                 input = layer(input)
             elif not isinstance(layer, nn.ReLU):
                 input = layer(input, rectified=True) if isinstance(layer, FactorizedReduceModule) else layer(input)
         return input
-
-
-def _watched(*layers: nn.Module | None) -> bool:
-    """Return True if a hook observes one of these, as `guard.first_bad_layer` does."""
-    return any(layer is not None and layer._forward_hooks for layer in layers)
 
 
 def build_chain(chain: Chain, norms: NormStyle = DISCRETE, groups: int = 1) -> LayerChain:
