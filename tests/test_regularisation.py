@@ -1,4 +1,4 @@
-"""Cutout and drop-path may follow from the passes over the images: the rule, and that it acts by the plan in force."""
+"""Cutout, drop-path and random crops may follow from the passes over the images: the rule, and that it acts by the plan in force."""
 
 import itertools
 import math
@@ -13,7 +13,8 @@ from dnas.pipeline.budget import planned
 from dnas.pipeline.config import parse, resolve
 from dnas.pipeline.presets import QUICK_MOST_EPOCHS, QUICK_RECIPE
 from dnas.runtime.session import Session
-from dnas.settings import NetworkTrainSettings, TrainSettings, padding, regularisation
+from dnas.searching.trials import short_training
+from dnas.settings import NetworkTrainSettings, TrainSettings, TrialSettings, padding, regularisation
 from dnas.space.published import load_published
 from dnas.training.build import built
 from dnas.training.trainer import Training, train_network
@@ -118,8 +119,21 @@ def test_a_hand_made_network_has_the_cutout():
     assert Training(network, settings, noise(), INFO, 0, "train", "cpu").batches.recipe.cutout == 16
 
 
+@pytest.mark.parametrize(("passes", "pad"), [(2, 0), (10, 2), (600, 4)])
+def test_the_images_of_a_training_are_cropped_by_its_passes(passes, pad):
+    settings = NetworkTrainSettings(pad=-2, cutout=0, epochs=passes, batch_size=10).resolved(20, 32)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3_072, 2))
+    assert Training(network, settings, noise(), INFO, 0, "train", "cpu").batches.recipe.pad == pad
+
+
+@pytest.mark.parametrize("epochs", [2, 10])
+def test_trials_are_cropped_by_their_passes(epochs):
+    settings = TrialSettings(pad=-2, epochs=epochs, batch_size=10).resolved(40, 0.0, 32)
+    assert short_training(settings).padding(32) == {2: 0, 10: 2}[epochs]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("cutout", -3), ("drop_path", -0.5), ("drop_path", -2.0), ("drop_path", 1.0)]
+    ("name", "value"), [("cutout", -3), ("pad", -3), ("drop_path", -0.5), ("drop_path", -2.0), ("drop_path", 1.0)]
 )
 def test_other_values_are_refused(name, value):
     with pytest.raises(InputError, match=f"train.{name} must be"):

@@ -6,7 +6,7 @@ on a search is unknown to it and raises an error. Not here: the values of preset
 
 from dnas.settings.data import DataSettings
 from dnas.settings.limits import AnswerSettings, LimitSettings
-from dnas.settings.recipe import Recipe, padding
+from dnas.settings.recipe import PAD_BY_PASSES, Recipe, padding
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
@@ -52,6 +52,7 @@ __all__ = [
     "IMAGENET_STEM",
     "MIN_LAYERS",
     "PAD",
+    "PAD_BY_PASSES",
     "SMALLEST_IMAGE",
     "SQUEEZE",
     "STEMS",
