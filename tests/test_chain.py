@@ -23,7 +23,7 @@ from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.blocks import SKIP
-from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, RESNET, SHUFFLE, Block
+from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, SHUFFLE, Block
 from dnas.space.controls import random_of_size
 from dnas.space.cost import memory
 from dnas.space.darts import S1
@@ -37,11 +37,15 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.testing.spaces import check_space_searched
 
-SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, FBNET, RESNET, SHUFFLE)
+SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, SHUFFLE)
 # In spaces with other kinds of the same block, a method of each kind of search.
 SEARCHES = [
     *((space, name) for space in (MOBILE, RESNET, SHUFFLE) for name in METHODS),
-    *((space, name) for space in (MOBILE_SE, MOBILE_V3, FBNET) for name in ("dnas", "pc-darts", "spos", "evolution")),
+    *(
+        (space, name)
+        for space in (MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET)
+        for name in ("dnas", "pc-darts", "spos", "evolution")
+    ),
 ]
 by_space = pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -42,10 +43,15 @@ SIZES = {
     "MnasNet-A1": (3_887_038, 311_579_072),
     "FBNet-C": (5_572_200, 384_960_160),
     "Single-Path-NAS": (4_421_616, 333_467_072),
+    "MobileNetV3-Large": (5_483_032, 216_589_760),
 }
 # The same networks in other packages.
 OTHERS = {
-    "torchvision": {"MobileNetV2": "mobilenet_v2", "MnasNet-B1": "mnasnet1_0"},
+    "torchvision": {
+        "MobileNetV2": "mobilenet_v2",
+        "MnasNet-B1": "mnasnet1_0",
+        "MobileNetV3-Large": "mobilenet_v3_large",
+    },
     "timm": {
         "MobileNetV2": "mobilenetv2_100",
         "MnasNet-B1": "mnasnet_100",
@@ -127,15 +133,17 @@ def test_channels_multiply_all_widths() -> None:
 class Gates(nn.Module):
     """Squeeze-and-excitation as in its paper (equations 2 to 4), with linear layers written as 1×1 convolutions."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, hard: bool = False) -> None:
         super().__init__()
+        self.hard = hard
         self.down = nn.Conv2d(channels, hidden, 1)
         self.up = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = x.flatten(2).mean(2)
         s = torch.relu(z @ self.down.weight.flatten(1).T + self.down.bias)
-        return x / (1 + torch.exp(-(s @ self.up.weight.flatten(1).T + self.up.bias)))[:, :, None, None]
+        y = (s @ self.up.weight.flatten(1).T + self.up.bias)[:, :, None, None]
+        return x * ((y + 3).clamp(0, 6) / 6 if self.hard else 1 / (1 + torch.exp(-y)))
 
 
 class Plain(nn.Module):
@@ -143,7 +151,7 @@ class Plain(nn.Module):
 
     def __init__(self, entry: dict, classes: int) -> None:
         super().__init__()
-        self.act = torch.relu if entry["activation"] == "relu" else F.relu6
+        self.act = torch.relu if entry["activation"] == "relu" else F.hardswish if "hidden" in entry else F.relu6
         width = entry["stem"]
         self.stem, self.stem_norm = nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width)
         self.blocks = nn.ModuleList()
@@ -153,27 +161,32 @@ class Plain(nn.Module):
                     self.blocks.append(PlainBlock(kind, kernel, stride if step == 0 else 1, width, outputs, self.act))
                 width = outputs
         self.last, self.last_norm = nn.Conv2d(width, entry["last"], 1, bias=False), nn.BatchNorm2d(entry["last"])
-        self.classifier = nn.Linear(entry["last"], classes)
+        self.hidden = nn.Linear(entry["last"], entry["hidden"]) if "hidden" in entry else None
+        self.classifier = nn.Linear(entry.get("hidden", entry["last"]), classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act(self.stem_norm(self.stem(x)))
         for block in self.blocks:
             x = block(x)
-        logits: torch.Tensor = self.classifier(self.act(self.last_norm(self.last(x))).mean((2, 3)))
+        x = self.act(self.last_norm(self.last(x))).mean((2, 3))
+        logits: torch.Tensor = self.classifier(x if self.hidden is None else self.act(self.hidden(x)))
         return logits
 
 
 class PlainBlock(nn.Module):
     def __init__(self, kind, kernel, stride, inputs, outputs, act) -> None:
         super().__init__()
-        expansion, self.act = int(kind.removesuffix("_se")[-1]), act
-        inner = expansion * inputs
+        expansion = float(re.match(r"[mf]bconv([0-9]_?[0-9]?)", kind)[1].strip("_").replace("_", "."))
+        self.act = {"hs": F.hardswish, "re": torch.relu}.get(kind[-2:], act)
+        inner = round(expansion * inputs)
         if expansion > 1 or kind == "fbconv1":
             self.wide, self.wide_norm = nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner)
         self.deep = nn.Conv2d(inner, inner, kernel, stride, kernel // 2, groups=inner, bias=False)
         self.deep_norm = nn.BatchNorm2d(inner)
         if kind.endswith("_se"):
             self.gates = Gates(inner, inputs // 4)
+        elif "_se_" in kind:
+            self.gates = Gates(inner, {72: 24, 120: 32}.get(inner, inner // 4), hard=True)
         self.narrow, self.narrow_norm = nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
         self.residual = stride == 1 and inputs == outputs
 
@@ -266,6 +279,32 @@ def test_a_layout_by_hand() -> None:
     assert "ReLU6()" not in map(str, chain) and "ReLU()" in map(str, chain)
 
 
+def test_a_hidden_layer_by_hand() -> None:
+    """It reads the mean over pixels, so it costs the same at any size: 40 → 24 with biases, h-swish, 24 → 5."""
+    layers = tuple(Block(kind, 0) for kind in ("mbconv2_5_hs", "mbconv3_re", "mbconv6_hs"))
+    with_, without = (
+        Architecture(layers, (1,), "mobile-v3-large", layout=Layout(8, (8, 16, 24), last=40, hidden=hidden))
+        for hidden in (24, 0)
+    )
+    for side in (16, 32):
+        more, less = (size(plan(each, channels=8, classes=5, stem="halving"), side) for each in (with_, without))
+        assert more.params - less.params == 41 * 24 + 25 * 5 - 41 * 5
+        assert more.macs - less.macs == 40 * 24 + 24 * 5 - 40 * 5
+    network = build(with_, 8, 5, stem="halving").double().eval()
+    assert (params(network), macs(network, (3, 32, 32))) == (more.params, more.macs)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = network.stem(x)
+    for layer in network.cells:
+        y = layer(y, y, None)
+    conv, norm, act, _, hidden, _ = network.head
+    pooled = act(norm(conv(y))).mean((2, 3)) @ hidden.weight[:, :, 0, 0].T + hidden.bias
+    expected = network.classifier(pooled * (pooled + 3).clamp(0, 6) / 6)
+    torch.testing.assert_close(network(x), expected, rtol=0, atol=1e-12)
+    assert with_.layout is not None and with_.layout.at(16).hidden == 48 and with_.layout.at(4).hidden == 24
+    with pytest.raises(InputError, match="hidden=24 does not apply to the 'resnet' space"):
+        Architecture((Block("basic", 0),) * 3, (1,), "resnet", layout=Layout(8, (8, 16, 24), hidden=24))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layout_survives_its_file(name: str, tmp_path) -> None:
     architecture = load_published(name)
@@ -286,10 +325,11 @@ def test_a_layout_survives_its_file(name: str, tmp_path) -> None:
         ({"stem": 0}, "stem of the layout must be even and at least 2, got 0"),
         ({"stem": 6}, "layer 0 is a skip, so it cannot change 6 channels to 8 or halve the resolution"),
         ({"last": -1}, "last of the layout must be at least 0, got -1"),
-        ({"last": True}, "stem, widths and last of a layout must be integers"),
-        ({"widths": "many"}, "stem, widths and last of a layout must be integers"),
-        ({"widths": None}, "layout must be an object of stem and widths, and possibly last and activation"),
-        ({"depth": 3}, "layout must be an object of stem and widths, and possibly last and activation"),
+        ({"hidden": -8}, "hidden of the layout must be at least 0, got -8"),
+        ({"last": True}, "stem, widths, last and hidden of a layout must be integers"),
+        ({"widths": "many"}, "stem, widths, last and hidden of a layout must be integers"),
+        ({"widths": None}, "layout must be an object of stem and widths, and possibly last, activation and hidden"),
+        ({"depth": 3}, "layout must be an object of stem and widths, and possibly last, activation and hidden"),
         ({"activation": "swish"}, "unknown activation 'swish' of the layout; choose from relu, relu6"),
         ({"activation": 6}, "activation of a layout must be a text, got 6"),
     ],
@@ -345,7 +385,7 @@ def test_memory_counts_the_gates() -> None:
     assert with_gates.numbers == without.numbers == (8 + 2 * 48) * 16**2
 
 
-@pytest.mark.parametrize("space", ["mobile-se", "mobile-v3"])
+@pytest.mark.parametrize("space", ["mobile-se", "mobile-v3", "mobile-v3-large"])
 def test_the_bound_of_a_file_with_gates_holds(space: str) -> None:
     pytest.importorskip("onnx", reason="needs the extra dnas[export]")
     pytest.importorskip("onnxscript", reason="needs the extra dnas[export]")
@@ -358,6 +398,9 @@ def test_the_bound_of_a_file_with_gates_holds(space: str) -> None:
 
     info = DataInfo("x", ("a", "b"), 3, 32, (0.0,) * 3, (1.0,) * 3, flip=False)
     architecture = sample(get_space(space), np.random.default_rng(0), 4)
+    if space == "mobile-v3-large":
+        layers = tuple(Block(kind, 0) for kind in ("mbconv2_5_hs", "mbconv3_se_re", "mbconv6_se_hs"))
+        architecture = Architecture(layers, (1,), space, layout=Layout(8, (8, 16, 24), last=40, hidden=96))
     trained = Trained(build(architecture, 8, 2).eval(), info, architecture, 8, "cifar", False)
     used = len(onnx_bytes(Exported(trained, "network", "network", lambda: iter(()))))
     bound = file_size.onnx_bytes(plan(architecture, channels=8, classes=2), False, file_size.facts_bytes(info.classes))

@@ -21,6 +21,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.chain import Block, ChainSpace
 from dnas.space.darts_cell import Cell
 from dnas.space.darts_plan import STEMS
+from dnas.space.layout import Layout
 from dnas.space.primitives import PRIMITIVES
 from dnas.space.published import load_published, published
 from dnas.space.registry import CHAINS
@@ -79,6 +80,16 @@ def test_chains(space: ChainSpace, stem: str, tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         net = same(trained, tmp_path / str(number))
         assert net.state_dict().keys() == trained.network.state_dict().keys()
+
+
+def test_a_classifier_with_a_hidden_layer(tmp_path: Path) -> None:
+    layers = tuple(Block(kind, 0) for kind in ("mbconv2_5_hs", "mbconv3_se_re", "mbconv6_se_hs"))
+    layout = Layout(8, (8, 16, 24), last=40, hidden=24)
+    trained = of(Architecture(layers, (1,), "mobile-v3-large", layout=layout), "halving")
+    net = same(trained, tmp_path)
+    assert net.state_dict().keys() == trained.network.state_dict().keys()
+    text = (tmp_path / "model.py").read_text()
+    assert "nn.AdaptiveAvgPool2d(1), nn.Conv2d(40, 24, 1, bias=True), nn.Hardswish()" in text
 
 
 def test_every_operation_with_both_strides(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dnas.space.primitives import (
     Identity,
     Layer,
     MaxPool,
+    Mean,
     Norm,
     ReLU,
     ReLU6,
@@ -63,6 +64,8 @@ def layer_code(layer: Layer, indent: int = 0) -> str:
             return "nn.ReLU6()"
         case HardSwish():
             return "nn.Hardswish()"
+        case Mean():
+            return "nn.AdaptiveAvgPool2d(1)"
         case SqueezeExcite():
             gate = "nn.Hardsigmoid()" if layer.hard else "nn.Sigmoid()"
             return f"SqueezeExcite({layer.channels}, {layer.hidden}, {gate})"
@@ -84,7 +87,7 @@ def layer_code(layer: Layer, indent: int = 0) -> str:
                 "groups": (layer.groups, 1),
             }
             more = "".join(f", {key}={value}" for key, (value, default) in options.items() if value != default)
-            return f"nn.Conv2d({layer.inputs}, {layer.outputs}, {side(layer.kernel)}{more}, bias=False)"
+            return f"nn.Conv2d({layer.inputs}, {layer.outputs}, {side(layer.kernel)}{more}, bias={layer.bias})"
     raise InputError(
         f"the operation {type(layer).__name__} has no code of torch's modules alone; leave out --format python and timm"
     )

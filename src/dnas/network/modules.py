@@ -28,6 +28,7 @@ from dnas.space.primitives import (
     Identity,
     Layer,
     MaxPool,
+    Mean,
     Noise,
     Norm,
     ReLU,
@@ -224,6 +225,8 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
             return nn.ReLU6()
         case HardSwish():
             return nn.Hardswish()
+        case Mean():
+            return nn.AdaptiveAvgPool2d(1)
         case SqueezeExcite():
             return SqueezeExciteModule(layer, groups)
         case Zero():
@@ -250,7 +253,7 @@ def build_layer(layer: Layer, norms: NormStyle = DISCRETE, groups: int = 1) -> n
                 layer.padding,
                 layer.dilation,
                 groups * layer.groups,
-                bias=False,
+                bias=layer.bias,
             )
     assert groups == 1, f"{layer} has no module for groups"
     return ForeignLayer(layer.module())

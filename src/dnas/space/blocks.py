@@ -66,7 +66,7 @@ def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, grou
 
 
 def _inverted_residual(
-    expansion: int,
+    expansion: float,
     activation: Layer = _RELU6,
     squeeze: Callable[[int, int], SqueezeExcite] | None = None,
     always_wider: bool = False,
@@ -74,12 +74,13 @@ def _inverted_residual(
     """1×1 convolution to more channels, depthwise convolution, 1×1 convolution without an activation (MobileNetV2).
 
     Args:
+        expansion: Channels within, relative to those of the input; if not a whole number, as multiples of 8.
         squeeze: (input channels, expanded channels) → the layer after the depthwise convolution and its activation.
         always_wider: Keep the first convolution if it does not add channels, as in FBNet.
     """
 
     def chain(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
-        inner = expansion * inputs
+        inner = int(expansion * inputs) if expansion % 1 == 0 else divisible(expansion * inputs)
         wider = () if expansion == 1 and not always_wider else (*_conv_norm(inputs, inner), activation)
         deep = (*_conv_norm(inner, inner, kernel, stride, groups=inner), activation)
         gates = () if squeeze is None else (squeeze(inputs, inner),)
@@ -173,6 +174,12 @@ OWN_BLOCKS: dict[str, BlockKind] = {
         _mobile("mbconv6_hs", "mb ×6 hs", "#B04A00", _inverted_residual(6, HardSwish()), HardSwish()),
         _mobile("mbconv3_se_hs", "mb ×3 se hs", "#E0A8C8", _inverted_residual(3, HardSwish(), _of_inner), HardSwish()),
         _mobile("mbconv6_se_hs", "mb ×6 se hs", "#5A1A3A", _inverted_residual(6, HardSwish(), _of_inner), HardSwish()),
+        _mobile("mbconv2_3_hs", "mb ×2.3 hs", "#F5D58A", _inverted_residual(2.3, HardSwish()), HardSwish()),
+        _mobile("mbconv2_5_hs", "mb ×2.5 hs", "#E3BC62", _inverted_residual(2.5, HardSwish()), HardSwish()),
+        _mobile("mbconv1_re", "mb ×1 re", "#A6D8F0", _inverted_residual(1, ReLU()), ReLU()),
+        _mobile("mbconv3_re", "mb ×3 re", "#F2B84B", _inverted_residual(3, ReLU()), ReLU()),
+        _mobile("mbconv4_re", "mb ×4 re", "#E58A2E", _inverted_residual(4, ReLU()), ReLU()),
+        _mobile("mbconv3_se_re", "mb ×3 se re", "#D9A3C4", _inverted_residual(3, ReLU(), _of_inner), ReLU()),
         _mobile("fbconv1", "fb ×1", "#3C8DBC", _inverted_residual(1, always_wider=True)),
         BlockKind("basic", _basic, (), _projection, "#0072B2", "basic"),
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),

@@ -17,7 +17,7 @@ from dnas.settings import CIFAR_STEM, HALVING_STEM, IMAGENET_STEM, TINY_IMAGENET
 from dnas.space.blocks import BLOCKS, SKIP
 from dnas.space.layout import Layout
 from dnas.space.network_plan import EdgePlan, LayerPlan, Stem
-from dnas.space.primitives import Chain, Conv, Norm, ReLU, ReLU6, chain_cost
+from dnas.space.primitives import Chain, Conv, Mean, Norm, ReLU, ReLU6, chain_cost
 from dnas.space.protocol import Nodes, SearchSpace, Slot
 
 # Convolutions of a stem that halve the side, and those that keep it.
@@ -138,11 +138,13 @@ class ChainSpace(SearchSpace):
         layer = self.layer(nodes) if nodes else Block(SKIP, 0)
         return self.layer_plan(layer, before, previous, width, reduction, shrunk)
 
-    def head(self, channels: int, outputs: int = 0) -> Chain:
+    def head(self, channels: int, outputs: int = 0, hidden: int = 0) -> Chain:
         if not self.head_factor:
             return (Norm(channels), ReLU())
         outputs = outputs or self.head_factor * channels
-        return (Conv(channels, outputs), Norm(outputs), *self._activation)
+        # After the mean, of which that of the network over one pixel is a copy.
+        more = (Mean(), Conv(outputs, hidden, bias=True), *self._activation) if hidden else ()
+        return (Conv(channels, outputs), Norm(outputs), *self._activation, *more)
 
     def operation_chains(
         self, operation: str, edge: int, plan: LayerPlan, previous: int, reduction: bool
@@ -153,8 +155,9 @@ class ChainSpace(SearchSpace):
     def layout_objection(self, layout: Layout, layers: Sequence[Block], reductions: Sequence[int]) -> str | None:
         if problem := layout.objection(len(layers)):
             return problem
-        if layout.last and not self.head_factor:
-            return f"last={layout.last} does not apply to the {self.name!r} space, which ends without a convolution"
+        for name, width in (("last", layout.last), ("hidden", layout.hidden)):
+            if width and not self.head_factor:
+                return f"{name}={width} does not apply to the {self.name!r} space, which ends without a convolution"
         if layout.activation and ReLU6() not in self._activation:
             return f"activation={layout.activation!r} only applies to blocks with ReLU6, not to the {self.name!r} space"
         for k, (layer, before, after) in enumerate(zip(layers, layout.befores, layout.widths, strict=True)):
@@ -204,6 +207,17 @@ MOBILE = chain_space("mobile", ("mbconv1", "mbconv3", "mbconv6"), (3, 5, 7), 4, 
 MOBILE_SE = chain_space("mobile-se", ("mbconv1", "mbconv3", "mbconv6", "mbconv3_se", "mbconv6_se"), (3, 5), 4)
 # The blocks with h-swish of MobileNetV3 (Howard et al., ICCV 2019), with squeeze-and-excitation as a choice.
 MOBILE_V3 = chain_space("mobile-v3", ("mbconv3_hs", "mbconv6_hs", "mbconv3_se_hs", "mbconv6_se_hs"), (3, 5), 4)
+# The blocks of MobileNetV3-Large (table 1 of the paper), whose expansions NetAdapt chose: those before h-swish have
+# ReLU, and the search can have squeeze-and-excitation with each.
+MOBILE_V3_LARGE = chain_space(
+    "mobile-v3-large",
+    (
+        *("mbconv2_3_hs", "mbconv2_5_hs", "mbconv6_hs", "mbconv6_se_hs"),
+        *("mbconv1_re", "mbconv3_re", "mbconv4_re", "mbconv3_se_re"),
+    ),
+    (3, 5),
+    6,
+)
 # The blocks of FBNet (Wu et al., CVPR 2019, table 2) without those of grouped convolutions.
 FBNET = chain_space("fbnet", ("fbconv1", "mbconv3", "mbconv6"), (3, 5), 4)
 # Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).

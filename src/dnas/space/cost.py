@@ -21,6 +21,7 @@ from dnas.space.primitives import (
     FactorizedReduce,
     HardSwish,
     Identity,
+    Mean,
     Norm,
     ReLU,
     ReLU6,
@@ -331,6 +332,8 @@ def _chain(
                     tensor = whole.add("ReLU", (tensor,), channels * side**2, overwrites=True)
             case HardSwish():
                 tensor = whole.add("h-swish", (tensor,), channels * side**2, overwrites=True)
+            case Mean():
+                tensor = whole.add("mean", (tensor,), channels)
             case SqueezeExcite():
                 gates = whole.add("mean", (tensor,), channels)
                 gates = whole.add("convolution", (gates,), layer.hidden)

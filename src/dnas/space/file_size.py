@@ -17,6 +17,7 @@ from dnas.space.primitives import (
     Conv,
     FactorizedReduce,
     HardSwish,
+    Mean,
     Norm,
     ReLU,
     ReLU6,
@@ -72,7 +73,7 @@ def chain_bytes(chain: Chain) -> int:
     for layer in chain:
         match layer:
             case Conv():
-                total += CONV + TENSOR + FLOAT * layer.params()
+                total += CONV + TENSOR + FLOAT * layer.params() + (TENSOR if layer.bias else 0)
             case Norm():
                 total += TENSOR + FLOAT * layer.channels
             case FactorizedReduce():
@@ -87,6 +88,6 @@ def chain_bytes(chain: Chain) -> int:
                 total += HARD_SWISH
             case SqueezeExcite():
                 total += SQUEEZE + 2 * (CONV + 2 * TENSOR) + RELU + FLOAT * layer.params()
-            case Strided():
+            case Strided() | Mean():
                 total += POOL
     return total

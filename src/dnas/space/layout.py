@@ -10,7 +10,7 @@ from dnas.space.blocks import divisible
 from dnas.space.primitives import Chain, Layer, ReLU, ReLU6
 
 ACTIVATIONS: dict[str, Layer] = {"relu": ReLU(), "relu6": ReLU6()}
-KEYS = ("stem", "widths", "last", "activation")
+KEYS = ("stem", "widths", "last", "activation", "hidden")
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Layout:
         widths: Channels of the output of each layer.
         last: Channels of the 1×1 convolution after the last layer; 0: as in the space.
         activation: Key of `ACTIVATIONS`, in place of the ReLU6 of stem, blocks and last convolution; "": as they have.
+        hidden: Features of a hidden layer of the classifier, which reads the mean over pixels; 0: there is none.
     """
 
     stem: int
     widths: tuple[int, ...]
     last: int = 0
     activation: str = ""
+    hidden: int = 0
 
     @property
     def befores(self) -> tuple[int, ...]:
@@ -41,8 +43,9 @@ class Layout:
         for name, width in (("stem", self.stem), *((f"widths[{k}]", width) for k, width in enumerate(self.widths))):
             if width < 2 or width % 2:
                 return f"{name} of the layout must be even and at least 2, got {width}"
-        if self.last < 0:
-            return f"last of the layout must be at least 0, got {self.last}"
+        for name, width in (("last", self.last), ("hidden", self.hidden)):
+            if width < 0:
+                return f"{name} of the layout must be at least 0, got {width}"
         if self.activation and self.activation not in ACTIVATIONS:
             return f"unknown activation {self.activation!r} of the layout{choices(self.activation, ACTIVATIONS)}"
         return None
@@ -50,14 +53,15 @@ class Layout:
     def at(self, channels: int) -> Layout:
         """Return the layout at this many initial channels: all widths in proportion, as multiples of 8.
 
-        This is the width multiplier channels / stem of MobileNetV2, under which the last convolution never shrinks.
+        This is the width multiplier channels / stem of MobileNetV2, under which the last convolution never shrinks; nor
+        does a hidden layer.
         """
         if channels == self.stem:
             return self
         factor = channels / self.stem
         widths = tuple(divisible(factor * width) for width in self.widths)
-        last = divisible(max(1.0, factor) * self.last) if self.last else 0
-        return replace(self, stem=channels, widths=widths, last=last)
+        last, hidden = (divisible(max(1.0, factor) * width) if width else 0 for width in (self.last, self.hidden))
+        return replace(self, stem=channels, widths=widths, last=last, hidden=hidden)
 
     def dressed(self, chain: Chain) -> Chain:
         """Return a chain of layers with the activation of the layout."""
@@ -72,20 +76,23 @@ class Layout:
             value["last"] = self.last
         if self.activation:
             value["activation"] = self.activation
+        if self.hidden:
+            value["hidden"] = self.hidden
         return value
 
     @classmethod
     def from_json(cls, value: Any) -> Layout:
         """Return the layout of an architecture file. Raises InputError for anything else."""
         if not isinstance(value, dict) or not {"stem", "widths"} <= set(value) <= set(KEYS):
+            optional = "last, activation and hidden"
             raise InputError(
-                f"layout must be an object of stem and widths, and possibly last and activation, got {shown(value)}"
+                f"layout must be an object of stem and widths, and possibly {optional}, got {shown(value)}"
             )
-        stem, widths, last = value["stem"], value["widths"], value.get("last", 0)
-        numbers = [stem, last, *(widths if isinstance(widths, list) else (None,))]
+        stem, widths, last, hidden = value["stem"], value["widths"], value.get("last", 0), value.get("hidden", 0)
+        numbers = [stem, last, hidden, *(widths if isinstance(widths, list) else (None,))]
         if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):
-            raise InputError(f"stem, widths and last of a layout must be integers, got {shown(value)}")
+            raise InputError(f"stem, widths, last and hidden of a layout must be integers, got {shown(value)}")
         activation = value.get("activation", "")
         if not isinstance(activation, str):
             raise InputError(f"activation of a layout must be a text, got {shown(activation)}")
-        return cls(stem, tuple(widths), last, activation)
+        return cls(stem, tuple(widths), last, activation, hidden)

@@ -59,7 +59,7 @@ def plan(
         *(() if stem == IMAGENET_STEM else (Norm(AUXILIARY_FEATURES),)),
         ReLU(),
     )
-    last = 0 if layout is None else layout.last
-    end, features = space.head(previous, last), space.features(previous, last)
+    ends = () if layout is None else (layout.last, layout.hidden)
+    end, features = space.head(previous, *ends), space.features(previous, *ends)
     network = NetworkPlan(head, tuple(layers), auxiliary, after, features, classes, end)
     return network if layout is None else network.with_chains(layout.dressed)

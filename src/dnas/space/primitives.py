@@ -92,6 +92,14 @@ class SqueezeExcite(Layer):
 
 
 @dataclass(frozen=True)
+class Mean(Layer):
+    """The mean over all pixels, as a feature map of one pixel."""
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        return 1, 1
+
+
+@dataclass(frozen=True)
 class Strided(Layer):
     """A layer that subsamples by `stride`."""
 
@@ -133,7 +141,7 @@ class Norm(Layer):
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """A convolution without bias, padded so that stride 1 keeps the size (unless `padded` is False)."""
+    """A convolution, padded so that stride 1 keeps the size (unless `padded` is False); before a norm, without bias."""
 
     inputs: int
     outputs: int
@@ -142,6 +150,7 @@ class Conv(Layer):
     dilation: int = 1
     groups: int = 1
     padded: bool = True
+    bias: bool = False
 
     @property
     def depthwise(self) -> bool:
@@ -155,11 +164,15 @@ class Conv(Layer):
             return (0, 0)
         return (self.dilation * (self.kernel[0] // 2), self.dilation * (self.kernel[1] // 2))
 
-    def params(self) -> int:
+    @property
+    def _weights(self) -> int:
         return self.outputs * (self.inputs // self.groups) * self.kernel[0] * self.kernel[1]
 
+    def params(self) -> int:
+        return self._weights + (self.outputs if self.bias else 0)
+
     def macs(self, height: int, width: int) -> int:
-        return self.params() * height * width
+        return self._weights * height * width
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         reach = (self.dilation * (self.kernel[0] - 1), self.dilation * (self.kernel[1] - 1))

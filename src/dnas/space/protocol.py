@@ -22,7 +22,7 @@ from dnas.errors import SettingError
 from dnas.settings import MIN_LAYERS
 from dnas.space.layout import Layout
 from dnas.space.network_plan import LayerPlan, Stem
-from dnas.space.primitives import Chain, Norm
+from dnas.space.primitives import Chain, Conv, Norm
 
 Slot = tuple[str, int]  # (operation, edge of the node)
 Nodes = tuple[tuple[Slot, ...], ...]
@@ -143,14 +143,24 @@ class SearchSpace(ABC):
         """Plan the first nodes of a layer, or all: see `layer_plan`."""
         return self.layer_plan(self.layer(nodes), before, previous, width, reduction, shrunk)
 
-    def head(self, channels: int, outputs: int = 0) -> Chain:
-        """Return the layers between the last layer and the mean over pixels. Args: outputs: Of a `Layout`, or 0."""
+    def head(self, channels: int, outputs: int = 0, hidden: int = 0) -> Chain:
+        """Return the layers between the last layer and the mean over pixels.
+
+        Args:
+            channels: Of the output of the last layer.
+            outputs, hidden: `last` and `hidden` of a `Layout`, or 0.
+        """
         return ()
 
-    def features(self, channels: int, outputs: int = 0) -> int:
-        """Return the number of features of the classifier. Args: channels: of the last layer; outputs: As in `head`."""
-        head = self.head(channels, outputs)
-        return next((layer.channels for layer in reversed(head) if isinstance(layer, Norm)), channels)
+    def features(self, channels: int, outputs: int = 0, hidden: int = 0) -> int:
+        """Return the number of features of the classifier. Args: as in `head`."""
+        head = self.head(channels, outputs, hidden) if outputs or hidden else self.head(channels)
+        widths = (
+            layer.channels if isinstance(layer, Norm) else layer.outputs
+            for layer in reversed(head)
+            if isinstance(layer, Norm | Conv)
+        )
+        return next(widths, channels)
 
     def layout_objection(self, layout: Layout, layers: Sequence[Any], reductions: Sequence[int]) -> str | None:
         """Return the reason why these layers cannot have this layout, or None if they can."""

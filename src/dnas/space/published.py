@@ -78,7 +78,7 @@ def _load_network(name: str) -> Architecture:
             reductions.append(len(layers))
         layers += [space.layer_from_json({"block": block, "kernel": kernel}, len(layers))] * repeats
         widths += [width] * repeats
-    layout = Layout(entry["stem"], tuple(widths), entry["last"], entry["activation"])
+    layout = Layout(entry["stem"], tuple(widths), entry["last"], entry["activation"], entry.get("hidden", 0))
     origin = {"published": name, "source": entry["source"]}
     return Architecture(tuple(layers), tuple(reductions), space.name, origin, layout)
 
