@@ -23,7 +23,7 @@ from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture, layer_pair
 from dnas.space.blocks import SKIP
-from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, SHUFFLE, Block
+from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, SHUFFLE, SPOS, Block
 from dnas.space.controls import random_of_size
 from dnas.space.cost import memory
 from dnas.space.darts import S1
@@ -37,7 +37,7 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.testing.spaces import check_space_searched
 
-SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, SHUFFLE)
+SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, SHUFFLE, SPOS)
 # In spaces with other kinds of the same block, a method of each kind of search.
 SEARCHES = [
     *((space, name) for space in (MOBILE, RESNET, SHUFFLE) for name in METHODS),
@@ -203,7 +203,9 @@ def test_a_layer_of_the_supernet_is_its_definition(space, partial):
                     y = part
                 else:
                     key = f"{name}_{space.kernels[e]}"
-                    passes = part if not reduces and space is not SHUFFLE else 0.0  # shuffled blocks do this within
+                    passes = (
+                        part if not reduces and space not in (SHUFFLE, SPOS) else 0.0
+                    )  # shuffled blocks do this within
                     y = layer.blocks[key](part) + (layer.shortcuts[key](part) if key in layer.shortcuts else passes)
                 total = total + psi[e, o] * y
         closed = psi.clone()

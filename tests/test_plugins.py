@@ -160,7 +160,7 @@ def test_a_list_tells_who_brings_what(give):
     assert told["spaces"]["ours"] == "this process" and told["spaces"][DARTS.name] == "dnas"
     assert invoke("list", "spaces").out.splitlines() == [
         "spaces:",
-        "  dnas: darts, s1, s2, s3, s4, mobile, mobile-se, mobile-v3, mobile-v3-large, fbnet, resnet, shuffle",
+        "  dnas: darts, s1, s2, s3, s4, mobile, mobile-se, mobile-v3, mobile-v3-large, fbnet, resnet, shuffle, spos",
         "  this process: ours",
     ]
     refused = invoke("list", "spices")

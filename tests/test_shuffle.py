@@ -17,6 +17,7 @@ from dnas.space.architecture import Architecture
 from dnas.space.blocks import BLOCKS
 from dnas.space.chain import SHUFFLE, Block
 from dnas.space.cost import peak, programs
+from dnas.space.layout import Layout
 from dnas.space.network_plan import size
 from dnas.space.operations import group_of
 from dnas.space.plan import plan
@@ -144,6 +145,55 @@ def test_the_known_network_of_the_space_is_that_of_torchvision():
     for cell in ours.cells:
         out = cell(out, out, None)
     torch.testing.assert_close(ours.head(out), layers(x), rtol=0, atol=1e-9)
+
+
+class PlainSpos(nn.Module):
+    """A strided block of SPOS, whose left branch keeps the channels, with the sequences of the authors' code."""
+
+    def __init__(self, kind, inputs, outputs, kernel):
+        super().__init__()
+        inner, others = outputs // 2, outputs - inputs
+
+        def deep(channels, stride=1):
+            return conv(channels, channels, kernel, stride, channels), nn.BatchNorm2d(channels)
+
+        def point(reads, gives):
+            return conv(reads, gives), nn.BatchNorm2d(gives), nn.ReLU()
+
+        self.side = nn.Sequential(*deep(inputs, 2), *point(inputs, inputs))
+        if kind == "spos":
+            self.main = nn.Sequential(*point(inputs, inner), *deep(inner, 2), *point(inner, others))
+        else:
+            ends = (*point(inner, inner), *deep(inner), *point(inner, others))
+            self.main = nn.Sequential(*deep(inputs, 2), *point(inputs, inner), *deep(inner), *ends)
+
+    def forward(self, x):
+        return self.side(x), self.main(x)
+
+
+@pytest.mark.parametrize("kind", ["spos", "spos_xception"])
+@pytest.mark.parametrize(("inputs", "outputs", "left", "right"), [(4, 16, 1, 3), (8, 20, 2, 3), (8, 16, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_strided_block_of_spos_keeps_channels(kind, inputs, outputs, left, right, layout):
+    """The channels of its branches take turns, so that half of each passes by the next block."""
+    blocks = (Block(kind, 0), Block("spos", 0))
+    planned = Layout(inputs, (outputs, outputs), last=8)
+    network = build(Architecture(blocks, (0,), "spos", layout=planned), inputs, 5).double().eval()
+    plain = PlainSpos(kind, inputs, outputs, 3).double().eval()
+    first, second = network.cells
+    plain.load_state_dict(dict(zip(plain.state_dict(), first.state_dict().values(), strict=True)))
+    x = torch.randn(2, inputs, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    side, main = plain(x)
+    turns, lefts, rights = [], iter(side.unbind(1)), iter(main.unbind(1))
+    while len(turns) < outputs:
+        turns += [next(lefts) for _ in range(left)] + [next(rights) for _ in range(right)]
+    x = x.to(memory_format=layout)
+    out = first(x, x, None)
+    torch.testing.assert_close(out, torch.stack(turns, 1), rtol=0, atol=1e-12)
+    passed = second(out, out, None)[:, ::2]
+    kept = torch.cat([side[:, : inputs // 2], main[:, : (outputs - inputs) // 2]], 1)
+    assert sorted(passed.flatten(2).sum((0, 2)).tolist()) == pytest.approx(sorted(kept.flatten(2).sum((0, 2)).tolist()))
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in first.parameters())
 
 
 def test_the_size_of_a_network_by_hand():

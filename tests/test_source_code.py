@@ -92,6 +92,13 @@ def test_a_classifier_with_a_hidden_layer(tmp_path: Path) -> None:
     assert "nn.AdaptiveAvgPool2d(1), nn.Conv2d(40, 24, 1, bias=True), nn.Hardswish()" in text
 
 
+def test_branches_of_unequal_width(tmp_path: Path) -> None:
+    layers = (Block("spos", 0), Block("spos_xception", 0), Block("spos", 1))
+    same(of(Architecture(layers, (0, 1), "spos", layout=Layout(4, (16, 40, 40))), "halving"), tmp_path)
+    text = (tmp_path / "model.py").read_text()
+    assert all(f"turns={turns}," in text for turns in (4, 8, 20))
+
+
 def test_every_operation_with_both_strides(tmp_path: Path) -> None:
     names = [name for name in PRIMITIVES if name != "noise"]
     nodes = tuple(((name, 0), (name, 1)) for name in names)

@@ -55,7 +55,7 @@ def layer_code(layer: Layer, indent: int = 0) -> str:
         case Branches():
             chains = (wrapped_chain(chain, indent + 8) if chain else "nn.Identity()" for chain, _ in layer.parts)
             left, right = (f"{name}={code}" for name, code in zip(("left", "right"), chains, strict=True))
-            return call("Branches", indent + 4, left, right, f"split={layer.split}")
+            return call("Branches", indent + 4, left, right, f"split={layer.split}", f"turns={layer.turns}")
         case Identity():
             return "nn.Identity()"
         case ReLU():

@@ -20,14 +20,15 @@ BRANCHES = '''
 class Branches(nn.Module):
     """Two sequences side by side, of which each reads a half of the channels (`split`), or all.
 
-    The channels of their outputs alternate: 0 of the left one, 0 of the right one, 1 of the left one, and so on.
+    The channels of their outputs alternate: in each of the turns, the next ones of the left one and of the right one.
     """
 
-    def __init__(self, left, right, split):
+    def __init__(self, left, right, split, turns):
         super().__init__()
-        self.left, self.right, self.split = left, right, split
+        self.left, self.right, self.split, self.turns = left, right, split, turns
 
     def forward(self, x):
         left, right = x.chunk(2, 1) if self.split else (x, x)
-        return torch.stack([self.left(left), self.right(right)], 2).flatten(1, 2)
+        outputs = [self.left(left), self.right(right)]
+        return torch.cat([each.unflatten(1, (self.turns, -1)) for each in outputs], 2).flatten(1, 2)
 '''

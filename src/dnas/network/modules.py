@@ -144,13 +144,13 @@ class BranchesModule(nn.Module):
 
     def __init__(self, layer: Branches, norms: NormStyle, groups: int = 1) -> None:
         super().__init__()
-        self.groups, self.split = groups, layer.split
+        self.groups, self.split, self.turns = groups, layer.split, groups * layer.turns
         self.left = build_chain(layer.left, norms, groups)
         self.right = build_chain(layer.right, norms, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         left, right = halves(x, self.groups) if self.split else (x, x)
-        return alternating(self.left(left), self.right(right))
+        return alternating(self.left(left), self.right(right), self.turns)
 
 
 def halves(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
@@ -162,12 +162,17 @@ def halves(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def alternating(left: Tensor, right: Tensor) -> Tensor:
+def alternating(left: Tensor, right: Tensor, turns: int) -> Tensor:
     """Return the channels of two tensors [B, C, H, W] in turn, [B, 2 · C, H, W], in their memory format.
+
+    If one has more channels, each has as many `turns`.
 
     With channels last, a block of 32 channels of 16×16 pixels takes 3.7 ms so, and 8 to 10 ms by a concatenation and a
     transposition (64 images, forward and backward, one core).
     """
+    if left.shape[1] != right.shape[1]:
+        rows = [each.permute(0, 2, 3, 1).reshape(len(each), *each.shape[2:], turns, -1) for each in (left, right)]
+        return torch.cat(rows, 4).flatten(3).permute(0, 3, 1, 2)
     if right.is_contiguous():
         return torch.stack((left, right), 2).flatten(1, 2)
     pixels = torch.stack((left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)), 4)

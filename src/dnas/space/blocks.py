@@ -137,29 +137,37 @@ def _depthwise(inputs: int, outputs: int, kernel: int, stride: int = 1) -> Chain
 
 
 def _shuffled(
-    right: Callable[[int, int, int, int], Chain],
+    right: Callable[[int, int, int, int, int], Chain], keeps: bool = False
 ) -> Callable[[int, int, int, int], Chain]:
     """A chain of half of the channels beside the other half, as it is; if shapes differ, beside a convolution of all.
 
     Ma et al., ECCV 2018 (ShuffleNetV2), figure 3 c and d; the last channels alternate as they do there.
+
+    Args:
+        right: (inputs, channels within, outputs, kernel, stride) → that chain.
+        keeps: Beside a convolution that keeps the number of channels, the chain has the others, as in SPOS.
     """
 
     def chain(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
         half, split = outputs // 2, stride == 1 and inputs == outputs
-        left = () if split else _depthwise(inputs, half, kernel, stride)
-        return (Branches(inputs, outputs, left, right(half if split else inputs, half, kernel, stride), split),)
+        if split:
+            return (Branches(inputs, outputs, (), right(half, half, half, kernel, stride), split),)
+        narrow = inputs if keeps and inputs < outputs else half
+        left = _depthwise(inputs, narrow, kernel, stride)
+        beside = right(inputs, half, outputs - narrow, kernel, stride)
+        return (Branches(inputs, outputs, left, beside, split, narrow if narrow != half else 0),)
 
     return chain
 
 
-def _shuffle(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
-    return (*_conv_norm(inputs, outputs), ReLU(), *_depthwise(outputs, outputs, kernel, stride))
+def _shuffle(inputs: int, inner: int, outputs: int, kernel: int, stride: int) -> Chain:
+    return (*_conv_norm(inputs, inner), ReLU(), *_depthwise(inner, outputs, kernel, stride))
 
 
-def _xception(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
+def _xception(inputs: int, inner: int, outputs: int, kernel: int, stride: int) -> Chain:
     """Three depthwise convolutions, each with one of 1×1 (Guo et al., ECCV 2020, SPOS, section 4)."""
-    first = _depthwise(inputs, outputs, kernel, stride)
-    return (*first, *_depthwise(outputs, outputs, kernel), *_depthwise(outputs, outputs, kernel))
+    first = _depthwise(inputs, inner, kernel, stride)
+    return (*first, *_depthwise(inner, inner, kernel), *_depthwise(inner, outputs, kernel))
 
 
 OWN_BLOCKS: dict[str, BlockKind] = {
@@ -185,6 +193,11 @@ OWN_BLOCKS: dict[str, BlockKind] = {
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),
         BlockKind("shuffle", _shuffled(_shuffle), (ReLU(),), _no_shortcut, "#CC79A7", "shuffle", residual=False),
         BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
+        BlockKind("spos", _shuffled(_shuffle, keeps=True), (ReLU(),), _no_shortcut, "#B35C8C", "spos", residual=False),
+        BlockKind(
+            *("spos_xception", _shuffled(_xception, keeps=True), (ReLU(),), _no_shortcut, "#1F4E79", "spos xception"),
+            residual=False,
+        ),
     )
 }
 

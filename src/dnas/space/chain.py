@@ -225,3 +225,5 @@ RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5), known=(("ResNet"
 # Blocks of ShuffleNetV2 (Ma et al., ECCV 2018) with the kernels and the Xception-like block of SPOS (Guo et al., ECCV
 # 2020), where the latter has the kernel 3 only, and no layer is skipped.
 SHUFFLE = chain_space("shuffle", ("shuffle", "xception"), (3, 5, 7), 2, (("ShuffleNetV2", Block("shuffle", 0)),))
+# The same with the blocks of SPOS, in which one branch keeps the number of channels where the resolution is halved.
+SPOS = chain_space("spos", ("spos", "spos_xception"), (3, 5, 7), 2)

@@ -84,10 +84,8 @@ class Layout:
     def from_json(cls, value: Any) -> Layout:
         """Return the layout of an architecture file. Raises InputError for anything else."""
         if not isinstance(value, dict) or not {"stem", "widths"} <= set(value) <= set(KEYS):
-            optional = "last, activation and hidden"
-            raise InputError(
-                f"layout must be an object of stem and widths, and possibly {optional}, got {shown(value)}"
-            )
+            keys = "stem and widths, and possibly last, activation and hidden"
+            raise InputError(f"layout must be an object of {keys}, got {shown(value)}")
         stem, widths, last, hidden = value["stem"], value["widths"], value.get("last", 0), value.get("hidden", 0)
         numbers = [stem, last, hidden, *(widths if isinstance(widths, list) else (None,))]
         if any(not isinstance(number, int) or isinstance(number, bool) for number in numbers):

@@ -11,6 +11,7 @@ primitives of published genotypes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -206,13 +207,15 @@ Chain = tuple[Layer, ...]
 class Branches(Layer):
     """Two chains side by side, whose outputs alternate: channel 0 of the left one, 0 of the right one, 1 of the left …
 
-    This is a concatenation and the channel shuffle of two groups (Ma et al., ECCV 2018, ShuffleNetV2, figure 3).
+    This is a concatenation and the channel shuffle of two groups (Ma et al., ECCV 2018, ShuffleNetV2, figure 3). If one
+    chain has more channels, they alternate in proportion: 1 of the left one and 3 of the right one, or 2 and 3.
 
     Attributes:
-        inputs, outputs: Channels. Both chains have half of the outputs.
+        inputs, outputs: Channels.
         left, right: The chains. An empty one passes its input on.
         split: True if the left chain reads the first half of the channels, and the right one the second half; False if
             both read all.
+        narrow: Channels of the output of the left chain; 0: half of all, as many as that of the right one.
     """
 
     inputs: int
@@ -220,9 +223,17 @@ class Branches(Layer):
     left: Chain
     right: Chain
     split: bool
+    narrow: int = 0
 
     def __post_init__(self) -> None:
-        assert self.outputs % 2 == 0 and not (self.split and self.inputs % 2), f"a half of {self} is no whole number"
+        halves = self.narrow or self.outputs % 2 == 0
+        assert halves and not (self.split and self.inputs % 2), f"a half of {self} is no whole number"
+
+    @property
+    def turns(self) -> int:
+        """How often the outputs of the two chains take turns: with as many channels each time."""
+        left = self.narrow or self.outputs // 2
+        return math.gcd(left, self.outputs - left)
 
     @property
     def parts(self) -> tuple[tuple[Chain, int], ...]:
