@@ -387,8 +387,8 @@ def test_memory_counts_the_gates() -> None:
     assert with_gates.numbers == without.numbers == (8 + 2 * 48) * 16**2
 
 
-@pytest.mark.parametrize("space", ["mobile-se", "mobile-v3", "mobile-v3-large"])
-def test_the_bound_of_a_file_with_gates_holds(space: str) -> None:
+@pytest.mark.parametrize("space", ["mobile-se", "mobile-v3", "mobile-v3-large", "spos"])
+def test_the_bound_of_a_file_holds(space: str) -> None:
     pytest.importorskip("onnx", reason="needs the extra dnas[export]")
     pytest.importorskip("onnxscript", reason="needs the extra dnas[export]")
     from dnas.data.splits import DataInfo
@@ -403,6 +403,9 @@ def test_the_bound_of_a_file_with_gates_holds(space: str) -> None:
     if space == "mobile-v3-large":
         layers = tuple(Block(kind, 0) for kind in ("mbconv2_5_hs", "mbconv3_se_re", "mbconv6_se_hs"))
         architecture = Architecture(layers, (1,), space, layout=Layout(8, (8, 16, 24), last=40, hidden=96))
+    elif space == "spos":
+        layers = tuple(Block(kind, 0) for kind in ("spos", "spos_xception", "spos"))
+        architecture = Architecture(layers, (0, 1), space, layout=Layout(8, (24, 56, 56), last=96))
     trained = Trained(build(architecture, 8, 2).eval(), info, architecture, 8, "cifar", False)
     used = len(onnx_bytes(Exported(trained, "network", "network", lambda: iter(()))))
     bound = file_size.onnx_bytes(plan(architecture, channels=8, classes=2), False, file_size.facts_bytes(info.classes))

@@ -165,13 +165,13 @@ def halves(x: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
 def alternating(left: Tensor, right: Tensor, turns: int) -> Tensor:
     """Return the channels of two tensors [B, C, H, W] in turn, [B, 2 · C, H, W], in their memory format.
 
-    If one has more channels, each has as many `turns`.
+    If one has more channels, both have as many `turns`, and the result has channels last.
 
     With channels last, a block of 32 channels of 16×16 pixels takes 3.7 ms so, and 8 to 10 ms by a concatenation and a
     transposition (64 images, forward and backward, one core).
     """
     if left.shape[1] != right.shape[1]:
-        rows = [each.permute(0, 2, 3, 1).reshape(len(each), *each.shape[2:], turns, -1) for each in (left, right)]
+        rows = [torch.unflatten(each.permute(0, 2, 3, 1), 3, (turns, -1)) for each in (left, right)]
         return torch.cat(rows, 4).flatten(3).permute(0, 3, 1, 2)
     if right.is_contiguous():
         return torch.stack((left, right), 2).flatten(1, 2)
