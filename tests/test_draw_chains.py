@@ -67,6 +67,7 @@ def shortcuts(architecture: Architecture) -> list[str]:
     """The shortcut of each layer if it changes the shape of its input, and if not; what is beside a shuffled block."""
     changed, same = {
         "resnet": ("1×1 convolution", "identity"),
+        "spos": ("two branches", "half passes by"),
         "shuffle": ("two branches", "half passes by"),
     }.get(architecture.space, ("none", "identity"))
     return [

@@ -195,7 +195,7 @@ OWN_BLOCKS: dict[str, BlockKind] = {
         BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
         BlockKind("spos", _shuffled(_shuffle, keeps=True), (ReLU(),), _no_shortcut, "#B35C8C", "spos", residual=False),
         BlockKind(
-            *("spos_xception", _shuffled(_xception, keeps=True), (ReLU(),), _no_shortcut, "#1F4E79", "spos xception"),
+            *("spos_xception", _shuffled(_xception, keeps=True), (ReLU(),), _no_shortcut, "#1F4E79", "spos x"),
             residual=False,
         ),
     )
