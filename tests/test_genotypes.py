@@ -9,6 +9,7 @@ from dnas.errors import InputError
 from dnas.rng import numpy_stream
 from dnas.space import sampling
 from dnas.space.architecture import Architecture, at_depth, layer_pair, parse_genotype, stack
+from dnas.space.chain import Block
 from dnas.space.darts import DARTS
 from dnas.space.darts_cell import Cell
 from dnas.space.published import load_published, published
@@ -210,6 +211,8 @@ def test_genes_that_differ_by_layer_have_no_pair_no_genotype_and_no_other_depth(
     assert at_depth(architecture, 8) is architecture
     with pytest.raises(InputError, match="--layers 9 does not match the architecture's 8 layers"):
         at_depth(architecture, 9)
+    with pytest.raises(InputError, match="are not cells, so this architecture has no genotype"):
+        Architecture((Block("basic", 0),) * 4, (1, 2), "resnet").to_darts()
     with pytest.raises(InputError, match="no genotype"):
         architecture.to_darts()
     # Without a reduction there is no pair either.

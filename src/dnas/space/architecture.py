@@ -181,7 +181,7 @@ class Architecture:
     def to_darts(self) -> dict[str, Any]:
         """Return the genotype, as `{"normal": [[op, input], …], "normal_concat": …, "reduce": …}`.
 
-        Raises InputError if the layers differ: only a stacked architecture has a genotype.
+        Raises InputError if the layers differ, or are those of a chain: only a stacked architecture has a genotype.
         """
         pair = layer_pair(self)
         if pair is None:

@@ -48,8 +48,10 @@ def pair_of_genotype(
     )
 
 
-def genotype_of(normal: Cell, reduction: Cell) -> dict[str, Any]:
-    """Return the genotype of a pair of cells, as in `Architecture.to_darts`."""
+def genotype_of(normal: object, reduction: object) -> dict[str, Any]:
+    """Return the genotype of a pair of cells, as in `Architecture.to_darts`. Raises InputError for other layers."""
+    if not isinstance(normal, Cell) or not isinstance(reduction, Cell):
+        raise InputError("the layers are not cells, so this architecture has no genotype; save it as JSON")
     genotype: dict[str, Any] = {}
     for kind, cell in (("normal", normal), ("reduce", reduction)):
         triples = any(len(node) != 2 for node in cell.nodes)
