@@ -123,12 +123,12 @@ def test_origin_says_how_the_architecture_was_found():
 
 
 def test_a_methods_name_stands_in_its_own_file_only():
-    """As a text of the program. Four names are other things' names, too: the package's (and the default method), the
-    space's, a section's of the settings, an option's value.
+    """As a text of the program. Five names are other things' names, too: the package's (and the default method), two
+    spaces', a section's of the settings, an option's value.
     """
     package = Path(dnas.__file__).parent
     texts = {file: file.read_text("utf-8") for file in package.rglob("*.py")}
-    for name in set(list_methods()) - {"dnas", "darts", "data", "random"}:
+    for name in set(list_methods()) - {"dnas", "darts", "spos", "data", "random"}:
         own = package / "methods" / f"{name.replace('-', '_')}.py"
         assert f'name = "{name}"' in texts[own]
         assert [file for file, text in texts.items() if file != own and f'"{name}"' in text] == [], name
