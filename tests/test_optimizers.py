@@ -32,8 +32,8 @@ def test_a_step_is_that_of_torch_for_each_matrix():
     ours = [nn.Parameter(matrix.clone()[:, :, None, None]) for matrix in drawn[:-1]]
     ours.append(nn.Parameter(drawn[-1].clone().reshape(4, 2, 3, 3)))
     theirs = [nn.Parameter(matrix.clone()) for matrix in drawn]
-    mine = Muon(ours, lr=0.1, momentum=0.8)
-    other = torch.optim.Muon(theirs, lr=0.1, momentum=0.8, weight_decay=0.0)
+    mine = Muon(ours, lr=0.1, momentum=0.8, weight_decay=0.5)
+    other = torch.optim.Muon(theirs, lr=0.1, momentum=0.8, weight_decay=0.5)
     for step in range(3):
         for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             b.grad = torch.randn(b.shape, generator=torch.Generator().manual_seed(10 * step + k))
@@ -43,6 +43,17 @@ def test_a_step_is_that_of_torch_for_each_matrix():
     for a, b, start in zip(ours, theirs, drawn, strict=True):
         # torch iterates in bfloat16, and averages the gradients where this adds them, which the iteration does not see.
         assert (a.flatten(1) - b).norm() < 0.05 * (b - start).norm()
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_decay():
+    weight = nn.Parameter(torch.eye(3)[:, :, None, None])
+    state = Muon([weight], lr=0.1, weight_decay=0.5).state_dict()
+    del state["param_groups"][0]["weight_decay"]
+    found = Muon([weight], lr=0.1)
+    found.load_state_dict(state)
+    weight.grad = torch.zeros_like(weight)
+    found.step()
+    assert torch.equal(weight[:, :, 0, 0], torch.eye(3))
 
 
 def network():
@@ -55,14 +66,14 @@ def network():
 def test_each_weight_has_one_optimizer_and_norms_and_biases_may_rest_from_decay():
     built = network()
     names = {p: name for name, p in built.named_parameters()}
-    found = optimizers(built, NetworkTrainSettings(optimizer="muon", norm_decay=False))
+    found = optimizers(built, NetworkTrainSettings(optimizer="muon", muon_weight_decay=0.2, norm_decay=False))
     by = {
-        (name, group.get("weight_decay")): {names[p] for p in group["params"]}
+        (name, group["weight_decay"]): {names[p] for p in group["params"]}
         for name, optimizer in found.items()
         for group in optimizer.param_groups
     }
     assert by == {
-        ("muon", None): {"0.weight", "3.weight"},
+        ("muon", 0.2): {"0.weight", "3.weight"},
         ("optimizer", 3e-4): {"2.weight", "4.weight", "6.weight"},
         ("optimizer", 0.0): {"0.bias", "1.weight", "1.bias", "2.bias", "3.bias", "4.bias", "6.bias"},
     }
@@ -89,6 +100,7 @@ def test_the_linear_schedule_goes_up_and_down_by_steps():
     ("given", "named"),
     [
         ({"warmup": 0.1}, "train.warmup=0.1 only applies to train.schedule=linear, not cosine"),
+        ({"muon_weight_decay": 0.1}, "train.muon_weight_decay=0.1 only applies to train.optimizer=muon, not sgd"),
         ({"muon_learning_rate": 0.1}, "train.muon_learning_rate=0.1 only applies to train.optimizer=muon, not sgd"),
         (
             {"decay": 0.5, "schedule": "linear"},

@@ -104,6 +104,7 @@ def test_a_stop_reaches_trials_in_other_processes(whole, tmp_path):
 def test_a_candidate_is_trained_by_the_recipe_of_the_settings():
     other = {
         "schedule": "linear", "warmup": 0.5, "nesterov": True, "optimizer": "muon", "muon_learning_rate": 0.01,
+        "muon_weight_decay": 0.1,
         "norm_decay": False, "label_smoothing": 0.2, "final_norm": True,
     }  # fmt: skip
     assert set(other) == {*Recipe.model_fields, "final_norm"} - {"decay"}

@@ -105,6 +105,7 @@ UNITS = {
     "macs": "MACs",
     "momentum": "",
     "muon_learning_rate": "",
+    "muon_weight_decay": "",
     "pad": "pixels",
     "params": "parameters",
     "parts": "splits",

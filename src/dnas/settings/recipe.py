@@ -62,6 +62,11 @@ class Recipe(Settings):
     muon_learning_rate: float = Field(
         0.05, gt=0, description="initial learning rate of Muon, with optimizer=muon; it follows the schedule of SGD"
     )
+    muon_weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="share by which Muon shrinks its weights in each step, times the learning rate, with optimizer=muon",
+    )
     norm_decay: bool = Field(True, description="apply weight_decay also to batch norms and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
 
@@ -72,6 +77,7 @@ class Recipe(Settings):
             ("learning_rate_min", "schedule", ("cosine", "linear")),
             ("warmup", "schedule", ("linear",)),
             ("muon_learning_rate", "optimizer", ("muon",)),
+            ("muon_weight_decay", "optimizer", ("muon",)),
         ):
             value, chosen = getattr(self, name), getattr(self, needs)
             if chosen not in values and value != type(self).model_fields[name].default:

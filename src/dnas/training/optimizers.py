@@ -31,7 +31,7 @@ def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, 
         )
     }
     if muon:
-        found["muon"] = Muon(muon, settings.muon_learning_rate, settings.momentum)
+        found["muon"] = Muon(muon, settings.muon_learning_rate, settings.momentum, settings.muon_weight_decay)
     return found
 
 
