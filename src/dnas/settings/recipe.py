@@ -65,7 +65,7 @@ class Recipe(Settings):
     muon_weight_decay: float = Field(
         0.0,
         ge=0,
-        description="share by which Muon shrinks its weights in each step, times the learning rate, with optimizer=muon",
+        description="share by which Muon shrinks its weights per step and learning rate, with optimizer=muon",
     )
     norm_decay: bool = Field(True, description="apply weight_decay also to batch norms and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
