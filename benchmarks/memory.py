@@ -4,7 +4,8 @@
 
 Random networks of several depths, widths and stems are exported as by `dnas export --format onnx`. Each file is run in
 a process of its own: one thread, batch 1, no arena, steps in the order of the file. Measured is the most resident
-memory during an answer beyond that before it. Needs Linux and dnas[export].
+memory during an answer beyond that before it. By default ONNX Runtime frees a tensor after its last use; with --reuse
+it keeps the memory for a later tensor of the same size, which is its own default. Needs Linux and dnas[export].
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from dnas.space.plan import plan
 from dnas.space.registry import get_space
 from dnas.space.sampling import sample
 
-SIDE, CLASSES = 128, tuple("0123456789")
+# Linux counts resident memory of a thread in steps of up to 64 pages, so tensors have to be large.
+SIDE, CLASSES = 256, tuple("0123456789")
 SHAPES = [(3, 8, "cifar"), (4, 12, "halving"), (5, 16, "cifar"), (6, 8, "halving")]  # layers, channels, stem
 # Freed memory goes back to the system at once, so that resident memory is what is held.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "32768", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
@@ -45,6 +47,7 @@ options.intra_op_num_threads = 1
 options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
 options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+options.enable_mem_reuse = sys.argv[3] == "True"
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 image = np.zeros((1, 3, int(sys.argv[2]), int(sys.argv[2])), np.float32)
 
@@ -65,7 +68,7 @@ app = App(help=__doc__, help_format="plaintext")
 
 
 @app.default
-def main(networks: int = 20, space: str = "darts") -> None:
+def main(networks: int = 20, space: str = "darts", *, reuse: bool = False) -> None:
     table = Table("layers", "channels", "stem", "counted kB", "measured kB", "ratio", "file kB", "bound kB", "ratio")
     ratios = []
     info = DataInfo("x", CLASSES, 3, SIDE, (0.0,) * 3, (1.0,) * 3, flip=False)
@@ -81,7 +84,7 @@ def main(networks: int = 20, space: str = "darts") -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(file)
-            command = [sys.executable, "-c", RUNNER, str(path), str(SIDE)]
+            command = [sys.executable, "-c", RUNNER, str(path), str(SIDE), str(reuse)]
             ended = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=True)
         measured = int(ended.stdout)
         ratios.append(counted / measured)
