@@ -2,12 +2,13 @@
 
     python benchmarks/shapes.py --data FOLDER --seconds 60 --shapes 6x24,3x16,3x24,3x32 --seeds 2
 
-A shape is a number of layers and of initial channels; all layers are blocks of two 3×3 convolutions, of the space
-`resnet`. Each network is trained by the quick recipe, for as many steps as it takes in this processor time of one
-thread. The duration of a step is measured beforehand, for all shapes in turn, so that other work on the machine slows
-them down alike. Test images are never read. A setting of the training may follow a shape:
+A shape is a number of layers and of initial channels; all layers are the known block of a space of chains, such as two
+3×3 convolutions. Each network is trained by the quick recipe, for as many steps as it takes in this processor time of
+one thread. The duration of a step is measured beforehand, for all shapes in turn, so that other work on the machine
+slows them down alike. Test images are never read. A space may precede a shape, and a setting of the training may follow
+it:
 
-    python benchmarks/shapes.py --data FOLDER --seconds 60 --shapes 3x24,3x24:pad=4,3x24:pad=0
+    python benchmarks/shapes.py --data FOLDER --seconds 60 --shapes resnet/3x24,resnet-d/3x24,resnet-d/3x24:pad=4
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from rich.table import Table
 from dnas.data.splits import DataInfo, Split, load_train
 from dnas.methods.registry import create
 from dnas.network.network import params
-from dnas.pipeline.presets import preset_settings
+from dnas.pipeline.presets import QUICK_SPACE, preset_settings
 from dnas.runtime.session import Session
 from dnas.settings import TrainSettings
 from dnas.space.architecture import stack
-from dnas.space.chain import RESNET, Block
+from dnas.space.chain import ChainSpace
+from dnas.space.registry import get_space
 from dnas.study.statistics import paired
 from dnas.training.accuracy import measure_accuracy
 from dnas.training.build import built
@@ -43,8 +45,9 @@ app = App(help=__doc__, help_format="plaintext")
 
 @dataclass(frozen=True)
 class Shape:
-    """Layers and initial channels of a network."""
+    """Layers and initial channels of a network of the known block of a space of chains."""
 
+    space: str
     layers: int
     channels: int
     setting: str = ""  # of the training
@@ -52,23 +55,26 @@ class Shape:
 
     def begun(self, train: Split, info: DataInfo, seed: int, steps: int) -> Training:
         """Return the training of a network with this shape."""
-        quick = preset_settings("quick", create("dnas", None, {}, RESNET), info, len(train))["train"]
+        space = get_space(self.space)
+        quick = preset_settings("quick", create("dnas", None, {}, space), info, len(train))["train"]
         epochs = math.ceil(steps / math.ceil(len(train) / quick["batch_size"]))
         given = {**quick, "channels": self.channels, "images": 0, "epochs": epochs, "steps": steps}
         if self.setting:
             given[self.setting] = self.value
         settings = TrainSettings(**given).resolved(len(train), info.image_size)
-        block = Block("basic", 0)
-        network = built(stack(block, block, self.layers, space=RESNET.name), settings, info, seed)
+        assert isinstance(space, ChainSpace)
+        _, block = space.known[0]
+        network = built(stack(block, block, self.layers, space=space.name), settings, info, seed)
         return Training(network, settings, train, info, seed, "train", "cpu")
 
 
 def shape_of(text: str) -> Shape:
-    """Read LAYERSxCHANNELS, or LAYERSxCHANNELS:SETTING=NUMBER."""
+    """Read [SPACE/]LAYERSxCHANNELS[:SETTING=NUMBER]."""
     size, _, setting = text.partition(":")
+    *space, size = size.split("/")
     layers, channels = map(int, size.split("x"))
     name, _, value = setting.partition("=")
-    return Shape(layers, channels, name, json.loads(value or "0"))
+    return Shape(space[0] if space else QUICK_SPACE, layers, channels, name, json.loads(value or "0"))
 
 
 def seconds_per_step(shapes: list[Shape], train: Split, info: DataInfo) -> dict[Shape, float]:
@@ -92,8 +98,8 @@ def main(
 
     Parameters
     ----------
-    shapes: LAYERSxCHANNELS or LAYERSxCHANNELS:SETTING=NUMBER, with commas between them; the others are compared with
-        the first.
+    shapes: [SPACE/]LAYERSxCHANNELS[:SETTING=NUMBER], with commas between them; the others are compared with the
+        first. Without a space: that of the quick preset.
     """
     torch.set_num_threads(1)
     split, info = load_train(data)
@@ -101,7 +107,14 @@ def main(
     every = list(map(shape_of, shapes.split(",")))
     durations = seconds_per_step(every, train, info)
     table = Table(
-        "layers", "channels", "setting", "parameters", "steps", "accuracy of each seed", "better than the first by"
+        "space",
+        "layers",
+        "channels",
+        "setting",
+        "parameters",
+        "steps",
+        "accuracy of each seed",
+        "better than the first by",
     )
     first: dict[int, float] = {}
     for shape in every:
@@ -119,7 +132,7 @@ def main(
             ahead += f" ({difference.low:+.4f} to {difference.high:+.4f})"
         each = " ".join(f"{accuracy:.4f}" for accuracy in accuracies.values())
         setting = f"{shape.setting}={shape.value}" if shape.setting else ""
-        row = (shape.layers, shape.channels, setting, f"{params(network):,}", training.settings.step_count)
+        row = (shape.space, shape.layers, shape.channels, setting, f"{params(network):,}", training.settings.step_count)
         table.add_row(*map(str, row), each, ahead)
     Console().print(table)
 

@@ -47,7 +47,7 @@ def resolved(**given):
 
 def test_the_spaces_are_listed_in_one_place():
     assert [space.name for space in spaces_of("auto")] == list(CONTENDERS)
-    assert {"darts", "mobile", "resnet"} <= set(CONTENDERS) <= set(SPACES)
+    assert {"darts", "mobile", "resnet-d"} <= set(CONTENDERS) <= set(SPACES)
     assert [space.name for space in spaces_of("s2")] == ["s2"]
     with refused("'auto'", "reserved"):
         dnas.register(chain_space("auto", ("mbconv3", "mbconv6"), (3,)))
@@ -96,7 +96,7 @@ def test_the_known_network_of_each_space_takes_part():
     assert [each.config.space for each in those] == [name for name in CONTENDERS for _ in range(2)]
     assert all(each.subject.space == each.config.space and len(each.subject) == 4 for each in those)
     known = {"darts": ["DARTS_V2", "random"], "mobile": ["MobileNetV2 of 3 blocks", "random"]}
-    known["resnet"] = ["found", "ResNet of 3 blocks"]
+    known["resnet-d"] = ["found", "ResNet-D of 3 blocks"]
     for name, origins in known.items():
         assert [each.origin for each in those if each.config.space == name] == origins
     of_prior = entrants.of_spaces(given, found, [other], load_prior("pictures"), free)

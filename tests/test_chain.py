@@ -22,8 +22,19 @@ from dnas.network import modules
 from dnas.network.network import build, drop_path, macs, params
 from dnas.pipeline.model import load_trained
 from dnas.space.architecture import Architecture, layer_pair
-from dnas.space.blocks import SKIP
-from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, SHUFFLE, SPOS, Block
+from dnas.space.blocks import BLOCKS, SKIP
+from dnas.space.chain import (
+    FBNET,
+    MOBILE,
+    MOBILE_SE,
+    MOBILE_V3,
+    MOBILE_V3_LARGE,
+    RESNET,
+    RESNET_D,
+    SHUFFLE,
+    SPOS,
+    Block,
+)
 from dnas.space.controls import random_of_size
 from dnas.space.cost import memory
 from dnas.space.darts import S1
@@ -37,10 +48,10 @@ from dnas.supernet.mapping import MAPPINGS
 from dnas.supernet.relaxation import MixingWeights, path
 from dnas.testing.spaces import check_space_searched
 
-SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, SHUFFLE, SPOS)
+SPACES = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, RESNET_D, SHUFFLE, SPOS)
 # In spaces with other kinds of the same block, a method of each kind of search.
 SEARCHES = [
-    *((space, name) for space in (MOBILE, RESNET, SHUFFLE) for name in METHODS),
+    *((space, name) for space in (MOBILE, RESNET_D, SHUFFLE) for name in METHODS),
     *(
         (space, name)
         for space in (MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET)
@@ -116,6 +127,23 @@ def test_a_basic_block_is_two_convolutions_around_a_shortcut():
     assert isinstance(network.cells[0].operations[1][0], nn.Identity) and network.cells[1].operations[1][0].stride == (
         2,
         2,
+    )
+
+
+def test_the_shortcut_of_resnet_d_averages_before_it_skips_pixels():
+    network = build(chain(RESNET_D, *[("basic_d", 3)] * 3), 4, 5).double().eval()
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    inside = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+    kept, halved = (layer.operations[1] for layer in itertools.islice(network.cells, 2))
+    assert torch.equal(kept(x), x)
+    count = F.conv2d(torch.ones(1, 1, 7, 7, dtype=torch.float64), inside, padding=1)
+    means = F.conv2d(x, inside.expand(4, 1, 3, 3), padding=1, groups=4) / count
+    _, mix, norm = halved
+    expected = norm(torch.einsum("oi,biyx->boyx", mix.weight[:, :, 0, 0], means[:, :, ::2, ::2]))
+    torch.testing.assert_close(halved(x), expected, rtol=0, atol=1e-12)
+    wider = BLOCKS["basic_d"].around(4, 8, 1)
+    assert wider == BLOCKS["basic"].around(4, 8, 1) and BLOCKS["basic_d"].chain(4, 8, 3, 2) == BLOCKS["basic"].chain(
+        4, 8, 3, 2
     )
 
 

@@ -12,7 +12,7 @@ from dnas.methods.protocol import Progress, SupernetMethod
 from dnas.methods.registry import METHODS, create, get_method
 from dnas.pipeline.config import Config, parse, resolve
 from dnas.pipeline.overrides import nested
-from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, paper_travel, preset_settings
+from dnas.pipeline.presets import QUICK_SEARCH_EPOCHS, QUICK_SPACE, paper_travel, preset_settings
 from dnas.runtime import distributed
 from dnas.settings import Recipe
 from dnas.space.darts import DARTS
@@ -151,8 +151,8 @@ def test_finals_are_held_by_default_where_a_fifth_of_the_images_tells_candidates
 
 def test_a_run_in_which_nothing_about_the_search_is_chosen_searches_resnet():
     config = resolved()
-    assert (config.space, config.prior, config.train.channels) == ("resnet", "none", 24)
-    assert resolved(search={"epochs": 3}, finals=4).space == "resnet"
+    assert (config.space, config.prior, config.train.channels) == (QUICK_SPACE, "none", 24)
+    assert resolved(search={"epochs": 3}, finals=4).space == QUICK_SPACE
     assert resolved(train={"channels": 16}).train.channels == 16
 
 

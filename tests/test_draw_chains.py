@@ -67,6 +67,7 @@ def shortcuts(architecture: Architecture) -> list[str]:
     """The shortcut of each layer if it changes the shape of its input, and if not; what is beside a shuffled block."""
     changed, same = {
         "resnet": ("1×1 convolution", "identity"),
+        "resnet-d": ("mean, then 1×1", "identity"),
         "spos": ("two branches", "half passes by"),
         "shuffle": ("two branches", "half passes by"),
     }.get(architecture.space, ("none", "identity"))
@@ -176,6 +177,7 @@ def test_the_legend_counts_blocks_kernels_and_shortcuts(architecture: Architectu
     )
     around = {
         "shortcut by a 1×1 convolution": "1×1 convolution",
+        "shortcut by a mean, then 1×1": "mean, then 1×1",
         "half of the channels passes by": "half passes by",
         "two branches": "two branches",
     }

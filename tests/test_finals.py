@@ -236,7 +236,12 @@ def test_entrants_differ_and_are_what_a_search_could_find(space, shared):
     those = entrants_of.entrants(given, found, [other, found, other], None)
     names = ["found", "second choice", "random"]
     designed = {"darts": ["DARTS_V2", "PC_DARTS_cifar"]}
-    for name, known in (("mobile", "MobileNetV2"), ("resnet", "ResNet"), ("shuffle", "ShuffleNetV2")):
+    for name, known in (
+        ("mobile", "MobileNetV2"),
+        ("resnet", "ResNet"),
+        ("resnet-d", "ResNet-D"),
+        ("shuffle", "ShuffleNetV2"),
+    ):
         # With a skip, the normal layers differ.
         designed[name] = [f"{known} of {blocks} blocks" for blocks in ((4,) if shared else (3, 4))]
     for known in designed.get(space, []):

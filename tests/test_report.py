@@ -238,7 +238,7 @@ def test_searches_by_trials_and_trainings_have_a_page(images, tmp_path, command,
     assert ("accuracy of each candidate" in page.words) == (command == "search")
 
 
-@pytest.mark.parametrize("space", ["mobile", "resnet", "shuffle"])
+@pytest.mark.parametrize("space", ["mobile", "resnet", "resnet-d", "shuffle"])
 def test_a_search_in_a_space_of_chains_has_a_page(images, tmp_path, space):
     outcome = invoke("search", "--space", space, "--data", images, *TINY, "--out", tmp_path / "run", "--json")
     assert outcome.code == 0, outcome.err

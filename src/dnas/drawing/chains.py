@@ -29,7 +29,7 @@ from dnas.space.blocks import SKIP
 from dnas.space.network_plan import LayerPlan
 from dnas.space.operations import colour_of, label_of
 from dnas.space.plan import plan
-from dnas.space.primitives import Branches, Conv, flat
+from dnas.space.primitives import AvgPool, Branches, Conv, flat
 
 COLUMN, NARROW_COLUMN = 176, 104  # of boxes: the width of the widest one
 UNIT, NARROW_UNIT = 44, 26  # width of a box of the initial channels, if the widest one fits
@@ -91,7 +91,10 @@ def _shortcut(layer: LayerPlan) -> str:
             return HALF if edge.chain[0].split else BRANCH
     for edge in layer.edges[1:]:
         convs = [part for part in edge.chain if isinstance(part, Conv)]
-        return f"{side(convs[0].kernel[0])} convolution" if convs else "identity"
+        kernel = side(convs[0].kernel[0]) if convs else ""
+        if isinstance(edge.chain[0], AvgPool):
+            return f"mean, then {kernel}"
+        return f"{kernel} convolution" if convs else "identity"
     return ""
 
 

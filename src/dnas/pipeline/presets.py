@@ -46,7 +46,7 @@ QUICK_LAYERS = 6
 # The space of a quick run with finals in which nothing about the search is chosen. Its random networks are 2.1
 # percentage points better than those of `darts` of the same size after the same time on a processor (95% CI 0.3 to 4.0,
 # eight pairs on three data sets, docs/outcome.md).
-QUICK_SPACE = "resnet"
+QUICK_SPACE = "resnet-d"
 QUICK_BATCH = 64
 QUICK_SEARCH_IMAGES = 2_048
 QUICK_SEARCH_EPOCHS = 10

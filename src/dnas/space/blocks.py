@@ -12,6 +12,7 @@ from dnas.plugins import Registry
 from dnas.space.primitives import (
     OPERATION_NAMES,
     OWN,
+    AvgPool,
     Branches,
     Chain,
     Conv,
@@ -113,6 +114,15 @@ def _projection(inputs: int, outputs: int, stride: int) -> Chain:
     return _conv_norm(inputs, outputs, 1, stride)
 
 
+def _averaged(inputs: int, outputs: int, stride: int) -> Chain:
+    """The mean of neighboring pixels before a 1×1 convolution, which alone would skip three of four (ResNet-D).
+
+    He et al., CVPR 2019, section 4.2, with a window of 3×3 in place of 2×2. A network of three blocks is 1.0
+    percentage points better with it after 60 s on CIFAR-10, at the same time per step (docs/outcome.md).
+    """
+    return (*((AvgPool(stride),) if stride > 1 else ()), *_conv_norm(inputs, outputs))
+
+
 def _basic(inputs: int, outputs: int, kernel: int, stride: int) -> Chain:
     """Two convolutions; ReLUs are before them, so that the sum with the shortcut has none (He et al., ECCV 2016)."""
     first = (ReLU(), *_conv_norm(inputs, outputs, kernel, stride))
@@ -191,6 +201,8 @@ OWN_BLOCKS: dict[str, BlockKind] = {
         _mobile("fbconv1", "fb ×1", "#3C8DBC", _inverted_residual(1, always_wider=True)),
         BlockKind("basic", _basic, (), _projection, "#0072B2", "basic"),
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),
+        BlockKind("basic_d", _basic, (), _averaged, "#4C8FD6", "basic d"),
+        BlockKind("bottleneck_d", _bottleneck, (), _averaged, "#3FB58F", "bottleneck d"),
         BlockKind("shuffle", _shuffled(_shuffle), (ReLU(),), _no_shortcut, "#CC79A7", "shuffle", residual=False),
         BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
         BlockKind("spos", _shuffled(_shuffle, keeps=True), (ReLU(),), _no_shortcut, "#B35C8C", "spos", residual=False),

@@ -222,6 +222,8 @@ MOBILE_V3_LARGE = chain_space(
 FBNET = chain_space("fbnet", ("fbconv1", "mbconv3", "mbconv6"), (3, 5), 4)
 # Residual blocks of two convolutions, and of a narrow one between two of 1×1 (He et al., CVPR 2016).
 RESNET = chain_space("resnet", ("basic", "bottleneck"), (3, 5), known=(("ResNet", Block("basic", 0)),))
+# The same with a better shortcut where the resolution is halved (He et al., CVPR 2019).
+RESNET_D = chain_space("resnet-d", ("basic_d", "bottleneck_d"), (3, 5), known=(("ResNet-D", Block("basic_d", 0)),))
 # Blocks of ShuffleNetV2 (Ma et al., ECCV 2018) with the kernels and the Xception-like block of SPOS (Guo et al., ECCV
 # 2020), where the latter has the kernel 3 only, and no layer is skipped.
 SHUFFLE = chain_space("shuffle", ("shuffle", "xception"), (3, 5, 7), 2, (("ShuffleNetV2", Block("shuffle", 0)),))

@@ -6,15 +6,15 @@ import re
 
 from dnas.errors import SettingError, unknown
 from dnas.plugins import Registry
-from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, SHUFFLE, SPOS
+from dnas.space.chain import FBNET, MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, RESNET, RESNET_D, SHUFFLE, SPOS
 from dnas.space.darts import DARTS, S1, S2, S3, S4
 from dnas.space.protocol import SearchSpace
 
-CHAINS = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, SHUFFLE, SPOS)
+CHAINS = (MOBILE, MOBILE_SE, MOBILE_V3, MOBILE_V3_LARGE, FBNET, RESNET, RESNET_D, SHUFFLE, SPOS)
 FREE = "free"  # the space in architecture files if an architecture does not belong to a search space
 AUTO = "auto"  # several spaces, whose candidates meet in the finals of a run
 # These spaces; the search is in the first. Those left out are meant for research on searches.
-CONTENDERS = (RESNET.name, DARTS.name, MOBILE.name)
+CONTENDERS = (RESNET_D.name, DARTS.name, MOBILE.name)
 
 
 def _objection(space: SearchSpace) -> str | None:
