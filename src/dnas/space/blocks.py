@@ -202,7 +202,7 @@ OWN_BLOCKS: dict[str, BlockKind] = {
         BlockKind("basic", _basic, (), _projection, "#0072B2", "basic"),
         BlockKind("bottleneck", _bottleneck, (), _projection, "#009E73", "bottleneck"),
         BlockKind("basic_d", _basic, (), _averaged, "#4C8FD6", "basic d"),
-        BlockKind("bottleneck_d", _bottleneck, (), _averaged, "#3FB58F", "bottleneck d"),
+        BlockKind("bottleneck_d", _bottleneck, (), _averaged, "#3FB58F", "bneck d"),
         BlockKind("shuffle", _shuffled(_shuffle), (ReLU(),), _no_shortcut, "#CC79A7", "shuffle", residual=False),
         BlockKind("xception", _shuffled(_xception), (ReLU(),), _no_shortcut, "#0072B2", "xception", residual=False),
         BlockKind("spos", _shuffled(_shuffle, keeps=True), (ReLU(),), _no_shortcut, "#B35C8C", "spos", residual=False),
