@@ -29,6 +29,7 @@ def pool(count: int, channels: int, height: int, width: int, seed: int = 0) -> t
 def slowly(images, indices, recipe, info, generator) -> np.ndarray:
     """One pixel at a time; no rotation."""
     draws = torch.rand(6, len(indices), generator=generator).tolist()
+    shifts = torch.rand(3, len(indices), generator=generator).tolist() if recipe.color else None
     channels, height, width = images.shape[1:]
     result = np.zeros((len(indices), channels, height, width))
     for b, index in enumerate(indices.tolist()):
@@ -37,6 +38,7 @@ def slowly(images, indices, recipe, info, generator) -> np.ndarray:
         mirror = recipe.flip and draws[2][b] >= 0.5
         cut_y = math.floor(draws[3][b] * height) - recipe.cutout // 2
         cut_x = math.floor(draws[4][b] * width) - recipe.cutout // 2
+        normal = np.zeros((channels, height, width))
         for c in range(channels):
             padded = np.zeros((height + 2 * recipe.pad, width + 2 * recipe.pad))
             padded[recipe.pad : recipe.pad + height, recipe.pad : recipe.pad + width] = images[index, c]
@@ -44,9 +46,15 @@ def slowly(images, indices, recipe, info, generator) -> np.ndarray:
             for y in range(height):
                 for x in range(width):
                     value = crop[y, width - 1 - x] if mirror else crop[y, x]
-                    value = (value / 255 - info.mean[c]) / info.std[c]
-                    cut = cut_y <= y < cut_y + recipe.cutout and cut_x <= x < cut_x + recipe.cutout
-                    result[b, c, y, x] = 0 if cut else value
+                    normal[c, y, x] = (value / 255 - info.mean[c]) / info.std[c]
+        contrast, saturation, brightness = [(2 * row[b] - 1) * recipe.color for row in shifts] if shifts else (0, 0, 0)
+        for y in range(height):
+            for x in range(width):
+                cut = cut_y <= y < cut_y + recipe.cutout and cut_x <= x < cut_x + recipe.cutout
+                for c in range(channels):
+                    value = normal.mean() + (1 + contrast) * (normal[c, y, x] - normal.mean()) + brightness
+                    gray = normal.mean() + (1 + contrast) * (normal[:, y, x].mean() - normal.mean()) + brightness
+                    result[b, c, y, x] = 0 if cut else gray + (1 + saturation) * (value - gray)
     return result
 
 
@@ -58,12 +66,13 @@ def slowly(images, indices, recipe, info, generator) -> np.ndarray:
     pad=st.integers(0, 5),
     flip=st.booleans(),
     cutout=st.integers(0, 12),
+    color=st.sampled_from([0.0, 0.3, 0.9]),
     seed=st.integers(0, 10**6),
 )
-def test_it_is_what_the_slow_loop_does(channels, height, width, pad, flip, cutout, seed):
+def test_it_is_what_the_slow_loop_does(channels, height, width, pad, flip, cutout, color, seed):
     images, info = pool(5, channels, height, width), info_for(channels)
     indices = torch.tensor([3, 0, 3, 4])
-    recipe = Augmentation(pad, flip, cutout)
+    recipe = Augmentation(pad, flip, cutout, color=color)
     fast = augment(images[indices], recipe, info, torch_stream(seed, "augment"))
     slow = slowly(images, indices, recipe, info, torch_stream(seed, "augment"))
     assert fast.dtype == torch.float32
@@ -157,9 +166,13 @@ def test_nothing_to_do_is_normalising():
 
 
 @pytest.mark.parametrize(
-    "recipe", [Augmentation(0, False, 0), Augmentation(4, True, 16), Augmentation(0, True, 0, 20.0)]
-)
-def test_a_pure_function_that_always_takes_as_many_draws(recipe):
+    ("recipe", "rows"),
+    [
+        (Augmentation(0, False, 0), 6), (Augmentation(4, True, 16), 6), (Augmentation(0, True, 0, 20.0), 6),
+        (Augmentation(2, True, 0, 0.0, 0.3), 9),
+    ],
+)  # fmt: skip
+def test_a_pure_function_that_always_takes_as_many_draws(recipe, rows):
     images, info, indices = pool(7, 3, 8, 8), info_for(3), torch.arange(7)
     kept, state = images.clone(), torch.get_rng_state()
     generator = torch_stream(5, "augment")
@@ -169,13 +182,13 @@ def test_a_pure_function_that_always_takes_as_many_draws(recipe):
     assert torch.equal(first, again)
     assert torch.equal(images, kept) and torch.equal(torch.get_rng_state(), state)
     plain = torch_stream(5, "augment")
-    torch.rand(6, 7, generator=plain)
+    torch.rand(rows, 7, generator=plain)
     assert torch.equal(after, torch.rand(1, generator=plain))
 
 
 def test_the_default_dtype_of_torch_has_no_say():
     images, info, indices = pool(7, 3, 8, 8), info_for(3), torch.arange(7)
-    recipe = Augmentation(2, True, 3, 10.0)
+    recipe = Augmentation(2, True, 3, 10.0, 0.2)
     expected = augment(images[indices], recipe, info, torch_stream(5, "augment"))
     torch.set_default_dtype(torch.float64)
     try:
@@ -183,6 +196,14 @@ def test_the_default_dtype_of_torch_has_no_say():
     finally:
         torch.set_default_dtype(torch.float32)
     assert batch.dtype == torch.float32 and torch.equal(batch, expected)
+
+
+def test_a_part_of_a_batch_is_augmented_as_in_the_batch():
+    images, info = pool(7, 3, 8, 8), info_for(3)
+    recipe = Augmentation(2, True, 3, 10.0, 0.2)
+    whole = augment(images, recipe, info, torch_stream(5, "augment"))
+    part = augment(images[2:5], recipe, info, torch_stream(5, "augment"), among=(2, 7))
+    torch.testing.assert_close(part, whole[2:5], rtol=0, atol=1e-6)
 
 
 def test_normalise_is_the_formula():
@@ -210,7 +231,8 @@ def test_a_pool_that_is_laid_out_otherwise_gives_the_same():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [((-1, True, 0), "pad"), ((0, True, -1), "cutout"), ((0, True, 0, -1.0), "rotation"),
-     ((0, True, 0, 181.0), "rotation"), ((0, True, 0, float("nan")), "rotation")],
+     ((0, True, 0, 181.0), "rotation"), ((0, True, 0, float("nan")), "rotation"), ((0, True, 0, 0.0, 1.0), "color"),
+     ((0, True, 0, 0.0, -0.1), "color")],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(arguments, word):
     with pytest.raises(InputError, match=word):

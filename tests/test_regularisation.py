@@ -119,6 +119,24 @@ def test_a_hand_made_network_has_the_cutout():
     assert Training(network, settings, noise(), INFO, 0, "train", "cpu").batches.recipe.cutout == 16
 
 
+@pytest.mark.parametrize(("given", "passes", "color"), [
+    (-1, 25, 0.0), (-1, 35.3553, 0.15), (-1, 50, 0.3), (-1, 600, 0.3), (0, 600, 0.0), (0.2, 1, 0.2),
+])  # fmt: skip
+def test_the_images_of_a_training_change_colors_by_its_passes(given, passes, color):
+    """35.4 is the geometric mean of 25 and 50."""
+    steps = round(1000 * passes)
+    settings = NetworkTrainSettings(color=given, epochs=600, batch_size=2, steps=steps).resolved(2_000, 32)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3_072, 2))
+    recipe = Training(network, settings, noise(2_000), INFO, 0, "train", "cpu").batches.recipe
+    assert recipe.color == pytest.approx(color, abs=1e-4)
+
+
+@pytest.mark.parametrize("color", [-0.5, 1.0])
+def test_a_color_out_of_range_is_refused(color):
+    with pytest.raises(ValueError, match="color"):
+        NetworkTrainSettings(color=color)
+
+
 @pytest.mark.parametrize(("passes", "pad"), [(2, 0), (10, 2), (600, 4)])
 def test_the_images_of_a_training_are_cropped_by_its_passes(passes, pad):
     settings = NetworkTrainSettings(pad=-2, cutout=0, epochs=passes, batch_size=10).resolved(20, 32)

@@ -88,6 +88,7 @@ UNITS = {
     "budget": "seconds",
     "channels": "channels",
     "clip_norm": "",
+    "color": "",
     "cutout": "pixels",
     "decay": "per epoch",
     "drop_path": "probability",

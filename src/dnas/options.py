@@ -129,7 +129,7 @@ class SearchOptions:
     mapping: Annotated[str | None, Parameter(group=_SEARCH)] = None
     "Parameter sharing scheme. shared: one set for all normal layers, and one for all reductions. full: separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]"
     space: Annotated[str | None, Parameter(group=_SEARCH)] = None
-    "Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
+    "Search space: darts, mobile, resnet-d, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]"
     search_seconds: Annotated[float | None, DURATION, Parameter(group=_SEARCH)] = None
     "Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]"
     search_steps: Annotated[int | None, WHOLE, Parameter(group=_SEARCH)] = None

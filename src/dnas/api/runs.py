@@ -98,7 +98,7 @@ def run(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one set for all normal layers, and one for all reductions. full:
             separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+        space: Search space: darts, mobile, resnet-d, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
             which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
             finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
@@ -240,7 +240,7 @@ def search(
         method: Search method; `dnas methods` lists all. [default: dnas]
         mapping: Parameter sharing scheme. shared: one set for all normal layers, and one for all reductions. full:
             separate parameters per layer. decoupled: the factorization of the DNAS paper. [default: that of the method]
-        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+        space: Search space: darts, mobile, resnet-d, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
             which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
             finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]

@@ -112,7 +112,7 @@ def compare(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+        space: Search space: darts, mobile, resnet-d, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
             which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
             finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]
@@ -295,7 +295,7 @@ def rank(
         data_workers: Worker processes that decode streamed images. [default: as many as torch has threads]
         skip_broken: Skip images that cannot be read, if they are at most a tenth of the training or test images, and
             list them in the run folder.
-        space: Search space: darts, mobile, resnet, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
+        space: Search space: darts, mobile, resnet-d, shuffle or another of `dnas list spaces`, or s1, s2, s3, s4, in
             which differentiable search is known to fail. auto (`dnas run`): several, whose candidates meet in the
             finals. [default: resnet for a run with finals in which nothing about the search is chosen, otherwise darts]
         search_seconds: Stop the search after this time, in seconds or as 5m or 1h30m. [default: no limit]

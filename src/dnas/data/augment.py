@@ -26,6 +26,8 @@ class Augmentation:
         flip: whether half of the images are mirrored left to right.
         cutout: side in pixels of the square that is set to 0 after normalization; 0 for none.
         rotation: largest angle in degrees, up to 180; 0 for none.
+        color: largest change of brightness, in standard deviations, and of the factors of contrast and saturation,
+            below 1; 0 for none.
 
     Raises:
         InputError: a number is out of range.
@@ -35,6 +37,7 @@ class Augmentation:
     flip: bool
     cutout: int
     rotation: float = 0.0
+    color: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("pad", self.pad), ("cutout", self.cutout)):
@@ -42,6 +45,8 @@ class Augmentation:
                 raise InputError(f"{name} of the augmentation must be at least 0 pixels, got {value}")
         if not 0 <= self.rotation <= 180:
             raise InputError(f"rotation of the augmentation must be 0 to 180 degrees, got {self.rotation}")
+        if not 0 <= self.color < 1:
+            raise InputError(f"color of the augmentation must be at least 0 and below 1, got {self.color}")
 
 
 def mirrors(flip: TrainFlip, info: DataInfo) -> bool:
@@ -66,12 +71,13 @@ def augment(
     among: tuple[int, int] | None = None,
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Augment a training batch: crop, mirror, rotate, normalize and cut out.
+    """Augment a training batch: crop, mirror, rotate, normalize, change colors and cut out.
 
     Areas outside of the image are black; the square of the cutout becomes 0, the mean, and is clipped
     at the border (DeVries and Taylor, arXiv:1708.04552). Rotation is about the center, to the nearest
-    pixel. One call takes 6 * B uniform numbers from `generator`, for any recipe: rows of
-    (vertical crop, horizontal crop, flip, cutout row, cutout column, angle).
+    pixel. One call takes 6 * B uniform numbers from `generator`: rows of (vertical crop, horizontal crop,
+    flip, cutout row, cutout column, angle). A recipe with colors takes 3 * B more, in rows of (contrast,
+    saturation, brightness).
 
     Args:
         images: uint8 [B, C, H, W].
@@ -102,6 +108,9 @@ def augment(
     if recipe.rotation:
         batch = _rotated(batch, (uniform[5] * 2 - 1) * recipe.rotation)
     batch = _normalised(batch, info)
+    if recipe.color:
+        shifts = torch.rand(3, of, generator=generator, dtype=torch.float32)[:, first : first + len(images)]
+        batch = _recolored(batch, ((shifts * 2 - 1) * recipe.color).to(device))
     if recipe.cutout:
         first_row, first_column = cut_row - recipe.cutout // 2, cut_column - recipe.cutout // 2
         in_rows = (y >= first_row) & (y < first_row + recipe.cutout)
@@ -135,6 +144,20 @@ def _rotated(batch: Tensor, degrees: Tensor) -> Tensor:
     )
     grid = torch.nn.functional.affine_grid(theta.to(batch.device), list(batch.shape), align_corners=False)
     return torch.nn.functional.grid_sample(batch, grid, mode="nearest", align_corners=False)
+
+
+def _recolored(batch: Tensor, shifts: Tensor) -> Tensor:
+    """Change the colors of normalized float [B, C, H, W] by `shifts` [3, B] of contrast, saturation and brightness.
+
+    Contrast scales the distance of each pixel from the mean of its image, saturation that of each channel from the mean
+    of its pixel, and brightness is added.
+    """
+    contrast, saturation, brightness = shifts[:, :, None, None, None]
+    gray = batch.mean(1, keepdim=True)
+    mean = gray.mean((2, 3), keepdim=True)
+    return gray.sub(mean).mul_(1 + contrast).add_(mean + brightness) + (batch - gray).mul_(
+        (1 + contrast) * (1 + saturation)
+    )
 
 
 def _normalised(pixels: Tensor, info: DataInfo) -> Tensor:

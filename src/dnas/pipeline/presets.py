@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from dnas.data.splits import DataInfo
 from dnas.methods.protocol import Method
 from dnas.settings import (
+    BY_PASSES,
     CIFAR_STEM,
     HALVING_STEM,
     IMAGENET_STEM,
@@ -78,6 +79,7 @@ QUICK_RECIPE: dict[str, Any] = {
     "norm_decay": False,
     "label_smoothing": 0.1,
     "pad": PAD_BY_PASSES,
+    "color": BY_PASSES,
     "cutout": 0,
     "drop_path": 0.0,
     "auxiliary_weight": 0.0,

@@ -10,6 +10,7 @@ from dnas.settings.recipe import PAD_BY_PASSES, Recipe, padding
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
+    BY_PASSES,
     WIDTH_SETTINGS,
     NetworkTrainSettings,
     TrainSettings,
@@ -45,6 +46,7 @@ from dnas.settings.values import (
 __all__ = [
     "ARCHITECTURE_SETTINGS",
     "AUTO_RESIZE",
+    "BY_PASSES",
     "CHANNELS",
     "CIFAR_STEM",
     "CROP",

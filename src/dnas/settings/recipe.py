@@ -25,6 +25,11 @@ PADDING: Any = Field(
 UNCROPPED_PASSES, CROPPED_PASSES = 2, 50
 
 
+def ramp(passes: float, first: float, last: float) -> float:
+    """Return 0 up to `first` epochs, 1 from `last` on, and in between linearly in the logarithm of the epochs."""
+    return min(1.0, max(0.0, math.log(passes / first) / math.log(last / first)))
+
+
 def padding(pad: int, image_size: int, passes: float = 0.0) -> int:
     """Return the pixels of padding before a random crop, for a setting `pad`.
 
@@ -36,8 +41,7 @@ def padding(pad: int, image_size: int, passes: float = 0.0) -> int:
         return round(image_size / 8)
     if pad != PAD_BY_PASSES or not passes:
         return pad
-    strength = math.log(passes / UNCROPPED_PASSES) / math.log(CROPPED_PASSES / UNCROPPED_PASSES)
-    return round(min(1.0, max(0.0, strength)) * image_size / 8)
+    return round(ramp(passes, UNCROPPED_PASSES, CROPPED_PASSES) * image_size / 8)
 
 
 class Recipe(Settings):

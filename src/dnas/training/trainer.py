@@ -111,6 +111,7 @@ class Training:
                 mirrors(settings.flip, info),
                 settings.cutout_side(info.image_size),
                 settings.rotation,
+                settings.color_shift,
             ),
             steps=settings.steps_per_epoch,
             size=settings.batch_size,
