@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half size half the time": {"half_size": 0.5},
     "no norm at the end": {"final_norm": False},
     "no label smoothing": {"label_smoothing": 0.0},
+    "no weight decay of Muon": {"muon_weight_decay": 0.0},
+    "no changes of colors": {"color": 0.0},
     "norms and biases decay": {"norm_decay": True},
     "plain momentum": {"nesterov": False},
     "cosine by epochs": {"schedule": "cosine"},
@@ -74,7 +76,7 @@ def settings_of(variant: str, quick: Mapping[str, Any], count: int, image_size: 
     """The quick preset's training, but for what a variant changes, of all images."""
     given = {**quick, "epochs": 1, "images": 0, **VARIANTS[variant]}
     if given["optimizer"] != "muon":
-        given.pop("muon_learning_rate")
+        del given["muon_learning_rate"], given["muon_weight_decay"]
     return TrainSettings(**given).resolved(count, image_size)
 
 

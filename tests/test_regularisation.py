@@ -17,6 +17,7 @@ from dnas.searching.trials import short_training
 from dnas.settings import NetworkTrainSettings, TrainSettings, TrialSettings, padding, regularisation
 from dnas.space.published import load_published
 from dnas.training.build import built
+from dnas.training.optimizers import optimizers
 from dnas.training.trainer import Training, train_network
 
 INFO = DataInfo("toy", ("a", "b"), 3, 32, (0.5,) * 3, (0.25,) * 3, False)
@@ -129,6 +130,24 @@ def test_the_images_of_a_training_change_colors_by_its_passes(given, passes, col
     network = nn.Sequential(nn.Flatten(), nn.Linear(3_072, 2))
     recipe = Training(network, settings, noise(2_000), INFO, 0, "train", "cpu").batches.recipe
     assert recipe.color == pytest.approx(color, abs=1e-4)
+
+
+@pytest.mark.parametrize(("given", "passes", "decay"), [
+    (-1, 25, 0.0), (-1, 35.3553, 0.1), (-1, 50, 0.2), (-1, 600, 0.2), (0, 600, 0.0), (0.3, 1, 0.3),
+])  # fmt: skip
+def test_the_weight_decay_of_muon_follows_the_passes(given, passes, decay):
+    steps = round(1000 * passes)
+    settings = NetworkTrainSettings(
+        optimizer="muon", muon_weight_decay=given, epochs=600, batch_size=2, steps=steps
+    ).resolved(2_000, 32)
+    (group,) = optimizers(nn.Conv2d(3, 8, 3), settings)["muon"].param_groups
+    assert group["weight_decay"] == pytest.approx(decay, abs=1e-4)
+
+
+def test_a_preset_may_leave_the_decay_of_muon_to_the_passes_without_muon():
+    NetworkTrainSettings(muon_weight_decay=-1).check()
+    with pytest.raises(ValueError, match="muon_weight_decay"):
+        NetworkTrainSettings(muon_weight_decay=-0.5)
 
 
 @pytest.mark.parametrize("color", [-0.5, 1.0])

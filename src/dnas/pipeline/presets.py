@@ -72,6 +72,7 @@ HALVED_FROM, EIGHTH_FROM = 24, 128
 QUICK_RECIPE: dict[str, Any] = {
     "optimizer": "muon",
     "muon_learning_rate": 0.05,
+    "muon_weight_decay": BY_PASSES,
     "learning_rate": 0.1,
     "schedule": "linear",
     "nesterov": True,

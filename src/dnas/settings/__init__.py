@@ -6,11 +6,10 @@ on a search is unknown to it and raises an error. Not here: the values of preset
 
 from dnas.settings.data import DataSettings
 from dnas.settings.limits import AnswerSettings, LimitSettings
-from dnas.settings.recipe import PAD_BY_PASSES, Recipe, padding
+from dnas.settings.recipe import BY_PASSES, PAD_BY_PASSES, Recipe, padding
 from dnas.settings.searches import GradientSettings, SearchSettings, SupernetSettings, TrialSettings
 from dnas.settings.trainings import (
     ARCHITECTURE_SETTINGS,
-    BY_PASSES,
     WIDTH_SETTINGS,
     NetworkTrainSettings,
     TrainSettings,

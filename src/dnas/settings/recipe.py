@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dnas.errors import InputError
 from dnas.settings.values import Settings
@@ -44,6 +44,16 @@ def padding(pad: int, image_size: int, passes: float = 0.0) -> int:
     return round(ramp(passes, UNCROPPED_PASSES, CROPPED_PASSES) * image_size / 8)
 
 
+BY_PASSES = -1.0  # a value of other settings that are chosen by the number of epochs
+
+
+def or_by_passes(value: float) -> float:
+    """Check a setting that is at least 0 or `BY_PASSES`."""
+    if value < 0 and value != BY_PASSES:
+        raise ValueError(f"must be at least 0, or -1 to choose it by the number of epochs, got {value}")
+    return value
+
+
 class Recipe(Settings):
     """Optimizer, schedule and loss. Defaults are those of DARTS."""
 
@@ -66,10 +76,10 @@ class Recipe(Settings):
     muon_learning_rate: float = Field(
         0.05, gt=0, description="initial learning rate of Muon, with optimizer=muon; it follows the schedule of SGD"
     )
-    muon_weight_decay: float = Field(
+    muon_weight_decay: Annotated[float, AfterValidator(or_by_passes)] = Field(
         0.0,
-        ge=0,
-        description="share by which Muon shrinks its weights per step and learning rate, with optimizer=muon",
+        description="share by which Muon shrinks its weights per step and learning rate, with optimizer=muon; -1: "
+        "chosen by the number of epochs, from none up to 25 epochs to 0.2 from 50 epochs on",
     )
     norm_decay: bool = Field(True, description="apply weight_decay also to batch norms and biases")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that is spread over all classes")
@@ -84,7 +94,8 @@ class Recipe(Settings):
             ("muon_weight_decay", "optimizer", ("muon",)),
         ):
             value, chosen = getattr(self, name), getattr(self, needs)
-            if chosen not in values and value != type(self).model_fields[name].default:
+            # What presets leave to the number of epochs applies as soon as something it depends on does.
+            if chosen not in values and value not in (type(self).model_fields[name].default, BY_PASSES):
                 raise InputError(
                     f"{section}.{name}={value} only applies to {section}.{needs}={' or '.join(values)}, not {chosen}; "
                     f"remove it or change the {needs}"

@@ -31,7 +31,7 @@ def optimizers(network: nn.Module, settings: NetworkTrainSettings) -> dict[str, 
         )
     }
     if muon:
-        found["muon"] = Muon(muon, settings.muon_learning_rate, settings.momentum, settings.muon_weight_decay)
+        found["muon"] = Muon(muon, settings.muon_learning_rate, settings.momentum, settings.muon_decay)
     return found
 
 
