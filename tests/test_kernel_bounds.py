@@ -408,10 +408,7 @@ def test_bounds_stand_in_python_only():
 
 @pytest.mark.parametrize("source", ["discrete", "source", "join", "preprocess"])
 def test_structures_of_another_size_are_refused(source):
-    if source == "discrete":
-        right = (discrete._Picture, discrete._Convolution, discrete._Term, discrete._Cell)
-    else:
-        right = structures.STRUCTURES[source]
+    right = structures.STRUCTURES[source]
     widths = {"source": {"C": 2}, "join": {"C": 2, "K": 1}}.get(source, {})
     assert native.library(source, *right, REAL="double", **widths) is not None
 

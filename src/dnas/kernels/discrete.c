@@ -1,4 +1,5 @@
-/* A cell of the discrete network in training, forward and backward: `network.NetworkLayer` in C.
+/* A cell of fixed operations, forward and backward: `network.NetworkLayer` in training, and the executed operations of
+   `supernet.SupernetCell`, in C.
 
    Its parts are pictures (feature maps: the two inputs, outputs of convolutions, nodes), convolutions [ReLU, depthwise,
    1×1, batch norm] and terms (the summands of nodes). A batch norm needs sums over the whole batch; everything else
@@ -56,7 +57,7 @@ static int prepare(struct run *r, const struct cell *cell, int backward) {
         } else {
             c->pivot = take(r, out->channels + V);
             for (int i = 0; i < out->channels; i++) {
-                const real mean = v->running_mean[i];
+                const real mean = v->running_mean ? v->running_mean[i] : 0;
                 c->pivot[i] = mean - mean == 0 ? mean : 0;
             }
         }
@@ -258,7 +259,8 @@ int cell_backward(const struct cell *c) {
         if (!c->picture[n].gradient) continue;
         for (int e = c->terms - 1; e >= 0; e--)
             if (c->term[e].node == n && c->term[e].kind < KIND_CONVOLUTION && c->picture[c->term[e].source].gradient) {
-                r->task[r->tasks++] = (struct task){.image = term_image, .wave = whole[n], .item = e};
+                r->task[r->tasks++] =
+                    (struct task){term_image, term_finish, whole[n], e, 0, c->term[e].factor_gradient != NULL};
                 whole[c->term[e].source] = later(whole[c->term[e].source], whole[n]);
             }
         for (int v = c->convolutions - 1; v >= 0; v--) {

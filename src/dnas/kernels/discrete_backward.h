@@ -3,8 +3,8 @@
    Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
    and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
    (rows.h), tensors anywhere.
-   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py against
-   the gradients of torch in float64. */
+   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py and
+   tests/test_sampled.py against the gradients of torch in float64. */
 #ifndef DNAS_DISCRETE_BACKWARD_H
 #define DNAS_DISCRETE_BACKWARD_H
 #include "discrete_forward.h"
@@ -88,8 +88,8 @@ static void norm_finish(struct run *r, const struct task *t, const real *sums, c
         const double scale = v->norm[i], mean = v->norm[2 * n + i], inverse = v->norm[3 * n + i];
         const double centred = totals[n + i] - mean * totals[i];
         const double by_z = -inverse * inverse * scale * centred / pixels;
-        v->gamma_gradient[i] = inverse * centred;
-        v->beta_gradient[i] = totals[i];
+        if (v->gamma_gradient) v->gamma_gradient[i] = inverse * centred;
+        if (v->beta_gradient) v->beta_gradient[i] = totals[i];
         c->by_gradient[i] = scale;
         c->by_z[i] = by_z;
         c->constant[i] = -scale * totals[i] / pixels - by_z * mean;
@@ -178,11 +178,16 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
         for (int i = 0; i < rows; i++)
             take_through_norm(target, b, y + i, factor, c, v->z + ((long)b * out->height + y + i) * length,
                               room->g + i * length);
+        if (!v->parts) { /* only a batch norm */
+            for (int i = 0; i < rows; i++) give_row(in, b, y + i, room->g + i * length, NULL, t->first);
+            continue;
+        }
         real *to = sums + deep_sums(v, in);
         for (int part = 0, o = 0; part < v->parts; o += v->outputs[part++]) {
             const int outputs = v->outputs[part];
-            features(r, v, &f, &taps, b, y, rows, part, room, pitch);
-            outer(room->h, pitch, in->channels, room->g + o, wide, outputs, rows, out->width, to);
+            if (v->point_gradient[part] || !v->kernel) features(r, v, &f, &taps, b, y, rows, part, room, pitch);
+            if (v->point_gradient[part])
+                outer(room->h, pitch, in->channels, room->g + o, wide, outputs, rows, out->width, to);
             to += in->channels * up(outputs);
             if (v->kernel) {
                 product(room->g, length, wide, outputs, c->back[part], in->channels,
@@ -201,9 +206,10 @@ static void backward_image(const struct run *r, const struct task *t, struct roo
         }
     }
     if (!v->kernel) return;
-    correlate_gradient(room->frame, v->stride * f.step, &taps, in->channels,
-                       room->back + back.pad * back.step + back.pad * in->channels, back.step, out->height,
-                       (long)out->width * in->channels, sums);
+    if (v->deep_gradient)
+        correlate_gradient(room->frame, v->stride * f.step, &taps, in->channels,
+                           room->back + back.pad * back.step + back.pad * in->channels, back.step, out->height,
+                           (long)out->width * in->channels, sums);
     if (in->gradient) give_deep(r, t, &f, &back, room, b);
 }
 
@@ -213,7 +219,7 @@ static void backward_finish(struct run *r, const struct task *t, const real *sum
     const int inputs = in->channels, taps = v->kernel * v->kernel;
     const long stride = phases_of(inputs).stride;
     (void)totals;
-    for (int k = 0; k < taps; k++)
+    for (int k = 0; k < taps && v->deep_gradient; k++)
         for (int i = 0; i < inputs; i++) {
             double sum = 0;
             for (long f = i; f < stride; f += inputs) sum += sums[k * stride + f];
@@ -222,22 +228,33 @@ static void backward_finish(struct run *r, const struct task *t, const real *sum
     sums += deep_sums(v, in);
     for (int part = 0; part < v->parts; part++) {
         const int outputs = v->outputs[part];
-        for (int o = 0; o < outputs; o++)
+        for (int o = 0; o < outputs && v->point_gradient[part]; o++)
             for (int i = 0; i < inputs; i++) v->point_gradient[part][(long)o * inputs + i] = sums[i * up(outputs) + o];
         sums += inputs * up(outputs);
     }
 }
 
-/* The gradient of a term without weights. */
+static void term_finish(struct run *r, const struct task *t, const real *sums, const double *totals) {
+    const struct term *e = r->cell->term + t->item;
+    (void)sums;
+    if (e->factor_gradient) *e->factor_gradient = totals[0];
+}
+
+/* The gradient of a term without weights, and of its factor. */
 static void term_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
                        double *totals) {
     const struct term *e = r->cell->term + t->item;
     const struct picture *in = r->cell->picture + e->source, *out = r->cell->picture + e->node;
     const long length = row_length(out);
     const real factor = factor_of(e->factor, b);
-    (void)sums, (void)totals;
+    (void)sums;
     if (e->kind == KIND_IDENTITY) {
         for (int y = 0; y < out->height; y++) {
+            if (e->factor_gradient) {
+                take_gradient(out, b, y, 1, room->row);
+                take_row(r, in, b, y, 0, room->other);
+                for (long i = 0; i < length; i++) totals[0] += room->row[i] * room->other[i];
+            }
             take_gradient(out, b, y, factor, room->row);
             give_row(in, b, y, room->row, NULL, t->first);
         }

@@ -3,13 +3,25 @@
    Layout: images are [batch, height, width, channels], rows of a buffer [height, pitch] with a whole number of vectors
    and zeros beyond the length. Threads: each `room` belongs to one thread. Alignment: buffers begin at a whole vector
    (rows.h), tensors anywhere.
-   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py against
-   torch in float64. */
+   Numbers: sums over the batch are double, added in the order of the threads. Tested by tests/test_discrete.py and
+   tests/test_sampled.py against torch in float64. */
 #ifndef DNAS_DISCRETE_FORWARD_H
 #define DNAS_DISCRETE_FORWARD_H
 #include "discrete_products.h"
 
 /* --- forward --------------------------------------------------------------------------------------------------- */
+
+/* sums[i] += x[i] and squares[i] += x[i]² for every channel of a row of pixels. */
+INLINE void add_moments(const real *x, int pixels, long wide, real *sums, real *squares) {
+    for (int p = 0; p < pixels; p++, x += wide)
+        EACH(i, wide,
+             {
+                 const vec v = load(x + i);
+                 store(sums + i, load(sums + i) + v);
+                 store(squares + i, load(squares + i) + v * v);
+             },
+             (sums[i] += x[i], squares[i] += x[i] * x[i]))
+}
 
 static void convolve_image(const struct run *r, const struct task *t, struct room *room, int b, real *sums,
                            double *totals) {
@@ -37,6 +49,9 @@ static void convolve_image(const struct run *r, const struct task *t, struct roo
                     wide * out->width, rows, out->width, &moments, &room->ahead);
         }
     }
+    if (!v->parts) /* pivots are 0 */
+        for (int y = 0; y < out->height; y++)
+            add_moments(v->z + ((long)b * out->height + y) * out->width * wide, out->width, wide, all, all + wide);
     const double pixels = (double)out->height * out->width;
     for (long i = 0; i < wide; i++) {
         const double pivot = c->pivot[i], sum = all[i];
@@ -77,10 +92,11 @@ static void convolve_finish(struct run *r, const struct task *t, const real *sum
         v->norm[n + i] = v->beta[i] - mean * v->norm[i];
         v->norm[2 * n + i] = mean;
         v->norm[3 * n + i] = inverse;
+        if (!v->running_mean) continue;
         v->running_mean[i] += v->momentum * (mean - v->running_mean[i]);
         v->running_variance[i] += v->momentum * (variance * pixels / (pixels - 1) - v->running_variance[i]);
     }
-    *v->batches += 1;
+    if (v->batches) *v->batches += 1;
     spread_norm(r, t->item);
 }
 

@@ -26,23 +26,25 @@ struct picture {
 };
 
 /* 1×1 convolutions of the ReLU of `input`, of its depthwise convolution (kernel > 0), or (parts = 2) of its even and of
-   its odd pixels, each for its own part of the outputs; then a batch norm. */
+   its odd pixels, each for its own part of the outputs; then a batch norm. With parts = 0 only a batch norm of `input`,
+   outputs[0] channels: z is its data. */
 struct convolution {
     int input, output, target; /* pictures; `target` has the gradient of the output, times `factor` */
     int kernel, dilation, stride, parts, outputs[2];
     const real *deep, *point[2], *gamma, *beta; /* [inputs, k, k], [outputs, inputs] */
-    real *running_mean, *running_variance;
+    real *running_mean, *running_variance; /* or NULL */
     long long *batches;
     double momentum, epsilon;
     const real *factor; /* [batch] of drop-path, or NULL */
     real *z;            /* before the batch norm */
     double *norm;       /* [4, outputs]: scale, shift, mean, 1 / √(variance + ε) */
-    real *deep_gradient, *point_gradient[2], *gamma_gradient, *beta_gradient;
+    real *deep_gradient, *point_gradient[2], *gamma_gradient, *beta_gradient; /* NULL if not wanted */
 };
 
 struct term {
     int kind, node, source, stride; /* KIND_…; pictures */
     const real *factor;
+    real *factor_gradient; /* of an identity whose factor is the same for all images, or NULL */
 };
 
 struct cell {

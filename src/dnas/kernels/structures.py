@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dnas.kernels import limits, native
 
-number, pointer = ctypes.c_int, ctypes.c_void_p
+number, long, pointer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
 
 
 class Separable(ctypes.Structure):
@@ -70,7 +70,54 @@ class Preprocess(ctypes.Structure):
     )
 
 
-STRUCTURES = {"source": (Source, Separable), "join": (Join,), "preprocess": (Preprocess,)}
+class DiscretePicture(ctypes.Structure):
+    """A feature map of a discrete cell, as in the header of the kernels."""
+
+    _fields_ = (
+        *((name, number) for name in ("height", "width", "channels", "norm")),
+        *(("data", pointer), ("pixel", long), ("gradient", pointer), ("gradient_pixel", long)),
+        *(("start", pointer), ("start_pixel", long)),
+    )
+
+
+class DiscreteConvolution(ctypes.Structure):
+    """A convolution of a discrete cell with its batch norm, as in the header of the kernels."""
+
+    _fields_ = (
+        *((name, number) for name in ("input", "output", "target", "kernel", "dilation", "stride", "parts")),
+        ("outputs", number * 2),
+        *(("deep", pointer), ("point", pointer * 2), ("gamma", pointer), ("beta", pointer)),
+        *((name, pointer) for name in ("running_mean", "running_variance", "batches")),
+        *(("momentum", ctypes.c_double), ("epsilon", ctypes.c_double)),
+        *((name, pointer) for name in ("factor", "z", "norm", "deep_gradient")),
+        *(("point_gradient", pointer * 2), ("gamma_gradient", pointer), ("beta_gradient", pointer)),
+    )
+
+
+class DiscreteTerm(ctypes.Structure):
+    """A summand of a node of a discrete cell, as in the header of the kernels."""
+
+    _fields_ = (
+        *((name, number) for name in ("kind", "node", "source", "stride")),
+        *(("factor", pointer), ("factor_gradient", pointer)),
+    )
+
+
+class DiscreteCell(ctypes.Structure):
+    """Arguments of a discrete cell, as in the header of the kernels."""
+
+    _fields_ = (
+        *((name, number) for name in ("batch", "threads", "pictures", "convolutions", "terms")),
+        *((name, pointer) for name in ("picture", "convolution", "term")),
+    )
+
+
+STRUCTURES: dict[str, tuple[type[ctypes.Structure], ...]] = {
+    "source": (Source, Separable),
+    "join": (Join,),
+    "preprocess": (Preprocess,),
+    "discrete": (DiscretePicture, DiscreteConvolution, DiscreteTerm, DiscreteCell),
+}
 
 
 def _sources(channels: int, partial: int) -> dict[str, tuple[tuple[str, int], ...]]:

@@ -7,7 +7,7 @@ the same mathematics with a fraction of the calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -353,3 +353,8 @@ def _reset(part: nn.Module, seed: int) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed % 2**63)
         reset()
+
+
+def watched(modules: Iterable[nn.Module]) -> bool:
+    """Return True if a hook observes the output of one of these modules, as `guard.first_bad_layer` does."""
+    return any(module._forward_hooks for module in modules)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dnas.kernels import discrete
-from dnas.network.modules import AuxiliaryPool, LayerChain, build_chain, construct
+from dnas.network.modules import AuxiliaryPool, LayerChain, build_chain, construct, watched
 from dnas.network.program import program as native_program
 from dnas.rng import torch_stream
 from dnas.settings import CHANNELS, CIFAR_STEM
@@ -39,7 +39,7 @@ class NetworkLayer(nn.Module):
 
     def forward(self, before: Tensor, previous: Tensor, paths: Tensor | None, rectified: bool = False) -> Tensor:
         """States [B, C, H, W], `rectified` or not, and factors of paths [edges, B] → [B, concat · C, H', W']."""
-        if self.training and self.program is not None and discrete.available(before) and not self._watched():
+        if self.program is not None and _native(self, before) and not watched(self.parts):
             out = discrete.run(self.program, before, previous, paths)
             if out is not None:
                 return out
@@ -69,9 +69,10 @@ class NetworkLayer(nn.Module):
                     owned.add(target)
         return torch.cat([states[s] for s in self.concat], 1) if len(self.concat) > 1 else states[self.concat[0]]
 
-    def _watched(self) -> bool:
-        """Return True if a hook observes the outputs of inner modules, as `guard.first_bad_layer` does."""
-        return any(part._forward_hooks for part in self.parts)
+
+def _native(module: nn.Module, x: Tensor) -> bool:
+    """Return True if native kernels compute layers of input x, which they do in training."""
+    return module.training and torch.is_grad_enabled() and discrete.available(x)
 
 
 class AuxiliaryHead(nn.Module):
@@ -115,7 +116,7 @@ class Network(nn.Module):
         auxiliary_logits = None
         # If all readers of a layer, and the auxiliary head, start with a ReLU, they share it, unless native kernels
         # compute it on the fly.
-        shared = self.rectifies and not (self.training and discrete.available(before))
+        shared = self.rectifies and not _native(self, before)
         if shared:
             before, previous = (F.relu(before),) * 2 if before is previous else (F.relu(before), F.relu(previous))
         for k, layer in enumerate(self.cells):

@@ -1,4 +1,4 @@
-"""Convert the modules of a discrete cell to the program of native kernels (`kernels/discrete.py`)."""
+"""Convert the modules of a cell of fixed operations to the program of native kernels (`kernels/discrete.py`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from dnas.kernels import limits
 from dnas.kernels.depthwise import DepthwiseConv2d
-from dnas.kernels.discrete import INPUTS, Convolution, Program, Term
+from dnas.kernels.discrete_layout import INPUTS, Convolution, Program, Term
 from dnas.kernels.limits import Kind
 from dnas.network.modules import FactorizedReduceModule, ZeroModule
 
@@ -23,17 +23,17 @@ def program(
     """Return the program of a cell, or None if the kernels lack an operation. `ends` are (source, target) of edges."""
     out = Program()
     states: dict[int, int] = {}
-    chains = [_layers(operation) for operation in operations]
+    chains = [list(operation.children()) for operation in operations]
     for state, chain in enumerate(preprocess):
-        found = _add_chain(out, _layers(chain), state, None)
-        if found is None or not out.convolutions or out.convolutions[-1].output != found.source:
+        found = add_preprocess(out, chain, state)
+        if found is None:
             return None
-        states[state] = found.source
+        states[state] = found
     for node in sorted({target for _, target in ends}):
         terms = []
         for edge, (source, target) in enumerate(ends):
             if target == node:
-                term = _add_chain(out, chains[edge], states[source], edge if droppable[edge] else None)
+                term = add_chain(out, chains[edge], states[source], edge if droppable[edge] else None)
                 if term is None:
                     return None
                 terms.append(term)
@@ -41,19 +41,28 @@ def program(
         for term in terms:
             term.node = states[node]
             if term.kind == Kind.CONVOLUTION:
-                last = next(c for c in out.convolutions if c.output == term.source)
+                last = out.convolution_of(term.source)
                 last.target, last.edge = states[node], term.edge
         out.terms += terms
     out.concat = [states[state] for state in concat]
     return out if min(concat) >= INPUTS else None
 
 
-def _layers(chain: nn.Module) -> list[nn.Module]:
-    return list(chain.children())
+def add_preprocess(out: Program, chain: nn.Module, state: int) -> int | None:
+    """Add the preprocessing of an input to the program, and return the picture of the state; None if not covered."""
+    found = add_chain(out, list(chain.children()), state, None)
+    if found is None or not out.convolutions or out.convolutions[-1].output != found.source:
+        return None
+    return found.source
 
 
-def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | None) -> Term | None:
-    """Add the convolutions of a chain to the program, and return the rest: a term of the target node."""
+def add_chain(
+    out: Program, layers: Sequence[nn.Module], source: int, edge: int | None, share: tuple[int, int] = (0, 1)
+) -> Term | None:
+    """Add the convolutions of a chain to the program, and return the rest: a term of the target node.
+
+    `share` is that of `Convolution`. None if the kernels lack a layer.
+    """
     match layers:
         case [nn.Identity()]:
             return Term(Kind.IDENTITY, -1, source, 1, edge)
@@ -63,30 +72,34 @@ def _add_chain(out: Program, layers: list[nn.Module], source: int, edge: int | N
             return Term(Kind.AVERAGE, -1, source, stride, edge)
         case [ZeroModule() as zero]:
             return Term(Kind.NOTHING, -1, source, zero.stride, edge)
+    deep: nn.Conv2d | None
+    points: tuple[nn.Conv2d, ...]
     while layers:
         match layers:
             case [FactorizedReduceModule() as reduce, *layers]:
-                made = Convolution(source, -1, -1, None, (reduce.even, reduce.odd), reduce.norm)
+                deep, points, norm = None, (reduce.even, reduce.odd), reduce.norm
             case [nn.ReLU(), DepthwiseConv2d() as deep, nn.Conv2d() as point, nn.BatchNorm2d() as norm, *layers]:
-                made = Convolution(source, -1, -1, deep, (point,), norm)
+                points = (point,)
             case [nn.ReLU(), nn.Conv2d() as point, nn.BatchNorm2d() as norm, *layers]:
-                made = Convolution(source, -1, -1, None, (point,), norm)
+                deep, points = None, (point,)
             case _:
                 return None
-        if not _covered(made):
+        if not _covered(deep, points, norm, share[1]):
             return None
-        made.output = made.target = source = out.picture()
-        out.convolutions.append(made)
+        picture = out.picture()
+        learned = norm if norm.affine else None
+        out.convolutions.append(Convolution(source, picture, picture, deep, points, learned, share=share))
+        source = picture
     return Term(Kind.CONVOLUTION, -1, source, 1, edge)
 
 
-def _covered(convolution: Convolution) -> bool:
-    deep, norm, points = convolution.deep, convolution.norm, convolution.points
-    plain = all(p.kernel_size == p.stride == p.dilation == (1, 1) and p.groups == 1 for p in points)
+def _covered(deep: nn.Conv2d | None, points: Sequence[nn.Conv2d], norm: nn.BatchNorm2d, shares: int) -> bool:
+    plain = all(p.kernel_size == p.stride == p.dilation == (1, 1) and p.groups == shares for p in points)
     plain = plain and all(p.padding == (0, 0) and p.bias is None for p in points)
-    tracked = norm.affine and norm.track_running_stats and norm.momentum is not None
+    learned = norm.affine and norm.track_running_stats and norm.momentum is not None
+    bare = not norm.affine and not norm.track_running_stats and norm.eps == limits.EPSILON
     fits = norm.num_features == sum(p.out_channels for p in points)
-    return plain and tracked and fits and (deep is None or _deep_covered(deep))
+    return plain and (learned or bare) and fits and (deep is None or _deep_covered(deep))
 
 
 def _deep_covered(deep: nn.Conv2d) -> bool:

@@ -15,7 +15,7 @@ from dnas.kernels.fold import fold, fold_reduction, side_by_side
 from dnas.kernels.layout import SeparableLayout, SourceLayout, StageLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import channel_moments, mixed_product
-from dnas.network.modules import SEARCH, FactorizedReduceModule, LayerChain, build_chain
+from dnas.network.modules import SEARCH, FactorizedReduceModule, LayerChain, NoiseModule, build_chain
 from dnas.space.primitives import (
     PRIMITIVES,
     AvgPool,
@@ -181,6 +181,22 @@ class SourceBlock(nn.Module):
     def _of(self, weight: Tensor, target: int | None) -> Tensor:
         """Return the part of a weight [targets · n, …] that belongs to a target."""
         return weight if target is None else weight.chunk(self.targets)[target]
+
+    def operation(self, column: int, target: int) -> tuple[list[nn.Module], tuple[int, int]] | None:
+        """Return the modules of an operation on the edge to a target, and which of their equal shares belongs to it.
+
+        None for an operation that adds nothing.
+        """
+        name = list(self.columns)[column]
+        if name in self.apart:
+            return list(self.apart[name].children()), (target, self.targets)
+        if name in self.pools:
+            return list(self.pools[name].children()), (0, 1)
+        if name in self.others:
+            return list(list(self.others[name].children())[target].children()), (0, 1)
+        if name == self.identity:
+            return [nn.Identity()], (0, 1)
+        return ([NoiseModule(self.stride)], (0, 1)) if name == self.noise else None
 
     def layout(self, first: int) -> SourceLayout:
         """Return the layout for the native kernels; the targets are the nodes starting at `first`."""

@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dnas.kernels import cells
+from dnas.kernels import cells, discrete
 from dnas.kernels.draws import Draws
 from dnas.kernels.fold import odd_grid
 from dnas.kernels.layout import CellLayout, PreprocessLayout, SupernetLayout
 from dnas.kernels.limits import EPSILON
 from dnas.kernels.mixture import weighted_sum
-from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain
+from dnas.network.modules import SEARCH, SEARCH_STEM, FactorizedReduceModule, build_chain, watched
 from dnas.settings import CIFAR_STEM
 from dnas.space.darts_plan import STEMS, preprocess
 from dnas.space.network_plan import check_width
@@ -39,6 +39,7 @@ from dnas.space.primitives import Chain
 from dnas.space.protocol import SearchSpace, reduction_layers
 from dnas.supernet.protocol import Owned, WeightSharing
 from dnas.supernet.relaxation import MixingWeights
+from dnas.supernet.sampled import Executed, run_sampled
 from dnas.supernet.source_block import SourceBlock
 
 
@@ -96,6 +97,7 @@ class SupernetCell(nn.Module):
             SourceBlock(self.active, len(edges), 2 if reduction and s < 2 else 1, operations)
             for s, edges in enumerate(self.leaving)
         )
+        self.parts = [part for part in self.modules() if part is not self]
 
     def forward(
         self,
@@ -109,6 +111,9 @@ class SupernetCell(nn.Module):
         """`psi` [E, O], `bypass` [E]: this layer's mixing weights; without `executed` [E, O] all operations run."""
         choices = None if executed is None else executed.tolist()
         if executed is not None:
+            sampled = self._sampled((before, previous), psi, draws, executed)
+            if sampled is not None:
+                return sampled
             psi = psi * executed.to(psi.device)
         states = [self.preprocess[0](before), self.preprocess[1](previous)]
         by_edge = psi.unbind()
@@ -134,6 +139,25 @@ class SupernetCell(nn.Module):
                 first, last = self.space.node_edges[s - 1]
                 states.append(self._join(active[s - 1], bypass[first:last], passed[s - 1]))
         return torch.cat(states[2:], 3)
+
+    def _sampled(
+        self, inputs: tuple[Tensor, Tensor], psi: Tensor, draws: Draws | None, executed: Tensor
+    ) -> Tensor | None:
+        """Return the output of only the `executed` operations by native kernels; None if these do not cover them."""
+        dropped = draws is not None and draws.probability > 0
+        if self.partial > 1 or dropped or not discrete.available(inputs[0]) or watched(self.parts):
+            return None
+        operations, chosen = [], []
+        for e, o in executed.nonzero().tolist():
+            node, source = self.space.edges[e]
+            found = cast(SourceBlock, self.sources[source]).operation(o, self.leaving[source].index(e))
+            if found is not None:
+                operations.append(Executed(source, node, *found))
+                chosen.append(psi[e, o])
+        if not chosen:
+            return None
+        chains = [cast(Preprocess, each).chain for each in self.preprocess]
+        return run_sampled(chains, self.space.nodes, operations, inputs, torch.stack(chosen))
 
     def layout(self) -> CellLayout:
         """Return the layout for the native kernels."""
