@@ -6,6 +6,9 @@ import torch
 
 import dnas.supernet.source_block as source_block
 from dnas.data.splits import DataInfo, Split
+from dnas.kernels import discrete
+from dnas.kernels.discrete_layout import INPUTS
+from dnas.kernels.limits import Kind
 from dnas.methods.registry import create
 from dnas.rng import torch_stream
 from dnas.runtime.checkpoint import Checkpoint
@@ -85,7 +88,7 @@ def drawn(method, mapping, progress, draws=1000):
 
 
 class Executed:
-    """Counts what supernets execute, operation by operation, while it is in place."""
+    """Counts what supernets execute, operation by operation, by torch or by native kernels, while it is in place."""
 
     def __init__(self, monkeypatch):
         self.channels = self.reductions = self.pools = 0
@@ -103,6 +106,7 @@ class Executed:
         spy(source_block, "fold_reduction", self._reduction)
         for pool in (torch.nn.MaxPool2d, torch.nn.AvgPool2d):
             spy(pool, "forward", self._pool)
+        spy(discrete, "run", self._program)
 
     def _convolution(self, u, kernels, *rest):
         self.channels += len(kernels)
@@ -112,6 +116,13 @@ class Executed:
 
     def _pool(self, *args):
         self.pools += 1
+
+    def _program(self, program, *inputs):
+        # The preprocessing reads the inputs of the layer.
+        operations = [c for c in program.convolutions if c.input >= INPUTS]
+        self.channels += sum(c.deep.out_channels // c.share[1] for c in operations if c.deep is not None)
+        self.reductions += sum(c.deep is None and len(c.points) == 2 for c in operations)
+        self.pools += len({(t.source, t.kind) for t in program.terms if t.kind in (Kind.MAXIMUM, Kind.AVERAGE)})
 
     def counts(self):
         return self.channels, self.reductions, self.pools
