@@ -293,9 +293,10 @@ def test_cifar100_round_trip_takes_the_fine_label(tmp_path, packed):
     assert np.array_equal(test.images[0].numpy(), random_bytes(3, 32, 32, seed=5))
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_path_of_a_cifar_folder_is_a_source(tmp_path, name):
-    folder = cifar(tmp_path, name, packed=False)
+def test_the_path_of_cifar_is_a_source_as_a_folder_or_as_it_is_downloaded(tmp_path, name, packed):
+    folder = cifar(tmp_path, name, packed)
     by_path, info = load_train(str(folder))
     by_name, named_info = load_train(name, data_dir=str(tmp_path))
     assert fingerprint(by_path) == fingerprint(by_name)

@@ -121,11 +121,19 @@ def _lying_at(source: str) -> Place:
             )
         hint = did_you_mean(source, names()) or f"; give a name ({', '.join(names())}) or the path of {_FORMS}"
         raise InputError(f"--data {source!r} is neither a known data set nor a file or folder that exists{hint}")
+    if is_file(folder) and (download := _downloaded_as(folder.name)):
+        return Place(download, folder)
     tree = open_tree(folder)
     found = next((kind for kind in sources() if kind.holds(folder) or kind.within(tree)), None)
     if found is None:
         raise InputError(f"--data {source!r} is an unsupported file; give {_FORMS}")
     return Place(found, folder)
+
+
+def _downloaded_as(file: str) -> Source | None:
+    """Return the named data set that is downloaded as a file of this name, and read from it as it is."""
+    named = ((source, source.named) for source in sources() if source.named is not None)
+    return next((source for source, each in named if file in each.places), None)
 
 
 def _on_disk(source: Source, named: Named, root: Path) -> Place | None:
