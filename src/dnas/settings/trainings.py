@@ -180,7 +180,7 @@ class NetworkTrainSettings(Recipe):
     def color_shift(self) -> float:
         """Return the largest random change of colors.
 
-        With `BY_PASSES`, after 64 epochs of 2,500 images of CIFAR-10 the accuracy is 1.7 percentage points higher
+        With `BY_PASSES`, after 64 epochs of 2,500 images of CIFAR-10 the accuracy is 1 to 2 percentage points higher
         than without; after 20 epochs of 12,500 images it is not (docs/outcome.md).
         """
         if self.color != BY_PASSES:
